@@ -1,0 +1,55 @@
+"""Arithmetic on unevaluated sums of two floats (about 106 bits), element by element.
+
+Every operation is a fixed sequence of IEEE additions and multiplications, so the result has the
+same bits on every machine. Dekker 1971; Knuth, TAOCP 2, 4.2.2, theorem B; Shewchuk 1997.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Twofold: TypeAlias = tuple[Floats, Floats]
+
+_SPLITTER = 134217729.0  # 2**27 + 1
+
+
+def exact_sum(a: Floats, b: Floats) -> Twofold:
+    """Return (s, e) with s + e equal to a + b."""
+    s = a + b
+    part = s - a
+    return s, (a - (s - part)) + (b - part)
+
+
+def exact_product(a: Floats, b: Floats) -> Twofold:
+    """Return (p, e) with p + e equal to a * b, while nothing over- or underflows."""
+    p = a * b
+    a1, a2 = _halves(a)
+    b1, b2 = _halves(b)
+    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def add(x: Twofold, y: Twofold) -> Twofold:
+    """Return x + y, off by at most a few units of 2**-104 of |x| + |y|."""
+    s, e = exact_sum(x[0], y[0])
+    return exact_sum(s, e + (x[1] + y[1]))
+
+
+def total(x: Twofold) -> Twofold:
+    """Add up everything, by halving, in an order that only the size decides."""
+    high, low = x[0].ravel(), x[1].ravel()
+    while len(high) > 1:
+        half = len(high) // 2
+        rest = slice(2 * half, None)
+        s, e = add((high[:half], low[:half]), (high[half : 2 * half], low[half : 2 * half]))
+        high, low = np.append(s, high[rest]), np.append(e, low[rest])
+    return high, low
+
+
+def _halves(a: Floats) -> Twofold:
+    c = _SPLITTER * a
+    high = c - (c - a)
+    return high, a - high

@@ -1,0 +1,68 @@
+"""What a user can choose, as frozen values. Every field: unit, default, when to change it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_kmeans.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything about machines and stores; nothing here changes the result of a fit."""
+
+    model_dir: str | None = None
+    """Directory or fsspec URL of the model; the estimator's own argument may give it instead."""
+
+    num_workers: int | None = None
+    """Worker processes. None: one per CPU of the Ray cluster, at most one per block of the data.
+    0: this process alone, without Ray (small data, memory:// URLs, debugging)."""
+
+    ray_address: str | None = None
+    """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
+    else a Ray on this machine that ends with this process."""
+
+    worker_memory_bytes: int | None = None
+    """What one worker may hold. None: its share of its node's memory, as Ray counts it."""
+
+    worker_start_timeout_s: float = 300.0
+    """Longest wait for the workers to start. Raise it where an autoscaler must add nodes first."""
+
+    save_checkpoints_steps: int | None = None
+    """Iterations between two checkpoints. None: by time. 1 loses least when a fit is killed."""
+
+    save_checkpoints_secs: float = 600.0
+    """Seconds between two checkpoints where save_checkpoints_steps is None."""
+
+    keep_checkpoint_max: int = 5
+    """Newest checkpoints to keep; older ones are deleted."""
+
+    log_step_count_steps: int = 1
+    """Iterations between two log lines. Raise it where iterations take milliseconds."""
+
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Passed to fsspec unchanged, for the data and for model_dir (keys, endpoint, ...)."""
+
+    progress: bool = True
+    """Draw a progress bar where standard error is a terminal."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that no run can use."""
+        at_least = {
+            "num_workers": 0,
+            "worker_memory_bytes": 1,
+            "save_checkpoints_steps": 1,
+            "keep_checkpoint_max": 1,
+            "log_step_count_steps": 1,
+        }
+        for name, low in at_least.items():
+            value = getattr(self, name)
+            if value is not None and (
+                not isinstance(value, int) or isinstance(value, bool) or value < low
+            ):
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
+        for name in ("save_checkpoints_secs", "worker_start_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be above 0 seconds.")

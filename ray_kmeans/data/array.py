@@ -1,0 +1,66 @@
+"""Rows that are in memory already: a NumPy array or an Arrow table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
+from ray_kmeans.errors import ConfigError, DataError
+
+NAME = "x"
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Rows of an array; blocks are views of it."""
+
+    array: NDArray[np.float32]
+    """(n, d), C order."""
+    table: pa.Table | None = None
+    """The table that the rows come from, for columns to be passed through."""
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> ArraySource:
+        """Accept any two-dimensional array of numbers; copies only what is not float32 in C order."""
+        if array.ndim != 2 or array.shape[1] == 0:
+            hint = " For one feature, use x.reshape(-1, 1)." if array.ndim == 1 else ""
+            raise DataError(f"x has shape {array.shape}; it must be (rows, features).{hint}")
+        return cls(np.ascontiguousarray(arrow.to_float32(array, NAME)))
+
+    @classmethod
+    def of_table(
+        cls, table: pa.Table | pa.RecordBatch, columns: Sequence[str] | None
+    ) -> ArraySource:
+        names = arrow.choose_columns(table.schema, columns, "the table")
+        one_vector = len(names) == 1 and arrow.is_vector(table.schema.field(names[0]).type)
+        features = arrow.vector_length(table.column(names[0])) if one_vector else len(names)
+        rows = arrow.matrix(table, names, features, "the table")
+        whole = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+        return cls(np.ascontiguousarray(rows), whole)
+
+    @property
+    def only_here(self) -> bool:
+        return False  # Ray's object store carries it to the workers
+
+    def describe(self) -> Layout:
+        rows, features = self.array.shape
+        sizes = [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
+        return Layout(tuple(cut(NAME, sizes, features)), features)
+
+    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+        for block in blocks:
+            yield block, self.array[block.first : block.first + block.rows]
+
+    def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
+        if self.table is None:
+            raise ConfigError(
+                f"keep_columns={list(names)}: an array has no columns to pass through."
+            )
+        return self.table.select(list(names)).slice(block.first, block.rows)

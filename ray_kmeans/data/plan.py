@@ -1,0 +1,119 @@
+"""Which blocks exist, who reads them, and how many bytes that takes. Pure: reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ray_kmeans.errors import BudgetError
+
+BLOCK_ROWS = 16_384
+"""Rows of a block at most; a constant, so that blocks follow from the data alone."""
+
+WORKER_BASE_BYTES = 300 * 2**20
+"""A worker before it holds any row: Python, Ray, Arrow, numba and the compiled kernels."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive rows of one file (or of the one array)."""
+
+    index: int
+    """Position in the data set."""
+    first: int
+    """Number of its first row in the data set."""
+    rows: int
+    features: int
+    file: str
+    start: int
+    """Number of its first row in the file."""
+    group: int = 0
+    """Row group of the file, where the format has such."""
+    skip: int = 0
+    """Rows of that group before this block."""
+
+    @property
+    def place(self) -> str:
+        """Say where the block is, for messages."""
+        return f"row group {self.group} of {self.file}"
+
+
+Shard: TypeAlias = tuple[Block, ...]
+"""The blocks of one worker."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All blocks of a data set, in its order."""
+
+    blocks: tuple[Block, ...]
+    features: int
+
+    @property
+    def rows(self) -> int:
+        return sum(block.rows for block in self.blocks)
+
+
+def cut(
+    file: str, group_rows: Sequence[int], features: int, first: int = 0, index: int = 0
+) -> list[Block]:
+    """Cut a file of row groups into blocks; `first` row and `index` are those of its first block.
+
+    >>> [(b.first, b.rows, b.group, b.skip) for b in cut("f", [20_000, 5], 8, first=100)]
+    [(100, 16384, 0, 0), (16484, 3616, 0, 16384), (20100, 5, 1, 0)]
+    """
+    blocks: list[Block] = []
+    start = 0
+    for group, rows in enumerate(group_rows):
+        for skip in range(0, rows, BLOCK_ROWS):
+            size = min(BLOCK_ROWS, rows - skip)
+            place = index + len(blocks)
+            row = start + skip
+            blocks.append(Block(place, first + row, size, features, file, row, group, skip))
+        start += rows
+    return blocks
+
+
+def split(blocks: Sequence[Block], n_shards: int) -> tuple[Shard, ...]:
+    """Deal the blocks out in consecutive runs of about equal rows; no shard is empty.
+
+    >>> [[b.rows for b in shard] for shard in split(cut("f", [4, 4, 1, 3], features=8), 3)]
+    [[4], [4], [1, 3]]
+    """
+    n_shards = min(n_shards, len(blocks))
+    shards: list[Shard] = []
+    left_rows = sum(block.rows for block in blocks)
+    begin = 0
+    for left_shards in range(n_shards, 0, -1):
+        end, rows = begin, 0
+        spare = len(blocks) - left_shards + 1  # the shards after this one need a block each
+        fair = left_rows / left_shards
+        while end < spare and (end == begin or rows + blocks[end].rows / 2 < fair):
+            rows += blocks[end].rows
+            end += 1
+        end = len(blocks) if left_shards == 1 else end
+        shards.append(tuple(blocks[begin:end]))
+        begin, left_rows = end, left_rows - rows
+    return tuple(shards)
+
+
+def worker_bytes(shard: Shard, num_clusters: int) -> int:
+    """Bound what a worker holds: its rows, two blocks while reading, the centers, the partials."""
+    features = shard[0].features
+    rows = sum(block.rows for block in shard) * features * 4
+    reading = 3 * max(block.rows for block in shard) * features * 4
+    prepared = num_clusters * (features + 1) * (4 + 4 + 3 * 8)
+    partials = 3 * num_clusters * (features + 1) * 8
+    tiles = 512 * (min(num_clusters, 1024) + features) * 4 * 2
+    return WORKER_BASE_BYTES + rows + reading + prepared + partials + tiles
+
+
+def check_budget(shards: Sequence[Shard], num_clusters: int, allowed_bytes: int) -> None:
+    """Raise BudgetError if a worker would not fit into `allowed_bytes`."""
+    needed = max(worker_bytes(shard, num_clusters) for shard in shards)
+    if needed > allowed_bytes:
+        rows = max(sum(block.rows for block in shard) for shard in shards)
+        features = shards[0][0].features
+        detail = f"{rows:,} rows x {features:,} float32 and {num_clusters:,} centers"
+        raise BudgetError(needed, allowed_bytes, detail)

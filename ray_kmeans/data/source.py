@@ -1,0 +1,82 @@
+"""What the rest of the house asks of data, and which source serves what the user gave."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_kmeans.data.array import ArraySource
+from ray_kmeans.data.files import list_files
+from ray_kmeans.data.npy import NpySource
+from ray_kmeans.data.parquet import ParquetSource
+from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.errors import ConfigError, DataError
+
+SUFFIXES = (".parquet", ".npy")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Rows in blocks, the same blocks every time. Travels to the workers by pickle."""
+
+    @property
+    def only_here(self) -> bool:
+        """Whether no other process can read it (as with memory:// URLs)."""
+
+    def describe(self) -> Layout:
+        """Return all blocks, from metadata alone."""
+
+    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+        """Read blocks, in the order given: (rows, features), C order."""
+
+    def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
+        """Read other columns of the same rows, to be passed through to labelled output."""
+
+
+def open_source(
+    x: Any, columns: Sequence[str] | None = None, storage_options: Mapping[str, Any] | None = None
+) -> Source:
+    """Return the source for an array, a table, a dict of columns, a URI or a source itself.
+
+    Raises ConfigError or DataError for what cannot be a data set.
+    """
+    if isinstance(x, str | os.PathLike):
+        return _open_files(os.fspath(x), columns, storage_options or {})
+    if isinstance(x, Source):
+        return x
+    if isinstance(x, Mapping):  # the seed's rule: columns in the order of their sorted names
+        parts = [np.asarray(x[name]) for name in sorted(x)]
+        return ArraySource.of(np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1))
+    if isinstance(x, pa.Table | pa.RecordBatch):
+        return ArraySource.of_table(x, columns)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise DataError(
+            f"x of type {type(x).__name__} is not a table of numbers: {error}."
+        ) from None
+    return ArraySource.of(array)
+
+
+def _open_files(
+    uri: str, columns: Sequence[str] | None, storage_options: Mapping[str, Any]
+) -> Source:
+    fs, files = list_files(uri, SUFFIXES, storage_options)
+    kinds = {file[file.rindex(".") :] for file in files}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"{uri!r} holds files of several formats: {', '.join(sorted(kinds))}. "
+            f"Give a glob, as in {uri.rstrip('/')}/*{sorted(kinds)[-1]}."
+        )
+    if kinds == {".parquet"}:
+        return ParquetSource(fs, tuple(files), tuple(columns) if columns else None)
+    if columns:
+        raise ConfigError(
+            f"columns={list(columns)} has no meaning for {uri!r}: .npy has no columns."
+        )
+    return NpySource(fs, tuple(files))

@@ -1,0 +1,146 @@
+"""Every error that this package raises on purpose.
+
+RayKMeansError
+    ConfigError (ValueError)
+        NotAvailableError
+        ModelMismatchError
+        BudgetError
+    DataError (ValueError)
+        NoDataError (FileNotFoundError)
+        NonFiniteError
+        TooFewRowsError
+    NotFittedError (ValueError, AttributeError)
+    StoreError (OSError)
+        CheckpointError
+    WorkersLostError (RuntimeError)
+
+A class that has fields gives them to ``Exception.__init__`` and builds its sentence in ``__str__``:
+pickle rebuilds an exception from ``args``, so it crosses Ray unchanged.
+"""
+
+from __future__ import annotations
+
+
+class RayKMeansError(Exception):
+    """Base class: ``except RayKMeansError`` catches what we raise and nothing else."""
+
+
+class ConfigError(RayKMeansError, ValueError):
+    """An argument cannot be used; raised before any worker starts."""
+
+
+class NotAvailableError(ConfigError):
+    """An argument of the seed's API that this version does not serve yet."""
+
+    def __init__(self, argument: str, instead: str) -> None:
+        super().__init__(argument, instead)
+        self.argument = argument
+        self.instead = instead
+
+    def __str__(self) -> str:
+        return f"{self.argument} is not available in this version. {self.instead}"
+
+
+class ModelMismatchError(ConfigError):
+    """``model_dir`` holds a model that does not fit what was asked."""
+
+    def __init__(self, model_dir: str, found: str, asked: str) -> None:
+        super().__init__(model_dir, found, asked)
+        self.model_dir = model_dir
+        self.found = found
+        self.asked = asked
+
+    def __str__(self) -> str:
+        return (
+            f"model_dir={self.model_dir!r} holds a model with {self.found}, but this fit asks for "
+            f"{self.asked}. Give another model_dir, or ask for what the model has."
+        )
+
+
+class BudgetError(ConfigError):
+    """The plan does not fit the memory."""
+
+    def __init__(self, needed_bytes: int, allowed_bytes: int, detail: str) -> None:
+        super().__init__(needed_bytes, allowed_bytes, detail)
+        self.needed_bytes = needed_bytes
+        self.allowed_bytes = allowed_bytes
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return (
+            f"a worker would hold {self.needed_bytes:,} bytes and may hold {self.allowed_bytes:,} "
+            f"({self.detail}). Give more workers on more nodes (num_workers), lower num_clusters, "
+            "or raise worker_memory_bytes."
+        )
+
+
+class DataError(RayKMeansError, ValueError):
+    """The data cannot be clustered as they are. Never retried."""
+
+
+class NoDataError(DataError, FileNotFoundError):
+    """The place that was named holds nothing to read."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NonFiniteError(DataError):
+    """Rows with NaN, null or infinity.
+
+    ``places`` holds (where, rows) for every file and row group that has such rows.
+    """
+
+    def __init__(self, places: tuple[tuple[str, int], ...]) -> None:
+        super().__init__(places)
+        self.places = places
+
+    def __str__(self) -> str:
+        total = sum(rows for _, rows in self.places)
+        shown = ", ".join(f"{rows:,} in {where}" for where, rows in self.places[:5])
+        more = f" and {len(self.places) - 5} more places" if len(self.places) > 5 else ""
+        return (
+            f"{total:,} rows hold NaN, null or infinity: {shown}{more}. "
+            "Remove or fill these rows; distances to them mean nothing."
+        )
+
+
+class TooFewRowsError(DataError):
+    """Fewer rows than clusters."""
+
+    def __init__(self, rows: int, num_clusters: int) -> None:
+        super().__init__(rows, num_clusters)
+        self.rows = rows
+        self.num_clusters = num_clusters
+
+    def __str__(self) -> str:
+        return (
+            f"num_clusters={self.num_clusters:,} is more than the {self.rows:,} rows of the data. "
+            "Lower num_clusters, or give more rows."
+        )
+
+
+class NotFittedError(RayKMeansError, ValueError, AttributeError):
+    """There is no model yet where one is needed."""
+
+
+class StoreError(RayKMeansError, OSError):
+    """A place cannot be written or read."""
+
+
+class CheckpointError(StoreError):
+    """A checkpoint exists and cannot be used. It is never skipped in silence."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.problem}. Delete this file to continue from the checkpoint before."
+        )
+
+
+class WorkersLostError(RayKMeansError, RuntimeError):
+    """Workers died, or never started, more often than a fit can bear."""

@@ -1,0 +1,69 @@
+"""One block of rows in, labels and partials out. Bare arithmetic: kernels check nothing.
+
+Every kernel gives the same bits, so the choice is about speed alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+COARSE_UNITS = 256
+
+
+class Kernel(Protocol):
+    """What a kernel does. Shapes: n rows, d features, k centers."""
+
+    def prepare(self, centers: NDArray[np.float32]) -> Any:
+        """Do the work that depends on the centers (k, d) alone, once per sweep."""
+
+    def assign(
+        self,
+        rows: NDArray[np.float32],  # (n, d)  IN, C order
+        prepared: Any,  # IN
+        labels: NDArray[np.int32],  # (n,)  OUT
+    ) -> None:
+        """Label each row with its nearest center over the reals; a tie goes to the lowest index."""
+
+    def accumulate(
+        self,
+        rows: NDArray[np.float32],  # (n, d)  IN, C order
+        labels: NDArray[np.int32],  # (n,)  IN
+        scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0
+        sums: NDArray[np.int64],  # (k, d)  INOUT
+        counts: NDArray[np.int64],  # (k,)  INOUT
+    ) -> None:
+        """Add the rows, in whole units of the grid, to the sums of their clusters."""
+
+    def accumulate_squares(
+        self,
+        rows: NDArray[np.float32],  # (n, d)  IN, C order
+        scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0
+        half_bits: int,  # IN, a value q is h * 2**half_bits + l
+        limbs: NDArray[np.int64],  # (3, d)  INOUT, sums of h*h, h*l and l*l
+        coarse: NDArray[np.int64],  # (d,)  INOUT, values with 0 < |x| < COARSE_UNITS units
+    ) -> None:
+        """Add the squares of the rows, in whole units of the grid, column by column."""
+
+    def distances(
+        self,
+        rows: NDArray[np.float32],  # (n, d)  IN
+        centers: NDArray[np.float32],  # (k, d)  IN
+    ) -> NDArray[np.float32]:
+        """Return all squared distances, (n, k), made in float64 from the differences."""
+
+
+def load(name: str = "cpu") -> Kernel:
+    """Return the kernel of that name: 'cpu' (BLAS and numba) or 'reference' (NumPy, obvious).
+
+    Imports numba only when it is asked for, so that reading a model needs none.
+    """
+    if name == "reference":
+        from ray_kmeans.kernels import reference
+
+        return reference.ReferenceKernel()
+    from ray_kmeans.kernels import cpu
+
+    return cpu.CpuKernel()
