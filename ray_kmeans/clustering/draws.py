@@ -43,5 +43,6 @@ def _few_distinct(n_rows: int, size: int, seed: int, purpose: str) -> NDArray[np
         drawn = words(seed, purpose, size=n_words) % np.uint64(n_rows)
         _, first = np.unique(drawn, return_index=True)
         if len(first) >= size:
-            return drawn[np.sort(first)[:size]].astype(np.int64)
+            chosen: NDArray[np.int64] = drawn[np.sort(first)[:size]].astype(np.int64)
+            return chosen
         n_words *= 2

@@ -101,7 +101,7 @@ class Squares:
         return Squares(self.limbs + other.limbs, self.coarse + other.coarse)
 
     def total(self, grid: Grid) -> Twofold:
-        """Sum of squares over all columns, as an unevaluated sum of two floats, each of shape (1,)."""
+        """Sum of squares over all columns, as two floats of shape (1,) to be added."""
         t = grid.half_bits
         finest = int(grid.exponent.max())
         total = 0

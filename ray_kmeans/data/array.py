@@ -28,7 +28,7 @@ class ArraySource:
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> ArraySource:
-        """Accept any two-dimensional array of numbers; copies only what is not float32 in C order."""
+        """Accept any table of numbers (n, d); copies only what is not float32 in C order."""
         if array.ndim != 2 or array.shape[1] == 0:
             hint = " For one feature, use x.reshape(-1, 1)." if array.ndim == 1 else ""
             raise DataError(f"x has shape {array.shape}; it must be (rows, features).{hint}")

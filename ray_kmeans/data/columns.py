@@ -49,8 +49,8 @@ def choose_columns(schema: pa.Schema, wanted: Sequence[str] | None, place: str) 
         )
     plain = [field.name for field in schema if is_number(field.type)]
     if not vectors and not plain:
-        types = ", ".join(f"{field.name}: {field.type}" for field in schema)
-        raise DataError(f"{place} has no numeric column ({types}). Choose another file or table.")
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        raise DataError(f"{place} has no numeric column ({found}). Choose another file or table.")
     return tuple(vectors or plain)
 
 
@@ -101,8 +101,8 @@ def _vectors(array: Any, features: int, place: str) -> NDArray[np.float32]:
     if len(ragged):
         row = int(np.flatnonzero(valid)[ragged[0]])
         raise DataError(
-            f"{place}: row {row} of this block has {lengths[ragged[0]]} features where the first row "
-            f"of the data has {features}. All vectors must have one length."
+            f"{place}: row {row} of this block has {lengths[ragged[0]]} features where the "
+            f"first row of the data has {features}. All vectors must have one length."
         )
     vectors = to_float32(values, place).reshape(-1, features)
     if valid.all():

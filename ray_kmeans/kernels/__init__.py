@@ -54,6 +54,14 @@ class Kernel(Protocol):
     ) -> NDArray[np.float32]:
         """Return all squared distances, (n, k), made in float64 from the differences."""
 
+    def distances_to(
+        self,
+        rows: NDArray[np.float32],  # (n, d)  IN
+        centers: NDArray[np.float32],  # (k, d)  IN
+        labels: NDArray[np.int32],  # (n,)  IN
+    ) -> NDArray[np.float32]:
+        """Return the squared distance of each row to one center, (n,): the bits of `distances`."""
+
 
 def load(name: str = "cpu") -> Kernel:
     """Return the kernel of that name: 'cpu' (BLAS and numba) or 'reference' (NumPy, obvious).

@@ -67,6 +67,14 @@ class ReferenceKernel:
         with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
             return result.astype(np.float32)
 
+    def distances_to(
+        self,
+        rows: NDArray[np.float32],
+        centers: NDArray[np.float32],
+        labels: NDArray[np.int32],
+    ) -> NDArray[np.float32]:
+        return np.take_along_axis(self.distances(rows, centers), labels[:, None], axis=1)[:, 0]
+
 
 def nearest_over_the_reals(
     row: NDArray[np.float32], centers: NDArray[np.float32], candidates: NDArray[np.int64]

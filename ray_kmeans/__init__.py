@@ -1,0 +1,8 @@
+"""k-means as a distributed Ray job: the same centers, bit for bit, for any number of workers."""
+
+from ray_kmeans import errors as errors
+from ray_kmeans.config import RunConfig as RunConfig
+from ray_kmeans.data.source import open_source as open_source
+from ray_kmeans.estimator import KMeansClustering as KMeansClustering
+
+__version__ = "0.1.0"

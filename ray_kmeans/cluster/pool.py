@@ -1,0 +1,84 @@
+"""A pool: the workers of a run, asked all at once. The local one is the specification."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.cluster.worker import Block, Reader, ShardWorker, Writer
+from ray_kmeans.clustering.grid import Extent, Grid, Summary
+from ray_kmeans.clustering.partials import Partials
+from ray_kmeans.errors import DataError, NonFiniteError
+
+
+class Pool(ABC):
+    """Every row of the data, spread over workers.
+
+    A pool only has to call one method on each worker; how the answers are put together stands here
+    once, so that no pool can differ in it.
+    """
+
+    @abstractmethod
+    def ask(self, method: str, *args: Any) -> list[Any]:
+        """Call the method of every worker with these arguments; answers in the order of shards."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers. May be called twice."""
+
+    @abstractmethod
+    def load(self) -> Extent:
+        """Let every worker read its shard."""
+
+    def summarize(self) -> Summary:
+        """Load the data and fix the grid. Raises DataError for rows that cannot be clustered."""
+        extent = self.load()
+        if extent.nonfinite:
+            raise NonFiniteError(extent.nonfinite)
+        if extent.rows == 0:
+            raise DataError("the data have no rows.")
+        grid = Grid.of(extent)
+        return Summary(extent.rows, grid, reduce(add, self.ask("measure", grid)))
+
+    def sweep(self, centers: NDArray[np.float32]) -> Partials:
+        """Visit every row once."""
+        partials: list[Partials] = self.ask("sweep", centers)
+        return reduce(add, partials)
+
+    def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the rows with these ascending numbers."""
+        return np.concatenate(self.ask("rows_at", numbers))
+
+    def write_labels(
+        self, centers: NDArray[np.float32], output: Writer, keep_columns: Sequence[str]
+    ) -> list[Any]:
+        """Write labelled output for every row and return its parts in the order of the data."""
+        answers = self.ask("write_labels", centers, output, tuple(keep_columns))
+        return [part for parts in answers for part in parts]
+
+
+class LocalPool(Pool):
+    """All workers in this process, one after the other: what every other pool must equal."""
+
+    def __init__(
+        self, source: Reader, shards: Sequence[Sequence[Block]], kernel: str = "cpu"
+    ) -> None:
+        self._source = source
+        self._shards = shards
+        self._workers = [ShardWorker(kernel) for _ in shards]
+
+    def load(self) -> Extent:
+        pairs = zip(self._workers, self._shards, strict=True)
+        return reduce(add, [worker.load(self._source, shard) for worker, shard in pairs])
+
+    def ask(self, method: str, *args: Any) -> list[Any]:
+        return [getattr(worker, method)(*args) for worker in self._workers]
+
+    def close(self) -> None:
+        self._workers = []

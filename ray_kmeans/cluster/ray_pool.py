@@ -1,0 +1,124 @@
+"""The pool on Ray: one actor per shard; a worker that dies is replaced and asked again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.worker import Block, ShardWorker
+from ray_kmeans.clustering.grid import Extent, Grid
+from ray_kmeans.errors import WorkersLostError
+from ray_kmeans.observe import events as ev
+
+MAX_LOSSES = 3
+"""Times in a row that one shard's worker may die before the fit gives up: then it is the shard."""
+
+
+class RayPool(Pool):
+    """Workers as Ray actors, owned by the process that makes the pool: they end with it.
+
+    Answers are keyed by shard, so a shard that is redone after a loss counts once.
+    """
+
+    def __init__(
+        self,
+        source: Any,  # an ObjectRef of the source: rows of an array reach the workers uncopied
+        shards: Sequence[Sequence[Block]],
+        *,
+        start_timeout_s: float,
+        emit: ev.Emit,
+    ) -> None:
+        self._source = source
+        self._shards = shards
+        self._start_timeout_s = start_timeout_s
+        self._emit = emit
+        self._grid: Grid | None = None
+        self._losses: Counter[int] = Counter()
+        self._reloads: dict[int, Any] = {}
+        self._workers = [_new_worker() for _ in shards]
+        self._wait_for_start(self._workers)
+
+    def load(self) -> Extent:
+        extents: list[Extent] = self._gather(self._load_shard)
+        return reduce(add, extents)
+
+    def ask(self, method: str, *args: Any) -> list[Any]:
+        shared = [ray.put(arg) for arg in args]
+        if method == "measure":
+            self._grid = args[0]
+        return self._gather(lambda shard: getattr(self._workers[shard], method).remote(*shared))
+
+    def close(self) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+
+    def _load_shard(self, shard: int) -> Any:
+        return self._workers[shard].load.remote(self._source, self._shards[shard])
+
+    def _gather(self, submit: Any) -> list[Any]:
+        """Submit for every shard and collect all answers; what a dead worker owed is redone."""
+        pending = {submit(shard): shard for shard in range(len(self._shards))}
+        answers: dict[int, Any] = {}
+        while pending:
+            done, _ = ray.wait(list(pending), num_returns=1)
+            shard = pending.pop(done[0])
+            try:
+                answers[shard] = ray.get(done[0])
+                self._losses.pop(shard, None)
+            except RayTaskError as error:
+                raise self._first_cause(shard, error) from None
+            except RayActorError as error:
+                self._replace(shard, error)
+                pending[submit(shard)] = shard
+        return [answers[shard] for shard in range(len(self._shards))]
+
+    def _replace(self, shard: int, error: RayActorError) -> None:
+        cause = str(error).strip().split("\n")[0]
+        self._losses[shard] += 1
+        if self._losses[shard] > MAX_LOSSES:
+            raise WorkersLostError(
+                f"worker {shard} died {self._losses[shard]} times in a row, the last time with: "
+                f"{cause} See the Ray logs of its node; if it ran out of memory, use more workers "
+                "on more nodes."
+            ) from error
+        self._emit(ev.WorkerReplaced(shard, cause))
+        self._workers[shard] = _new_worker()
+        self._wait_for_start([self._workers[shard]])
+        # Calls of one caller run in the order of their submission, so none has to be awaited.
+        self._reloads[shard] = self._load_shard(shard)
+        if self._grid is not None:
+            self._workers[shard].measure.remote(self._grid)
+
+    def _first_cause(self, shard: int, error: RayTaskError) -> BaseException:
+        """Return what went wrong; where a replacement could not read its shard, that."""
+        try:
+            ray.get(self._reloads.pop(shard, []))
+        except RayTaskError as first:
+            error = first
+        cause: BaseException = error.cause
+        return cause
+
+    def _wait_for_start(self, workers: Sequence[Any]) -> None:
+        here = [worker.where.remote() for worker in workers]
+        timeout = self._start_timeout_s
+        _, missing = ray.wait(here, num_returns=len(here), timeout=timeout, fetch_local=False)
+        if missing:
+            free = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+            raise WorkersLostError(
+                f"{len(missing)} of {len(here)} workers did not start within "
+                f"worker_start_timeout_s={timeout:g}; each needs 1 CPU and "
+                f"{free:g} are free. Lower num_workers, or wait longer for nodes to join."
+            )
+
+
+def _new_worker() -> Any:
+    # The pool replaces a dead worker itself: one that Ray restarts would come back without rows.
+    return ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(ShardWorker).remote()

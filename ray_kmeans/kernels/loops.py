@@ -1,0 +1,123 @@
+"""The loops of the CPU kernel, compiled by numba. They release the GIL and check nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ray_kmeans.kernels import COARSE_UNITS
+from ray_kmeans.kernels.exact import is_nearer, squared_distance
+
+
+@njit(nogil=True, cache=True)
+def center(rows, scaled_mean, scale, residuals):  # type: ignore[no-untyped-def]
+    n, d = rows.shape
+    for i in range(n):
+        for column in range(d):
+            residuals[i, column] = np.float32(
+                np.float64(rows[i, column]) * scale - scaled_mean[column]
+            )
+        residuals[i, d] = np.float32(1.0)
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def norms(residuals, norms):  # type: ignore[no-untyped-def]
+    # Rounded up: 1.01 covers the float32 sum for any d, the last term what may have underflowed.
+    n, width = residuals.shape
+    for i in range(n):
+        total = np.float32(0.0)
+        for column in range(width - 1):
+            total += residuals[i, column] * residuals[i, column]
+        norms[i] = np.sqrt(total) * np.float32(1.01) + np.float32(2.0**-60)
+
+
+@njit(nogil=True, cache=True)
+def scan(scores, bound_a, bound_b, norms, first, upper, lowest, second, labels):  # type: ignore[no-untyped-def]
+    # Rows run along the vector lanes, so the state of a tile stays in the first-level cache.
+    panel, n = scores.shape
+    for j in range(panel):
+        a = bound_a[j]
+        b = bound_b[j]
+        label = np.int32(first + j)
+        for i in range(n):
+            score = scores[j, i]
+            margin = a + b * norms[i]
+            high = score + margin
+            low = score - margin
+            before = lowest[i]
+            is_lowest = low < before
+            rival = before if is_lowest else low
+            upper[i] = high if high < upper[i] else upper[i]
+            second[i] = rival if rival < second[i] else second[i]
+            lowest[i] = low if is_lowest else before
+            labels[i] = label if is_lowest else labels[i]
+
+
+@njit(nogil=True, cache=True)
+def settle(rows, centers, scores, bound_a, bound_b, norms, first, upper, nearest, squared):  # type: ignore[no-untyped-def]
+    panel, n = scores.shape
+    for i in range(n):
+        for j in range(panel):
+            if scores[j, i] - (bound_a[j] + bound_b[j] * norms[i]) > upper[i]:
+                continue  # written so that a NaN score is a candidate
+            candidate = first + j
+            distance = squared_distance(rows[i], centers[candidate])
+            best = nearest[i]
+            if best < 0 or is_nearer(
+                rows[i], centers[candidate], distance, centers[best], squared[i]
+            ):
+                nearest[i] = candidate
+                squared[i] = distance
+
+
+@njit(nogil=True, cache=True)
+def accumulate(rows, labels, scale, sums, counts):  # type: ignore[no-untyped-def]
+    n, d = rows.shape
+    for i in range(n):
+        label = labels[i]
+        counts[label] += 1
+        for column in range(d):
+            sums[label, column] += np.int64(np.rint(np.float64(rows[i, column]) * scale[column]))
+
+
+@njit(nogil=True, cache=True)
+def accumulate_squares(rows, scale, half_bits, limbs, coarse):  # type: ignore[no-untyped-def]
+    n, d = rows.shape
+    half = np.int64(1) << (half_bits - 1)
+    for i in range(n):
+        for column in range(d):
+            units = np.int64(np.rint(np.float64(rows[i, column]) * scale[column]))
+            high = (units + half) >> half_bits
+            low = units - (high << half_bits)
+            limbs[0, column] += high * high
+            limbs[1, column] += high * low
+            limbs[2, column] += low * low
+            coarse[column] += np.int64(abs(units) < COARSE_UNITS and rows[i, column] != 0)
+
+
+@njit(nogil=True, cache=True)
+def distances(rows, columns, result):  # type: ignore[no-untyped-def]
+    # Column by column, so that the order of additions does not depend on the vector width.
+    n, d = rows.shape
+    k = columns.shape[1]
+    total = np.empty(k)
+    for i in range(n):
+        total[:] = 0.0
+        for column in range(d):
+            x = np.float64(rows[i, column])
+            for j in range(k):
+                difference = x - np.float64(columns[column, j])
+                total[j] += difference * difference
+        for j in range(k):
+            result[i, j] = np.float32(total[j])
+
+
+@njit(nogil=True, cache=True)
+def distances_to(rows, centers, labels, result):  # type: ignore[no-untyped-def]
+    n, d = rows.shape
+    for i in range(n):
+        total = 0.0
+        for column in range(d):
+            difference = np.float64(rows[i, column]) - np.float64(centers[labels[i], column])
+            total += difference * difference
+        result[i] = np.float32(total)

@@ -1,0 +1,99 @@
+"""What can happen in a run, as values. The run emits them in order; listeners do the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ray_kmeans.clustering.lloyd import Iteration, Stop
+
+
+@dataclass(frozen=True)
+class WorkersReady:
+    """The workers run; `processes` holds (host, pid) of each."""
+
+    processes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class DataLoaded:
+    """The workers hold their shards."""
+
+    rows: int
+    features: int
+    workers: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitStarted:
+    """The centers before the first iteration of this fit are known."""
+
+    num_clusters: int
+    iteration: int
+    """Iterations already done: 0 for a new model, else it continues."""
+    last_iteration: int | None
+    """Where steps or max_steps end the fit, if given."""
+
+
+@dataclass(frozen=True)
+class IterationDone:
+    """One sweep over all rows and one update of the centers."""
+
+    line: Iteration
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint is visible to readers."""
+
+    path: str
+    iteration: int
+
+
+@dataclass(frozen=True)
+class WorkerReplaced:
+    """A worker died; another process took over its blocks and redoes its part of the sweep."""
+
+    worker: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class CoordinatorReplaced:
+    """The coordinator died; another one goes on from the last checkpoint."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know about data or parameters."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class FitEnded:
+    """The fit is over and its last checkpoint is saved."""
+
+    stop: Stop
+    iteration: int
+
+
+Event: TypeAlias = (
+    WorkersReady
+    | DataLoaded
+    | FitStarted
+    | IterationDone
+    | CheckpointSaved
+    | WorkerReplaced
+    | CoordinatorReplaced
+    | Warned
+    | FitEnded
+)
+
+Emit: TypeAlias = Callable[[Event], None]

@@ -1,0 +1,97 @@
+"""Who listens to a run: the log, the progress bar, warnings."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from ray_kmeans.observe import events as ev
+
+log = logging.getLogger("ray_kmeans")
+
+
+def tell_all(listeners: Sequence[ev.Emit]) -> ev.Emit:
+    """Return one listener that passes every event on to all of these."""
+
+    def emit(event: ev.Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return emit
+
+
+class LogLines:
+    """One log line per iteration (or every n-th), and one for everything else that matters."""
+
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
+
+    def __call__(self, event: ev.Event) -> None:
+        match event:
+            case ev.IterationDone():
+                if event.line.iteration % self._every == 0:
+                    log.info(
+                        "iteration=%d inertia=%.9g shift=%.3g empty=%d seconds=%.3f rows/s=%.3g",
+                        event.line.iteration,
+                        event.line.inertia,
+                        event.line.shift,
+                        event.line.empty,
+                        event.seconds,
+                        event.rows / event.seconds,
+                    )
+            case ev.Warned(message):
+                log.warning("%s", message)
+            case ev.WorkerReplaced() | ev.CoordinatorReplaced():
+                log.warning("%s", event)
+            case _:
+                log.info("%s", event)
+
+
+def warn(event: ev.Event) -> None:
+    """Raise a Python warning where the run asks for one."""
+    if isinstance(event, ev.Warned):
+        warnings.warn(event.message, UserWarning, stacklevel=2)
+
+
+class Progress:
+    """A progress bar on standard error; silent where that is not a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, event: ev.Event) -> None:
+        match event:
+            case ev.DataLoaded():
+                self._write(
+                    f"{event.rows:,} rows x {event.features} in {event.workers} workers, "
+                    f"read in {event.seconds:.1f} s"
+                )
+            case ev.FitStarted():
+                self._bar = tqdm(
+                    desc=f"k-means, {event.num_clusters} clusters",
+                    initial=event.iteration,
+                    total=event.last_iteration,
+                    unit="it",
+                    file=sys.stderr,
+                    disable=None,
+                    dynamic_ncols=True,
+                )
+            case ev.IterationDone() if self._bar is not None:
+                speed = tqdm.format_sizeof(event.rows / event.seconds)
+                self._bar.set_postfix_str(
+                    f"inertia {event.line.inertia:.6g}, {speed} rows/s", refresh=False
+                )
+                self._bar.update(event.line.iteration - self._bar.n)
+            case ev.WorkerReplaced() | ev.CoordinatorReplaced():
+                self._write(str(event))
+            case ev.FitEnded() if self._bar is not None:
+                self._bar.close()
+
+    def _write(self, text: str) -> None:
+        if sys.stderr.isatty():
+            tqdm.write(text, file=sys.stderr)

@@ -1,0 +1,58 @@
+"""Write bytes so that a reader sees all of them or none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from typing import Any, TypeAlias
+
+FileSystem: TypeAlias = Any
+"""An fsspec file system; fsspec ships no types."""
+
+
+def put(fs: FileSystem, path: str, data: bytes) -> None:
+    """Make `data` visible at `path` in one step.
+
+    Object stores do so by themselves with one PUT. A local file is written beside its place, synced
+    and renamed. HDFS has no such step here: what is read back must verify itself.
+    """
+    if is_protocol(fs, "file"):
+        fs.makedirs(os.path.dirname(path), exist_ok=True)
+        beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    else:
+        fs.pipe_file(path, data)
+
+
+def seal(manifest: dict[str, Any]) -> bytes:
+    """Return the manifest as JSON that ends with the hash of the rest of it."""
+    return json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1).encode()
+
+
+def unseal(data: bytes) -> dict[str, Any] | None:
+    """Return the manifest, or None where the bytes are not all that was written."""
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        sealed = manifest.pop("sha256")
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return None
+    return manifest if sealed == _digest(manifest) else None
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return sha256(json.dumps(manifest, sort_keys=True).encode())
+
+
+def is_protocol(fs: FileSystem, name: str) -> bool:
+    """Tell whether the store is of this kind, as 'file' or 'memory'."""
+    return name in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
