@@ -10,11 +10,8 @@ from ray_kmeans.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything about machines and stores; nothing here changes the result of a fit."""
-
-    model_dir: str | None = None
-    """Directory or fsspec URL of the model; the estimator's own argument may give it instead."""
+class RunOptions:
+    """The fields of RunConfig that are flags of the jobs too."""
 
     num_workers: int | None = None
     """Worker processes. None: one per CPU of the Ray cluster, at most one per block of the data.
@@ -42,9 +39,6 @@ class RunConfig:
     log_step_count_steps: int = 1
     """Iterations between two log lines. Raise it where iterations take milliseconds."""
 
-    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Passed to fsspec unchanged, for the data and for model_dir (keys, endpoint, ...)."""
-
     progress: bool = True
     """Draw a progress bar where standard error is a terminal."""
 
@@ -66,3 +60,14 @@ class RunConfig:
         for name in ("save_checkpoints_secs", "worker_start_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be above 0 seconds.")
+
+
+@dataclass(frozen=True)
+class RunConfig(RunOptions):
+    """Everything about machines and stores; nothing here changes the result of a fit."""
+
+    model_dir: str | None = None
+    """Directory or fsspec URL of the model; the estimator's own argument may give it instead."""
+
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Passed to fsspec unchanged, for the data and for model_dir (keys, endpoint, ...)."""

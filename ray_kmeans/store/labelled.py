@@ -40,6 +40,11 @@ class LabelledOutput:
     url: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def at(cls, url: str, storage_options: Mapping[str, Any]) -> LabelledOutput:
+        """Return the place under a URL that means the same in every process."""
+        return cls(publish.absolute(url), storage_options)
+
     def check(self) -> None:
         """Raise StoreError where a finished output is already, or where nothing can be written."""
         if self._fs.exists(f"{self._root}/{MANIFEST}"):

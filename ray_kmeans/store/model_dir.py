@@ -36,8 +36,7 @@ class ModelDir:
     @classmethod
     def at(cls, url: str, storage_options: Mapping[str, Any], keep: int) -> ModelDir:
         """Return the directory under a URL that means the same in every process."""
-        absolute = url if "://" in url else str(fsspec.core.url_to_fs(url)[1])
-        return cls(absolute, storage_options, keep)
+        return cls(publish.absolute(url), storage_options, keep)
 
     def latest(self) -> FitState | None:
         """Return the newest state; None where there is none.

@@ -8,8 +8,15 @@ import os
 import uuid
 from typing import Any, TypeAlias
 
+import fsspec
+
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""
+
+
+def absolute(url: str) -> str:
+    """Return a URL, or for a local path the absolute one."""
+    return url if "://" in url else str(fsspec.core.url_to_fs(url)[1])
 
 
 def put(fs: FileSystem, path: str, data: bytes) -> None:

@@ -1,0 +1,183 @@
+"""Flags to calls: the `ray-kmeans` command, and the same as jobs/fit.py and jobs/predict.py."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from ray_kmeans import runs
+from ray_kmeans.config import RunConfig, RunOptions
+from ray_kmeans.data.source import open_source
+from ray_kmeans.demo import run_demo
+from ray_kmeans.errors import ConfigError, NotFittedError, RayKMeansError
+from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.observe.table import fit_table
+from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.model_dir import ModelDir
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Cluster the rows of a data set; run it again with the same MODEL_DIR and it continues."""
+
+    uri: Positional[str]
+    """Parquet or .npy file, directory or glob; a path or any fsspec URL."""
+    model_dir: Positional[str]
+    """Directory or fsspec URL for the model and its checkpoints."""
+    num_clusters: int
+    """Number of clusters."""
+    columns: tuple[str, ...] = ()
+    """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    max_steps: int | None = None
+    """Iterations over all runs at most. None: until no center moves."""
+    relative_tolerance: float | None = None
+    """Stop when the loss changes by less than this share from one iteration to the next."""
+    random_seed: int = 0
+    """Seed of the initial centers."""
+    storage_options: str = "{}"
+    """JSON for fsspec, for the data and for MODEL_DIR."""
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Write the cluster of every row of a data set to Parquet."""
+
+    uri: Positional[str]
+    """Parquet or .npy file, directory or glob; a path or any fsspec URL."""
+    model_dir: Positional[str]
+    """Directory or fsspec URL of a fitted model."""
+    output: Positional[str]
+    """Directory or fsspec URL for the labelled rows, one Parquet file per block of the data."""
+    columns: tuple[str, ...] = ()
+    """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    keep_columns: tuple[str, ...] = ()
+    """Columns of the data to pass through to the output."""
+    storage_options: str = "{}"
+    """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Cluster 6,000 WordNet glosses (embedded by MiniLM) on a Ray on this machine."""
+
+    output: str = "ray-kmeans-demo"
+    """Directory for the model and the labelled rows; a number is added if it exists."""
+    num_clusters: int = 25
+    """Number of clusters."""
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+def fit(flags: Fit) -> None:
+    config = _config(flags.run, flags.storage_options)
+    km = KMeansClustering(
+        flags.num_clusters,
+        flags.model_dir,
+        random_seed=flags.random_seed,
+        use_mini_batch=False,
+        relative_tolerance=flags.relative_tolerance,
+        config=config,
+    )
+    _say(f"fit: {flags.uri} -> {flags.model_dir}, {_where(config)}")
+    source = open_source(flags.uri, flags.columns, config.storage_options)
+    km.fit(source, max_steps=flags.max_steps)
+    print(fit_table(km.history(), km.counts(), km.why_stopped()))
+    print(f"\nmodel: {flags.model_dir}\nnext: label rows with `predict`, or read the centers with")
+    print(f"  KMeansClustering({flags.num_clusters}, {flags.model_dir!r}).clusters()")
+
+
+def predict(flags: Predict) -> None:
+    config = _config(flags.run, flags.storage_options)
+    state = ModelDir.at(
+        flags.model_dir, config.storage_options, config.keep_checkpoint_max
+    ).latest()
+    if state is None:
+        raise NotFittedError(f"there is no model in {flags.model_dir!r}. Run fit first.")
+    _say(f"predict: {flags.uri} -> {flags.output}, {_where(config)}")
+    source = open_source(flags.uri, flags.columns, config.storage_options)
+    rows = runs.write_labels(
+        state,
+        source,
+        LabelledOutput.at(flags.output, config.storage_options),
+        config,
+        model_dir=flags.model_dir,
+        keep_columns=flags.keep_columns,
+    )
+    print(f"{rows:,} rows labelled: {flags.output}")
+
+
+def demo(flags: Demo) -> None:
+    output = _free_directory(Path(flags.output))
+    config = _config(flags.run, "{}")
+    _say(f"demo: 6,000 glosses -> {output}, {_where(config)}")
+    print(run_demo(output, flags.num_clusters, config))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the `ray-kmeans` command."""
+    commands: dict[str, tuple[type, Callable[[Any], None]]] = {
+        "fit": (Fit, fit),
+        "predict": (Predict, predict),
+        "demo": (Demo, demo),
+    }
+    flags = tyro.extras.subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in commands.items()},
+        prog="ray-kmeans",
+        args=args,
+        config=(OmitArgPrefixes,),
+    )
+    call = next(call for kind, call in commands.values() if isinstance(flags, kind))
+    _run(call, flags)
+
+
+def job(kind: type[T], call: Callable[[T], None], args: Sequence[str] | None = None) -> None:
+    """Run one command as a script of its own (jobs/*.py)."""
+    _run(call, tyro.cli(kind, args=args, config=(OmitArgPrefixes,)))
+
+
+def _run(call: Callable[[T], None], flags: T) -> None:
+    quiet = sys.stderr.isatty()  # a terminal has the progress bar
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("ray_kmeans").setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        call(flags)
+    except RayKMeansError as error:
+        sys.exit(f"error: {error}")
+
+
+def _config(options: RunOptions, storage_options: str) -> RunConfig:
+    try:
+        parsed = json.loads(storage_options)
+    except ValueError as error:
+        raise ConfigError(f"storage_options={storage_options!r} is not JSON: {error}.") from None
+    return RunConfig(**asdict(options), storage_options=parsed)
+
+
+def _where(config: RunConfig) -> str:
+    if config.num_workers == 0:
+        return "in this process"
+    workers = config.num_workers or "one worker per CPU"
+    return f"on Ray at {config.ray_address or 'RAY_ADDRESS, else this machine'}, {workers}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _free_directory(wanted: Path) -> Path:
+    number, path = 1, wanted
+    while path.exists():
+        number += 1
+        path = wanted.with_name(f"{wanted.name}-{number}")
+    return path

@@ -1,0 +1,62 @@
+"""A first run on real data: 6,000 glosses of WordNet 3, embedded by all-MiniLM-L6-v2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ray_kmeans import runs
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.source import open_source
+from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.observe.table import fit_table
+from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.model_dir import ModelDir
+
+DATA = Path(__file__).parent / "wordnet"
+"""Four Parquet files of three row groups; columns synset, lemmas, gloss, embedding (float16)."""
+
+
+def run_demo(output: Path, num_clusters: int, config: RunConfig) -> str:
+    """Fit, label, and return what a person would like to see of it."""
+    model_dir, labelled = str(output / "model"), str(output / "labelled")
+    km = KMeansClustering(num_clusters, model_dir, use_mini_batch=False, config=config)
+    km.fit(str(DATA))
+    state = ModelDir.at(model_dir, {}, config.keep_checkpoint_max).latest()
+    assert state is not None
+    runs.write_labels(
+        state,
+        open_source(str(DATA)),
+        LabelledOutput.at(labelled, {}),
+        config,
+        model_dir=model_dir,
+        keep_columns=("synset", "lemmas", "gloss"),
+    )
+    return "\n".join(
+        [
+            fit_table(km.history(), km.counts(), km.why_stopped()),
+            "",
+            "the largest clusters, by the words nearest to their centers:",
+            *_largest_clusters(labelled, clusters=8, words=6),
+            "",
+            f"model:    {model_dir}",
+            f"labelled: {labelled}  (synset, lemmas, gloss, row, cluster_idx, distance)",
+            "next:     ray-kmeans fit YOUR_PARQUET MODEL_DIR --num-clusters K",
+        ]
+    )
+
+
+def _largest_clusters(labelled: str, clusters: int, words: int) -> list[str]:
+    table = pq.read_table(labelled, columns=["lemmas", "cluster_idx", "distance"])
+    labels = table["cluster_idx"].to_numpy()
+    distance = table["distance"].to_numpy()
+    lemmas = np.array([text.split(",")[0] for text in table["lemmas"].to_pylist()])
+    sizes = np.bincount(labels)
+    lines = []
+    for cluster in np.argsort(-sizes, kind="stable")[:clusters]:
+        members = np.flatnonzero(labels == cluster)
+        nearest = members[np.argsort(distance[members], kind="stable")[:words]]
+        lines.append(f"{cluster:>4} {sizes[cluster]:>6}  {', '.join(lemmas[nearest])}")
+    return lines
