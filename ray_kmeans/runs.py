@@ -117,7 +117,7 @@ def _plan_shards(
             raise ConfigError(_only_here("the data"))
         from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
 
-        on_ray.connect(config.ray_address)
+        on_ray.connect(config.ray_address, config.num_workers)
         shards = split(layout.blocks, config.num_workers or on_ray.cluster_cpus())
         memory = on_ray.memory_per_cpu()
     check_budget(shards, num_clusters, config.worker_memory_bytes or memory)

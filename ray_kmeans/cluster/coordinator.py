@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.worker import this_process
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.lloyd import FitState, StopRule, update, why_stop
@@ -92,14 +93,13 @@ def _is_due(plan: FitPlan, seconds: float, iterations: int) -> bool:
 def _load(pool: Pool, emit: ev.Emit) -> Summary:
     begin = time.perf_counter()
     summary = pool.summarize()
-    processes = tuple(pool.ask("where"))
-    emit(ev.WorkersReady(processes))
     emit(
         ev.DataLoaded(
             rows=summary.rows,
             features=len(summary.grid.exponent),
-            workers=len(processes),
             seconds=time.perf_counter() - begin,
+            coordinator=this_process(),
+            workers=tuple(pool.ask("where")),
         )
     )
     coarse = np.flatnonzero(summary.squares.coarse > summary.rows // 100)

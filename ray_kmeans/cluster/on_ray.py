@@ -21,14 +21,18 @@ POLL_S = 0.1
 MAX_COORDINATOR_LOSSES = 3
 
 
-def connect(address: str | None) -> None:
-    """Join the Ray cluster at `address` (or RAY_ADDRESS); where there is none, start one here."""
+def connect(address: str | None, num_workers: int | None) -> None:
+    """Join the Ray cluster at `address` (or RAY_ADDRESS); where there is none, start one here.
+
+    One that is started here has room for `num_workers`, also beyond the CPUs of this machine.
+    """
     if ray.is_initialized():
         return
     if address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False)
     else:
-        ray.init(include_dashboard=False, log_to_driver=False)
+        cpus = max(os.cpu_count() or 1, num_workers or 1)
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
 
 
 def cluster_cpus() -> int:

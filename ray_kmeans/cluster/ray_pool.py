@@ -20,6 +20,9 @@ from ray_kmeans.observe import events as ev
 MAX_LOSSES = 3
 """Times in a row that one shard's worker may die before the fit gives up: then it is the shard."""
 
+PATIENCE_S = 10.0
+"""Wait for the start of workers before the user hears of it."""
+
 
 class RayPool(Pool):
     """Workers as Ray actors, owned by the process that makes the pool: they end with it.
@@ -109,14 +112,22 @@ class RayPool(Pool):
     def _wait_for_start(self, workers: Sequence[Any]) -> None:
         here = [worker.where.remote() for worker in workers]
         timeout = self._start_timeout_s
-        _, missing = ray.wait(here, num_returns=len(here), timeout=timeout, fetch_local=False)
+        patience = min(PATIENCE_S, timeout)
+        _, missing = ray.wait(here, num_returns=len(here), timeout=patience)
+        if missing and timeout > patience:
+            self._emit(ev.Waiting(len(missing), len(here), _free_cpus()))
+            _, missing = ray.wait(here, num_returns=len(here), timeout=timeout - patience)
         if missing:
-            free = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+            free = _free_cpus()
             raise WorkersLostError(
                 f"{len(missing)} of {len(here)} workers did not start within "
                 f"worker_start_timeout_s={timeout:g}; each needs 1 CPU and "
                 f"{free:g} are free. Lower num_workers, or wait longer for nodes to join."
             )
+
+
+def _free_cpus() -> float:
+    return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
 def _new_worker() -> Any:

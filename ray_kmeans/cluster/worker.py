@@ -52,6 +52,11 @@ class Writer(Protocol):
     ) -> Any: ...
 
 
+def this_process() -> tuple[str, int]:
+    """Return (host, pid)."""
+    return socket.gethostname(), os.getpid()
+
+
 class ShardWorker:
     """The rows of one shard, in memory, and what is computed on them.
 
@@ -66,7 +71,7 @@ class ShardWorker:
 
     def where(self) -> tuple[str, int]:
         """Return (host, pid) of this process."""
-        return socket.gethostname(), os.getpid()
+        return this_process()
 
     def load(self, source: Reader, shard: Sequence[Block]) -> Extent:
         """Read the shard, and return its extent, with the rows that are not finite counted."""

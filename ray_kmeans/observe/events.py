@@ -10,10 +10,12 @@ from ray_kmeans.clustering.lloyd import Iteration, Stop
 
 
 @dataclass(frozen=True)
-class WorkersReady:
-    """The workers run; `processes` holds (host, pid) of each."""
+class Waiting:
+    """Workers have not started yet: the Ray cluster has no room for them, or is growing."""
 
-    processes: tuple[tuple[str, int], ...]
+    missing: int
+    workers: int
+    free_cpus: float
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,12 @@ class DataLoaded:
 
     rows: int
     features: int
-    workers: int
     seconds: float
+    """From the start of reading, both looks at the data included."""
+    coordinator: tuple[str, int]
+    """(host, pid)"""
+    workers: tuple[tuple[str, int], ...]
+    """(host, pid) of each."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class FitEnded:
 
 
 Event: TypeAlias = (
-    WorkersReady
+    Waiting
     | DataLoaded
     | FitStarted
     | IterationDone

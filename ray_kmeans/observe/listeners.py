@@ -46,8 +46,22 @@ class LogLines:
                     )
             case ev.Warned(message):
                 log.warning("%s", message)
-            case ev.WorkerReplaced() | ev.CoordinatorReplaced():
+            case ev.Waiting() | ev.WorkerReplaced() | ev.CoordinatorReplaced():
                 log.warning("%s", event)
+            case ev.DataLoaded():
+                log.info(
+                    "rows=%d features=%d workers=%d seconds=%.1f",
+                    event.rows,
+                    event.features,
+                    len(event.workers),
+                    event.seconds,
+                )
+            case ev.CheckpointSaved():
+                log.info("checkpoint=%s", event.path)
+            case ev.FitEnded():
+                log.info(
+                    "stop=%s iteration=%d: %s", event.stop.name, event.iteration, event.stop.value
+                )
             case _:
                 log.info("%s", event)
 
@@ -68,7 +82,7 @@ class Progress:
         match event:
             case ev.DataLoaded():
                 self._write(
-                    f"{event.rows:,} rows x {event.features} in {event.workers} workers, "
+                    f"{event.rows:,} rows x {event.features} in {len(event.workers)} workers, "
                     f"read in {event.seconds:.1f} s"
                 )
             case ev.FitStarted():
@@ -87,7 +101,7 @@ class Progress:
                     f"inertia {event.line.inertia:.6g}, {speed} rows/s", refresh=False
                 )
                 self._bar.update(event.line.iteration - self._bar.n)
-            case ev.WorkerReplaced() | ev.CoordinatorReplaced():
+            case ev.Waiting() | ev.WorkerReplaced() | ev.CoordinatorReplaced():
                 self._write(str(event))
             case ev.FitEnded() if self._bar is not None:
                 self._bar.close()

@@ -1,0 +1,87 @@
+"""What every test needs. The environment comes first: Ray reads it when it is imported."""
+
+import os
+
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_TQDM", "0")
+os.environ.pop("RAY_ADDRESS", None)  # a test must never join a cluster that happens to run
+
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+from ray_kmeans import kernels
+from ray_kmeans.clustering.grid import Extent, Grid, Squares, Summary
+from ray_kmeans.clustering.partials import Partials
+
+# The same examples every time, so that a failure is the change's; no deadline, as numba compiles.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("tests")
+
+
+def shared_data(name):
+    """Return a folder of the data sets that lie beside the repository, or skip the test."""
+    folder = Path(__file__).parents[2] / "shared" / "data" / name
+    if not folder.exists():
+        pytest.skip(f"{folder} is missing")
+    return folder
+
+
+def summary_of(X, kernel="reference"):
+    """Return what a fit knows of all its rows before the first sweep."""
+    grid = Grid.of(Extent.of_rows(X))
+    squares = Squares.zero(X.shape[1])
+    kernels.load(kernel).accumulate_squares(
+        X, grid.scale, grid.half_bits, squares.limbs, squares.coarse
+    )
+    return Summary(len(X), grid, squares)
+
+
+def partials_of(X, labels, n_clusters, grid, kernel="reference"):
+    """Return the sums and counts of rows whose labels are known."""
+    seen = Partials.zero(n_clusters, X.shape[1])
+    kernels.load(kernel).accumulate(X, labels, grid.scale, seen.sums, seen.counts)
+    return seen
+
+
+def labels_of(X, centers, kernel="reference"):
+    """Return the labels that a kernel gives; read-only input, as it may come from a mapped file."""
+    X, centers = X.view(), centers.view()
+    X.flags.writeable = centers.flags.writeable = False
+    loaded = kernels.load(kernel)
+    labels = np.full(len(X), -1, np.int32)
+    loaded.assign(X, loaded.prepare(centers), labels)
+    return labels
+
+
+@pytest.fixture
+def lattice():
+    """Small integers stored as floats: many ties, and means that are exact or correctly rounded."""
+    return np.random.default_rng(0).integers(-8, 8, size=(120, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def gaussian():
+    return np.random.default_rng(1).normal(size=(200, 5)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray on this machine for all tests that want one; eight logical CPUs whatever the machine."""
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:  # socket paths are short
+        ray.init(
+            num_cpus=8,
+            include_dashboard=False,
+            object_store_memory=300 * 2**20,
+            log_to_driver=False,
+            _temp_dir=place,
+        )
+        yield
+        ray.shutdown()

@@ -1,0 +1,161 @@
+"""Processes are killed with SIGKILL; the result is that of the run that was not disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_kmeans import KMeansClustering, RunConfig, runs
+from ray_kmeans.clustering.lloyd import StopRule
+from ray_kmeans.data.source import open_source
+from ray_kmeans.demo import DATA
+from ray_kmeans.observe import events as ev
+from ray_kmeans.store.model_dir import ModelDir
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[1]
+K = 80
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The state after a fit in this process; the Ray ones must equal it bit for bit."""
+    return fit_with(tmp_path_factory.mktemp("undisturbed"), num_workers=0)
+
+
+def fit_with(model_dir, num_workers, listener=lambda event: None, rule=None):
+    return runs.fit(
+        KMeansClustering(K, use_mini_batch=False).get_params(),
+        open_source(str(DATA)),
+        ModelDir.at(str(model_dir), {}, 5),
+        RunConfig(num_workers=num_workers, save_checkpoints_steps=3, progress=False),
+        rule or StopRule(),
+        [listener],
+    )
+
+
+def assert_same(state, expected):
+    np.testing.assert_array_equal(state.centers, expected.centers)
+    np.testing.assert_array_equal(state.counts, expected.counts)
+    assert state.history == expected.history
+    assert (state.iteration, state.stop) == (expected.iteration, expected.stop)
+
+
+class Killer:
+    """Kills a process of the fit when an iteration is done, once for each iteration named."""
+
+    def __init__(self, iterations, choose):
+        self.left = set(iterations)
+        self.choose = choose
+        self.seen = []
+        self.loaded = None
+
+    def __call__(self, event):
+        self.seen.append(type(event))
+        if isinstance(event, ev.DataLoaded):
+            self.loaded = event
+        if isinstance(event, ev.IterationDone) and event.line.iteration in self.left:
+            self.left.remove(event.line.iteration)
+            os.kill(self.choose(self.loaded), signal.SIGKILL)
+
+
+def slowed(killer):
+    """Leave the coordinator time to meet the kill: its events reach the driver a little later."""
+
+    def listener(event):
+        killer(event)
+        if isinstance(event, ev.IterationDone):
+            time.sleep(0.02)
+
+    return listener
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("seed", range(2))
+def test_a_killed_worker_is_replaced_and_the_result_is_the_same(tmp_path, undisturbed, seed):
+    draw = random.Random(seed)
+    iteration = draw.randint(1, 6)
+    killer = Killer([iteration], lambda loaded: draw.choice(loaded.workers)[1])
+
+    state = fit_with(tmp_path, num_workers=3, listener=slowed(killer))
+
+    assert not killer.left, f"iteration {iteration} was never reached"
+    assert killer.seen.count(ev.WorkerReplaced) == 1
+    assert_same(state, undisturbed)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_coordinator_is_replaced_and_goes_on_from_its_checkpoint(tmp_path, undisturbed):
+    killer = Killer([5], lambda loaded: loaded.coordinator[1])
+
+    state = fit_with(tmp_path, num_workers=2, listener=slowed(killer))
+
+    assert killer.seen.count(ev.CoordinatorReplaced) == 1
+    assert_same(state, undisturbed)
+
+
+def run_job(model_dir, place, workers="2"):
+    environment = {**os.environ, "RAY_TMPDIR": place}
+    command = [sys.executable, "jobs/fit.py", str(DATA), str(model_dir), "--num-clusters", str(K)]
+    return subprocess.Popen(
+        [*command, "--num-workers", workers, "--save-checkpoints-steps", "1"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_until(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.002)
+
+
+def processes_in(place):
+    """Return the processes whose command line names the place."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if place in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_killed_driver_that_is_run_again_equals_the_undisturbed_one(tmp_path, undisturbed, seed):
+    iteration = random.Random(seed).randint(1, undisturbed.iteration // 2)
+    with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:
+        first = run_job(tmp_path, place)
+        commits = tmp_path / "checkpoints"
+        wait_until(
+            lambda: first.poll() is not None or list(commits.glob(f"*-iteration-{iteration}.json"))
+        )
+        first.kill()
+        first.communicate()
+        wait_until(lambda: not processes_in(place), seconds=60)
+    cut_off = ModelDir.at(str(tmp_path), {}, 5).latest()
+
+    with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:
+        second = run_job(tmp_path, place, workers="3")
+        output, _ = second.communicate(timeout=120)
+
+    assert second.returncode == 0, output
+    assert iteration <= cut_off.iteration < undisturbed.iteration
+    assert cut_off.stop is None
+    assert_same(ModelDir.at(str(tmp_path), {}, 5).latest(), undisturbed)
