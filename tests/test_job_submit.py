@@ -1,0 +1,73 @@
+"""The documented way: `ray job submit` to a running head, data and model on an S3 server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.demo import DATA
+from tests.servers import BIN, ray_head, s3_server
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[1]
+
+
+def submit(address, *command):
+    return subprocess.run(
+        [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def test_fit_and_predict_run_as_submitted_jobs_on_s3(tmp_path):
+    local = KMeansClustering(
+        12, str(tmp_path), use_mini_batch=False, config=RunConfig(num_workers=0)
+    ).fit(str(DATA), max_steps=6)
+
+    secrets = {"AWS_ACCESS_KEY_ID": "id-of-key", "AWS_SECRET_ACCESS_KEY": "very-secret"}
+    with s3_server() as options, ray_head(num_cpus=3, environment=secrets) as address:
+        import s3fs
+
+        store = s3fs.S3FileSystem(**options)
+        store.put(str(DATA), "bucket/vectors", recursive=True)
+        flags = ["--storage-options", json.dumps({"client_kwargs": options["client_kwargs"]})]
+
+        fit = submit(
+            address,
+            *("python", "jobs/fit.py", "s3://bucket/vectors", "s3://bucket/model"),
+            *("--num-clusters", "12", "--max-steps", "6", *flags),
+        )
+        predict = submit(
+            address,
+            *("python", "jobs/predict.py", "s3://bucket/vectors", "s3://bucket/model"),
+            *("s3://bucket/labelled", "--keep-columns", "synset", *flags),
+        )
+        wrong = submit(
+            address,
+            *("python", "jobs/fit.py", "s3://bucket/nothing", "s3://bucket/model2"),
+            *("--num-clusters", "12", *flags),
+        )
+
+        config = RunConfig(num_workers=0, storage_options=options)
+        remote = KMeansClustering(12, "s3://bucket/model", use_mini_batch=False, config=config)
+        assert fit.returncode == 0, fit.stdout + fit.stderr
+        assert "12 clusters of 6,000 rows" in fit.stdout
+        np.testing.assert_array_equal(remote.clusters(), local.clusters())
+        assert remote.history() == local.history()
+        assert predict.returncode == 0, predict.stdout + predict.stderr
+        labelled = pq.read_table("bucket/labelled", filesystem=store)
+        assert labelled["cluster_idx"].to_pylist() == list(local.predict_cluster_idx(str(DATA)))
+        assert wrong.returncode == 1
+        assert "error: 's3://bucket/nothing' does not exist" in wrong.stdout
+        assert "very-secret" not in fit.stdout + predict.stdout + wrong.stdout
