@@ -55,7 +55,8 @@ def initial_centers(initial: Any, num_clusters: int) -> NDArray[np.float32] | No
     if callable(initial):
         raise NotAvailableError("initial_clusters as a function", "Give 'random' or an array.")
     try:
-        centers = np.asarray(initial, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            centers = np.asarray(initial, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"initial_clusters is no array of numbers: {error}.") from None
     if centers.ndim != 2 or len(centers) != num_clusters:
@@ -64,7 +65,9 @@ def initial_centers(initial: Any, num_clusters: int) -> NDArray[np.float32] | No
             "the array must be (num_clusters, num_features)."
         )
     if not np.isfinite(centers).all():
-        raise ConfigError("initial_clusters holds NaN or infinity. Give finite centers.")
+        raise ConfigError(
+            "initial_clusters holds NaN or infinity, or values beyond float32. Give finite centers."
+        )
     return np.ascontiguousarray(centers)
 
 

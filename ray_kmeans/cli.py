@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ray_kmeans import runs
 from ray_kmeans.config import RunConfig, RunOptions
@@ -30,9 +30,9 @@ T = TypeVar("T")
 class Fit:
     """Cluster the rows of a data set; run it again with the same MODEL_DIR and it continues."""
 
-    uri: Positional[str]
+    uri: Positional[Annotated[str, arg(metavar="URI")]]
     """Parquet or .npy file, directory or glob; a path or any fsspec URL."""
-    model_dir: Positional[str]
+    model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL for the model and its checkpoints."""
     num_clusters: int
     """Number of clusters."""
@@ -53,11 +53,11 @@ class Fit:
 class Predict:
     """Write the cluster of every row of a data set to Parquet."""
 
-    uri: Positional[str]
+    uri: Positional[Annotated[str, arg(metavar="URI")]]
     """Parquet or .npy file, directory or glob; a path or any fsspec URL."""
-    model_dir: Positional[str]
+    model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL of a fitted model."""
-    output: Positional[str]
+    output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
     """Directory or fsspec URL for the labelled rows, one Parquet file per block of the data."""
     columns: tuple[str, ...] = ()
     """The column of vectors, or the columns of numbers. Needed where there is a choice."""

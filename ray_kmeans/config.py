@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from ray_kmeans.errors import ConfigError
@@ -44,22 +45,18 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that no run can use."""
-        at_least = {
-            "num_workers": 0,
-            "worker_memory_bytes": 1,
-            "save_checkpoints_steps": 1,
-            "keep_checkpoint_max": 1,
-            "log_step_count_steps": 1,
-        }
-        for name, low in at_least.items():
+        optional = {"num_workers": 0, "worker_memory_bytes": 1, "save_checkpoints_steps": 1}
+        required = {"keep_checkpoint_max": 1, "log_step_count_steps": 1}
+        for name, low in (optional | required).items():
             value = getattr(self, name)
-            if value is not None and (
-                not isinstance(value, int) or isinstance(value, bool) or value < low
-            ):
+            if value is None and name in optional:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
         for name in ("save_checkpoints_secs", "worker_start_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be above 0 seconds.")
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not float(value) > 0:
+                raise ConfigError(f"{name}={value!r} must be a number of seconds above 0.")
 
 
 @dataclass(frozen=True)
@@ -71,3 +68,11 @@ class RunConfig(RunOptions):
 
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Passed to fsspec unchanged, for the data and for model_dir (keys, endpoint, ...)."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that no run can use."""
+        super().__post_init__()
+        options: object = self.storage_options
+        if not isinstance(options, Mapping):
+            kind = type(options).__name__  # the value may hold a secret
+            raise ConfigError(f"storage_options is a {kind}; it must be a dict for fsspec.")

@@ -26,7 +26,7 @@ from ray_kmeans.checks import (
 from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop, StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.source import Source, open_source
-from ray_kmeans.errors import ConfigError, DataError, NotFittedError
+from ray_kmeans.errors import ConfigError, NotAvailableError, NotFittedError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -202,7 +202,7 @@ class KMeansClustering:
     ) -> float:
         """Return the sum over all rows of the squared distance to the nearest center."""
         if steps is not None:
-            raise ConfigError(f"steps={steps}: score reads all rows in this version. Leave it out.")
+            raise NotAvailableError(f"steps={steps}", "score reads all rows. Leave it out.")
         state = self._state()
         return runs.score(state, self._checked(x, input_fn, state), self.config)
 
@@ -263,6 +263,8 @@ class KMeansClustering:
         state = self._state()
         source = self._checked(x, input_fn, state)
         if batch_size is not None:
+            if input_fn is not None:
+                raise ConfigError(f"batch_size={batch_size} has no meaning with input_fn.")
             check_count("batch_size", batch_size)
         return inference.infer(state.centers, source, batch_size, outputs)
 
@@ -274,11 +276,7 @@ class KMeansClustering:
     def _checked(self, x: Any, input_fn: Any, state: FitState) -> Source:
         source = self._open(x, input_fn)
         features = source.describe().features
-        if features != state.centers.shape[1]:
-            raise DataError(
-                f"the data have {features} features and the model in {self.model_dir!r} has "
-                f"{state.centers.shape[1]}. Give data like those it was fitted on."
-            )
+        runs.check_features(features, state, self.model_dir)
         return source
 
     def _state(self) -> FitState:

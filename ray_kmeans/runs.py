@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines, Progress, tell_all, warn
-from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled import OWN_COLUMNS, LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
 
@@ -37,9 +37,12 @@ def fit(
     num_clusters = int(params["num_clusters"])
     initial = initial_centers(params["initial_clusters"], num_clusters)
     _check_shapes(layout, num_clusters, initial)
-    if config.num_workers != 0 and store.only_here:
-        raise ConfigError(_only_here(f"model_dir={store.url!r}"))
+    if config.num_workers != 0:
+        _check_reachable(source, store)
     store.check(num_clusters, layout.features)
+    found = store.latest()
+    if found and rule.max_steps is not None and found.iteration >= rule.max_steps:
+        return found
     plan = FitPlan(
         num_clusters=num_clusters,
         initial=initial,
@@ -48,15 +51,16 @@ def fit(
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
-    emit = tell_all([*_own_listeners(config), *listeners])
     shards = _plan_shards(source, layout, num_clusters, config)
-    if config.num_workers == 0:
-        return run_fit(plan, LocalPool(source, shards), store, emit)
-    from ray_kmeans.cluster import on_ray
+    with closing(Progress(config.progress)) as progress:
+        emit = tell_all([LogLines(config.log_step_count_steps), warn, progress, *listeners])
+        if config.num_workers == 0:
+            return run_fit(plan, LocalPool(source, shards), store, emit)
+        from ray_kmeans.cluster import on_ray
 
-    return on_ray.fit_on_ray(
-        plan, store, source, shards, start_timeout_s=config.worker_start_timeout_s, emit=emit
-    )
+        return on_ray.fit_on_ray(
+            plan, store, source, shards, start_timeout_s=config.worker_start_timeout_s, emit=emit
+        )
 
 
 def score(state: FitState, source: Source, config: RunConfig) -> float:
@@ -77,9 +81,11 @@ def write_labels(
 ) -> int:
     """Write label and distance of every row, by the workers; return the number of rows."""
     layout = source.describe()
-    output.check()
-    if keep_columns and layout.blocks:
-        source.columns_of(layout.blocks[0], keep_columns)  # a wrong name must fail here
+    check_features(layout.features, state, model_dir)
+    _check_kept(source, layout, keep_columns)
+    if config.num_workers != 0 and output.only_here:
+        raise ConfigError(_only_here(f"the output {output.url!r}"))
+    output.start()
     with _open_pool(state, source, config, LogLines()) as pool:
         pool.summarize()
         parts = pool.write_labels(state.centers, output, keep_columns)
@@ -124,6 +130,30 @@ def _plan_shards(
     return shards
 
 
+def check_features(features: int, state: FitState, model_dir: str) -> None:
+    """Raise DataError unless the data are as wide as the model."""
+    if features != state.centers.shape[1]:
+        raise DataError(
+            f"the data have {features} features and the model in {model_dir!r} has "
+            f"{state.centers.shape[1]}. Give data like those it was fitted on."
+        )
+
+
+def _check_reachable(source: Source, store: ModelDir) -> None:
+    if store.only_here:
+        raise ConfigError(_only_here(f"model_dir={store.url!r}"))
+    if source.only_here:
+        raise ConfigError(_only_here("the data"))
+
+
+def _check_kept(source: Source, layout: Layout, names: Sequence[str]) -> None:
+    taken = [name for name in names if name in OWN_COLUMNS]
+    if taken:
+        raise ConfigError(f"keep_columns={taken}: the output has columns of these names itself.")
+    if names and layout.blocks:
+        source.columns_of(layout.blocks[0], names)  # raises for a name that is not there
+
+
 def _check_shapes(layout: Layout, num_clusters: int, initial: NDArray[np.float32] | None) -> None:
     if layout.rows < num_clusters:
         raise TooFewRowsError(layout.rows, num_clusters)
@@ -132,11 +162,6 @@ def _check_shapes(layout: Layout, num_clusters: int, initial: NDArray[np.float32
             f"initial_clusters has {initial.shape[1]} features and the data have "
             f"{layout.features}; they must have the same."
         )
-
-
-def _own_listeners(config: RunConfig) -> list[ev.Emit]:
-    bars: list[ev.Emit] = [Progress()] if config.progress else []
-    return [LogLines(config.log_step_count_steps), warn, *bars]
 
 
 def _only_here(what: str) -> str:

@@ -39,14 +39,15 @@ def summary_of(X, kernel="reference"):
     kernels.load(kernel).accumulate_squares(
         X, grid.scale, grid.half_bits, squares.limbs, squares.coarse
     )
+    squares += Squares.zero(X.shape[1], kernels.load(kernel).fingerprint(X))
     return Summary(len(X), grid, squares)
 
 
 def partials_of(X, labels, n_clusters, grid, kernel="reference"):
     """Return the sums and counts of rows whose labels are known."""
-    seen = Partials.zero(n_clusters, X.shape[1])
-    kernels.load(kernel).accumulate(X, labels, grid.scale, seen.sums, seen.counts)
-    return seen
+    sums = np.zeros((n_clusters, X.shape[1]), np.int64)
+    kernels.load(kernel).accumulate(X, labels, grid.scale, sums)
+    return Partials(sums, np.bincount(labels, minlength=n_clusters))
 
 
 def labels_of(X, centers, kernel="reference"):
@@ -72,7 +73,7 @@ def gaussian():
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """A Ray on this machine for all tests that want one; eight logical CPUs whatever the machine."""
+    """A Ray on this machine for all tests that want one, with eight logical CPUs."""
     import ray
 
     with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:  # socket paths are short

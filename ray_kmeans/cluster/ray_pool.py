@@ -22,6 +22,7 @@ MAX_LOSSES = 3
 
 PATIENCE_S = 10.0
 """Wait for the start of workers before the user hears of it."""
+INLINE_BYTES = 64 * 1024
 
 
 class RayPool(Pool):
@@ -53,7 +54,7 @@ class RayPool(Pool):
         return reduce(add, extents)
 
     def ask(self, method: str, *args: Any) -> list[Any]:
-        shared = [ray.put(arg) for arg in args]
+        shared = [_shared(arg) for arg in args]
         if method == "measure":
             self._grid = args[0]
         return self._gather(lambda shard: getattr(self._workers[shard], method).remote(*shared))
@@ -124,6 +125,11 @@ class RayPool(Pool):
                 f"worker_start_timeout_s={timeout:g}; each needs 1 CPU and "
                 f"{free:g} are free. Lower num_workers, or wait longer for nodes to join."
             )
+
+
+def _shared(arg: Any) -> Any:
+    """Put what is large into the object store once; what is small travels faster with the call."""
+    return ray.put(arg) if getattr(arg, "nbytes", 0) > INLINE_BYTES else arg
 
 
 def _free_cpus() -> float:

@@ -23,8 +23,6 @@ class Block(Protocol):
     @property
     def first(self) -> int: ...
     @property
-    def start(self) -> int: ...
-    @property
     def rows(self) -> int: ...
     @property
     def features(self) -> int: ...
@@ -68,6 +66,8 @@ class ShardWorker:
         self._kernel = kernels.load(kernel)
         self._loaded: list[tuple[Block, NDArray[np.float32]]] | None = None
         self._grid: Grid | None = None
+        self._sums: NDArray[np.int64] | None = None
+        self._labels: dict[int, NDArray[np.int32]] = {}
 
     def where(self) -> tuple[str, int]:
         """Return (host, pid) of this process."""
@@ -77,6 +77,7 @@ class ShardWorker:
         """Read the shard, and return its extent, with the rows that are not finite counted."""
         self._source = source
         self._loaded = None
+        self._sums = None
         loaded = []
         extent = Extent(0, np.zeros(shard[0].features, np.float32))
         for block, rows in source.read(shard):
@@ -87,22 +88,38 @@ class ShardWorker:
 
     def measure(self, grid: Grid) -> Squares:
         """Take the grid for all sums to come, and return the sums of squares on it."""
-        self._grid = grid
+        self._grid, self._sums = grid, None
         squares = Squares.zero(len(grid.exponent))
         for _, rows in self._blocks:
             self._kernel.accumulate_squares(
                 rows, grid.scale, grid.half_bits, squares.limbs, squares.coarse
             )
+            squares += Squares.zero(rows.shape[1], self._kernel.fingerprint(rows))
         return squares
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
-        """Assign every row to its nearest center and return the sums and counts."""
+        """Assign every row to its nearest center and return the sums and counts.
+
+        The sums of the last sweep are kept, and only rows whose label has changed move between
+        them: they are integers, so this gives the bits of adding up everything again.
+        """
         if self._grid is None:
             raise RuntimeError("this worker has no grid: measure comes before sweep")
-        partials = Partials.zero(*centers.shape)
-        for _, rows, labels in self._labelled(centers):
-            self._kernel.accumulate(rows, labels, self._grid.scale, partials.sums, partials.counts)
-        return partials
+        scale = self._grid.scale
+        if self._sums is None or self._sums.shape != centers.shape:
+            self._sums, self._labels = np.zeros(centers.shape, np.int64), {}
+        counts = np.zeros(len(centers), np.int64)
+        for block, rows, labels in self._labelled(centers):
+            counts += np.bincount(labels, minlength=len(centers))
+            before = self._labels.get(block.index)
+            self._labels[block.index] = labels
+            if before is None:
+                self._kernel.accumulate(rows, labels, scale, self._sums)
+            elif len(moved := np.flatnonzero(labels != before)):
+                moved_rows = rows[moved]
+                self._kernel.accumulate(moved_rows, before[moved], -scale, self._sums)
+                self._kernel.accumulate(moved_rows, labels[moved], scale, self._sums)
+        return Partials(self._sums.copy(), counts)
 
     def rows_at(self, numbers: Sequence[int]) -> NDArray[np.float32]:
         """Return the rows of the shard that have one of these (ascending) numbers, in order."""
@@ -121,7 +138,7 @@ class ShardWorker:
         for block, rows, labels in self._labelled(centers):
             distances = self._kernel.distances_to(rows, centers, labels)
             kept = self._source.columns_of(block, keep_columns) if keep_columns else None
-            parts.append(output.write(block.index, block.start, labels, distances, kept))
+            parts.append(output.write(block.index, block.first, labels, distances, kept))
         return parts
 
     @property

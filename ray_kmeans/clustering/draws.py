@@ -18,7 +18,7 @@ def words(seed: int, purpose: str, *address: int, size: int) -> NDArray[np.uint6
     >>> bool((words(0, "random", size=4) == words(0, "random", size=9)[:4]).all())
     True
     """
-    entropy = (abs(seed), int(seed < 0), zlib.crc32(purpose.encode()), *address)
+    entropy = (abs(seed), int(seed < 0), zlib.crc32(purpose.encode()), len(address), *address)
     generator = np.random.Philox(np.random.SeedSequence(entropy))
     return np.asarray(generator.random_raw(size), dtype=np.uint64)
 

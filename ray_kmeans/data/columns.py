@@ -65,11 +65,16 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def matrix(batch: Any, columns: Sequence[str], features: int, place: str) -> NDArray[np.float32]:
-    """Return the rows of a RecordBatch or Table, (n, features); a null becomes NaN."""
+def matrix(
+    batch: Any, columns: Sequence[str], features: int, place: str, first_row: int = 0
+) -> NDArray[np.float32]:
+    """Return the rows of a RecordBatch or Table, (n, features); a null becomes NaN.
+
+    `place` and `first_row`, the number of its first row there, are for messages.
+    """
     arrays = [_one_array(batch.column(name)) for name in columns]
     if len(arrays) == 1 and not is_number(arrays[0].type):
-        return _vectors(arrays[0], features, f"column {columns[0]!r}, {place}")
+        return _vectors(arrays[0], features, f"column {columns[0]!r}, {place}", first_row)
     rows = np.empty((batch.num_rows, len(columns)), np.float32)
     for index, (name, array) in enumerate(zip(columns, arrays, strict=True)):
         values = array.to_numpy(zero_copy_only=False)
@@ -89,7 +94,7 @@ def _one_array(column: Any) -> Any:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _vectors(array: Any, features: int, place: str) -> NDArray[np.float32]:
+def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[np.float32]:
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     # flatten() leaves out null lists, and honours slices, which .values does not.
     values = array.flatten().to_numpy(zero_copy_only=False)
@@ -99,9 +104,9 @@ def _vectors(array: Any, features: int, place: str) -> NDArray[np.float32]:
         lengths = array.value_lengths().to_numpy(zero_copy_only=False)[valid].astype(np.int64)
     ragged = np.flatnonzero(lengths != features)
     if len(ragged):
-        row = int(np.flatnonzero(valid)[ragged[0]])
+        row = first_row + int(np.flatnonzero(valid)[ragged[0]])
         raise DataError(
-            f"{place}: row {row} of this block has {lengths[ragged[0]]} features where the "
+            f"{place}: row {row} has {lengths[ragged[0]]} features where the "
             f"first row of the data has {features}. All vectors must have one length."
         )
     vectors = to_float32(values, place).reshape(-1, features)

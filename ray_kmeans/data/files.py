@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import fsspec
 
-from ray_kmeans.errors import ConfigError, NoDataError
+from ray_kmeans.errors import ConfigError, NoDataError, StoreError
 
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""
@@ -36,20 +36,28 @@ def list_files(
     everywhere in the Parquet world.
     """
     fs, path = file_system(uri, storage_options)
-    fs.invalidate_cache()
-    if any(mark in path for mark in "*?["):
-        found = fs.glob(path)
-    elif fs.isfile(path):
-        found = [path]
-    elif fs.isdir(path):
-        found = [file for file in fs.find(path) if _is_data(file[len(path) :])]
-    else:
+    try:
+        found = _find(fs, path)
+    except Exception as error:  # every store has its own exceptions for "no answer"
+        raise StoreError(f"{uri!r} cannot be listed: {type(error).__name__}: {error}") from error
+    if found is None:
         raise NoDataError(f"{uri!r} does not exist. Give a file, a directory or a glob.")
     files = sorted(file for file in found if file.endswith(tuple(suffixes)))
     if not files:
         names = ", ".join(sorted(file.rsplit("/", 1)[-1] for file in found)[:5]) or "nothing"
         raise NoDataError(f"{uri!r} holds no {' or '.join(suffixes)} file; found: {names}.")
     return fs, files
+
+
+def _find(fs: FileSystem, path: str) -> list[str] | None:
+    fs.invalidate_cache()
+    if any(mark in path for mark in "*?["):
+        return list(fs.glob(path))
+    if fs.isfile(path):
+        return [path]
+    if fs.isdir(path):
+        return [file for file in fs.find(path) if _is_data(file[len(path) :])]
+    return None
 
 
 def _is_data(path: str) -> bool:

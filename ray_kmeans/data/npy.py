@@ -81,7 +81,7 @@ class NpySource:
                 version, np.lib.format.read_array_header_2_0
             )
             shape, column_major, dtype = read(start)
-        except ValueError as error:
+        except Exception as error:  # a damaged header can fail in many ways
             raise DataError(f"{file} is not a .npy file: {error}.") from None
         if len(shape) != 2 or shape[1] == 0 or dtype.kind not in "biuf" or column_major:
             order = "column" if column_major else "row"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,17 @@ class ParquetSource:
 
     fs: FileSystem
     files: tuple[str, ...]
-    columns: tuple[str, ...] | None = None
-    """The column of vectors or the columns of numbers; None: the only choice, else an error."""
+    columns: tuple[str, ...]
+    """The column of vectors, or the columns of numbers, by name and in this order."""
+
+    @classmethod
+    def of(
+        cls, fs: FileSystem, files: Sequence[str], columns: Sequence[str] | None
+    ) -> ParquetSource:
+        """Choose the columns by the first file where none are given."""
+        with _open(fs, files[0]) as parquet:
+            names = arrow.choose_columns(parquet.schema_arrow, columns, files[0])
+        return cls(fs, tuple(files), names)
 
     @property
     def only_here(self) -> bool:
@@ -47,26 +56,26 @@ class ParquetSource:
     def describe(self) -> Layout:
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             footers = list(pool.map(self._footer, self.files))
-        names = self._names(footers[0].schema)
         pairs = list(zip(self.files, footers, strict=True))
-        features = next(filter(None, (self._features(*pair, names) for pair in pairs)), 0)
+        features = next(filter(None, (self._features(*pair) for pair in pairs)), 0)
+        if features == 0 and any(sum(footer.group_rows) for footer in footers):
+            raise DataError(f"column {self.columns[0]!r} of {self.files[0]} holds no vector.")
         blocks: list[Block] = []
         first = 0
         for file, footer in pairs:
-            self._check(file, footer.schema, names, features)
+            self._check(file, footer.schema, footers[0].schema, features)
             blocks += cut(file, footer.group_rows, features, first, len(blocks))
             first += sum(footer.group_rows)
         return Layout(tuple(blocks), features)
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         for file, of_file in groupby(blocks, key=lambda block: block.file):
-            with self._open(file) as parquet:
-                names = self._names(parquet.schema_arrow)
+            with _open(self.fs, file) as parquet:
                 for _, of_group in groupby(of_file, key=lambda block: block.group):
-                    yield from _read_group(parquet, names, list(of_group))
+                    yield from _read_group(parquet, self.columns, list(of_group))
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        with self._open(block.file) as parquet:
+        with _open(self.fs, block.file) as parquet:
             arrow_names = parquet.schema_arrow.names
             missing = [name for name in names if name not in arrow_names]
             if missing:
@@ -74,49 +83,56 @@ class ParquetSource:
             group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
             return group.slice(block.skip, block.rows)
 
-    def _names(self, schema: pa.Schema) -> tuple[str, ...]:
-        return arrow.choose_columns(schema, self.columns, self.files[0])
-
-    def _check(self, file: str, schema: pa.Schema, names: tuple[str, ...], features: int) -> None:
-        arrow.choose_columns(schema, names, file)
-        kind = schema.field(names[0]).type
-        if pa.types.is_fixed_size_list(kind) and kind.list_size != features:
-            raise DataError(
-                f"column {names[0]!r} of {file} has {kind.list_size} features and that of "
-                f"{self.files[0]} has {features}; all files of a data set must have the same."
-            )
+    def _check(self, file: str, schema: pa.Schema, of_first: pa.Schema, features: int) -> None:
+        arrow.choose_columns(schema, self.columns, file)
+        name = self.columns[0]
+        kind, first_kind = schema.field(name).type, of_first.field(name).type
+        fixed = pa.types.is_fixed_size_list(kind)
+        if arrow.is_vector(kind) != arrow.is_vector(first_kind):
+            problem = f"is {kind} and that of {self.files[0]} is {first_kind}"
+        elif fixed and kind.list_size != features:
+            problem = f"has {kind.list_size} features and {self.files[0]} has {features}"
+        else:
+            return
+        raise DataError(f"column {name!r} of {file} {problem}; all files must have the same.")
 
     def _footer(self, file: str) -> _Footer:
-        with self._open(file) as parquet:
+        with _open(self.fs, file) as parquet:
             meta = parquet.metadata
             rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
             return _Footer(parquet.schema_arrow, rows)
 
-    def _features(self, file: str, footer: _Footer, names: tuple[str, ...]) -> int:
+    def _features(self, file: str, footer: _Footer) -> int:
         """Return the length of a row; 0 where this file has no vector to tell it."""
-        kind = footer.schema.field(names[0]).type
+        arrow.choose_columns(footer.schema, self.columns, file)
+        kind = footer.schema.field(self.columns[0]).type
         if not arrow.is_vector(kind):
-            return len(names)
+            return len(self.columns)
         if pa.types.is_fixed_size_list(kind):
             return int(kind.list_size)
-        with self._open(file) as parquet:
-            batches = parquet.iter_batches(batch_size=64, columns=list(names))
+        with _open(self.fs, file) as parquet:
+            batches = parquet.iter_batches(batch_size=64, columns=list(self.columns))
             lengths = (arrow.vector_length(batch.column(0)) for batch in batches)
             return next((length for length in lengths if length), 0)
 
-    @contextmanager
-    def _open(self, file: str) -> Iterator[pq.ParquetFile]:
-        try:
-            with self.fs.open(file, "rb") as handle:
-                yield pq.ParquetFile(handle, pre_buffer=False, buffer_size=2**20)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"cannot read {file}: {error}".replace("\n", " ")) from None
+
+@contextmanager
+def _open(fs: FileSystem, file: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with fs.open(file, "rb") as handle:
+            yield pq.ParquetFile(handle, pre_buffer=False, buffer_size=2**20)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot read {file}: {error}".replace("\n", " ")) from None
 
 
 def _read_group(
     parquet: Any, names: tuple[str, ...], blocks: Sequence[Block]
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
-    """Decode a row group once, in small batches, and cut it into the blocks wanted (ascending)."""
+    """Decode a row group once, in small batches, and cut it into the blocks wanted."""
+    if any(after.skip < before.skip for before, after in pairwise(blocks)):
+        for block in blocks:  # not in the order of the file: once for each
+            yield from _read_group(parquet, names, [block])
+        return
     wanted = deque(blocks)
     begin = 0  # of the batch, within the row group
     for batch in parquet.iter_batches(
@@ -130,9 +146,11 @@ def _read_group(
                 rows = np.empty((block.rows, block.features), np.float32)
             part = batch.slice(low - begin, high - low)
             rows[low - block.skip : high - block.skip] = arrow.matrix(
-                part, names, block.features, block.place
+                part, names, block.features, block.place, low
             )
             if high < block.skip + block.rows:
                 break  # the next batch goes on with this block
             yield wanted.popleft(), rows
+            if not wanted:
+                return
         begin = end

@@ -50,17 +50,29 @@ def open_source(
     if isinstance(x, Source):
         return x
     if isinstance(x, Mapping):  # the seed's rule: columns in the order of their sorted names
-        parts = [np.asarray(x[name]) for name in sorted(x)]
-        return ArraySource.of(np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1))
+        return ArraySource.of(_side_by_side(x))
     if isinstance(x, pa.Table | pa.RecordBatch):
         return ArraySource.of_table(x, columns)
+    return ArraySource.of(_as_array(x, f"x of type {type(x).__name__}"))
+
+
+def _as_array(x: Any, what: str) -> NDArray[Any]:
     try:
         array = np.asarray(x)
     except ValueError as error:
-        raise DataError(
-            f"x of type {type(x).__name__} is not a table of numbers: {error}."
-        ) from None
-    return ArraySource.of(array)
+        raise DataError(f"{what} is not a table of numbers: {error}.") from None
+    if array.ndim == 0:
+        kind = type(x).__name__
+        raise DataError(f"x has shape (), as a {kind} has; it must be (rows, features).")
+    return array
+
+
+def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
+    parts = {name: _as_array(columns[name], f"column {name!r}") for name in sorted(columns)}
+    lengths = {name: len(part) for name, part in parts.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"x is a dict of columns with {lengths} rows; all must have the same.")
+    return np.concatenate([part.reshape(len(part), -1) for part in parts.values()], axis=1)
 
 
 def _open_files(
@@ -74,7 +86,7 @@ def _open_files(
             f"Give a glob, as in {uri.rstrip('/')}/*{sorted(kinds)[-1]}."
         )
     if kinds == {".parquet"}:
-        return ParquetSource(fs, tuple(files), tuple(columns) if columns else None)
+        return ParquetSource.of(fs, files, columns)
     if columns:
         raise ConfigError(
             f"columns={list(columns)} has no meaning for {uri!r}: .npy has no columns."

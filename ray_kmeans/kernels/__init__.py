@@ -31,9 +31,8 @@ class Kernel(Protocol):
         self,
         rows: NDArray[np.float32],  # (n, d)  IN, C order
         labels: NDArray[np.int32],  # (n,)  IN
-        scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0
+        scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0; negative: take away
         sums: NDArray[np.int64],  # (k, d)  INOUT
-        counts: NDArray[np.int64],  # (k,)  INOUT
     ) -> None:
         """Add the rows, in whole units of the grid, to the sums of their clusters."""
 
@@ -46,6 +45,9 @@ class Kernel(Protocol):
         coarse: NDArray[np.int64],  # (d,)  INOUT, values with 0 < |x| < COARSE_UNITS units
     ) -> None:
         """Add the squares of the rows, in whole units of the grid, column by column."""
+
+    def fingerprint(self, rows: NDArray[np.float32]) -> int:
+        """Return the sum modulo 2**64 of a hash of each row (n, d), with `column_keys`."""
 
     def distances(
         self,
@@ -61,6 +63,14 @@ class Kernel(Protocol):
         labels: NDArray[np.int32],  # (n,)  IN
     ) -> NDArray[np.float32]:
         """Return the squared distance of each row to one center, (n,): the bits of `distances`."""
+
+
+def column_keys(n_features: int) -> NDArray[np.uint64]:
+    """Return an odd 64-bit factor for each column (Steele et al., SplitMix, 2014)."""
+    keys = np.arange(1, n_features + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(keys | np.uint64(1))
 
 
 def load(name: str = "cpu") -> Kernel:

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import loops
+from ray_kmeans.kernels import column_keys, loops
 
 TILE_ROWS = 512
 PANEL_CENTERS = 1024
-"""A tile of scores is 2 MB: it stays in the second-level cache between product and scan."""
+"""A tile of scores is at most 2 MB: it stays in the second-level cache until it is scanned."""
+SCORES_AT_ONCE = 2**17
+"""Few centers leave room for more rows, which spares calls."""
 FAR_AWAY = 1e15
 """A row this many center spreads away could overflow float32; it is settled in float64."""
 
@@ -36,20 +38,23 @@ class PreparedCenters:
     bound_a: NDArray[np.float32]
     bound_b: NDArray[np.float32]
     """(k,) the score of center j for row r is off by at most a_j + b_j |r|."""
-    scaled_mean: NDArray[np.float64]
-    scale: float
+    scaled_mean: NDArray[np.float32]
+    """(d,) m, rounded: a row and the centers are taken relative to the same point."""
+    scale: np.float32
+    tile_rows: int
 
 
 class CpuKernel:
     """BLAS for the product, numba for everything else. One thread; releases the GIL."""
 
+    @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
     def prepare(self, centers: NDArray[np.float32]) -> PreparedCenters:
         k, d = centers.shape
         exact = centers.astype(np.float64)
         mean = exact.mean(axis=0)
         spread = float(np.abs(exact - mean).max())
-        scale = float(np.ldexp(1.0, -int(np.frexp(spread)[1]))) if spread > 0 else 1.0
-        scaled_mean = mean * scale
+        scale = float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126))))
+        scaled_mean = (mean * scale).astype(np.float32)
         e = (exact * scale - scaled_mean).astype(np.float32).astype(np.float64)
         squares = (e * e).sum(axis=1)
         g = (d + 16) * 2.0**-24 * 1.01
@@ -63,7 +68,8 @@ class CpuKernel:
             bound_a=(g * squares + tiny).astype(np.float32),
             bound_b=(2 * g * np.sqrt(squares) + tiny).astype(np.float32),
             scaled_mean=scaled_mean,
-            scale=scale,
+            scale=np.float32(scale),
+            tile_rows=max(min(SCORES_AT_ONCE // k, 4 * TILE_ROWS), TILE_ROWS),
         )
 
     def assign(
@@ -76,12 +82,12 @@ class CpuKernel:
         upper = np.empty(n, np.float32)
         certain = np.empty(n, np.bool_)
         with np.errstate(over="ignore", invalid="ignore"):  # such rows are settled in float64
-            for start in range(0, n, TILE_ROWS):
-                tile = slice(start, start + TILE_ROWS)
+            for start in range(0, n, prepared.tile_rows):
+                tile = slice(start, start + prepared.tile_rows)
                 _assign_tile(rows[tile], prepared, labels[tile], upper[tile], certain[tile])
             open_rows = np.flatnonzero(~certain)
-            for start in range(0, len(open_rows), TILE_ROWS):
-                part = open_rows[start : start + TILE_ROWS]
+            for start in range(0, len(open_rows), prepared.tile_rows):
+                part = open_rows[start : start + prepared.tile_rows]
                 labels[part] = _settle_tile(rows[part], prepared, upper[part])
 
     def accumulate(
@@ -90,9 +96,8 @@ class CpuKernel:
         labels: NDArray[np.int32],
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
-        counts: NDArray[np.int64],
     ) -> None:
-        loops.accumulate(rows, labels, scale, sums, counts)
+        loops.accumulate(rows, labels, scale, sums)
 
     def accumulate_squares(
         self,
@@ -103,6 +108,10 @@ class CpuKernel:
         coarse: NDArray[np.int64],
     ) -> None:
         loops.accumulate_squares(rows, scale, half_bits, limbs, coarse)
+
+    def fingerprint(self, rows: NDArray[np.float32]) -> int:
+        bits = np.ascontiguousarray(rows).view(np.uint32)
+        return int(loops.fingerprint(bits, column_keys(rows.shape[1])))
 
     def distances(
         self, rows: NDArray[np.float32], centers: NDArray[np.float32]
@@ -164,6 +173,5 @@ def _residuals(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     residuals = np.empty((len(rows), rows.shape[1] + 1), np.float32)
     norms = np.empty(len(rows), np.float32)
-    loops.center(rows, prepared.scaled_mean, prepared.scale, residuals)
-    loops.norms(residuals, norms)
+    loops.center(rows, prepared.scaled_mean, prepared.scale, residuals, norms)
     return residuals, norms

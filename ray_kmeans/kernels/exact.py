@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-MAX_PARTS = 64
-"""Floats that do not overlap and span 2**-298 .. 2**260, 53 bits each, are far fewer."""
+MAX_PARTS = 640
+"""Floats that do not overlap, within 2**-298 .. 2**290: at worst one for every bit."""
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -37,15 +37,17 @@ def _grow(parts, used, term):  # type: ignore[no-untyped-def]
             parts[kept] = error
             kept += 1
         term = total
-    parts[kept] = term
-    return kept + 1
+    if term != 0.0:  # the largest part may cancel while smaller ones are left
+        parts[kept] = term
+        kept += 1
+    return kept
 
 
 @njit(nogil=True, cache=True)
 def difference_of_distances(x, a, b):  # type: ignore[no-untyped-def]
     """Return a number with the sign of |x-a|^2 - |x-b|^2 over the reals."""
-    parts = np.zeros(MAX_PARTS)
-    used = 1
+    parts = np.empty(MAX_PARTS)
+    used = 0
     for column in range(x.shape[0]):
         xc = np.float64(x[column])
         ac = np.float64(a[column])
@@ -55,7 +57,7 @@ def difference_of_distances(x, a, b):  # type: ignore[no-untyped-def]
             used = _grow(parts, used, -(bc * bc))
             used = _grow(parts, used, -(2.0 * xc * ac))
             used = _grow(parts, used, 2.0 * xc * bc)
-    return parts[used - 1]
+    return parts[used - 1] if used else 0.0
 
 
 @njit(nogil=True, cache=True)

@@ -9,25 +9,17 @@ from ray_kmeans.kernels import COARSE_UNITS
 from ray_kmeans.kernels.exact import is_nearer, squared_distance
 
 
-@njit(nogil=True, cache=True)
-def center(rows, scaled_mean, scale, residuals):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def center(rows, scaled_mean, scale, residuals, norms):  # type: ignore[no-untyped-def]
+    # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term any underflow.
     n, d = rows.shape
     for i in range(n):
-        for column in range(d):
-            residuals[i, column] = np.float32(
-                np.float64(rows[i, column]) * scale - scaled_mean[column]
-            )
-        residuals[i, d] = np.float32(1.0)
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def norms(residuals, norms):  # type: ignore[no-untyped-def]
-    # Rounded up: 1.01 covers the float32 sum for any d, the last term what may have underflowed.
-    n, width = residuals.shape
-    for i in range(n):
         total = np.float32(0.0)
-        for column in range(width - 1):
-            total += residuals[i, column] * residuals[i, column]
+        for column in range(d):
+            residual = rows[i, column] * scale - scaled_mean[column]
+            residuals[i, column] = residual
+            total += residual * residual
+        residuals[i, d] = np.float32(1.0)
         norms[i] = np.sqrt(total) * np.float32(1.01) + np.float32(2.0**-60)
 
 
@@ -71,11 +63,10 @@ def settle(rows, centers, scores, bound_a, bound_b, norms, first, upper, nearest
 
 
 @njit(nogil=True, cache=True)
-def accumulate(rows, labels, scale, sums, counts):  # type: ignore[no-untyped-def]
+def accumulate(rows, labels, scale, sums):  # type: ignore[no-untyped-def]
     n, d = rows.shape
     for i in range(n):
         label = labels[i]
-        counts[label] += 1
         for column in range(d):
             sums[label, column] += np.int64(np.rint(np.float64(rows[i, column]) * scale[column]))
 
@@ -121,3 +112,16 @@ def distances_to(rows, centers, labels, result):  # type: ignore[no-untyped-def]
             difference = np.float64(rows[i, column]) - np.float64(centers[labels[i], column])
             total += difference * difference
         result[i] = np.float32(total)
+
+
+@njit(nogil=True, cache=True)
+def fingerprint(bits, keys):  # type: ignore[no-untyped-def]
+    n, d = bits.shape
+    total = np.uint64(0)
+    for i in range(n):
+        mixed = np.uint64(0)
+        for column in range(d):
+            mixed += np.uint64(bits[i, column]) * keys[column]
+        mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+        total += mixed ^ (mixed >> np.uint64(33))
+    return total

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import COARSE_UNITS
+from ray_kmeans.kernels import COARSE_UNITS, column_keys
 
 
 class ReferenceKernel:
@@ -37,10 +37,8 @@ class ReferenceKernel:
         labels: NDArray[np.int32],
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
-        counts: NDArray[np.int64],
     ) -> None:
         np.add.at(sums, labels, np.rint(rows.astype(np.float64) * scale).astype(np.int64))
-        counts += np.bincount(labels, minlength=len(counts))
 
     def accumulate_squares(
         self,
@@ -55,6 +53,12 @@ class ReferenceKernel:
         low = units - (high << half_bits)
         limbs += [(high * high).sum(axis=0), (high * low).sum(axis=0), (low * low).sum(axis=0)]
         coarse += ((np.abs(units) < COARSE_UNITS) & (rows != 0)).sum(axis=0)
+
+    def fingerprint(self, rows: NDArray[np.float32]) -> int:
+        bits = np.ascontiguousarray(rows).view(np.uint32).astype(np.uint64)
+        mixed = (bits * column_keys(rows.shape[1])).sum(axis=1, dtype=np.uint64)
+        mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+        return int((mixed ^ (mixed >> np.uint64(33))).sum(dtype=np.uint64))
 
     def distances(
         self, rows: NDArray[np.float32], centers: NDArray[np.float32]

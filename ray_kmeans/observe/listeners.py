@@ -75,8 +75,14 @@ def warn(event: ev.Event) -> None:
 class Progress:
     """A progress bar on standard error; silent where that is not a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: bool = True) -> None:
         self._bar: Any = None
+        self._wanted = wanted and sys.stderr.isatty()
+
+    def close(self) -> None:
+        """Leave the bar as it is and go on below it."""
+        if self._bar is not None:
+            self._bar.close()
 
     def __call__(self, event: ev.Event) -> None:
         match event:
@@ -92,7 +98,7 @@ class Progress:
                     total=event.last_iteration,
                     unit="it",
                     file=sys.stderr,
-                    disable=None,
+                    disable=not self._wanted,
                     dynamic_ncols=True,
                 )
             case ev.IterationDone() if self._bar is not None:
@@ -103,9 +109,7 @@ class Progress:
                 self._bar.update(event.line.iteration - self._bar.n)
             case ev.Waiting() | ev.WorkerReplaced() | ev.CoordinatorReplaced():
                 self._write(str(event))
-            case ev.FitEnded() if self._bar is not None:
-                self._bar.close()
 
     def _write(self, text: str) -> None:
-        if sys.stderr.isatty():
+        if self._wanted:
             tqdm.write(text, file=sys.stderr)

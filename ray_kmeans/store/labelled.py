@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import uuid
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +18,9 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.store import publish
 
 MANIFEST = "_manifest.json"
+UNFINISHED = "_unfinished.json"
+PART = re.compile(r"part-\d{8}\.parquet")
+OWN_COLUMNS = ("row", "cluster_idx", "distance")
 FORMAT = 1
 
 
@@ -45,21 +47,33 @@ class LabelledOutput:
         """Return the place under a URL that means the same in every process."""
         return cls(publish.absolute(url), storage_options)
 
-    def check(self) -> None:
-        """Raise StoreError where a finished output is already, or where nothing can be written."""
-        if self._fs.exists(f"{self._root}/{MANIFEST}"):
-            raise StoreError(
-                f"{self.url!r} already holds a finished output ({MANIFEST}). "
-                "Give another place, or delete that one first."
-            )
-        probe = f"{self._root}/_probe-{uuid.uuid4().hex[:8]}"
-        try:
-            publish.put(self._fs, probe, b"may I write here?")
-            self._fs.rm_file(probe)
-        except Exception as error:  # every store has its own exceptions for "no"
-            raise StoreError(
-                f"{self.url!r} cannot be written: {type(error).__name__}: {error}."
-            ) from error
+    @property
+    def only_here(self) -> bool:
+        """Whether no other process can see it (memory:// URLs)."""
+        return publish.is_protocol(self._fs, "memory")
+
+    def start(self) -> None:
+        """Mark the place as being written, and remove parts of an output that was cut off.
+
+        Raises StoreError where a finished output or files of another origin are already, or where
+        nothing can be written.
+        """
+        with publish.said(f"{self.url!r} cannot be written"):
+            names = self._names()
+            if MANIFEST in names:
+                raise StoreError(
+                    f"{self.url!r} already holds a finished output ({MANIFEST}). "
+                    "Give another place, or delete that one first."
+                )
+            foreign = [name for name in names if name.endswith(".parquet")]
+            if foreign and UNFINISHED not in names:
+                raise StoreError(
+                    f"{self.url!r} holds files of another origin ({foreign[0]}). "
+                    "Give another place."
+                )
+            for name in filter(PART.fullmatch, names):
+                self._fs.rm_file(f"{self._root}/{name}")
+            publish.put(self._fs, f"{self._root}/{UNFINISHED}", b"{}")
 
     def write(
         self,
@@ -72,7 +86,8 @@ class LabelledOutput:
         """Publish the part of block `index`: the columns kept, then row, cluster_idx, distance."""
         columns = dict(zip(kept.column_names, kept.columns, strict=True)) if kept else {}
         rows = pa.array(np.arange(first_row, first_row + len(labels)))
-        columns |= {"row": rows, "cluster_idx": pa.array(labels), "distance": pa.array(distances)}
+        own = (rows, pa.array(labels), pa.array(distances))
+        columns |= dict(zip(OWN_COLUMNS, own, strict=True))
         content = io.BytesIO()
         pq.write_table(pa.table(columns), content)
         name = f"part-{index:08d}.parquet"
@@ -88,12 +103,21 @@ class LabelledOutput:
             "model": dict(model),
             "parts": [asdict(part) for part in parts],
         }
-        publish.put(self._fs, f"{self._root}/{MANIFEST}", publish.seal(manifest))
+        sealed = publish.seal(manifest)
+        with publish.said(f"{self.url!r} cannot be written"):
+            publish.put(self._fs, f"{self._root}/{MANIFEST}", sealed)
+            self._fs.rm_file(f"{self._root}/{UNFINISHED}")
+
+    def _names(self) -> list[str]:
+        try:
+            found = self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(path.rsplit("/", 1)[-1] for path in found)
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
-        fs, path = fsspec.core.url_to_fs(self.url, **self.storage_options)
-        return fs, str(path).rstrip("/")
+        return publish.open_url(self.url, self.storage_options)
 
     @property
     def _fs(self) -> Any:

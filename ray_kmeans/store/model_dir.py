@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop
-from ray_kmeans.errors import CheckpointError, ModelMismatchError, StoreError
+from ray_kmeans.errors import CheckpointError, ModelMismatchError
 from ray_kmeans.store import publish
 
 FORMAT = 1
@@ -43,8 +42,9 @@ class ModelDir:
 
         Raises CheckpointError where the newest checkpoint is damaged: that is never passed over.
         """
-        paths = self._manifests()
-        return self._load(paths[-1]) if paths else None
+        with publish.said(f"model_dir={self.url!r} cannot be read"):
+            paths = self._manifests()
+            return self._load(paths[-1]) if paths else None
 
     def save(self, state: FitState) -> str:
         """Publish a state and return the path of its manifest; delete what is older than `keep`."""
@@ -68,13 +68,11 @@ class ModelDir:
             "history": [asdict(line) for line in state.history],
             "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
         }
-        try:
+        with publish.said(f"cannot save a checkpoint to {self.url!r}"):
             for name, content in blobs.items():
                 publish.put(self._fs, f"{self._root}/{name}", content)
             publish.put(self._fs, path, publish.seal(manifest))
             self._delete_old()
-        except OSError as error:
-            raise StoreError(f"cannot save a checkpoint to {self.url!r}: {error}") from error
         return path
 
     def check(self, num_clusters: int, num_features: int) -> None:
@@ -86,14 +84,9 @@ class ModelDir:
                 self.url, f"{k} clusters of {d} features", f"{num_clusters} of {num_features}"
             )
         probe = f"{self._root}/probe-{uuid.uuid4().hex[:8]}"
-        try:
+        with publish.said(f"model_dir={self.url!r} cannot be written"):
             publish.put(self._fs, probe, b"may I write here?")
             self._fs.rm_file(probe)
-        except Exception as error:  # every store has its own exceptions for "no"
-            raise StoreError(
-                f"model_dir={self.url!r} cannot be written: {type(error).__name__}: {error}. "
-                "Give a directory or URL that this process and the coordinator may write."
-            ) from error
 
     @property
     def only_here(self) -> bool:
@@ -102,14 +95,8 @@ class ModelDir:
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
-        # A cached listing would hide what another process has written.
-        try:
-            fs, path = fsspec.core.url_to_fs(
-                self.url, **{"use_listings_cache": False, **self.storage_options}
-            )
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"model_dir={self.url!r} cannot be opened: {error}") from error
-        return fs, f"{str(path).rstrip('/')}/checkpoints"
+        fs, path = publish.open_url(self.url, self.storage_options)
+        return fs, f"{path}/checkpoints"
 
     @property
     def _fs(self) -> Any:

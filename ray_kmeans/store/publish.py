@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import fsspec
+
+from ray_kmeans.errors import RayKMeansError, StoreError
 
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""
@@ -17,6 +21,27 @@ FileSystem: TypeAlias = Any
 def absolute(url: str) -> str:
     """Return a URL, or for a local path the absolute one."""
     return url if "://" in url else str(fsspec.core.url_to_fs(url)[1])
+
+
+def open_url(url: str, storage_options: Mapping[str, Any]) -> tuple[FileSystem, str]:
+    """Return the store of a URL and the path on it, without a slash at its end."""
+    try:
+        # A cached listing would hide what another process has written.
+        fs, path = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **storage_options})
+    except (ImportError, ValueError) as error:
+        raise StoreError(f"{url!r} cannot be opened: {error}") from error
+    return fs, str(path).rstrip("/")
+
+
+@contextlib.contextmanager
+def said(what: str) -> Iterator[None]:
+    """Turn whatever a store raises into StoreError: every store has its own exceptions for "no"."""
+    try:
+        yield
+    except RayKMeansError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{what}: {type(error).__name__}: {error}".strip()) from error
 
 
 def put(fs: FileSystem, path: str, data: bytes) -> None:
@@ -28,11 +53,16 @@ def put(fs: FileSystem, path: str, data: bytes) -> None:
     if is_protocol(fs, "file"):
         fs.makedirs(os.path.dirname(path), exist_ok=True)
         beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(beside)
+            raise
     else:
         fs.pipe_file(path, data)
 

@@ -1,0 +1,112 @@
+"""Tests that every implementation of an interface inherits."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from ray_kmeans.data import plan
+from ray_kmeans.data.source import Source, open_source
+
+
+class SourceContract:
+    """Subclass it and give `source_and_rows`; inherit what every source promises."""
+
+    @pytest.fixture
+    def source_and_rows(self):
+        """Return a source of several blocks, and the whole float32 matrix that it must yield."""
+        raise NotImplementedError
+
+    def test_it_is_a_source_and_passes_for_one(self, source_and_rows):
+        source, _ = source_and_rows
+
+        assert isinstance(source, Source)
+        assert open_source(source) is source
+
+    def test_it_describes_itself_the_same_way_twice(self, source_and_rows):
+        source, rows = source_and_rows
+
+        layout = source.describe()
+
+        assert source.describe() == layout
+        assert (layout.rows, layout.features) == rows.shape
+
+    def test_blocks_cover_every_row_once_in_order(self, source_and_rows):
+        source, rows = source_and_rows
+
+        blocks = source.describe().blocks
+
+        sizes = [block.rows for block in blocks]
+        assert len(blocks) > 1
+        assert sum(sizes) == len(rows)
+        assert [block.index for block in blocks] == list(range(len(blocks)))
+        assert [block.first for block in blocks] == np.cumsum([0, *sizes[:-1]]).tolist()
+        assert {block.features for block in blocks} == {rows.shape[1]}
+        in_file = {}
+        for block in blocks:
+            assert block.start == in_file.get(block.file, 0)
+            in_file[block.file] = block.start + block.rows
+        assert list(in_file) == sorted(in_file)
+
+    def test_a_block_has_at_most_the_rows_of_a_block(self, source_and_rows):
+        source, _ = source_and_rows
+
+        sizes = [block.rows for block in source.describe().blocks]
+
+        assert min(sizes) > 0
+        assert max(sizes) <= plan.BLOCK_ROWS
+
+    def test_it_yields_the_rows_as_float32_in_c_order(self, source_and_rows):
+        source, rows = source_and_rows
+        blocks = source.describe().blocks
+
+        read = list(source.read(blocks))
+
+        assert tuple(block for block, _ in read) == blocks
+        for block, part in read:
+            assert part.shape == (block.rows, block.features)
+            assert part.dtype == np.float32
+            assert part.flags.c_contiguous
+        np.testing.assert_array_equal(np.vstack([part for _, part in read]), rows)
+
+    def test_any_run_of_blocks_yields_its_rows(self, source_and_rows):
+        source, rows = source_and_rows
+        blocks = source.describe().blocks
+        ends = sorted({1, 2, 3, 4, len(blocks) - 1, len(blocks)})
+        runs = [blocks[begin:end] for end in ends for begin in {0, 1, 2, 3, end - 1} if begin < end]
+
+        for run in runs:
+            self.check(source.read(run), run, rows)
+
+    def test_any_choice_of_blocks_yields_its_rows(self, source_and_rows):
+        source, rows = source_and_rows
+        blocks = source.describe().blocks
+
+        for chosen in (blocks[::2], blocks[1::2], blocks[:1] + blocks[-1:], ()):
+            self.check(source.read(chosen), chosen, rows)
+
+    def test_blocks_come_in_the_order_given(self, source_and_rows):
+        source, rows = source_and_rows
+        backwards = source.describe().blocks[::-1]
+
+        self.check(source.read(backwards), backwards, rows)
+
+    def test_it_survives_pickling(self, source_and_rows):
+        source, rows = source_and_rows
+
+        again = pickle.loads(pickle.dumps(source))
+
+        assert again.describe() == source.describe()
+        assert again.only_here == source.only_here
+        blocks = again.describe().blocks
+        self.check(again.read(blocks), blocks, rows)
+
+    @staticmethod
+    def check(read, expected_blocks, rows):
+        seen = []
+        for block, part in read:
+            np.testing.assert_array_equal(part, rows[block.first : block.first + block.rows])
+            seen.append(block)
+        assert seen == list(expected_blocks)

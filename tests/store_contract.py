@@ -1,0 +1,249 @@
+"""Tests that a model directory passes on every kind of store."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import fsspec
+import numpy as np
+import pytest
+
+from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop
+from ray_kmeans.errors import CheckpointError, ModelMismatchError
+from ray_kmeans.store import publish
+from ray_kmeans.store.model_dir import ModelDir
+
+
+def state_at(iteration, **more):
+    """Return a state whose every value says which iteration it is of."""
+    return FitState(
+        centers=np.full((2, 3), iteration + 0.1, np.float32),
+        counts=np.array([iteration, 2**40], np.int64),
+        iteration=iteration,
+        **more,
+    )
+
+
+def full_state():
+    """Return a state whose every field differs from its default, with floats of all digits."""
+    rng = np.random.default_rng(0)
+    centers = np.vstack([rng.normal(size=(4, 3)), [[1e-45, -0.0, 3.4e38]]]).astype(np.float32)
+    lines = [Iteration(i, float(rng.normal()) * 1e30, 1 / 3, i, f"d{i}") for i in (1, 2, 3)]
+    counts = rng.integers(0, 2**62, 5)
+    return FitState(centers, counts, 3, 1, tuple(lines), Stop.CYCLE, "c0ffee")
+
+
+def assert_same(state, expected):
+    for name, value in vars(expected).items():
+        if isinstance(value, np.ndarray):
+            found = getattr(state, name)
+            assert (found.dtype, found.shape) == (value.dtype, value.shape)
+            assert found.tobytes() == value.tobytes()
+        else:
+            assert getattr(state, name) == value
+
+
+class ModelDirContract:
+    """Subclass it and give `place`; inherit what every store must keep."""
+
+    @pytest.fixture
+    def place(self):
+        """Return a URL where nothing is yet, and its storage options."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, place):
+        return ModelDir.at(*place, keep=3)
+
+    @pytest.fixture
+    def files(self, place):
+        """Return what looks at the checkpoints behind the store's back."""
+        fs, root = fsspec.core.url_to_fs(place[0], **place[1], use_listings_cache=False)
+        return Files(fs, f"{root}/checkpoints")
+
+    def test_an_empty_place_has_no_latest(self, store):
+        assert store.latest() is None
+
+    def test_latest_is_what_was_saved_last(self, store):
+        for iteration in (0, 1, 2, 10):
+            store.save(state_at(iteration))
+
+            assert_same(store.latest(), state_at(iteration))
+
+    def test_every_field_comes_back_bit_for_bit(self, store, place):
+        store.save(full_state())
+
+        assert_same(ModelDir.at(*place, keep=3).latest(), full_state())
+
+    @pytest.mark.parametrize("stop", [None, *Stop])
+    def test_the_reason_to_stop_comes_back(self, store, stop):
+        store.save(state_at(1, stop=stop))
+
+        assert store.latest().stop is stop
+
+    def test_another_process_sees_what_was_saved(self, store):
+        assert store.latest() is None  # from now on it is open, and pickle leaves that behind
+        elsewhere = pickle.loads(pickle.dumps(store))
+        assert elsewhere.latest() is None
+
+        store.save(state_at(1))
+        assert_same(elsewhere.latest(), state_at(1))
+        elsewhere.save(state_at(2))
+        assert_same(store.latest(), state_at(2))
+        assert (elsewhere.url, elsewhere.keep) == (store.url, store.keep)
+
+    def test_save_returns_the_path_of_the_manifest(self, store, files):
+        path = store.save(state_at(7))
+
+        assert path.endswith("00000000-iteration-7.json")
+        assert files.manifests() == [path]
+
+    def test_a_checkpoint_without_manifest_is_invisible(self, store, files):
+        store.save(state_at(1))
+        path = store.save(state_at(2))
+
+        files.fs.rm_file(path)
+
+        assert_same(store.latest(), state_at(1))
+
+    @pytest.mark.parametrize("share", [0, 0.5, 0.99])
+    def test_a_truncated_manifest_is_reported(self, store, files, share):
+        store.save(state_at(1))
+        path = store.save(state_at(2))
+
+        content = files.fs.cat_file(path)
+        files.fs.pipe_file(path, content[: int(len(content) * share)])
+
+        self.check_reported(store, path, "the manifest is not what was written")
+
+    @pytest.mark.parametrize(
+        ("old", "new"), [(b'"iteration": 2', b'"iteration": 9'), (b"{", b"["), (b"sha", b"\xff")]
+    )
+    def test_an_edited_manifest_is_reported(self, store, files, old, new):
+        store.save(state_at(1))
+        path = store.save(state_at(2))
+
+        content = files.fs.cat_file(path)
+        assert old in content
+        files.fs.pipe_file(path, content.replace(old, new))
+
+        self.check_reported(store, path, "the manifest is not what was written")
+
+    def test_a_manifest_of_another_format_is_reported(self, store, files):
+        store.save(state_at(1))
+        path = store.save(state_at(2))
+
+        manifest = publish.unseal(files.fs.cat_file(path))
+        files.fs.pipe_file(path, publish.seal({**manifest, "format": 2}))
+
+        self.check_reported(store, path, "its format is 2, not 1")
+
+    @pytest.mark.parametrize("name", ["centers.npy", "counts.npy"])
+    @pytest.mark.parametrize("damage", ["missing", "cut off", "one bit"])
+    def test_damaged_data_are_reported(self, store, files, name, damage):
+        store.save(state_at(1))
+        path = store.save(state_at(2))
+
+        (blob,) = [blob for blob in files.blobs() if "00000001-" in blob and name in blob]
+        content = files.fs.cat_file(blob)
+        if damage == "missing":
+            files.fs.rm_file(blob)
+        elif damage == "cut off":
+            files.fs.pipe_file(blob, content[:-1])
+        else:
+            files.fs.pipe_file(blob, content[:-1] + bytes([content[-1] ^ 1]))
+
+        self.check_reported(store, path, name)
+
+    def check_reported(self, store, path, problem):
+        """The error names the file; once that is deleted as it says, the one before is found."""
+        with pytest.raises(CheckpointError, match=problem) as caught:
+            store.latest()
+        with pytest.raises(CheckpointError):
+            store.check(2, 3)
+        assert caught.value.path == path
+        assert path in str(caught.value)
+        store._fs.rm_file(path)
+        assert_same(store.latest(), state_at(1))
+
+    def test_only_the_newest_are_kept_with_their_data(self, store, files):
+        paths = [store.save(state_at(iteration)) for iteration in range(7)]
+
+        assert files.manifests() == paths[-3:]
+        assert files.numbers() == [4, 5, 6]
+
+    def test_what_a_killed_save_has_left_goes_with_the_old_ones(self, store, files, monkeypatch):
+        store.save(state_at(0))
+        with monkeypatch.context() as patch:
+            patch.setattr(publish, "seal", lambda manifest: self.be_killed())
+            for _ in range(2):
+                with pytest.raises(KeyboardInterrupt):
+                    store.save(state_at(1))
+        assert files.numbers() == [0, 1, 1]
+        assert_same(store.latest(), state_at(0))
+
+        for iteration in range(1, 5):
+            store.save(state_at(iteration))
+
+        assert files.numbers() == [2, 3, 4]
+
+    @staticmethod
+    def be_killed():
+        raise KeyboardInterrupt
+
+    def test_a_writer_in_the_middle_of_another_leaves_one_winner_and_no_mixture(
+        self, store, place, monkeypatch
+    ):
+        other = ModelDir.at(*place, keep=3)
+        seal = publish.seal
+
+        def meanwhile(manifest):
+            monkeypatch.setattr(publish, "seal", seal)
+            other.save(state_at(5))
+            return seal(manifest)
+
+        monkeypatch.setattr(publish, "seal", meanwhile)
+        store.save(state_at(5, data="other"))
+
+        assert publish.seal is seal
+        found = store.latest()
+        assert_same(found, replace(state_at(5), data=found.data))
+
+    def test_check_accepts_a_new_place_and_leaves_nothing_there(self, store, files):
+        store.check(2, 3)
+
+        assert store.latest() is None
+        assert files.all() == []
+
+    @pytest.mark.parametrize("shape", [(3, 3), (2, 4)])
+    def test_check_refuses_another_model_and_accepts_this_one(self, store, shape):
+        store.save(state_at(1))
+        store.check(2, 3)
+
+        with pytest.raises(ModelMismatchError, match="2 clusters of 3 features") as caught:
+            store.check(*shape)
+
+        assert "{} of {}".format(*shape) in caught.value.asked
+        assert store.url in str(caught.value)
+
+
+class Files:
+    """The files of a model directory, seen without its code."""
+
+    def __init__(self, fs, root):
+        self.fs, self.root = fs, root
+
+    def all(self):
+        self.fs.invalidate_cache()
+        return sorted(self.fs.find(self.root)) if self.fs.exists(self.root) else []
+
+    def manifests(self):
+        return [path for path in self.all() if path.endswith(".json")]
+
+    def blobs(self):
+        return [path for path in self.all() if path.startswith(f"{self.root}/data/")]
+
+    def numbers(self):
+        """Return the number of the checkpoint of each data folder."""
+        return sorted(int(name.split("-")[0]) for name in {b.split("/")[-2] for b in self.blobs()})

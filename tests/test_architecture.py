@@ -1,0 +1,214 @@
+"""The dependency direction, as a test: a wrong import fails here, not in review."""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ray_kmeans"
+JOBS = sorted((PACKAGE.parent / "jobs").glob("*.py"))
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").strip("."): (
+        path.read_text()
+    )
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+"""Text of every module by its name inside the package; the package itself is ''."""
+
+ORDER = [  # rooms, from the bottom; those of one line do not know each other
+    {"errors"},
+    {"config"},
+    {"clustering", "kernels"},
+    {"observe"},
+    {"data", "store", "cluster"},
+    {"checks", "inference"},
+    {"runs"},
+    {"estimator"},
+    {"demo"},
+    {"cli"},
+    {""},
+]
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+ONLY_IN = {  # who may import a library: a room, or one module of it
+    "ray": {"cluster.ray_pool", "cluster.on_ray"},
+    "numba": {"kernels.cpu", "kernels.loops", "kernels.exact"},
+    "fsspec": {"data", "store"},
+    "pyarrow": {"data", "store", "demo"},
+    "tqdm": {"observe"},
+    "tyro": {"cli"},
+    "numpy": set(RANK) - {"errors", "config"},
+}
+LONGEST_MODULE = 250
+LONGEST_FUNCTION = 40
+
+
+def room_of(module):
+    return module.split(".")[0]
+
+
+def imports_of(text):
+    """Yield the full name of all that is imported anywhere in a module, functions included."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute in this package"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                is_module = name.removeprefix("ray_kmeans.") in SOURCES
+                yield name if is_module else node.module
+
+
+def wrong_imports(module, text):
+    """Return what this module imports and may not."""
+    wrong = []
+    for name in imports_of(text):
+        library, _, target = name.partition(".")
+        if library == "ray_kmeans":
+            here, there = room_of(module), room_of(target)
+            pure = room_of(module) != "clustering" or there in ("clustering", "errors")
+            allowed = here == there or (RANK[there] < RANK[here] and pure)
+        else:
+            places = ONLY_IN.get(library, set())
+            allowed = (
+                library in sys.stdlib_module_names or module in places or room_of(module) in places
+            )
+        if not allowed:
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_imports_point_down_and_every_library_has_its_room(module):
+    assert wrong_imports(module, SOURCES[module]) == []
+
+
+def test_every_module_has_a_place():
+    assert {room_of(module) for module in SOURCES} == set(RANK)
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "wrong"),
+    [
+        ("clustering.lloyd", "def f():\n    import ray", "ray"),
+        ("clustering.lloyd", "from ray_kmeans.config import RunConfig", "ray_kmeans.config"),
+        ("clustering.lloyd", "from ray_kmeans import kernels", "ray_kmeans.kernels"),
+        ("kernels.reference", "from numba import njit", "numba"),
+        ("data.array", "from ray_kmeans.store import publish", "ray_kmeans.store.publish"),
+        ("cluster.pool", "import ray.util", "ray.util"),
+        ("cluster.worker", "import ray_kmeans.data.plan as plan", "ray_kmeans.data.plan"),
+        ("store.publish", "from ray_kmeans import runs", "ray_kmeans.runs"),
+        ("estimator", "from ray_kmeans import RunConfig", "ray_kmeans"),
+        ("estimator", "import pandas", "pandas"),
+        ("checks", "from ray_kmeans import inference", "ray_kmeans.inference"),
+    ],
+)
+def test_a_wrong_import_is_found(module, text, wrong):
+    assert wrong_imports(module, text) == [wrong]
+
+
+def test_nothing_is_imported_by_a_computed_name():
+    found = {
+        module
+        for module, text in SOURCES.items()
+        if "importlib" in imports_of(text) or "__import__" in text
+    }
+
+    assert found == set()
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda path: path.stem)
+def test_a_job_imports_the_command_alone(job):
+    assert list(imports_of(job.read_text())) == ["ray_kmeans.cli"]
+
+
+def run_fresh(code):
+    """Run code in an interpreter that has imported nothing yet, and return what it prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_the_package_loads_neither_ray_nor_numba_nor_tyro():
+    slow = {"ray", "numba", "tyro"}
+
+    loaded = run_fresh("import ray_kmeans, sys; print(*sorted(sys.modules))").split()
+
+    assert "ray_kmeans.estimator" in loaded
+    assert slow & set(loaded) == set()
+
+
+def test_a_model_is_read_where_ray_and_numba_are_not_installed(tmp_path):
+    import numpy as np
+
+    from ray_kmeans import KMeansClustering, RunConfig
+
+    here = RunConfig(num_workers=0)
+    x = np.arange(8, dtype=np.float32).reshape(4, 2)
+    km = KMeansClustering(2, str(tmp_path), x[:2], use_mini_batch=False, config=here).fit(x)
+
+    centers = run_fresh(
+        "import sys; sys.modules['ray'] = sys.modules['numba'] = None\n"
+        "from ray_kmeans import KMeansClustering\n"
+        f"print(KMeansClustering(2, {str(tmp_path)!r}).clusters().tolist())"
+    )
+
+    assert centers == str(km.clusters().tolist())
+
+
+def body_without_docstring(node):
+    return [part for part in node.body if not is_text(part)] or node.body
+
+
+def is_text(node):
+    """Tell whether a statement is a docstring, of a field or of what it stands in."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def code_lines(text):
+    """Return how many lines hold code: no blank line, no comment, no docstring."""
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in skipped | {tokenize.ENDMARKER}:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if is_text(node):
+            lines -= set(range(node.lineno, node.end_lineno + 1))
+    return len(lines)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_a_module_is_short_enough_to_be_read(module):
+    assert code_lines(SOURCES[module]) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_a_function_fits_on_a_page(module):
+    functions = [
+        node
+        for node in ast.walk(ast.parse(SOURCES[module]))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+    lengths = []
+    for function in functions:
+        body = body_without_docstring(function)
+        lengths.append((function.name, body[-1].end_lineno - body[0].lineno + 1))
+
+    assert [(name, n) for name, n in lengths if n > LONGEST_FUNCTION] == []
+
+
+def test_lines_of_code_are_counted_without_docstrings_and_comments():
+    text = '"""A module.\n\nMore.\n"""\n\n# why\nx = (\n    1\n)\n"""A field."""\n'
+
+    assert code_lines(text) == 3

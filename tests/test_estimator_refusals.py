@@ -1,0 +1,223 @@
+"""Arguments that this version cannot serve, or nobody could: refused by name, nothing written."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.errors import BudgetError, ConfigError, NotAvailableError, StoreError
+from tests.files import put_array
+
+HERE = RunConfig(num_workers=0, progress=False)
+X = np.random.default_rng(3).integers(-8, 8, size=(60, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "model"
+
+
+def model(place, **params):
+    params = {"num_clusters": 4, "use_mini_batch": False, "config": HERE, **params}
+    return KMeansClustering(model_dir=str(place), **params)
+
+
+def test_the_signature_is_the_seeds():
+    parameters = list(inspect.signature(KMeansClustering).parameters.values())[:10]
+
+    assert [(p.name, p.default) for p in parameters] == [
+        ("num_clusters", inspect.Parameter.empty),
+        ("model_dir", None),
+        ("initial_clusters", "random"),
+        ("distance_metric", "squared_euclidean"),
+        ("random_seed", 0),
+        ("use_mini_batch", True),
+        ("mini_batch_steps_per_iteration", 1),
+        ("kmeans_plus_plus_num_retries", 2),
+        ("relative_tolerance", None),
+        ("config", None),
+    ]
+    arguments = list(inspect.signature(KMeansClustering.fit).parameters)
+    assert arguments[1:] == ["x", "y", "input_fn", "steps", "batch_size", "monitors", "max_steps"]
+
+
+def test_the_constants_are_the_seeds():
+    values = {
+        "SQUARED_EUCLIDEAN_DISTANCE": "squared_euclidean",
+        "COSINE_DISTANCE": "cosine",
+        "RANDOM_INIT": "random",
+        "KMEANS_PLUS_PLUS_INIT": "kmeans_plus_plus",
+        "SCORES": "scores",
+        "CLUSTER_IDX": "cluster_idx",
+        "CLUSTERS": "clusters",
+        "ALL_SCORES": "all_scores",
+        "LOSS_OP_NAME": "kmeans_loss",
+    }
+
+    assert {name: getattr(KMeansClustering, name) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("params", "argument", "instead"),
+    [
+        ({"use_mini_batch": True}, "use_mini_batch=True", "use_mini_batch=False"),
+        ({"distance_metric": "cosine"}, "distance_metric='cosine'", "'squared_euclidean'"),
+        ({"initial_clusters": "kmeans_plus_plus"}, "='kmeans_plus_plus'", "'random' or an array"),
+        ({"initial_clusters": "kmc2"}, "initial_clusters='kmc2'", "'random' or an array"),
+        ({"initial_clusters": "kmeans_parallel"}, "='kmeans_parallel'", "'random' or an array"),
+        ({"initial_clusters": lambda sample, k: X}, "initial_clusters", "'random' or an array"),
+        ({"mini_batch_steps_per_iteration": 3}, "mini_batch_steps_per_iteration=3", "Leave it out"),
+        ({"kmeans_plus_plus_num_retries": 0}, "kmeans_plus_plus_num_retries=0", "Leave it out"),
+    ],
+)
+def test_a_parameter_not_served_yet_is_refused_with_what_to_give(place, params, argument, instead):
+    km = model(place, **params)  # the constructor only stores
+
+    with pytest.raises(NotAvailableError, match="not available in this version") as caught:
+        km.fit(X)
+
+    assert argument in str(caught.value)
+    assert instead in str(caught.value)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("argument", [{"batch_size": 10}, {"monitors": [object()]}])
+def test_an_argument_of_fit_not_served_yet_is_refused_with_what_to_give(place, argument):
+    with pytest.raises(NotAvailableError, match=rf"^{next(iter(argument))}.*Leave it out"):
+        model(place).fit(X, **argument)
+
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"num_clusters": 0},
+        {"num_clusters": -2},
+        {"num_clusters": 2.0},
+        {"num_clusters": "2"},
+        {"num_clusters": True},
+        {"num_clusters": None},
+        {"random_seed": 1.5},
+        {"random_seed": "0"},
+        {"random_seed": None},
+        {"distance_metric": "euclidean"},
+        {"distance_metric": None},
+        {"relative_tolerance": -1e-9},
+        {"relative_tolerance": float("nan")},
+        {"relative_tolerance": float("inf")},
+        {"relative_tolerance": "0.1"},
+        {"initial_clusters": "kmeans++"},
+        {"config": {"num_workers": 0}},
+    ],
+    ids=str,
+)
+def test_a_parameter_without_meaning_is_refused_by_name_and_value(place, params):
+    ((name, value),) = params.items()
+    km = model(place, **params)
+
+    with pytest.raises(ConfigError) as caught:
+        km.fit(X)
+
+    assert f"{name}={value!r}" in str(caught.value)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y": X[:, 0]}, "y must be None"),
+        ({"steps": 3, "max_steps": 4}, "steps=3 and max_steps=4 are both given"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 2.0}, r"steps=2\.0"),
+        ({"steps": True}, "steps=True"),
+        ({"max_steps": 0}, "max_steps=0"),
+        ({"max_steps": "3"}, "max_steps='3'"),
+    ],
+    ids=str,
+)
+def test_an_argument_of_fit_without_meaning_is_refused(place, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        model(place).fit(X, **arguments)
+
+    assert not place.exists()
+
+
+def test_score_reads_all_rows_and_says_so(place):
+    km = model(place).fit(X)
+
+    with pytest.raises(NotAvailableError, match=r"steps=2 .*score reads all rows"):
+        km.score(X, steps=2)
+
+
+@pytest.mark.parametrize("kind", ["data", "model_dir"])
+def test_memory_urls_need_this_process_alone(place, kind):
+    put_array("memory://refused", "x.npy", X)
+    cases = {"data": ("memory://refused/x.npy", place), "model_dir": (X, "memory://refused/m")}
+    data, model_dir = cases[kind]
+    km = model(model_dir, config=RunConfig(num_workers=2, progress=False))
+
+    with pytest.raises(ConfigError, match=r"no worker can reach it.*num_workers=0"):
+        km.fit(data)
+
+
+def test_a_fit_in_this_process_may_use_memory_urls(place):
+    expected = model(place).fit(X)
+
+    km = model("memory://accepted/m").fit(X)
+
+    assert km.history() == expected.history()
+
+
+def test_a_model_dir_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(StoreError, match=r"file/model.*cannot be written"):
+        model(tmp_path / "file" / "model").fit(X)
+
+
+def test_a_plan_beyond_the_memory_is_refused_with_the_numbers(place):
+    config = RunConfig(num_workers=0, progress=False, worker_memory_bytes=1_000_000)
+
+    with pytest.raises(BudgetError, match=r"may hold 1,000,000 .*60 rows x 3 .* 4 centers"):
+        model(place, config=config).fit(X)
+
+
+def test_two_model_dirs_that_differ_are_refused(place, tmp_path):
+    other = str(tmp_path / "other")
+    km = model(place, config=RunConfig(num_workers=0, model_dir=other))
+
+    with pytest.raises(ConfigError) as caught:
+        km.fit(X)
+
+    assert str(place) in str(caught.value)
+    assert other in str(caught.value)
+    assert not place.exists()
+
+
+def test_model_dir_may_stand_in_the_config_or_in_both_places(place):
+    config = RunConfig(num_workers=0, progress=False, model_dir=str(place))
+
+    KMeansClustering(4, use_mini_batch=False, config=config).fit(X)
+
+    assert len(model(place, config=config).clusters()) == 4
+
+
+def test_without_model_dir_a_warning_says_where_the_model_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    km = KMeansClustering(4, use_mini_batch=False, config=HERE)
+    other = KMeansClustering(4, use_mini_batch=False, config=HERE)
+
+    with pytest.warns(UserWarning, match=r"no model_dir was given.*" + str(tmp_path)) as caught:
+        km.fit(X)
+    with pytest.warns(UserWarning, match="no model_dir was given"):
+        assert other.model_dir != km.model_dir
+    with warnings.catch_warnings():  # once is enough
+        warnings.simplefilter("error")
+        assert len(km.clusters()) == 4
+
+    assert km.model_dir in str(caught[0].message)

@@ -1,0 +1,158 @@
+"""Checkpoints: on every kind of store a reader sees a whole one or none, also after a kill."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from ray_kmeans.errors import StoreError
+from ray_kmeans.store.model_dir import ModelDir
+from tests.servers import free_port, s3_server
+from tests.store_contract import ModelDirContract, assert_same, state_at
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """Serve S3 from this machine; return the storage options of a client."""
+    with s3_server() as options:
+        yield options
+
+
+class TestLocalDirectory(ModelDirContract):
+    @pytest.fixture
+    def place(self, tmp_path):
+        return str(tmp_path / "model"), {}
+
+
+class TestMemory(ModelDirContract):
+    @pytest.fixture
+    def place(self):
+        return f"memory://{uuid.uuid4().hex}/model", {}
+
+
+class TestS3(ModelDirContract):
+    @pytest.fixture
+    def place(self, s3):
+        return f"s3://bucket/{uuid.uuid4().hex}", s3
+
+
+def test_only_memory_is_seen_by_this_process_alone(tmp_path, s3):
+    assert ModelDir.at("memory://m", {}, 5).only_here
+    assert not ModelDir.at(str(tmp_path), {}, 5).only_here
+    assert not ModelDir.at("s3://bucket/m", s3, 5).only_here
+
+
+def test_a_relative_path_and_a_file_url_mean_the_same_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = ModelDir.at("a/model", {}, 5)
+    relative.save(state_at(3))
+    monkeypatch.chdir("/")
+
+    assert relative.url == str(tmp_path / "a" / "model")
+    assert_same(relative.latest(), state_at(3))
+    assert_same(ModelDir.at(f"file://{tmp_path}/a/model/", {}, 5).latest(), state_at(3))
+
+
+def test_a_place_below_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    store = ModelDir.at(str(tmp_path / "file" / "model"), {}, 5)
+
+    with pytest.raises(StoreError, match=r"file/model.*cannot be written"):
+        store.check(2, 3)
+    with pytest.raises(StoreError, match=r"cannot save a checkpoint to .*file/model"):
+        store.save(state_at(0))
+
+
+def test_a_bucket_that_is_not_there_cannot_be_written(s3):
+    store = ModelDir.at("s3://no-such-bucket/model", s3, 5)
+
+    with pytest.raises(StoreError, match="no-such-bucket"):
+        store.check(2, 3)
+    with pytest.raises(StoreError, match="no-such-bucket"):
+        store.save(state_at(0))
+
+
+def test_a_store_that_does_not_answer_is_a_store_error():
+    nobody = {"endpoint_url": f"http://127.0.0.1:{free_port()}"}
+    impatient = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
+    options = {"key": "k", "secret": "s", "client_kwargs": nobody, "config_kwargs": impatient}
+    store = ModelDir.at("s3://bucket/m", options, 5)
+
+    with pytest.raises(StoreError, match="bucket/m"):
+        store.check(2, 3)
+
+
+@pytest.mark.parametrize("url", ["nosuch://bucket/m", "gs://bucket/m"])
+def test_a_store_that_nobody_serves_is_a_store_error(url):
+    if url.startswith("gs") and "gcsfs" in sys.modules:
+        pytest.skip("gcsfs is installed")
+
+    with pytest.raises(StoreError, match=rf"{url}.*cannot be opened"):
+        ModelDir.at(url, {}, 5).check(2, 3)
+
+
+def test_a_failed_local_write_leaves_no_half_file_behind(tmp_path, monkeypatch):
+    store = ModelDir.at(str(tmp_path), {}, 5)
+    store.save(state_at(0))
+
+    def disk_full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", disk_full)
+        with pytest.raises(StoreError, match="No space left"):
+            store.save(state_at(1))
+
+    assert_same(store.latest(), state_at(0))
+    assert [path.name for path in tmp_path.rglob("*.partial")] == []
+
+
+WRITER = """
+import sys
+from ray_kmeans.store.model_dir import ModelDir
+from tests.servers import free_port, s3_server
+from tests.store_contract import state_at
+store = ModelDir.at(sys.argv[1], {}, 2)
+found = store.latest()
+iteration = found.iteration if found else 0
+while True:
+    iteration += 1
+    store.save(state_at(iteration))
+    print(iteration, flush=True)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_what_it_had_saved(tmp_path):
+    store = ModelDir.at(str(tmp_path), {}, 2)
+    draw = random.Random(0)
+    last = 0
+
+    for _ in range(8):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        first = int(writer.stdout.readline())
+        time.sleep(draw.uniform(0, 0.05))
+        writer.send_signal(signal.SIGKILL)
+        told = [first, *map(int, writer.stdout.read().split())]
+        writer.wait()
+        writer.stdout.close()
+        found = store.latest()
+
+        assert first == last + 1  # it went on from what was readable
+        assert told[-1] <= found.iteration <= told[-1] + 1
+        assert_same(found, state_at(found.iteration))
+        last = found.iteration
+
+    assert last > 16

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from ray_kmeans import kernels
+from ray_kmeans.clustering.partials import Partials
+from ray_kmeans.data import plan
+from ray_kmeans.data.plan import BLOCK_ROWS, Layout, check_budget, cut, split, worker_bytes
+from ray_kmeans.errors import BudgetError
+
+group_rows = st.lists(st.integers(0, 3 * BLOCK_ROWS), max_size=30)
+
+
+@given(group_rows, st.integers(0, 10**9), st.integers(0, 10**6))
+def test_a_file_is_cut_into_every_row_once_in_order(sizes, first, index):
+    blocks = cut("f", sizes, 8, first, index)
+
+    rows = [block.rows for block in blocks]
+    before = np.cumsum([0, *rows[:-1]]) if rows else []
+    groups = np.cumsum([0, *sizes])
+    assert sum(rows) == sum(sizes)
+    assert all(0 < n <= BLOCK_ROWS for n in rows)
+    assert [block.index for block in blocks] == list(range(index, index + len(blocks)))
+    assert [block.first for block in blocks] == [first + n for n in before]
+    assert [block.start for block in blocks] == list(before)
+    for block in blocks:
+        assert block.start == groups[block.group] + block.skip
+        assert block.start + block.rows <= groups[block.group + 1]
+        assert (block.file, block.features) == ("f", 8)
+
+
+def test_a_group_is_cut_into_as_few_blocks_as_can_be():
+    blocks = cut("f", [BLOCK_ROWS, BLOCK_ROWS + 1, 5], 8)
+
+    assert [block.rows for block in blocks] == [BLOCK_ROWS, BLOCK_ROWS, 1, 5]
+
+
+def test_a_layout_counts_its_rows():
+    assert Layout(tuple(cut("f", [20_000, 5], 8)), 8).rows == 20_005
+
+
+@given(st.lists(st.integers(1, BLOCK_ROWS), min_size=1, max_size=40), st.integers(1, 50))
+def test_shards_are_the_blocks_in_order_and_about_equal(sizes, n_shards):
+    blocks = cut("f", sizes, 8)
+
+    shards = split(blocks, n_shards)
+
+    assert len(shards) == min(n_shards, len(blocks))
+    assert all(shards)
+    assert [block for shard in shards for block in shard] == blocks
+    fair = sum(sizes) / len(shards)
+    for shard in shards:
+        assert abs(sum(block.rows for block in shard) - fair) <= max(sizes)
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_shards_of_equal_blocks_differ_by_at_most_one_block(n_blocks, n_shards):
+    shards = split(cut("f", [7] * n_blocks, 8), n_shards)
+
+    sizes = [len(shard) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.lists(st.integers(1, 100), min_size=2, max_size=20))
+def test_two_shards_are_as_equal_as_can_be(sizes):
+    first, second = split(cut("f", sizes, 8), 2)
+
+    difference = abs(sum(block.rows for block in first) - sum(block.rows for block in second))
+    cuts = range(1, len(sizes))
+    assert difference == min(abs(sum(sizes[:at]) - sum(sizes[at:])) for at in cuts)
+
+
+def test_one_shard_has_everything():
+    blocks = cut("f", [3, 4, 5], 8)
+
+    assert split(blocks, 1) == (tuple(blocks),)
+
+
+def shard_of(rows=100_000, features=32):
+    return tuple(cut("f", [rows], features))
+
+
+@pytest.mark.parametrize("more", [{"rows": 200_000}, {"features": 33}, {"num_clusters": 51}])
+def test_a_worker_needs_more_for_more_of_anything(more):
+    def needed(num_clusters=50, **data):
+        return worker_bytes(shard_of(**data), num_clusters)
+
+    assert needed(**more) > needed() > plan.WORKER_BASE_BYTES + 100_000 * 32 * 4
+
+
+def test_a_worker_needs_more_for_larger_blocks():
+    small = tuple(cut("f", [1000] * 16, 32))
+    large = (replace(small[0], rows=16_000),)
+
+    assert worker_bytes(large, 50) > worker_bytes(small, 50)
+
+
+@pytest.mark.parametrize(("features", "n_clusters"), [(2, 3000), (64, 500), (300, 40), (300, 3000)])
+def test_a_sweep_takes_no_more_than_was_promised(features, n_clusters):
+    [block] = shard = tuple(cut("x", [64], features))  # the rows are not what takes the memory
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(n_clusters, features)).astype(np.float32)
+    kernel = kernels.load("cpu")
+
+    def sweep():
+        rows = rng.random((block.rows, features), np.float32)
+        seen = Partials.zero(n_clusters, features)
+        labels = np.empty(len(rows), np.int32)
+        kernel.assign(rows, kernel.prepare(centers), labels)
+        kernel.accumulate(rows, labels, np.ones(features), seen.sums)
+        return seen + seen
+
+    sweep()  # compiles
+    tracemalloc.start()
+    try:
+        sweep()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    promised = worker_bytes(shard, n_clusters) - plan.WORKER_BASE_BYTES
+    assert promised / 8 < peak <= promised
+
+
+def test_what_fits_is_allowed():
+    shards = split(shard_of(), 3)
+    needed = max(worker_bytes(shard, 50) for shard in shards)
+
+    check_budget(shards, 50, needed)
+
+
+def test_what_does_not_fit_is_refused_with_both_numbers_and_the_knob():
+    shards = split(shard_of(), 3)
+    needed = max(worker_bytes(shard, 50) for shard in shards)
+
+    with pytest.raises(BudgetError) as caught:
+        check_budget(shards, 50, needed - 1)
+
+    assert (caught.value.needed_bytes, caught.value.allowed_bytes) == (needed, needed - 1)
+    for part in (f"{needed:,}", f"{needed - 1:,}", "32 float32", "50 centers", "num_workers"):
+        assert part in str(caught.value)
+
+
+def test_the_worker_with_the_most_rows_decides():
+    small, large = tuple(cut("f", [10], 8)), tuple(cut("f", [10_000], 8))
+    allowed = worker_bytes(small, 5)
+
+    for shards in ((small, large), (large, small)):
+        with pytest.raises(BudgetError, match=r"10,000 rows x 8"):
+            check_budget(shards, 5, allowed)
