@@ -115,7 +115,8 @@ def rays_share(centers: Matrix, threads: int) -> float:
 def main() -> None:
     threads = os.cpu_count() or 1
     print(f"{cpu_name()}, {threads} threads, {platform.python_version()}", end="")
-    print("".join(f", {name} {version(name)}" for name in ("ray", "numpy", "numba", "scikit-learn")))
+    packages = ("ray", "numpy", "numba", "scikit-learn")
+    print("".join(f", {name} {version(name)}" for name in packages))
     print("\n| n | d | k | scikit-learn s/it | ours s/it | ratio | Ray's share s/it | inertia |")
     print("|---|---|---|---|---|---|---|---|")
     for n, d, k in SIZES:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ray_kmeans.errors import BudgetError
 
-BLOCK_ROWS = 16_384
+BLOCK_ROWS = 8_192
 """Rows of a block at most; a constant, so that blocks follow from the data alone."""
 
 WORKER_BASE_BYTES = 300 * 2**20
@@ -60,8 +60,8 @@ def cut(
 ) -> list[Block]:
     """Cut a file of row groups into blocks; `first` row and `index` are those of its first block.
 
-    >>> [(b.first, b.rows, b.group, b.skip) for b in cut("f", [20_000, 5], 8, first=100)]
-    [(100, 16384, 0, 0), (16484, 3616, 0, 16384), (20100, 5, 1, 0)]
+    >>> [(b.first, b.rows, b.group, b.skip) for b in cut("f", [10_000, 5], 8, first=100)]
+    [(100, 8192, 0, 0), (8292, 1808, 0, 8192), (10100, 5, 1, 0)]
     """
     blocks: list[Block] = []
     start = 0

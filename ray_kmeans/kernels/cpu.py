@@ -4,11 +4,12 @@ A score is |e_j|^2 - 2 r.e_j with r = x - m and e_j = c_j - m around the mean m 
 scaled by a power of two so that |e_j| stays near 1. Computed in float32 in any order of additions,
 with products that may flush to zero, it is off by at most
     a_j + b_j |r|,   b_j = 2 g |e_j| + tiny,  a_j = g |e_j|^2 + tiny,  g = (d + 16) 2^-24 1.01:
-(d + 1) roundings of the product (Higham, Accuracy and Stability, 3.1), one each of r, e_j, |e_j|^2
-and of the bound itself, with room left. A row is certified when the smallest upper end of these
-intervals lies below the second smallest lower end. The few other rows are settled in `exact`, among
-the centers whose interval reaches below that upper end. So the label is the true arg-min, whatever
-the BLAS, tile or machine.
+(d + 2) roundings of the product (Higham, Accuracy and Stability, 3.1), one each of r, e_j, |e_j|^2
+and of the bound itself, with room left. The product itself yields the lower end of this interval,
+(r, 1, |r|) . (-2 e_j, |e_j|^2 - a_j, -b_j). A row is certified when the upper end of the interval
+that begins lowest lies below where the next one begins. The few other rows are settled in `exact`,
+among the centers whose interval begins below that upper end. So the label is the true arg-min,
+whatever the BLAS, tile or machine.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class PreparedCenters:
     centers: NDArray[np.float32]
     """(k, d) as given."""
     factors: NDArray[np.float32]
-    """(k, d + 1): -2 e_j, and |e_j|^2 in the last column."""
+    """(k, d + 2): -2 e_j, |e_j|^2 - a_j, -b_j."""
     bound_a: NDArray[np.float32]
     bound_b: NDArray[np.float32]
-    """(k,) the score of center j for row r is off by at most a_j + b_j |r|."""
+    """(k,)"""
     scaled_mean: NDArray[np.float32]
     """(d,) m, rounded: a row and the centers are taken relative to the same point."""
     scale: np.float32
@@ -59,14 +60,17 @@ class CpuKernel:
         squares = (e * e).sum(axis=1)
         g = (d + 16) * 2.0**-24 * 1.01
         tiny = (d + 1) * 2.0**-120
-        factors = np.empty((k, d + 1), np.float32)
+        bound_a = g * squares + tiny
+        bound_b = 2 * g * np.sqrt(squares) + tiny
+        factors = np.empty((k, d + 2), np.float32)
         factors[:, :d] = -2 * e
-        factors[:, d] = squares
+        factors[:, d] = squares - bound_a
+        factors[:, d + 1] = -bound_b
         return PreparedCenters(
             centers=centers,
             factors=factors,
-            bound_a=(g * squares + tiny).astype(np.float32),
-            bound_b=(2 * g * np.sqrt(squares) + tiny).astype(np.float32),
+            bound_a=bound_a.astype(np.float32),
+            bound_b=bound_b.astype(np.float32),
             scaled_mean=scaled_mean,
             scale=np.float32(scale),
             tile_rows=max(min(SCORES_AT_ONCE // k, 4 * TILE_ROWS), TILE_ROWS),
@@ -135,19 +139,17 @@ def _assign_tile(
     rows: NDArray[np.float32],  # (t, d)  IN
     prepared: PreparedCenters,  # IN
     labels: NDArray[np.int32],  # (t,)  OUT
-    upper: NDArray[np.float32],  # (t,)  OUT  no center's true score is the least unless below it
+    upper: NDArray[np.float32],  # (t,)  OUT  the least true score is not above it
     certain: NDArray[np.bool_],  # (t,)  OUT
 ) -> None:
-    t = len(rows)
-    residuals, norms = _residuals(rows, prepared)
-    lowest, second = np.full((2, t), np.inf, np.float32)
-    upper[:] = np.inf
+    residuals = _residuals(rows, prepared)
+    norms = residuals[:, -1]
+    lowest, second = np.full((2, len(rows)), np.inf, np.float32)
     labels[:] = 0
     for start in range(0, len(prepared.factors), PANEL_CENTERS):
-        panel = slice(start, start + PANEL_CENTERS)
-        scores = prepared.factors[panel] @ residuals.T
-        bounds = prepared.bound_a[panel], prepared.bound_b[panel]
-        loops.scan(scores, *bounds, norms, start, upper, lowest, second, labels)
+        lows = prepared.factors[start : start + PANEL_CENTERS] @ residuals.T
+        loops.scan(lows, start, lowest, second, labels)
+    upper[:] = lowest + 2 * (prepared.bound_a[labels] + prepared.bound_b[labels] * norms)
     np.greater(second, upper, out=certain)
     far = ~(norms < FAR_AWAY)
     certain[far] = False
@@ -157,21 +159,17 @@ def _assign_tile(
 def _settle_tile(
     rows: NDArray[np.float32], prepared: PreparedCenters, upper: NDArray[np.float32]
 ) -> NDArray[np.int32]:
-    residuals, norms = _residuals(rows, prepared)
+    residuals = _residuals(rows, prepared)
     nearest = np.full(len(rows), -1, np.int32)
     squared = np.full(len(rows), np.inf)
     for start in range(0, len(prepared.factors), PANEL_CENTERS):
-        panel = slice(start, start + PANEL_CENTERS)
-        scores = prepared.factors[panel] @ residuals.T
-        bounds = prepared.bound_a[panel], prepared.bound_b[panel]
-        loops.settle(rows, prepared.centers, scores, *bounds, norms, start, upper, nearest, squared)
+        lows = prepared.factors[start : start + PANEL_CENTERS] @ residuals.T
+        loops.settle(rows, prepared.centers, lows, start, upper, nearest, squared)
     return nearest
 
 
-def _residuals(
-    rows: NDArray[np.float32], prepared: PreparedCenters
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    residuals = np.empty((len(rows), rows.shape[1] + 1), np.float32)
-    norms = np.empty(len(rows), np.float32)
-    loops.center(rows, prepared.scaled_mean, prepared.scale, residuals, norms)
-    return residuals, norms
+def _residuals(rows: NDArray[np.float32], prepared: PreparedCenters) -> NDArray[np.float32]:
+    """Return (t, d + 2): r, 1, |r|."""
+    residuals = np.empty((len(rows), rows.shape[1] + 2), np.float32)
+    loops.center(rows, prepared.scaled_mean, prepared.scale, residuals)
+    return residuals

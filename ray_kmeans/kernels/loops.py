@@ -10,7 +10,7 @@ from ray_kmeans.kernels.exact import is_nearer, squared_distance
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def center(rows, scaled_mean, scale, residuals, norms):  # type: ignore[no-untyped-def]
+def center(rows, scaled_mean, scale, residuals):  # type: ignore[no-untyped-def]
     # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term any underflow.
     n, d = rows.shape
     for i in range(n):
@@ -20,38 +20,32 @@ def center(rows, scaled_mean, scale, residuals, norms):  # type: ignore[no-untyp
             residuals[i, column] = residual
             total += residual * residual
         residuals[i, d] = np.float32(1.0)
-        norms[i] = np.sqrt(total) * np.float32(1.01) + np.float32(2.0**-60)
+        residuals[i, d + 1] = np.sqrt(total) * np.float32(1.01) + np.float32(2.0**-60)
 
 
 @njit(nogil=True, cache=True)
-def scan(scores, bound_a, bound_b, norms, first, upper, lowest, second, labels):  # type: ignore[no-untyped-def]
+def scan(lows, first, lowest, second, labels):  # type: ignore[no-untyped-def]
     # Rows run along the vector lanes, so the state of a tile stays in the first-level cache.
-    panel, n = scores.shape
+    panel, n = lows.shape
     for j in range(panel):
-        a = bound_a[j]
-        b = bound_b[j]
         label = np.int32(first + j)
         for i in range(n):
-            score = scores[j, i]
-            margin = a + b * norms[i]
-            high = score + margin
-            low = score - margin
+            low = lows[j, i]
             before = lowest[i]
             is_lowest = low < before
             rival = before if is_lowest else low
-            upper[i] = high if high < upper[i] else upper[i]
             second[i] = rival if rival < second[i] else second[i]
             lowest[i] = low if is_lowest else before
             labels[i] = label if is_lowest else labels[i]
 
 
 @njit(nogil=True, cache=True)
-def settle(rows, centers, scores, bound_a, bound_b, norms, first, upper, nearest, squared):  # type: ignore[no-untyped-def]
-    panel, n = scores.shape
+def settle(rows, centers, lows, first, upper, nearest, squared):  # type: ignore[no-untyped-def]
+    panel, n = lows.shape
     for i in range(n):
         for j in range(panel):
-            if scores[j, i] - (bound_a[j] + bound_b[j] * norms[i]) > upper[i]:
-                continue  # written so that a NaN score is a candidate
+            if lows[j, i] > upper[i]:
+                continue  # written so that a NaN is a candidate
             candidate = first + j
             distance = squared_distance(rows[i], centers[candidate])
             best = nearest[i]
