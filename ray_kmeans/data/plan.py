@@ -101,11 +101,13 @@ def split(blocks: Sequence[Block], n_shards: int) -> tuple[Shard, ...]:
 def worker_bytes(shard: Shard, num_clusters: int) -> int:
     """Bound what a worker holds: its rows, two blocks while reading, the centers, the partials."""
     features = shard[0].features
-    rows = sum(block.rows for block in shard) * features * 4
-    reading = 3 * max(block.rows for block in shard) * features * 4
+    rows = sum(block.rows for block in shard) * (features + 1) * 4  # and a label each
+    largest = max(block.rows for block in shard)
+    reading = 3 * largest * features * 4
     prepared = num_clusters * (features + 1) * (4 + 4 + 3 * 8)
     partials = 3 * num_clusters * (features + 1) * 8
-    tiles = 512 * (min(num_clusters, 1024) + features) * 4 * 2
+    scores = (min(largest, 512) * min(num_clusters, 1024) + min(2**17, num_clusters * largest)) * 4
+    tiles = scores + min(largest, 2048) * (features + 4) * 4
     return WORKER_BASE_BYTES + rows + reading + prepared + partials + tiles
 
 

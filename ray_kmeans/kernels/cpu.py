@@ -14,6 +14,7 @@ whatever the BLAS, tile or machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,6 @@ PANEL_CENTERS = 1024
 """A tile of scores is at most 2 MB: it stays in the second-level cache until it is scanned."""
 SCORES_AT_ONCE = 2**17
 """Few centers leave room for more rows, which spares calls."""
-FAR_AWAY = 1e15
-"""A row this many center spreads away could overflow float32; it is settled in float64."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +81,17 @@ class CpuKernel:
         prepared: PreparedCenters,
         labels: NDArray[np.int32],
     ) -> None:
-        n = len(rows)
-        upper = np.empty(n, np.float32)
-        certain = np.empty(n, np.bool_)
+        upper = np.empty(len(rows), np.float32)
+        certain = np.empty(len(rows), np.bool_)
+        space = _Space(min(prepared.tile_rows, len(rows)), *prepared.factors.shape)
         with np.errstate(over="ignore", invalid="ignore"):  # such rows are settled in float64
-            for start in range(0, n, prepared.tile_rows):
+            for start in range(0, len(rows), prepared.tile_rows):
                 tile = slice(start, start + prepared.tile_rows)
-                _assign_tile(rows[tile], prepared, labels[tile], upper[tile], certain[tile])
+                _assign_tile(rows[tile], prepared, space, labels[tile], upper[tile], certain[tile])
             open_rows = np.flatnonzero(~certain)
             for start in range(0, len(open_rows), prepared.tile_rows):
                 part = open_rows[start : start + prepared.tile_rows]
-                labels[part] = _settle_tile(rows[part], prepared, upper[part])
+                labels[part] = _settle_tile(rows[part], prepared, space, upper[part])
 
     def accumulate(
         self,
@@ -135,41 +134,57 @@ class CpuKernel:
         return result
 
 
+class _Space:
+    """Memory for one tile at a time; taking it anew for each would cost a tenth of the time."""
+
+    def __init__(self, tile_rows: int, k: int, width: int) -> None:
+        self._residuals = np.empty((tile_rows, width), np.float32)
+        self._lows = np.empty(min(k, PANEL_CENTERS) * tile_rows, np.float32)
+        self.lowest, self.second = np.empty((2, tile_rows), np.float32)
+
+    def residuals(
+        self, rows: NDArray[np.float32], prepared: PreparedCenters
+    ) -> NDArray[np.float32]:
+        """Return (t, d + 2): r, 1, |r|."""
+        residuals = self._residuals[: len(rows)]
+        loops.center(rows, prepared.scaled_mean, prepared.scale, residuals)
+        return residuals
+
+    def lows(
+        self, residuals: NDArray[np.float32], prepared: PreparedCenters
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the number of a first center and where the intervals from it on begin, (p, t)."""
+        t = len(residuals)
+        for first in range(0, len(prepared.factors), PANEL_CENTERS):
+            factors = prepared.factors[first : first + PANEL_CENTERS]
+            out = self._lows[: len(factors) * t].reshape(len(factors), t)
+            yield first, np.matmul(factors, residuals.T, out=out)
+
+
 def _assign_tile(
     rows: NDArray[np.float32],  # (t, d)  IN
     prepared: PreparedCenters,  # IN
+    space: _Space,
     labels: NDArray[np.int32],  # (t,)  OUT
     upper: NDArray[np.float32],  # (t,)  OUT  the least true score is not above it
     certain: NDArray[np.bool_],  # (t,)  OUT
 ) -> None:
-    residuals = _residuals(rows, prepared)
-    norms = residuals[:, -1]
-    lowest, second = np.full((2, len(rows)), np.inf, np.float32)
-    labels[:] = 0
-    for start in range(0, len(prepared.factors), PANEL_CENTERS):
-        lows = prepared.factors[start : start + PANEL_CENTERS] @ residuals.T
-        loops.scan(lows, start, lowest, second, labels)
-    upper[:] = lowest + 2 * (prepared.bound_a[labels] + prepared.bound_b[labels] * norms)
-    np.greater(second, upper, out=certain)
-    far = ~(norms < FAR_AWAY)
-    certain[far] = False
-    upper[far] = np.inf
+    residuals = space.residuals(rows, prepared)
+    for first, lows in space.lows(residuals, prepared):
+        loops.scan(lows, first, space.lowest, space.second, labels)
+    bounds = prepared.bound_a, prepared.bound_b
+    loops.certify(space.lowest, space.second, *bounds, residuals, labels, upper, certain)
 
 
 def _settle_tile(
-    rows: NDArray[np.float32], prepared: PreparedCenters, upper: NDArray[np.float32]
+    rows: NDArray[np.float32],
+    prepared: PreparedCenters,
+    space: _Space,
+    upper: NDArray[np.float32],
 ) -> NDArray[np.int32]:
-    residuals = _residuals(rows, prepared)
     nearest = np.full(len(rows), -1, np.int32)
-    squared = np.full(len(rows), np.inf)
-    for start in range(0, len(prepared.factors), PANEL_CENTERS):
-        lows = prepared.factors[start : start + PANEL_CENTERS] @ residuals.T
-        loops.settle(rows, prepared.centers, lows, start, upper, nearest, squared)
+    squared = np.empty(len(rows))
+    residuals = space.residuals(rows, prepared)
+    for first, lows in space.lows(residuals, prepared):
+        loops.settle(rows, prepared.centers, lows, first, upper, nearest, squared)
     return nearest
-
-
-def _residuals(rows: NDArray[np.float32], prepared: PreparedCenters) -> NDArray[np.float32]:
-    """Return (t, d + 2): r, 1, |r|."""
-    residuals = np.empty((len(rows), rows.shape[1] + 2), np.float32)
-    loops.center(rows, prepared.scaled_mean, prepared.scale, residuals)
-    return residuals

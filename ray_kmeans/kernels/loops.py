@@ -8,6 +8,9 @@ from numba import njit
 from ray_kmeans.kernels import COARSE_UNITS
 from ray_kmeans.kernels.exact import is_nearer, squared_distance
 
+FAR_AWAY = 1e15
+"""A row this many center spreads away could overflow float32; it is settled in float64."""
+
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def center(rows, scaled_mean, scale, residuals):  # type: ignore[no-untyped-def]
@@ -27,6 +30,10 @@ def center(rows, scaled_mean, scale, residuals):  # type: ignore[no-untyped-def]
 def scan(lows, first, lowest, second, labels):  # type: ignore[no-untyped-def]
     # Rows run along the vector lanes, so the state of a tile stays in the first-level cache.
     panel, n = lows.shape
+    if first == 0:
+        lowest[:n] = np.inf
+        second[:n] = np.inf
+        labels[:] = 0
     for j in range(panel):
         label = np.int32(first + j)
         for i in range(n):
@@ -37,6 +44,20 @@ def scan(lows, first, lowest, second, labels):  # type: ignore[no-untyped-def]
             second[i] = rival if rival < second[i] else second[i]
             lowest[i] = low if is_lowest else before
             labels[i] = label if is_lowest else labels[i]
+
+
+@njit(nogil=True, cache=True)
+def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain):  # type: ignore[no-untyped-def]
+    n, width = residuals.shape
+    for i in range(n):
+        norm = residuals[i, width - 1]
+        label = labels[i]
+        upper[i] = lowest[i] + np.float32(2.0) * (bound_a[label] + bound_b[label] * norm)
+        if norm < FAR_AWAY:
+            certain[i] = second[i] > upper[i]
+        else:  # also where it is not a number
+            certain[i] = False
+            upper[i] = np.inf
 
 
 @njit(nogil=True, cache=True)
