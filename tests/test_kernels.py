@@ -147,3 +147,19 @@ def test_the_distance_to_ones_own_center_is_that_of_the_table(kernel):
     distances = loaded.distances_to(X, centers, labels)
 
     np.testing.assert_array_equal(distances, loaded.distances(X, centers)[range(60), labels])
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "reference"])
+def test_moving_rows_between_clusters_equals_adding_up_again(kernel):
+    rng = np.random.default_rng(8)
+    X = rng.normal(size=(300, 7)).astype(np.float32)
+    before, after = rng.integers(0, 5, (2, 300)).astype(np.int32)
+    scale = np.full(7, 2.0**40)
+    loaded = kernels.load(kernel)
+    moved, again = np.zeros((2, 5, 7), np.int64)
+    loaded.accumulate(X, before, scale, moved)
+
+    loaded.move(X, before, after, scale, moved)
+
+    loaded.accumulate(X, after, scale, again)
+    np.testing.assert_array_equal(moved, again)

@@ -115,10 +115,8 @@ class ShardWorker:
             self._labels[block.index] = labels
             if before is None:
                 self._kernel.accumulate(rows, labels, scale, self._sums)
-            elif len(moved := np.flatnonzero(labels != before)):
-                moved_rows = rows[moved]
-                self._kernel.accumulate(moved_rows, before[moved], -scale, self._sums)
-                self._kernel.accumulate(moved_rows, labels[moved], scale, self._sums)
+            else:
+                self._kernel.move(rows, before, labels, scale, self._sums)
         return Partials(self._sums.copy(), counts)
 
     def rows_at(self, numbers: Sequence[int]) -> NDArray[np.float32]:

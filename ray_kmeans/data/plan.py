@@ -106,9 +106,9 @@ def worker_bytes(shard: Shard, num_clusters: int) -> int:
     reading = 3 * largest * features * 4
     prepared = num_clusters * (features + 1) * (4 + 4 + 3 * 8)
     partials = 3 * num_clusters * (features + 1) * 8
-    scores = (min(largest, 512) * min(num_clusters, 1024) + min(2**17, num_clusters * largest)) * 4
-    tiles = scores + min(largest, 2048) * (features + 4) * 4
-    return WORKER_BASE_BYTES + rows + reading + prepared + partials + tiles
+    tile_rows = min(max(2**17 // num_clusters, 512), 2048)
+    tile = tile_rows * (min(num_clusters, 1024) + features + 4) * 4
+    return WORKER_BASE_BYTES + rows + reading + prepared + partials + tile
 
 
 def check_budget(shards: Sequence[Shard], num_clusters: int, allowed_bytes: int) -> None:

@@ -31,10 +31,20 @@ class Kernel(Protocol):
         self,
         rows: NDArray[np.float32],  # (n, d)  IN, C order
         labels: NDArray[np.int32],  # (n,)  IN
-        scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0; negative: take away
+        scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0
         sums: NDArray[np.int64],  # (k, d)  INOUT
     ) -> None:
         """Add the rows, in whole units of the grid, to the sums of their clusters."""
+
+    def move(
+        self,
+        rows: NDArray[np.float32],  # (n, d)  IN, C order
+        before: NDArray[np.int32],  # (n,)  IN
+        labels: NDArray[np.int32],  # (n,)  IN
+        scale: NDArray[np.float64],  # (d,)  IN
+        sums: NDArray[np.int64],  # (k, d)  INOUT
+    ) -> None:
+        """Take the rows whose label has changed from the sums of one cluster to the other's."""
 
     def accumulate_squares(
         self,

@@ -42,6 +42,8 @@ class PreparedCenters:
     """(d,) m, rounded: a row and the centers are taken relative to the same point."""
     scale: np.float32
     tile_rows: int
+    space: _Space
+    """Used by every call, so one thread at a time may work with prepared centers."""
 
 
 class CpuKernel:
@@ -65,6 +67,7 @@ class CpuKernel:
         factors[:, :d] = -2 * e
         factors[:, d] = squares - bound_a
         factors[:, d + 1] = -bound_b
+        tile_rows = max(min(SCORES_AT_ONCE // k, 4 * TILE_ROWS), TILE_ROWS)
         return PreparedCenters(
             centers=centers,
             factors=factors,
@@ -72,7 +75,8 @@ class CpuKernel:
             bound_b=bound_b.astype(np.float32),
             scaled_mean=scaled_mean,
             scale=np.float32(scale),
-            tile_rows=max(min(SCORES_AT_ONCE // k, 4 * TILE_ROWS), TILE_ROWS),
+            tile_rows=tile_rows,
+            space=_Space(tile_rows, k, d + 2),
         )
 
     def assign(
@@ -83,15 +87,14 @@ class CpuKernel:
     ) -> None:
         upper = np.empty(len(rows), np.float32)
         certain = np.empty(len(rows), np.bool_)
-        space = _Space(min(prepared.tile_rows, len(rows)), *prepared.factors.shape)
         with np.errstate(over="ignore", invalid="ignore"):  # such rows are settled in float64
             for start in range(0, len(rows), prepared.tile_rows):
                 tile = slice(start, start + prepared.tile_rows)
-                _assign_tile(rows[tile], prepared, space, labels[tile], upper[tile], certain[tile])
+                _assign_tile(rows[tile], prepared, labels[tile], upper[tile], certain[tile])
             open_rows = np.flatnonzero(~certain)
             for start in range(0, len(open_rows), prepared.tile_rows):
                 part = open_rows[start : start + prepared.tile_rows]
-                labels[part] = _settle_tile(rows[part], prepared, space, upper[part])
+                labels[part] = _settle_tile(rows[part], prepared, upper[part])
 
     def accumulate(
         self,
@@ -101,6 +104,16 @@ class CpuKernel:
         sums: NDArray[np.int64],
     ) -> None:
         loops.accumulate(rows, labels, scale, sums)
+
+    def move(
+        self,
+        rows: NDArray[np.float32],
+        before: NDArray[np.int32],
+        labels: NDArray[np.int32],
+        scale: NDArray[np.float64],
+        sums: NDArray[np.int64],
+    ) -> None:
+        loops.move(rows, before, labels, scale, sums)
 
     def accumulate_squares(
         self,
@@ -164,11 +177,11 @@ class _Space:
 def _assign_tile(
     rows: NDArray[np.float32],  # (t, d)  IN
     prepared: PreparedCenters,  # IN
-    space: _Space,
     labels: NDArray[np.int32],  # (t,)  OUT
     upper: NDArray[np.float32],  # (t,)  OUT  the least true score is not above it
     certain: NDArray[np.bool_],  # (t,)  OUT
 ) -> None:
+    space = prepared.space
     residuals = space.residuals(rows, prepared)
     for first, lows in space.lows(residuals, prepared):
         loops.scan(lows, first, space.lowest, space.second, labels)
@@ -179,11 +192,11 @@ def _assign_tile(
 def _settle_tile(
     rows: NDArray[np.float32],
     prepared: PreparedCenters,
-    space: _Space,
     upper: NDArray[np.float32],
 ) -> NDArray[np.int32]:
     nearest = np.full(len(rows), -1, np.int32)
     squared = np.empty(len(rows))
+    space = prepared.space
     residuals = space.residuals(rows, prepared)
     for first, lows in space.lows(residuals, prepared):
         loops.settle(rows, prepared.centers, lows, first, upper, nearest, squared)

@@ -87,6 +87,19 @@ def accumulate(rows, labels, scale, sums):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def move(rows, before, labels, scale, sums):  # type: ignore[no-untyped-def]
+    n, d = rows.shape
+    for i in range(n):
+        old = before[i]
+        new = labels[i]
+        if old != new:
+            for column in range(d):
+                units = np.int64(np.rint(np.float64(rows[i, column]) * scale[column]))
+                sums[old, column] -= units
+                sums[new, column] += units
+
+
+@njit(nogil=True, cache=True)
 def accumulate_squares(rows, scale, half_bits, limbs, coarse):  # type: ignore[no-untyped-def]
     n, d = rows.shape
     half = np.int64(1) << (half_bits - 1)

@@ -40,6 +40,17 @@ class ReferenceKernel:
     ) -> None:
         np.add.at(sums, labels, np.rint(rows.astype(np.float64) * scale).astype(np.int64))
 
+    def move(
+        self,
+        rows: NDArray[np.float32],
+        before: NDArray[np.int32],
+        labels: NDArray[np.int32],
+        scale: NDArray[np.float64],
+        sums: NDArray[np.int64],
+    ) -> None:
+        self.accumulate(rows, before, -scale, sums)
+        self.accumulate(rows, labels, scale, sums)
+
     def accumulate_squares(
         self,
         rows: NDArray[np.float32],
