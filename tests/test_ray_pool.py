@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import ray_kmeans
 from ray_kmeans import KMeansClustering, RunConfig, runs
 from ray_kmeans.clustering.lloyd import StopRule
 from ray_kmeans.data.plan import worker_bytes
@@ -214,7 +213,3 @@ def peak_bytes(pid: int) -> int:
         return 0
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found[1]) * 1024 if found else 0  # a process that has just ended has no memory
-
-
-def test_ray_is_imported_only_when_workers_are_asked_for():
-    assert "ray" not in vars(ray_kmeans)
