@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -36,21 +35,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class LabelledOutput:
-    """Parts under one URL. Complete once the manifest is there. Travels to workers by pickle."""
-
-    url: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+class LabelledOutput(publish.Place):
+    """Parts under one URL. Complete once the manifest is there."""
 
     @classmethod
     def at(cls, url: str, storage_options: Mapping[str, Any]) -> LabelledOutput:
         """Return the place under a URL that means the same in every process."""
         return cls(publish.absolute(url), storage_options)
-
-    @property
-    def only_here(self) -> bool:
-        """Whether no other process can see it (memory:// URLs)."""
-        return publish.is_protocol(self._fs, "memory")
 
     def start(self) -> None:
         """Mark the place as being written, and remove parts of an output that was cut off.
@@ -114,19 +105,3 @@ class LabelledOutput:
         except FileNotFoundError:
             return []
         return sorted(path.rsplit("/", 1)[-1] for path in found)
-
-    @cached_property
-    def _place(self) -> tuple[Any, str]:
-        return publish.open_url(self.url, self.storage_options)
-
-    @property
-    def _fs(self) -> Any:
-        return self._place[0]
-
-    @property
-    def _root(self) -> str:
-        return self._place[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file system behind; the other process makes its own."""
-        return {"url": self.url, "storage_options": self.storage_options}

@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,9 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class ModelDir:
-    """Checkpoints under one URL. Travels to the coordinator by pickle."""
+class ModelDir(publish.Place):
+    """Checkpoints under one URL."""
 
-    url: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     keep: int = 5
     """Newest checkpoints that stay when one is saved."""
 
@@ -89,26 +86,8 @@ class ModelDir:
             self._fs.rm_file(probe)
 
     @property
-    def only_here(self) -> bool:
-        """Whether no other process can see it (memory:// URLs)."""
-        return publish.is_protocol(self._fs, "memory")
-
-    @cached_property
-    def _place(self) -> tuple[Any, str]:
-        fs, path = publish.open_url(self.url, self.storage_options)
-        return fs, f"{path}/checkpoints"
-
-    @property
-    def _fs(self) -> Any:
-        return self._place[0]
-
-    @property
     def _root(self) -> str:
-        return self._place[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file system behind; the other process makes its own."""
-        return {name: getattr(self, name) for name in ("url", "storage_options", "keep")}
+        return f"{super()._root}/checkpoints"
 
     def _manifests(self) -> list[str]:
         self._fs.invalidate_cache()

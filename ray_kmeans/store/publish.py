@@ -8,6 +8,8 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import fsspec
@@ -23,14 +25,39 @@ def absolute(url: str) -> str:
     return url if "://" in url else str(fsspec.core.url_to_fs(url)[1])
 
 
-def open_url(url: str, storage_options: Mapping[str, Any]) -> tuple[FileSystem, str]:
-    """Return the store of a URL and the path on it, without a slash at its end."""
-    try:
+@dataclass(frozen=True)
+class Place:
+    """A directory on any fsspec store. Travels to other processes by pickle."""
+
+    url: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def only_here(self) -> bool:
+        """Whether no other process can see it (memory:// URLs)."""
+        return is_protocol(self._fs, "memory")
+
+    @property
+    def _fs(self) -> FileSystem:
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[FileSystem, str]:
         # A cached listing would hide what another process has written.
-        fs, path = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **storage_options})
-    except (ImportError, ValueError) as error:
-        raise StoreError(f"{url!r} cannot be opened: {error}") from error
-    return fs, str(path).rstrip("/")
+        options = {"use_listings_cache": False, **self.storage_options}
+        try:
+            fs, path = fsspec.core.url_to_fs(self.url, **options)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"{self.url!r} cannot be opened: {error}") from error
+        return fs, str(path).rstrip("/")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file system behind; the other process makes its own."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @contextlib.contextmanager
