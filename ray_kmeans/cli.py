@@ -17,7 +17,7 @@ from ray_kmeans import runs
 from ray_kmeans.config import RunConfig, RunOptions
 from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import run_demo
-from ray_kmeans.errors import ConfigError, NotFittedError, RayKMeansError
+from ray_kmeans.errors import ConfigError, RayKMeansError
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.observe.table import fit_table
 from ray_kmeans.store.labelled import LabelledOutput
@@ -99,11 +99,8 @@ def fit(flags: Fit) -> None:
 
 def predict(flags: Predict) -> None:
     config = _config(flags.run, flags.storage_options)
-    state = ModelDir.at(
-        flags.model_dir, config.storage_options, config.keep_checkpoint_max
-    ).latest()
-    if state is None:
-        raise NotFittedError(f"there is no model in {flags.model_dir!r}. Run fit first.")
+    model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
+    state = model.fitted()
     _say(f"predict: {flags.uri} -> {flags.output}, {_where(config)}")
     source = open_source(flags.uri, flags.columns, config.storage_options)
     rows = runs.write_labels(

@@ -25,8 +25,9 @@ from ray_kmeans.checks import (
 )
 from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop, StopRule
 from ray_kmeans.config import RunConfig
+from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source, open_source
-from ray_kmeans.errors import ConfigError, NotAvailableError, NotFittedError
+from ray_kmeans.errors import ConfigError, NotAvailableError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -204,7 +205,7 @@ class KMeansClustering:
         if steps is not None:
             raise NotAvailableError(f"steps={steps}", "score reads all rows. Leave it out.")
         state = self._state()
-        return runs.score(state, self._checked(x, input_fn, state), self.config)
+        return runs.score(state, *self._checked(x, input_fn, state), self.config)
 
     # --- inference ---------------------------------------------------------------------------
 
@@ -261,29 +262,26 @@ class KMeansClustering:
         self, x: Any, input_fn: Any, batch_size: int | None, outputs: Sequence[str]
     ) -> Iterator[inference.Batch]:
         state = self._state()
-        source = self._checked(x, input_fn, state)
+        source, layout = self._checked(x, input_fn, state)
         if batch_size is not None:
             if input_fn is not None:
                 raise ConfigError(f"batch_size={batch_size} has no meaning with input_fn.")
             check_count("batch_size", batch_size)
-        return inference.infer(state.centers, source, batch_size, outputs)
+        return inference.infer(state.centers, source, layout, batch_size, outputs)
 
     # --- inside ------------------------------------------------------------------------------
 
     def _open(self, x: Any, input_fn: Any) -> Source:
         return open_source(the_data(x, input_fn), storage_options=self.config.storage_options)
 
-    def _checked(self, x: Any, input_fn: Any, state: FitState) -> Source:
+    def _checked(self, x: Any, input_fn: Any, state: FitState) -> tuple[Source, Layout]:
         source = self._open(x, input_fn)
-        features = source.describe().features
-        runs.check_features(features, state, self.model_dir)
-        return source
+        layout = source.describe()
+        runs.check_features(layout.features, state, self.model_dir)
+        return source, layout
 
     def _state(self) -> FitState:
-        state = self._model_dir().latest()
-        if state is None:
-            raise NotFittedError(f"there is no model in {self.model_dir!r}. Call fit first.")
-        return state
+        return self._model_dir().fitted()
 
     def _model_dir(self) -> ModelDir:
         config = self.config

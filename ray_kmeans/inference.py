@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
+from ray_kmeans.clustering.grid import Extent
+from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import NonFiniteError
 
@@ -19,7 +21,11 @@ Batch: TypeAlias = dict[str, NDArray[Any]]
 
 
 def infer(
-    centers: NDArray[np.float32], source: Source, batch_size: int | None, outputs: Sequence[str]
+    centers: NDArray[np.float32],
+    source: Source,
+    layout: Layout,
+    batch_size: int | None,
+    outputs: Sequence[str],
 ) -> Iterator[Batch]:
     """Yield a dict of arrays per batch: 'all_scores' (n, k) float32, 'cluster_idx' (n,) int64.
 
@@ -27,7 +33,7 @@ def infer(
     """
     kernel = kernels.load()
     prepared = kernel.prepare(centers)
-    for rows in _batches(source, batch_size):
+    for rows in _batches(source, layout, batch_size):
         batch: Batch = {}
         if ALL_SCORES in outputs:
             batch[ALL_SCORES] = kernel.distances(rows, centers)
@@ -51,14 +57,15 @@ def by_row(batches: Iterator[Batch]) -> Iterator[dict[str, Any]]:
             yield dict(zip(batch, values, strict=True))
 
 
-def _batches(source: Source, batch_size: int | None) -> Iterator[NDArray[np.float32]]:
-    layout = source.describe()
+def _batches(
+    source: Source, layout: Layout, batch_size: int | None
+) -> Iterator[NDArray[np.float32]]:
     if not layout.blocks:
         yield np.empty((0, layout.features), np.float32)
     for block, rows in source.read(layout.blocks):
-        bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        if bad:
-            raise NonFiniteError(((block.place, bad),))
+        extent = Extent.of_rows(rows, block.place)
+        if extent.nonfinite:
+            raise NonFiniteError(extent.nonfinite)
         size = batch_size or len(rows)
         for start in range(0, len(rows), size):
             yield rows[start : start + size]

@@ -37,10 +37,8 @@ def fit(
     num_clusters = int(params["num_clusters"])
     initial = initial_centers(params["initial_clusters"], num_clusters)
     _check_shapes(layout, num_clusters, initial)
-    if config.num_workers != 0:
-        _check_reachable(source, store)
-    store.check(num_clusters, layout.features)
-    found = store.latest()
+    _check_reachable(config, {f"model_dir={store.url!r}": store, "the data": source})
+    found = store.check(num_clusters, layout.features)
     if found and rule.max_steps is not None and found.iteration >= rule.max_steps:
         return found
     plan = FitPlan(
@@ -51,7 +49,7 @@ def fit(
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
-    shards = _plan_shards(source, layout, num_clusters, config)
+    shards = _plan_shards(layout, num_clusters, config)
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(config.log_step_count_steps), warn, progress, *listeners])
         if config.num_workers == 0:
@@ -63,9 +61,10 @@ def fit(
         )
 
 
-def score(state: FitState, source: Source, config: RunConfig) -> float:
+def score(state: FitState, source: Source, layout: Layout, config: RunConfig) -> float:
     """Return the inertia of these rows under the model's centers."""
-    with _open_pool(state, source, config, LogLines()) as pool:
+    _check_reachable(config, {"the data": source})
+    with _open_pool(state, source, layout, config) as pool:
         summary = pool.summarize()
         return pool.sweep(state.centers).inertia(summary, state.centers)
 
@@ -83,35 +82,34 @@ def write_labels(
     layout = source.describe()
     check_features(layout.features, state, model_dir)
     _check_kept(source, layout, keep_columns)
-    if config.num_workers != 0 and output.only_here:
-        raise ConfigError(_only_here(f"the output {output.url!r}"))
+    _check_reachable(config, {f"the output {output.url!r}": output, "the data": source})
     output.start()
-    with _open_pool(state, source, config, LogLines()) as pool:
-        pool.summarize()
+    with _open_pool(state, source, layout, config) as pool:
+        pool.read()
         parts = pool.write_labels(state.centers, output, keep_columns)
     output.finish(parts, {"model_dir": model_dir, "iteration": state.iteration})
     return sum(part.rows for part in parts)
 
 
 @contextmanager
-def _open_pool(state: FitState, source: Source, config: RunConfig, emit: ev.Emit) -> Iterator[Pool]:
-    shards = _plan_shards(source, source.describe(), len(state.centers), config)
+def _open_pool(
+    state: FitState, source: Source, layout: Layout, config: RunConfig
+) -> Iterator[Pool]:
+    shards = _plan_shards(layout, len(state.centers), config)
     pool: Pool
     if config.num_workers == 0:
         pool = LocalPool(source, shards)
     else:
         from ray_kmeans.cluster import on_ray
 
-        pool = on_ray.open_pool(source, shards, config.worker_start_timeout_s, emit)
+        pool = on_ray.open_pool(source, shards, config.worker_start_timeout_s, LogLines())
     try:
         yield pool
     finally:
         pool.close()
 
 
-def _plan_shards(
-    source: Source, layout: Layout, num_clusters: int, config: RunConfig
-) -> tuple[Shard, ...]:
+def _plan_shards(layout: Layout, num_clusters: int, config: RunConfig) -> tuple[Shard, ...]:
     """Deal the blocks out and check that they fit; joins or starts Ray where it is needed."""
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
@@ -119,8 +117,6 @@ def _plan_shards(
         shards = split(layout.blocks, 1)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
-        if source.only_here:
-            raise ConfigError(_only_here("the data"))
         from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
 
         on_ray.connect(config.ray_address, config.num_workers)
@@ -139,11 +135,15 @@ def check_features(features: int, state: FitState, model_dir: str) -> None:
         )
 
 
-def _check_reachable(source: Source, store: ModelDir) -> None:
-    if store.only_here:
-        raise ConfigError(_only_here(f"model_dir={store.url!r}"))
-    if source.only_here:
-        raise ConfigError(_only_here("the data"))
+def _check_reachable(
+    config: RunConfig, places: Mapping[str, Source | ModelDir | LabelledOutput]
+) -> None:
+    for what, place in places.items():
+        if config.num_workers != 0 and place.only_here:
+            raise ConfigError(
+                f"{what} is in the memory of this process, where no worker can reach it. Give "
+                "config=RunConfig(num_workers=0) to run in this process, or another place."
+            )
 
 
 def _check_kept(source: Source, layout: Layout, names: Sequence[str]) -> None:
@@ -162,10 +162,3 @@ def _check_shapes(layout: Layout, num_clusters: int, initial: NDArray[np.float32
             f"initial_clusters has {initial.shape[1]} features and the data have "
             f"{layout.features}; they must have the same."
         )
-
-
-def _only_here(what: str) -> str:
-    return (
-        f"{what} is in the memory of this process, where no worker can reach it. "
-        "Give config=RunConfig(num_workers=0) to run in this process, or another place."
-    )

@@ -17,15 +17,12 @@ from ray_kmeans.cluster.worker import this_process
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.lloyd import FitState, StopRule, update, why_stop
-from ray_kmeans.errors import ModelMismatchError
 from ray_kmeans.observe import events as ev
 
 
 class Store(Protocol):
     """Where states are kept."""
 
-    @property
-    def url(self) -> str: ...
     def latest(self) -> FitState | None: ...
     def save(self, state: FitState) -> str: ...
 
@@ -58,7 +55,6 @@ def run_fit(plan: FitPlan, pool: Pool, store: Store, emit: ev.Emit) -> FitState:
         state = FitState.initial(_seed(plan, pool, summary, emit)).begin(summary.digest)
         _save(store, state, emit)
     else:
-        _check(found, plan, store.url)
         state = found.begin(summary.digest)
     emit(ev.FitStarted(plan.num_clusters, state.iteration, plan.last_iteration(state)))
     if state.stop is None:
@@ -130,11 +126,6 @@ def _seed(plan: FitPlan, pool: Pool, summary: Summary, emit: ev.Emit) -> NDArray
             )
         )
     return centers
-
-
-def _check(found: FitState, plan: FitPlan, url: str) -> None:
-    if len(found.centers) != plan.num_clusters:
-        raise ModelMismatchError(url, f"{len(found.centers)} clusters", f"{plan.num_clusters}")
 
 
 def _save(store: Store, state: FitState, emit: ev.Emit) -> None:

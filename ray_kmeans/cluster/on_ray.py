@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans.cluster.coordinator import FitPlan, Store, run_fit
-from ray_kmeans.cluster.ray_pool import RayPool
+from ray_kmeans.cluster.ray_pool import RayPool, first_line
 from ray_kmeans.cluster.worker import Block
 from ray_kmeans.clustering.lloyd import FitState
 from ray_kmeans.errors import WorkersLostError
@@ -92,7 +92,7 @@ def fit_on_ray(
         except RayTaskError as error:
             raise error.cause from None
         except RayActorError as error:
-            cause = str(error).strip().split("\n")[0]
+            cause = first_line(error)
             if losses == MAX_COORDINATOR_LOSSES:
                 raise WorkersLostError(
                     f"the coordinator died {losses + 1} times: {cause}"

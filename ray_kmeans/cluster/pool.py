@@ -36,13 +36,18 @@ class Pool(ABC):
     def load(self) -> Extent:
         """Let every worker read its shard."""
 
-    def summarize(self) -> Summary:
-        """Load the data and fix the grid. Raises DataError for rows that cannot be clustered."""
+    def read(self) -> Extent:
+        """Load the data. Raises DataError for rows that cannot be clustered."""
         extent = self.load()
         if extent.nonfinite:
             raise NonFiniteError(extent.nonfinite)
         if extent.rows == 0:
             raise DataError("the data have no rows.")
+        return extent
+
+    def summarize(self) -> Summary:
+        """Read the data and fix the grid."""
+        extent = self.read()
         grid = Grid.of(extent)
         return Summary(extent.rows, grid, reduce(add, self.ask("measure", grid)))
 

@@ -85,7 +85,7 @@ class RayPool(Pool):
         return [answers[shard] for shard in range(len(self._shards))]
 
     def _replace(self, shard: int, error: RayActorError) -> None:
-        cause = str(error).strip().split("\n")[0]
+        cause = first_line(error)
         self._losses[shard] += 1
         if self._losses[shard] > MAX_LOSSES:
             raise WorkersLostError(
@@ -125,6 +125,11 @@ class RayPool(Pool):
                 f"worker_start_timeout_s={timeout:g}; each needs 1 CPU and "
                 f"{free:g} are free. Lower num_workers, or wait longer for nodes to join."
             )
+
+
+def first_line(error: Exception) -> str:
+    """Return what happened, without Ray's advice below it."""
+    return str(error).strip().split("\n")[0]
 
 
 def _shared(arg: Any) -> Any:

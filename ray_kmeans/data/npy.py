@@ -40,9 +40,9 @@ class NpySource:
     def describe(self) -> Layout:
         blocks: list[Block] = []
         first = 0
-        features = self._header(self.files[0]).features
-        for file in self.files:
-            header = self._header(file)
+        headers = [self._header(file) for file in self.files]
+        features = headers[0].features
+        for file, header in zip(self.files, headers, strict=True):
             if header.features != features:
                 raise DataError(
                     f"{file} has {header.features} features and {self.files[0]} has {features}; "

@@ -24,10 +24,8 @@ def run_demo(output: Path, num_clusters: int, config: RunConfig) -> str:
     model_dir, labelled = str(output / "model"), str(output / "labelled")
     km = KMeansClustering(num_clusters, model_dir, use_mini_batch=False, config=config)
     km.fit(str(DATA))
-    state = ModelDir.at(model_dir, {}, config.keep_checkpoint_max).latest()
-    assert state is not None
     runs.write_labels(
-        state,
+        ModelDir.at(model_dir, {}, config.keep_checkpoint_max).fitted(),
         open_source(str(DATA)),
         LabelledOutput.at(labelled, {}),
         config,

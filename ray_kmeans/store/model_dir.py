@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop
-from ray_kmeans.errors import CheckpointError, ModelMismatchError
+from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError
 from ray_kmeans.store import publish
 
 FORMAT = 1
@@ -72,8 +72,18 @@ class ModelDir(publish.Place):
             self._delete_old()
         return path
 
-    def check(self, num_clusters: int, num_features: int) -> None:
-        """Raise StoreError if it cannot be written, ModelMismatchError for another model in it."""
+    def fitted(self) -> FitState:
+        """Return the newest state; NotFittedError where there is none."""
+        state = self.latest()
+        if state is None:
+            raise NotFittedError(f"there is no model in {self.url!r}. Call fit first.")
+        return state
+
+    def check(self, num_clusters: int, num_features: int) -> FitState | None:
+        """Return the newest state, if any.
+
+        Raises StoreError if nothing can be written, ModelMismatchError for another model in it.
+        """
         found = self.latest()
         if found is not None and found.centers.shape != (num_clusters, num_features):
             k, d = found.centers.shape
@@ -84,6 +94,7 @@ class ModelDir(publish.Place):
         with publish.said(f"model_dir={self.url!r} cannot be written"):
             publish.put(self._fs, probe, b"may I write here?")
             self._fs.rm_file(probe)
+        return found
 
     @property
     def _root(self) -> str:
