@@ -10,24 +10,21 @@ one row per worker with the same centers.
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from machine import say_where
 from numpy.typing import NDArray
 
 from ray_kmeans import KMeansClustering, RunConfig, runs
 from ray_kmeans.clustering.grid import Extent, Grid
-from ray_kmeans.clustering.lloyd import StopRule
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.data.plan import Block
 from ray_kmeans.data.source import open_source
 from ray_kmeans.observe import events as ev
@@ -62,14 +59,11 @@ def ours(rows: Matrix, centers: Matrix, threads: int) -> Timing:
             times.append(event.seconds)
 
     with tempfile.TemporaryDirectory() as model_dir:
-        state = runs.fit(
-            KMeansClustering(len(centers), None, centers, use_mini_batch=False).get_params(),
-            open_source(rows),
-            ModelDir.at(model_dir, {}, 1),
-            RunConfig(num_workers=threads, progress=False),
-            StopRule(steps=ITERATIONS),
-            [listen],
-        )
+        km = KMeansClustering(len(centers), model_dir, centers, use_mini_batch=False)
+        config = RunConfig(num_workers=threads, progress=False)
+        plan = runs.plan_fit(km.get_params(), config, StopRule(steps=ITERATIONS), None)
+        store = ModelDir.at(model_dir, {}, 1)
+        state = runs.fit(plan, open_source(rows), store, config, listeners=[listen])
     return Timing(statistics.median(times[1:]), state.history[-1].inertia)
 
 
@@ -95,10 +89,12 @@ def rays_share(centers: Matrix, threads: int) -> float:
     """Return the time of a sweep over one row per worker: what Ray takes of every iteration."""
     from ray_kmeans.cluster import on_ray
 
-    on_ray.connect(None, threads)
+    on_ray.connect(None, threads, 1)
     rows = centers[:threads]
     shards = [(Block(i, i, 1, rows.shape[1], "x", i),) for i in range(threads)]
-    pool = on_ray.open_pool(open_source(rows), shards, 60, lambda event: None)
+    options = on_ray.WorkerOptions(cpus=1, start_timeout_s=60)
+    source = open_source(rows)
+    pool = on_ray.open_pool(source, shards, SQUARED_EUCLIDEAN, options, lambda event: None)
     try:
         pool.load()
         pool.ask("measure", Grid.of(Extent.of_rows(rows)))
@@ -113,11 +109,8 @@ def rays_share(centers: Matrix, threads: int) -> float:
 
 
 def main() -> None:
-    threads = os.cpu_count() or 1
-    print(f"{cpu_name()}, {threads} threads, {platform.python_version()}", end="")
-    packages = ("ray", "numpy", "numba", "scikit-learn")
-    print("".join(f", {name} {version(name)}" for name in packages))
-    print("\n| n | d | k | scikit-learn s/it | ours s/it | ratio | Ray's share s/it | inertia |")
+    threads = say_where("ray", "numpy", "numba", "scikit-learn")
+    print("| n | d | k | scikit-learn s/it | ours s/it | ratio | Ray's share s/it | inertia |")
     print("|---|---|---|---|---|---|---|---|")
     for n, d, k in SIZES:
         rows = mixture(n, d, k)
@@ -132,12 +125,6 @@ def main() -> None:
             f"{rays_share(centers, threads):.4f} | {difference:+.1e} |",
             flush=True,
         )
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

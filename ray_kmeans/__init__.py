@@ -4,5 +4,7 @@ from ray_kmeans import errors as errors
 from ray_kmeans.config import RunConfig as RunConfig
 from ray_kmeans.data.source import open_source as open_source
 from ray_kmeans.estimator import KMeansClustering as KMeansClustering
+from ray_kmeans.observe.monitors import EarlyStopping as EarlyStopping
+from ray_kmeans.observe.monitors import Monitor as Monitor
 
 __version__ = "0.1.0"

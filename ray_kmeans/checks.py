@@ -8,31 +8,37 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ray_kmeans.cluster import seeding
+from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN
 from ray_kmeans.config import RunConfig
-from ray_kmeans.errors import ConfigError, NotAvailableError
+from ray_kmeans.data.stream import without_targets
+from ray_kmeans.errors import ConfigError
 
-NOT_YET_INITS = ("kmeans_plus_plus", "kmc2", "kmeans_parallel")
+INITS = (seeding.RANDOM, seeding.KMEANS_PLUS_PLUS, seeding.KMC2, seeding.KMEANS_PARALLEL)
+METRICS = (SQUARED_EUCLIDEAN, COSINE)
+EMPTY_CLUSTERS = ("keep", "farthest")
 
 
 def check_parameters(params: Mapping[str, Any]) -> None:
     """Check the constructor's arguments as far as that needs no data."""
     check_count("num_clusters", params["num_clusters"])
-    if not isinstance(params["random_seed"], Integral):
-        raise ConfigError(f"random_seed={params['random_seed']!r} must be a whole number.")
-    _check_metric(params["distance_metric"])
+    check_count("mini_batch_steps_per_iteration", params["mini_batch_steps_per_iteration"])
+    for name in ("random_seed", "kmeans_plus_plus_num_retries"):
+        if isinstance(params[name], bool) or not isinstance(params[name], Integral):
+            raise ConfigError(f"{name}={params[name]!r} must be a whole number.")
+    _check_choice("distance_metric", params["distance_metric"], METRICS)
+    _check_choice("empty_clusters", params["empty_clusters"], EMPTY_CLUSTERS)
+    if not isinstance(params["use_mini_batch"], bool | np.bool_):
+        raise ConfigError(f"use_mini_batch={params['use_mini_batch']!r} must be True or False.")
     _check_tolerance(params["relative_tolerance"])
     if not isinstance(params["config"], RunConfig | None):
         raise ConfigError(f"config={params['config']!r} must be a RunConfig or None.")
-    if params["use_mini_batch"]:
-        raise NotAvailableError(
-            "use_mini_batch=True", "Give use_mini_batch=False: full-batch Lloyd."
+    if params["use_mini_batch"] and params["empty_clusters"] != "keep":
+        raise ConfigError(
+            f"empty_clusters={params['empty_clusters']!r} has no meaning for mini-batch, where a "
+            "cluster keeps its rows. Give 'keep', or use_mini_batch=False."
         )
-    defaults = {"mini_batch_steps_per_iteration": 1, "kmeans_plus_plus_num_retries": 2}
-    for name, default in defaults.items():
-        if params[name] != default:
-            raise NotAvailableError(f"{name}={params[name]!r}", "Leave it out.")
     initial_centers(params["initial_clusters"], int(params["num_clusters"]))
 
 
@@ -42,18 +48,14 @@ def check_count(name: str, value: Any) -> None:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
-def initial_centers(initial: Any, num_clusters: int) -> NDArray[np.float32] | None:
-    """Return the centers given as an array, float32; None for 'random'."""
+def initial_centers(initial: Any, num_clusters: int) -> seeding.Initial:
+    """Return the name of a method, a function, or the centers given as an array, float32."""
     if isinstance(initial, str):
-        if initial == "random":
-            return None
-        if initial in NOT_YET_INITS:
-            raise NotAvailableError(
-                f"initial_clusters={initial!r}", "Give 'random' or an array of centers."
-            )
-        raise ConfigError(f"initial_clusters={initial!r} is unknown. Give 'random' or an array.")
+        _check_choice("initial_clusters", initial, INITS, ", an array or a function")
+        return initial
     if callable(initial):
-        raise NotAvailableError("initial_clusters as a function", "Give 'random' or an array.")
+        function: Callable[..., Any] = initial
+        return function
     try:
         with np.errstate(over="ignore"):
             centers = np.asarray(initial, dtype=np.float32)
@@ -71,16 +73,14 @@ def initial_centers(initial: Any, num_clusters: int) -> NDArray[np.float32] | No
     return np.ascontiguousarray(centers)
 
 
-def check_fit_arguments(y: Any, batch_size: Any, monitors: Any, steps: Any, max_steps: Any) -> None:
-    """Check the arguments of `fit` besides the data."""
+def check_no_targets(y: Any) -> None:
+    """Raise ConfigError for targets."""
     if y is not None:
         raise ConfigError("y must be None: clustering has no targets.")
-    if batch_size is not None:
-        raise NotAvailableError(
-            f"batch_size={batch_size!r}", "A step visits all rows. Leave it out."
-        )
-    if monitors is not None:
-        raise NotAvailableError("monitors", "Leave it out.")
+
+
+def check_steps(steps: Any, max_steps: Any) -> None:
+    """Raise ConfigError unless at most one of them is given, as a count."""
     if steps is not None and max_steps is not None:
         raise ConfigError(
             f"steps={steps} and max_steps={max_steps} are both given. Give one of them."
@@ -90,9 +90,39 @@ def check_fit_arguments(y: Any, batch_size: Any, monitors: Any, steps: Any, max_
             check_count(name, value)
 
 
+def check_batch_size(batch_size: Any, input_fn: Any, use_mini_batch: bool = True) -> None:
+    """Raise ConfigError unless it is None, or a count where batches are cut here."""
+    if batch_size is None:
+        return
+    if input_fn is not None:
+        raise ConfigError(
+            f"batch_size={batch_size} has no meaning with input_fn. Let input_fn return batches, "
+            "or give the data as x."
+        )
+    if not use_mini_batch:
+        raise ConfigError(
+            f"batch_size={batch_size} has no meaning with use_mini_batch=False: a step visits all "
+            "rows. Leave it out, or give use_mini_batch=True."
+        )
+    check_count("batch_size", batch_size)
+
+
+def check_metrics(metrics: Any, own: Sequence[str]) -> None:
+    """Raise ConfigError unless metrics are functions by name."""
+    if metrics is None:
+        return
+    if not isinstance(metrics, Mapping) or not all(callable(each) for each in metrics.values()):
+        raise ConfigError(
+            f"metrics={metrics!r} must be None or a dict of functions of (rows, predictions)."
+        )
+    taken = sorted(set(metrics) & set(own))
+    if taken:
+        raise ConfigError(f"metrics={taken}: evaluate returns values of these names itself.")
+
+
 def the_data(x: Any, input_fn: Callable[[], Any] | None) -> Any:
-    """Return what x or input_fn gives; a function given as x is an input_fn."""
-    if callable(x) and not hasattr(x, "describe"):
+    """Return what x or input_fn gives; either may be given as the other."""
+    if callable(x) and not hasattr(x, "describe") and not hasattr(x, "__iter__"):
         if input_fn is not None:
             raise ConfigError("x and input_fn are both given. Give exactly one of them.")
         x, input_fn = None, x
@@ -101,13 +131,7 @@ def the_data(x: Any, input_fn: Callable[[], Any] | None) -> Any:
         raise ConfigError(f"{given} given. Give exactly one of them.")
     if input_fn is None:
         return x
-    made = input_fn()
-    if isinstance(made, tuple) and len(made) == 2:
-        features, targets = made
-        if targets is not None:
-            raise ConfigError("input_fn returned targets; the second of the pair must be None.")
-        return features
-    return made
+    return without_targets(input_fn()) if callable(input_fn) else input_fn
 
 
 def chosen_outputs(outputs: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -120,14 +144,10 @@ def chosen_outputs(outputs: Sequence[str] | None, known: tuple[str, ...]) -> tup
     return chosen
 
 
-def _check_metric(metric: Any) -> None:
-    if metric == "cosine":
-        raise NotAvailableError(
-            "distance_metric='cosine'",
-            "Give 'squared_euclidean'; on rows of unit norm the nearest center is often the same.",
-        )
-    if metric != "squared_euclidean":
-        raise ConfigError(f"distance_metric={metric!r} is unknown. Give 'squared_euclidean'.")
+def _check_choice(name: str, value: Any, known: Sequence[str], more: str = "") -> None:
+    if not isinstance(value, str) or value not in known:
+        choices = ", ".join(repr(each) for each in known)
+        raise ConfigError(f"{name}={value!r} is unknown. Give one of {choices}{more}.")
 
 
 def _check_tolerance(tolerance: Any) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from ray_kmeans import runs
+from ray_kmeans import answers
 from ray_kmeans.config import RunConfig, RunOptions
 from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import run_demo
@@ -38,12 +39,26 @@ class Fit:
     """Number of clusters."""
     columns: tuple[str, ...] = ()
     """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    initial_clusters: Literal["random", "kmeans_plus_plus", "kmc2", "kmeans_parallel"] = "random"
+    """How the initial centers are chosen among the rows."""
+    distance_metric: Literal["squared_euclidean", "cosine"] = "squared_euclidean"
+    """'cosine' is spherical k-means."""
+    random_seed: int = 0
+    """Seed of the initial centers and the mini-batches."""
+    use_mini_batch: bool = True
+    """A step visits BATCH_SIZE rows; --no-use-mini-batch: all rows (Lloyd's algorithm)."""
+    mini_batch_steps_per_iteration: int = 1
+    """Mini-batch: steps with the same centers, after which they are updated."""
+    batch_size: int | None = None
+    """Mini-batch: rows of a step. None: 65,536, at most all."""
+    kmeans_plus_plus_num_retries: int = 2
+    """Further candidates for each center of k-means++; negative: 2 + ln(NUM_CLUSTERS)."""
+    empty_clusters: Literal["keep", "farthest"] = "keep"
+    """All rows: 'farthest' moves an empty cluster's center to the row farthest from its own."""
     max_steps: int | None = None
-    """Iterations over all runs at most. None: until no center moves."""
+    """Steps over all runs at most. None: until the centers or the loss settle."""
     relative_tolerance: float | None = None
     """Stop when the loss changes by less than this share from one iteration to the next."""
-    random_seed: int = 0
-    """Seed of the initial centers."""
     storage_options: str = "{}"
     """JSON for fsspec, for the data and for MODEL_DIR."""
     run: RunOptions = field(default_factory=RunOptions)
@@ -81,18 +96,12 @@ class Demo:
 
 def fit(flags: Fit) -> None:
     config = _config(flags.run, flags.storage_options)
-    km = KMeansClustering(
-        flags.num_clusters,
-        flags.model_dir,
-        random_seed=flags.random_seed,
-        use_mini_batch=False,
-        relative_tolerance=flags.relative_tolerance,
-        config=config,
-    )
+    km = KMeansClustering(**_shared(flags), config=config)
     _say(f"fit: {flags.uri} -> {flags.model_dir}, {_where(config)}")
     source = open_source(flags.uri, flags.columns, config.storage_options)
-    km.fit(source, max_steps=flags.max_steps)
-    print(fit_table(km.history(), km.counts(), km.why_stopped()))
+    km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
+    sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
+    print(fit_table(km.history(), km.why_stopped(), sizes))
     print(f"\nmodel: {flags.model_dir}\nnext: label rows with `predict`, or read the centers with")
     print(f"  KMeansClustering({flags.num_clusters}, {flags.model_dir!r}).clusters()")
 
@@ -103,7 +112,7 @@ def predict(flags: Predict) -> None:
     state = model.fitted()
     _say(f"predict: {flags.uri} -> {flags.output}, {_where(config)}")
     source = open_source(flags.uri, flags.columns, config.storage_options)
-    rows = runs.write_labels(
+    rows = answers.write_labels(
         state,
         source,
         LabelledOutput.at(flags.output, config.storage_options),
@@ -151,6 +160,12 @@ def _run(call: Callable[[T], None], flags: T) -> None:
         call(flags)
     except RayKMeansError as error:
         sys.exit(f"error: {error}")
+
+
+def _shared(flags: Fit) -> dict[str, Any]:
+    """Return the flags that are parameters of the estimator."""
+    parameters = inspect.signature(KMeansClustering).parameters
+    return {name: value for name, value in vars(flags).items() if name in parameters}
 
 
 def _config(options: RunOptions, storage_options: str) -> RunConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, NotAvailableError
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,20 @@ class RunOptions:
     """The fields of RunConfig that are flags of the jobs too."""
 
     num_workers: int | None = None
-    """Worker processes. None: one per CPU of the Ray cluster, at most one per block of the data.
+    """Worker processes. None: all of the Ray cluster's CPUs, at most one per block of the data.
     0: this process alone, without Ray (small data, memory:// URLs, debugging)."""
 
     ray_address: str | None = None
     """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
     else a Ray on this machine that ends with this process."""
+
+    cpus_per_worker: float = 1.0
+    """CPUs that Ray keeps for a worker. A worker computes in one thread: raise it to leave CPUs to
+    others, or to have fewer workers with more memory each."""
+
+    backend: str = "auto"
+    """What computes: 'auto' takes the best that a worker has; today that is 'cpu'. Every backend
+    gives the same bits."""
 
     worker_memory_bytes: int | None = None
     """What one worker may hold. None: its share of its node's memory, as Ray counts it."""
@@ -37,8 +45,12 @@ class RunOptions:
     keep_checkpoint_max: int = 5
     """Newest checkpoints to keep; older ones are deleted."""
 
-    log_step_count_steps: int = 1
-    """Iterations between two log lines. Raise it where iterations take milliseconds."""
+    save_summary_steps: int = 100
+    """Steps between two entries of the TensorBoard file in model_dir (loss/raw, global_step/sec).
+    Written where tensorboardX is installed: pip install 'ray-kmeans[tensorboard]'."""
+
+    log_step_count_steps: int = 100
+    """Steps between two log lines; one comes anyway when 10 seconds have passed. 1 shows all."""
 
     progress: bool = True
     """Draw a progress bar where standard error is a terminal."""
@@ -46,17 +58,21 @@ class RunOptions:
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that no run can use."""
         optional = {"num_workers": 0, "worker_memory_bytes": 1, "save_checkpoints_steps": 1}
-        required = {"keep_checkpoint_max": 1, "log_step_count_steps": 1}
+        required = {"keep_checkpoint_max": 1, "log_step_count_steps": 1, "save_summary_steps": 1}
         for name, low in (optional | required).items():
             value = getattr(self, name)
             if value is None and name in optional:
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
-        for name in ("save_checkpoints_secs", "worker_start_timeout_s"):
+        for name in ("save_checkpoints_secs", "worker_start_timeout_s", "cpus_per_worker"):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not float(value) > 0:
-                raise ConfigError(f"{name}={value!r} must be a number of seconds above 0.")
+            if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
+                raise ConfigError(f"{name}={value!r} must be a number above 0.")
+        if self.backend == "gpu":
+            raise NotAvailableError("backend='gpu'", "Give 'auto' or 'cpu'.")
+        if self.backend not in ("auto", "cpu"):
+            raise ConfigError(f"backend={self.backend!r} is unknown. Give 'auto' or 'cpu'.")
 
 
 @dataclass(frozen=True)

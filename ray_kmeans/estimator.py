@@ -1,7 +1,4 @@
-"""KMeansClustering, with the names and the semantics of ``tf.contrib.learn.KMeansClustering``.
-
-A thin shell: validate, plan, run, read back.
-"""
+"""KMeansClustering, with the names and the semantics of ``tf.contrib.learn.KMeansClustering``."""
 
 from __future__ import annotations
 
@@ -9,30 +6,29 @@ import copy
 import inspect
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ray_kmeans import inference, runs
+from ray_kmeans import answers, parameters, runs
 from ray_kmeans.checks import (
-    check_count,
-    check_fit_arguments,
+    check_batch_size,
+    check_no_targets,
     check_parameters,
-    chosen_outputs,
+    check_steps,
     the_data,
 )
-from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop, StopRule
+from ray_kmeans.cluster import seeding
+from ray_kmeans.clustering import metric
+from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import Layout
-from ray_kmeans.data.source import Source, open_source
-from ray_kmeans.errors import ConfigError, NotAvailableError
+from ray_kmeans.data.stream import is_stream, open_batches
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.model import Model
 from ray_kmeans.observe import events as ev
-from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.observe.monitors import check_monitors
 
 
-class KMeansClustering:
+class KMeansClustering(Model):
     """k-means on Ray: the same centers, bit for bit, for any number of workers.
 
     Parameters
@@ -41,20 +37,32 @@ class KMeansClustering:
     model_dir : str, optional
         Directory or fsspec URL for checkpoints. A model that is there already is continued, and
         wins over `initial_clusters`. None: `config.model_dir`, else a new temporary directory.
-    initial_clusters : 'random' or array of shape (num_clusters, num_features)
-        'random' draws rows without replacement from the whole data set.
-    distance_metric : 'squared_euclidean'
+    initial_clusters : str, array of shape (num_clusters, num_features) or callable
+        'random': rows drawn without replacement. 'kmeans_plus_plus': greedy k-means++, best up to
+        some thousand clusters. 'kmeans_parallel': k-means||, which sees the data a few times only.
+        'kmc2': AFK-MC^2, which sees them once. All look at the whole data set and train on none of
+        it. A callable ``f(sample, missing)`` gets rows (s, num_features) and the number of centers
+        still missing, and returns at most so many; it is called until there are all.
+    distance_metric : 'squared_euclidean' or 'cosine'
+        'cosine' is spherical k-means: rows and centers on the unit sphere, distance ``1 - cos``.
     random_seed : int
-        The same seed on the same data gives the same centers.
+        Of the initial centers and the mini-batches. The same seed on the same data gives the same
+        centers.
     use_mini_batch : bool
-        Must be given as False: this version has full-batch Lloyd only.
-    mini_batch_steps_per_iteration, kmeans_plus_plus_num_retries : int
-        Not served yet; only the defaults are accepted.
+        True: a step visits `batch_size` rows. False: all rows (Lloyd's algorithm).
+    mini_batch_steps_per_iteration : int, >= 1
+        Mini-batch: steps with the same centers, after which they are updated. 1: running means
+        over all steps (Sculley 2010). m > 1: the means of the m batches.
+    kmeans_plus_plus_num_retries : int
+        Further candidates for each center of k-means++; negative: 2 + trunc(ln(num_clusters)).
     relative_tolerance : float, optional
         Stop when the loss L of two iterations in a row differs by
         ``|L - L_prev| / (1 + |L_prev|) < relative_tolerance``.
     config : RunConfig, optional
         Machines, stores and checkpoints; nothing in it changes the result.
+    empty_clusters : 'keep' or 'farthest'
+        Full batch: what becomes of the center of a cluster without a row. 'keep': nothing.
+        'farthest': it moves to the row that is farthest from its own center.
 
     Notes
     -----
@@ -73,14 +81,12 @@ class KMeansClustering:
     [[1.0, 0.0], [11.0, 0.0]]
     """
 
-    SQUARED_EUCLIDEAN_DISTANCE: ClassVar = "squared_euclidean"
-    COSINE_DISTANCE: ClassVar = "cosine"
-    RANDOM_INIT: ClassVar = "random"
-    KMEANS_PLUS_PLUS_INIT: ClassVar = "kmeans_plus_plus"
-    SCORES: ClassVar = "scores"
-    CLUSTER_IDX: ClassVar = "cluster_idx"
-    CLUSTERS: ClassVar = "clusters"
-    ALL_SCORES: ClassVar = "all_scores"
+    SQUARED_EUCLIDEAN_DISTANCE: ClassVar = metric.SQUARED_EUCLIDEAN
+    COSINE_DISTANCE: ClassVar = metric.COSINE
+    RANDOM_INIT: ClassVar = seeding.RANDOM
+    KMEANS_PLUS_PLUS_INIT: ClassVar = seeding.KMEANS_PLUS_PLUS
+    KMC2_INIT: ClassVar = seeding.KMC2
+    KMEANS_PARALLEL_INIT: ClassVar = seeding.KMEANS_PARALLEL
     LOSS_OP_NAME: ClassVar = "kmeans_loss"
 
     def __init__(
@@ -95,13 +101,15 @@ class KMeansClustering:
         kmeans_plus_plus_num_retries: int = 2,
         relative_tolerance: float | None = None,
         config: RunConfig | None = None,
+        *,
+        empty_clusters: str = "keep",
     ) -> None:
         given = locals()
-        self._params = {name: given[name] for name in self._parameter_names()}
+        self._params = {name: given[name] for name in inspect.signature(type(self)).parameters}
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []
 
-    # --- the model ---------------------------------------------------------------------------
+    # --- parameters --------------------------------------------------------------------------
 
     @property
     def config(self) -> RunConfig:
@@ -119,37 +127,25 @@ class KMeansClustering:
         if not (given or configured or self._temporary_dir):
             self._temporary_dir = tempfile.mkdtemp(prefix="ray_kmeans_")
             warnings.warn(
-                f"no model_dir was given; the model goes to {self._temporary_dir}.", stacklevel=3
+                f"no model_dir was given; the model goes to {self._temporary_dir}.",
+                stacklevel=parameters.level_of_caller(),
             )
         return str(given or configured or self._temporary_dir)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the constructor's arguments by name (scikit-learn's rule)."""
-        return dict(self._params)
+        """Return the constructor's arguments by name (scikit-learn's rule).
+
+        `deep`: with the fields of `config`, as 'config__num_workers'.
+        """
+        return parameters.described(self._params, deep)
 
     def set_params(self, **params: Any) -> KMeansClustering:
-        """Replace constructor arguments; ValueError for a name that is none."""
-        unknown = sorted(set(params) - set(self._params))
-        if unknown:
-            raise ConfigError(f"{unknown} are no parameters; valid are {sorted(self._params)}.")
-        self._params.update(params)
+        """Replace arguments, or with 'config__num_workers' fields of `config`.
+
+        Raises ConfigError (ValueError) for a name that is none.
+        """
+        self._params = parameters.replaced(self._params, params)
         return self
-
-    def clusters(self) -> NDArray[np.float32]:
-        """Return the centers, (num_clusters, num_features); NotFittedError before the first fit."""
-        return self._state().centers
-
-    def history(self) -> tuple[Iteration, ...]:
-        """Return one line per iteration over all fits of this model."""
-        return self._state().history
-
-    def counts(self) -> NDArray[np.int64]:
-        """Return the rows of each cluster in the last sweep, (num_clusters,)."""
-        return self._state().counts
-
-    def why_stopped(self) -> Stop | None:
-        """Return why the last fit ended; None for one that was cut off."""
-        return self._state().stop
 
     # --- training ----------------------------------------------------------------------------
 
@@ -167,16 +163,24 @@ class KMeansClustering:
 
         Parameters
         ----------
-        x : array, pyarrow Table, URI, dict of columns or source
+        x : array, pyarrow Table, URI, dict of columns, source, or iterator of any of these
             Rows (n, d); exactly one of `x` and `input_fn`. A URI is a Parquet or .npy file, a
-            directory or a glob on any fsspec store, and is read by the workers.
+            directory or a glob on any fsspec store, and is read by the workers. An iterator gives
+            batches, each of which is one step, seen once.
         input_fn : callable
             Returns any of these, or the seed's pair (features, None).
         steps : int, optional
-            Iterations of this fit at most.
+            Steps of this fit at most.
+        batch_size : int, optional
+            Rows of a mini-batch over all workers together; default 65,536, at most n. Every row
+            is visited once per epoch, in an order that the seed decides.
+        monitors : sequence of Monitor, optional
+            Called at begin, after every step and at the end, with the state.
         max_steps : int, optional
-            Iterations over all fits at most; returns at once when they are done.
-            With neither, the fit ends when no center moves or by `relative_tolerance`.
+            Steps over all fits at most; returns at once when they are done.
+            With neither, full batch ends when no center moves, mini-batch when the smoothed loss
+            has not improved for 10 iterations or after 100 epochs, an iterator with its end; each
+            of them also by `relative_tolerance`.
 
         Raises
         ------
@@ -185,111 +189,87 @@ class KMeansClustering:
 
         Notes
         -----
-        One iteration costs O(n k d) and moves O(k d) per worker.
+        A step over b rows costs O(b k d). An iteration moves O(k d) per worker.
         """
-        check_parameters(self._params)
-        check_fit_arguments(y, batch_size, monitors, steps, max_steps)
-        rule = StopRule(steps, max_steps, self._params["relative_tolerance"])
-        source = self._open(x, input_fn)
-        runs.fit(self._params, source, self._model_dir(), self.config, rule, self._listeners)
+        check_steps(steps, max_steps)
+        return self._fit(x, y, input_fn, StopRule(steps, max_steps), batch_size, monitors)
+
+    def partial_fit(
+        self,
+        x: Any = None,
+        y: None = None,
+        input_fn: Callable[[], Any] | None = None,
+        steps: int | None = 1,
+        batch_size: int | None = None,
+        monitors: Sequence[Any] | None = None,
+    ) -> KMeansClustering:
+        """Train some steps, by default one that visits all rows given.
+
+        As `fit`, but a mini-batch is the whole of `x` by default. For an iterator of arrays, of
+        which only one is in memory at a time, ``steps=None`` trains until it ends.
+        """
+        check_steps(steps, None)
+        size = runs.WHOLE if batch_size is None else None
+        return self._fit(x, y, input_fn, StopRule(steps), batch_size, monitors, size)
+
+    def _fit(
+        self,
+        x: Any,
+        y: Any,
+        input_fn: Any,
+        rule: StopRule,
+        batch_size: int | None,
+        monitors: Any,
+        default_size: int | None = None,
+    ) -> KMeansClustering:
+        params, config = self._params, self.config
+        check_parameters(params)
+        check_no_targets(y)
+        check_batch_size(batch_size, input_fn, params["use_mini_batch"])
+        lookers = check_monitors(monitors)
+        rule = StopRule(rule.steps, rule.max_steps, params["relative_tolerance"])
+        store = self._model_dir()
+        found = store.matching(params["num_clusters"], params["distance_metric"])
+        if found and rule.max_steps is not None and found.iteration >= rule.max_steps:
+            return self
+        plan = runs.plan_fit(params, config, rule, batch_size or default_size)
+        data = the_data(x, input_fn)
+        if not is_stream(data):
+            source = self._open(data)
+            runs.fit(plan, source, store, config, lookers, self._listeners)
+        elif batch_size is not None:
+            raise ConfigError(f"batch_size={batch_size} has no meaning for an iterator of batches.")
+        elif params["use_mini_batch"]:
+            batches = open_batches(data, config.storage_options)
+            runs.fit_stream(plan, batches, store, config, lookers, self._listeners)
+        else:
+            source = runs.joined(open_batches(data, config.storage_options))
+            runs.fit(plan, source, store, config, lookers, self._listeners)
         return self
 
-    def score(
-        self,
-        x: Any = None,
-        steps: None = None,
-        *,
-        input_fn: Callable[[], Any] | None = None,
-    ) -> float:
-        """Return the sum over all rows of the squared distance to the nearest center."""
-        if steps is not None:
-            raise NotAvailableError(f"steps={steps}", "score reads all rows. Leave it out.")
-        state = self._state()
-        return runs.score(state, *self._checked(x, input_fn, state), self.config)
-
-    # --- inference ---------------------------------------------------------------------------
-
-    def predict(
-        self,
-        x: Any = None,
-        input_fn: Callable[[], Any] | None = None,
-        batch_size: int | None = None,
-        outputs: Sequence[str] | None = None,
-        as_iterable: bool = True,
-        iterate_batches: bool = False,
-    ) -> Any:
-        """Return the distances to all centers and the nearest center of each row.
+    def model_fn(
+        self, features: Any, labels: None = None, mode: str = "infer", config: Any = None
+    ) -> answers.ModelFnOps:
+        """Return what the model says of one batch in memory, as the seed's model_fn.
 
         Parameters
         ----------
-        batch_size : int, optional
-            Rows in memory at once; default one block of the data.
-        outputs : sequence of 'all_scores' and 'cluster_idx', optional
-        as_iterable : bool
-            True: an iterator of dicts, one per row, in the order of the data. False: one dict of
-            arrays over everything.
-        iterate_batches : bool
-            With `as_iterable`: one dict of arrays per batch.
-
-        Notes
-        -----
-        'all_scores' are squared distances, float32; 'cluster_idx' is int64, a tie goes to the
-        lowest index. Runs in this process; jobs/predict.py labels data that need a cluster.
+        features : array, table or dict of columns
+        labels : None
+        mode : 'train', 'eval' or 'infer'
+            'infer': predictions; 'eval': the loss too; 'train': also `train_op`, which trains one
+            step on the batch when it is called.
+        config : RunConfig, optional
+            Of `train_op`; default the estimator's own.
         """
-        wanted = chosen_outputs(outputs, (self.ALL_SCORES, self.CLUSTER_IDX))
-        batches = self._inferred(x, input_fn, batch_size, wanted)
-        if not as_iterable:
-            return inference.whole(batches)
-        return batches if iterate_batches else inference.by_row(batches)
+        check_no_targets(labels)
+        source = self._checked(features, state := self._state())
 
-    def predict_cluster_idx(
-        self, x: Any = None, *, input_fn: Callable[[], Any] | None = None
-    ) -> Iterator[np.int64]:
-        """Return an iterator over the index of the nearest center of each row."""
-        batches = self._inferred(x, input_fn, None, (self.CLUSTER_IDX,))
-        return (label for batch in batches for label in batch[self.CLUSTER_IDX])
+        def train() -> KMeansClustering:
+            own = {"model_dir": self.model_dir, "config": config or self._params["config"]}
+            return KMeansClustering(**{**self._params, **own}).partial_fit(features)
 
-    def transform(
-        self, x: Any = None, as_iterable: bool = False, *, input_fn: Callable[[], Any] | None = None
-    ) -> Any:
-        """Return the squared distances to all centers, (n, k) float32; or an iterator of rows."""
-        batches = self._inferred(x, input_fn, None, (self.ALL_SCORES,))
-        if as_iterable:
-            return (row for batch in batches for row in batch[self.ALL_SCORES])
-        return inference.whole(batches)[self.ALL_SCORES]
-
-    def _inferred(
-        self, x: Any, input_fn: Any, batch_size: int | None, outputs: Sequence[str]
-    ) -> Iterator[inference.Batch]:
-        state = self._state()
-        source, layout = self._checked(x, input_fn, state)
-        if batch_size is not None:
-            if input_fn is not None:
-                raise ConfigError(f"batch_size={batch_size} has no meaning with input_fn.")
-            check_count("batch_size", batch_size)
-        return inference.infer(state.centers, source, layout, batch_size, outputs)
-
-    # --- inside ------------------------------------------------------------------------------
-
-    def _open(self, x: Any, input_fn: Any) -> Source:
-        return open_source(the_data(x, input_fn), storage_options=self.config.storage_options)
-
-    def _checked(self, x: Any, input_fn: Any, state: FitState) -> tuple[Source, Layout]:
-        source = self._open(x, input_fn)
-        layout = source.describe()
-        runs.check_features(layout.features, state, self.model_dir)
-        return source, layout
-
-    def _state(self) -> FitState:
-        return self._model_dir().fitted()
-
-    def _model_dir(self) -> ModelDir:
-        config = self.config
-        return ModelDir.at(self.model_dir, config.storage_options, config.keep_checkpoint_max)
-
-    @classmethod
-    def _parameter_names(cls) -> list[str]:
-        return list(inspect.signature(cls).parameters)
+        return answers.model_fn(state, source, mode, train)
 
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from ray_kmeans import kernels
 from ray_kmeans.clustering.grid import Extent
+from ray_kmeans.clustering.metric import project
+from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import NonFiniteError
@@ -20,28 +22,56 @@ CLUSTER_IDX = "cluster_idx"
 Batch: TypeAlias = dict[str, NDArray[Any]]
 
 
-def infer(
-    centers: NDArray[np.float32],
-    source: Source,
-    layout: Layout,
-    batch_size: int | None,
-    outputs: Sequence[str],
-) -> Iterator[Batch]:
-    """Yield a dict of arrays per batch: 'all_scores' (n, k) float32, 'cluster_idx' (n,) int64.
+class Predictor:
+    """A model, ready to answer for rows."""
 
-    `batch_size` None: one block of the data at a time. Holds one block and one batch at most.
-    """
-    kernel = kernels.load()
-    prepared = kernel.prepare(centers)
-    for rows in _batches(source, layout, batch_size):
+    def __init__(self, state: FitState, outputs: Sequence[str]) -> None:
+        self._kernel = kernels.load()
+        self._centers = state.centers
+        self._metric = state.metric
+        self._prepared = self._kernel.prepare(self._centers, state.metric)
+        self._outputs = outputs
+
+    def __call__(self, rows: NDArray[np.float32]) -> Batch:
+        """Return 'all_scores' (n, k) float32 and 'cluster_idx' (n,) int64, as far as wanted."""
+        rows = project(rows, self._metric)
         batch: Batch = {}
-        if ALL_SCORES in outputs:
-            batch[ALL_SCORES] = kernel.distances(rows, centers)
-        if CLUSTER_IDX in outputs:
+        if ALL_SCORES in self._outputs:
+            batch[ALL_SCORES] = np.empty((len(rows), len(self._centers)), np.float32)
+            self._kernel.distances(rows, self._centers, self._metric, batch[ALL_SCORES])
+        if CLUSTER_IDX in self._outputs:
             labels = np.empty(len(rows), np.int32)
-            kernel.assign(rows, prepared, labels)
+            self._kernel.assign(rows, self._prepared, labels)
             batch[CLUSTER_IDX] = labels.astype(np.int64)
-        yield batch
+        return batch
+
+
+def batches_of(
+    source: Source, layout: Layout, batch_size: int | None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows in batches; without `batch_size`, one block of the data at a time.
+
+    Holds one block and one batch at most. Raises NonFiniteError for a batch that cannot be used.
+    """
+    if not layout.blocks:
+        yield np.empty((0, layout.features), np.float32)
+    kept: list[NDArray[np.float32]] = []
+    missing = batch_size or 0
+    for block, rows in source.read(layout.blocks):
+        extent = Extent.of_rows(rows, block.place)
+        if extent.nonfinite:
+            raise NonFiniteError(extent.nonfinite)
+        if batch_size is None:
+            yield rows
+            continue
+        while len(rows) >= missing:
+            yield np.concatenate([*kept, rows[:missing]]) if kept else rows[:missing]
+            kept, rows, missing = [], rows[missing:], batch_size
+        if len(rows):
+            kept.append(rows)
+            missing -= len(rows)
+    if kept:
+        yield np.concatenate(kept)
 
 
 def whole(batches: Iterator[Batch]) -> Batch:
@@ -55,17 +85,3 @@ def by_row(batches: Iterator[Batch]) -> Iterator[dict[str, Any]]:
     for batch in batches:
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
-
-
-def _batches(
-    source: Source, layout: Layout, batch_size: int | None
-) -> Iterator[NDArray[np.float32]]:
-    if not layout.blocks:
-        yield np.empty((0, layout.features), np.float32)
-    for block, rows in source.read(layout.blocks):
-        extent = Extent.of_rows(rows, block.place)
-        if extent.nonfinite:
-            raise NonFiniteError(extent.nonfinite)
-        size = batch_size or len(rows)
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size]

@@ -1,164 +1,191 @@
-"""From what the user asked to a run: plan, check the budget, choose the pool, start."""
+"""From what the user asked to a fit: plan, check the budget, choose who coordinates, start."""
 
 from __future__ import annotations
 
-import os
+import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ray_kmeans.checks import initial_centers
-from ray_kmeans.cluster.coordinator import FitPlan, run_fit
-from ray_kmeans.cluster.pool import LocalPool, Pool
-from ray_kmeans.clustering.lloyd import FitState, StopRule
+from ray_kmeans.cluster.coordinator import FitPlan, run_fit, run_stream
+from ray_kmeans.cluster.trainers import Loadable
+from ray_kmeans.clustering.state import FitState
+from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import Layout, Shard, check_budget, split
+from ray_kmeans.data.array import ArraySource
+from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.observe import summaries
 from ray_kmeans.observe.listeners import LogLines, Progress, tell_all, warn
-from ray_kmeans.store.labelled import OWN_COLUMNS, LabelledOutput
+from ray_kmeans.observe.monitors import Monitors
+from ray_kmeans.observe.summaries import Summaries, tensorboard_installed
+from ray_kmeans.resources import check_reachable, open_pool, plan_shards
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.store.publish import Place
+
+log = logging.getLogger("ray_kmeans")
+
+BATCH_SIZE = 65_536
+"""Rows of a mini-batch by default: fixed, so that it does not depend on the workers."""
+WHOLE = 2**62
+"""A batch size that no data set reaches: one batch is everything."""
 
 
-def fit(
-    params: Mapping[str, Any],
-    source: Source,
-    store: ModelDir,
-    config: RunConfig,
-    rule: StopRule,
-    listeners: Sequence[ev.Emit] = (),
-) -> FitState:
-    """Fit; everything that can be known to fail does so before a worker starts."""
-    layout = source.describe()
-    num_clusters = int(params["num_clusters"])
-    initial = initial_centers(params["initial_clusters"], num_clusters)
-    _check_shapes(layout, num_clusters, initial)
-    _check_reachable(config, {f"model_dir={store.url!r}": store, "the data": source})
-    found = store.check(num_clusters, layout.features)
-    if found and rule.max_steps is not None and found.iteration >= rule.max_steps:
-        return found
-    plan = FitPlan(
-        num_clusters=num_clusters,
-        initial=initial,
+def plan_fit(
+    params: Mapping[str, Any], config: RunConfig, rule: StopRule, batch_size: int | None
+) -> FitPlan:
+    """Return what a fit is to do."""
+    k = int(params["num_clusters"])
+    return FitPlan(
+        num_clusters=k,
+        initial=initial_centers(params["initial_clusters"], k),
+        metric=params["distance_metric"],
         random_seed=int(params["random_seed"]),
+        retries=int(params["kmeans_plus_plus_num_retries"]),
         rule=rule,
+        batch_size=int(batch_size or BATCH_SIZE) if params["use_mini_batch"] else None,
+        steps_per_iteration=int(params["mini_batch_steps_per_iteration"]),
+        empty_clusters=params["empty_clusters"],
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
-    shards = _plan_shards(layout, num_clusters, config)
-    with closing(Progress(config.progress)) as progress:
-        emit = tell_all([LogLines(config.log_step_count_steps), warn, progress, *listeners])
-        if config.num_workers == 0:
-            return run_fit(plan, LocalPool(source, shards), store, emit)
-        from ray_kmeans.cluster import on_ray
-
-        return on_ray.fit_on_ray(
-            plan, store, source, shards, start_timeout_s=config.worker_start_timeout_s, emit=emit
-        )
 
 
-def score(state: FitState, source: Source, layout: Layout, config: RunConfig) -> float:
-    """Return the inertia of these rows under the model's centers."""
-    _check_reachable(config, {"the data": source})
-    with _open_pool(state, source, layout, config) as pool:
-        summary = pool.summarize()
-        return pool.sweep(state.centers).inertia(summary, state.centers)
-
-
-def write_labels(
-    state: FitState,
+def fit(
+    plan: FitPlan,
     source: Source,
-    output: LabelledOutput,
+    store: ModelDir,
     config: RunConfig,
-    *,
-    model_dir: str,
-    keep_columns: Sequence[str] = (),
-) -> int:
-    """Write label and distance of every row, by the workers; return the number of rows."""
+    monitors: Sequence[Any] = (),
+    listeners: Sequence[ev.Emit] = (),
+) -> FitState:
+    """Fit; everything that can be known to fail does so before a worker starts.
+
+    On Ray a coordinator of its own steps the fit, unless monitors of this process look on.
+    """
     layout = source.describe()
-    check_features(layout.features, state, model_dir)
-    _check_kept(source, layout, keep_columns)
-    _check_reachable(config, {f"the output {output.url!r}": output, "the data": source})
-    output.start()
-    with _open_pool(state, source, layout, config) as pool:
-        pool.read()
-        parts = pool.write_labels(state.centers, output, keep_columns)
-    output.finish(parts, {"model_dir": model_dir, "iteration": state.iteration})
-    return sum(part.rows for part in parts)
+    check_shapes(layout, plan)
+    _check_store(store, layout, plan, config, source)
+    k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
+    with _listening(config, store, listeners) as emit:
+        if config.num_workers != 0 and not monitors:
+            from ray_kmeans.cluster import on_ray
+
+            shards = plan_shards(layout, k, config, size)
+            options = on_ray.WorkerOptions(config.cpus_per_worker, config.worker_start_timeout_s)
+            return on_ray.fit_on_ray(plan, store, source, shards, options, emit)
+        with open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool:
+            return run_fit(plan, pool, store, emit, Monitors(monitors))
 
 
-@contextmanager
-def _open_pool(
-    state: FitState, source: Source, layout: Layout, config: RunConfig
-) -> Iterator[Pool]:
-    shards = _plan_shards(layout, len(state.centers), config)
-    pool: Pool
-    if config.num_workers == 0:
-        pool = LocalPool(source, shards)
-    else:
-        from ray_kmeans.cluster import on_ray
-
-        pool = on_ray.open_pool(source, shards, config.worker_start_timeout_s, LogLines())
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
-def _plan_shards(layout: Layout, num_clusters: int, config: RunConfig) -> tuple[Shard, ...]:
-    """Deal the blocks out and check that they fit; joins or starts Ray where it is needed."""
+def fit_stream(
+    plan: FitPlan,
+    sources: Iterator[Source],
+    store: ModelDir,
+    config: RunConfig,
+    monitors: Sequence[Any] = (),
+    listeners: Sequence[ev.Emit] = (),
+) -> FitState:
+    """Fit on batches as they come. They come to this process, so it coordinates."""
+    found = store.matching(plan.num_clusters, plan.metric)
+    needed = plan.num_clusters if found is None and isinstance(plan.initial, str) else 1
+    first, sources = _first_rows(sources, needed)
+    layout = first.describe()
     if not layout.blocks:
-        raise DataError("the data have no rows. Give at least one.")
-    if config.num_workers == 0:
-        shards = split(layout.blocks, 1)
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
-
-        on_ray.connect(config.ray_address, config.num_workers)
-        shards = split(layout.blocks, config.num_workers or on_ray.cluster_cpus())
-        memory = on_ray.memory_per_cpu()
-    check_budget(shards, num_clusters, config.worker_memory_bytes or memory)
-    return shards
+        raise DataError("the input has no rows. Give at least one batch.")
+    check_shapes(layout, plan, at_least=needed)
+    _check_store(store, layout, plan, config, first)
+    k, metric = plan.num_clusters, plan.metric
+    with (
+        _listening(config, store, listeners) as emit,
+        open_pool(first, layout, k, metric, config, emit, for_more=True) as pool,
+    ):
+        batches = (_loadable(source, plan, config) for source in sources)
+        return run_stream(plan, pool, store, emit, batches, Monitors(monitors))
 
 
-def check_features(features: int, state: FitState, model_dir: str) -> None:
-    """Raise DataError unless the data are as wide as the model."""
-    if features != state.centers.shape[1]:
-        raise DataError(
-            f"the data have {features} features and the model in {model_dir!r} has "
-            f"{state.centers.shape[1]}. Give data like those it was fitted on."
+def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any]) -> None:
+    """Write an evaluation for TensorBoard, to eval or eval_<name> in the model's directory."""
+    if tensorboard_installed():
+        place = Place(f"{store.url}/eval{f'_{name}' if name else ''}", store.storage_options)
+        scalars = {key: value for key, value in result.items() if key != "global_step"}
+        summaries.write_evaluation(scalars, result["global_step"], place.put)
+    elif name is not None:
+        log.warning(
+            "name=%r names a TensorBoard file, but tensorboardX is not installed: "
+            "pip install 'ray-kmeans[tensorboard]'.",
+            name,
         )
 
 
-def _check_reachable(
-    config: RunConfig, places: Mapping[str, Source | ModelDir | LabelledOutput]
-) -> None:
-    for what, place in places.items():
-        if config.num_workers != 0 and place.only_here:
-            raise ConfigError(
-                f"{what} is in the memory of this process, where no worker can reach it. Give "
-                "config=RunConfig(num_workers=0) to run in this process, or another place."
-            )
+def joined(sources: Iterator[Source]) -> Source:
+    """Return all batches as one source, in memory: full batch visits them again and again."""
+    parts = [rows for source in sources for _, rows in source.read(source.describe().blocks)]
+    return ArraySource.of(np.concatenate(parts) if parts else np.empty((0, 1), np.float32))
 
 
-def _check_kept(source: Source, layout: Layout, names: Sequence[str]) -> None:
-    taken = [name for name in names if name in OWN_COLUMNS]
-    if taken:
-        raise ConfigError(f"keep_columns={taken}: the output has columns of these names itself.")
-    if names and layout.blocks:
-        source.columns_of(layout.blocks[0], names)  # raises for a name that is not there
-
-
-def _check_shapes(layout: Layout, num_clusters: int, initial: NDArray[np.float32] | None) -> None:
-    if layout.rows < num_clusters:
-        raise TooFewRowsError(layout.rows, num_clusters)
-    if initial is not None and initial.shape[1] != layout.features:
+def check_shapes(layout: Layout, plan: FitPlan, at_least: int | None = None) -> None:
+    """Raise unless the data have rows for all clusters, and the features of the given centers."""
+    initial = plan.initial
+    needed = plan.num_clusters if at_least is None else at_least
+    if layout.rows < needed:
+        raise TooFewRowsError(layout.rows, plan.num_clusters)
+    if isinstance(initial, np.ndarray) and initial.shape[1] != layout.features:
         raise ConfigError(
             f"initial_clusters has {initial.shape[1]} features and the data have "
             f"{layout.features}; they must have the same."
         )
+
+
+def _check_store(
+    store: ModelDir, layout: Layout, plan: FitPlan, config: RunConfig, source: Source
+) -> None:
+    check_reachable(config, {f"model_dir={store.url!r}": store, "the data": source})
+    store.matching(plan.num_clusters, plan.metric, layout.features)
+    store.check_writable()
+
+
+def _first_rows(sources: Iterator[Source], needed: int) -> tuple[Source, Iterator[Source]]:
+    """Return a source of the first batches that have so many rows, and all batches again."""
+    taken: list[Source] = []
+    rows = 0
+    while rows < needed and (source := next(sources, None)) is not None:
+        taken.append(source)
+        rows += source.describe().rows
+    first = taken[0] if len(taken) == 1 else joined(iter(taken))
+    return first, itertools.chain(taken, sources)
+
+
+def _loadable(source: Source, plan: FitPlan, config: RunConfig) -> Loadable:
+    shards = plan_shards(source.describe(), plan.num_clusters, config)
+    if config.num_workers == 0:
+        return source, shards
+    from ray_kmeans.cluster import on_ray
+
+    return on_ray.share(source), shards
+
+
+@contextmanager
+def _listening(
+    config: RunConfig, store: ModelDir, listeners: Sequence[ev.Emit]
+) -> Iterator[ev.Emit]:
+    """Give what tells everybody of a fit's events."""
+    with ExitStack() as open_ones:
+        progress = open_ones.enter_context(closing(Progress(config.progress)))
+        everybody: list[ev.Emit] = [
+            LogLines(config.log_step_count_steps),
+            warn,
+            progress,
+            *listeners,
+        ]
+        if tensorboard_installed():
+            publish = Place(store.url, store.storage_options).put
+            scalars = Summaries(config.save_summary_steps, publish)
+            everybody.append(open_ones.enter_context(closing(scalars)))
+        yield tell_all(everybody)

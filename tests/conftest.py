@@ -17,6 +17,7 @@ import pytest
 
 from ray_kmeans import kernels
 from ray_kmeans.clustering.grid import Extent, Grid, Squares, Summary
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.partials import Partials
 
 # The same examples every time, so that a failure is the change's; no deadline, as numba compiles.
@@ -32,15 +33,16 @@ def shared_data(name):
     return folder
 
 
-def summary_of(X, kernel="reference"):
-    """Return what a fit knows of all its rows before the first sweep."""
-    grid = Grid.of(Extent.of_rows(X))
+def summary_of(X, kernel="reference", metric=SQUARED_EUCLIDEAN):
+    """Return what a fit knows of all its rows before the first sweep; for cosine, of unit rows."""
+    extent = Extent.of_rows(X)
+    grid = Grid.of(extent)
     squares = Squares.zero(X.shape[1])
     kernels.load(kernel).accumulate_squares(
         X, grid.scale, grid.half_bits, squares.limbs, squares.coarse
     )
     squares += Squares.zero(X.shape[1], kernels.load(kernel).fingerprint(X))
-    return Summary(len(X), grid, squares)
+    return Summary(len(X), grid, squares, metric, extent.zeros)
 
 
 def partials_of(X, labels, n_clusters, grid, kernel="reference"):
@@ -50,13 +52,13 @@ def partials_of(X, labels, n_clusters, grid, kernel="reference"):
     return Partials(sums, np.bincount(labels, minlength=n_clusters))
 
 
-def labels_of(X, centers, kernel="reference"):
+def labels_of(X, centers, kernel="reference", metric=SQUARED_EUCLIDEAN):
     """Return the labels that a kernel gives; read-only input, as it may come from a mapped file."""
     X, centers = X.view(), centers.view()
     X.flags.writeable = centers.flags.writeable = False
     loaded = kernels.load(kernel)
     labels = np.full(len(X), -1, np.int32)
-    loaded.assign(X, loaded.prepare(centers), labels)
+    loaded.assign(X, loaded.prepare(centers, metric), labels)
     return labels
 
 

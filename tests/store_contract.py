@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 
 import fsspec
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop
-from ray_kmeans.errors import CheckpointError, ModelMismatchError
+from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
+from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError
 from ray_kmeans.store import publish
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -29,9 +30,23 @@ def full_state():
     """Return a state whose every field differs from its default, with floats of all digits."""
     rng = np.random.default_rng(0)
     centers = np.vstack([rng.normal(size=(4, 3)), [[1e-45, -0.0, 3.4e38]]]).astype(np.float32)
-    lines = [Iteration(i, float(rng.normal()) * 1e30, 1 / 3, i, f"d{i}") for i in (1, 2, 3)]
-    counts = rng.integers(0, 2**62, 5)
-    return FitState(centers, counts, 3, 1, tuple(lines), Stop.CYCLE, "c0ffee")
+    lines = [
+        Iteration(i, 2**40 + i, float(rng.normal()) * 1e30, 1 / 3, empty=i, digest=f"d{i}")
+        for i in (1, 2, 3)
+    ]
+    sums = rng.normal(size=(2, 5, 3)) * 10.0 ** rng.integers(-300, 300, (2, 5, 3))
+    return FitState(
+        centers=centers,
+        counts=rng.integers(0, 2**62, 5),
+        metric=COSINE,
+        iteration=3,
+        began=1,
+        history=tuple(lines),
+        stop=Stop.CYCLE,
+        data="c0ffee",
+        data_since=2,
+        running=Running(4, 3, sums),
+    )
 
 
 def assert_same(state, expected):
@@ -40,6 +55,8 @@ def assert_same(state, expected):
             found = getattr(state, name)
             assert (found.dtype, found.shape) == (value.dtype, value.shape)
             assert found.tobytes() == value.tobytes()
+        elif isinstance(value, Running):
+            assert_same(getattr(state, name), value)
         else:
             assert getattr(state, name) == value
 
@@ -71,10 +88,17 @@ class ModelDirContract:
 
             assert_same(store.latest(), state_at(iteration))
 
-    def test_every_field_comes_back_bit_for_bit(self, store, place):
-        store.save(full_state())
+    @pytest.mark.parametrize("stepped", ["mini-batch", "full batch"])
+    def test_every_field_comes_back_bit_for_bit(self, store, place, stepped):
+        state = full_state() if stepped == "mini-batch" else replace(full_state(), running=None)
 
-        assert_same(ModelDir.at(*place, keep=3).latest(), full_state())
+        store.save(state)
+
+        assert_same(ModelDir.at(*place, keep=3).latest(), state)
+
+    def test_the_example_has_no_field_at_its_default(self):
+        for field in fields(FitState):
+            assert field.default is MISSING or getattr(full_state(), field.name) != field.default
 
     @pytest.mark.parametrize("stop", [None, *Stop])
     def test_the_reason_to_stop_comes_back(self, store, stop):
@@ -135,15 +159,15 @@ class ModelDirContract:
         path = store.save(state_at(2))
 
         manifest = publish.unseal(files.fs.cat_file(path))
-        files.fs.pipe_file(path, publish.seal({**manifest, "format": 2}))
+        files.fs.pipe_file(path, publish.seal({**manifest, "format": 1}))
 
-        self.check_reported(store, path, "its format is 2, not 1")
+        self.check_reported(store, path, "its format is 1, not 2")
 
-    @pytest.mark.parametrize("name", ["centers.npy", "counts.npy"])
+    @pytest.mark.parametrize("name", ["centers.npy", "counts.npy", "history.npy", "sums.npy"])
     @pytest.mark.parametrize("damage", ["missing", "cut off", "one bit"])
     def test_damaged_data_are_reported(self, store, files, name, damage):
         store.save(state_at(1))
-        path = store.save(state_at(2))
+        path = store.save(state_at(2, running=Running(1, 0, np.ones((2, 2, 3)))))
 
         (blob,) = [blob for blob in files.blobs() if "00000001-" in blob and name in blob]
         content = files.fs.cat_file(blob)
@@ -161,7 +185,7 @@ class ModelDirContract:
         with pytest.raises(CheckpointError, match=problem) as caught:
             store.latest()
         with pytest.raises(CheckpointError):
-            store.check(2, 3)
+            store.matching(2, SQUARED_EUCLIDEAN, 3)
         assert caught.value.path == path
         assert path in str(caught.value)
         store._fs.rm_file(path)
@@ -210,22 +234,56 @@ class ModelDirContract:
         found = store.latest()
         assert_same(found, replace(state_at(5), data=found.data))
 
-    def test_check_accepts_a_new_place_and_leaves_nothing_there(self, store, files):
-        store.check(2, 3)
+    def test_a_new_place_is_writable_and_nothing_is_left_there(self, store, files):
+        store.check_writable()
 
         assert store.latest() is None
         assert files.all() == []
 
-    @pytest.mark.parametrize("shape", [(3, 3), (2, 4)])
-    def test_check_refuses_another_model_and_accepts_this_one(self, store, shape):
+    @pytest.mark.parametrize(
+        "asked", [(3, SQUARED_EUCLIDEAN, 3), (2, SQUARED_EUCLIDEAN, 4), (2, COSINE, 3)]
+    )
+    def test_another_model_is_refused_and_this_one_is_found(self, store, asked):
+        assert store.matching(*asked) is None
         store.save(state_at(1))
-        store.check(2, 3)
+        assert_same(store.matching(2, SQUARED_EUCLIDEAN, 3), state_at(1))
 
-        with pytest.raises(ModelMismatchError, match="2 clusters of 3 features") as caught:
-            store.check(*shape)
+        found = "2 clusters of 3 features by squared_euclidean distance"
+        with pytest.raises(ModelMismatchError, match=found) as caught:
+            store.matching(*asked)
 
-        assert "{} of {}".format(*shape) in caught.value.asked
+        k, metric, d = asked
+        assert caught.value.asked == f"{k} clusters of {d} features by {metric} distance"
         assert store.url in str(caught.value)
+
+    def test_a_model_is_found_before_the_number_of_features_is_known(self, store):
+        store.save(state_at(1))
+
+        assert_same(store.matching(2, SQUARED_EUCLIDEAN), state_at(1))
+        for asked in ((3, SQUARED_EUCLIDEAN), (2, COSINE)):
+            with pytest.raises(ModelMismatchError, match="{} clusters of 3 .* {}".format(*asked)):
+                store.matching(*asked)
+
+    def test_any_checkpoint_is_read_by_its_name_url_and_path(self, store):
+        paths = [store.save(state_at(iteration)) for iteration in (1, 2, 3)]
+
+        urls = [f"{store.url}/checkpoints/{path.rsplit('/', 1)[-1]}" for path in paths]
+        assert store.checkpoints() == urls
+        assert_same(store.fitted(), state_at(3))
+        for iteration, path in enumerate(paths, start=1):
+            name = path.rsplit("/", 1)[-1]
+            for given in (name, f"{store.url}/checkpoints/{name}", path):
+                assert_same(store.fitted(given), state_at(iteration))
+
+    def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(self, store):
+        with pytest.raises(NotFittedError, match=r"no model in .*Call fit first"):
+            store.fitted()
+        store.save(state_at(1))
+
+        with pytest.raises(
+            NotFittedError, match=r"'00000009-\S*' does not exist.*-iteration-1\.json"
+        ):
+            store.fitted("00000009-iteration-9.json")
 
 
 class Files:

@@ -26,9 +26,11 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"config"},
     {"clustering", "kernels"},
     {"observe"},
-    {"data", "store", "cluster"},
-    {"checks", "inference"},
-    {"runs"},
+    {"data", "store", "cluster", "export"},
+    {"checks", "parameters", "inference", "variables"},
+    {"resources"},
+    {"runs", "answers", "exporting"},
+    {"model"},
     {"estimator"},
     {"demo"},
     {"cli"},
@@ -42,7 +44,10 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "pyarrow": {"data", "store", "demo"},
     "tqdm": {"observe"},
     "tyro": {"cli"},
-    "numpy": set(RANK) - {"errors", "config"},
+    "onnx": {"export.onnx_graph"},
+    "tensorflow": {"export.saved_model"},
+    "tensorboardX": {"observe.summaries"},
+    "numpy": set(RANK) - {"errors", "config", "parameters"},
 }
 LONGEST_MODULE = 250
 LONGEST_FUNCTION = 40

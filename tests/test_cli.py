@@ -18,6 +18,7 @@ from ray_kmeans.demo import DATA
 from tests.files import put_array, put_table
 
 HERE = ["--num-workers", "0"]
+LLOYD = "--no-use-mini-batch"
 X = np.random.default_rng(3).integers(-8, 8, size=(60, 3)).astype(np.float32)
 
 
@@ -61,7 +62,7 @@ def error_of(*args):
 def test_fit_then_predict_on_real_data(glosses, tmp_path, capsys):
     model, labelled = str(tmp_path / "model"), str(tmp_path / "labelled")
 
-    run("fit", glosses, model, "--num-clusters", "5", "--max-steps", "4")
+    run("fit", glosses, model, "--num-clusters", "5", LLOYD, "--max-steps", "4")
     fitted = capsys.readouterr()
     run("predict", glosses, model, labelled, "--keep-columns", "synset", "gloss")
     predicted = capsys.readouterr()
@@ -89,28 +90,52 @@ def test_the_next_step_that_fit_prints_is_python_that_runs(numbers, tmp_path, ca
     assert eval(expression, {"KMeansClustering": KMeansClustering}).shape == (4, 3)
 
 
-def test_fit_again_continues(numbers, tmp_path):
-    model = str(tmp_path / "model")
-    run("fit", numbers, model, "--num-clusters", "4", "--max-steps", "1")
-    run("fit", numbers, model, "--num-clusters", "4", "--max-steps", "3")
+@pytest.mark.parametrize("more", [[LLOYD], ["--batch-size", "25"]], ids=["all rows", "mini-batch"])
+def test_fit_again_continues(numbers, tmp_path, more):
+    model, once = str(tmp_path / "model"), str(tmp_path / "once")
+    k = ["--num-clusters", "4", *more]
+    run("fit", numbers, model, *k, "--max-steps", "1")
+    run("fit", numbers, model, *k, "--max-steps", "3")
 
-    run("fit", numbers, str(tmp_path / "once"), "--num-clusters", "4", "--max-steps", "3")
+    run("fit", numbers, once, *k, "--max-steps", "3")
 
-    once = KMeansClustering(4, str(tmp_path / "once"))
-    assert KMeansClustering(4, model).history() == once.history()
+    assert len(KMeansClustering(4, once).history()) == 3
+    assert KMeansClustering(4, model).history() == KMeansClustering(4, once).history()
 
 
-def test_the_flags_reach_the_model(numbers, tmp_path):
+def flags_of(values):
+    """Return the flags that give these parameters."""
+    flags = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        flags += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+    return flags
+
+
+FULL_BATCH = {"use_mini_batch": False, "random_seed": 9, "relative_tolerance": 0.1}
+MINI_BATCH = {
+    "initial_clusters": "kmeans_plus_plus",
+    "distance_metric": "cosine",
+    "mini_batch_steps_per_iteration": 2,
+    "kmeans_plus_plus_num_retries": 0,
+    "random_seed": -3,
+}
+
+
+@pytest.mark.parametrize(
+    ("params", "fit_params"),
+    [
+        (FULL_BATCH, {}),
+        ({**FULL_BATCH, "empty_clusters": "farthest"}, {"max_steps": 2}),
+        (MINI_BATCH, {"batch_size": 25, "max_steps": 7}),
+        ({**MINI_BATCH, "initial_clusters": "kmeans_parallel"}, {}),
+    ],
+)
+def test_the_flags_reach_the_model(numbers, tmp_path, params, fit_params):
     here = config.RunConfig(num_workers=0, progress=False)
-    km = KMeansClustering(
-        4,
-        str(tmp_path / "a"),
-        use_mini_batch=False,
-        random_seed=9,
-        relative_tolerance=0.1,
-        config=here,
-    ).fit(numbers)
-    flags = ["--num-clusters", "4", "--random-seed", "9", "--relative-tolerance", "0.1"]
+    km = KMeansClustering(4, str(tmp_path / "a"), **params, config=here)
+    km.fit(numbers, **fit_params)
+    flags = ["--num-clusters", "4", *flags_of({**params, **fit_params})]
 
     run("fit", numbers, str(tmp_path / "b"), *flags, "--keep-checkpoint-max", "1")
 
@@ -119,13 +144,21 @@ def test_the_flags_reach_the_model(numbers, tmp_path):
     assert len(list((tmp_path / "a" / "checkpoints").glob("*.json"))) == 2
 
 
+def test_mini_batch_shows_no_sizes_because_its_counts_are_of_many_steps(numbers, tmp_path, capsys):
+    run("fit", numbers, str(tmp_path / "model"), "--num-clusters", "4", "--max-steps", "3")
+
+    shown = capsys.readouterr().out
+    assert "\n        3" in shown
+    assert "sizes: " not in shown
+
+
 def test_columns_chooses_and_their_order_counts(tmp_path):
     put_table(tmp_path, "a.parquet", pa.table({"a": X[:, 0], "b": X[:, 1], "id": range(60)}))
     model = str(tmp_path / "model")
 
     flags = ["--num-clusters", "60", "--columns", "b", "a"]
     with pytest.warns(UserWarning, match="are copies"):
-        run("fit", str(tmp_path / "a.parquet"), model, *flags)
+        run("fit", str(tmp_path / "a.parquet"), model, LLOYD, *flags)
     run("predict", str(tmp_path / "a.parquet"), model, str(tmp_path / "out"), "--columns", "b", "a")
 
     np.testing.assert_array_equal(KMeansClustering(60, model).clusters(), X[:, 1::-1])
@@ -150,6 +183,9 @@ def test_an_error_is_one_line(numbers, tmp_path):
     assert "num_clusters=61" in error_of("fit", numbers, model, "--num-clusters", "61")
     assert "num_clusters=0" in error_of("fit", numbers, model, "--num-clusters", "0")
     assert "max_steps=0" in error_of("fit", numbers, model, *k, "--max-steps", "0")
+    assert "batch_size=0" in error_of("fit", numbers, model, *k, "--batch-size", "0")
+    assert "batch_size=5" in error_of("fit", numbers, model, *k, LLOYD, "--batch-size", "5")
+    assert "='farthest'" in error_of("fit", numbers, model, *k, "--empty-clusters", "farthest")
     assert "columns=['a']" in error_of("fit", numbers, model, *k, "--columns", "a")
     assert "no model in" in error_of("predict", numbers, model, out)
     assert not (tmp_path / "model").exists()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, config
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, NotAvailableError
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -23,10 +23,11 @@ AT_LEAST_1 = [
     "worker_memory_bytes",
     "save_checkpoints_steps",
     "keep_checkpoint_max",
+    "save_summary_steps",
     "log_step_count_steps",
 ]
-SECONDS = ["save_checkpoints_secs", "worker_start_timeout_s"]
-NONE_HAS_NO_MEANING = ["keep_checkpoint_max", "log_step_count_steps", *SECONDS]
+ABOVE_0 = ["save_checkpoints_secs", "worker_start_timeout_s", "cpus_per_worker"]
+NONE_HAS_NO_MEANING = ["keep_checkpoint_max", "save_summary_steps", "log_step_count_steps"]
 
 
 @pytest.mark.parametrize(
@@ -34,8 +35,9 @@ NONE_HAS_NO_MEANING = ["keep_checkpoint_max", "log_step_count_steps", *SECONDS]
     [
         *[(name, value) for name in AT_LEAST_0 + AT_LEAST_1 for value in (-1, 1.0, "2", True)],
         *[(name, 0) for name in AT_LEAST_1],
-        *[(name, value) for name in SECONDS for value in (0, -1.0, math.nan, "600")],
-        *[(name, None) for name in NONE_HAS_NO_MEANING],
+        *[(name, value) for name in ABOVE_0 for value in (0, -1.0, math.nan, "600", True)],
+        *[(name, None) for name in (*NONE_HAS_NO_MEANING, *ABOVE_0)],
+        *[("backend", value) for value in ("cuda", "", None)],
         ("storage_options", None),
         ("storage_options", "key=1"),
     ],
@@ -60,6 +62,10 @@ def test_a_value_that_no_run_can_use_is_refused_by_name(field, value):
         ("save_checkpoints_secs", 1),
         ("save_checkpoints_secs", math.inf),
         ("worker_start_timeout_s", 0.5),
+        ("cpus_per_worker", 0.25),
+        ("cpus_per_worker", 4),
+        ("backend", "auto"),
+        ("backend", "cpu"),
         ("storage_options", {"anon": True}),
     ],
 )
@@ -76,6 +82,12 @@ def test_the_defaults_of_the_seed_are_kept():
     default = RunConfig()
 
     assert (default.save_checkpoints_secs, default.keep_checkpoint_max) == (600, 5)
+    assert (default.save_summary_steps, default.log_step_count_steps) == (100, 100)
+
+
+def test_a_backend_not_served_yet_is_refused_with_what_to_give():
+    with pytest.raises(NotAvailableError, match=r"backend='gpu' is not .*Give 'auto' or 'cpu'"):
+        RunConfig(backend="gpu")
 
 
 def test_a_config_survives_copying_and_pickling():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.draws import distinct_rows, words
+from ray_kmeans.clustering.draws import distinct_rows, fractions, mix, uniforms, words
 
 SHAPES = [(1, 1), (2, 1), (7, 3), (10, 5), (10, 6), (100, 99), (100, 100), (10**12, 1000)]
 
@@ -53,6 +53,47 @@ def test_more_words_begin_with_the_same_words():
     assert words(5, "random", 2, size=100)[:9].tolist() == words(5, "random", 2, size=9).tolist()
 
 
+def test_uniforms_are_the_words_of_their_address_as_fractions():
+    drawn = uniforms(5, "chain", 2, size=4000)
+
+    np.testing.assert_array_equal(drawn, fractions(words(5, "chain", 2, size=4000)))
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    assert (np.histogram(drawn, 20, (0, 1))[0] > 130).all()  # 200 expected, 13.8 the deviation
+
+
+def test_a_fraction_is_the_upper_53_bits_of_a_word():
+    bits = np.array([0, 2**11 - 1, 2**11, 2**63, 2**64 - 1], np.uint64)
+
+    assert fractions(bits).tolist() == [0, 0, 2.0**-53, 0.5, 1 - 2.0**-53]
+
+
+@pytest.mark.parametrize("key", words(0, "test", size=3))
+def test_a_hash_of_a_number_belongs_to_it_and_to_the_key(key):
+    numbers = np.arange(10_000, dtype=np.uint64)
+
+    seen = mix(numbers, key)
+
+    assert len(np.unique(seen)) == len(numbers)
+    np.testing.assert_array_equal(mix(numbers[::-3], key), seen[::-3])
+    assert not (mix(numbers, key ^ np.uint64(2)) == seen).any()
+    assert (np.histogram(fractions(seen), 20, (0, 1))[0] > 390).all()  # 500, 21.8 the deviation
+
+
+def test_the_hash_is_that_of_the_formula_in_whole_numbers():
+    def by_the_formula(value, key):
+        x = ((value + 1) * (key | 1) + (key >> 32)) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    values, [key] = words(1, "test", size=50), words(2, "test", size=1)
+
+    expected = [by_the_formula(value, int(key)) for value in values.tolist()]
+
+    assert mix(values, key).tolist() == expected
+
+
 @pytest.mark.parametrize(("n_rows", "size"), [(20, 5), (20, 15)])
 def test_every_row_is_drawn_about_equally_often(n_rows, size):
     n_seeds = 2000
@@ -83,6 +124,11 @@ def test_the_draws_of_this_version_are_those_of_every_version():
         0x713EE25EAD9507F2,
         0x7E8D2DBCB0D54600,
     ]
+    assert mix(np.arange(2, dtype=np.uint64), np.uint64(0xC0FFEE)).tolist() == [
+        0x35185EF3C91068F2,
+        0xFF0107A3A770B351,
+    ]
+    assert uniforms(0, "random", size=2).tolist() == [0.6563520645997267, 0.4423657876155467]
     assert distinct_rows(1000, 6, 0, "random").tolist() == [104, 360, 427, 707, 710, 906]
     assert distinct_rows(1000, 6, -1, "random").tolist() == [35, 40, 190, 462, 598, 773]
     assert distinct_rows(8, 6, 42, "random").tolist() == [0, 1, 2, 4, 6, 7]

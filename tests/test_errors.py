@@ -11,8 +11,8 @@ from ray_kmeans import errors
 EXAMPLES = [
     errors.RayKMeansError("something"),
     errors.ConfigError("steps=0 must be a whole number of at least 1."),
-    errors.NotAvailableError("use_mini_batch=True", "Give use_mini_batch=False."),
-    errors.ModelMismatchError("s3://b/m", "3 clusters of 2 features", "5 of 2"),
+    errors.NotAvailableError("backend='gpu'", "Give 'auto' or 'cpu'."),
+    errors.ModelMismatchError("s3://b/m", "3 clusters of 2 features by cosine distance", "5 of 2"),
     errors.BudgetError(2_000_000, 1_000_000, "7 rows x 3 float32 and 2 centers"),
     errors.DataError("the data have no rows."),
     errors.NoDataError("'s3://b/x' does not exist."),
@@ -79,7 +79,7 @@ def test_the_message_is_one_line_that_ends_with_a_full_stop(error):
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (EXAMPLES[2], "Give use_mini_batch=False"),
+        (EXAMPLES[2], "Give 'auto' or 'cpu'"),
         (EXAMPLES[3], "Give another model_dir"),
         (EXAMPLES[4], r"num_workers.*num_clusters.*worker_memory_bytes"),
         (EXAMPLES[7], "Remove or fill these rows"),

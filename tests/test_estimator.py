@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, runs
-from ray_kmeans.clustering.lloyd import Stop, StopRule
+from ray_kmeans import KMeansClustering, RunConfig, resources, runs
+from ray_kmeans.clustering.state import Stop
+from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.data import plan
 from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import DATA
+from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from tests import oracle
@@ -116,7 +118,7 @@ def test_blocks_and_shards_do_not_change_one_bit(new, gaussian, monkeypatch):
 
     monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
     blocks = new(gaussian[:6]).fit(gaussian)
-    monkeypatch.setattr(runs, "split", lambda blocks, n_shards: plan.split(blocks, 5))
+    monkeypatch.setattr(resources, "split", lambda blocks, n_shards: plan.split(blocks, 5))
     shards = new(gaussian[:6]).fit(gaussian)
 
     assert len(open_source(gaussian).describe().blocks) == 29
@@ -212,22 +214,35 @@ class CutOff(Exception):
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 @pytest.mark.parametrize("steps", [None, 6])
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_fit_that_was_cut_off_and_is_run_again_equals_the_undisturbed_one(
-    new, gaussian, at, steps, tmp_path
+    new, gaussian, at, steps, killed, tmp_path, monkeypatch
 ):
     undisturbed = new(gaussian[:6]).fit(gaussian, steps=steps)
     config = RunConfig(num_workers=0, progress=False, save_checkpoints_steps=2)
     km = new(gaussian[:6], "cut", config=config)
 
+    def be_dead(store, state):
+        raise StoreError("nobody is left to save anything.")
+
     def cut_off(event):
         if isinstance(event, ev.IterationDone) and event.line.iteration == at:
+            if killed:
+                monkeypatch.setattr(ModelDir, "save", be_dead)
             raise CutOff
 
     store = ModelDir.at(str(tmp_path / "cut"), {}, 5)
     with pytest.raises(CutOff):
-        runs.fit(km.get_params(), open_source(gaussian), store, config, StopRule(steps), [cut_off])
+        runs.fit(
+            runs.plan_fit(km.get_params(), config, StopRule(steps), None),
+            open_source(gaussian),
+            store,
+            config,
+            listeners=[cut_off],
+        )
+    monkeypatch.undo()
     assert km.why_stopped() is None
-    assert len(km.history()) == (at - 1) // 2 * 2
+    assert len(km.history()) == ((at - 1) // 2 * 2 if killed else at)  # else no step is lost
     km.fit(gaussian, steps=steps)
 
     assert state_of(km) == state_of(undisturbed)

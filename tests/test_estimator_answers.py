@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,7 +16,7 @@ from tests import oracle
 
 HERE = RunConfig(num_workers=0, progress=False)
 X = np.random.default_rng(3).integers(-8, 8, size=(60, 3)).astype(np.float32)
-CALLS = ["score", "predict", "predict_cluster_idx", "transform"]
+CALLS = ["score", "evaluate", "predict", "predict_cluster_idx", "transform"]
 
 
 @pytest.fixture
@@ -162,7 +164,9 @@ def test_answers_stream_with_one_block_in_memory(km, call, monkeypatch):
     assert blocks_read == [0, 1, 2]
 
 
-@pytest.mark.parametrize("call", [*CALLS, "clusters", "history", "counts", "why_stopped"])
+@pytest.mark.parametrize(
+    "call", [*CALLS, "clusters", "history", "counts", "why_stopped", "get_variable_names"]
+)
 def test_an_unfitted_model_says_so_at_the_call(unfitted, call):
     arguments = (X,) if call in CALLS else ()
 
@@ -177,13 +181,14 @@ def test_get_params_gives_back_what_the_constructor_got():
     config = RunConfig(num_workers=3)
     initial = X[:5]
 
-    params = KMeansClustering(5, "m", initial, random_seed=7, config=config).get_params()
+    km = KMeansClustering(5, "m", initial, random_seed=7, config=config)
+    params = km.get_params(deep=False)
 
     assert params["initial_clusters"] is initial
     assert params["config"] is config
     assert (params["num_clusters"], params["model_dir"], params["random_seed"]) == (5, "m", 7)
-    assert len(params) == 10
-    assert KMeansClustering(**params).get_params() == params
+    assert list(params) == list(inspect.signature(KMeansClustering).parameters)
+    assert KMeansClustering(**params).get_params(deep=False) == params
 
 
 def test_set_params_replaces_what_fit_uses(unfitted, tmp_path):

@@ -1,15 +1,14 @@
-"""Arguments that this version cannot serve, or nobody could: refused by name, nothing written."""
+"""Arguments of a fit that have no meaning: refused by name, and nothing is written."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 
 import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.errors import BudgetError, ConfigError, NotAvailableError, StoreError
+from ray_kmeans.errors import BudgetError, ConfigError, StoreError
 from tests.files import put_array
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -24,73 +23,6 @@ def place(tmp_path):
 def model(place, **params):
     params = {"num_clusters": 4, "use_mini_batch": False, "config": HERE, **params}
     return KMeansClustering(model_dir=str(place), **params)
-
-
-def test_the_signature_is_the_seeds():
-    parameters = list(inspect.signature(KMeansClustering).parameters.values())[:10]
-
-    assert [(p.name, p.default) for p in parameters] == [
-        ("num_clusters", inspect.Parameter.empty),
-        ("model_dir", None),
-        ("initial_clusters", "random"),
-        ("distance_metric", "squared_euclidean"),
-        ("random_seed", 0),
-        ("use_mini_batch", True),
-        ("mini_batch_steps_per_iteration", 1),
-        ("kmeans_plus_plus_num_retries", 2),
-        ("relative_tolerance", None),
-        ("config", None),
-    ]
-    arguments = list(inspect.signature(KMeansClustering.fit).parameters)
-    assert arguments[1:] == ["x", "y", "input_fn", "steps", "batch_size", "monitors", "max_steps"]
-
-
-def test_the_constants_are_the_seeds():
-    values = {
-        "SQUARED_EUCLIDEAN_DISTANCE": "squared_euclidean",
-        "COSINE_DISTANCE": "cosine",
-        "RANDOM_INIT": "random",
-        "KMEANS_PLUS_PLUS_INIT": "kmeans_plus_plus",
-        "SCORES": "scores",
-        "CLUSTER_IDX": "cluster_idx",
-        "CLUSTERS": "clusters",
-        "ALL_SCORES": "all_scores",
-        "LOSS_OP_NAME": "kmeans_loss",
-    }
-
-    assert {name: getattr(KMeansClustering, name) for name in values} == values
-
-
-@pytest.mark.parametrize(
-    ("params", "argument", "instead"),
-    [
-        ({"use_mini_batch": True}, "use_mini_batch=True", "use_mini_batch=False"),
-        ({"distance_metric": "cosine"}, "distance_metric='cosine'", "'squared_euclidean'"),
-        ({"initial_clusters": "kmeans_plus_plus"}, "='kmeans_plus_plus'", "'random' or an array"),
-        ({"initial_clusters": "kmc2"}, "initial_clusters='kmc2'", "'random' or an array"),
-        ({"initial_clusters": "kmeans_parallel"}, "='kmeans_parallel'", "'random' or an array"),
-        ({"initial_clusters": lambda sample, k: X}, "initial_clusters", "'random' or an array"),
-        ({"mini_batch_steps_per_iteration": 3}, "mini_batch_steps_per_iteration=3", "Leave it out"),
-        ({"kmeans_plus_plus_num_retries": 0}, "kmeans_plus_plus_num_retries=0", "Leave it out"),
-    ],
-)
-def test_a_parameter_not_served_yet_is_refused_with_what_to_give(place, params, argument, instead):
-    km = model(place, **params)  # the constructor only stores
-
-    with pytest.raises(NotAvailableError, match="not available in this version") as caught:
-        km.fit(X)
-
-    assert argument in str(caught.value)
-    assert instead in str(caught.value)
-    assert not place.exists()
-
-
-@pytest.mark.parametrize("argument", [{"batch_size": 10}, {"monitors": [object()]}])
-def test_an_argument_of_fit_not_served_yet_is_refused_with_what_to_give(place, argument):
-    with pytest.raises(NotAvailableError, match=rf"^{next(iter(argument))}.*Leave it out"):
-        model(place).fit(X, **argument)
-
-    assert not place.exists()
 
 
 @pytest.mark.parametrize(
@@ -111,6 +43,15 @@ def test_an_argument_of_fit_not_served_yet_is_refused_with_what_to_give(place, a
         {"relative_tolerance": float("nan")},
         {"relative_tolerance": float("inf")},
         {"relative_tolerance": "0.1"},
+        {"use_mini_batch": 1},
+        {"use_mini_batch": None},
+        {"mini_batch_steps_per_iteration": 0},
+        {"mini_batch_steps_per_iteration": 1.5},
+        {"mini_batch_steps_per_iteration": True},
+        {"kmeans_plus_plus_num_retries": 0.5},
+        {"kmeans_plus_plus_num_retries": None},
+        {"empty_clusters": "drop"},
+        {"empty_clusters": None},
         {"initial_clusters": "kmeans++"},
         {"config": {"num_workers": 0}},
     ],
@@ -127,31 +68,80 @@ def test_a_parameter_without_meaning_is_refused_by_name_and_value(place, params)
     assert not place.exists()
 
 
+def test_empty_clusters_of_mini_batch_cannot_be_filled(place):
+    km = model(place, use_mini_batch=True, empty_clusters="farthest")
+
+    with pytest.raises(ConfigError, match=r"empty_clusters='farthest'.*use_mini_batch=False"):
+        km.fit(X)
+
+    assert not place.exists()
+
+
+class Unfinished:
+    def begin(self, state):
+        pass
+
+
+FIT = ["fit", "partial_fit"]
+
+
+@pytest.mark.parametrize("method", FIT)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"y": X[:, 0]}, "y must be None"),
-        ({"steps": 3, "max_steps": 4}, "steps=3 and max_steps=4 are both given"),
         ({"steps": 0}, "steps=0"),
         ({"steps": 2.0}, r"steps=2\.0"),
         ({"steps": True}, "steps=True"),
-        ({"max_steps": 0}, "max_steps=0"),
-        ({"max_steps": "3"}, "max_steps='3'"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2.0}, r"batch_size=2\.0"),
+        ({"monitors": Unfinished()}, r"monitors=.*must be a list"),
+        ({"monitors": [Unfinished()]}, r"monitors\[0\]=.*has no method after_step and no end"),
+        ({"monitors": [Unfinished]}, r"monitors\[0\]=.*is a class; give an instance"),
     ],
     ids=str,
 )
-def test_an_argument_of_fit_without_meaning_is_refused(place, arguments, message):
+def test_an_argument_of_fit_without_meaning_is_refused(place, method, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        getattr(model(place, use_mini_batch=True), method)(X, **arguments)
+
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 3, "max_steps": 4}, "steps=3 and max_steps=4 are both given"),
+        ({"max_steps": 0}, "max_steps=0"),
+        ({"max_steps": "3"}, "max_steps='3'"),
+    ],
+)
+def test_a_limit_without_meaning_is_refused(place, arguments, message):
     with pytest.raises(ConfigError, match=message):
         model(place).fit(X, **arguments)
 
     assert not place.exists()
 
 
-def test_score_reads_all_rows_and_says_so(place):
-    km = model(place).fit(X)
+@pytest.mark.parametrize("method", FIT)
+@pytest.mark.parametrize(
+    ("mini_batch", "arguments", "message"),
+    [
+        (False, {"x": X}, r"batch_size=9 .*use_mini_batch=False: a step visits all rows"),
+        (True, {"input_fn": lambda: X}, r"batch_size=9 .*with input_fn"),
+        (True, {"x": lambda: iter([X])}, r"batch_size=9 .*an iterator of batches"),
+        (True, {"x": [X, X]}, r"batch_size=9 .*an iterator of batches"),
+    ],
+)
+def test_a_batch_size_where_nobody_cuts_batches_is_refused(
+    place, method, mini_batch, arguments, message
+):
+    km = model(place, use_mini_batch=mini_batch)
 
-    with pytest.raises(NotAvailableError, match=r"steps=2 .*score reads all rows"):
-        km.score(X, steps=2)
+    with pytest.raises(ConfigError, match=message):
+        getattr(km, method)(**arguments, batch_size=9)
+
+    assert not place.exists()
 
 
 @pytest.mark.parametrize("kind", ["data", "model_dir"])

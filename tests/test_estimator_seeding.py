@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source, runs
-from ray_kmeans.clustering.lloyd import StopRule
+from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.data import plan
 from ray_kmeans.errors import ConfigError, DataError, ModelMismatchError, TooFewRowsError
 from ray_kmeans.observe import events as ev
@@ -33,7 +33,8 @@ def seeds(tmp_path):
                 seen.append(store.latest().centers)
 
         km = model(k, store.url, initial, **params)
-        runs.fit(km.get_params(), open_source(x), store, HERE, StopRule(steps=1), [read])
+        fit_plan = runs.plan_fit(km.get_params(), HERE, StopRule(steps=1), None)
+        runs.fit(fit_plan, open_source(x), store, HERE, listeners=[read])
         return seen[-1]
 
     return centers
@@ -127,18 +128,21 @@ def test_a_model_is_read_back_by_another_object(tmp_path, gaussian):
 
 
 @pytest.mark.parametrize(
-    ("k", "columns", "numbers"),
-    [(4, 5, r"3 clusters of 5 features.* 4 of 5"), (3, 2, r"3 clusters of 5 features.* 3 of 2")],
+    ("k", "columns", "metric"),
+    [(4, 5, "squared_euclidean"), (3, 2, "squared_euclidean"), (3, 5, "cosine")],
 )
-def test_another_model_in_model_dir_is_refused_with_both_shapes(
-    tmp_path, gaussian, k, columns, numbers
+def test_another_model_in_model_dir_is_refused_with_both_descriptions(
+    tmp_path, gaussian, k, columns, metric
 ):
     km = model(3, tmp_path, gaussian[:3]).fit(gaussian, steps=1)
     before = km.clusters()
+    other = model(k, tmp_path, gaussian[:k, :columns], distance_metric=metric)
 
-    with pytest.raises(ModelMismatchError, match=numbers) as caught:
-        model(k, tmp_path, gaussian[:k, :columns]).fit(gaussian[:, :columns])
+    with pytest.raises(ModelMismatchError) as caught:
+        other.fit(gaussian[:, :columns])
 
+    assert caught.value.found == "3 clusters of 5 features by squared_euclidean distance"
+    assert caught.value.asked == f"{k} clusters of {columns} features by {metric} distance"
     assert str(tmp_path) in str(caught.value)
     np.testing.assert_array_equal(km.clusters(), before)
 

@@ -54,15 +54,74 @@ def test_the_sign_is_right_for_rows_near_the_bisector(columns):
     assert np.sign(exact.difference_of_distances(x, b, a)) == -sign
 
 
+def is_nearer(x, a, b, cosine):
+    return exact.is_nearer(x, a, exact.score(x, a, cosine), b, exact.score(x, b, cosine), cosine)
+
+
 @given(st.lists(near_tie_columns(), min_size=1, max_size=8))
 def test_nearer_means_strictly_nearer(columns):
     x, a, b = columns_as_rows(columns)
-    squared = exact.squared_distance(x, a), exact.squared_distance(x, b)
 
     sign = sign_over_the_reals(x, a, b)
 
-    assert exact.is_nearer(x, a, squared[0], b, squared[1]) == (sign < 0)
-    assert exact.is_nearer(x, b, squared[1], a, squared[0]) == (sign > 0)
+    assert is_nearer(x, a, b, False) == (sign < 0)
+    assert is_nearer(x, b, a, False) == (sign > 0)
+
+
+def inner_product(x, c):
+    return sum((one * other for one, other in zip(x, c, strict=True)), oracle.Fraction(0))
+
+
+def sign_of_products(x, a, b):
+    """Return that of x.b - x.a, which is below 0 where a is the nearer one for 'cosine'."""
+    [x], [a], [b] = (oracle.exact([row]) for row in (x, a, b))
+    difference = inner_product(x, b) - inner_product(x, a)
+    return (difference > 0) - (difference < 0)
+
+
+@st.composite
+def canceling_columns(draw):
+    """Draw two columns (x, a, b) whose parts in x.b - x.a cancel, but perhaps for a last bit."""
+    power = 2.0 ** draw(st.integers(-120, 60))
+    x, a, b = (draw(st.integers(-(2**20), 2**20)) * power for _ in range(3))
+    off = draw(st.sampled_from([0, 0, 0, 1, -1])) * power
+    return [(x, a, b), (x, b, a + off)]
+
+
+@given(st.lists(st.tuples(finite, finite, finite), min_size=1, max_size=6))
+def test_the_sign_of_products_is_right_for_any_rows(columns):
+    x, a, b = columns_as_rows(columns)
+
+    sign = sign_of_products(x, a, b)
+
+    assert np.sign(exact.difference_of_products(x, a, b)) == sign
+    assert is_nearer(x, a, b, True) == (sign < 0)
+    assert is_nearer(x, b, a, True) == (sign > 0)
+
+
+@given(st.lists(canceling_columns(), min_size=1, max_size=5))
+@example([[(1, 1, 0), (2.0**-40, 2.0**-40, 0)], [(1, 0, 1), (1, 0, 0)]])  # 2**-80 of the sum
+@example([[(1, 0, 1), (2.0**-40, 0, 2.0**-40)], [(1, 1, 0), (1, 0, 0)]])
+def test_the_larger_product_is_nearer_however_much_cancels(pairs):
+    x, a, b = columns_as_rows([column for pair in pairs for column in pair])
+
+    sign = sign_of_products(x, a, b)
+
+    assert np.sign(exact.difference_of_products(x, a, b)) == sign
+    assert is_nearer(x, a, b, True) == (sign < 0)
+    assert is_nearer(x, b, a, True) == (sign > 0)
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=6))
+def test_a_product_is_off_by_the_share_of_the_sizes_it_promises(columns):
+    x, c = columns_as_rows(columns)
+    true = inner_product(*oracle.exact([x, c]))
+    size = inner_product(*oracle.exact(np.abs([x, c])))
+
+    found, error = exact.score(x, c, True)
+
+    assert abs(oracle.Fraction(found) + true) <= size * (len(x) + 4) / 2**53
+    assert size * (len(x) + 4) / 2**53 <= error
 
 
 @pytest.mark.parametrize("d", [3, 5, 7, 33])
@@ -73,12 +132,11 @@ def test_rounding_does_not_break_a_tie(d):
     for _ in range(300):
         a = (rng.normal(size=d) * 10.0 ** rng.uniform(-5, 0, d)).astype(np.float32)
         b = rng.permutation(a)  # as far from 0 as a is, but for the order of the additions
-        squared = exact.squared_distance(x, a), exact.squared_distance(x, b)
 
-        assert not exact.is_nearer(x, a, squared[0], b, squared[1])
-        assert not exact.is_nearer(x, b, squared[1], a, squared[0])
+        assert not is_nearer(x, a, b, False)
+        assert not is_nearer(x, b, a, False)
 
-        n_rounded += squared[0] != squared[1]
+        n_rounded += exact.squared_distance(x, a) != exact.squared_distance(x, b)
     assert n_rounded > 10
 
 
@@ -101,3 +159,5 @@ def test_the_exact_sum_has_room_for_every_magnitude(step, monkeypatch):
 
     assert exact.difference_of_distances.py_func(x, a, x) > 0
     assert exact.difference_of_distances.py_func(x, x, a) < 0
+    assert exact.difference_of_products.py_func(x, a, x) < 0
+    assert exact.difference_of_products.py_func(x, x, a) > 0

@@ -18,7 +18,7 @@ tables = hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 4))
 
 def same_extent(a, b):
     return (
-        a.rows == b.rows
+        (a.rows, a.zeros) == (b.rows, b.zeros)
         and sorted(a.nonfinite) == sorted(b.nonfinite)
         and np.array_equal(a.column_max, b.column_max, equal_nan=True)
     )
@@ -55,6 +55,15 @@ def test_rows_that_are_not_finite_are_counted_by_place():
     assert dict(whole.nonfinite) == {"a": 6, "b": 3}
     assert whole.rows == 21
     assert same_extent((a + clean) + (b + a_again), whole)
+
+
+def test_rows_that_are_zero_everywhere_are_counted():
+    X = np.array([[0, 0], [0, 1], [-0.0, 0], [1e-45, 0], [np.nan, 0], [0, -1]], np.float32)
+
+    assert Extent.of_rows(X).zeros == 2
+    assert Extent.of_rows(X[:0]).zeros == 0
+    assert (Extent.of_rows(X) + Extent.of_rows(X[:1])).zeros == 3
+    assert summary_of(np.vstack([X[:4], X[:1]])).zeros == 3
 
 
 @given(st.integers(1, 2**38), st.lists(finite, min_size=1, max_size=5))

@@ -46,7 +46,7 @@ def test_fit_and_predict_run_as_submitted_jobs_on_s3(tmp_path):
         fit = submit(
             address,
             *("python", "jobs/fit.py", "s3://bucket/vectors", "s3://bucket/model"),
-            *("--num-clusters", "12", "--max-steps", "6", *flags),
+            *("--num-clusters", "12", "--no-use-mini-batch", "--max-steps", "6", *flags),
         )
         predict = submit(
             address,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, runs
-from ray_kmeans.clustering.lloyd import StopRule
+from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.observe import events as ev
@@ -34,13 +34,14 @@ def undisturbed(tmp_path_factory):
 
 
 def fit_with(model_dir, num_workers, listener=lambda event: None, rule=None):
+    config = RunConfig(num_workers=num_workers, save_checkpoints_steps=3, progress=False)
+    params = KMeansClustering(K, use_mini_batch=False).get_params()
     return runs.fit(
-        KMeansClustering(K, use_mini_batch=False).get_params(),
+        runs.plan_fit(params, config, rule or StopRule(), None),
         open_source(str(DATA)),
         ModelDir.at(str(model_dir), {}, 5),
-        RunConfig(num_workers=num_workers, save_checkpoints_steps=3, progress=False),
-        rule or StopRule(),
-        [listener],
+        config,
+        listeners=[listener],
     )
 
 
@@ -108,7 +109,10 @@ def run_job(model_dir, place, workers="2"):
     environment = {**os.environ, "RAY_TMPDIR": place}
     command = [sys.executable, "jobs/fit.py", str(DATA), str(model_dir), "--num-clusters", str(K)]
     return subprocess.Popen(
-        [*command, "--num-workers", workers, "--save-checkpoints-steps", "1"],
+        [
+            *command,
+            *("--no-use-mini-batch", "--num-workers", workers, "--save-checkpoints-steps", "1"),
+        ],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import RunConfig, cluster, open_source, runs
-from ray_kmeans.clustering.lloyd import FitState
+from ray_kmeans import RunConfig, answers, cluster, open_source
+from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data import plan
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, StoreError
 from ray_kmeans.store import publish
@@ -53,7 +53,9 @@ def url(tmp_path, request):
 def write(data, url, **options):
     output = LabelledOutput.at(url, {})
     model_dir = "the/model"
-    return runs.write_labels(STATE, open_source(data), output, HERE, model_dir=model_dir, **options)
+    return answers.write_labels(
+        STATE, open_source(data), output, HERE, model_dir=model_dir, **options
+    )
 
 
 def files_of(url):
@@ -236,7 +238,7 @@ def test_memory_output_needs_this_process_alone(monkeypatch):
     monkeypatch.setattr(cluster, "on_ray", no_ray, raising=False)
 
     with pytest.raises(ConfigError, match=r"no worker can reach it.*num_workers=0"):
-        runs.write_labels(STATE, open_source(X), output, RunConfig(num_workers=2), model_dir="m")
+        answers.write_labels(STATE, open_source(X), output, RunConfig(num_workers=2), model_dir="m")
 
 
 def test_an_output_survives_pickling(url):

@@ -11,13 +11,16 @@ import struct
 import subprocess
 import sys
 import termios
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source, runs
-from ray_kmeans.clustering.lloyd import Iteration, Stop, StopRule
+from ray_kmeans.clustering.state import Iteration, Stop
+from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.observe import events as ev
+from ray_kmeans.observe import listeners
 from ray_kmeans.observe.listeners import LogLines, Progress, tell_all, warn
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -25,12 +28,20 @@ X = np.random.default_rng(3).normal(size=(200, 3)).astype(np.float32)
 HERE = RunConfig(num_workers=0)
 
 
-def done(iteration):
-    return ev.IterationDone(Iteration(iteration, 12.5, 0.25, 0, "d"), rows=200, seconds=0.5)
+def step_line(iteration, inertia=12.5, rows=200):
+    """One line of the history; the tests of all who read lines build them here."""
+    return Iteration(
+        iteration=iteration, rows=rows, inertia=inertia, shift=0.25, empty=0, digest="d"
+    )
+
+
+def done(iteration, inertia=12.5, seconds=0.5):
+    return ev.IterationDone(step_line(iteration, inertia), seconds=seconds)
 
 
 RUN = [
     ev.DataLoaded(rows=200, features=3, seconds=0.1, coordinator=("h", 1), workers=(("h", 2),)),
+    ev.Seeded("random", num_clusters=4, seconds=0.1),
     ev.FitStarted(num_clusters=4, iteration=0, last_iteration=9),
     *map(done, range(1, 10)),
     ev.CheckpointSaved("m/00000000-iteration-9.json", 9),
@@ -112,8 +123,10 @@ def test_a_bar_of_a_fit_that_continues_begins_where_that_was(tmp_path):
     assert " 5/5 " in bars[-1]
 
 
-@pytest.mark.parametrize(("every", "iterations"), [(1, [1, 2, 3, 4, 5, 6]), (4, [4]), (99, [])])
-def test_every_nth_iteration_is_logged(tmp_path, caplog, every, iterations):
+@pytest.mark.parametrize(
+    ("every", "iterations"), [(1, [1, 2, 3, 4, 5, 6]), (3, [1, 3, 6]), (4, [1, 4]), (99, [1])]
+)
+def test_the_first_and_every_nth_iteration_is_logged(tmp_path, caplog, every, iterations):
     caplog.set_level(logging.INFO, "ray_kmeans")
 
     km = fit(tmp_path, log_step_count_steps=every)
@@ -123,6 +136,35 @@ def test_every_nth_iteration_is_logged(tmp_path, caplog, every, iterations):
     assert [int(re.match(r"iteration=(\d+) ", text)[1]) for text in lines] == iterations
     for text, line in zip(lines, logged.values(), strict=True):
         assert f"inertia={line.inertia:.9g} " in text
+        assert " rows=200 " in text
+
+
+def logged_iterations(caplog, listener, events):
+    caplog.set_level(logging.INFO, "ray_kmeans")
+    caplog.clear()
+    for event in events:
+        listener(event)
+    lines = [text for text in caplog.messages if text.startswith("iteration=")]
+    return [int(re.match(r"iteration=(\d+) ", text)[1]) for text in lines]
+
+
+def test_a_log_that_sees_a_fit_continue_begins_with_its_first_iteration(caplog):
+    assert logged_iterations(caplog, LogLines(), map(done, range(147, 305))) == [147, 200, 300]
+
+
+def test_slow_iterations_are_logged_though_they_are_few(caplog, monkeypatch):
+    clock = SimpleNamespace(now=1e6, monotonic=lambda: clock.now)
+    monkeypatch.setattr(listeners, "time", clock)
+
+    def steps_of(seconds, iterations):
+        for iteration in iterations:
+            clock.now += seconds
+            yield done(iteration)
+
+    log = LogLines()
+    assert logged_iterations(caplog, log, steps_of(3, range(1, 10))) == [1, 5, 9]
+    assert logged_iterations(caplog, log, steps_of(10, range(10, 13))) == [10, 11, 12]
+    assert logged_iterations(caplog, log, steps_of(9.5, [13, 100, 101, 102])) == [100, 102]
 
 
 def test_the_log_tells_of_data_checkpoints_and_the_end(tmp_path, caplog):
@@ -195,21 +237,20 @@ def test_only_warnings_become_warnings():
 
 def test_all_listeners_hear_all_events_in_order(tmp_path):
     heard = {"a": [], "b": []}
-    listeners = [heard["a"].append, heard["b"].append]
-
+    config = RunConfig(num_workers=0, save_checkpoints_steps=2)
+    params = KMeansClustering(4, use_mini_batch=False).get_params()
     runs.fit(
-        KMeansClustering(4, use_mini_batch=False).get_params(),
+        runs.plan_fit(params, config, StopRule(steps=3), None),
         open_source(X),
         ModelDir.at(str(tmp_path), {}, 5),
-        RunConfig(num_workers=0, save_checkpoints_steps=2),
-        StopRule(steps=3),
-        listeners,
+        config,
+        listeners=[heard["a"].append, heard["b"].append],
     )
 
     kinds = [type(event).__name__ for event in heard["a"]]
     assert heard["a"] == heard["b"]
     assert kinds == [
-        *("DataLoaded", "CheckpointSaved", "FitStarted"),
+        *("DataLoaded", "Seeded", "CheckpointSaved", "FitStarted"),
         *("IterationDone", "IterationDone", "CheckpointSaved", "IterationDone"),
         *("CheckpointSaved", "FitEnded"),
     ]

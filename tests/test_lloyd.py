@@ -6,7 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop, StopRule, update, why_stop
+from ray_kmeans.clustering.lloyd import update
+from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
+from ray_kmeans.clustering.stopping import StopRule, why_stop
 from tests import oracle
 from tests.conftest import labels_of, partials_of, summary_of
 
@@ -58,10 +60,33 @@ def test_one_update_says_what_it_did(lattice):
     [line] = state.history
     labels = oracle.labels(lattice, start)
     assert (state.iteration, line.iteration, line.empty) == (1, 1, 1)
+    assert line.rows == len(lattice)
     assert state.counts.tolist() == np.bincount(labels, minlength=4).tolist()
     assert line.inertia == oracle.inertia(lattice, start, labels)
     assert line.shift == np.abs(state.centers.astype(np.float64) - start).max()
     assert line.shift > 0
+
+
+def test_centers_that_a_policy_has_placed_stand_for_the_means(lattice):
+    state, summary = FitState.initial(lattice[:3]), summary_of(lattice)
+    seen = partials_of(lattice, labels_of(lattice, state.centers), 3, summary.grid)
+
+    placed = update(state, seen, summary, centers=lattice[3:6])
+    means = update(state, seen, summary)
+
+    np.testing.assert_array_equal(placed.centers, lattice[3:6])
+    [line], [other] = placed.history, means.history
+    assert line.shift == np.abs(lattice[3:6] - lattice[:3]).max()
+    assert line.digest == update(state, seen, summary, lattice[3:6].copy()).history[0].digest
+    assert line.digest != other.digest
+    assert replace(line, shift=other.shift, digest=other.digest) == other
+
+
+def test_an_update_ends_what_mini_batch_had_begun(lattice):
+    running = Running(1, 0, np.zeros((2, 3, 3)))
+    state = replace(FitState.initial(lattice[:3]), running=running)
+
+    assert sweep_and_update(state, lattice, summary_of(lattice)).running is None
 
 
 def test_the_shift_is_the_largest_move_in_any_direction():
@@ -146,12 +171,20 @@ def test_a_fit_ends_when_the_loss_changes_by_less_than_the_tolerance(blobs):
 
 
 def line(iteration, *, inertia=1.0, shift=1.0, digest=None):
-    return Iteration(iteration, inertia, shift, 0, digest or f"centers {iteration}")
+    digest = digest or f"centers {iteration}"
+    return Iteration(iteration, 300, inertia, shift, empty=0, digest=digest)
 
 
 def state_with(*lines, began=0):
     centers = np.zeros((1, 1), np.float32)
-    return FitState(centers, np.zeros(1, np.int64), len(lines), began, tuple(lines), data="data")
+    return FitState(
+        centers,
+        np.zeros(1, np.int64),
+        iteration=len(lines),
+        began=began,
+        history=tuple(lines),
+        data="data",
+    )
 
 
 def test_centers_that_come_back_are_a_cycle():
@@ -208,6 +241,39 @@ def test_a_fit_on_other_data_starts_anew_from_the_centers(blobs, lattice):
 
         assert (state.began, state.iteration) == (before.iteration, before.iteration + 2)
         assert state.history[: before.iteration] == before.history
+
+
+def test_the_first_epoch_of_data_begins_where_a_fit_first_saw_them(blobs, lattice):
+    other = np.ascontiguousarray(lattice[:, :2])
+
+    first = fit(blobs, FitState.initial(blobs[:6]), steps=2)
+    again = fit(blobs, first, steps=2)
+    cut_off = fit(other, again, cut_off_after=1, steps=3)
+    continued = fit(other, cut_off, steps=3)
+    back = fit(blobs, continued, steps=1)
+
+    states = (first, again, cut_off, continued, back)
+    assert [state.iteration for state in states] == [2, 4, 5, 7, 8]
+    assert [state.data_since for state in states] == [0, 0, 4, 4, 7]
+
+
+def test_data_without_a_name_are_always_other_data(blobs):
+    state = replace(fit(blobs, FitState.initial(blobs[:6])), data="")
+
+    for before in (state, replace(state, stop=None)):
+        begun = before.begin("")
+
+        assert (begun.began, begun.data_since) == (state.iteration, state.iteration)
+        assert begun.stop is None
+        assert begun.lines == ()
+
+
+def test_the_lines_of_a_fit_are_those_since_it_began():
+    lines = (line(1), line(2), line(3))
+
+    assert [state_with(*lines, began=began).lines for began in range(4)] == [
+        lines[began:] for began in range(4)
+    ]
 
 
 def test_a_fit_at_its_fixed_point_stays_there(lattice):

@@ -66,7 +66,7 @@ def test_a_place_below_a_file_cannot_be_written(tmp_path):
     store = ModelDir.at(str(tmp_path / "file" / "model"), {}, 5)
 
     with pytest.raises(StoreError, match=r"file/model.*cannot be written"):
-        store.check(2, 3)
+        store.check_writable()
     with pytest.raises(StoreError, match=r"cannot save a checkpoint to .*file/model"):
         store.save(state_at(0))
 
@@ -75,7 +75,7 @@ def test_a_bucket_that_is_not_there_cannot_be_written(s3):
     store = ModelDir.at("s3://no-such-bucket/model", s3, 5)
 
     with pytest.raises(StoreError, match="no-such-bucket"):
-        store.check(2, 3)
+        store.check_writable()
     with pytest.raises(StoreError, match="no-such-bucket"):
         store.save(state_at(0))
 
@@ -87,7 +87,7 @@ def test_a_store_that_does_not_answer_is_a_store_error():
     store = ModelDir.at("s3://bucket/m", options, 5)
 
     with pytest.raises(StoreError, match="bucket/m"):
-        store.check(2, 3)
+        store.check_writable()
 
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/m", "gs://bucket/m"])
@@ -96,7 +96,7 @@ def test_a_store_that_nobody_serves_is_a_store_error(url):
         pytest.skip("gcsfs is installed")
 
     with pytest.raises(StoreError, match=rf"{url}.*cannot be opened"):
-        ModelDir.at(url, {}, 5).check(2, 3)
+        ModelDir.at(url, {}, 5).check_writable()
 
 
 def test_a_failed_local_write_leaves_no_half_file_behind(tmp_path, monkeypatch):
@@ -142,17 +142,17 @@ def test_a_writer_killed_at_any_moment_leaves_what_it_had_saved(tmp_path):
             stdout=subprocess.PIPE,
             text=True,
         )
-        first = int(writer.stdout.readline())
+        told = [int(writer.stdout.readline()) for _ in range(draw.randint(2, 4))]
         time.sleep(draw.uniform(0, 0.05))
         writer.send_signal(signal.SIGKILL)
-        told = [first, *map(int, writer.stdout.read().split())]
+        told += map(int, writer.stdout.read().split())
         writer.wait()
         writer.stdout.close()
         found = store.latest()
 
-        assert first == last + 1  # it went on from what was readable
+        assert told[0] == last + 1  # it went on from what was readable
         assert told[-1] <= found.iteration <= told[-1] + 1
         assert_same(found, state_at(found.iteration))
         last = found.iteration
 
-    assert last > 16
+    assert last >= 16

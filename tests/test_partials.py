@@ -42,7 +42,7 @@ def test_no_split_and_no_order_of_the_rows_changes_one_bit(gaussian, kernel, n_p
 def test_means_of_whole_numbers_are_those_of_the_oracle(lattice, kernel):
     labels, summary, seen = sweep(lattice, lattice[:6], kernel)
 
-    means = seen.means(summary.grid, lattice[:6])
+    means = seen.means(summary, lattice[:6])
 
     np.testing.assert_array_equal(means, oracle.means(lattice, labels, lattice[:6]))
     assert means.dtype == np.float32
@@ -54,7 +54,7 @@ def test_means_are_off_by_at_most_one_float32_step(gaussian, kernel, scale):
     X = gaussian * np.float32(scale)
     labels, summary, seen = sweep(X, X[:9], kernel)
 
-    means = seen.means(summary.grid, X[:9])
+    means = seen.means(summary, X[:9])
 
     np.testing.assert_array_max_ulp(means, oracle.means(X, labels, X[:9]), maxulp=1)
 
@@ -63,11 +63,11 @@ def test_means_are_off_by_at_most_one_float32_step(gaussian, kernel, scale):
 def test_a_mean_does_not_drift_with_the_number_of_rows(kernel):
     # Whole numbers cannot show float32 sums: they are exact there as well.
     X = np.full((100_000, 1), 0.1, np.float32)
-    grid = summary_of(X).grid
+    summary = summary_of(X)
 
-    seen = partials_of(X, np.zeros(len(X), np.int32), 1, grid, kernel)
+    seen = partials_of(X, np.zeros(len(X), np.int32), 1, summary.grid, kernel)
 
-    assert seen.means(grid, X[:1])[0, 0] == np.float32(0.1)
+    assert seen.means(summary, X[:1])[0, 0] == np.float32(0.1)
 
 
 def test_an_empty_cluster_keeps_its_center(lattice):
@@ -75,7 +75,7 @@ def test_an_empty_cluster_keeps_its_center(lattice):
     centers = np.vstack([far, lattice[:2], far])
     _, summary, seen = sweep(lattice, centers)
 
-    means = seen.means(summary.grid, centers)
+    means = seen.means(summary, centers)
 
     assert (seen.counts == 0).tolist() == [True, False, False, True]
     np.testing.assert_array_equal(means[[0, 3]], centers[[0, 3]])
@@ -86,7 +86,7 @@ def test_means_leave_the_previous_centers_alone(lattice):
     centers = lattice[:4].copy()
     _, summary, seen = sweep(lattice, centers)
 
-    seen.means(summary.grid, centers)
+    seen.means(summary, centers)
 
     np.testing.assert_array_equal(centers, lattice[:4])
 

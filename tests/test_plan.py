@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
+from ray_kmeans.cluster.worker import ShardWorker
+from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, project
 from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.data import plan
 from ray_kmeans.data.plan import BLOCK_ROWS, Layout, check_budget, cut, split, worker_bytes
+from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import BudgetError
 
 group_rows = st.lists(st.integers(0, 3 * BLOCK_ROWS), max_size=30)
@@ -43,6 +46,18 @@ def test_a_group_is_cut_into_as_few_blocks_as_can_be():
 
 def test_a_layout_counts_its_rows():
     assert Layout(tuple(cut("f", [20_000, 5], 8)), 8).rows == 20_005
+
+
+@given(group_rows, st.integers(0, 100_000))
+def test_the_head_of_a_layout_has_the_first_rows(sizes, rows):
+    layout = Layout(tuple(cut("f", sizes, 8)), 8)
+
+    head = layout.head(rows)
+
+    assert (head.rows, head.features) == (min(rows, layout.rows), 8)
+    assert all(block.rows > 0 for block in head.blocks)
+    for kept, whole in zip(head.blocks, layout.blocks, strict=False):
+        assert replace(kept, rows=whole.rows) == whole
 
 
 @given(st.lists(st.integers(1, BLOCK_ROWS), min_size=1, max_size=40), st.integers(1, 50))
@@ -91,7 +106,37 @@ def test_a_worker_needs_more_for_more_of_anything(more):
     def needed(num_clusters=50, **data):
         return worker_bytes(shard_of(**data), num_clusters)
 
-    assert needed(**more) > needed() > plan.WORKER_BASE_BYTES + 100_000 * 32 * 4
+    row = 32 * 4 + 4 + 12  # values, label, seeding
+    assert needed(**more) > needed() > plan.WORKER_BASE_BYTES + 100_000 * row
+
+
+@pytest.mark.parametrize("metric", [SQUARED_EUCLIDEAN, COSINE])
+def test_a_worker_that_seeds_holds_twelve_more_bytes_a_row_until_the_end(metric):
+    x = np.random.default_rng(0).random((30_000, 4), np.float32)
+    source = open_source(x)
+    blocks = source.describe().blocks
+    worker = ShardWorker(metric)
+    worker.load(source, blocks)
+    seeds = project(x[:20], metric)
+    per_row = 12 * len(x)
+
+    def seed():
+        worker.weigh(seeds)
+        worker.weigh(seeds[:3])
+
+    seed()  # compiles
+    worker.end_seeding()
+    tracemalloc.start()
+    try:
+        seed()
+        seeding, _ = tracemalloc.get_traced_memory()
+        worker.end_seeding()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert per_row <= seeding < per_row + 20_000
+    assert after < 20_000
 
 
 def test_a_worker_needs_more_for_larger_blocks():
@@ -101,18 +146,19 @@ def test_a_worker_needs_more_for_larger_blocks():
     assert worker_bytes(large, 50) > worker_bytes(small, 50)
 
 
+@pytest.mark.parametrize("metric", [SQUARED_EUCLIDEAN, COSINE])
 @pytest.mark.parametrize(("features", "n_clusters"), [(2, 3000), (64, 500), (300, 40), (300, 3000)])
-def test_a_sweep_takes_no_more_than_was_promised(features, n_clusters):
+def test_a_sweep_takes_no_more_than_was_promised(features, n_clusters, metric):
     [block] = shard = tuple(cut("x", [64], features))  # the rows are not what takes the memory
     rng = np.random.default_rng(0)
-    centers = rng.normal(size=(n_clusters, features)).astype(np.float32)
+    centers = project(rng.normal(size=(n_clusters, features)), metric)
     kernel = kernels.load("cpu")
 
     def sweep():
-        rows = rng.random((block.rows, features), np.float32)
+        rows = project(rng.random((block.rows, features), np.float32), metric)
         seen = Partials.zero(n_clusters, features)
         labels = np.empty(len(rows), np.int32)
-        kernel.assign(rows, kernel.prepare(centers), labels)
+        kernel.assign(rows, kernel.prepare(centers, metric), labels)
         kernel.accumulate(rows, labels, np.ones(features), seen.sums)
         return seen + seen
 

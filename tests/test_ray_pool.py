@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, runs
-from ray_kmeans.clustering.lloyd import StopRule
-from ray_kmeans.data.plan import worker_bytes
+from ray_kmeans import KMeansClustering, RunConfig, answers, runs
+from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans.data.plan import split, worker_bytes
 from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import BudgetError, DataError, NonFiniteError, WorkersLostError
@@ -33,6 +33,14 @@ def fitted(x, model_dir, num_workers, k=12, steps=8, **config):
         config=RunConfig(num_workers=num_workers, progress=False, **config),
     )
     return km.fit(x, steps=steps)
+
+
+def fit_and_watch(source, model_dir, k, rule, listener, **params):
+    config = RunConfig(num_workers=2, progress=False)
+    params = KMeansClustering(k, **{"use_mini_batch": False, **params}).get_params()
+    plan = runs.plan_fit(params, config, rule, None)
+    store = ModelDir.at(str(model_dir), {}, 5)
+    return runs.fit(plan, source, store, config, listeners=[listener])
 
 
 def write_parquet(folder: Path, rows: np.ndarray, files: int, row_group: int) -> str:
@@ -91,7 +99,7 @@ def test_labelled_output_by_workers_equals_that_of_this_process(on_real_data, tm
     for num_workers in (0, 3):
         output = LabelledOutput.at(str(tmp_path / str(num_workers)), {})
 
-        rows = runs.write_labels(
+        rows = answers.write_labels(
             state,
             open_source(str(DATA)),
             output,
@@ -130,13 +138,12 @@ def test_a_file_that_is_cut_off_is_named_and_never_retried(tmp_path):
     replaced = []
 
     with pytest.raises(DataError, match=re.escape("0.parquet")):
-        runs.fit(
-            KMeansClustering(3, use_mini_batch=False).get_params(),
+        fit_and_watch(
             source,
-            ModelDir.at(str(tmp_path / "m"), {}, 5),
-            RunConfig(num_workers=2, progress=False),
+            tmp_path / "m",
+            3,
             StopRule(),
-            [lambda e: replaced.append(e) if isinstance(e, ev.WorkerReplaced) else None],
+            lambda e: replaced.append(e) if isinstance(e, ev.WorkerReplaced) else None,
         )
 
     assert not replaced
@@ -179,7 +186,16 @@ def test_a_shard_that_kills_every_worker_ends_the_fit_and_does_not_hang(tmp_path
         fitted(DeadlySource(np.ones((50, 2), np.float32)), tmp_path, 1, k=2)
 
 
-def test_a_worker_stays_within_the_bytes_that_the_plan_promised(tmp_path):
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"use_mini_batch": True, "initial_clusters": "kmeans_parallel"},
+        {"initial_clusters": "kmeans_plus_plus", "distance_metric": "cosine"},
+    ],
+    ids=["Lloyd", "mini-batch after k-means||", "cosine after k-means++"],
+)
+def test_a_worker_stays_within_the_bytes_that_the_plan_promised(tmp_path, params):
     rows = np.random.default_rng(0).normal(size=(150_000, 128)).astype(np.float32)
     uri = write_parquet(tmp_path, rows, files=2, row_group=50_000)
     workers: list[int] = []
@@ -192,16 +208,10 @@ def test_a_worker_stays_within_the_bytes_that_the_plan_promised(tmp_path):
             peaks.extend(peak_bytes(pid) for pid in workers)
 
     source = open_source(uri)
-    runs.fit(
-        KMeansClustering(300, use_mini_batch=False).get_params(),
-        source,
-        ModelDir.at(str(tmp_path / "m"), {}, 5),
-        RunConfig(num_workers=2, progress=False),
-        StopRule(steps=15),
-        [watch],
-    )
+    fit_and_watch(source, tmp_path / "m", 300, StopRule(steps=15), watch, **params)
 
-    promised = worker_bytes(source.describe().blocks[:5], 300)
+    shards = split(source.describe().blocks, 2)
+    promised = max(worker_bytes(shard, 300) for shard in shards)
     assert peaks
     assert 0.5 * promised < max(peaks) <= promised
 

@@ -1,11 +1,13 @@
-"""The loop of a fit: resume or seed, then sweep and update until there is a reason to stop.
+"""The loop of a fit: resume or seed, then step until there is a reason to stop.
 
 It wires and computes nothing itself: a pool, a store and a listener are handed to it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,11 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.seeding import Initial, choose_centers
+from ray_kmeans.cluster.trainers import FullBatch, Loadable, MiniBatch, Stream, Trainer
 from ray_kmeans.cluster.worker import this_process
-from ray_kmeans.clustering import draws
+from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Summary
-from ray_kmeans.clustering.lloyd import FitState, StopRule, update, why_stop
+from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.clustering.state import FitState, Stop
+from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.observe.monitors import Monitors
+
+_OTHER_COUNTS = (
+    "the model was trained with mini_batch_steps_per_iteration={}: its counts mean something else, "
+    "so they begin anew at its centers."
+)
 
 
 class Store(Protocol):
@@ -32,33 +45,83 @@ class FitPlan:
     """What a fit is to do; the same plan on the same data gives the same bits anywhere."""
 
     num_clusters: int
-    initial: NDArray[np.float32] | None
-    """(k, d) centers to start from; None: random rows."""
+    initial: Initial
+    metric: str
     random_seed: int
+    retries: int
+    """Further candidates for each center of k-means++."""
     rule: StopRule
+    batch_size: int | None
+    """Rows of a mini-batch; None for full batch."""
+    steps_per_iteration: int
+    """Mini-batch: steps between two updates of the centers."""
+    empty_clusters: str
+    """Full batch: 'keep' or 'farthest'."""
     checkpoint_steps: int | None
     checkpoint_secs: float
 
-    def last_iteration(self, state: FitState) -> int | None:
-        """Return the iteration at which steps or max_steps end the fit."""
-        ends = [self.rule.max_steps]
-        if self.rule.steps is not None:
-            ends.append(state.began + self.rule.steps)
-        return min((end for end in ends if end is not None), default=None)
+    def trainer(self, pool: Pool, summary: Summary) -> Trainer:
+        """Return what makes the steps."""
+        if self.batch_size is None:
+            return FullBatch(pool, summary, self.rule, self.empty_clusters)
+        batches = self._batches(self.batch_size, summary)
+        return MiniBatch(pool, summary, self.rule, batches, self.steps_per_iteration)
+
+    def data_name(self, summary: Summary) -> str:
+        """Return a name for what a fit sees: the data, and how they are cut into batches."""
+        if self.batch_size is None:
+            return summary.digest
+        batches = self._batches(self.batch_size, summary)
+        return f"{summary.digest} in batches of {batches.size}, seed {batches.seed}"
+
+    def _batches(self, size: int, summary: Summary) -> Batches:
+        return Batches(summary.rows, min(size, summary.rows), self.random_seed)
 
 
-def run_fit(plan: FitPlan, pool: Pool, store: Store, emit: ev.Emit) -> FitState:
+def run_fit(
+    plan: FitPlan, pool: Pool, store: Store, emit: ev.Emit, monitors: Monitors | None = None
+) -> FitState:
     """Fit and return the final state, which is also the last checkpoint."""
     summary = _load(pool, emit)
     found = store.latest()
-    if found is None:
-        state = FitState.initial(_seed(plan, pool, summary, emit)).begin(summary.digest)
-        _save(store, state, emit)
-    else:
-        state = found.begin(summary.digest)
-    emit(ev.FitStarted(plan.num_clusters, state.iteration, plan.last_iteration(state)))
+    state = _seeded(plan, pool, summary, store, emit) if found is None else found
+    state = state.begin(plan.data_name(summary))
+    return _train(plan, plan.trainer(pool, summary), state, store, emit, monitors)
+
+
+def run_stream(
+    plan: FitPlan,
+    pool: Pool,
+    store: Store,
+    emit: ev.Emit,
+    batches: Iterator[Loadable],
+    monitors: Monitors | None = None,
+) -> FitState:
+    """Fit on batches that come one after the other, each seen once.
+
+    `pool` holds the first of them, joined until they have k rows: the seeds come from there.
+    """
+    found = store.latest()
+    state = _seeded(plan, pool, _load(pool, emit), store, emit) if found is None else found
+    trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
+    return _train(plan, trainer, state.begin(""), store, emit, monitors)
+
+
+def _train(
+    plan: FitPlan,
+    trainer: Trainer,
+    state: FitState,
+    store: Store,
+    emit: ev.Emit,
+    monitors: Monitors | None,
+) -> FitState:
+    """Step until there is a reason to stop, and save the last state."""
+    emit(ev.FitStarted(plan.num_clusters, state.iteration, plan.rule.last_step(state.began)))
     if state.stop is None:
-        state = _iterate(plan, state, summary, pool, store, emit)
+        started = trainer.start(state)
+        if state.running and started.running and state.running is not started.running:
+            emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
+        state = _iterate(plan, trainer, started, store, emit, monitors or Monitors(()))
         _save(store, state, emit)
     assert state.stop is not None
     emit(ev.FitEnded(state.stop, state.iteration))
@@ -66,18 +129,47 @@ def run_fit(plan: FitPlan, pool: Pool, store: Store, emit: ev.Emit) -> FitState:
 
 
 def _iterate(
-    plan: FitPlan, state: FitState, summary: Summary, pool: Pool, store: Store, emit: ev.Emit
+    plan: FitPlan,
+    trainer: Trainer,
+    state: FitState,
+    store: Store,
+    emit: ev.Emit,
+    monitors: Monitors,
 ) -> FitState:
-    """Sweep and update until there is a reason to stop; the last state is not saved here."""
+    """Step until there is a reason to stop; the last state is not saved here."""
     saved_at, saved_iteration = time.monotonic(), state.iteration
-    while (stop := why_stop(state, plan.rule)) is None:
-        if _is_due(plan, time.monotonic() - saved_at, state.iteration - saved_iteration):
-            _save(store, state, emit)
-            saved_at, saved_iteration = time.monotonic(), state.iteration
-        begin = time.perf_counter()
-        state = update(state, pool.sweep(state.centers), summary)
-        emit(ev.IterationDone(state.history[-1], summary.rows, time.perf_counter() - begin))
+    monitors.begin(state)
+    stop = None
+    try:
+        while stop is None and (stop := trainer.why_stop(state)) is None:
+            if _is_due(plan, time.monotonic() - saved_at, state.iteration - saved_iteration):
+                _save(store, state, emit)
+                saved_at, saved_iteration = time.monotonic(), state.iteration
+            before, begin = state.iteration, time.perf_counter()
+            state = trainer.advance(state, _most_steps(plan, state, monitors))
+            seconds = (time.perf_counter() - begin) / max(state.iteration - before, 1)
+            for line in state.history[len(state.history) - (state.iteration - before) :]:
+                emit(ev.IterationDone(line, seconds))
+            if state.iteration > before and monitors.after_step(state):
+                stop = trainer.why_stop(state) or Stop.MONITOR
+    except BaseException:  # what went wrong first is what to hear of
+        if state.iteration > saved_iteration:  # the steps that were made are not lost
+            with contextlib.suppress(StoreError):
+                _save(store, state, emit)
+        with contextlib.suppress(Exception):
+            monitors.end(state)
+        raise
+    monitors.end(state)
     return replace(state, stop=stop)
+
+
+def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
+    """Return how many steps may be made before somebody wants to see the state."""
+    if len(monitors):
+        return 1
+    last = plan.rule.last_step(state.began)
+    left = plan.steps_per_iteration if last is None else last - state.iteration
+    return min(left, plan.checkpoint_steps or left)
 
 
 def _is_due(plan: FitPlan, seconds: float, iterations: int) -> bool:
@@ -98,24 +190,43 @@ def _load(pool: Pool, emit: ev.Emit) -> Summary:
             workers=tuple(pool.ask("where")),
         )
     )
-    coarse = np.flatnonzero(summary.squares.coarse > summary.rows // 100)
-    if len(coarse):
-        emit(
-            ev.Warned(
-                f"column {coarse[0]} ({len(coarse)} such) reaches values so large that over 1 % of "
-                "its other values vanish beside them, also in the centers. "
-                "Remove the outliers (or fill values), or scale the column."
-            )
-        )
+    for message in _oddities(summary):
+        emit(ev.Warned(message))
     return summary
 
 
-def _seed(plan: FitPlan, pool: Pool, summary: Summary, emit: ev.Emit) -> NDArray[np.float32]:
-    """Return the given centers, or rows drawn without replacement, in the order of the data."""
-    if plan.initial is not None:
-        return plan.initial
-    numbers = draws.distinct_rows(summary.rows, plan.num_clusters, plan.random_seed, "random")
-    centers = pool.rows_at(numbers)
+def _oddities(summary: Summary) -> Iterator[str]:
+    """Yield what a user should know of the data."""
+    coarse = np.flatnonzero(summary.squares.coarse > summary.rows // 100)
+    if len(coarse):
+        yield (
+            f"column {coarse[0]} ({len(coarse)} such) reaches values so large that over 1 % of "
+            "its other values vanish beside them, also in the centers. "
+            "Remove the outliers (or fill values), or scale the column."
+        )
+    if summary.metric == COSINE and summary.zeros:
+        yield (
+            f"{summary.zeros:,} of {summary.rows:,} rows are zero: they have no direction. Their "
+            "cosine distance to every center is 1, and they count for the first cluster. "
+            "Remove them if that is not what you want."
+        )
+
+
+def _seeded(plan: FitPlan, pool: Pool, summary: Summary, store: Store, emit: ev.Emit) -> FitState:
+    """Choose the centers to start from, and save them: a seeding is not lost either."""
+    begin = time.perf_counter()
+    centers = choose_centers(
+        plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
+    )
+    emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
+    if isinstance(plan.initial, str):
+        _warn_of_copies(centers, emit)
+    state = FitState.initial(centers, plan.metric)
+    _save(store, state, emit)
+    return state
+
+
+def _warn_of_copies(centers: NDArray[np.float32], emit: ev.Emit) -> None:
     copies = len(centers) - len(np.unique(centers, axis=0))
     if copies:
         emit(
@@ -125,7 +236,12 @@ def _seed(plan: FitPlan, pool: Pool, summary: Summary, emit: ev.Emit) -> NDArray
                 "remove duplicate rows."
             )
         )
-    return centers
+
+
+def _name_of(initial: Initial) -> str:
+    if isinstance(initial, str):
+        return initial
+    return "given centers" if isinstance(initial, np.ndarray) else "a function"
 
 
 def _save(store: Store, state: FitState, emit: ev.Emit) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_kmeans.cluster.coordinator import FitPlan, Store, run_fit
 from ray_kmeans.cluster.ray_pool import RayPool, first_line
 from ray_kmeans.cluster.worker import Block
-from ray_kmeans.clustering.lloyd import FitState
+from ray_kmeans.clustering.state import FitState
 from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.observe import events as ev
 
@@ -21,7 +23,7 @@ POLL_S = 0.1
 MAX_COORDINATOR_LOSSES = 3
 
 
-def connect(address: str | None, num_workers: int | None) -> None:
+def connect(address: str | None, num_workers: int | None, cpus_per_worker: float) -> None:
     """Join the Ray cluster at `address` (or RAY_ADDRESS); where there is none, start one here.
 
     One that is started here has room for `num_workers`, also beyond the CPUs of this machine.
@@ -31,21 +33,29 @@ def connect(address: str | None, num_workers: int | None) -> None:
     if address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False)
     else:
-        cpus = max(os.cpu_count() or 1, num_workers or 1)
+        cpus = max(os.cpu_count() or 1, math.ceil((num_workers or 1) * cpus_per_worker))
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
 
 
-def cluster_cpus() -> int:
+def cluster_cpus() -> float:
     """Return the CPUs of the Ray cluster."""
-    return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    return float(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
 
 
 def memory_per_cpu() -> int:
-    """Return what a worker may hold on the node where that is least, in bytes, as Ray counts it."""
+    """Return the memory for each CPU of the node where that is least, in bytes by Ray."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     shares = [r["memory"] / r["CPU"] for r in resources if r.get("CPU") and r.get("memory")]
     return int(min(shares))
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker takes of a node, and how long its start may take."""
+
+    cpus: float
+    start_timeout_s: float
 
 
 class _Coordinator:
@@ -60,10 +70,10 @@ class _Coordinator:
         store: Store,
         source: list[Any],  # in a list, so that Ray passes the reference on and not the rows
         shards: Sequence[Sequence[Block]],
-        start_timeout_s: float,
+        options: WorkerOptions,
     ) -> FitState:
         emit = self._events.append
-        pool = RayPool(source[0], shards, start_timeout_s=start_timeout_s, emit=emit)
+        pool = _pool(source[0], shards, plan.metric, options, emit)
         try:
             return run_fit(plan, pool, store, emit)
         finally:
@@ -78,8 +88,7 @@ def fit_on_ray(
     store: Store,
     source: Any,
     shards: Sequence[Sequence[Block]],
-    *,
-    start_timeout_s: float,
+    options: WorkerOptions,
     emit: ev.Emit,
 ) -> FitState:
     """Fit with a coordinator actor on this node; a coordinator that dies is replaced."""
@@ -87,7 +96,7 @@ def fit_on_ray(
     for losses in range(MAX_COORDINATOR_LOSSES + 1):
         coordinator = _new_coordinator()
         try:
-            run = coordinator.run.remote(plan, store, shared, shards, start_timeout_s)
+            run = coordinator.run.remote(plan, store, shared, shards, options)
             return _follow(coordinator, run, emit)
         except RayTaskError as error:
             raise error.cause from None
@@ -104,10 +113,39 @@ def fit_on_ray(
 
 
 def open_pool(
-    source: Any, shards: Sequence[Sequence[Block]], start_timeout_s: float, emit: ev.Emit
+    source: Any,
+    shards: Sequence[Sequence[Block]],
+    metric: str,
+    options: WorkerOptions,
+    emit: ev.Emit,
+    n_workers: int | None = None,
 ) -> RayPool:
-    """Return a pool that this process owns."""
-    return RayPool(ray.put(source), shards, start_timeout_s=start_timeout_s, emit=emit)
+    """Return a pool that this process owns, with `n_workers` or one worker for each shard."""
+    return _pool(share(source), shards, metric, options, emit, n_workers)
+
+
+def share(source: Any) -> Any:
+    """Return what stands for a source in calls to workers: its rows travel once for each node."""
+    return ray.put(source)
+
+
+def _pool(
+    source: Any,
+    shards: Sequence[Sequence[Block]],
+    metric: str,
+    options: WorkerOptions,
+    emit: ev.Emit,
+    n_workers: int | None = None,
+) -> RayPool:
+    return RayPool(
+        source,
+        shards,
+        metric,
+        cpus_per_worker=options.cpus,
+        start_timeout_s=options.start_timeout_s,
+        emit=emit,
+        n_workers=n_workers,
+    )
 
 
 def _new_coordinator() -> Any:

@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.worker import Block, Reader, ShardWorker, Writer
+from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Extent, Grid, Summary
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.errors import DataError, NonFiniteError
 
@@ -24,17 +27,31 @@ class Pool(ABC):
     once, so that no pool can differ in it.
     """
 
+    metric: str
+
     @abstractmethod
     def ask(self, method: str, *args: Any) -> list[Any]:
         """Call the method of every worker with these arguments; answers in the order of shards."""
+
+    @abstractmethod
+    def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
+        """Turn to these data; the next call is `read` or `summarize`."""
+
+    @abstractmethod
+    def load(self) -> Extent:
+        """Let every worker read its shard."""
 
     @abstractmethod
     def close(self) -> None:
         """End the workers. May be called twice."""
 
     @abstractmethod
-    def load(self) -> Extent:
-        """Let every worker read its shard."""
+    def remember(self, method: str, *args: Any) -> list[Any]:
+        """Ask for something that a worker which replaces another one must be asked too."""
+
+    @abstractmethod
+    def forget(self, method: str) -> None:
+        """Take back what `remember` was told of this method."""
 
     def read(self) -> Extent:
         """Load the data. Raises DataError for rows that cannot be clustered."""
@@ -49,16 +66,34 @@ class Pool(ABC):
         """Read the data and fix the grid."""
         extent = self.read()
         grid = Grid.of(extent)
-        return Summary(extent.rows, grid, reduce(add, self.ask("measure", grid)))
+        squares = reduce(add, self.remember("measure", grid))
+        return Summary(extent.rows, grid, squares, self.metric, extent.zeros)
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Visit every row once."""
         partials: list[Partials] = self.ask("sweep", centers)
         return reduce(add, partials)
 
+    def sweep_batches(
+        self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int
+    ) -> BatchPartials:
+        """Visit the rows of some steps of mini-batch."""
+        partials: list[BatchPartials] = self.ask(
+            "sweep_batches", centers, batches, first_step, steps
+        )
+        return reduce(add, partials)
+
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows with these ascending numbers."""
         return np.concatenate(self.ask("rows_at", numbers))
+
+    def farthest(self, centers: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        """Return up to `count` rows that are farthest from their centers, and not on them."""
+        answers = self.ask("farthest", centers, count)
+        distances = np.concatenate([each[0] for each in answers])
+        rows = np.concatenate([each[1] for each in answers])
+        order = np.argsort(-distances, kind="stable")[:count]
+        return np.asarray(rows[order[distances[order] > 0]])
 
     def write_labels(
         self, centers: NDArray[np.float32], output: Writer, keep_columns: Sequence[str]
@@ -72,11 +107,20 @@ class LocalPool(Pool):
     """All workers in this process, one after the other: what every other pool must equal."""
 
     def __init__(
-        self, source: Reader, shards: Sequence[Sequence[Block]], kernel: str = "cpu"
+        self,
+        source: Reader,
+        shards: Sequence[Sequence[Block]],
+        metric: str = SQUARED_EUCLIDEAN,
+        kernel: str = "cpu",
     ) -> None:
+        self.metric = metric
+        self._kernel = kernel
+        self.take(source, shards)
+
+    def take(self, source: Reader, shards: Sequence[Sequence[Block]]) -> None:
         self._source = source
         self._shards = shards
-        self._workers = [ShardWorker(kernel) for _ in shards]
+        self._workers = [ShardWorker(self.metric, self._kernel) for _ in shards]
 
     def load(self) -> Extent:
         pairs = zip(self._workers, self._shards, strict=True)
@@ -84,6 +128,12 @@ class LocalPool(Pool):
 
     def ask(self, method: str, *args: Any) -> list[Any]:
         return [getattr(worker, method)(*args) for worker in self._workers]
+
+    def remember(self, method: str, *args: Any) -> list[Any]:
+        return self.ask(method, *args)
+
+    def forget(self, method: str) -> None:
+        pass  # no worker is ever replaced here
 
     def close(self) -> None:
         self._workers = []

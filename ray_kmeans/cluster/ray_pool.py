@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from ray_kmeans.cluster.pool import Pool
 from ray_kmeans.cluster.worker import Block, ShardWorker
-from ray_kmeans.clustering.grid import Extent, Grid
+from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.observe import events as ev
 
@@ -35,19 +35,28 @@ class RayPool(Pool):
         self,
         source: Any,  # an ObjectRef of the source: rows of an array reach the workers uncopied
         shards: Sequence[Sequence[Block]],
+        metric: str,
         *,
+        cpus_per_worker: float,
         start_timeout_s: float,
         emit: ev.Emit,
+        n_workers: int | None = None,
     ) -> None:
-        self._source = source
-        self._shards = shards
+        self.metric = metric
+        self._cpus_per_worker = cpus_per_worker
         self._start_timeout_s = start_timeout_s
         self._emit = emit
-        self._grid: Grid | None = None
+        self._remembered: list[tuple[str, tuple[Any, ...]]] = []
         self._losses: Counter[int] = Counter()
         self._reloads: dict[int, Any] = {}
-        self._workers = [_new_worker() for _ in shards]
+        self.take(source, shards)
+        self._workers = [self._new_worker() for _ in range(n_workers or len(shards))]
         self._wait_for_start(self._workers)
+
+    def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
+        self._source = source
+        self._shards = shards
+        self._remembered = []
 
     def load(self) -> Extent:
         extents: list[Extent] = self._gather(self._load_shard)
@@ -55,9 +64,16 @@ class RayPool(Pool):
 
     def ask(self, method: str, *args: Any) -> list[Any]:
         shared = [_shared(arg) for arg in args]
-        if method == "measure":
-            self._grid = args[0]
         return self._gather(lambda shard: getattr(self._workers[shard], method).remote(*shared))
+
+    def remember(self, method: str, *args: Any) -> list[Any]:
+        shared = tuple(_shared(arg) for arg in args)
+        answers = self.ask(method, *shared)
+        self._remembered.append((method, shared))
+        return answers
+
+    def forget(self, method: str) -> None:
+        self._remembered = [each for each in self._remembered if each[0] != method]
 
     def close(self) -> None:
         for worker in self._workers:
@@ -94,12 +110,12 @@ class RayPool(Pool):
                 "on more nodes."
             ) from error
         self._emit(ev.WorkerReplaced(shard, cause))
-        self._workers[shard] = _new_worker()
+        self._workers[shard] = self._new_worker()
         self._wait_for_start([self._workers[shard]])
         # Calls of one caller run in the order of their submission, so none has to be awaited.
         self._reloads[shard] = self._load_shard(shard)
-        if self._grid is not None:
-            self._workers[shard].measure.remote(self._grid)
+        for method, args in self._remembered:
+            getattr(self._workers[shard], method).remote(*args)
 
     def _first_cause(self, shard: int, error: RayTaskError) -> BaseException:
         """Return what went wrong; where a replacement could not read its shard, that."""
@@ -122,9 +138,14 @@ class RayPool(Pool):
             free = _free_cpus()
             raise WorkersLostError(
                 f"{len(missing)} of {len(here)} workers did not start within "
-                f"worker_start_timeout_s={timeout:g}; each needs 1 CPU and "
-                f"{free:g} are free. Lower num_workers, or wait longer for nodes to join."
+                f"worker_start_timeout_s={timeout:g}; each needs {self._cpus_per_worker:g} CPU "
+                f"and {free:g} are free. Lower num_workers, or wait longer for nodes to join."
             )
+
+    def _new_worker(self) -> Any:
+        # The pool replaces a dead worker itself: restarted by Ray it would have no rows.
+        actor = ray.remote(num_cpus=self._cpus_per_worker, max_restarts=0, max_task_retries=0)
+        return actor(ShardWorker).remote(self.metric)
 
 
 def first_line(error: Exception) -> str:
@@ -139,8 +160,3 @@ def _shared(arg: Any) -> Any:
 
 def _free_cpus() -> float:
     return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-
-
-def _new_worker() -> Any:
-    # The pool replaces a dead worker itself: one that Ray restarts would come back without rows.
-    return ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(ShardWorker).remote()

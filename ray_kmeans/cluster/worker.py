@@ -11,8 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
+from ray_kmeans.cluster.potential import Potential
+from ray_kmeans.clustering.batches import Batches
+from ray_kmeans.clustering.exact_total import exact_total
 from ray_kmeans.clustering.grid import Extent, Grid, Squares
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, project
+from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
+
+GATHERED_ROWS = 8192
+"""Rows of a mini-batch that are put side by side at once."""
 
 
 class Block(Protocol):
@@ -58,16 +66,18 @@ def this_process() -> tuple[str, int]:
 class ShardWorker:
     """The rows of one shard, in memory, and what is computed on them.
 
-    Every method may be called again with the same result; a replacement needs `load` and, before a
-    sweep, `measure`.
+    Every method but `weigh` may be called again with the same result; a replacement needs `load`,
+    and what its pool remembers.
     """
 
-    def __init__(self, kernel: str = "cpu") -> None:
+    def __init__(self, metric: str = SQUARED_EUCLIDEAN, kernel: str = "cpu") -> None:
+        self._metric = metric
         self._kernel = kernels.load(kernel)
         self._loaded: list[tuple[Block, NDArray[np.float32]]] | None = None
         self._grid: Grid | None = None
         self._sums: NDArray[np.int64] | None = None
         self._labels: dict[int, NDArray[np.int32]] = {}
+        self._potential: Potential | None = None
 
     def where(self) -> tuple[str, int]:
         """Return (host, pid) of this process."""
@@ -76,11 +86,11 @@ class ShardWorker:
     def load(self, source: Reader, shard: Sequence[Block]) -> Extent:
         """Read the shard, and return its extent, with the rows that are not finite counted."""
         self._source = source
-        self._loaded = None
-        self._sums = None
+        self._loaded = self._sums = self._potential = None
         loaded = []
         extent = Extent(0, np.zeros(shard[0].features, np.float32))
-        for block, rows in source.read(shard):
+        for block, read in source.read(shard):
+            rows = project(read, self._metric)
             loaded.append((block, rows))
             extent += Extent.of_rows(rows, block.place)
         self._loaded = loaded
@@ -103,9 +113,7 @@ class ShardWorker:
         The sums of the last sweep are kept, and only rows whose label has changed move between
         them: they are integers, so this gives the bits of adding up everything again.
         """
-        if self._grid is None:
-            raise RuntimeError("this worker has no grid: measure comes before sweep")
-        scale = self._grid.scale
+        scale = self._scale
         if self._sums is None or self._sums.shape != centers.shape:
             self._sums, self._labels = np.zeros(centers.shape, np.int64), {}
         counts = np.zeros(len(centers), np.int64)
@@ -119,14 +127,82 @@ class ShardWorker:
                 self._kernel.move(rows, before, labels, scale, self._sums)
         return Partials(self._sums.copy(), counts)
 
-    def rows_at(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+    def sweep_batches(
+        self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int
+    ) -> BatchPartials:
+        """Do the shard's part of some steps of mini-batch, all with these centers."""
+        prepared = self._kernel.prepare(centers, self._metric)
+        partials = Partials.zero(*centers.shape)
+        losses = [0] * steps
+        for number in range(steps):
+            for rows in self._rows_of(batches, first_step + number):
+                labels = self._assigned(rows, prepared)
+                self._kernel.accumulate(rows, labels, self._scale, partials.sums)
+                partials.counts[:] += np.bincount(labels, minlength=len(centers))
+                distances = self._kernel.distances_to(rows, centers, labels, self._metric)
+                losses[number] += exact_total(distances)
+        return BatchPartials(partials, tuple(losses))
+
+    def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of the shard that have one of these (ascending) numbers, in order."""
-        wanted = np.asarray(numbers)
-        found = []
-        for block, rows in self._blocks:
-            inside = wanted[(wanted >= block.first) & (wanted < block.first + block.rows)]
-            found.append(rows[inside - block.first])
-        return np.concatenate(found)
+        found = [rows[inside] for _, rows, inside in self._inside(numbers)]
+        return np.concatenate(found) if found else np.empty((0, self._features), np.float32)
+
+    def farthest(
+        self, centers: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return up to `count` rows farthest from their centers, and their distances.
+
+        Ordered by distance, the largest first, then by number.
+        """
+        distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
+        for _, block_rows, labels in self._labelled(centers):
+            here = self._kernel.distances_to(block_rows, centers, labels, self._metric)
+            order = np.argsort(-here, kind="stable")[:count]
+            distances = np.concatenate([distances, here[order]])
+            rows = np.concatenate([rows, block_rows[order]])
+            order = np.argsort(-distances, kind="stable")[:count]
+            distances, rows = distances[order], rows[order]
+        return distances, rows
+
+    def weigh(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Take note of more seeds; return the seeding weight of each block."""
+        return self._seeded.add(centers, self._kernel)
+
+    def potentials(self, candidates: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return for each block and candidate the weight that would be left, (blocks, c)."""
+        return self._seeded.with_each(candidates, self._kernel)
+
+    def find(self, blocks: NDArray[np.int64], offsets: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the number of the row at each offset into the weights of a block; -1 elsewhere."""
+        numbers = np.full(len(blocks), -1)
+        places = {block.index: (here, block.first) for here, (block, _) in enumerate(self._blocks)}
+        for target, index in enumerate(blocks.tolist()):
+            if index in places:
+                here, first = places[index]
+                numbers[target] = first + self._seeded.find(here, offsets[target])
+        return numbers
+
+    def weights_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the seeding weights of the rows with these (ascending) numbers."""
+        found = [self._seeded.weights[here][at] for here, _, at in self._inside(numbers)]
+        return np.concatenate(found) if found else np.empty(0)
+
+    def join(self, key: np.uint64, share: float) -> NDArray[np.float32]:
+        """Return the rows that join the candidates by chance, each on its own, in order."""
+        chosen = [
+            rows[self._seeded.joins(here, block.first, key, share)]
+            for here, (block, rows) in enumerate(self._blocks)
+        ]
+        return np.concatenate(chosen)
+
+    def nearest_counts(self, n_centers: int) -> NDArray[np.int64]:
+        """Return how many rows are nearest to each of the seeds so far."""
+        return self._seeded.counts(n_centers)
+
+    def end_seeding(self) -> None:
+        """Forget all seeds, and free what they took."""
+        self._potential = None
 
     def write_labels(
         self, centers: NDArray[np.float32], output: Writer, keep_columns: Sequence[str]
@@ -134,9 +210,11 @@ class ShardWorker:
         """Write label and distance of every row, one part per block; return what was written."""
         parts = []
         for block, rows, labels in self._labelled(centers):
-            distances = self._kernel.distances_to(rows, centers, labels)
+            distances = self._kernel.distances_to(rows, centers, labels, self._metric)
+            with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
+                rounded = distances.astype(np.float32)
             kept = self._source.columns_of(block, keep_columns) if keep_columns else None
-            parts.append(output.write(block.index, block.first, labels, distances, kept))
+            parts.append(output.write(block.index, block.first, labels, rounded, kept))
         return parts
 
     @property
@@ -145,11 +223,53 @@ class ShardWorker:
             raise RuntimeError("this worker holds no shard: load comes first")
         return self._loaded
 
+    @property
+    def _scale(self) -> NDArray[np.float64]:
+        if self._grid is None:
+            raise RuntimeError("this worker has no grid: measure comes before sweep")
+        return self._grid.scale
+
+    @property
+    def _seeded(self) -> Potential:
+        if self._potential is None:
+            self._potential = Potential([rows for _, rows in self._blocks], self._metric)
+        return self._potential
+
+    @property
+    def _features(self) -> int:
+        return int(self._blocks[0][1].shape[1])
+
+    def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:
+        labels = np.empty(len(rows), np.int32)
+        self._kernel.assign(rows, prepared, labels)
+        return labels
+
     def _labelled(
         self, centers: NDArray[np.float32]
     ) -> Iterator[tuple[Block, NDArray[np.float32], NDArray[np.int32]]]:
-        prepared = self._kernel.prepare(centers)
+        prepared = self._kernel.prepare(centers, self._metric)
         for block, rows in self._blocks:
-            labels = np.empty(len(rows), np.int32)
-            self._kernel.assign(rows, prepared, labels)
-            yield block, rows, labels
+            yield block, rows, self._assigned(rows, prepared)
+
+    def _inside(
+        self, numbers: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int64]]]:
+        """Yield for every block that holds some of these rows where they are in it."""
+        wanted = np.asarray(numbers)
+        firsts = np.array([block.first for block, _ in self._blocks])
+        begins = np.searchsorted(wanted, firsts)
+        for here, ((block, rows), begin) in enumerate(zip(self._blocks, begins, strict=True)):
+            end = np.searchsorted(wanted, block.first + block.rows)
+            if end > begin:
+                yield here, rows, wanted[begin:end] - block.first
+
+    def _rows_of(self, batches: Batches, step: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the shard's rows of a mini-batch, some at a time."""
+        if batches.is_whole:
+            yield from (rows for _, rows in self._blocks)
+            return
+        first, last = self._blocks[0][0], self._blocks[-1][0]
+        numbers = batches.numbers(step)
+        numbers = numbers[(numbers >= first.first) & (numbers < last.first + last.rows)]
+        for start in range(0, len(numbers), GATHERED_ROWS):
+            yield self.rows_at(numbers[start : start + GATHERED_ROWS])

@@ -23,24 +23,50 @@ def words(seed: int, purpose: str, *address: int, size: int) -> NDArray[np.uint6
     return np.asarray(generator.random_raw(size), dtype=np.uint64)
 
 
-def distinct_rows(n_rows: int, size: int, seed: int, purpose: str) -> NDArray[np.int64]:
+def uniforms(seed: int, purpose: str, *address: int, size: int) -> NDArray[np.float64]:
+    """Return `size` numbers from [0, 1) that belong to this address, multiples of 2**-53."""
+    return fractions(words(seed, purpose, *address, size=size))
+
+
+def fractions(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return 64-bit words as numbers from [0, 1), multiples of 2**-53."""
+    return np.asarray((bits >> np.uint64(11)) * 2.0**-53)
+
+
+def mix(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each value under a key: one word for each row, in any order.
+
+    The finalizer of SplitMix64 (Steele, Lea, Flood, 2014), after a multiplication by the key.
+    """
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64
+        x = (values + np.uint64(1)) * (key | np.uint64(1)) + (key >> np.uint64(32))
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def distinct_rows(
+    n_rows: int, size: int, seed: int, purpose: str, *address: int
+) -> NDArray[np.int64]:
     """Draw `size` different rows of `n_rows`, each set equally likely; in ascending order.
 
     Memory and time O(size), also where `n_rows` is large.
     """
     if 2 * size > n_rows:
-        left_out = _few_distinct(n_rows, n_rows - size, seed, purpose)
+        left_out = _few_distinct(n_rows, n_rows - size, seed, purpose, *address)
         return np.setdiff1d(np.arange(n_rows), left_out, assume_unique=True)
-    return np.sort(_few_distinct(n_rows, size, seed, purpose))
+    return np.sort(_few_distinct(n_rows, size, seed, purpose, *address))
 
 
-def _few_distinct(n_rows: int, size: int, seed: int, purpose: str) -> NDArray[np.int64]:
+def _few_distinct(
+    n_rows: int, size: int, seed: int, purpose: str, *address: int
+) -> NDArray[np.int64]:
     # At most half of the rows are wanted, so three draws a row leave too few with a chance that is
     # negligible beyond tiny sizes; then more are drawn, and the words already seen stay the same.
     n_words = 3 * size + 16
     while True:
         # The bias of the remainder is below n_rows / 2**64.
-        drawn = words(seed, purpose, size=n_words) % np.uint64(n_rows)
+        drawn = words(seed, purpose, *address, size=n_words) % np.uint64(n_rows)
         _, first = np.unique(drawn, return_index=True)
         if len(first) >= size:
             chosen: NDArray[np.int64] = drawn[np.sort(first)[:size]].astype(np.int64)

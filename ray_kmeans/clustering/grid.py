@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.twofold import Twofold
 
 SUM_BITS = 62
@@ -30,6 +31,8 @@ class Extent:
     """(d,) largest magnitude of each column."""
     nonfinite: tuple[tuple[str, int], ...] = ()
     """(place, rows) for every place that has rows with NaN, null or infinity."""
+    zeros: int = 0
+    """Rows that are zero in every column: without a direction, where that matters."""
 
     @classmethod
     def of_rows(cls, rows: NDArray[np.float32], place: str = "") -> Extent:
@@ -37,10 +40,11 @@ class Extent:
         column_max = np.zeros(rows.shape[1], np.float32)
         if len(rows):
             column_max = np.maximum(rows.max(axis=0), -rows.min(axis=0))
+        zeros = len(rows) - int(rows.any(axis=1).sum())
         if np.isfinite(column_max).all():
-            return cls(len(rows), column_max)
+            return cls(len(rows), column_max, zeros=zeros)
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        return cls(len(rows), column_max, ((place, bad),))
+        return cls(len(rows), column_max, ((place, bad),), zeros)
 
     def __add__(self, other: Extent) -> Extent:
         counts = dict(self.nonfinite)
@@ -50,6 +54,7 @@ class Extent:
             self.rows + other.rows,
             np.maximum(self.column_max, other.column_max),
             tuple(counts.items()),
+            self.zeros + other.zeros,
         )
 
 
@@ -128,6 +133,9 @@ class Summary:
     rows: int
     grid: Grid
     squares: Squares
+    metric: str = SQUARED_EUCLIDEAN
+    zeros: int = 0
+    """Rows that are zero in every column."""
 
     @cached_property
     def digest(self) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering import twofold
-from ray_kmeans.clustering.grid import Grid, Summary
+from ray_kmeans.clustering.grid import Summary
+from ray_kmeans.clustering.metric import COSINE, new_centers
 
 CHUNK_VALUES = 8192
 
@@ -33,29 +34,53 @@ class Partials:
     def __add__(self, other: Partials) -> Partials:
         return Partials(self.sums + other.sums, self.counts + other.counts)
 
-    def means(self, grid: Grid, previous: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the new centers, (k, d). An empty cluster keeps its previous center."""
+    def means(self, summary: Summary, previous: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the new centers, (k, d); for cosine the means scaled to norm 1.
+
+        An empty cluster, and one whose mean has no direction, keeps its previous center.
+        """
         occupied = self.counts > 0
-        units = self.counts[occupied, None] * grid.scale
-        means = previous.copy()
-        means[occupied] = (self.sums[occupied] / units).astype(np.float32)
-        return means
+        units = self.counts[occupied, None] * summary.grid.scale
+        centers = previous.copy()
+        means = self.sums[occupied] / units
+        centers[occupied] = new_centers(means, previous[occupied], summary.metric)
+        return centers
 
     def inertia(self, summary: Summary, centers: NDArray[np.float32]) -> float:
-        """Return the sum of squared distances of all rows to the centers they were assigned to.
+        """Return the sum of distances of all rows to the centers they were assigned to.
 
-        Uses sum |x - c|^2 = sum |x|^2 + sum_j c_j (n_j c_j - 2 s_j) in 106-bit arithmetic, because
-        the terms may cancel: no pass over the rows, and the one place where inertia is made.
-        `self` must cover all rows of `summary`. Time and memory O(k d).
+        Squared Euclidean: sum |x|^2 + sum_j c_j (n_j c_j - 2 s_j); cosine: n - sum_j c_j s_j. In
+        106-bit arithmetic, because the terms may cancel: no pass over the rows, and the one place
+        where the loss of a sweep is made. `self` must cover all rows of `summary`. Time and memory
+        O(k d).
         """
         chunk = max(CHUNK_VALUES // centers.shape[1], 1)  # what follows makes many temporaries
-        total = summary.squares.total(summary.grid)
+        cosine = summary.metric == COSINE
+        total = _whole(summary.rows) if cosine else summary.squares.total(summary.grid)
+        terms_of = _products if cosine else _center_terms
         unit = np.ldexp(1.0, -summary.grid.exponent)
         for start in range(0, len(centers), chunk):
             part = slice(start, start + chunk)
-            terms = _center_terms(centers[part], self.sums[part], self.counts[part], unit)
+            terms = terms_of(centers[part], self.sums[part], self.counts[part], unit)
             total = twofold.add(total, twofold.total(terms))
         return max(float(total[0][0]), 0.0)
+
+
+def _whole(number: int) -> twofold.Twofold:
+    return np.array([float(number)]), np.zeros(1)
+
+
+def _products(
+    centers: NDArray[np.float32],
+    sums: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    unit: NDArray[np.float64],
+) -> twofold.Twofold:
+    """Return - c_j s_j, column by column."""
+    c = -centers.astype(np.float64)
+    high, low = twofold.from_int64(sums)
+    product = twofold.exact_product(high * unit, c)
+    return twofold.exact_sum(product[0], product[1] + low * unit * c)
 
 
 def _center_terms(
@@ -64,9 +89,9 @@ def _center_terms(
     counts: NDArray[np.int64],
     unit: NDArray[np.float64],
 ) -> twofold.Twofold:
+    """Return c_j (n_j c_j - 2 s_j), column by column."""
     c = centers.astype(np.float64)
-    high = sums.astype(np.float64)
-    low = (sums - high.astype(np.int64)).astype(np.float64)
+    high, low = twofold.from_int64(sums)
     n_c = twofold.exact_product(np.broadcast_to(counts[:, None].astype(np.float64), c.shape), c)
     inner = twofold.add(n_c, (-2.0 * high * unit, -2.0 * low * unit))
     product = twofold.exact_product(inner[0], c)

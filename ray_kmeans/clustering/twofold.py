@@ -17,6 +17,12 @@ Twofold: TypeAlias = tuple[Floats, Floats]
 _SPLITTER = 134217729.0  # 2**27 + 1
 
 
+def from_int64(values: NDArray[np.int64]) -> Twofold:
+    """Return whole numbers within +-2**62, exactly."""
+    high = values.astype(np.float64)
+    return high, (values - high.astype(np.int64)).astype(np.float64)
+
+
 def exact_sum(a: Floats, b: Floats) -> Twofold:
     """Return (s, e) with s + e equal to a + b."""
     s = a + b

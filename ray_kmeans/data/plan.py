@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from ray_kmeans.errors import BudgetError
@@ -11,8 +11,8 @@ from ray_kmeans.errors import BudgetError
 BLOCK_ROWS = 8_192
 """Rows of a block at most; a constant, so that blocks follow from the data alone."""
 
-WORKER_BASE_BYTES = 300 * 2**20
-"""A worker before it holds any row: Python, Ray, Arrow, numba and the compiled kernels."""
+WORKER_BASE_BYTES = 350 * 2**20
+"""A worker before it holds any row: Python, Ray, Arrow, numba, and compiling the kernels."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ class Layout:
     @property
     def rows(self) -> int:
         return sum(block.rows for block in self.blocks)
+
+    def head(self, rows: int) -> Layout:
+        """Return the layout of the first rows alone."""
+        kept = [
+            replace(block, rows=min(block.rows, rows - block.first))
+            for block in self.blocks
+            if block.first < rows
+        ]
+        return Layout(tuple(kept), self.features)
 
 
 def cut(
@@ -98,22 +107,29 @@ def split(blocks: Sequence[Block], n_shards: int) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def worker_bytes(shard: Shard, num_clusters: int) -> int:
-    """Bound what a worker holds: its rows, two blocks while reading, the centers, the partials."""
+def worker_bytes(shard: Shard, num_clusters: int, batch_rows: int = 0) -> int:
+    """Bound what a worker holds: its rows, two blocks while reading, the centers, the partials.
+
+    `batch_rows`: of mini-batches that are drawn from the data, whose numbers every worker makes.
+    """
     features = shard[0].features
-    rows = sum(block.rows for block in shard) * (features + 1) * 4  # and a label each
+    per_row = 4 * features + 4 + 12  # a label; while seeding, a weight and the nearest seed
+    rows = sum(block.rows for block in shard) * per_row
     largest = max(block.rows for block in shard)
     reading = 3 * largest * features * 4
     prepared = num_clusters * (features + 1) * (4 + 4 + 3 * 8)
     partials = 3 * num_clusters * (features + 1) * 8
     tile_rows = min(max(2**17 // num_clusters, 512), 2048)
     tile = tile_rows * (min(num_clusters, 1024) + features + 4) * 4
-    return WORKER_BASE_BYTES + rows + reading + prepared + partials + tile
+    drawing = 64 * batch_rows
+    return WORKER_BASE_BYTES + rows + reading + prepared + partials + tile + drawing
 
 
-def check_budget(shards: Sequence[Shard], num_clusters: int, allowed_bytes: int) -> None:
+def check_budget(
+    shards: Sequence[Shard], num_clusters: int, allowed_bytes: int, batch_rows: int = 0
+) -> None:
     """Raise BudgetError if a worker would not fit into `allowed_bytes`."""
-    needed = max(worker_bytes(shard, num_clusters) for shard in shards)
+    needed = max(worker_bytes(shard, num_clusters, batch_rows) for shard in shards)
     if needed > allowed_bytes:
         rows = max(sum(block.rows for block in shard) for shard in shards)
         features = shards[0][0].features

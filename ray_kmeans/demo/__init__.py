@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from ray_kmeans import runs
+from ray_kmeans import answers
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.source import open_source
 from ray_kmeans.estimator import KMeansClustering
@@ -24,7 +24,7 @@ def run_demo(output: Path, num_clusters: int, config: RunConfig) -> str:
     model_dir, labelled = str(output / "model"), str(output / "labelled")
     km = KMeansClustering(num_clusters, model_dir, use_mini_batch=False, config=config)
     km.fit(str(DATA))
-    runs.write_labels(
+    answers.write_labels(
         ModelDir.at(model_dir, {}, config.keep_checkpoint_max).fitted(),
         open_source(str(DATA)),
         LabelledOutput.at(labelled, {}),
@@ -34,7 +34,7 @@ def run_demo(output: Path, num_clusters: int, config: RunConfig) -> str:
     )
     return "\n".join(
         [
-            fit_table(km.history(), km.counts(), km.why_stopped()),
+            fit_table(km.history(), km.why_stopped(), km.counts()),
             "",
             "the largest clusters, by the words nearest to their centers:",
             *_largest_clusters(labelled, clusters=8, words=6),

@@ -14,9 +14,14 @@ COARSE_UNITS = 256
 
 
 class Kernel(Protocol):
-    """What a kernel does. Shapes: n rows, d features, k centers."""
+    """What a kernel does. Shapes: n rows, d features, k centers.
 
-    def prepare(self, centers: NDArray[np.float32]) -> Any:
+    A metric is 'squared_euclidean' or 'cosine'. For 'cosine' rows and centers are unit vectors, but
+    for their rounding, or zero: the nearest center has the largest inner product, and the distance
+    is 1 minus that product, but not below 0.
+    """
+
+    def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
         """Do the work that depends on the centers (k, d) alone, once per sweep."""
 
     def assign(
@@ -63,16 +68,19 @@ class Kernel(Protocol):
         self,
         rows: NDArray[np.float32],  # (n, d)  IN
         centers: NDArray[np.float32],  # (k, d)  IN
-    ) -> NDArray[np.float32]:
-        """Return all squared distances, (n, k), made in float64 from the differences."""
+        metric: str,  # IN
+        result: NDArray[Any],  # (n, k)  OUT, float32 or float64
+    ) -> None:
+        """Write all distances: float64 sums in the order of the columns, then rounded as asked."""
 
     def distances_to(
         self,
         rows: NDArray[np.float32],  # (n, d)  IN
         centers: NDArray[np.float32],  # (k, d)  IN
         labels: NDArray[np.int32],  # (n,)  IN
-    ) -> NDArray[np.float32]:
-        """Return the squared distance of each row to one center, (n,): the bits of `distances`."""
+        metric: str,  # IN
+    ) -> NDArray[np.float64]:
+        """Return the distance of each row to one center, (n,): the float64 bits of `distances`."""
 
 
 def column_keys(n_features: int) -> NDArray[np.uint64]:

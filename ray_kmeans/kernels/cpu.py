@@ -10,12 +10,21 @@ and of the bound itself, with room left. The product itself yields the lower end
 that begins lowest lies below where the next one begins. The few other rows are settled in `exact`,
 among the centers whose interval begins below that upper end. So the label is the true arg-min,
 whatever the BLAS, tile or machine.
+
+For 'cosine' the score is -2 r.e_j - 2 m.e_j, which is -2 s^2 x.c_j, s being the scale, and a term
+that all centers share: r + m = s x and e_j + m = s c_j. Its constant q_j = -2 m.e_j stands where
+|e_j|^2 stood. It is made in float64 of e_j before that is rounded to float32, for |m| may be large
+beside |e_j|; next to r the rounding of e_j is one of those in b_j, as before. So
+    a_j = g |q_j| + h_j + tiny,  h_j = (d + 8) 2^-52 sum_l |m_l e_jl|,
+h_j for e_j, the products and their sum in float64. Nothing overflows where m is finite: |m_l| is
+below 2^26 in a column where centers differ, and e_jl is 0, but for underflow, in all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +43,14 @@ class PreparedCenters:
     centers: NDArray[np.float32]
     """(k, d) as given."""
     factors: NDArray[np.float32]
-    """(k, d + 2): -2 e_j, |e_j|^2 - a_j, -b_j."""
+    """(k, d + 2): -2 e_j, |e_j|^2 - a_j or q_j - a_j, -b_j."""
     bound_a: NDArray[np.float32]
     bound_b: NDArray[np.float32]
     """(k,)"""
     scaled_mean: NDArray[np.float32]
     """(d,) m, rounded: a row and the centers are taken relative to the same point."""
     scale: np.float32
+    cosine: bool
     tile_rows: int
     space: _Space
     """Used by every call, so one thread at a time may work with prepared centers."""
@@ -50,22 +60,30 @@ class CpuKernel:
     """BLAS for the product, numba for everything else. One thread; releases the GIL."""
 
     @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
-    def prepare(self, centers: NDArray[np.float32]) -> PreparedCenters:
+    def prepare(self, centers: NDArray[np.float32], metric: str) -> PreparedCenters:
+        cosine = metric == "cosine"
         k, d = centers.shape
         exact = centers.astype(np.float64)
         mean = exact.mean(axis=0)
         spread = float(np.abs(exact - mean).max())
         scale = float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126))))
         scaled_mean = (mean * scale).astype(np.float32)
-        e = (exact * scale - scaled_mean).astype(np.float32).astype(np.float64)
+        unrounded = exact * scale - scaled_mean
+        e = unrounded.astype(np.float32).astype(np.float64)
         squares = (e * e).sum(axis=1)
         g = (d + 16) * 2.0**-24 * 1.01
         tiny = (d + 1) * 2.0**-120
-        bound_a = g * squares + tiny
+        if cosine:
+            products = -2 * (unrounded * scaled_mean)
+            constant = products.sum(axis=1)
+            in_float64 = (d + 8) * 2.0**-53 * np.abs(products).sum(axis=1)
+        else:
+            constant, in_float64 = squares, np.zeros(k)
+        bound_a = g * np.abs(constant) + in_float64 + tiny
         bound_b = 2 * g * np.sqrt(squares) + tiny
         factors = np.empty((k, d + 2), np.float32)
         factors[:, :d] = -2 * e
-        factors[:, d] = squares - bound_a
+        factors[:, d] = constant - bound_a
         factors[:, d + 1] = -bound_b
         tile_rows = max(min(SCORES_AT_ONCE // k, 4 * TILE_ROWS), TILE_ROWS)
         return PreparedCenters(
@@ -75,6 +93,7 @@ class CpuKernel:
             bound_b=bound_b.astype(np.float32),
             scaled_mean=scaled_mean,
             scale=np.float32(scale),
+            cosine=cosine,
             tile_rows=tile_rows,
             space=_Space(tile_rows, k, d + 2),
         )
@@ -130,20 +149,23 @@ class CpuKernel:
         return int(loops.fingerprint(bits, column_keys(rows.shape[1])))
 
     def distances(
-        self, rows: NDArray[np.float32], centers: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        result = np.empty((len(rows), len(centers)), np.float32)
-        loops.distances(rows, np.ascontiguousarray(centers.T), result)
-        return result
+        self,
+        rows: NDArray[np.float32],
+        centers: NDArray[np.float32],
+        metric: str,
+        result: NDArray[Any],
+    ) -> None:
+        loops.distances(rows, centers, metric == "cosine", result)
 
     def distances_to(
         self,
         rows: NDArray[np.float32],
         centers: NDArray[np.float32],
         labels: NDArray[np.int32],
-    ) -> NDArray[np.float32]:
-        result = np.empty(len(rows), np.float32)
-        loops.distances_to(rows, centers, labels, result)
+        metric: str,
+    ) -> NDArray[np.float64]:
+        result = np.empty(len(rows))
+        loops.distances_to(rows, centers, labels, metric == "cosine", result)
         return result
 
 
@@ -195,9 +217,10 @@ def _settle_tile(
     upper: NDArray[np.float32],
 ) -> NDArray[np.int32]:
     nearest = np.full(len(rows), -1, np.int32)
-    squared = np.empty(len(rows))
+    scores = np.empty((len(rows), 2))
     space = prepared.space
+    target = prepared.centers, prepared.cosine
     residuals = space.residuals(rows, prepared)
     for first, lows in space.lows(residuals, prepared):
-        loops.settle(rows, prepared.centers, lows, first, upper, nearest, squared)
+        loops.settle(rows, *target, lows, first, upper, nearest, scores)
     return nearest

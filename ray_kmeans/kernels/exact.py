@@ -1,9 +1,11 @@
 """Which of two centers is nearer to a row, over the reals: floating-point filters, then exact sums.
 
+Nearer means a lower score: |x-c|^2, or -x.c for 'cosine'.
+
 The exact stage keeps a sum as a list of floats that do not overlap, smallest first, and so never
 rounds; its sign is that of the largest. Shewchuk, Adaptive precision floating-point arithmetic,
 1997, theorem 10 (GROW-EXPANSION). A product of two float32 is exact in float64, which makes the
-terms of |x-a|^2 - |x-b|^2 = sum a^2 - b^2 - 2xa + 2xb exact as well.
+terms of |x-a|^2 - |x-b|^2 = sum a^2 - b^2 - 2xa + 2xb and of x.b - x.a exact as well.
 """
 
 from __future__ import annotations
@@ -23,6 +25,33 @@ def squared_distance(x, c):  # type: ignore[no-untyped-def]
         difference = np.float64(x[column]) - np.float64(c[column])
         total += difference * difference
     return total
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def product_and_size(x, c):  # type: ignore[no-untyped-def]
+    """Return x.c in float64, off by at most (d + 4) * 2**-53 of the second, sum |x_l c_l|."""
+    total = 0.0
+    size = 0.0
+    for column in range(x.shape[0]):
+        product = np.float64(x[column]) * np.float64(c[column])
+        total += product
+        size += abs(product)
+    return total, size
+
+
+@njit(nogil=True, cache=True)
+def score(x, c, cosine):  # type: ignore[no-untyped-def]
+    """Return the score in float64 and by how much at most it is off, also after one more addition.
+
+    What is added up may cancel for 'cosine', so the error is a share of the sizes, not of the sum.
+    """
+    if cosine:
+        product, size = product_and_size(x, c)
+        found = -product
+    else:
+        found = squared_distance(x, c)
+        size = found
+    return found, (x.shape[0] + 8) * 2.0**-53 * size
 
 
 @njit(nogil=True, cache=True)
@@ -61,11 +90,29 @@ def difference_of_distances(x, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def is_nearer(x, a, squared_a, b, squared_b):  # type: ignore[no-untyped-def]
-    """Tell whether x is strictly nearer to a than to b, given both distances in float64."""
-    share = (x.shape[0] + 8) * 2.0**-52
-    if squared_a < squared_b * (1.0 - share):
+def difference_of_products(x, a, b):  # type: ignore[no-untyped-def]
+    """Return a number with the sign of x.b - x.a over the reals."""
+    parts = np.empty(MAX_PARTS)
+    used = 0
+    for column in range(x.shape[0]):
+        xc = np.float64(x[column])
+        ac = np.float64(a[column])
+        bc = np.float64(b[column])
+        if ac != bc:
+            used = _grow(parts, used, -(xc * ac))
+            used = _grow(parts, used, xc * bc)
+    return parts[used - 1] if used else 0.0
+
+
+@njit(nogil=True, cache=True)
+def is_nearer(x, a, score_a, b, score_b, cosine):  # type: ignore[no-untyped-def]
+    """Tell whether x is strictly nearer to a than to b, given the result of `score` for both."""
+    found_a, error_a = score_a
+    found_b, error_b = score_b
+    if found_a + error_a < found_b - error_b:
         return True
-    if squared_a > squared_b * (1.0 + share):
+    if found_a - error_a > found_b + error_b:
         return False
+    if cosine:
+        return difference_of_products(x, a, b) < 0.0
     return difference_of_distances(x, a, b) < 0.0

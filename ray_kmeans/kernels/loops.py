@@ -6,10 +6,14 @@ import numpy as np
 from numba import njit
 
 from ray_kmeans.kernels import COARSE_UNITS
-from ray_kmeans.kernels.exact import is_nearer, squared_distance
+from ray_kmeans.kernels.exact import is_nearer, score
 
 FAR_AWAY = 1e15
 """A row this many center spreads away could overflow float32; it is settled in float64."""
+TILE_ROWS = 64
+TILE_COLUMNS = 32
+TILE_CENTERS = 64
+"""A tile of `distances` takes 16 KB, its sums 32 KB: whatever the shape, no more memory than that."""
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -61,20 +65,28 @@ def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain)
 
 
 @njit(nogil=True, cache=True)
-def settle(rows, centers, lows, first, upper, nearest, squared):  # type: ignore[no-untyped-def]
+def settle(rows, centers, cosine, lows, first, upper, nearest, scores):  # type: ignore[no-untyped-def]
     panel, n = lows.shape
     for i in range(n):
+        if cosine and not np.any(rows[i]):
+            nearest[i] = 0  # there may be many, all centers tie, and working it out takes long
+            continue
         for j in range(panel):
             if lows[j, i] > upper[i]:
                 continue  # written so that a NaN is a candidate
             candidate = first + j
-            distance = squared_distance(rows[i], centers[candidate])
+            found = score(rows[i], centers[candidate], cosine)
             best = nearest[i]
             if best < 0 or is_nearer(
-                rows[i], centers[candidate], distance, centers[best], squared[i]
+                rows[i],
+                centers[candidate],
+                found,
+                centers[best],
+                (scores[i, 0], scores[i, 1]),
+                cosine,
             ):
                 nearest[i] = candidate
-                squared[i] = distance
+                scores[i, 0], scores[i, 1] = found
 
 
 @njit(nogil=True, cache=True)
@@ -115,31 +127,133 @@ def accumulate_squares(rows, scale, half_bits, limbs, coarse):  # type: ignore[n
 
 
 @njit(nogil=True, cache=True)
-def distances(rows, columns, result):  # type: ignore[no-untyped-def]
-    # Column by column, so that the order of additions does not depend on the vector width.
-    n, d = rows.shape
-    k = columns.shape[1]
-    total = np.empty(k)
-    for i in range(n):
-        total[:] = 0.0
-        for column in range(d):
-            x = np.float64(rows[i, column])
-            for j in range(k):
-                difference = x - np.float64(columns[column, j])
-                total[j] += difference * difference
-        for j in range(k):
-            result[i, j] = np.float32(total[j])
+def _term(x, c, cosine):  # type: ignore[no-untyped-def]
+    if cosine:
+        return np.float64(x) * np.float64(c)
+    difference = np.float64(x) - np.float64(c)
+    return difference * difference
 
 
 @njit(nogil=True, cache=True)
-def distances_to(rows, centers, labels, result):  # type: ignore[no-untyped-def]
+def _distance(total, cosine):  # type: ignore[no-untyped-def]
+    return max(0.0, 1.0 - total) if cosine else total
+
+
+@njit(nogil=True, cache=True)
+def _turn(rows, tile):  # type: ignore[no-untyped-def]
+    # Eight rows at a time, so that a line of the tile is filled at once.
     n, d = rows.shape
+    whole = n // 8 * 8
+    for i in range(0, whole, 8):
+        for column in range(d):
+            for lane in range(8):
+                tile[column, i + lane] = rows[i + lane, column]
+    for i in range(whole, n):
+        for column in range(d):
+            tile[column, i] = rows[i, column]
+
+
+@njit(nogil=True, cache=True)
+def _four(center, column):  # type: ignore[no-untyped-def]
+    return (
+        np.float64(center[column]),
+        np.float64(center[column + 1]),
+        np.float64(center[column + 2]),
+        np.float64(center[column + 3]),
+    )
+
+
+@njit(nogil=True, cache=True)
+def _add_squares(tile, centers, totals):  # type: ignore[no-untyped-def]
+    # Rows run along the vector lanes, so the order of additions does not depend on their number.
+    # Four columns at a time spare loads and stores of the totals; each is still added by itself.
+    k, d = centers.shape
+    whole = d // 4 * 4
+    for j in range(k):
+        for c in range(0, whole, 4):
+            c0, c1, c2, c3 = _four(centers[j], c)
+            for i in range(TILE_ROWS):
+                x0, x1 = tile[c, i] - c0, tile[c + 1, i] - c1
+                x2, x3 = tile[c + 2, i] - c2, tile[c + 3, i] - c3
+                totals[j, i] = (((totals[j, i] + x0 * x0) + x1 * x1) + x2 * x2) + x3 * x3
+        for c in range(whole, d):
+            c0 = np.float64(centers[j, c])
+            for i in range(TILE_ROWS):
+                difference = tile[c, i] - c0
+                totals[j, i] += difference * difference
+
+
+@njit(nogil=True, cache=True)
+def _add_products(tile, centers, totals):  # type: ignore[no-untyped-def]
+    k, d = centers.shape
+    whole = d // 4 * 4
+    for j in range(k):
+        for c in range(0, whole, 4):
+            c0, c1, c2, c3 = _four(centers[j], c)
+            for i in range(TILE_ROWS):
+                x0, x1 = tile[c, i] * c0, tile[c + 1, i] * c1
+                x2, x3 = tile[c + 2, i] * c2, tile[c + 3, i] * c3
+                totals[j, i] = (((totals[j, i] + x0) + x1) + x2) + x3
+        for c in range(whole, d):
+            c0 = np.float64(centers[j, c])
+            for i in range(TILE_ROWS):
+                totals[j, i] += tile[c, i] * c0
+
+
+@njit(nogil=True, cache=True)
+def _write(totals, cosine, result):  # type: ignore[no-untyped-def]
+    n, panel = result.shape
+    if cosine:
+        for j in range(panel):
+            for i in range(TILE_ROWS):
+                totals[j, i] = _distance(totals[j, i], cosine)
     for i in range(n):
+        for j in range(panel):
+            result[i, j] = totals[j, i]
+
+
+@njit(nogil=True, cache=True)
+def distances(rows, centers, cosine, result):  # type: ignore[no-untyped-def]
+    n, d = rows.shape
+    k = centers.shape[0]
+    tile = np.zeros((TILE_COLUMNS, TILE_ROWS))
+    # 8 more: at a stride of 2**9 bytes the totals of a row would compete for the same cache sets.
+    totals = np.empty((min(k, TILE_CENTERS), TILE_ROWS + 8))
+    for start in range(0, n, TILE_ROWS):
+        end = start + TILE_ROWS
+        for first in range(0, k, TILE_CENTERS):
+            last = first + TILE_CENTERS
+            totals[:] = 0.0
+            for left in range(0, d, TILE_COLUMNS):
+                right = left + TILE_COLUMNS
+                _turn(rows[start:end, left:right], tile)
+                if cosine:
+                    _add_products(tile, centers[first:last, left:right], totals)
+                else:
+                    _add_squares(tile, centers[first:last, left:right], totals)
+            _write(totals, cosine, result[start:end, first:last])
+
+
+@njit(nogil=True, cache=True)
+def distances_to(rows, centers, labels, cosine, result):  # type: ignore[no-untyped-def]
+    # Four rows at a time: each addition waits for the one before it in the same row.
+    n, d = rows.shape
+    whole = n // 4 * 4
+    for i in range(0, whole, 4):
+        j0, j1, j2, j3 = labels[i], labels[i + 1], labels[i + 2], labels[i + 3]
+        t0 = t1 = t2 = t3 = 0.0
+        for column in range(d):
+            t0 += _term(rows[i, column], centers[j0, column], cosine)
+            t1 += _term(rows[i + 1, column], centers[j1, column], cosine)
+            t2 += _term(rows[i + 2, column], centers[j2, column], cosine)
+            t3 += _term(rows[i + 3, column], centers[j3, column], cosine)
+        result[i], result[i + 1] = _distance(t0, cosine), _distance(t1, cosine)
+        result[i + 2], result[i + 3] = _distance(t2, cosine), _distance(t3, cosine)
+    for i in range(whole, n):
         total = 0.0
         for column in range(d):
-            difference = np.float64(rows[i, column]) - np.float64(centers[labels[i], column])
-            total += difference * difference
-        result[i] = np.float32(total)
+            total += _term(rows[i, column], centers[labels[i], column], cosine)
+        result[i] = _distance(total, cosine)
 
 
 @njit(nogil=True, cache=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +14,24 @@ from ray_kmeans.kernels import COARSE_UNITS, column_keys
 class ReferenceKernel:
     """Slow and obvious; every other kernel must give the same bits."""
 
-    def prepare(self, centers: NDArray[np.float32]) -> NDArray[np.float32]:
-        return centers
+    def prepare(self, centers: NDArray[np.float32], metric: str) -> tuple[NDArray[np.float32], str]:
+        return centers, metric
 
     def assign(
         self,
         rows: NDArray[np.float32],
-        prepared: NDArray[np.float32],
+        prepared: tuple[NDArray[np.float32], str],
         labels: NDArray[np.int32],
     ) -> None:
+        centers, metric = prepared
         for i, row in enumerate(rows):
-            difference = row.astype(np.float64) - prepared.astype(np.float64)
-            distance = (difference * difference).sum(axis=1)
-            # A sum of d rounded squares of rounded differences is off by less than this share.
-            close = np.flatnonzero(distance <= distance.min() * (1 + (len(row) + 8) * 2.0**-51))
+            terms = terms_of(row, centers.astype(np.float64), metric)
+            score = terms.sum(axis=1)
+            # A sum of d terms, each rounded three times at most, is off by less than this.
+            error = np.abs(terms).sum(axis=1) * (len(row) + 8) * 2.0**-52
+            close = np.flatnonzero(score - error <= (score + error).min())
             labels[i] = (
-                close[0] if len(close) == 1 else nearest_over_the_reals(row, prepared, close)
+                close[0] if len(close) == 1 else nearest_over_the_reals(row, centers, close, metric)
             )
 
     def accumulate(
@@ -72,33 +75,46 @@ class ReferenceKernel:
         return int((mixed ^ (mixed >> np.uint64(33))).sum(dtype=np.uint64))
 
     def distances(
-        self, rows: NDArray[np.float32], centers: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        result = np.zeros((len(rows), len(centers)))
+        self,
+        rows: NDArray[np.float32],
+        centers: NDArray[np.float32],
+        metric: str,
+        result: NDArray[Any],
+    ) -> None:
+        total = np.zeros((len(rows), len(centers)))
         for column in range(rows.shape[1]):  # this order of additions is part of the result
-            x = rows[:, column, None].astype(np.float64)
-            difference = x - centers[:, column].astype(np.float64)
-            result += difference * difference
+            total += terms_of(rows[:, column, None], centers[:, column].astype(np.float64), metric)
         with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
-            return result.astype(np.float32)
+            result[:] = np.maximum(1 + total, 0) if metric == "cosine" else total
 
     def distances_to(
         self,
         rows: NDArray[np.float32],
         centers: NDArray[np.float32],
         labels: NDArray[np.int32],
-    ) -> NDArray[np.float32]:
-        return np.take_along_axis(self.distances(rows, centers), labels[:, None], axis=1)[:, 0]
+        metric: str,
+    ) -> NDArray[np.float64]:
+        result = np.empty((len(rows), len(centers)))
+        self.distances(rows, centers, metric, result)
+        return np.take_along_axis(result, labels[:, None], axis=1)[:, 0]
+
+
+def terms_of(x: Any, c: Any, metric: str) -> Any:
+    """Return what is added up to a score, the lowest of which is the nearest center's."""
+    return -(x * c) if metric == "cosine" else (x - c) * (x - c)
 
 
 def nearest_over_the_reals(
-    row: NDArray[np.float32], centers: NDArray[np.float32], candidates: NDArray[np.int64]
+    row: NDArray[np.float32],
+    centers: NDArray[np.float32],
+    candidates: NDArray[np.int64],
+    metric: str,
 ) -> int:
-    """Return the candidate with the smallest true distance; a tie goes to the lowest index."""
+    """Return the candidate with the lowest true score; a tie goes to the lowest index."""
     exact_row = [Fraction(x) for x in row.tolist()]
 
-    def distance(j: int) -> Fraction:
+    def score(j: int) -> Fraction:
         pairs = zip(exact_row, centers[j].tolist(), strict=True)
-        return sum(((x - Fraction(c)) ** 2 for x, c in pairs), Fraction(0))
+        return sum((terms_of(x, Fraction(c), metric) for x, c in pairs), Fraction(0))
 
-    return min((int(j) for j in candidates), key=lambda j: (distance(j), j))
+    return min((int(j) for j in candidates), key=lambda j: (score(j), j))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ray_kmeans.clustering.lloyd import Iteration, Stop
+from ray_kmeans.clustering.state import Iteration, Stop
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,30 @@ class DataLoaded:
 
 
 @dataclass(frozen=True)
+class Seeded:
+    """The initial centers of a new model are chosen."""
+
+    method: str
+    num_clusters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class FitStarted:
     """The centers before the first iteration of this fit are known."""
 
     num_clusters: int
     iteration: int
-    """Iterations already done: 0 for a new model, else it continues."""
+    """Steps already done: 0 for a new model, else it continues."""
     last_iteration: int | None
     """Where steps or max_steps end the fit, if given."""
 
 
 @dataclass(frozen=True)
 class IterationDone:
-    """One sweep over all rows and one update of the centers."""
+    """One step: over all rows, or over those of a mini-batch."""
 
     line: Iteration
-    rows: int
     seconds: float
 
 
@@ -93,6 +101,7 @@ class FitEnded:
 Event: TypeAlias = (
     Waiting
     | DataLoaded
+    | Seeded
     | FitStarted
     | IterationDone
     | CheckpointSaved

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +15,9 @@ from tqdm import tqdm
 from ray_kmeans.observe import events as ev
 
 log = logging.getLogger("ray_kmeans")
+
+LOG_AT_LEAST_EVERY_S = 10.0
+"""Longest silence of the log while iterations go by."""
 
 
 def tell_all(listeners: Sequence[ev.Emit]) -> ev.Emit:
@@ -26,24 +31,19 @@ def tell_all(listeners: Sequence[ev.Emit]) -> ev.Emit:
 
 
 class LogLines:
-    """One log line per iteration (or every n-th), and one for everything else that matters."""
+    """One log line for the first and every n-th iteration, and one for all else that matters.
 
-    def __init__(self, every: int = 1) -> None:
+    A line is also logged when the last one is long ago, so that a slow fit never looks dead.
+    """
+
+    def __init__(self, every: int = 100) -> None:
         self._every = every
+        self._logged_at = -math.inf
 
     def __call__(self, event: ev.Event) -> None:
         match event:
             case ev.IterationDone():
-                if event.line.iteration % self._every == 0:
-                    log.info(
-                        "iteration=%d inertia=%.9g shift=%.3g empty=%d seconds=%.3f rows/s=%.3g",
-                        event.line.iteration,
-                        event.line.inertia,
-                        event.line.shift,
-                        event.line.empty,
-                        event.seconds,
-                        event.rows / event.seconds,
-                    )
+                self._iteration(event)
             case ev.Warned(message):
                 log.warning("%s", message)
             case ev.Waiting() | ev.WorkerReplaced() | ev.CoordinatorReplaced():
@@ -64,6 +64,23 @@ class LogLines:
                 )
             case _:
                 log.info("%s", event)
+
+    def _iteration(self, event: ev.IterationDone) -> None:
+        now = time.monotonic()
+        long_ago = now - self._logged_at >= LOG_AT_LEAST_EVERY_S
+        if not long_ago and event.line.iteration % self._every != 0:
+            return
+        self._logged_at = now
+        log.info(
+            "iteration=%d inertia=%.9g shift=%.3g empty=%d rows=%d seconds=%.3f rows/s=%.3g",
+            event.line.iteration,
+            event.line.inertia,
+            event.line.shift,
+            event.line.empty,
+            event.line.rows,
+            event.seconds,
+            event.line.rows / event.seconds,
+        )
 
 
 def warn(event: ev.Event) -> None:
@@ -91,6 +108,11 @@ class Progress:
                     f"{event.rows:,} rows x {event.features} in {len(event.workers)} workers, "
                     f"read in {event.seconds:.1f} s"
                 )
+            case ev.Seeded():
+                self._write(
+                    f"{event.num_clusters:,} initial centers by {event.method}, "
+                    f"in {event.seconds:.1f} s"
+                )
             case ev.FitStarted():
                 self._bar = tqdm(
                     desc=f"k-means, {event.num_clusters} clusters",
@@ -102,7 +124,7 @@ class Progress:
                     dynamic_ncols=True,
                 )
             case ev.IterationDone() if self._bar is not None:
-                speed = tqdm.format_sizeof(event.rows / event.seconds)
+                speed = tqdm.format_sizeof(event.line.rows / event.seconds)
                 self._bar.set_postfix_str(
                     f"inertia {event.line.inertia:.6g}, {speed} rows/s", refresh=False
                 )

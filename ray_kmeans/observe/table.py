@@ -7,15 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.lloyd import Iteration, Stop
+from ray_kmeans.clustering.state import Iteration, Stop
 
 FIRST_LINES = 4
 LAST_LINES = 4
 SIZES_SHOWN = 12
 
 
-def fit_table(history: Sequence[Iteration], counts: NDArray[np.int64], stop: Stop | None) -> str:
-    """Return inertia per iteration, the sizes of the clusters and why the fit ended."""
+def fit_table(
+    history: Sequence[Iteration], stop: Stop | None, counts: NDArray[np.int64] | None = None
+) -> str:
+    """Return the loss of each step, why the fit ended and, if known, the sizes of the clusters."""
     lines = ["iteration        inertia   largest move   empty"]
     shown = [*history[:FIRST_LINES], None, *history[-LAST_LINES:]]
     for line in shown if len(history) > FIRST_LINES + LAST_LINES + 1 else history:
@@ -25,9 +27,10 @@ def fit_table(history: Sequence[Iteration], counts: NDArray[np.int64], stop: Sto
             lines.append(
                 f"{line.iteration:>9}{line.inertia:>15.6g}{line.shift:>15.3g}{line.empty:>8}"
             )
-    sizes = sorted(counts.tolist(), reverse=True)
-    more = f", ... {sizes[-1]:,}" if len(sizes) > SIZES_SHOWN else ""
-    largest = ", ".join(f"{size:,}" for size in sizes[:SIZES_SHOWN])
-    lines.append(f"{len(sizes):,} clusters of {sum(sizes):,} rows; sizes: {largest}{more}")
+    if counts is not None:
+        sizes = sorted(counts.tolist(), reverse=True)
+        more = f", ... {sizes[-1]:,}" if len(sizes) > SIZES_SHOWN else ""
+        largest = ", ".join(f"{size:,}" for size in sizes[:SIZES_SHOWN])
+        lines.append(f"{len(sizes):,} clusters of {sum(sizes):,} rows; sizes: {largest}{more}")
     lines.append(f"stopped: {stop.value if stop else 'not yet, the fit was cut off'}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The model's directory: numbered checkpoints, each visible once its manifest is.
 
 checkpoints/00000003-iteration-12.json         manifest: the commit point, written last
-checkpoints/data/00000003-<id>/*.npy           centers and counts; names are never reused
+checkpoints/data/00000003-<id>/*.npy           the arrays of the state; names are never reused
 """
 
 from __future__ import annotations
@@ -9,17 +9,28 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.lloyd import FitState, Iteration, Stop
+from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
 from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError
 from ray_kmeans.store import publish
 
-FORMAT = 1
+FORMAT = 2
+LINE = np.dtype(
+    [
+        ("iteration", "<i8"),
+        ("rows", "<i8"),
+        ("inertia", "<f8"),
+        ("shift", "<f8"),
+        ("empty", "<i8"),
+        ("digest", "S16"),
+    ]
+)
+"""A line of the history, as it is stored."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +60,19 @@ class ModelDir(publish.Place):
         number = _number(manifests[-1]) + 1 if manifests else 0
         path = f"{self._root}/{number:08d}-iteration-{state.iteration}.json"
         data = f"data/{number:08d}-{uuid.uuid4().hex[:8]}"
-        blobs = {
-            f"{data}/centers.npy": _npy(state.centers),
-            f"{data}/counts.npy": _npy(state.counts),
-        }
+        blobs = {f"{data}/{name}.npy": _npy(array) for name, array in _arrays(state).items()}
+        running = state.running
         manifest = {
             "format": FORMAT,
-            "distance_metric": "squared_euclidean",
+            "distance_metric": state.metric,
             "num_clusters": len(state.centers),
             "num_features": state.centers.shape[1],
             "iteration": state.iteration,
             "began": state.began,
             "stop": state.stop.name if state.stop else None,
             "data": state.data,
-            "history": [asdict(line) for line in state.history],
+            "data_since": state.data_since,
+            "mini_batch": [running.steps_per_iteration, running.done] if running else None,
             "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
         }
         with publish.said(f"cannot save a checkpoint to {self.url!r}"):
@@ -72,29 +82,42 @@ class ModelDir(publish.Place):
             self._delete_old()
         return path
 
-    def fitted(self) -> FitState:
-        """Return the newest state; NotFittedError where there is none."""
-        state = self.latest()
+    def fitted(self, checkpoint: str | None = None) -> FitState:
+        """Return the newest state, or that of a checkpoint; NotFittedError where there is none."""
+        state = self.latest() if checkpoint is None else self._of(checkpoint)
         if state is None:
             raise NotFittedError(f"there is no model in {self.url!r}. Call fit first.")
         return state
 
-    def check(self, num_clusters: int, num_features: int) -> FitState | None:
-        """Return the newest state, if any.
+    def checkpoints(self) -> list[str]:
+        """Return the URLs of all checkpoints, the oldest first."""
+        with publish.said(f"model_dir={self.url!r} cannot be read"):
+            return [f"{self.url.rstrip('/')}/checkpoints/{_name(p)}" for p in self._manifests()]
 
-        Raises StoreError if nothing can be written, ModelMismatchError for another model in it.
+    def matching(
+        self, num_clusters: int, metric: str, num_features: int | None = None
+    ) -> FitState | None:
+        """Return the newest state, if any; `num_features` None: not known yet.
+
+        Raises ModelMismatchError for a model of another kind.
         """
         found = self.latest()
-        if found is not None and found.centers.shape != (num_clusters, num_features):
+        if found is not None:
             k, d = found.centers.shape
-            raise ModelMismatchError(
-                self.url, f"{k} clusters of {d} features", f"{num_clusters} of {num_features}"
-            )
+            asked = num_clusters, d if num_features is None else num_features, metric
+            if (k, d, found.metric) != asked:
+                sentence = "{} clusters of {} features by {} distance"
+                raise ModelMismatchError(
+                    self.url, sentence.format(k, d, found.metric), sentence.format(*asked)
+                )
+        return found
+
+    def check_writable(self) -> None:
+        """Raise StoreError if nothing can be written."""
         probe = f"{self._root}/probe-{uuid.uuid4().hex[:8]}"
         with publish.said(f"model_dir={self.url!r} cannot be written"):
             publish.put(self._fs, probe, b"may I write here?")
             self._fs.rm_file(probe)
-        return found
 
     @property
     def _root(self) -> str:
@@ -107,6 +130,21 @@ class ModelDir(publish.Place):
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(path for path in found if path.endswith(".json"))
+
+    def _of(self, checkpoint: str) -> FitState:
+        """Return the state of a checkpoint: its file name here, or a path or URL anywhere."""
+        home = checkpoint.rpartition("/checkpoints/")[0]
+        if home and "://" not in home:
+            home = str(self._fs.unstrip_protocol(home))
+        place = replace(self, url=home) if home else self
+        with publish.said(f"checkpoint_path={checkpoint!r} cannot be read"):
+            there = {_name(path): path for path in place._manifests()}
+            if _name(checkpoint) not in there:
+                raise NotFittedError(
+                    f"checkpoint_path={checkpoint!r} does not exist; {place.url!r} has "
+                    f"{list(there)}."
+                )
+            return place._load(there[_name(checkpoint)])
 
     def _load(self, path: str) -> FitState:
         manifest = publish.unseal(self._fs.cat_file(path))
@@ -122,15 +160,22 @@ class ModelDir(publish.Place):
                 raise CheckpointError(path, f"{name} is missing") from None
             if publish.sha256(content) != expected["sha256"]:
                 raise CheckpointError(path, f"{name} is not what was written")
-            arrays[name.rsplit("/", 1)[-1]] = np.load(io.BytesIO(content), allow_pickle=False)
+            arrays[name.rsplit("/", 1)[-1].removesuffix(".npy")] = np.load(
+                io.BytesIO(content), allow_pickle=False
+            )
+        lines = arrays["history"].tolist()
+        running = manifest["mini_batch"]
         return FitState(
-            centers=arrays["centers.npy"],
-            counts=arrays["counts.npy"],
+            centers=arrays["centers"],
+            counts=arrays["counts"],
+            metric=manifest["distance_metric"],
             iteration=manifest["iteration"],
             began=manifest["began"],
-            history=tuple(Iteration(**line) for line in manifest["history"]),
+            history=tuple(_line(*line) for line in lines),
             stop=Stop[manifest["stop"]] if manifest["stop"] else None,
             data=manifest["data"],
+            data_since=manifest["data_since"],
+            running=_running(running, arrays) if running else None,
         )
 
     def _delete_old(self) -> None:
@@ -144,8 +189,35 @@ class ModelDir(publish.Place):
                 self._fs.rm(folder, recursive=True)
 
 
+def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
+    history = np.array([astuple(line) for line in state.history], LINE)
+    arrays: dict[str, NDArray[Any]] = {
+        "centers": state.centers,
+        "counts": state.counts,
+        "history": history,
+    }
+    if state.running and state.counts.any():  # else the sums are zero
+        arrays["sums"] = state.running.sums
+    return arrays
+
+
+def _running(described: list[int], arrays: Mapping[str, NDArray[Any]]) -> Running:
+    steps_per_iteration, done = described
+    zero = np.zeros((2, *arrays["centers"].shape))
+    return Running(steps_per_iteration, done, arrays.get("sums", zero))
+
+
+def _line(iteration: int, rows: int, *measured: Any) -> Iteration:
+    inertia, shift, empty, digest = measured
+    return Iteration(iteration, rows, inertia, shift, empty, digest.decode())
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
 def _number(path: str) -> int:
-    return int(path.rstrip("/").rsplit("/", 1)[-1][:8])
+    return int(_name(path)[:8])
 
 
 def _npy(array: NDArray[Any]) -> bytes:

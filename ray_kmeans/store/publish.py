@@ -37,6 +37,11 @@ class Place:
         """Whether no other process can see it (memory:// URLs)."""
         return is_protocol(self._fs, "memory")
 
+    def put(self, name: str, data: bytes) -> None:
+        """Make `data` visible under a name in this directory, in one step."""
+        with said(f"{self.url!r} cannot be written"):
+            put(self._fs, f"{self._opened[1]}/{name}", data)
+
     @property
     def _fs(self) -> FileSystem:
         return self._opened[0]

@@ -1,0 +1,178 @@
+"""What a fitted model says of data: losses, labels to a store, one batch by the seed's model_fn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.cluster.pool import LocalPool
+from ray_kmeans.clustering.state import FitState
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.plan import Layout, split
+from ray_kmeans.data.source import Source
+from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, Predictor, batches_of, whole
+from ray_kmeans.resources import check_reachable, open_pool
+from ray_kmeans.store.labelled import OWN_COLUMNS, LabelledOutput
+
+Metric = Callable[[NDArray[np.float32], Batch], float]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The loss of some rows under a model."""
+
+    total: float
+    """Sum of the distances to the nearest center."""
+    batches: int
+    """How many batches these rows made up."""
+
+
+def loss_of(
+    state: FitState, source: Source, config: RunConfig, batch_size: int | None, steps: int | None
+) -> Losses:
+    """Return the loss of the first `steps` batches of a source; of all rows by default."""
+    layout = source.describe()
+    check_reachable(config, {"the data": source})
+    size = batch_size or layout.rows
+    if steps is not None:
+        layout = layout.head(steps * size)
+    with open_pool(source, layout, len(state.centers), state.metric, config) as pool:
+        summary = pool.summarize()
+        total = pool.sweep(state.centers).inertia(summary, state.centers)
+    return Losses(total, -(-layout.rows // size))
+
+
+def means_of(
+    metrics: Mapping[str, Metric],
+    state: FitState,
+    source: Source,
+    batch_size: int | None,
+    steps: int | None,
+) -> dict[str, float]:
+    """Return the mean over the rows of each metric, which is asked batch by batch, here."""
+    if not metrics:
+        return {}
+    layout = source.describe()
+    size = batch_size or layout.rows
+    means = _Means(metrics, state)
+    for rows in batches_of(source, layout if steps is None else layout.head(steps * size), size):
+        means.see(rows)
+    return means.result
+
+
+def loss_of_stream(
+    state: FitState, sources: Iterator[Source], steps: int | None, metrics: Mapping[str, Metric]
+) -> tuple[Losses, dict[str, float]]:
+    """Return loss and metrics of the first `steps` batches of a stream; of all by default."""
+    means = _Means(metrics, state)
+    totals = []
+    for source in islice(sources, steps):
+        layout = source.describe()
+        totals.append(loss_here(state, source))
+        for rows in batches_of(source, layout, layout.rows) if metrics else ():
+            means.see(rows)
+    if not totals:
+        raise DataError("the input has no rows. Give at least one batch.")
+    return Losses(sum(totals), len(totals)), means.result
+
+
+class _Means:
+    """The means of some metrics over all rows seen."""
+
+    def __init__(self, metrics: Mapping[str, Metric], state: FitState) -> None:
+        self._metrics = metrics
+        self._predict = Predictor(state, (ALL_SCORES, CLUSTER_IDX))
+        self._sums = dict.fromkeys(metrics, 0.0)
+        self._rows = 0
+
+    def see(self, rows: NDArray[np.float32]) -> None:
+        predictions = self._predict(rows)
+        self._rows += len(rows)
+        for name, metric in self._metrics.items():
+            self._sums[name] += float(metric(rows, predictions)) * len(rows)
+
+    @property
+    def result(self) -> dict[str, float]:
+        return {name: total / self._rows for name, total in self._sums.items()}
+
+
+def loss_here(state: FitState, source: Source) -> float:
+    """Return the loss of all rows of a source, computed in this process."""
+    pool = LocalPool(source, split(source.describe().blocks, 1), state.metric)
+    summary = pool.summarize()
+    return pool.sweep(state.centers).inertia(summary, state.centers)
+
+
+@dataclass(frozen=True)
+class ModelFnOps:
+    """What the seed's model_fn gives for one batch."""
+
+    mode: str
+    predictions: Batch
+    """'all_scores' (n, k) float32 and 'cluster_idx' (n,) int64."""
+    loss: float | None
+    """Sum of the distances to the nearest center; None in mode 'infer'."""
+    eval_metric_ops: dict[str, float]
+    """{'scores': loss}; empty in mode 'infer'."""
+    train_op: Callable[[], Any] | None
+    """Call it to train one step on the batch; None but in mode 'train'."""
+
+
+MODES = ("train", "eval", "infer")
+
+
+def model_fn(state: FitState, source: Source, mode: str, train: Callable[[], Any]) -> ModelFnOps:
+    """Return what a model says of one batch in memory."""
+    if mode not in MODES:
+        raise ConfigError(f"mode={mode!r} is unknown. Give one of {', '.join(map(repr, MODES))}.")
+    predict = Predictor(state, (ALL_SCORES, CLUSTER_IDX))
+    predictions = whole(map(predict, batches_of(source, source.describe(), None)))
+    if mode == "infer":
+        return ModelFnOps(mode, predictions, None, {}, None)
+    loss = loss_here(state, source)
+    return ModelFnOps(mode, predictions, loss, {"scores": loss}, train if mode == "train" else None)
+
+
+def write_labels(
+    state: FitState,
+    source: Source,
+    output: LabelledOutput,
+    config: RunConfig,
+    *,
+    model_dir: str,
+    keep_columns: Sequence[str] = (),
+) -> int:
+    """Write label and distance of every row, by the workers; return the number of rows."""
+    layout = source.describe()
+    check_features(layout.features, state, model_dir)
+    _check_kept(source, layout, keep_columns)
+    check_reachable(config, {f"the output {output.url!r}": output, "the data": source})
+    output.start()
+    with open_pool(source, layout, len(state.centers), state.metric, config) as pool:
+        pool.read()
+        parts = pool.write_labels(state.centers, output, keep_columns)
+    output.finish(parts, {"model_dir": model_dir, "iteration": state.iteration})
+    return sum(part.rows for part in parts)
+
+
+def check_features(features: int, state: FitState, model_dir: str) -> None:
+    """Raise DataError unless the data are as wide as the model."""
+    if features != state.centers.shape[1]:
+        raise DataError(
+            f"the data have {features} features and the model in {model_dir!r} has "
+            f"{state.centers.shape[1]}. Give data like those it was fitted on."
+        )
+
+
+def _check_kept(source: Source, layout: Layout, names: Sequence[str]) -> None:
+    taken = [name for name in names if name in OWN_COLUMNS]
+    if taken:
+        raise ConfigError(f"keep_columns={taken}: the output has columns of these names itself.")
+    if names and layout.blocks:
+        source.columns_of(layout.blocks[0], names)  # raises for a name that is not there

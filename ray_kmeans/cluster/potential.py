@@ -1,0 +1,91 @@
+"""What seeding knows of a shard: for every row its distance to the nearest seed so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.clustering import draws
+from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.kernels import Kernel
+
+FEW = 8
+"""Up to so many new seeds, all distances are taken; beyond, the nearest is found first."""
+
+
+class Potential:
+    """The weights of some blocks of rows: distances to the nearest seed, in float64.
+
+    Sums run along a block in the order of its rows, so that they are the same wherever it is.
+    """
+
+    def __init__(self, blocks: Sequence[NDArray[np.float32]], metric: str) -> None:
+        self._blocks = blocks
+        self._metric = metric
+        self._n_seeds = 0
+        self.weights = [np.full(len(rows), np.inf) for rows in blocks]
+        self._nearest = [np.zeros(len(rows), np.int32) for rows in blocks]
+        if metric == COSINE:  # a row without a direction makes no seed
+            for rows, weights in zip(blocks, self.weights, strict=True):
+                weights[~rows.any(axis=1)] = 0
+
+    def add(self, seeds: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float64]:
+        """Take note of more seeds; return the sum of the weights of each block."""
+        prepared = kernel.prepare(seeds, self._metric) if len(seeds) > FEW else None
+        for rows, weights, nearest in zip(self._blocks, self.weights, self._nearest, strict=True):
+            labels = np.empty(len(rows), np.int32)
+            if prepared is None:
+                distances = self._distances(rows, seeds, kernel)
+                labels[:] = distances.argmin(axis=1)
+                closest = distances[np.arange(len(rows)), labels]
+            else:
+                kernel.assign(rows, prepared, labels)
+                closest = kernel.distances_to(rows, seeds, labels, self._metric)
+            nearer = closest < weights
+            weights[nearer] = closest[nearer]
+            nearest[nearer] = self._n_seeds + labels[nearer]
+        self._n_seeds += len(seeds)
+        return np.array([in_order(weights) for weights in self.weights])
+
+    def with_each(self, candidates: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float64]:
+        """Return the sums of the weights of each block if one more seed were added, (blocks, c)."""
+        left = np.empty((len(self._blocks), len(candidates)))
+        for here, (rows, weights) in enumerate(zip(self._blocks, self.weights, strict=True)):
+            distances = self._distances(rows, candidates, kernel)
+            np.minimum(distances, weights[:, None], out=distances)
+            left[here] = in_order(distances)
+        return left
+
+    def find(self, block: int, offset: float) -> int:
+        """Return the first row of a block at which the sum of weights exceeds the offset."""
+        sums = np.cumsum(self.weights[block])
+        row = int(np.searchsorted(sums, offset, side="right"))
+        return min(row, int(np.flatnonzero(self.weights[block])[-1]))
+
+    def joins(self, block: int, first_row: int, key: np.uint64, share: float) -> NDArray[np.bool_]:
+        """Draw for each row of a block whether it joins, with probability weight * share."""
+        weights = self.weights[block]
+        numbers = np.arange(first_row, first_row + len(weights), dtype=np.uint64)
+        joins: NDArray[np.bool_] = draws.fractions(draws.mix(numbers, key)) < weights * share
+        return joins
+
+    def counts(self, n_seeds: int) -> NDArray[np.int64]:
+        """Return the rows nearest to each seed; one equally near to two counts for the first."""
+        counts = np.zeros(n_seeds, np.int64)
+        for nearest in self._nearest:
+            counts += np.bincount(nearest, minlength=n_seeds)
+        return counts
+
+    def _distances(
+        self, rows: NDArray[np.float32], centers: NDArray[np.float32], kernel: Kernel
+    ) -> NDArray[np.float64]:
+        result = np.empty((len(rows), len(centers)))
+        kernel.distances(rows, centers, self._metric, result)
+        return result
+
+
+def in_order(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums over the first axis, added one after the other: `sum` adds as it likes."""
+    return np.asarray(np.cumsum(values, axis=0)[-1])

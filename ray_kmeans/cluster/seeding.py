@@ -1,0 +1,118 @@
+"""The centers to start from: given, or chosen among the rows. The training data stay untouched.
+
+Every method sees the whole data set, and picks the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.cluster.greedy import PoolField, candidates_of, plus_plus
+from ray_kmeans.cluster.oversampling import kmeans_parallel, markov_chains
+from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.clustering import draws
+from ray_kmeans.clustering.grid import Summary
+from ray_kmeans.clustering.metric import project
+from ray_kmeans.errors import ConfigError
+
+RANDOM = "random"
+KMEANS_PLUS_PLUS = "kmeans_plus_plus"
+KMC2 = "kmc2"
+KMEANS_PARALLEL = "kmeans_parallel"
+
+SAMPLE_ROWS = 65_536
+"""Rows that a user's function sees at once, where the data have as many."""
+
+Initial: TypeAlias = str | NDArray[np.float32] | Callable[[NDArray[np.float32], int], Any]
+"""The name of a method, centers (k, d), or a function of a sample and the rows still missing."""
+
+
+def choose_centers(
+    initial: Initial, k: int, retries: int, seed: int, pool: Pool, summary: Summary
+) -> NDArray[np.float32]:
+    """Return k centers, (k, d)."""
+    if isinstance(initial, np.ndarray):
+        return project(initial, summary.metric)
+    if callable(initial):
+        return _asked(initial, k, seed, pool, summary)
+    try:
+        centers = _methods()[initial](k, retries, seed, pool, summary)
+        return _filled_up(centers, k, seed, pool, summary)
+    finally:
+        pool.forget("weigh")
+        pool.ask("end_seeding")
+
+
+def _methods() -> dict[str, Callable[[int, int, int, Pool, Summary], NDArray[np.float32]]]:
+    return {
+        RANDOM: _random,
+        KMEANS_PLUS_PLUS: _plus_plus,
+        KMC2: lambda k, _, seed, pool, summary: markov_chains(pool, summary, k, seed),
+        KMEANS_PARALLEL: lambda k, _, seed, pool, summary: kmeans_parallel(pool, summary, k, seed),
+    }
+
+
+def _random(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> NDArray[np.float32]:
+    """Draw rows without replacement; in the order of the data."""
+    return pool.rows_at(draws.distinct_rows(summary.rows, k, seed, RANDOM))
+
+
+def _plus_plus(
+    k: int, retries: int, seed: int, pool: Pool, summary: Summary
+) -> NDArray[np.float32]:
+    field = PoolField(pool, summary.rows)
+    return plus_plus(field, k, candidates_of(retries, k), seed, KMEANS_PLUS_PLUS)
+
+
+def _filled_up(
+    centers: NDArray[np.float32], k: int, seed: int, pool: Pool, summary: Summary
+) -> NDArray[np.float32]:
+    """Add random rows where a method found fewer than k different ones."""
+    missing = k - len(centers)
+    if missing == 0:
+        return centers
+    numbers = draws.distinct_rows(summary.rows, missing, seed, "copies")
+    return np.concatenate([centers, pool.rows_at(numbers)])
+
+
+def _asked(
+    function: Callable[[NDArray[np.float32], int], Any],
+    k: int,
+    seed: int,
+    pool: Pool,
+    summary: Summary,
+) -> NDArray[np.float32]:
+    """Call a user's function with one sample after the other until it has returned k rows."""
+    features = len(summary.grid.exponent)
+    size = min(summary.rows, max(SAMPLE_ROWS, k))
+    found = np.empty((0, features), np.float32)
+    calls = empty = 0
+    while len(found) < k:
+        numbers = draws.distinct_rows(summary.rows, size, seed, "sample", calls)
+        missing = k - len(found)
+        more = _checked(function(pool.rows_at(numbers), missing), missing, features)
+        found = np.concatenate([found, more])
+        calls, empty = calls + 1, 0 if len(more) else empty + 1
+        if empty == 2:
+            raise ConfigError(
+                f"initial_clusters returned no row twice in a row; {missing} are missing."
+            )
+    return project(found, summary.metric)
+
+
+def _checked(answer: Any, missing: int, features: int) -> NDArray[np.float32]:
+    rows = np.asarray(answer, np.float32)
+    if rows.size == 0:
+        return np.empty((0, features), np.float32)
+    if rows.ndim != 2 or rows.shape[1] != features or len(rows) > missing:
+        raise ConfigError(
+            f"initial_clusters returned an array of shape {rows.shape}; it must be (rows, "
+            f"{features}) with at most the {missing} rows that were asked for."
+        )
+    if not np.isfinite(rows).all():
+        raise ConfigError("initial_clusters returned NaN or infinity.")
+    return rows

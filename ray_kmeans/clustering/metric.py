@@ -1,0 +1,54 @@
+"""What distance means: squared Euclidean, or cosine between rows on the unit sphere."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SQUARED_EUCLIDEAN = "squared_euclidean"
+COSINE = "cosine"
+
+CHUNK_VALUES = 2**17
+
+
+def project(rows: NDArray[np.floating], metric: str) -> NDArray[np.float32]:
+    """Return rows (n, d) as the metric sees them: for cosine, each scaled to norm 1.
+
+    A zero row stays zero: its cosine distance to everything is 1.
+    """
+    return unit_rows(rows) if metric == COSINE else rows.astype(np.float32, copy=False)
+
+
+def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the rows divided by their norms, made in float64 and rounded once."""
+    result = np.empty(rows.shape, np.float32)
+    step = max(CHUNK_VALUES // rows.shape[1], 1)
+    with np.errstate(invalid="ignore"):  # a row with infinity becomes NaN, and is found later
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step].astype(np.float64)
+            norms = np.sqrt(_row_sums(part * part))
+            norms[norms == 0] = 1
+            result[start : start + step] = part / norms[:, None]
+    return result
+
+
+def new_centers(
+    means: NDArray[np.float64], previous: NDArray[np.float32], metric: str
+) -> NDArray[np.float32]:
+    """Return the centers for these means (k, d); one without a direction keeps its previous."""
+    if metric != COSINE:
+        return means.astype(np.float32)
+    centers = unit_rows(means)
+    lost = ~centers.any(axis=1)
+    centers[lost] = previous[lost]
+    return centers
+
+
+def _row_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add up each row by halving, in place: the same bits on every machine."""
+    width = values.shape[1]
+    while width > 1:
+        half = (width + 1) // 2
+        values[:, : width - half] += values[:, half:width]
+        width = half
+    return values[:, 0]

@@ -1,0 +1,112 @@
+"""The state of a fit as a value. A checkpoint is one of these."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+
+
+class Stop(Enum):
+    """Why a fit ended; the value is the sentence shown to the user."""
+
+    CONVERGED = "converged: no center moved, so no label will"
+    TOLERANCE = "the relative change of the loss fell below relative_tolerance"
+    STEPS = "the number of steps asked for was reached before the centers settled"
+    CYCLE = "the centers came back to those of an earlier iteration (rounding), so they repeat"
+    NO_IMPROVEMENT = "the smoothed loss has not improved for 10 iterations"
+    EPOCHS = "the data were seen 100 times"
+    END_OF_INPUT = "the input ended"
+    MONITOR = "a monitor asked to stop"
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One line of the history: one step."""
+
+    iteration: int
+    rows: int
+    """Rows of the step: all of them, or those of a mini-batch."""
+    inertia: float
+    """Sum of the distances of these rows to the nearest center before the step's update."""
+    shift: float
+    """Largest move of any coordinate of any center in the update; 0 for a step without one."""
+    empty: int
+    """Clusters without a row: in the sweep, or since their mini-batch counts began."""
+    digest: str
+    """Names the centers after the update."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """What mini-batch carries from step to step besides the centers."""
+
+    steps_per_iteration: int
+    """m: steps between two updates of the centers."""
+    done: int
+    """Steps since the last update of the centers, below m."""
+    sums: NDArray[np.float64]
+    """(2, k, d) sum of the rows that the counts count, in 106 bits (see `twofold`): exact, so the
+    same however many steps were added at once."""
+
+
+@dataclass(frozen=True)
+class FitState:
+    """All that continuing a fit needs."""
+
+    centers: NDArray[np.float32]
+    """(k, d) what rows are compared with; unit rows for cosine."""
+    counts: NDArray[np.int64]
+    """(k,) full batch: rows of each cluster in the last sweep, zeros before the first.
+    Mini-batch: rows that `running.sums` holds; with m = 1 the initial center counts as one."""
+    metric: str = SQUARED_EUCLIDEAN
+    iteration: int = 0
+    """Completed steps, over all fits of this model (the seed's global_step)."""
+    began: int = 0
+    """The iteration at which the current fit began."""
+    history: tuple[Iteration, ...] = ()
+    stop: Stop | None = None
+    """Why the last fit ended; None while one is under way, or was cut off."""
+    data: str = ""
+    """Names the data that the current fit sees; empty where they cannot be named (a stream)."""
+    data_since: int = 0
+    """The iteration at which a fit first saw these data: where their first epoch began."""
+    running: Running | None = None
+    """None for full batch."""
+
+    @classmethod
+    def initial(cls, centers: NDArray[np.float32], metric: str = SQUARED_EUCLIDEAN) -> FitState:
+        """Return the state before the first step; for cosine, `centers` are unit rows."""
+        return cls(centers, np.zeros(len(centers), np.int64), metric)
+
+    def begin(self, data: str) -> FitState:
+        """Return the state in which a fit on these data starts.
+
+        A fit that was cut off goes on where it was; so a killed fit that is run again equals one
+        that was not killed, also in its number of steps. A fit at its fixed point stays there.
+        """
+        same = data == self.data and data != ""
+        if same and self.stop in (None, Stop.CONVERGED):
+            return self
+        since = self.data_since if same else self.iteration
+        return replace(self, began=self.iteration, stop=None, data=data, data_since=since)
+
+    @property
+    def lines(self) -> tuple[Iteration, ...]:
+        """The history of the current fit."""
+        return self.history[len(self.history) - (self.iteration - self.began) :]
+
+
+def digest(centers: NDArray[np.float32]) -> str:
+    """Return a name for the bits of these centers."""
+    return hashlib.sha256(centers.astype("<f4").tobytes()).hexdigest()[:16]
+
+
+def largest_move(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    """Return the largest move of any coordinate of any center."""
+    return float(np.abs(after.astype(np.float64) - before).max())

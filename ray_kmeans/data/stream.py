@@ -1,0 +1,51 @@
+"""Batches that come one after the other, from an iterator that is read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.errors import ConfigError, DataError
+
+
+def is_stream(x: Any) -> bool:
+    """Tell whether x gives batches: an iterator, a loader, or a list of tables of numbers."""
+    if isinstance(x, str | os.PathLike | Mapping | pa.Table | pa.RecordBatch | Source):
+        return False
+    if isinstance(x, list | tuple):
+        return isinstance(x, list) and len(x) > 0 and all(getattr(a, "ndim", 0) == 2 for a in x)
+    return isinstance(x, Iterable) and not hasattr(x, "__array__")
+
+
+def open_batches(
+    stream: Iterable[Any], storage_options: Mapping[str, Any], features: int | None = None
+) -> Iterator[Source]:
+    """Yield a source for each batch that has rows; all must have the same features.
+
+    A batch is anything that `open_source` takes, or the seed's pair (features, None).
+    """
+    for number, batch in enumerate(stream, start=1):
+        source = open_source(without_targets(batch), storage_options=storage_options)
+        layout = source.describe()
+        features = features or layout.features
+        if layout.features != features:
+            raise DataError(
+                f"batch {number} has {layout.features} features and those before, or the model, "
+                f"have {features}; all must have the same."
+            )
+        if layout.blocks:
+            yield source
+
+
+def without_targets(batch: Any) -> Any:
+    """Return the features of the seed's pair (features, None), and anything else as it is."""
+    if not isinstance(batch, tuple) or len(batch) != 2:
+        return batch
+    features, targets = batch
+    if targets is not None:
+        raise ConfigError("the input has targets; the second of a pair must be None.")
+    return features

@@ -1,0 +1,74 @@
+"""A model as files for others: which they are, and where they go."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray_kmeans.checks import check_count
+from ray_kmeans.clustering.state import FitState
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.export.onnx_graph import onnx_model
+from ray_kmeans.export.saved_model import saved_model_files, tensorflow_installed
+from ray_kmeans.parameters import level_of_caller
+from ray_kmeans.store.exports import ExportDir, assets
+
+__all__ = ["assets", "onnx_files", "publish", "refuse", "saved_model"]
+
+
+def refuse(**arguments: Any) -> None:
+    """Raise ConfigError for arguments of the seed's graph that have no meaning here."""
+    given = sorted(name for name, value in arguments.items() if value is not None)
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: belongs to the seed's graph and has no meaning here. Leave it "
+            "out; the exported graph takes rows as 'inputs', float32 (batch, features)."
+        )
+
+
+def onnx_files(
+    state: FitState, as_text: bool = False, strip_default_attrs: bool = False
+) -> dict[str, bytes]:
+    """Return the ONNX graph of a model, by file name."""
+    properties = {"distance_metric": state.metric, "global_step": str(state.iteration)}
+    content = onnx_model(
+        state.centers,
+        state.metric,
+        properties,
+        as_text=as_text,
+        strip_default_attrs=strip_default_attrs,
+    )
+    return {"model.onnx.textproto" if as_text else "model.onnx": content}
+
+
+def saved_model(
+    state: FitState,
+    as_text: bool,
+    strip_default_attrs: bool,
+    serving_input_fn: Callable[[], Any] | None,
+) -> dict[str, bytes]:
+    """Return the files of a SavedModel; none, with a warning, where TensorFlow is missing."""
+    if serving_input_fn is None and not tensorflow_installed():
+        warnings.warn(
+            "the export holds no SavedModel, because TensorFlow is not installed: "
+            "pip install 'ray-kmeans[tensorflow]'.",
+            stacklevel=level_of_caller(),
+        )
+        return {}
+    return saved_model_files(
+        state.centers,
+        state.metric,
+        as_text=as_text,
+        strip_default_attrs=strip_default_attrs,
+        serving_input_fn=serving_input_fn,
+    )
+
+
+def publish(
+    url: str, files: Mapping[str, bytes], storage_options: Mapping[str, Any], keep: int | None
+) -> str:
+    """Write an export under `url`, all or nothing; return where it is."""
+    if keep is not None:
+        check_count("exports_to_keep", keep)
+    return ExportDir.at(url, storage_options).publish(files, keep=keep)

@@ -1,0 +1,176 @@
+"""What the user hangs into a fit: seen before, between and after the steps, and able to end it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from itertools import takewhile
+from numbers import Integral, Real
+from typing import Any
+
+from ray_kmeans.clustering.state import FitState, Iteration
+from ray_kmeans.errors import ConfigError
+
+log = logging.getLogger("ray_kmeans")
+
+CALLED = ("begin", "after_step", "end")
+
+
+class Monitor:
+    """Base class of monitors: does nothing.
+
+    A monitor runs in the driver's process, between the steps: the fit waits for it. The state is
+    read-only: the fit goes on with the same arrays, so do not change them.
+    """
+
+    def begin(self, state: FitState) -> None:
+        """See the state before the first step of a fit."""
+
+    def after_step(self, state: FitState) -> bool | None:
+        """See the state after a step; ``state.history[-1]`` is the line of this step.
+
+        Returns
+        -------
+        bool or None
+            True ends the fit.
+        """
+        return None
+
+    def end(self, state: FitState) -> None:
+        """See the state after the fit, also after one that a monitor's exception has cut off.
+
+        Called once for every monitor whose ``begin`` returned.
+        """
+
+
+class EarlyStopping(Monitor):
+    """End the fit when the loss per row no longer falls.
+
+    Parameters
+    ----------
+    patience : int
+        Steps in a row without progress after which the fit ends.
+    min_delta : float
+        Progress is a loss per row below the best one by more than this part of it. The best one is
+        that of the last progress, so that many small gains add up to one.
+    """
+
+    def __init__(self, patience: int = 10, min_delta: float = 0.0) -> None:
+        _check_progress(patience, min_delta)
+        self.patience = int(patience)
+        self.min_delta = float(min_delta)
+        self._forget(0)
+
+    def begin(self, state: FitState) -> None:
+        """Forget the fit before; a fit that was cut off and goes on is one fit."""
+        self._forget(state.began)
+
+    def after_step(self, state: FitState) -> bool:
+        """Return True when the last ``patience`` steps made no progress."""
+        # All lines not seen yet, by number: a fit that was cut off brings those it had, and one
+        # that goes on from its last checkpoint does steps again.
+        new = takewhile(lambda line: line.iteration > self._seen, reversed(state.history))
+        for line in reversed(list(new)):
+            self._see(line)
+        return self._waited >= self.patience
+
+    def _forget(self, iteration: int) -> None:
+        self._best = math.inf
+        self._waited = 0
+        self._seen = iteration
+
+    def _see(self, line: Iteration) -> None:
+        self._seen = line.iteration
+        loss = line.inertia / line.rows
+        # A product: as best - min_delta * best it is NaN while the best one is infinity.
+        if loss < self._best * (1 - self.min_delta):
+            self._best, self._waited = loss, 0
+        else:
+            self._waited += 1
+
+
+def _check_progress(patience: Any, min_delta: Any) -> None:
+    if isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 1:
+        raise ConfigError(f"patience={patience!r} must be a whole number of at least 1.")
+    if (
+        isinstance(min_delta, bool)
+        or not isinstance(min_delta, Real)
+        or not 0 <= float(min_delta) < 1
+    ):
+        raise ConfigError(
+            f"min_delta={min_delta!r} must be a number of at least 0 and below 1: the part of the "
+            "loss that counts as progress."
+        )
+
+
+class Monitors:
+    """All monitors of a fit, as the run calls them."""
+
+    def __init__(self, monitors: Sequence[Monitor]) -> None:
+        self._monitors = tuple(monitors)
+        self._begun: list[Monitor] = []
+
+    def __len__(self) -> int:
+        return len(self._monitors)
+
+    def begin(self, state: FitState) -> None:
+        """Begin all; where one raises, end those that have begun."""
+        try:
+            for monitor in self._monitors:
+                monitor.begin(state)
+                self._begun.append(monitor)
+        except BaseException as error:
+            self._end(state, [error])
+
+    def after_step(self, state: FitState) -> bool:
+        """Ask all, whatever the others say; True if one wants the fit to end."""
+        answers = [monitor.after_step(state) for monitor in self._monitors]
+        return any(answers)
+
+    def end(self, state: FitState) -> None:
+        """End all that have begun, then raise the first error."""
+        self._end(state, [])
+
+    def _end(self, state: FitState, errors: list[BaseException]) -> None:
+        """End all that have begun; of these errors and those to come raise the first."""
+        begun, self._begun = self._begun, []
+        for monitor in begun:
+            try:
+                monitor.end(state)
+            except BaseException as error:
+                errors.append(error)
+        for other in errors[1:]:
+            log.error("the end of a monitor failed, too", exc_info=other)
+        if errors:
+            raise errors[0]
+
+
+def check_monitors(monitors: Any) -> tuple[Monitor, ...]:
+    """Return what `fit` was given as a tuple; raise ConfigError for what is no list of monitors."""
+    if monitors is None:
+        return ()
+    if isinstance(monitors, str) or not isinstance(monitors, Sequence):
+        raise ConfigError(
+            f"monitors={monitors!r} must be a list of monitors, also where there is one: "
+            "monitors=[...]."
+        )
+    for place, monitor in enumerate(monitors):
+        _check_monitor(f"monitors[{place}]={monitor!r}", monitor)
+    return tuple(monitors)
+
+
+def _check_monitor(given: str, monitor: Any) -> None:
+    if isinstance(monitor, type):
+        raise ConfigError(f"{given} is a class; give an instance: {monitor.__name__}(...).")
+    missing = [name for name in CALLED if not callable(getattr(monitor, name, None))]
+    if missing and hasattr(monitor, "before_run"):
+        raise ConfigError(
+            f"{given} is a hook of TensorFlow, and there is no session here to run it in. Give a "
+            "ray_kmeans Monitor with the methods begin(state), after_step(state) and end(state)."
+        )
+    if missing:
+        raise ConfigError(
+            f"{given} has no method {' and no '.join(missing)}. A monitor has begin(state), "
+            "after_step(state) and end(state); derive it from Monitor."
+        )

@@ -1,0 +1,128 @@
+"""Event files that TensorBoard draws, made whole on this machine and handed to any store."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.observe import events as ev
+
+log = logging.getLogger("ray_kmeans")
+
+Publish: TypeAlias = Callable[[str, bytes], None]
+"""Makes a file of this name and content visible in one step, in place of the one before."""
+
+
+def tensorboard_installed() -> bool:
+    """Tell whether event files can be written, without importing what writes them."""
+    return find_spec("tensorboardX") is not None
+
+
+def write_evaluation(metrics: Mapping[str, float], step: int, publish: Publish) -> None:
+    """Publish one event file with these scalars at `step`."""
+    with _EventFile() as file:
+        file.add(metrics, step)
+        publish(file.name, file.content())
+
+
+class Summaries:
+    """Scalars of a fit, as the seed named them; published with every checkpoint.
+
+    Parameters
+    ----------
+    every : int
+        Iterations between two points of a curve (``save_summary_steps``); the first is drawn, too.
+    publish : callable
+        Takes the name of the event file and all of its content so far.
+    """
+
+    def __init__(self, every: int, publish: Publish) -> None:
+        self._every = every
+        self._publish = publish
+        self._drawn = 0
+        self._published = 0
+        self._file = _EventFile()
+
+    def __call__(self, event: ev.Event) -> None:
+        match event:
+            case ev.IterationDone():
+                self._draw(event)
+            case ev.CheckpointSaved() | ev.FitEnded():
+                self._publish_new()
+
+    def close(self) -> None:
+        """Publish what is left of a fit that was cut off, and tidy up; twice is no error.
+
+        What fails here is logged: raised, it would stand in the place of what ended the fit.
+        """
+        try:
+            with self._file:
+                self._publish_new()
+        except Exception:
+            log.warning("the last summaries are not published", exc_info=True)
+        self._published = self._drawn
+
+    def _draw(self, event: ev.IterationDone) -> None:
+        iteration = event.line.iteration
+        # Steps are done again when a fit goes on from its last checkpoint; they are drawn already.
+        new = iteration > self._drawn
+        if new and (self._drawn == 0 or iteration % self._every == 0):
+            speed = 1 / event.seconds
+            self._file.add({"loss/raw": event.line.inertia, "global_step/sec": speed}, iteration)
+            self._drawn = iteration
+
+    def _publish_new(self) -> None:
+        if self._published < self._drawn:
+            self._publish(self._file.name, self._file.content())
+            self._published = self._drawn
+
+
+class _EventFile:
+    """One event file in a directory of its own, which goes when the file is closed."""
+
+    def __init__(self) -> None:
+        try:
+            # Not SummaryWriter: its flush leaves out what its thread has not written yet.
+            from tensorboardX.event_file_writer import EventsWriter
+        except ImportError as error:
+            raise ConfigError(
+                "summaries for TensorBoard need tensorboardX, which cannot be imported here "
+                f"({error}). Run: pip install 'ray-kmeans[tensorboard]'."
+            ) from error
+        with ExitStack() as opened:
+            folder = Path(opened.enter_context(TemporaryDirectory(prefix="ray_kmeans-")))
+            # By itself it names a file by host and second only.
+            suffix = f".{uuid.uuid4().hex[:12]}"
+            self._writer = EventsWriter(str(folder / "events"), filename_suffix=suffix)
+            opened.callback(self._writer.close)
+            (self._path,) = folder.iterdir()
+            self._opened = opened.pop_all()
+        self.name = self._path.name
+
+    def __enter__(self) -> _EventFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        """Add one point to each of these curves."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=float(y)) for tag, y in scalars.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        self._writer.write_event(event)
+
+    def content(self) -> bytes:
+        """Return the whole file so far."""
+        self._writer.flush()
+        return self._path.read_bytes()
