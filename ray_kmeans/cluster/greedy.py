@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.pool import Pool
-from ray_kmeans.cluster.potential import in_order
+from ray_kmeans.cluster.potential import in_order, unseeded
 from ray_kmeans.clustering import draws
 from ray_kmeans.kernels import Kernel
 
@@ -87,7 +87,7 @@ class ArrayField:
         self._times = times.astype(np.float64)
         self._metric = metric
         self._kernel = kernel
-        self._nearest = np.full(len(rows), np.inf)
+        self._nearest = unseeded(rows, metric)
         self._weights = self._times
 
     @property

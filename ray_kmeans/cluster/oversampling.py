@@ -16,6 +16,7 @@ from ray_kmeans.cluster.greedy import (
 from ray_kmeans.cluster.pool import Pool
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
+from ray_kmeans.clustering.metric import without_direction
 from ray_kmeans.clustering.partials import Partials
 
 ROUNDS = 5
@@ -116,6 +117,7 @@ def _walk(
     labels = np.empty(len(rows), np.int32)
     kernel.assign(rows, kernel.prepare(seeds, metric), labels)
     nearest = kernel.distances_to(rows, seeds, labels, metric)
+    nearest[without_direction(rows, metric)] = 0
     newest = np.empty((len(rows), 1))
     for chain, first in zip(chains, range(0, len(rows), CHAIN), strict=True):
         u = draws.uniforms(seed, "kmc2 steps", chain, size=CHAIN)

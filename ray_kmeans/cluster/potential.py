@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering import draws
-from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.clustering.metric import without_direction
 from ray_kmeans.kernels import Kernel
 
 FEW = 8
@@ -25,11 +25,8 @@ class Potential:
         self._blocks = blocks
         self._metric = metric
         self._n_seeds = 0
-        self.weights = [np.full(len(rows), np.inf) for rows in blocks]
+        self.weights = [unseeded(rows, metric) for rows in blocks]
         self._nearest = [np.zeros(len(rows), np.int32) for rows in blocks]
-        if metric == COSINE:  # a row without a direction makes no seed
-            for rows, weights in zip(blocks, self.weights, strict=True):
-                weights[~rows.any(axis=1)] = 0
 
     def add(self, seeds: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float64]:
         """Take note of more seeds; return the sum of the weights of each block."""
@@ -84,6 +81,11 @@ class Potential:
         result = np.empty((len(rows), len(centers)))
         kernel.distances(rows, centers, self._metric, result)
         return result
+
+
+def unseeded(rows: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
+    """Return the distances to the nearest seed before there is one; a row that makes none has 0."""
+    return np.where(without_direction(rows, metric), 0.0, np.inf)
 
 
 def in_order(values: NDArray[np.float64]) -> NDArray[np.float64]:

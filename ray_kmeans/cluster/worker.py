@@ -15,7 +15,7 @@ from ray_kmeans.cluster.potential import Potential
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.exact_total import exact_total
 from ray_kmeans.clustering.grid import Extent, Grid, Squares
-from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, project
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, project, without_direction
 from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
 
@@ -158,6 +158,7 @@ class ShardWorker:
         distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
         for _, block_rows, labels in self._labelled(centers):
             here = self._kernel.distances_to(block_rows, centers, labels, self._metric)
+            here[without_direction(block_rows, self._metric)] = 0
             order = np.argsort(-here, kind="stable")[:count]
             distances = np.concatenate([distances, here[order]])
             rows = np.concatenate([rows, block_rows[order]])

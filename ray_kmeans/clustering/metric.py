@@ -25,7 +25,7 @@ def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     step = max(CHUNK_VALUES // rows.shape[1], 1)
     with np.errstate(invalid="ignore"):  # a row with infinity becomes NaN, and is found later
         for start in range(0, len(rows), step):
-            part = rows[start : start + step].astype(np.float64)
+            part = _near_one(rows[start : start + step])
             norms = np.sqrt(_row_sums(part * part))
             norms[norms == 0] = 1
             result[start : start + step] = part / norms[:, None]
@@ -42,6 +42,19 @@ def new_centers(
     lost = ~centers.any(axis=1)
     centers[lost] = previous[lost]
     return centers
+
+
+def _near_one(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return rows whose squares neither over- nor underflow, each scaled by a power of two."""
+    if rows.dtype == np.float32:
+        return rows.astype(np.float64)
+    _, exponents = np.frexp(np.abs(rows).max(axis=1, keepdims=True))
+    return np.asarray(np.ldexp(rows, -exponents))
+
+
+def without_direction(rows: NDArray[np.float32], metric: str) -> NDArray[np.bool_]:
+    """Tell which rows no center can point to: for cosine, the zero rows."""
+    return np.asarray(~rows.any(axis=1)) if metric == COSINE else np.zeros(len(rows), np.bool_)
 
 
 def _row_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
