@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -73,10 +74,10 @@ def initial_centers(initial: Any, num_clusters: int) -> seeding.Initial:
     return np.ascontiguousarray(centers)
 
 
-def check_no_targets(y: Any) -> None:
+def check_no_targets(y: Any, name: str = "y") -> None:
     """Raise ConfigError for targets."""
     if y is not None:
-        raise ConfigError("y must be None: clustering has no targets.")
+        raise ConfigError(f"{name} must be None: clustering has no targets.")
 
 
 def check_steps(steps: Any, max_steps: Any) -> None:
@@ -105,6 +106,27 @@ def check_batch_size(batch_size: Any, input_fn: Any, use_mini_batch: bool = True
             "rows. Leave it out, or give use_mini_batch=True."
         )
     check_count("batch_size", batch_size)
+
+
+def check_no_batch_size(batch_size: Any) -> None:
+    """Raise ConfigError for a batch size where the data are batches already."""
+    if batch_size is not None:
+        raise ConfigError(f"batch_size={batch_size} has no meaning for an iterator of batches.")
+
+
+def check_to_keep(exports_to_keep: Any) -> None:
+    """Raise ConfigError unless it is None or a count."""
+    if exports_to_keep is not None:
+        check_count("exports_to_keep", exports_to_keep)
+
+
+def a_path(name: str, value: Any) -> str:
+    """Return a path or URL as text; raises ConfigError for anything else."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name}={value!r} must be a path or URL.")
+    return value
 
 
 def check_metrics(metrics: Any, own: Sequence[str]) -> None:
@@ -138,6 +160,8 @@ def chosen_outputs(outputs: Sequence[str] | None, known: tuple[str, ...]) -> tup
     """Return those of the known outputs that are wanted, all by default."""
     if outputs is None:
         return known
+    if isinstance(outputs, str) or not isinstance(outputs, Collection):
+        raise ConfigError(f"outputs={outputs!r} must be a list with some of {list(known)}.")
     chosen = tuple(name for name in known if name in outputs)
     if not chosen:
         raise ConfigError(f"outputs={list(outputs)} names none of {list(known)}.")
@@ -151,7 +175,8 @@ def _check_choice(name: str, value: Any, known: Sequence[str], more: str = "") -
 
 
 def _check_tolerance(tolerance: Any) -> None:
-    if tolerance is not None and not (
-        isinstance(tolerance, Real) and 0 <= float(tolerance) < math.inf
-    ):
+    if tolerance is None:
+        return
+    is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool | np.bool_)
+    if not is_number or not 0 <= float(tolerance) < math.inf:
         raise ConfigError(f"relative_tolerance={tolerance!r} must be None or a number from 0 on.")

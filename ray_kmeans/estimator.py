@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 from ray_kmeans import answers, parameters, runs
 from ray_kmeans.checks import (
+    a_path,
     check_batch_size,
+    check_no_batch_size,
     check_no_targets,
     check_parameters,
     check_steps,
@@ -105,7 +107,7 @@ class KMeansClustering(Model):
         empty_clusters: str = "keep",
     ) -> None:
         given = locals()
-        self._params = {name: given[name] for name in inspect.signature(type(self)).parameters}
+        self._params = {name: given[name] for name in _PARAMETERS}
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []
 
@@ -119,7 +121,10 @@ class KMeansClustering(Model):
     @property
     def model_dir(self) -> str:
         """Where the model is kept."""
-        given, configured = self._params["model_dir"], self.config.model_dir
+        given, configured = (
+            each and a_path("model_dir", each)
+            for each in (self._params["model_dir"], self.config.model_dir)
+        )
         if given and configured and given != configured:
             raise ConfigError(
                 f"model_dir={given!r} and config.model_dir={configured!r} differ. Give one of them."
@@ -237,9 +242,9 @@ class KMeansClustering(Model):
         if not is_stream(data):
             source = self._open(data)
             runs.fit(plan, source, store, config, lookers, self._listeners)
-        elif batch_size is not None:
-            raise ConfigError(f"batch_size={batch_size} has no meaning for an iterator of batches.")
-        elif params["use_mini_batch"]:
+            return self
+        check_no_batch_size(batch_size)
+        if params["use_mini_batch"]:
             batches = open_batches(data, config.storage_options)
             runs.fit_stream(plan, batches, store, config, lookers, self._listeners)
         else:
@@ -262,7 +267,7 @@ class KMeansClustering(Model):
         config : RunConfig, optional
             Of `train_op`; default the estimator's own.
         """
-        check_no_targets(labels)
+        check_no_targets(labels, "labels")
         source = self._checked(features, state := self._state())
 
         def train() -> KMeansClustering:
@@ -272,10 +277,12 @@ class KMeansClustering(Model):
         return answers.model_fn(state, source, mode, train)
 
     def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
         given = (
             f"{name}={value!r}"
             for name, value in self._params.items()
-            if value is not defaults[name].default
+            if value is not _PARAMETERS[name].default
         )
         return f"{type(self).__name__}({', '.join(given)})"
+
+
+_PARAMETERS = inspect.signature(KMeansClustering).parameters

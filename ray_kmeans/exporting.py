@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_kmeans.checks import check_count
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.export.onnx_graph import onnx_model
@@ -69,6 +68,4 @@ def publish(
     url: str, files: Mapping[str, bytes], storage_options: Mapping[str, Any], keep: int | None
 ) -> str:
     """Write an export under `url`, all or nothing; return where it is."""
-    if keep is not None:
-        check_count("exports_to_keep", keep)
     return ExportDir.at(url, storage_options).publish(files, keep=keep)

@@ -74,6 +74,13 @@ def batches_of(
         yield np.concatenate(kept)
 
 
+def at_least(batches: Iterator[Batch], nothing: Batch) -> Iterator[Batch]:
+    """Yield the batches; where there are none, one without rows."""
+    first = next(batches, nothing)
+    yield first
+    yield from batches
+
+
 def whole(batches: Iterator[Batch]) -> Batch:
     """Put all batches together."""
     parts = list(batches)

@@ -5,6 +5,7 @@ A thin shell: validate, plan, run, read back.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 
 from ray_kmeans import answers, exporting, inference, runs
 from ray_kmeans.checks import (
+    a_path,
     check_batch_size,
     check_metrics,
+    check_no_batch_size,
     check_no_targets,
     check_steps,
+    check_to_keep,
     chosen_outputs,
     the_data,
 )
@@ -138,13 +142,16 @@ class Model(ABC):
         check_batch_size(batch_size, input_fn)
         check_steps(steps, None)
         check_metrics(metrics, (self.SCORES, "loss", "global_step"))
-        lookers = Monitors(check_monitors(hooks))
+        lookers = Monitors(check_monitors(hooks, "hooks"))
         state = self._state(checkpoint_path)
         lookers.begin(state)
         try:
             result = self._evaluated(state, the_data(x, input_fn), batch_size, steps, metrics or {})
-        finally:
-            lookers.end(state)
+        except BaseException:
+            with contextlib.suppress(Exception):  # what went wrong first is what to hear of
+                lookers.end(state)
+            raise
+        lookers.end(state)
         if log_progress:
             log.info("evaluation: %s", result)
         runs.write_evaluation(self._model_dir(), name, result)
@@ -176,6 +183,7 @@ class Model(ABC):
         metrics: Mapping[str, answers.Metric],
     ) -> dict[str, Any]:
         if is_stream(data):
+            check_no_batch_size(batch_size)
             sources = open_batches(data, self.config.storage_options, state.centers.shape[1])
             losses, means = answers.loss_of_stream(state, sources, steps, metrics)
         else:
@@ -261,11 +269,13 @@ class Model(ABC):
             sources = open_batches(data, self.config.storage_options, state.centers.shape[1])
         else:
             sources = iter([self._checked(data, state)])
-        return (
+        batches = (
             predict(rows)
             for source in sources
             for rows in inference.batches_of(source, source.describe(), batch_size)
         )
+        nothing = np.empty((0, state.centers.shape[1]), np.float32)
+        return inference.at_least(batches, predict(nothing))
 
     # --- export ------------------------------------------------------------------------------
 
@@ -304,6 +314,7 @@ default_batch_size
             prediction_key=prediction_key,
             default_batch_size=None if default_batch_size == 1 else default_batch_size,
         )
+        check_to_keep(exports_to_keep)
         state = self._state(checkpoint_path)
         files = exporting.onnx_files(state)
         options = self.config.storage_options
@@ -352,6 +363,7 @@ default_batch_size
             default_output_alternative_key=default_output_alternative_key,
             graph_rewrite_specs=graph_rewrite_specs,
         )
+        check_to_keep(exports_to_keep)
         state = self._state(checkpoint_path)
         options = self.config.storage_options
         files = exporting.onnx_files(state, as_text, strip_default_attrs)
@@ -370,7 +382,8 @@ default_batch_size
         return source
 
     def _state(self, checkpoint: str | None = None) -> FitState:
-        return self._model_dir().fitted(checkpoint)
+        path = None if checkpoint is None else a_path("checkpoint_path", checkpoint)
+        return self._model_dir().fitted(path)
 
     def _model_dir(self) -> ModelDir:
         config = self.config

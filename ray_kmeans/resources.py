@@ -17,9 +17,16 @@ from ray_kmeans.store.publish import Place
 
 
 def plan_shards(
-    layout: Layout, num_clusters: int, config: RunConfig, batch_size: int | None = None
+    layout: Layout,
+    num_clusters: int,
+    config: RunConfig,
+    batch_size: int | None = None,
+    workers: int | None = None,
 ) -> tuple[Shard, ...]:
-    """Deal the blocks out and check that they fit; joins or starts Ray where it is needed."""
+    """Deal the blocks out to workers, as many as there may be by default, and check that they fit.
+
+    Joins or starts Ray where it is needed.
+    """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
     if config.num_workers == 0:
@@ -28,7 +35,7 @@ def plan_shards(
     else:
         from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
 
-        shards = split(layout.blocks, n_workers(config))
+        shards = split(layout.blocks, workers or n_workers(config))
         memory = int(on_ray.memory_per_cpu() * config.cpus_per_worker)
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
     check_budget(shards, num_clusters, config.worker_memory_bytes or memory, drawn)
@@ -55,10 +62,10 @@ def open_pool(
     emit: ev.Emit | None = None,
     *,
     batch_size: int | None = None,
-    for_more: bool = False,
+    workers: int | None = None,
 ) -> Iterator[Pool]:
-    """Give a pool that this process owns; `for_more`: with workers for larger data to come."""
-    shards = plan_shards(layout, num_clusters, config, batch_size)
+    """Give a pool that this process owns; with one worker for each shard, or so many."""
+    shards = plan_shards(layout, num_clusters, config, batch_size, workers)
     pool: Pool
     if config.num_workers == 0:
         pool = LocalPool(source, shards, metric)
@@ -66,8 +73,8 @@ def open_pool(
         from ray_kmeans.cluster import on_ray
 
         options = on_ray.WorkerOptions(config.cpus_per_worker, config.worker_start_timeout_s)
-        workers = n_workers(config) if for_more else None
         pool = on_ray.open_pool(source, shards, metric, options, emit or LogLines(), workers)
+    del source  # it may be the first batch of a stream, and go when the next one comes
     try:
         yield pool
     finally:

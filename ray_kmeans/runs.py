@@ -25,7 +25,7 @@ from ray_kmeans.observe import summaries
 from ray_kmeans.observe.listeners import LogLines, Progress, tell_all, warn
 from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.observe.summaries import Summaries, tensorboard_installed
-from ray_kmeans.resources import check_reachable, open_pool, plan_shards
+from ray_kmeans.resources import check_reachable, n_workers, open_pool, plan_shards
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.store.publish import Place
 
@@ -70,7 +70,8 @@ def fit(
     On Ray a coordinator of its own steps the fit, unless monitors of this process look on.
     """
     layout = source.describe()
-    check_shapes(layout, plan)
+    found = store.matching(plan.num_clusters, plan.metric)
+    check_shapes(layout, plan, _rows_needed(plan, found))
     _check_store(store, layout, plan, config, source)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
     with _listening(config, store, listeners) as emit:
@@ -94,19 +95,20 @@ def fit_stream(
 ) -> FitState:
     """Fit on batches as they come. They come to this process, so it coordinates."""
     found = store.matching(plan.num_clusters, plan.metric)
-    needed = plan.num_clusters if found is None and isinstance(plan.initial, str) else 1
+    needed = _rows_needed(plan, found)
     first, sources = _first_rows(sources, needed)
     layout = first.describe()
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
-    check_shapes(layout, plan, at_least=needed)
+    check_shapes(layout, plan, needed)
     _check_store(store, layout, plan, config, first)
-    k, metric = plan.num_clusters, plan.metric
+    k, metric, workers = plan.num_clusters, plan.metric, n_workers(config)
     with (
         _listening(config, store, listeners) as emit,
-        open_pool(first, layout, k, metric, config, emit, for_more=True) as pool,
+        open_pool(first, layout, k, metric, config, emit, workers=workers) as pool,
     ):
-        batches = (_loadable(source, plan, config) for source in sources)
+        del first  # only the pool holds it, until the next batch comes
+        batches = (_loadable(source, plan, config, workers) for source in sources)
         return run_stream(plan, pool, store, emit, batches, Monitors(monitors))
 
 
@@ -130,11 +132,10 @@ def joined(sources: Iterator[Source]) -> Source:
     return ArraySource.of(np.concatenate(parts) if parts else np.empty((0, 1), np.float32))
 
 
-def check_shapes(layout: Layout, plan: FitPlan, at_least: int | None = None) -> None:
-    """Raise unless the data have rows for all clusters, and the features of the given centers."""
+def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
+    """Raise unless the data have so many rows, and the features of the given centers."""
     initial = plan.initial
-    needed = plan.num_clusters if at_least is None else at_least
-    if layout.rows < needed:
+    if layout.rows < rows_needed:
         raise TooFewRowsError(layout.rows, plan.num_clusters)
     if isinstance(initial, np.ndarray) and initial.shape[1] != layout.features:
         raise ConfigError(
@@ -151,6 +152,12 @@ def _check_store(
     store.check_writable()
 
 
+def _rows_needed(plan: FitPlan, found: FitState | None) -> int:
+    """Return how many rows a fit must have; mini-batch needs few where it has centers."""
+    to_be_seeded = found is None and isinstance(plan.initial, str)
+    return plan.num_clusters if to_be_seeded or plan.batch_size is None else 1
+
+
 def _first_rows(sources: Iterator[Source], needed: int) -> tuple[Source, Iterator[Source]]:
     """Return a source of the first batches that have so many rows, and all batches again."""
     taken: list[Source] = []
@@ -159,11 +166,16 @@ def _first_rows(sources: Iterator[Source], needed: int) -> tuple[Source, Iterato
         taken.append(source)
         rows += source.describe().rows
     first = taken[0] if len(taken) == 1 else joined(iter(taken))
-    return first, itertools.chain(taken, sources)
+    return first, itertools.chain(_let_go(taken), sources)
 
 
-def _loadable(source: Source, plan: FitPlan, config: RunConfig) -> Loadable:
-    shards = plan_shards(source.describe(), plan.num_clusters, config)
+def _let_go(sources: list[Source]) -> Iterator[Source]:
+    while sources:
+        yield sources.pop(0)
+
+
+def _loadable(source: Source, plan: FitPlan, config: RunConfig, workers: int) -> Loadable:
+    shards = plan_shards(source.describe(), plan.num_clusters, config, workers=workers)
     if config.num_workers == 0:
         return source, shards
     from ray_kmeans.cluster import on_ray

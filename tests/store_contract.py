@@ -44,6 +44,7 @@ def full_state():
         history=tuple(lines),
         stop=Stop.CYCLE,
         data="c0ffee",
+        asked="steps=7",
         data_since=2,
         running=Running(4, 3, sums),
     )

@@ -38,6 +38,7 @@ class Store(Protocol):
 
     def latest(self) -> FitState | None: ...
     def save(self, state: FitState) -> str: ...
+    def checkpoints(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class FitPlan:
         batches = self._batches(self.batch_size, summary)
         return f"{summary.digest} in batches of {batches.size}, seed {batches.seed}"
 
+    @property
+    def asked(self) -> str:
+        """A name for what a fit is to do with the data: the same call has the same."""
+        return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration"
+
     def _batches(self, size: int, summary: Summary) -> Batches:
         return Batches(summary.rows, min(size, summary.rows), self.random_seed)
 
@@ -85,7 +91,7 @@ def run_fit(
     summary = _load(pool, emit)
     found = store.latest()
     state = _seeded(plan, pool, summary, store, emit) if found is None else found
-    state = state.begin(plan.data_name(summary))
+    state = state.begin(plan.data_name(summary), plan.asked)
     return _train(plan, plan.trainer(pool, summary), state, store, emit, monitors)
 
 
@@ -121,8 +127,10 @@ def _train(
         started = trainer.start(state)
         if state.running and started.running and state.running is not started.running:
             emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
-        state = _iterate(plan, trainer, started, store, emit, monitors or Monitors(()))
+        monitors = monitors or Monitors(())
+        state = _iterate(plan, trainer, started, store, emit, monitors)
         _save(store, state, emit)
+        monitors.end(state)
     assert state.stop is not None
     emit(ev.FitEnded(state.stop, state.iteration))
     return state
@@ -159,7 +167,6 @@ def _iterate(
         with contextlib.suppress(Exception):
             monitors.end(state)
         raise
-    monitors.end(state)
     return replace(state, stop=stop)
 
 

@@ -8,15 +8,21 @@ address, so the picks do not depend on who holds the rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.pool import Pool
-from ray_kmeans.cluster.potential import in_order, unseeded
+from ray_kmeans.cluster.potential import in_order, off_seed, unseeded
 from ray_kmeans.clustering import draws
+from ray_kmeans.clustering.grid import Summary
+from ray_kmeans.clustering.metric import without_direction
 from ray_kmeans.kernels import Kernel
+
+REDRAWS = 256
+"""Of a first row, until it has a direction (cosine); where all but a few rows are zero."""
 
 
 class Field(Protocol):
@@ -42,9 +48,9 @@ class Field(Protocol):
 class PoolField:
     """The rows of a pool, all of the same weight."""
 
-    def __init__(self, pool: Pool, rows: int) -> None:
+    def __init__(self, pool: Pool, summary: Summary) -> None:
         self._pool = pool
-        self._rows = rows
+        self._summary = summary
         self._blocks = np.zeros(0)
 
     @property
@@ -52,7 +58,17 @@ class PoolField:
         return float(in_order(self._blocks))
 
     def first(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
-        return rows_in_any_order(self._pool, (u * self._rows).astype(np.int64))
+        rows = rows_in_any_order(self._pool, self._uniform(u))
+        for _ in range(REDRAWS if self._summary.zeros < self._summary.rows else 0):
+            useless = without_direction(rows, self._summary.metric)
+            if not useless.any():
+                break
+            u = draws.fractions(draws.mix(u.view(np.uint64), np.uint64(REDRAWS)))
+            rows[useless] = rows_in_any_order(self._pool, self._uniform(u[useless]))
+        return rows
+
+    def _uniform(self, u: NDArray[np.float64]) -> NDArray[np.int64]:
+        return (u * self._summary.rows).astype(np.int64)
 
     def draw(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
         return rows_in_any_order(self._pool, self.numbers(u))
@@ -63,7 +79,7 @@ class PoolField:
         targets = u * sums[-1]
         last = np.flatnonzero(self._blocks)[-1]
         blocks = np.minimum(np.searchsorted(sums, targets, side="right"), last)
-        offsets = targets - (sums[blocks] - self._blocks[blocks])
+        offsets = np.maximum(targets - (sums[blocks] - self._blocks[blocks]), 0.0)
         return np.asarray(np.max(self._pool.ask("find", blocks, offsets), axis=0))
 
     def with_each(self, candidates: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -115,7 +131,7 @@ class ArrayField:
     def _distances(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:
         result = np.empty((len(self._rows), len(centers)))
         self._kernel.distances(self._rows, centers, self._metric, result)
-        return result
+        return off_seed(result, self._metric)
 
 
 def candidates_of(retries: int, k: int) -> int:
@@ -123,17 +139,22 @@ def candidates_of(retries: int, k: int) -> int:
     return 1 + (retries if retries >= 0 else 2 + int(math.log(k)))
 
 
-def plus_plus(field: Field, k: int, tries: int, seed: int, purpose: str) -> NDArray[np.float32]:
-    """Return up to k seeds, (k, d): fewer where there are fewer different rows."""
-    seeds: list[NDArray[np.float32]] = []
-    while len(seeds) < k:
+def plus_plus(
+    field: Field,
+    k: int,
+    tries: int,
+    seed: int,
+    purpose: str,
+    given: Sequence[NDArray[np.float32]] = (),
+) -> NDArray[np.float32]:
+    """Return up to k seeds, (k, d), `given` ones first: fewer where no different rows are left."""
+    seeds = list(given)
+    while len(seeds) < k and (not seeds or field.total > 0):
         u = draws.uniforms(seed, purpose, len(seeds), size=tries)
         candidates = field.draw(u) if seeds else field.first(u)
         best = int(np.argmin(field.with_each(candidates))) if tries > 1 else 0
         seeds.append(candidates[best])
         field.add(candidates[best : best + 1])
-        if field.total == 0:
-            break
     return np.stack(seeds)
 
 

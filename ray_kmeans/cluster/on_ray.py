@@ -93,6 +93,7 @@ def fit_on_ray(
 ) -> FitState:
     """Fit with a coordinator actor on this node; a coordinator that dies is replaced."""
     shared = [ray.put(source)]
+    before = store.checkpoints()[-1:]
     for losses in range(MAX_COORDINATOR_LOSSES + 1):
         coordinator = _new_coordinator()
         try:
@@ -107,6 +108,10 @@ def fit_on_ray(
                     f"the coordinator died {losses + 1} times: {cause}"
                 ) from error
             emit(ev.CoordinatorReplaced(cause))
+            state = store.latest()
+            if state and state.stop and store.checkpoints()[-1:] != before:
+                emit(ev.FitEnded(state.stop, state.iteration))
+                return state  # it died when all was done
         finally:
             ray.kill(coordinator)
     raise AssertionError("unreachable")

@@ -35,7 +35,7 @@ def kmeans_parallel(pool: Pool, summary: Summary, k: int, seed: int) -> NDArray[
     rows nearest to them, are clustered by greedy k-means++ and some iterations of Lloyd. Costs
     about 10 iterations of Lloyd over the data, and O(k^2 d log k) in the coordinator.
     """
-    field = PoolField(pool, summary.rows)
+    field = PoolField(pool, summary)
     candidates = field.first(draws.uniforms(seed, "kmeans_parallel first", size=1))
     field.add(candidates)
     for key in draws.words(seed, "kmeans_parallel", size=ROUNDS):
@@ -77,7 +77,7 @@ def markov_chains(pool: Pool, summary: Summary, k: int, seed: int) -> NDArray[np
 
     One look at all rows, then a chain of 200 candidates for each center: O(n d + 200 k^2 d).
     """
-    field = PoolField(pool, summary.rows)
+    field = PoolField(pool, summary)
     seeds = field.first(draws.uniforms(seed, "kmc2 first", size=1))
     field.add(seeds)
     at_once = max(CHAIN_VALUES // (CHAIN * seeds.shape[1]), 1)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering import draws
-from ray_kmeans.clustering.metric import without_direction
+from ray_kmeans.clustering.metric import nearly_zero, without_direction
 from ray_kmeans.kernels import Kernel
 
 FEW = 8
@@ -39,7 +39,8 @@ class Potential:
                 closest = distances[np.arange(len(rows)), labels]
             else:
                 kernel.assign(rows, prepared, labels)
-                closest = kernel.distances_to(rows, seeds, labels, self._metric)
+                distances = kernel.distances_to(rows, seeds, labels, self._metric)
+                closest = off_seed(distances, self._metric)
             nearer = closest < weights
             weights[nearer] = closest[nearer]
             nearest[nearer] = self._n_seeds + labels[nearer]
@@ -80,12 +81,20 @@ class Potential:
     ) -> NDArray[np.float64]:
         result = np.empty((len(rows), len(centers)))
         kernel.distances(rows, centers, self._metric, result)
-        return result
+        return off_seed(result, self._metric)
 
 
 def unseeded(rows: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
     """Return the distances to the nearest seed before there is one; a row that makes none has 0."""
     return np.where(without_direction(rows, metric), 0.0, np.inf)
+
+
+def off_seed(distances: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    """Return the distances, with 0 for those of a row to itself.
+
+    By cosine these are only nearly 0: in float32, a unit vector's norm is off by up to 2**-24.
+    """
+    return np.where(distances <= nearly_zero(metric), 0.0, distances)
 
 
 def in_order(values: NDArray[np.float64]) -> NDArray[np.float64]:

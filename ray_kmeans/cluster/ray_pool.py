@@ -51,7 +51,11 @@ class RayPool(Pool):
         self._reloads: dict[int, Any] = {}
         self.take(source, shards)
         self._workers = [self._new_worker() for _ in range(n_workers or len(shards))]
-        self._wait_for_start(self._workers)
+        try:
+            self._wait_for_start(self._workers)
+        except BaseException:
+            self.close()
+            raise
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
         self._source = source

@@ -43,8 +43,12 @@ def choose_centers(
         centers = _methods()[initial](k, retries, seed, pool, summary)
         return _filled_up(centers, k, seed, pool, summary)
     finally:
-        pool.forget("weigh")
-        pool.ask("end_seeding")
+        _forget_seeds(pool)
+
+
+def _forget_seeds(pool: Pool) -> None:
+    pool.forget("weigh")
+    pool.ask("end_seeding")
 
 
 def _methods() -> dict[str, Callable[[int, int, int, Pool, Summary], NDArray[np.float32]]]:
@@ -64,14 +68,19 @@ def _random(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> NDArray[
 def _plus_plus(
     k: int, retries: int, seed: int, pool: Pool, summary: Summary
 ) -> NDArray[np.float32]:
-    field = PoolField(pool, summary.rows)
+    field = PoolField(pool, summary)
     return plus_plus(field, k, candidates_of(retries, k), seed, KMEANS_PLUS_PLUS)
 
 
 def _filled_up(
     centers: NDArray[np.float32], k: int, seed: int, pool: Pool, summary: Summary
 ) -> NDArray[np.float32]:
-    """Add random rows where a method found fewer than k different ones."""
+    """Add rows where a method found fewer than k: far ones, then copies where none are left."""
+    if len(centers) < k:
+        _forget_seeds(pool)
+        field = PoolField(pool, summary)
+        field.add(centers)
+        centers = plus_plus(field, k, 1, seed, "missing", list(centers))
     missing = k - len(centers)
     if missing == 0:
         return centers
@@ -105,7 +114,11 @@ def _asked(
 
 
 def _checked(answer: Any, missing: int, features: int) -> NDArray[np.float32]:
-    rows = np.asarray(answer, np.float32)
+    try:
+        with np.errstate(over="ignore"):  # found below
+            rows = np.asarray(answer, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"initial_clusters returned no array of numbers: {error}.") from None
     if rows.size == 0:
         return np.empty((0, features), np.float32)
     if rows.ndim != 2 or rows.shape[1] != features or len(rows) > missing:

@@ -81,13 +81,20 @@ class MiniBatch:
     def advance(self, state: FitState, most_steps: int) -> FitState:
         assert state.running is not None
         first = state.iteration - state.data_since
-        steps = min(most_steps, self._m - state.running.done)
+        steps = min(most_steps, self._m - state.running.done, self._at_once(state))
         seen = self._pool.sweep_batches(state.centers, self._batches, first, steps)
         rows = [self._batches.rows_in(first + number) for number in range(steps)]
         state = minibatch.advance(state, seen, rows, self._grid)
         for line in state.history[-steps:]:
             self._watch.see(line)
         return state
+
+    def _at_once(self, state: FitState) -> int:
+        """Return how many steps may be summed up at once, so that nothing is lost."""
+        assert state.running is not None
+        if state.iteration - state.running.done < state.data_since:
+            return 1  # the iteration began on other data, and so perhaps on another grid
+        return max(self._batches.rows // self._batches.size, 1)  # the grid holds n rows
 
 
 class Stream:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from ray_kmeans.clustering import draws
 
 ROUNDS = 8
+SMALL = 2**16
+"""Up to so many rows the order is drawn as a whole, each equally likely: a network of few rounds on
+few rows prefers some."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,12 @@ class Batches:
         """Return the numbers of the rows of a step, ascending."""
         epoch, batch = divmod(step, self.per_epoch)
         begin = batch * self.size
-        positions = np.arange(begin, begin + self.rows_in(step), dtype=np.uint64)
+        end = begin + self.rows_in(step)
+        if self.rows <= SMALL:
+            words = draws.words(self.seed, "epoch", epoch, size=self.rows)
+            return np.sort(np.argsort(words, kind="stable")[begin:end])
         keys = draws.words(self.seed, "epoch", epoch, size=ROUNDS)
+        positions = np.arange(begin, end, dtype=np.uint64)
         return np.sort(permuted(positions, self.rows, keys)).astype(np.int64)
 
 
@@ -72,7 +79,7 @@ def _network(
     high, low = np.divmod(x, a)
     for number, key in enumerate(keys):
         if number % 2 == 0:
-            low = (low + draws.mix(high, key)) % a
+            low = (low + draws.mix(high, key) % a) % a
         else:
-            high = (high + draws.mix(low, key)) % b
+            high = (high + draws.mix(low, key) % b) % b
     return high * a + low

@@ -51,8 +51,8 @@ class Running:
     done: int
     """Steps since the last update of the centers, below m."""
     sums: NDArray[np.float64]
-    """(2, k, d) sum of the rows that the counts count, in 106 bits (see `twofold`): exact, so the
-    same however many steps were added at once."""
+    """(2, k, d) sum of the rows that the counts count, in 106 bits (see `twofold`). Exact while the
+    data stay the same, so the same however many steps were added at once."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class FitState:
     """Why the last fit ended; None while one is under way, or was cut off."""
     data: str = ""
     """Names the data that the current fit sees; empty where they cannot be named (a stream)."""
+    asked: str = ""
+    """Names what the current fit was asked for, besides the data."""
     data_since: int = 0
     """The iteration at which a fit first saw these data: where their first epoch began."""
     running: Running | None = None
@@ -84,17 +86,25 @@ class FitState:
         """Return the state before the first step; for cosine, `centers` are unit rows."""
         return cls(centers, np.zeros(len(centers), np.int64), metric)
 
-    def begin(self, data: str) -> FitState:
+    def begin(self, data: str, asked: str = "") -> FitState:
         """Return the state in which a fit on these data starts.
 
-        A fit that was cut off goes on where it was; so a killed fit that is run again equals one
-        that was not killed, also in its number of steps. A fit at its fixed point stays there.
+        A fit that was cut off goes on where it was when it is asked for again; so a killed fit that
+        is run again equals one that was not killed, also in its number of steps. A fit at its fixed
+        point stays there.
         """
         same = data == self.data and data != ""
-        if same and self.stop in (None, Stop.CONVERGED):
+        cut_off = self.stop is None and asked == self.asked
+        if same and (cut_off or self.stop is Stop.CONVERGED):
             return self
-        since = self.data_since if same else self.iteration
-        return replace(self, began=self.iteration, stop=None, data=data, data_since=since)
+        return replace(
+            self,
+            began=self.iteration,
+            stop=None,
+            data=data,
+            asked=asked,
+            data_since=self.data_since if same else self.iteration,
+        )
 
     @property
     def lines(self) -> tuple[Iteration, ...]:

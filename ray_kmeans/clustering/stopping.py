@@ -107,7 +107,8 @@ class LossWatch:
         if self._stale >= PATIENCE:
             return Stop.NO_IMPROVEMENT
         steps = state.iteration - state.began
-        return Stop.EPOCHS if steps >= MAX_EPOCHS * self._batches.per_epoch else None
+        is_over = self._in_iteration == 0 and steps >= MAX_EPOCHS * self._batches.per_epoch
+        return Stop.EPOCHS if is_over else None
 
     def _compare(self) -> None:
         self._settled = self._rule.is_settled(self._before, self._loss)

@@ -68,6 +68,8 @@ def _as_array(x: Any, what: str) -> NDArray[Any]:
 
 
 def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
+    if not all(isinstance(name, str) for name in columns):
+        raise DataError(f"x is a dict of columns with the keys {list(columns)}; give their names.")
     parts = {name: _as_array(columns[name], f"column {name!r}") for name in sorted(columns)}
     lengths = {name: len(part) for name, part in parts.items()}
     if len(set(lengths.values())) != 1:

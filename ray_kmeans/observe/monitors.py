@@ -146,17 +146,17 @@ class Monitors:
             raise errors[0]
 
 
-def check_monitors(monitors: Any) -> tuple[Monitor, ...]:
-    """Return what `fit` was given as a tuple; raise ConfigError for what is no list of monitors."""
+def check_monitors(monitors: Any, name: str = "monitors") -> tuple[Monitor, ...]:
+    """Return what was given under `name` as a tuple; ConfigError for what is no list of them."""
     if monitors is None:
         return ()
     if isinstance(monitors, str) or not isinstance(monitors, Sequence):
         raise ConfigError(
-            f"monitors={monitors!r} must be a list of monitors, also where there is one: "
-            "monitors=[...]."
+            f"{name}={monitors!r} must be a list of monitors, also where there is one: "
+            f"{name}=[...]."
         )
     for place, monitor in enumerate(monitors):
-        _check_monitor(f"monitors[{place}]={monitor!r}", monitor)
+        _check_monitor(f"{name}[{place}]={monitor!r}", monitor)
     return tuple(monitors)
 
 

@@ -71,6 +71,7 @@ class ModelDir(publish.Place):
             "began": state.began,
             "stop": state.stop.name if state.stop else None,
             "data": state.data,
+            "asked": state.asked,
             "data_since": state.data_since,
             "mini_batch": [running.steps_per_iteration, running.done] if running else None,
             "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
@@ -174,6 +175,7 @@ class ModelDir(publish.Place):
             history=tuple(_line(*line) for line in lines),
             stop=Stop[manifest["stop"]] if manifest["stop"] else None,
             data=manifest["data"],
+            asked=manifest["asked"],
             data_since=manifest["data_since"],
             running=_running(running, arrays) if running else None,
         )
