@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+from ray_kmeans import KMeansClustering
 from ray_kmeans.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +58,41 @@ def test_every_job_stands_in_the_readme_with_its_command(job):
 )
 def test_every_module_says_what_it_is_for(path):
     assert path.read_text().startswith('"""')
+
+
+def rows_of_the_seed():
+    """Return (names, file, test) of every row of the table that compares with the seed."""
+    table = re.search(r"### Every parameter.*?\n\| of the seed(.*?)\n\n", README, re.DOTALL)[1]
+    rows = re.findall(r"^\| `(.+?)` \| .* \| \[(.+)\]\((.+)\) \|$", table, re.MULTILINE)
+    return [(names, path, f"test_{law.replace(' ', '_')}") for names, law, path in rows]
+
+
+@pytest.mark.parametrize(("names", "path", "test"), rows_of_the_seed())
+def test_every_row_about_the_seed_names_a_test_that_is_there(names, path, test):
+    assert f"\ndef {test}(" in (ROOT / path).read_text()
+
+
+def test_every_parameter_method_and_constant_of_the_seed_has_a_row():
+    public = {name for name in dir(KMeansClustering) if not name.startswith("_")}
+    methods = public - {"history", "counts", "why_stopped", "checkpoints"}  # ours
+    wanted = methods | (set(signature(KMeansClustering).parameters) - {"empty_clusters"})
+    for method in ("fit", "evaluate", "predict", "export", "export_savedmodel"):
+        parameters = list(signature(getattr(KMeansClustering, method)).parameters)
+        wanted |= {f"{method}: {name}" for name in parameters[1:]}
+    wanted -= {"export_savedmodel: exports_to_keep"}  # ours
+    # what says where data come from and go to is the method's own row
+    own_of = {
+        "fit": ("x", "input_fn"),
+        "evaluate": ("x", "y", "input_fn", "batch_size"),
+        "predict": ("x", "input_fn"),
+        "export": ("export_dir",),
+        "export_savedmodel": ("export_dir_base", "checkpoint_path"),
+    }
+    wanted -= {f"{method}: {name}" for method, names in own_of.items() for name in names}
+
+    found = set()
+    for names, _, _ in rows_of_the_seed():
+        method, _, several = names.removesuffix(" (properties)").rpartition(": ")
+        found |= {f"{method}: {each}" if method else each for each in several.split(", ")}
+
+    assert wanted - found == set()
