@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from lloyd import mixture
 from machine import say_where
 from numpy.typing import NDArray
 
@@ -81,13 +82,6 @@ def loss(rows: Matrix, centers: Matrix) -> float:
 
     _, distances = pairwise_distances_argmin_min(rows, centers, metric="sqeuclidean")
     return float(distances.astype(np.float64).mean())
-
-
-def mixture(n: int, d: int, k: int) -> Matrix:
-    """Return n rows around k overlapping centers."""
-    rng = np.random.default_rng(0)
-    centers = rng.standard_normal((k, d), dtype=np.float32)
-    return centers[rng.integers(0, k, n)] + rng.standard_normal((n, d), dtype=np.float32)
 
 
 def main() -> None:
