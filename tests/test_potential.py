@@ -19,7 +19,8 @@ METRICS = ("squared_euclidean", "cosine")
 def distances(rows, seeds, metric="squared_euclidean"):
     """Return all distances, (n, seeds), in the most obvious way."""
     x, c = rows.astype(np.float64)[:, None], seeds.astype(np.float64)[None]
-    return ((x - c) ** 2).sum(axis=2) if metric != "cosine" else 1 - (x * c).sum(axis=2)
+    # By cosine, weights are twice the distance: the chances are the same.
+    return ((x - c) ** 2).sum(axis=2) if metric != "cosine" else 2 - 2 * (x * c).sum(axis=2)
 
 
 def cut(X, sizes):
@@ -148,8 +149,8 @@ def test_a_row_without_a_direction_has_no_weight_and_counts_for_the_first_seed()
     X = project(np.array([[0, 0], [3, 0], [0, 2], [0, 0]], np.float32), "cosine")
     potential = Potential(cut(X, [2, 2]), "cosine")
 
-    assert potential.add(X[1:2], KERNEL).tolist() == [0, 1]
-    assert [weights.tolist() for weights in potential.weights] == [[0, 0], [1, 0]]
+    assert potential.add(X[1:2], KERNEL).tolist() == [0, 2]
+    assert [weights.tolist() for weights in potential.weights] == [[0, 0], [2, 0]]
     assert potential.with_each(X[2:3], KERNEL).tolist() == [[0], [0]]
     assert potential.counts(1).tolist() == [4]
 

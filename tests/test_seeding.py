@@ -165,7 +165,7 @@ def test_rows_of_very_different_size_are_all_different(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_directions_that_are_close_are_all_different(method):
-    X = 1 + np.random.default_rng(0).normal(size=(60, 3)) * 3e-2
+    X = 1 + np.random.default_rng(0).normal(size=(60, 3)) * 1e-4
     X = project(X.astype(np.float32), "cosine")
     assert len(np.unique(X, axis=0)) == 60
 

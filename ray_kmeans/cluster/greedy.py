@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.pool import Pool
-from ray_kmeans.cluster.potential import in_order, off_seed, unseeded
+from ray_kmeans.cluster.potential import SEEDING_METRIC, in_order, unseeded
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import without_direction
@@ -101,7 +101,6 @@ class ArrayField:
     ) -> None:
         self._rows = rows
         self._times = times.astype(np.float64)
-        self._metric = metric
         self._kernel = kernel
         self._nearest = unseeded(rows, metric)
         self._weights = self._times
@@ -130,8 +129,8 @@ class ArrayField:
 
     def _distances(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:
         result = np.empty((len(self._rows), len(centers)))
-        self._kernel.distances(self._rows, centers, self._metric, result)
-        return off_seed(result, self._metric)
+        self._kernel.distances(self._rows, centers, SEEDING_METRIC, result)
+        return result
 
 
 def candidates_of(retries: int, k: int) -> int:

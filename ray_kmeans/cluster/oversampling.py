@@ -14,6 +14,7 @@ from ray_kmeans.cluster.greedy import (
     rows_in_any_order,
 )
 from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.potential import SEEDING_METRIC
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import without_direction
@@ -64,7 +65,7 @@ def _recluster(
     units *= times[:, None]  # no overflow: together they count as many rows as the data have
     labels = np.empty(len(candidates), np.int32)
     for _ in range(POLISHES):
-        kernel.assign(candidates, kernel.prepare(centers, summary.metric), labels)
+        kernel.assign(candidates, kernel.prepare(centers, SEEDING_METRIC), labels)
         seen = Partials.zero(*centers.shape)
         np.add.at(seen.sums, labels, units)
         np.add.at(seen.counts, labels, times)
@@ -115,8 +116,8 @@ def _walk(
     """Walk each chain to its end; return the seeds with the rows where they ended."""
     kernel = kernels.load()
     labels = np.empty(len(rows), np.int32)
-    kernel.assign(rows, kernel.prepare(seeds, metric), labels)
-    nearest = kernel.distances_to(rows, seeds, labels, metric)
+    kernel.assign(rows, kernel.prepare(seeds, SEEDING_METRIC), labels)
+    nearest = kernel.distances_to(rows, seeds, labels, SEEDING_METRIC)
     nearest[without_direction(rows, metric)] = 0
     newest = np.empty((len(rows), 1))
     for chain, first in zip(chains, range(0, len(rows), CHAIN), strict=True):
@@ -124,9 +125,10 @@ def _walk(
         here, ratio = first, nearest[first] / chances[first]
         for step in range(1, CHAIN):
             there = nearest[first + step] / chances[first + step]
-            if ratio == 0 or there > u[step] * ratio:
+            if there > u[step] * ratio:
                 here, ratio = first + step, there
         seeds = np.concatenate([seeds, rows[here : here + 1]])
-        kernel.distances(rows, rows[here : here + 1], metric, newest)
-        nearest = np.minimum(nearest, newest[:, 0])
+        left = slice(first + CHAIN, None)  # the chains that are not walked yet
+        kernel.distances(rows[left], rows[here : here + 1], SEEDING_METRIC, newest[left])
+        nearest[left] = np.minimum(nearest[left], newest[left, 0])
     return seeds

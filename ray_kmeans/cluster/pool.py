@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ray_kmeans.cluster.worker import Block, Reader, ShardWorker, Writer
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Extent, Grid, Summary
-from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, nearly_zero
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.errors import DataError, NonFiniteError
@@ -93,7 +93,7 @@ class Pool(ABC):
         distances = np.concatenate([each[0] for each in answers])
         rows = np.concatenate([each[1] for each in answers])
         order = np.argsort(-distances, kind="stable")[:count]
-        return np.asarray(rows[order[distances[order] > nearly_zero(self.metric)]])
+        return np.asarray(rows[order[distances[order] > 0]])
 
     def write_labels(
         self, centers: NDArray[np.float32], output: Writer, keep_columns: Sequence[str]

@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering import draws
-from ray_kmeans.clustering.metric import nearly_zero, without_direction
+from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, without_direction
 from ray_kmeans.kernels import Kernel
 
 FEW = 8
 """Up to so many new seeds, all distances are taken; beyond, the nearest is found first."""
+
+
+SEEDING_METRIC = SQUARED_EUCLIDEAN
+"""Between unit rows it is twice the cosine distance, which makes the same seeds; and unlike that it
+is exactly 0 for equal rows and for no others."""
 
 
 class Potential:
@@ -23,14 +28,13 @@ class Potential:
 
     def __init__(self, blocks: Sequence[NDArray[np.float32]], metric: str) -> None:
         self._blocks = blocks
-        self._metric = metric
         self._n_seeds = 0
         self.weights = [unseeded(rows, metric) for rows in blocks]
         self._nearest = [np.zeros(len(rows), np.int32) for rows in blocks]
 
     def add(self, seeds: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float64]:
         """Take note of more seeds; return the sum of the weights of each block."""
-        prepared = kernel.prepare(seeds, self._metric) if len(seeds) > FEW else None
+        prepared = kernel.prepare(seeds, SEEDING_METRIC) if len(seeds) > FEW else None
         for rows, weights, nearest in zip(self._blocks, self.weights, self._nearest, strict=True):
             labels = np.empty(len(rows), np.int32)
             if prepared is None:
@@ -39,8 +43,7 @@ class Potential:
                 closest = distances[np.arange(len(rows)), labels]
             else:
                 kernel.assign(rows, prepared, labels)
-                distances = kernel.distances_to(rows, seeds, labels, self._metric)
-                closest = off_seed(distances, self._metric)
+                closest = kernel.distances_to(rows, seeds, labels, SEEDING_METRIC)
             nearer = closest < weights
             weights[nearer] = closest[nearer]
             nearest[nearer] = self._n_seeds + labels[nearer]
@@ -56,11 +59,10 @@ class Potential:
             left[here] = in_order(distances)
         return left
 
-    def find(self, block: int, offset: float) -> int:
-        """Return the first row of a block at which the sum of weights exceeds the offset."""
-        sums = np.cumsum(self.weights[block])
-        row = int(np.searchsorted(sums, offset, side="right"))
-        return min(row, int(np.flatnonzero(self.weights[block])[-1]))
+    def find(self, block: int, offsets: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the first row of a block at which the sum of weights exceeds each offset."""
+        rows = np.searchsorted(np.cumsum(self.weights[block]), offsets, side="right")
+        return np.asarray(np.minimum(rows, np.flatnonzero(self.weights[block])[-1]))
 
     def joins(self, block: int, first_row: int, key: np.uint64, share: float) -> NDArray[np.bool_]:
         """Draw for each row of a block whether it joins, with probability weight * share."""
@@ -80,21 +82,13 @@ class Potential:
         self, rows: NDArray[np.float32], centers: NDArray[np.float32], kernel: Kernel
     ) -> NDArray[np.float64]:
         result = np.empty((len(rows), len(centers)))
-        kernel.distances(rows, centers, self._metric, result)
-        return off_seed(result, self._metric)
+        kernel.distances(rows, centers, SEEDING_METRIC, result)
+        return result
 
 
 def unseeded(rows: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
     """Return the distances to the nearest seed before there is one; a row that makes none has 0."""
     return np.where(without_direction(rows, metric), 0.0, np.inf)
-
-
-def off_seed(distances: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
-    """Return the distances, with 0 for those of a row to itself.
-
-    By cosine these are only nearly 0: in float32, a unit vector's norm is off by up to 2**-24.
-    """
-    return np.where(distances <= nearly_zero(metric), 0.0, distances)
 
 
 def in_order(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -157,7 +157,8 @@ class ShardWorker:
         """
         distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
         for _, block_rows, labels in self._labelled(centers):
-            here = self._kernel.distances_to(block_rows, centers, labels, self._metric)
+            # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
+            here = self._kernel.distances_to(block_rows, centers, labels, SQUARED_EUCLIDEAN)
             here[without_direction(block_rows, self._metric)] = 0
             order = np.argsort(-here, kind="stable")[:count]
             distances = np.concatenate([distances, here[order]])
@@ -178,10 +179,11 @@ class ShardWorker:
         """Return the number of the row at each offset into the weights of a block; -1 elsewhere."""
         numbers = np.full(len(blocks), -1)
         places = {block.index: (here, block.first) for here, (block, _) in enumerate(self._blocks)}
-        for target, index in enumerate(blocks.tolist()):
+        for index in np.unique(blocks).tolist():
             if index in places:
                 here, first = places[index]
-                numbers[target] = first + self._seeded.find(here, offsets[target])
+                targets = blocks == index
+                numbers[targets] = first + self._seeded.find(here, offsets[targets])
         return numbers
 
     def weights_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:

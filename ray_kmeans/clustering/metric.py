@@ -57,11 +57,6 @@ def without_direction(rows: NDArray[np.float32], metric: str) -> NDArray[np.bool
     return np.asarray(~rows.any(axis=1)) if metric == COSINE else np.zeros(len(rows), np.bool_)
 
 
-def nearly_zero(metric: str) -> float:
-    """Return the largest distance that rounding can give to equal rows."""
-    return 2.0**-22 if metric == COSINE else 0.0
-
-
 def _row_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Add up each row by halving, in place: the same bits on every machine."""
     width = values.shape[1]
