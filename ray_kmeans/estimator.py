@@ -234,9 +234,10 @@ class KMeansClustering(Model):
         lookers = check_monitors(monitors)
         rule = StopRule(rule.steps, rule.max_steps, params["relative_tolerance"])
         store = self._model_dir()
-        found = store.matching(params["num_clusters"], params["distance_metric"])
-        if found and rule.max_steps is not None and found.iteration >= rule.max_steps:
-            return self
+        if rule.max_steps is not None:
+            found = store.matching(params["num_clusters"], params["distance_metric"])
+            if found and found.iteration >= rule.max_steps:
+                return self
         plan = runs.plan_fit(params, config, rule, batch_size or default_size)
         data = the_data(x, input_fn)
         if not is_stream(data):

@@ -72,7 +72,8 @@ def fit(
     layout = source.describe()
     found = store.matching(plan.num_clusters, plan.metric)
     check_shapes(layout, plan, _rows_needed(plan, found))
-    _check_store(store, layout, plan, config, source)
+    check_reachable(config, {f"model_dir={store.url!r}": store, "the data": source})
+    _check_store(store, found, layout, plan)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
     with _listening(config, store, listeners) as emit:
         if config.num_workers != 0 and not monitors:
@@ -101,7 +102,8 @@ def fit_stream(
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
     check_shapes(layout, plan, needed)
-    _check_store(store, layout, plan, config, first)
+    check_reachable(config, {f"model_dir={store.url!r}": store, "the data": first})
+    _check_store(store, found, layout, plan)
     k, metric, workers = plan.num_clusters, plan.metric, n_workers(config)
     with (
         _listening(config, store, listeners) as emit,
@@ -144,11 +146,9 @@ def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
         )
 
 
-def _check_store(
-    store: ModelDir, layout: Layout, plan: FitPlan, config: RunConfig, source: Source
-) -> None:
-    check_reachable(config, {f"model_dir={store.url!r}": store, "the data": source})
-    store.matching(plan.num_clusters, plan.metric, layout.features)
+def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: FitPlan) -> None:
+    if found is not None and found.centers.shape[1] != layout.features:
+        store.matching(plan.num_clusters, plan.metric, layout.features)  # says what is there
     store.check_writable()
 
 
