@@ -25,6 +25,14 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items):
+    """Fast laws first, then Ray, and servers that others run last."""
+    last = ("test_kill", "test_job_submit")
+    items.sort(
+        key=lambda item: (item.get_closest_marker("ray") is not None, item.path.stem in last)
+    )
+
+
 def shared_data(name):
     """Return a folder of the data sets that lie beside the repository, or skip the test."""
     folder = Path(__file__).parents[2] / "shared" / "data" / name
