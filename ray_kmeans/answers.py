@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.cluster.pool import LocalPool
+from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, split
@@ -34,36 +34,28 @@ class Losses:
 
 
 def loss_of(
-    state: FitState, source: Source, config: RunConfig, batch_size: int | None, steps: int | None
-) -> Losses:
-    """Return the loss of the first `steps` batches of a source; of all rows by default."""
-    layout = source.describe()
+    state: FitState,
+    source: Source,
+    layout: Layout,
+    config: RunConfig,
+    batch_size: int | None,
+    steps: int | None,
+    metrics: Mapping[str, Metric],
+) -> tuple[Losses, dict[str, float]]:
+    """Return loss and metrics of the first `steps` batches of a source; of all rows by default.
+
+    The loss is made by the workers, the metrics batch by batch in this process.
+    """
     check_reachable(config, {"the data": source})
     size = batch_size or layout.rows
     if steps is not None:
         layout = layout.head(steps * size)
     with open_pool(source, layout, len(state.centers), state.metric, config) as pool:
-        summary = pool.summarize()
-        total = pool.sweep(state.centers).inertia(summary, state.centers)
-    return Losses(total, -(-layout.rows // size))
-
-
-def means_of(
-    metrics: Mapping[str, Metric],
-    state: FitState,
-    source: Source,
-    batch_size: int | None,
-    steps: int | None,
-) -> dict[str, float]:
-    """Return the mean over the rows of each metric, which is asked batch by batch, here."""
-    if not metrics:
-        return {}
-    layout = source.describe()
-    size = batch_size or layout.rows
+        total = _loss_in(pool, state)
     means = _Means(metrics, state)
-    for rows in batches_of(source, layout if steps is None else layout.head(steps * size), size):
+    for rows in batches_of(source, layout, size) if metrics else ():
         means.see(rows)
-    return means.result
+    return Losses(total, -(-layout.rows // size)), means.result
 
 
 def loss_of_stream(
@@ -74,7 +66,7 @@ def loss_of_stream(
     totals = []
     for source in islice(sources, steps):
         layout = source.describe()
-        totals.append(loss_here(state, source))
+        totals.append(_loss_here(state, source, layout))
         for rows in batches_of(source, layout, layout.rows) if metrics else ():
             means.see(rows)
     if not totals:
@@ -102,9 +94,12 @@ class _Means:
         return {name: total / self._rows for name, total in self._sums.items()}
 
 
-def loss_here(state: FitState, source: Source) -> float:
+def _loss_here(state: FitState, source: Source, layout: Layout) -> float:
     """Return the loss of all rows of a source, computed in this process."""
-    pool = LocalPool(source, split(source.describe().blocks, 1), state.metric)
+    return _loss_in(LocalPool(source, split(layout.blocks, 1), state.metric), state)
+
+
+def _loss_in(pool: Pool, state: FitState) -> float:
     summary = pool.summarize()
     return pool.sweep(state.centers).inertia(summary, state.centers)
 
@@ -127,15 +122,17 @@ class ModelFnOps:
 MODES = ("train", "eval", "infer")
 
 
-def model_fn(state: FitState, source: Source, mode: str, train: Callable[[], Any]) -> ModelFnOps:
+def model_fn(
+    state: FitState, source: Source, layout: Layout, mode: str, train: Callable[[], Any]
+) -> ModelFnOps:
     """Return what a model says of one batch in memory."""
     if mode not in MODES:
         raise ConfigError(f"mode={mode!r} is unknown. Give one of {', '.join(map(repr, MODES))}.")
     predict = Predictor(state, (ALL_SCORES, CLUSTER_IDX))
-    predictions = whole(map(predict, batches_of(source, source.describe(), None)))
+    predictions = whole(map(predict, batches_of(source, layout, None)))
     if mode == "infer":
         return ModelFnOps(mode, predictions, None, {}, None)
-    loss = loss_here(state, source)
+    loss = _loss_here(state, source, layout)
     return ModelFnOps(mode, predictions, loss, {"scores": loss}, train if mode == "train" else None)
 
 

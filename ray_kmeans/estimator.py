@@ -269,13 +269,13 @@ class KMeansClustering(Model):
             Of `train_op`; default the estimator's own.
         """
         check_no_targets(labels, "labels")
-        source = self._checked(features, state := self._state())
+        source, layout = self._checked(features, state := self._state())
 
         def train() -> KMeansClustering:
             own = {"model_dir": self.model_dir, "config": config or self._params["config"]}
             return KMeansClustering(**{**self._params, **own}).partial_fit(features)
 
-        return answers.model_fn(state, source, mode, train)
+        return answers.model_fn(state, source, layout, mode, train)
 
     def __repr__(self) -> str:
         given = (

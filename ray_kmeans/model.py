@@ -28,6 +28,7 @@ from ray_kmeans.checks import (
 )
 from ray_kmeans.clustering.state import FitState, Iteration, Stop
 from ray_kmeans.config import RunConfig
+from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError
@@ -187,9 +188,10 @@ class Model(ABC):
             sources = open_batches(data, self.config.storage_options, state.centers.shape[1])
             losses, means = answers.loss_of_stream(state, sources, steps, metrics)
         else:
-            source = self._checked(data, state)
-            losses = answers.loss_of(state, source, self.config, batch_size, steps)
-            means = answers.means_of(metrics, state, source, batch_size, steps)
+            source, layout = self._checked(data, state)
+            losses, means = answers.loss_of(
+                state, source, layout, self.config, batch_size, steps, metrics
+            )
         return {
             self.SCORES: losses.total,
             "loss": losses.total / losses.batches,
@@ -266,13 +268,14 @@ class Model(ABC):
         state = self._state()
         predict = inference.Predictor(state, outputs)
         if is_stream(data):
-            sources = open_batches(data, self.config.storage_options, state.centers.shape[1])
+            opened = open_batches(data, self.config.storage_options, state.centers.shape[1])
+            sources = ((source, source.describe()) for source in opened)
         else:
-            sources = iter([self._checked(data, state)])
+            sources = (each for each in [self._checked(data, state)])
         batches = (
             predict(rows)
-            for source in sources
-            for rows in inference.batches_of(source, source.describe(), batch_size)
+            for source, layout in sources
+            for rows in inference.batches_of(source, layout, batch_size)
         )
         nothing = np.empty((0, state.centers.shape[1]), np.float32)
         return inference.at_least(batches, predict(nothing))
@@ -376,10 +379,11 @@ default_batch_size
     def _open(self, data: Any) -> Source:
         return open_source(data, storage_options=self.config.storage_options)
 
-    def _checked(self, data: Any, state: FitState) -> Source:
+    def _checked(self, data: Any, state: FitState) -> tuple[Source, Layout]:
         source = self._open(data)
-        answers.check_features(source.describe().features, state, self.model_dir)
-        return source
+        layout = source.describe()
+        answers.check_features(layout.features, state, self.model_dir)
+        return source, layout
 
     def _state(self, checkpoint: str | None = None) -> FitState:
         path = None if checkpoint is None else a_path("checkpoint_path", checkpoint)
