@@ -15,16 +15,17 @@ class RunOptions:
     """The fields of RunConfig that are flags of the jobs too."""
 
     num_workers: int | None = None
-    """Worker processes. None: all of the Ray cluster's CPUs, at most one per block of the data.
-    0: this process alone, without Ray (small data, memory:// URLs, debugging)."""
+    """Worker processes. None: one for each node of the Ray cluster, or as many as cpus_per_worker
+    leaves room for; at most one per block of the data. 0: this process alone, without Ray (small
+    data, memory:// URLs, debugging)."""
 
     ray_address: str | None = None
     """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
     else a Ray on this machine that ends with this process."""
 
-    cpus_per_worker: float = 1.0
-    """CPUs that Ray keeps for a worker. A worker computes in one thread: raise it to leave CPUs to
-    others, or to have fewer workers with more memory each."""
+    cpus_per_worker: float | None = None
+    """CPUs that Ray keeps for a worker, which computes in as many threads (in one, below 2). None:
+    all that its node has, shared with the other workers there. Lower it to leave CPUs to others."""
 
     backend: str = "auto"
     """What computes: 'auto' takes the best that a worker has; today that is 'cpu'. Every backend
@@ -67,6 +68,8 @@ class RunOptions:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
         for name in ("save_checkpoints_secs", "worker_start_timeout_s", "cpus_per_worker"):
             value = getattr(self, name)
+            if value is None and name == "cpus_per_worker":
+                continue
             if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
                 raise ConfigError(f"{name}={value!r} must be a number above 0.")
         if self.backend == "gpu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ray_kmeans.cluster.pool import LocalPool, Pool
@@ -29,27 +29,53 @@ def plan_shards(
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
+    count, cpus = workforce(config)
+    shards = split(layout.blocks, workers or count)
     if config.num_workers == 0:
-        shards = split(layout.blocks, 1)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
 
-        shards = split(layout.blocks, workers or n_workers(config))
-        memory = int(on_ray.memory_per_cpu() * config.cpus_per_worker)
+        memory = int(on_ray.memory_per_cpu() * cpus)
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
-    check_budget(shards, num_clusters, config.worker_memory_bytes or memory, drawn)
+    check_budget(
+        shards, num_clusters, config.worker_memory_bytes or memory, drawn, threads_of(cpus)
+    )
     return shards
 
 
-def n_workers(config: RunConfig) -> int:
-    """Return the number of workers that may be used; joins or starts Ray where it is needed."""
+def workforce(config: RunConfig) -> tuple[int, float]:
+    """Return how many workers there may be and the CPUs of each; joins or starts Ray if needed."""
     if config.num_workers == 0:
-        return 1
-    from ray_kmeans.cluster import on_ray
+        return 1, config.cpus_per_worker or len(os.sched_getaffinity(0))
+    from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
 
     on_ray.connect(config.ray_address, config.num_workers, config.cpus_per_worker)
-    return config.num_workers or max(int(on_ray.cluster_cpus() / config.cpus_per_worker), 1)
+    return share_cpus(on_ray.node_cpus(), config.num_workers, config.cpus_per_worker)
+
+
+def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) -> tuple[int, float]:
+    """Share the CPUs of some nodes out: so many workers, so many CPUs each, where these are given.
+
+    A worker computes in as many threads as it has CPUs, so few large ones are best: one for each
+    node, but for nodes so small that nine tenths of all CPUs are used without them.
+
+    >>> share_cpus([64, 64, 2], None, None), share_cpus([8, 8], 3, None), share_cpus([8], None, 2)
+    ((2, 64), (3, 4), (4, 2))
+    """
+    if workers is not None:
+        sizes = range(max(nodes), 1, -1)
+        fits = (size for size in sizes if sum(node // size for node in nodes) >= workers)
+        return workers, cpus or next(fits, 1)
+    if cpus is None:
+        sizes_used = ((size, size * sum(node // size for node in nodes)) for size in sorted(nodes))
+        cpus = max(size for size, used in sizes_used if used >= 0.9 * sum(nodes))
+    return max(sum(int(node / cpus) for node in nodes), 1), cpus
+
+
+def threads_of(cpus: float) -> int:
+    """Return the threads of a worker with so many CPUs."""
+    return max(int(cpus), 1)
 
 
 @contextmanager
@@ -68,11 +94,11 @@ def open_pool(
     shards = plan_shards(layout, num_clusters, config, batch_size, workers)
     pool: Pool
     if config.num_workers == 0:
-        pool = LocalPool(source, shards, metric)
+        pool = LocalPool(source, shards, metric, threads=threads_of(workforce(config)[1]))
     else:
         from ray_kmeans.cluster import on_ray
 
-        options = on_ray.WorkerOptions(config.cpus_per_worker, config.worker_start_timeout_s)
+        options = on_ray.WorkerOptions(workforce(config)[1], config.worker_start_timeout_s)
         pool = on_ray.open_pool(source, shards, metric, options, emit or LogLines(), workers)
     del source  # it may be the first batch of a stream, and go when the next one comes
     try:

@@ -25,7 +25,7 @@ from ray_kmeans.observe import summaries
 from ray_kmeans.observe.listeners import LogLines, Progress, tell_all, warn
 from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.observe.summaries import Summaries, tensorboard_installed
-from ray_kmeans.resources import check_reachable, n_workers, open_pool, plan_shards
+from ray_kmeans.resources import check_reachable, open_pool, plan_shards, workforce
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.store.publish import Place
 
@@ -80,7 +80,7 @@ def fit(
             from ray_kmeans.cluster import on_ray
 
             shards = plan_shards(layout, k, config, size)
-            options = on_ray.WorkerOptions(config.cpus_per_worker, config.worker_start_timeout_s)
+            options = on_ray.WorkerOptions(workforce(config)[1], config.worker_start_timeout_s)
             return on_ray.fit_on_ray(plan, store, source, shards, options, emit)
         with open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool:
             return run_fit(plan, pool, store, emit, Monitors(monitors))
@@ -104,7 +104,7 @@ def fit_stream(
     check_shapes(layout, plan, needed)
     check_reachable(config, {f"model_dir={store.url!r}": store, "the data": first})
     _check_store(store, found, layout, plan)
-    k, metric, workers = plan.num_clusters, plan.metric, n_workers(config)
+    k, metric, workers = plan.num_clusters, plan.metric, workforce(config)[0]
     with (
         _listening(config, store, listeners) as emit,
         open_pool(first, layout, k, metric, config, emit, workers=workers) as pool,

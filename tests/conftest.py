@@ -1,15 +1,25 @@
 """What every test needs. The environment comes first: Ray reads it when it is imported."""
 
 import os
+import tempfile
+from pathlib import Path
+from zlib import crc32
 
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TQDM", "0")
+# numba's cache does not see when a function is changed that another one calls.
+os.environ["NUMBA_CACHE_DIR"] = "{}/ray-kmeans-tests-{:08x}".format(
+    tempfile.gettempdir(),
+    crc32(
+        b"".join(
+            path.read_bytes()
+            for path in sorted(Path(__file__).parents[1].glob("ray_kmeans/kernels/*.py"))
+        )
+    ),
+)
 os.environ.pop("RAY_ADDRESS", None)  # a test must never join a cluster that happens to run
-
-import tempfile
-from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -39,6 +49,18 @@ def shared_data(name):
     if not folder.exists():
         pytest.skip(f"{folder} is missing")
     return folder
+
+
+UNITS = ("amx", "vnni")
+"""What may multiply bytes; a processor has all of them, some or none."""
+
+
+def skip_without(unit):
+    """Skip a test of a unit that this processor does not have."""
+    from ray_kmeans.kernels import machine
+
+    if unit not in machine.units():
+        pytest.skip(f"this processor has no {unit}")
 
 
 def summary_of(X, kernel="reference", metric=SQUARED_EUCLIDEAN):

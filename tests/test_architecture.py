@@ -39,7 +39,11 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ONLY_IN = {  # who may import a library: a room, or one module of it
     "ray": {"cluster.ray_pool", "cluster.on_ray"},
-    "numba": {"kernels.cpu", "kernels.loops", "kernels.exact"},
+    "numba": {
+        f"kernels.{name}" for name in ("loops", "exact", "grouping", "products", "space", "vectors")
+    },
+    "llvmlite": {"kernels.vectors", "kernels.machine"},
+    "threadpoolctl": {"kernels.portable"},
     "fsspec": {"data", "store"},
     "pyarrow": {"data", "store", "demo"},
     "tqdm": {"observe"},

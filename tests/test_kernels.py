@@ -7,19 +7,22 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import cpu
+from ray_kmeans.kernels import portable
+from ray_kmeans.kernels.moving import Moves
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties
-from tests.conftest import labels_of, partials_of, summary_of
+from tests.conftest import UNITS, labels_of, partials_of, skip_without, summary_of
 
 BOTH = pytest.mark.parametrize("kernel", ["cpu", "reference"])
 
 
-@pytest.fixture(params=["cpu", "cpu in small tiles", "reference"])
+@pytest.fixture(params=["portable", "portable in small tiles", "amx", "vnni", "reference"])
 def kernel(request, monkeypatch):
-    if request.param == "cpu in small tiles":
-        monkeypatch.setattr(cpu, "TILE_ROWS", 7)
-        monkeypatch.setattr(cpu, "PANEL_CENTERS", 3)
+    if request.param == "portable in small tiles":
+        monkeypatch.setattr(portable, "TILE_ROWS", 7)
+        monkeypatch.setattr(portable, "PANEL_CENTERS", 3)
+    if request.param in UNITS:
+        skip_without(request.param)
     return request.param.split()[0]
 
 
@@ -154,7 +157,8 @@ def test_moving_rows_between_clusters_equals_adding_up_again(kernel):
     moved, again = np.zeros((2, 5, 7), np.int64)
     loaded.accumulate(X, before, scale, moved)
 
-    loaded.move(X, before, after, scale, moved)
+    rows = np.flatnonzero(before != after)
+    loaded.move([X[:100], X[100:]], Moves(rows, before[rows]), after, scale, moved)
 
     loaded.accumulate(X, after, scale, again)
     np.testing.assert_array_equal(moved, again)

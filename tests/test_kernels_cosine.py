@@ -9,19 +9,22 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import cpu, loops
+from ray_kmeans.kernels import loops, portable
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties, whole_numbers
+from tests.conftest import UNITS, skip_without
 
 BOTH = pytest.mark.parametrize("kernel", ["cpu", "reference"])
 METRICS = pytest.mark.parametrize("metric", ["squared_euclidean", "cosine"])
 
 
-@pytest.fixture(params=["cpu", "cpu in small tiles", "reference"])
+@pytest.fixture(params=["portable", "portable in small tiles", "amx", "vnni", "reference"])
 def kernel(request, monkeypatch):
-    if request.param == "cpu in small tiles":
-        monkeypatch.setattr(cpu, "TILE_ROWS", 7)
-        monkeypatch.setattr(cpu, "PANEL_CENTERS", 3)
+    if request.param == "portable in small tiles":
+        monkeypatch.setattr(portable, "TILE_ROWS", 7)
+        monkeypatch.setattr(portable, "PANEL_CENTERS", 3)
+    if request.param in UNITS:
+        skip_without(request.param)
     return request.param.split()[0]
 
 

@@ -41,6 +41,7 @@ def done(iteration, inertia=12.5, seconds=0.5):
 
 RUN = [
     ev.DataLoaded(rows=200, features=3, seconds=0.1, coordinator=("h", 1), workers=(("h", 2),)),
+    ev.KernelsReady((("AMX int8", 2, 0.5),)),
     ev.Seeded("random", num_clusters=4, seconds=0.1),
     ev.FitStarted(num_clusters=4, iteration=0, last_iteration=9),
     *map(done, range(1, 10)),
@@ -250,7 +251,7 @@ def test_all_listeners_hear_all_events_in_order(tmp_path):
     kinds = [type(event).__name__ for event in heard["a"]]
     assert heard["a"] == heard["b"]
     assert kinds == [
-        *("DataLoaded", "Seeded", "CheckpointSaved", "FitStarted"),
+        *("DataLoaded", "KernelsReady", "Seeded", "CheckpointSaved", "FitStarted"),
         *("IterationDone", "IterationDone", "CheckpointSaved", "IterationDone"),
         *("CheckpointSaved", "FitEnded"),
     ]

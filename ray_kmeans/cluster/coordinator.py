@@ -89,6 +89,7 @@ def run_fit(
 ) -> FitState:
     """Fit and return the final state, which is also the last checkpoint."""
     summary = _load(pool, emit)
+    emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters))))
     found = store.latest()
     state = _seeded(plan, pool, summary, store, emit) if found is None else found
     state = state.begin(plan.data_name(summary), plan.asked)

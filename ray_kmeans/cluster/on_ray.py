@@ -23,7 +23,7 @@ POLL_S = 0.1
 MAX_COORDINATOR_LOSSES = 3
 
 
-def connect(address: str | None, num_workers: int | None, cpus_per_worker: float) -> None:
+def connect(address: str | None, num_workers: int | None, cpus_per_worker: float | None) -> None:
     """Join the Ray cluster at `address` (or RAY_ADDRESS); where there is none, start one here.
 
     One that is started here has room for `num_workers`, also beyond the CPUs of this machine.
@@ -33,13 +33,15 @@ def connect(address: str | None, num_workers: int | None, cpus_per_worker: float
     if address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False)
     else:
-        cpus = max(os.cpu_count() or 1, math.ceil((num_workers or 1) * cpus_per_worker))
+        cpus = max(os.cpu_count() or 1, math.ceil((num_workers or 1) * (cpus_per_worker or 1)))
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
 
 
-def cluster_cpus() -> float:
-    """Return the CPUs of the Ray cluster."""
-    return float(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+def node_cpus() -> list[int]:
+    """Return the whole CPUs of each node that has any, as Ray counts them."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    counts = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    return [count for count in counts if count > 0] or [1]
 
 
 def memory_per_cpu() -> int:

@@ -69,6 +69,10 @@ class Pool(ABC):
         squares = reduce(add, self.remember("measure", grid))
         return Summary(extent.rows, grid, squares, self.metric, extent.zeros)
 
+    def get_ready(self, n_clusters: int) -> list[tuple[str, int, float]]:
+        """Let every worker compile and check what labelling for so many clusters needs."""
+        return self.remember("get_ready", n_clusters)
+
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Visit every row once."""
         partials: list[Partials] = self.ask("sweep", centers)
@@ -112,15 +116,16 @@ class LocalPool(Pool):
         shards: Sequence[Sequence[Block]],
         metric: str = SQUARED_EUCLIDEAN,
         kernel: str = "cpu",
+        threads: int = 1,
     ) -> None:
         self.metric = metric
-        self._kernel = kernel
+        self._how = kernel, threads
         self.take(source, shards)
 
     def take(self, source: Reader, shards: Sequence[Sequence[Block]]) -> None:
         self._source = source
         self._shards = shards
-        self._workers = [ShardWorker(self.metric, self._kernel) for _ in shards]
+        self._workers = [ShardWorker(self.metric, *self._how) for _ in shards]
 
     def load(self) -> Extent:
         pairs = zip(self._workers, self._shards, strict=True)

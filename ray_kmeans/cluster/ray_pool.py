@@ -149,7 +149,8 @@ class RayPool(Pool):
     def _new_worker(self) -> Any:
         # The pool replaces a dead worker itself: restarted by Ray it would have no rows.
         actor = ray.remote(num_cpus=self._cpus_per_worker, max_restarts=0, max_task_retries=0)
-        return actor(ShardWorker).remote(self.metric)
+        threads = max(int(self._cpus_per_worker), 1)
+        return actor(ShardWorker).remote(self.metric, threads=threads)
 
 
 def first_line(error: Exception) -> str:

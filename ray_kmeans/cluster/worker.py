@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -70,13 +71,15 @@ class ShardWorker:
     and what its pool remembers.
     """
 
-    def __init__(self, metric: str = SQUARED_EUCLIDEAN, kernel: str = "cpu") -> None:
+    def __init__(
+        self, metric: str = SQUARED_EUCLIDEAN, kernel: str = "cpu", threads: int = 1
+    ) -> None:
         self._metric = metric
-        self._kernel = kernels.load(kernel)
+        self._kernel = kernels.load(kernel, threads)
+        self._threads = threads
         self._loaded: list[tuple[Block, NDArray[np.float32]]] | None = None
         self._grid: Grid | None = None
-        self._sums: NDArray[np.int64] | None = None
-        self._labels: dict[int, NDArray[np.int32]] = {}
+        self._held: kernels.Held | None = None
         self._potential: Potential | None = None
 
     def where(self) -> tuple[str, int]:
@@ -86,7 +89,7 @@ class ShardWorker:
     def load(self, source: Reader, shard: Sequence[Block]) -> Extent:
         """Read the shard, and return its extent, with the rows that are not finite counted."""
         self._source = source
-        self._loaded = self._sums = self._potential = None
+        self._loaded = self._held = self._potential = None
         loaded = []
         extent = Extent(0, np.zeros(shard[0].features, np.float32))
         for block, read in source.read(shard):
@@ -96,9 +99,18 @@ class ShardWorker:
         self._loaded = loaded
         return extent
 
+    def get_ready(self, n_clusters: int) -> tuple[str, int, float]:
+        """Compile and check what labelling for so many clusters needs.
+
+        Returns what computes the labels, in how many threads, and the seconds that this took.
+        """
+        begin = time.perf_counter()
+        name = self._kernel.ready(sum(rows.size for _, rows in self._blocks) * n_clusters)
+        return name, self._threads, time.perf_counter() - begin
+
     def measure(self, grid: Grid) -> Squares:
         """Take the grid for all sums to come, and return the sums of squares on it."""
-        self._grid, self._sums = grid, None
+        self._grid, self._held = grid, None
         squares = Squares.zero(len(grid.exponent))
         for _, rows in self._blocks:
             self._kernel.accumulate_squares(
@@ -108,24 +120,8 @@ class ShardWorker:
         return squares
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
-        """Assign every row to its nearest center and return the sums and counts.
-
-        The sums of the last sweep are kept, and only rows whose label has changed move between
-        them: they are integers, so this gives the bits of adding up everything again.
-        """
-        scale = self._scale
-        if self._sums is None or self._sums.shape != centers.shape:
-            self._sums, self._labels = np.zeros(centers.shape, np.int64), {}
-        counts = np.zeros(len(centers), np.int64)
-        for block, rows, labels in self._labelled(centers):
-            counts += np.bincount(labels, minlength=len(centers))
-            before = self._labels.get(block.index)
-            self._labels[block.index] = labels
-            if before is None:
-                self._kernel.accumulate(rows, labels, scale, self._sums)
-            else:
-                self._kernel.move(rows, before, labels, scale, self._sums)
-        return Partials(self._sums.copy(), counts)
+        """Assign every row to its nearest center and return the sums and counts."""
+        return Partials(*self._rows_held(centers).sums(centers, self._scale))
 
     def sweep_batches(
         self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int
@@ -238,6 +234,12 @@ class ShardWorker:
             self._potential = Potential([rows for _, rows in self._blocks], self._metric)
         return self._potential
 
+    def _rows_held(self, centers: NDArray[np.float32]) -> kernels.Held:
+        if self._held is None:
+            blocks = [rows for _, rows in self._blocks]
+            self._held = self._kernel.hold(blocks, self._metric, len(centers))
+        return self._held
+
     @property
     def _features(self) -> int:
         return int(self._blocks[0][1].shape[1])
@@ -250,9 +252,11 @@ class ShardWorker:
     def _labelled(
         self, centers: NDArray[np.float32]
     ) -> Iterator[tuple[Block, NDArray[np.float32], NDArray[np.int32]]]:
-        prepared = self._kernel.prepare(centers, self._metric)
+        labels = self._rows_held(centers).assign(centers)
+        first = 0
         for block, rows in self._blocks:
-            yield block, rows, self._assigned(rows, prepared)
+            yield block, rows, labels[first : first + len(rows)]
+            first += len(rows)
 
     def _inside(
         self, numbers: NDArray[np.int64]

@@ -107,29 +107,38 @@ def split(blocks: Sequence[Block], n_shards: int) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def worker_bytes(shard: Shard, num_clusters: int, batch_rows: int = 0) -> int:
+def worker_bytes(shard: Shard, num_clusters: int, batch_rows: int = 0, threads: int = 1) -> int:
     """Bound what a worker holds: its rows, two blocks while reading, the centers, the partials.
 
+    Beside its rows it keeps them in bytes, a quarter as large, with some numbers for each row.
     `batch_rows`: of mini-batches that are drawn from the data, whose numbers every worker makes.
     """
     features = shard[0].features
-    per_row = 4 * features + 4 + 12  # a label; while seeding, a weight and the nearest seed
+    columns = 64 * -(-features // 64)
+    in_bytes = min(columns, 4 * -(-features // 4)) if features <= 64 else columns
+    per_row = 4 * features + in_bytes + 84  # bounds, labels, what has moved; weights while seeding
     rows = sum(block.rows for block in shard) * per_row
     largest = max(block.rows for block in shard)
     reading = 3 * largest * features * 4
-    prepared = num_clusters * (features + 1) * (4 + 4 + 3 * 8)
+    prepared = num_clusters * (columns * 6 + (features + 1) * (4 + 3 * 8))
     partials = 3 * num_clusters * (features + 1) * 8
     tile_rows = min(max(2**17 // num_clusters, 512), 2048)
     tile = tile_rows * (min(num_clusters, 1024) + features + 4) * 4
+    of_thread = max(tile, num_clusters * (2 * columns + 48) + 2**20)
     drawing = 64 * batch_rows
-    return WORKER_BASE_BYTES + rows + reading + prepared + partials + tile + drawing
+    fixed = reading + prepared + partials + threads * of_thread + drawing
+    return WORKER_BASE_BYTES + rows + fixed
 
 
 def check_budget(
-    shards: Sequence[Shard], num_clusters: int, allowed_bytes: int, batch_rows: int = 0
+    shards: Sequence[Shard],
+    num_clusters: int,
+    allowed_bytes: int,
+    batch_rows: int = 0,
+    threads: int = 1,
 ) -> None:
     """Raise BudgetError if a worker would not fit into `allowed_bytes`."""
-    needed = max(worker_bytes(shard, num_clusters, batch_rows) for shard in shards)
+    needed = max(worker_bytes(shard, num_clusters, batch_rows, threads) for shard in shards)
     if needed > allowed_bytes:
         rows = max(sum(block.rows for block in shard) for shard in shards)
         features = shards[0][0].features

@@ -5,12 +5,25 @@ Every kernel gives the same bits, so the choice is about speed alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 COARSE_UNITS = 256
+
+
+class Held(Protocol):
+    """Rows that are labelled again and again; only those that move change the sums."""
+
+    def assign(self, centers: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return the labels of all rows (n,), as `Kernel.assign` does, until the next call."""
+
+    def sums(
+        self, centers: NDArray[np.float32], scale: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Label all rows; return sums (k, d) in whole units of the grid, and counts (k,)."""
 
 
 class Kernel(Protocol):
@@ -20,6 +33,12 @@ class Kernel(Protocol):
     for their rounding, or zero: the nearest center has the largest inner product, and the distance
     is 1 minus that product, but not below 0.
     """
+
+    def ready(self, products: int) -> str:
+        """Get ready for products of so many values of rows and centers; return what makes them."""
+
+    def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
+        """Take blocks of rows (n_i, d) that stay where they are, for about k centers."""
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
         """Do the work that depends on the centers (k, d) alone, once per sweep."""
@@ -40,16 +59,6 @@ class Kernel(Protocol):
         sums: NDArray[np.int64],  # (k, d)  INOUT
     ) -> None:
         """Add the rows, in whole units of the grid, to the sums of their clusters."""
-
-    def move(
-        self,
-        rows: NDArray[np.float32],  # (n, d)  IN, C order
-        before: NDArray[np.int32],  # (n,)  IN
-        labels: NDArray[np.int32],  # (n,)  IN
-        scale: NDArray[np.float64],  # (d,)  IN
-        sums: NDArray[np.int64],  # (k, d)  INOUT
-    ) -> None:
-        """Take the rows whose label has changed from the sums of one cluster to the other's."""
 
     def accumulate_squares(
         self,
@@ -91,15 +100,19 @@ def column_keys(n_features: int) -> NDArray[np.uint64]:
     return np.asarray(keys | np.uint64(1))
 
 
-def load(name: str = "cpu") -> Kernel:
-    """Return the kernel of that name: 'cpu' (BLAS and numba) or 'reference' (NumPy, obvious).
+def load(name: str = "cpu", threads: int = 1) -> Kernel:
+    """Return the kernel of that name, which may use so many threads.
 
-    Imports numba only when it is asked for, so that reading a model needs none.
+    'cpu': the fastest that this processor has for the work at hand; 'portable': float32 BLAS;
+    'amx', 'vnni': products of bytes by this unit, for tests; 'reference': NumPy, obvious. Imports
+    numba only when it is asked for, so that reading a model needs none.
     """
     if name == "reference":
         from ray_kmeans.kernels import reference
 
         return reference.ReferenceKernel()
-    from ray_kmeans.kernels import cpu
+    from ray_kmeans.kernels import cpu, portable
 
-    return cpu.CpuKernel()
+    if name == "portable":
+        return portable.PortableKernel(threads)
+    return cpu.CpuKernel(threads, None if name == "cpu" else name)

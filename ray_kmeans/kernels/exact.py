@@ -72,7 +72,7 @@ def _grow(parts, used, term):  # type: ignore[no-untyped-def]
     return kept
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=True)
 def difference_of_distances(x, a, b):  # type: ignore[no-untyped-def]
     """Return a number with the sign of |x-a|^2 - |x-b|^2 over the reals."""
     parts = np.empty(MAX_PARTS)
@@ -89,7 +89,7 @@ def difference_of_distances(x, a, b):  # type: ignore[no-untyped-def]
     return parts[used - 1] if used else 0.0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=True)
 def difference_of_products(x, a, b):  # type: ignore[no-untyped-def]
     """Return a number with the sign of x.b - x.a over the reals."""
     parts = np.empty(MAX_PARTS)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
-from ray_kmeans.kernels import COARSE_UNITS
+from ray_kmeans.kernels import COARSE_UNITS, vectors
 from ray_kmeans.kernels.exact import is_nearer, score
+from ray_kmeans.kernels.rounding import address_of
 
 FAR_AWAY = 1e15
 """A row this many center spreads away could overflow float32; it is settled in float64."""
+FEW_MOVES = 1024
+"""Rows up to which one thread moves them."""
 TILE_ROWS = 64
 TILE_COLUMNS = 32
 TILE_CENTERS = 64
@@ -90,6 +95,13 @@ def settle(rows, centers, cosine, lows, first, upper, nearest, scores):  # type:
 
 
 @njit(nogil=True, cache=True)
+def gather(blocks, numbers, rows):  # type: ignore[no-untyped-def]
+    n, d = rows.shape
+    for i in range(n):
+        rows[i] = vectors.floats_at(address_of(blocks, numbers[i], d), d)
+
+
+@njit(nogil=True, cache=True)
 def accumulate(rows, labels, scale, sums):  # type: ignore[no-untyped-def]
     n, d = rows.shape
     for i in range(n):
@@ -98,17 +110,40 @@ def accumulate(rows, labels, scale, sums):  # type: ignore[no-untyped-def]
             sums[label, column] += np.int64(np.rint(np.float64(rows[i, column]) * scale[column]))
 
 
+def move_rows(rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, threads: Any) -> None:
+    """Move rows between the sums of clusters; a cluster belongs to one thread."""
+    after = labels[moves.rows]
+    parts = [(part, threads.count) for part in range(threads.count)]
+    threads.run(
+        lambda part, of: _move(rows, *moves, after, scale, sums, part, of),
+        parts if len(after) > FEW_MOVES else [(0, 1)],
+    )
+
+
 @njit(nogil=True, cache=True)
-def move(rows, before, labels, scale, sums):  # type: ignore[no-untyped-def]
-    n, d = rows.shape
-    for i in range(n):
-        old = before[i]
-        new = labels[i]
-        if old != new:
-            for column in range(d):
-                units = np.int64(np.rint(np.float64(rows[i, column]) * scale[column]))
-                sums[old, column] -= units
-                sums[new, column] += units
+def _move(rows, numbers, before, after, scale, sums, part, of):  # type: ignore[no-untyped-def]
+    d = sums.shape[1]
+    for i in range(len(numbers)):
+        old, new = before[i], after[i]
+        leaves, enters = old >= 0 and old % of == part, new % of == part
+        if leaves or enters:
+            row = vectors.floats_at(address_of(rows, numbers[i], d), d)
+            if leaves:
+                _subtract(row, scale, sums[old])
+            if enters:
+                _add(row, scale, sums[new])
+
+
+@njit(nogil=True, cache=True, _nrt=False)
+def _add(row, scale, total):  # type: ignore[no-untyped-def]
+    for column in range(len(row)):
+        total[column] += np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
+
+
+@njit(nogil=True, cache=True, _nrt=False)
+def _subtract(row, scale, total):  # type: ignore[no-untyped-def]
+    for column in range(len(row)):
+        total[column] -= np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
 
 
 @njit(nogil=True, cache=True)

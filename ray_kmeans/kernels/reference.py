@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import COARSE_UNITS, column_keys
+from ray_kmeans.kernels import COARSE_UNITS, Held, column_keys
+from ray_kmeans.kernels.moving import Moves, PlainHeld
 
 
 class ReferenceKernel:
     """Slow and obvious; every other kernel must give the same bits."""
+
+    def ready(self, products: int) -> str:
+        return "reference"
+
+    def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
+        return PlainHeld(self, blocks, metric)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> tuple[NDArray[np.float32], str]:
         return centers, metric
@@ -45,14 +53,16 @@ class ReferenceKernel:
 
     def move(
         self,
-        rows: NDArray[np.float32],
-        before: NDArray[np.int32],
+        blocks: Sequence[NDArray[np.float32]],
+        moves: Moves,
         labels: NDArray[np.int32],
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
     ) -> None:
-        self.accumulate(rows, before, -scale, sums)
-        self.accumulate(rows, labels, scale, sums)
+        rows = np.concatenate(blocks)[moves.rows]
+        leave = moves.before >= 0
+        self.accumulate(rows[leave], moves.before[leave], -scale, sums)
+        self.accumulate(rows, labels[moves.rows], scale, sums)
 
     def accumulate_squares(
         self,

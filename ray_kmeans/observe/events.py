@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -30,6 +31,22 @@ class DataLoaded:
     """(host, pid)"""
     workers: tuple[tuple[str, int], ...]
     """(host, pid) of each."""
+
+
+@dataclass(frozen=True)
+class KernelsReady:
+    """What labels rows in each worker is compiled, and checked against another way."""
+
+    workers: tuple[tuple[str, int, float], ...]
+    """(what computes, threads, seconds to get ready) of each; the first time, it is compiled."""
+
+    def __str__(self) -> str:
+        """Say how many workers compute by what, in how many threads, and how long that took."""
+        kinds = Counter((name, threads) for name, threads, _ in self.workers)
+        what = ", ".join(
+            f"{count} x {name} in {threads} threads" for (name, threads), count in kinds.items()
+        )
+        return f"{what}; ready after {max(seconds for *_, seconds in self.workers):.1f} s"
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,7 @@ class FitEnded:
 Event: TypeAlias = (
     Waiting
     | DataLoaded
+    | KernelsReady
     | Seeded
     | FitStarted
     | IterationDone

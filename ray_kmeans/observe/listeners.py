@@ -56,6 +56,8 @@ class LogLines:
                     len(event.workers),
                     event.seconds,
                 )
+            case ev.KernelsReady():
+                log.info("kernels=%s", event)
             case ev.CheckpointSaved():
                 log.info("checkpoint=%s", event.path)
             case ev.FitEnded():
@@ -108,6 +110,8 @@ class Progress:
                     f"{event.rows:,} rows x {event.features} in {len(event.workers)} workers, "
                     f"read in {event.seconds:.1f} s"
                 )
+            case ev.KernelsReady():
+                self._write(f"computing by {event}")
             case ev.Seeded():
                 self._write(
                     f"{event.num_clusters:,} initial centers by {event.method}, "

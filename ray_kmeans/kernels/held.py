@@ -1,0 +1,207 @@
+"""Rows that are labelled again and again, with what makes the next time cheaper.
+
+A shard keeps a copy of its rows in bytes, rounded around references (see `rounding`), and for every
+row a bound on how far centers may move before its label can change. Both make it faster and decide
+nothing: losing them costs time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.kernels import loops, portable
+from ray_kmeans.kernels.grouping import PART_BLOCKS, Slots, parts_of, references_for, regroup
+from ray_kmeans.kernels.moving import Moves, MovingSums
+from ray_kmeans.kernels.products import BLOCK_ROWS
+from ray_kmeans.kernels.rounding import round_parts
+from ray_kmeans.kernels.settling import HARD, LIVE, MOVED, OPENED, VISITED
+from ray_kmeans.kernels.space import Coarse, Rows, Space, Target, padded, quads_for
+from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
+from ray_kmeans.kernels.visit import visit
+
+UNIT_NORM = 2.0**-19
+"""How far a squared norm may be from 1 for bounds to hold for 'cosine'."""
+SETTLING_COST = 4
+"""Of an undecided row, in visits of a row."""
+ROWS_AT_ONCE = 2**14
+"""Rows that are copied to be settled elsewhere."""
+LARGEST_DRIFT = 2.0**8
+"""Between the spread of the centers and the one that the scale was made for."""
+
+
+class HeldRows(MovingSums):
+    """Blocks of rows and their labels."""
+
+    def __init__(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        metric: str,
+        unit_of: Callable[[int], Any],
+        threads: Threads,
+    ) -> None:
+        super().__init__(blocks)
+        self._metric = metric
+        self._threads = threads
+        self._d = blocks[0].shape[1]
+        self._quads = quads_for(self._d)
+        self._unit = unit_of(self._quads)
+        self._rows = Rows.of(blocks)
+        self._spaces: list[Space] = []
+        self._centers = np.empty((0, self._d), np.float32)
+        self._usual, self._excess = -1, 0.0
+
+    def relabel(self, centers: NDArray[np.float32]) -> Moves:
+        centers = np.array(centers)  # writable, as compiled code has met them, and ours to keep
+        if centers.shape != self._centers.shape or not self._drift(centers):
+            self._begin(centers)
+            here = self._slots.order >= 0
+            labels = np.empty_like(self._labels)
+            labels[self._slots.order[here]] = self._slots.labels[here]
+            rows = np.flatnonzero(labels != self._labels).astype(np.int32)
+        else:
+            if self._excess > len(self._labels):
+                self._regroup()
+            slots = self._visit(self._parts)
+            rows = self._slots.order[slots]
+            labels = None
+        before = self._labels[rows]
+        self._labels[rows] = self._slots.labels[slots] if labels is None else labels[rows]
+        return Moves(rows, before)
+
+    def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
+        loops.move_rows(self._rows, moves, self._labels, scale, sums, self._threads)
+
+    def _begin(self, centers: NDArray[np.float32]) -> None:
+        """Label all rows without knowing anything of them."""
+        self._spaces = []
+        self._scale, mean = portable.scale_of(centers)
+        self._travels, self._farthest = np.zeros(len(centers)), 0.0
+        self._slots = Slots.of_rows(len(self._labels))
+        self._take(centers)
+        with np.errstate(over="ignore"):
+            reference = padded((mean * self._scale).astype(np.float32)[None])
+        self._round(reference, np.array([0, len(self._slots.order) // BLOCK_ROWS]))
+        self._visit(self._parts)
+        self._usual, self._excess = int(self._tally[OPENED]), 0.0
+
+    def _drift(self, centers: NDArray[np.float32]) -> bool:
+        """Note how far the centers moved; return whether what is known is still of use."""
+        scale, _ = portable.scale_of(centers)
+        if not 1 / LARGEST_DRIFT <= scale / self._scale <= LARGEST_DRIFT:
+            return False
+        step = np.sqrt(((centers.astype(np.float64) - self._centers) ** 2).sum(axis=1))
+        step *= self._scale * (1 + 2.0**-20)
+        self._travels += step
+        self._farthest += float(step.max())
+        self._take(centers)
+        return True
+
+    def _take(self, centers: NDArray[np.float32]) -> None:
+        self._centers = centers
+        with np.errstate(over="ignore"):  # then no row is certified
+            self._scaled = padded(centers * np.float32(self._scale))
+        self._moves = ((self._travels + self._farthest) * (1 + 2.0**-20)).astype(np.float32)
+        self._safe_gap = 0.0
+        if self._metric == portable.COSINE:
+            self._safe_gap = self._scale * 2.0**-8
+            norms = (centers.astype(np.float64) ** 2).sum(axis=1)
+            if np.abs(norms - 1).max() > UNIT_NORM:
+                self._safe_gap = np.inf
+                self._slots.bounds[self._slots.order >= 0] = -np.inf
+
+    def _regroup(self) -> None:
+        """Round the rows anew, around references near the centers of today."""
+        references, group_of = references_for(self._scaled, len(self._labels))
+        self._slots, begins = regroup(self._slots, group_of, len(references), self._moves)
+        self._round(references, begins)
+        self._usual, self._excess = -1, 0.0
+
+    def _round(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
+        self._parts = parts_of(begins)
+        self._coarse: Coarse | None = None  # frees the last one first
+        blocks = len(self._slots.order) // BLOCK_ROWS
+        floats = np.empty((3, blocks * BLOCK_ROWS), np.float32)
+        packed = np.zeros((blocks, self._quads, BLOCK_ROWS), np.int32)
+        self._coarse = Coarse(packed, *floats, references)
+        about = self._rows, self._slots.order, self._d, np.float32(self._scale), self._coarse
+        self._threads.run(
+            self._with_space(round_parts), [(run, *about) for run in self._runs(self._parts)]
+        )
+
+    def _visit(self, parts: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Visit parts; return the slots whose label is new."""
+        runs = self._runs(parts)
+        tallies = np.zeros((len(runs), 6), np.int64)
+        moved = np.empty(len(self._slots.order), np.int32)
+        spaces = [moved[run[0, 1] * BLOCK_ROWS : run[-1, 2] * BLOCK_ROWS] for run in runs]
+        target = Target(
+            self._centers,
+            self._scaled,
+            np.float32(self._scale),
+            self._metric == portable.COSINE,
+            self._moves,
+            np.float32(self._safe_gap),
+        )
+        about = self._rows, self._slots, self._coarse, target
+
+        def work(run: Any, moved: Any, tally: Any, space: Space) -> None:
+            visit(self._unit, run, *about, space, moved, tally)
+
+        self._threads.run(self._with_space(work), zip(runs, spaces, tallies, strict=True))
+        self._tally = tallies.sum(axis=0)
+        self._count_excess()
+        ends = zip(spaces, tallies, strict=True)
+        found = [space[: tally[MOVED]] for space, tally in ends]
+        hard = [
+            space[len(space) - tally[HARD] :] for space, tally in zip(spaces, tallies, strict=True)
+        ]
+        return np.concatenate([*found, self._settle(np.concatenate(hard))])
+
+    def _count_excess(self) -> None:
+        """Note what regrouping would have spared."""
+        if self._usual < 0:
+            self._usual = int(self._tally[OPENED])
+        undecided = max(int(self._tally[OPENED]) - self._usual, 0)
+        self._excess += SETTLING_COST * undecided
+        self._excess += int(self._tally[VISITED] - self._tally[LIVE])
+
+    def _settle(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Label the rows that had too many candidates; return the slots whose label is new."""
+        if not len(slots):
+            return slots
+        kernel = portable.PortableKernel(self._threads.count)
+        prepared = kernel.prepare(self._centers, self._metric)
+        labels = np.empty(len(slots), np.int32)
+        for start in range(0, len(slots), ROWS_AT_ONCE):
+            some = slots[start : start + ROWS_AT_ONCE]
+            rows = np.empty((len(some), self._d), np.float32)
+            loops.gather(self._rows, self._slots.order[some], rows)
+            kernel.assign(rows, prepared, labels[start : start + ROWS_AT_ONCE])
+        new = labels != self._slots.labels[slots]
+        self._slots.labels[slots] = labels
+        moved: NDArray[np.int32] = slots[new]
+        return moved
+
+    def _with_space(self, work: Callable[..., None]) -> Callable[..., None]:
+        """Return the work with memory as its last argument, which one call at a time has."""
+
+        def call(*arguments: Any) -> None:
+            try:
+                space = self._spaces.pop()
+            except IndexError:
+                space = Space.of(len(self._centers), self._d, self._quads, PART_BLOCKS)
+            work(*arguments, space)
+            self._spaces.append(space)
+
+        return call
+
+    def _runs(self, parts: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+        """Cut parts into pieces of work of about equal size."""
+        pieces = min(len(parts), TASKS_PER_THREAD * self._threads.count)
+        sizes = np.cumsum(parts[:, 2] - parts[:, 1])
+        cuts = np.searchsorted(sizes, sizes[-1] * np.arange(1, pieces) / pieces) + 1
+        return [run for run in np.split(parts, np.unique(cuts)) if len(run)]

@@ -1,0 +1,90 @@
+"""Labels of rows that stay, with sums and counts that follow them: only what moves changes them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Moves(NamedTuple):
+    """Rows whose label is new."""
+
+    rows: NDArray[np.integer]
+    """(m,) their numbers, in any order."""
+    before: NDArray[np.int32]
+    """(m,) the label that each had; -1 where it had none."""
+
+
+class MovingSums(ABC):
+    """The sums are integers: moving rows between them gives the bits of adding up everything."""
+
+    def __init__(self, blocks: Sequence[NDArray[np.float32]]) -> None:
+        self._blocks = blocks
+        self._labels = np.full(sum(len(block) for block in blocks), -1, np.int32)
+        self._k = 0
+        self._sums: NDArray[np.int64] | None = None
+
+    @abstractmethod
+    def relabel(self, centers: NDArray[np.float32]) -> Moves:
+        """Bring `_labels` up to date and return what has moved; a label of -1 is none yet."""
+
+    @abstractmethod
+    def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
+        """Take moved rows from the sums of one cluster to those of another."""
+
+    def assign(self, centers: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return the labels of all rows; they change with the next call."""
+        if len(centers) != self._k:
+            self._k, self._sums = len(centers), None
+            self._labels[:] = -1
+        moves = self.relabel(centers)
+        if self._sums is not None:
+            self._apply(moves)
+        return self._labels
+
+    def sums(
+        self, centers: NDArray[np.float32], scale: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Label all rows; return sums (k, d) in whole units of the grid, and counts (k,)."""
+        self.assign(centers)
+        if self._sums is None:
+            self._units = scale
+            self._sums, self._counts = (
+                np.zeros(centers.shape, np.int64),
+                np.zeros(self._k, np.int64),
+            )
+            everything = np.arange(len(self._labels))
+            self._apply(Moves(everything, np.full(len(everything), -1, np.int32)))
+        return self._sums.copy(), self._counts.copy()
+
+    def _apply(self, moves: Moves) -> None:
+        assert self._sums is not None
+        self._counts += np.bincount(self._labels[moves.rows], minlength=self._k)
+        self._counts -= np.bincount(moves.before[moves.before >= 0], minlength=self._k)
+        self.move(moves, self._units, self._sums)
+
+
+class PlainHeld(MovingSums):
+    """Rows that a kernel labels from the start each time."""
+
+    def __init__(self, kernel: Any, blocks: Sequence[NDArray[np.float32]], metric: str) -> None:
+        super().__init__(blocks)
+        self._kernel = kernel
+        self._metric = metric
+
+    def relabel(self, centers: NDArray[np.float32]) -> Moves:
+        before = self._labels.copy()
+        prepared = self._kernel.prepare(centers, self._metric)
+        first = 0
+        for block in self._blocks:
+            self._kernel.assign(block, prepared, self._labels[first : first + len(block)])
+            first += len(block)
+        rows = np.flatnonzero(before != self._labels)
+        return Moves(rows, before[rows])
+
+    def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
+        self._kernel.move(self._blocks, moves, self._labels, scale, sums)

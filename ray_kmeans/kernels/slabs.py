@@ -1,0 +1,181 @@
+"""A slab: up to 256 rows whose nearest centers are found by products of bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ray_kmeans.kernels import products, vectors
+from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.space import bare
+
+PANEL_CENTERS = 2**vectors.ID_BITS
+NUMBERS = np.arange(PANEL_CENTERS, dtype=np.int32)
+SLAB = vectors.SLAB
+HIGHEST = np.float32(3e38)
+NEVER = np.float32(1e30)
+"""Where the scores of a center that is not there begin, and no lowest score of a row that is known."""
+OPEN = np.float32(-np.inf)
+"""The bound of a row whose nearest center is not certain."""
+
+
+@bare
+def load_slab(blocks, coarse, theta, space):  # type: ignore[no-untyped-def]
+    """Copy what belongs to the rows of some blocks."""
+    for i in range(len(blocks)):
+        shift = BLOCK_ROWS * (blocks[i] - i)
+        for at in range(BLOCK_ROWS * i, BLOCK_ROWS * i + BLOCK_ROWS):
+            size, error = coarse.sizes[shift + at], coarse.errors[shift + at]
+            space.weights[at] = coarse.weights[shift + at]
+            space.radii[at] = error + size
+            reach = np.float32(-2.0 * (1 + 2.0**-10)) * (error + theta * size)
+            space.reaches[at] = reach - np.float32(2.0**-13) * size
+
+
+@bare
+def nearest(unit, packed, blocks, padded, three, space):  # type: ignore[no-untyped-def]
+    """Find for each row of some blocks its two or three lowest scores, and the two centers."""
+    line = packed.shape[1] * 4 * BLOCK_ROWS
+    ready = space.sums.ctypes.data
+    other = ready + 4 * CHUNK_CENTERS * BLOCK_ROWS
+    for first in range(0, padded, PANEL_CENTERS):
+        space.panel_lowest[:] = HIGHEST
+        before, chunk_before = -1, first
+        for chunk in range(first, min(first + PANEL_CENTERS, padded), CHUNK_CENTERS):
+            centers, offsets = panel_at(space.panel, space.offsets, chunk)
+            for i in range(len(blocks)):
+                rows = packed.ctypes.data + blocks[i] * line
+                products.multiply(unit, rows, packed.shape[1], centers, offsets, other)
+                if before >= 0:
+                    fold_chunk(three, chunk_before, first, before, ready, space)
+                products.store(unit, other)
+                ready, other = other, ready
+                before, chunk_before = i, chunk
+        fold_chunk(three, chunk_before, first, before, ready, space)
+        merge(first, space)
+
+
+@bare
+def panel_at(panel, offsets, chunk):  # type: ignore[no-untyped-def]
+    return panel.ctypes.data + chunk * panel.shape[1] * 64, offsets.ctypes.data + 4 * chunk
+
+
+@bare
+def fold_chunk(three, chunk, first, block, sums, space):  # type: ignore[no-untyped-def]
+    c, at = 4 * chunk, 4 * BLOCK_ROWS * block
+    steps, lows = space.steps.ctypes.data + c, space.lows.ctypes.data + c
+    norms, numbers = space.norms.ctypes.data + c, NUMBERS.ctypes.data + 4 * (chunk - first)
+    weights, reaches = space.weights.ctypes.data + at, space.reaches.ctypes.data + at
+    lowest = space.panel_lowest.ctypes.data + at
+    if three:
+        vectors.fold_three(
+            sums, CHUNK_CENTERS, steps, lows, norms, numbers, weights, reaches, lowest
+        )
+    else:
+        vectors.fold_two(sums, CHUNK_CENTERS, steps, lows, norms, numbers, weights, reaches, lowest)
+
+
+@bare
+def nearest_finely(unit, n_blocks, padded, space):  # type: ignore[no-untyped-def]
+    """Do the same for the rows that were rounded to two bytes."""
+    line = space.packed.shape[1] * 4 * BLOCK_ROWS
+    for first in range(0, padded, PANEL_CENTERS):
+        space.panel_lowest[:] = HIGHEST
+        for chunk in range(first, min(first + PANEL_CENTERS, padded), CHUNK_CENTERS):
+            for i in range(n_blocks):
+                rows = space.packed.ctypes.data + i * line
+                second_rows = space.second_packed.ctypes.data + i * line
+                multiply_finely(unit, rows, second_rows, chunk, space)
+                c, at = 4 * chunk, 4 * BLOCK_ROWS * i
+                vectors.fold_fine(
+                    space.sums.ctypes.data,
+                    CHUNK_CENTERS,
+                    space.steps.ctypes.data + c,
+                    space.lows.ctypes.data + c,
+                    space.norms.ctypes.data + c,
+                    NUMBERS.ctypes.data + 4 * (chunk - first),
+                    space.weights.ctypes.data + at,
+                    space.reaches.ctypes.data + at,
+                    space.panel_lowest.ctypes.data + at,
+                )
+        merge(first, space)
+
+
+@bare
+def multiply_finely(unit, rows, second_rows, chunk, space):  # type: ignore[no-untyped-def]
+    """Write the products of the first bytes and, to be added, those of first and second bytes."""
+    quads = space.packed.shape[1]
+    size = 4 * CHUNK_CENTERS * BLOCK_ROWS
+    centers, offsets = panel_at(space.panel, space.offsets, chunk)
+    seconds, second_offsets = panel_at(space.second_panel, space.second_offsets, chunk)
+    out = space.sums.ctypes.data
+    products.multiply(unit, rows, quads, centers, offsets, out)
+    products.store(unit, out)
+    products.multiply(unit, rows, quads, seconds, second_offsets, out + size)
+    products.store(unit, out + size)
+    products.multiply(unit, second_rows, quads, centers, offsets, out + 2 * size)
+    products.store(unit, out + 2 * size)
+
+
+@bare
+def merge(first, space):  # type: ignore[no-untyped-def]
+    """Take the lowest scores of a panel of centers to those of the panels before."""
+    for rank in range(3):
+        keys = space.panel_lowest[rank]
+        if first == 0:
+            begin(keys, keys.view(np.int32), space.lowest[rank], space.best[rank])
+        else:
+            insert(first, keys, keys.view(np.int32), space.lowest, space.best)
+
+
+@bare
+def begin(keys, bits, lowest, best):  # type: ignore[no-untyped-def]
+    for i in range(SLAB):
+        lowest[i] = keys[i]
+        best[i] = bits[i] & np.int32(PANEL_CENTERS - 1)
+
+
+@bare
+def insert(first, keys, bits, lowest, best):  # type: ignore[no-untyped-def]
+    for i in range(SLAB):
+        key, number = keys[i], np.int32(first + (bits[i] & np.int32(PANEL_CENTERS - 1)))
+        a, b, c = lowest[0, i], lowest[1, i], lowest[2, i]
+        middle = a if key < a else key
+        follower = best[0, i] if key < a else number
+        last = b if middle < b else middle
+        best[0, i] = number if key < a else best[0, i]
+        best[1, i] = follower if middle < b else best[1, i]
+        lowest[0, i] = key if key < a else a
+        lowest[1, i] = middle if middle < b else b
+        lowest[2, i] = last if last < c else c
+
+
+@bare
+def certify(n, n_kept, others, target, space):  # type: ignore[no-untyped-def]
+    """Write for each row what its lowest score does not exceed, its label, and its bound.
+
+    `others`: where the scores of the centers begin that were not kept. The bound says how far
+    centers may move before the label can change, on top of `moves`: the nearest is at most D away,
+    and the others by gap / (D + sqrt(D^2 + gap)) more (a difference of square roots without
+    cancellation).
+    """
+    lowest, seconds, best = space.lowest[0], space.lowest[1], space.best[0]
+    slacks, norms, kept, moves = space.slacks, space.norms, space.kept, target.moves
+    for i in range(n):
+        center = min(best[i], np.int32(n_kept - 1))  # where no score was a number, it is any
+        best[i] = center
+        upper = lowest[i] + slacks[center] - np.float32(2.002) * space.reaches[i] * norms[center]
+        second = seconds[i] if seconds[i] < others else others
+        gap = second - upper
+        sure = (gap > np.float32(0.0)) & (lowest[i] < NEVER)
+        more = gap if sure else np.float32(1.0)
+        radius = space.radii[i]
+        squared = upper + radius * radius * np.float32(1.001)
+        squared = squared if squared > np.float32(0.0) else np.float32(0.0)
+        away = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
+        slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more)) - target.safe_gap
+        label = kept[center]
+        bound = slack + moves[label]
+        bound -= abs(bound) * np.float32(2.0**-20)
+        space.uppers[i] = upper
+        space.bounds[i] = bound if sure else OPEN
+        space.labels[i] = label

@@ -1,0 +1,174 @@
+"""What a pass works on, as tuples that compiled code takes: rows, centers, and memory of a thread.
+
+The loops allocate nothing: numba would count who refers to each array, in every call and slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.vectors import SLAB
+
+HINT_ROWS = 256
+SLAB_BLOCKS = SLAB // BLOCK_ROWS
+
+Floats: TypeAlias = NDArray[np.float32]
+Ints: TypeAlias = NDArray[np.int32]
+Bytes: TypeAlias = NDArray[np.int8]
+
+bare = njit(nogil=True, cache=True, _nrt=False)
+"""Compile a loop that allocates nothing."""
+bare_sum = njit(nogil=True, cache=True, _nrt=False, fastmath={"reassoc", "contract"})
+"""The same; its sums are bounded for any order of their terms."""
+
+
+class Rows(NamedTuple):
+    """Rows in blocks, wherever these are in memory."""
+
+    addresses: NDArray[np.int64]
+    """(blocks,)"""
+    firsts: NDArray[np.int64]
+    """(blocks + 1,) number of the first row of each block, and how many there are."""
+    hints: NDArray[np.int64]
+    """The block of every 256th row."""
+
+    @classmethod
+    def of(cls, blocks: Sequence[Floats]) -> Rows:
+        addresses = np.array([block.ctypes.data for block in blocks], np.int64)
+        firsts = np.cumsum([0, *(len(block) for block in blocks)])
+        hints = np.searchsorted(firsts, np.arange(0, firsts[-1], HINT_ROWS), side="right") - 1
+        return cls(addresses, firsts, hints)
+
+
+class Coarse(NamedTuple):
+    """The rows in bytes around references, slot by slot."""
+
+    packed: Ints
+    """(blocks, quads, 32) four bytes each."""
+    weights: Floats
+    errors: Floats
+    sizes: Floats
+    """(slots,) -2 steps, |r - r'|, |r'|."""
+    references: Floats
+    """(groups, columns) scaled."""
+
+
+class Target(NamedTuple):
+    """The centers that rows are assigned to."""
+
+    centers: Floats
+    """(k, d)"""
+    scaled: Floats
+    """(k, columns) times the scale, with zeros up to whole chunks of 64 columns."""
+    scale: np.float32
+    cosine: bool
+    moves: Floats
+    """(k,) how far each center, and the one that went farthest, have come, rounded up."""
+    safe_gap: np.float32
+    """What a bound must be lower by, where scores are not quite squared distances."""
+
+
+class Space(NamedTuple):
+    """Memory of one thread, for k centers of d columns and a part of so many blocks."""
+
+    live: Ints
+    kept: Ints
+    largest: Floats
+    all_norms: Floats
+    constants: Floats
+    all_slacks: Floats
+    """(k,) of all centers around a reference: largest |e_l|, E, q, a."""
+    panel: Bytes
+    second_panel: Bytes
+    """(tiles, chunks, 16, 64) first and second bytes of the kept centers."""
+    offsets: Ints
+    second_offsets: Ints
+    steps: Floats
+    lows: Floats
+    norms: Floats
+    slacks: Floats
+    """Of the kept centers: -128 times the sum of the bytes, t, q - a, E, 2 a."""
+    weights: Floats
+    reaches: Floats
+    radii: Floats
+    """(256,) of the rows of a slab: -2 w, -R, a bound of |r|."""
+    panel_lowest: Floats
+    lowest: Floats
+    """(3, 256) the lowest scores: of some centers, with their numbers, and of all."""
+    best: Ints
+    """(3, 256) which of the kept centers have the lowest two; the third is not kept up."""
+    uppers: Floats
+    bounds: Floats
+    labels: Ints
+    chosen: Ints
+    left: Ints
+    sums: Ints
+    """(3, 32, 32) products."""
+    opened: Ints
+    packed: Ints
+    second_packed: Ints
+    """(8, quads, 32) rows that are open, rounded to two bytes each."""
+    copies: Ints
+    copied: Floats
+    scores: NDArray[np.float64]
+    counts: Ints
+    """Of 32 rows: both bytes; -2 w, -R and the highest score possible; scores; candidates."""
+    vector: Floats
+    bits: Ints
+    first_bytes: Bytes
+    words: Ints
+    second_bytes: Bytes
+    second_words: Ints
+    """One row or center, and its bytes; each also as int32."""
+
+    @classmethod
+    def of(cls, k: int, d: int, quads: int, blocks: int) -> Space:
+        chunks = -(-d // 64)
+        room = -(-k // CHUNK_CENTERS) * CHUNK_CENTERS
+        vector = np.zeros(64 * chunks, np.float32)
+        both = np.zeros((2, 64 * chunks), np.int8)
+        return cls(
+            np.empty(blocks, np.int32),
+            np.empty(k, np.int32),
+            *np.empty((4, k), np.float32),
+            *np.empty((2, room // 16, chunks, 16, 64), np.int8),
+            *np.empty((2, room), np.int32),
+            *np.empty((4, room), np.float32),
+            *np.empty((3, SLAB), np.float32),
+            *np.empty((2, 3, SLAB), np.float32),
+            np.empty((3, SLAB), np.int32),
+            *np.empty((2, SLAB), np.float32),
+            *np.empty((3, SLAB), np.int32),
+            np.empty((3, CHUNK_CENTERS, BLOCK_ROWS), np.int32),
+            np.empty(blocks * BLOCK_ROWS, np.int32),
+            *np.zeros((2, SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
+            np.zeros((2, quads, BLOCK_ROWS), np.int32),
+            np.zeros((3, BLOCK_ROWS), np.float32),
+            np.empty((BLOCK_ROWS, 2)),
+            np.zeros(BLOCK_ROWS, np.int32),
+            vector,
+            vector.view(np.int32),
+            both[0],
+            both[0].view(np.int32),
+            both[1],
+            both[1].view(np.int32),
+        )
+
+
+def padded(matrix: Floats) -> Floats:
+    """Return a matrix with columns of zeros added, up to whole chunks of 64."""
+    rows, d = matrix.shape
+    result = np.zeros((rows, 64 * -(-d // 64)), np.float32)
+    result[:, :d] = matrix
+    return result
+
+
+def quads_for(d: int) -> int:
+    """Return the bytes of a rounded row, in fours: whole tiles where there is more than one."""
+    return -(-d // 4) if d <= 64 else 16 * -(-d // 64)

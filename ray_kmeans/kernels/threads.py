@@ -1,0 +1,29 @@
+"""Threads of this process for compiled loops, which release the GIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+TASKS_PER_THREAD = 4
+"""Pieces of work for each thread, so that none waits long for the last."""
+
+
+class Threads:
+    """So many threads; one of them is the caller where that is all."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def run(self, work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Call `work` with each of these arguments, at once; return the results in order."""
+        if self.count == 1:
+            return [work(*each) for each in arguments]
+        return list(_executor(self.count).map(lambda each: work(*each), arguments))
+
+
+@lru_cache
+def _executor(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="ray-kmeans")

@@ -1,0 +1,360 @@
+"""Vector and matrix instructions as numba intrinsics: the one place where LLVM is spoken.
+
+A vector is 16 lanes of 32 bits (AVX-512), one lane a row of the data. Tiles are the eight registers
+of AMX, used as: 0-3 sums, 4-5 centers, 6-7 rows. Addresses are whole numbers; nothing is checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+LANES = 16
+SLAB = 256
+"""Rows that are taken together."""
+CHUNK_CENTERS = 32
+"""Centers of one product: two tiles of AMX."""
+FINER = 254
+"""Steps of a second byte in one of the first."""
+ID_BITS = 8
+"""Low bits of a score that give way to the number of its center."""
+
+_I8, _I32, _I64, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_BYTES = _I8.as_pointer()
+_INTS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_FLOAT, LANES)
+
+
+def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _load(builder: Any, address: Any, kind: Any) -> Any:
+    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
+    value.align = 4
+    return value
+
+
+def _store(builder: Any, value: Any, address: Any) -> None:
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    kind = ir.VectorType(value.type, LANES)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(_INTS, [0] * LANES))
+
+
+def _splat_at(builder: Any, base: Any, index: Any) -> Any:
+    return _splat(builder, _load(builder, _step(builder, base, index, 4), _FLOAT))
+
+
+def _step(builder: Any, base: Any, index: Any, size: int) -> Any:
+    return builder.add(base, builder.mul(index, ir.Constant(_I64, size)))
+
+
+def _least(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+def _most(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _tile(name: str, *tiles: int) -> Any:
+    """Return an intrinsic without arguments that works on some tiles."""
+
+    @intrinsic
+    def instruction(typing: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            numbers = [ir.Constant(_I8, tile) for tile in tiles]
+            _call(builder, f"llvm.x86.{name}", ir.VoidType(), numbers)
+            return context.get_dummy_value()
+
+        return types.void(), generate
+
+    return instruction
+
+
+def _tile_memory(name: str, tile: int) -> Any:
+    """Return an intrinsic (address, bytes from line to line) that moves one tile."""
+
+    @intrinsic
+    def instruction(typing: Any, address: Any, stride: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = builder.inttoptr(arguments[0], _BYTES)
+            _call(
+                builder,
+                f"llvm.x86.{name}",
+                ir.VoidType(),
+                [ir.Constant(_I8, tile), place, arguments[1]],
+            )
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return instruction
+
+
+zero_0, zero_1, zero_2, zero_3 = (_tile("tilezero", tile) for tile in range(4))
+load_4, load_5, load_6, load_7 = (_tile_memory("tileloadd64", tile) for tile in range(4, 8))
+store_0, store_1, store_2, store_3 = (_tile_memory("tilestored64", tile) for tile in range(4))
+multiply_0 = _tile("tdpbssd", 0, 4, 6)
+multiply_1 = _tile("tdpbssd", 1, 4, 7)
+multiply_2 = _tile("tdpbssd", 2, 5, 6)
+multiply_3 = _tile("tdpbssd", 3, 5, 7)
+release = _tile("tilerelease")
+
+
+@intrinsic
+def configure(typing: Any, address: Any) -> Any:
+    """Set the shapes of this thread's tiles from 64 bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], _BYTES)
+        _call(builder, "llvm.x86.ldtilecfg", ir.VoidType(), [place])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+CENTERS_AT_ONCE = 8
+_MULTIPLY_ADD = "llvm.x86.avx512.vpdpbusd.512"
+_FLIP = ir.Constant(_INTS, [0x80808080] * LANES)
+
+
+@intrinsic
+def multiply_bytes(
+    typing: Any, rows: Any, centers: Any, stride: Any, quads: Any, begin: Any, sums: Any
+) -> Any:
+    """Write the products of 32 rows and 8 centers of signed bytes to `sums`, (8, 32) int32.
+
+    `rows`: 128 bytes for each four columns (`quads` of them). `centers`: `stride` bytes from one to
+    the next, 64 bytes of each in every 1024. vpdpbusd takes unsigned by signed bytes, so a row x
+    goes in as x + 128, and the sums `begin`, (8,) int32, at -128 times that of the center.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, centers, stride, quads, begin, sums = arguments
+        starts = [
+            _splat(builder, _load(builder, builder.add(begin, ir.Constant(_I64, 4 * j)), _I32))
+            for j in range(CENTERS_AT_ONCE)
+        ]
+        totals = [[cgutils.alloca_once_value(builder, start) for _ in (0, 1)] for start in starts]
+        with cgutils.for_range(builder, quads) as loop:
+            chunk = builder.lshr(loop.index, ir.Constant(_I64, 4))
+            inside = builder.and_(loop.index, ir.Constant(_I64, 15))
+            center = _step(builder, _step(builder, centers, chunk, 1024), inside, 4)
+            row = _step(builder, rows, loop.index, 128)
+            halves = [
+                builder.xor(_load(builder, builder.add(row, ir.Constant(_I64, side)), _INTS), _FLIP)
+                for side in (0, 64)
+            ]
+            for pair in totals:
+                values = _splat(builder, _load(builder, center, _I32))
+                for total, half in zip(pair, halves, strict=True):
+                    operands = [builder.load(total), half, values]
+                    builder.store(_call(builder, _MULTIPLY_ADD, _INTS, operands), total)
+                center = builder.add(center, stride)
+        for j, pair in enumerate(totals):
+            for side, total in enumerate(pair):
+                place = builder.add(sums, ir.Constant(_I64, 128 * j + 64 * side))
+                _store(builder, builder.load(total), place)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), generate
+
+
+def _low(builder: Any, constants: Any, product: Any, weight: Any, reach: Any) -> Any:
+    """Return where the intervals of 16 rows begin for one center: a - R E - 2 w t p."""
+    step, low, norm = constants
+    product = builder.fmul(product, step)
+    low = _call(builder, "llvm.fma.v16f32", _FLOATS, [reach, norm, low])
+    return _call(builder, "llvm.fma.v16f32", _FLOATS, [weight, product, low])
+
+
+def _constants(builder: Any, steps: Any, lows: Any, norms: Any, index: Any) -> list[Any]:
+    return [_splat_at(builder, base, index) for base in (steps, lows, norms)]
+
+
+def _pair(builder: Any, address: Any, kind: Any) -> list[Any]:
+    """Load two vectors that stand beside each other: 32 rows."""
+    return [_load(builder, builder.add(address, ir.Constant(_I64, side)), kind) for side in (0, 64)]
+
+
+def _products(builder: Any, place: Any, fine: bool) -> list[Any]:
+    """Load the products of 32 rows with one center, as floats."""
+    sums = [builder.sitofp(each, _FLOATS) for each in _pair(builder, place, _INTS)]
+    if not fine:
+        return sums
+    size = ir.Constant(_I64, 128 * CHUNK_CENTERS)
+    left = _pair(builder, builder.add(place, size), _INTS)
+    right = _pair(builder, builder.add(builder.add(place, size), size), _INTS)
+    share = ir.Constant(_FLOATS, [1 / FINER] * LANES)
+    return [
+        builder.fadd(total, builder.fmul(builder.sitofp(builder.add(a, b), _FLOATS), share))
+        for total, a, b in zip(sums, left, right, strict=True)
+    ]
+
+
+def _fold(fine: bool, ranks: int) -> Any:
+    """Return an intrinsic that takes scores of 32 rows to some centers into their lowest so far.
+
+    Its arguments are addresses, but for `count`, of centers: products, the constants t, q - a and E
+    of each center, its number (which the last bits of a score become), the factors of the rows,
+    negated, and the lowest scores: those of all rows of a slab, then the second lowest, perhaps the
+    third.
+    """
+    generate = _folding(fine, ranks)
+
+    @intrinsic
+    def fold(
+        typing: Any,
+        products: Any,
+        count: Any,
+        steps: Any,
+        lows: Any,
+        norms: Any,
+        numbers: Any,
+        weights: Any,
+        reaches: Any,
+        lowest: Any,
+    ) -> Any:
+        return types.void(*[types.int64] * 9), generate
+
+    return fold
+
+
+def _folding(fine: bool, ranks: int) -> Any:
+    mask = ir.Constant(_INTS, [-(2**ID_BITS)] * LANES)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        products, count, steps, lows, norms, numbers, weights, reaches, lowest = arguments
+        factors = [_pair(builder, at, _FLOATS) for at in (weights, reaches)]
+        places = [builder.add(lowest, ir.Constant(_I64, 4 * SLAB * rank)) for rank in range(ranks)]
+        loaded = [_pair(builder, place, _FLOATS) for place in places]
+        so_far = [[cgutils.alloca_once_value(builder, each) for each in pair] for pair in loaded]
+        with cgutils.for_range(builder, count) as loop:
+            constants = _constants(builder, steps, lows, norms, loop.index)
+            number = _splat(builder, _load(builder, _step(builder, numbers, loop.index, 4), _I32))
+            line = _products(builder, _step(builder, products, loop.index, 128), fine)
+            for side in (0, 1):
+                low = _low(builder, constants, line[side], factors[0][side], factors[1][side])
+                bits = builder.and_(builder.bitcast(low, _INTS), mask)
+                key = builder.bitcast(builder.or_(bits, number), _FLOATS)
+                _insert(builder, key, [pair[side] for pair in so_far])
+        for place, pair in zip(places, so_far, strict=True):
+            for side, each in enumerate(pair):
+                at = builder.add(place, ir.Constant(_I64, 64 * side))
+                _store(builder, builder.load(each), at)
+        return context.get_dummy_value()
+
+    return generate
+
+
+def _insert(builder: Any, key: Any, so_far: list[Any]) -> None:
+    """Insert a key into the lowest so far, which are in order."""
+    for rank, slot in enumerate(so_far):
+        before = builder.load(slot)
+        builder.store(_least(builder, key, before), slot)
+        if rank + 1 < len(so_far):
+            key = _most(builder, key, before)
+
+
+def _below(fine: bool) -> Any:
+    @intrinsic
+    def below(
+        typing: Any,
+        products: Any,
+        index: Any,
+        steps: Any,
+        lows: Any,
+        norms: Any,
+        weight: Any,
+        reach: Any,
+        upper: Any,
+    ) -> Any:
+        """Return a bit for each of 32 rows whose score to a center does not begin above `upper`."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            products, index, steps, lows, norms, weight, reach, upper = arguments
+            weights, reaches, uppers = (
+                _pair(builder, at, _FLOATS) for at in (weight, reach, upper)
+            )
+            constants = _constants(builder, steps, lows, norms, index)
+            line = _products(builder, _step(builder, products, index, 128), fine)
+            words = []
+            for side in (0, 1):
+                low = _low(builder, constants, line[side], weights[side], reaches[side])
+                bits = builder.fcmp_unordered("<=", low, uppers[side])
+                words.append(builder.zext(builder.bitcast(bits, ir.IntType(LANES)), _I64))
+            return builder.or_(words[0], builder.shl(words[1], ir.Constant(_I64, LANES)))
+
+        return types.int64(*[types.int64] * 8), generate
+
+    return below
+
+
+fold_three, fold_two, fold_fine = _fold(False, 3), _fold(False, 2), _fold(True, 2)
+"""For the three lowest, or two; of products of two bytes each."""
+below_fine = _below(True)
+
+
+@intrinsic
+def floats_at(typing: Any, address: Any, count: Any) -> Any:
+    """Return the float32 at an address as an array; what is behind it must outlive the array."""
+    kind = types.Array(types.float32, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(kind)(context, builder)
+        size = ir.Constant(_I64, 4)
+        arrayobj.populate_array(
+            array,
+            data=builder.inttoptr(arguments[0], array.data.type),
+            shape=[arguments[1]],
+            strides=[size],
+            itemsize=size,
+            meminfo=None,
+        )
+        return array._getvalue()
+
+    return kind(types.int64, types.int64), generate
+
+
+@intrinsic
+def whole(typing: Any, value: Any) -> Any:
+    """Return the nearest whole number, halves to even: `np.rint`, but for vectors too."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        return _call(builder, f"llvm.rint.{'f32' if kind == _FLOAT else 'f64'}", kind, arguments)
+
+    return value(value), generate
+
+
+@intrinsic
+def as_float(typing: Any, bits: Any) -> Any:
+    """Return the float32 with these bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], _FLOAT)
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
+def prefetch(typing: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, to be read soon."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], _BYTES)
+        hints = [ir.Constant(_I32, value) for value in (0, 3, 1)]
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *hints])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate

@@ -1,0 +1,152 @@
+"""One pass over some parts of a shard: labels by bytes where they decide, by float64 where not.
+
+A part is a run of blocks of 32 rows that share a reference. For each part the centers that could be
+nearest are rounded around its reference, so that every row has an interval for each score. A row is
+certified when the interval that begins lowest ends before the next one begins. What is open then goes
+on to `settling`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ray_kmeans.kernels import products
+from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.rounding import norms_around, round_centers
+from ray_kmeans.kernels.settling import (
+    LIVE,
+    OPENED,
+    PAIRS_FROM,
+    VISITED,
+    settle_open,
+    settle_pairs,
+    take,
+)
+from ray_kmeans.kernels.slabs import HIGHEST, NEVER, OPEN, certify, load_slab, nearest
+from ray_kmeans.kernels.space import SLAB_BLOCKS, bare
+
+
+@bare
+def find_live(slots, moves, coarse, first, last, live):  # type: ignore[no-untyped-def]
+    """List the blocks that hold a row whose label may change; return (blocks, rows, radius)."""
+    count = 0
+    rows = 0
+    radius = np.float32(0.0)
+    for block in range(first, last):
+        begin = BLOCK_ROWS * block
+        here = 0
+        largest = np.float32(0.0)
+        for slot in range(begin, begin + BLOCK_ROWS):
+            here += not slots.bounds[slot] > moves[slots.labels[slot]]
+            size = coarse.sizes[slot] + coarse.errors[slot]
+            largest = size if size > largest else largest
+        if here:
+            live[count] = block
+            count += 1
+            rows += here
+            radius = max(radius, largest)
+    return count, rows, radius
+
+
+@bare
+def prune(radius, space):  # type: ignore[no-untyped-def]
+    """Keep the centers that can be nearest to a row within this radius of the reference.
+
+    Returns how many, and where the scores of all others begin.
+    """
+    norms, constants, slacks = space.all_norms, space.constants, space.all_slacks
+    reach = np.float32(2.002) * radius
+    upper = HIGHEST
+    for j in range(len(norms)):
+        high = constants[j] + slacks[j] + reach * norms[j]
+        upper = high if high < upper else upper
+    upper += abs(upper) * np.float32(2.0**-20)
+    count = 0
+    others = HIGHEST
+    for j in range(len(norms)):
+        low = constants[j] - slacks[j] - reach * norms[j]
+        low -= abs(low) * np.float32(2.0**-20)
+        if low > upper:
+            others = min(others, low)
+        else:  # also where it is not a number
+            space.kept[count] = j
+            count += 1
+    return count, others
+
+
+@bare
+def fill_up(n_kept, space):  # type: ignore[no-untyped-def]
+    """Add centers that never win, up to a whole chunk; return how many there are then."""
+    padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
+    for i in range(n_kept, padded):  # whatever bytes stand there count for nothing
+        space.lows[i] = NEVER
+        space.norms[i] = space.steps[i] = space.slacks[i] = np.float32(0.0)
+    return padded
+
+
+@bare
+def take_labels(blocks, slots, moved, tally, space):  # type: ignore[no-untyped-def]
+    """Store what is certified; list the rows of the slab that are open, and return how many."""
+    n_open = 0
+    for i in range(len(blocks)):
+        shift = BLOCK_ROWS * (blocks[i] - i)
+        first, last = BLOCK_ROWS * i, BLOCK_ROWS * i + BLOCK_ROWS
+        changed = 0
+        for at in range(first, last):
+            slot = shift + at
+            changed += (space.labels[at] != slots.labels[slot]) | (space.bounds[at] == OPEN)
+            is_row = slots.order[slot] >= 0
+            slots.bounds[slot] = space.bounds[at] if is_row else np.float32(np.inf)
+        if not changed:
+            continue
+        for at in range(first, last):
+            slot = shift + at
+            if slots.order[slot] < 0:
+                continue
+            if space.bounds[at] == OPEN:
+                space.chosen[n_open] = at
+                n_open += 1
+            else:
+                take(slot, space.labels[at], slots.labels, moved, tally)
+    tally[OPENED] += n_open
+    return n_open
+
+
+@bare
+def visit(unit, parts, rows, slots, coarse, target, space, moved, tally):  # type: ignore[no-untyped-def]
+    """Visit parts, each (group, first block, last block); see the head of this module.
+
+    `moved`: slots whose label is new, from its begin on, and from its end on those that have too
+    many candidates to be settled here. `tally` is counted up.
+    """
+    products.begin(unit)
+    for p in range(len(parts)):
+        g = coarse.references[parts[p, 0]]
+        n_live, live_rows, radius = find_live(
+            slots, target.moves, coarse, parts[p, 1], parts[p, 2], space.live
+        )
+        tally[LIVE] += live_rows
+        tally[VISITED] += n_live * BLOCK_ROWS
+        if n_live == 0:
+            continue
+        shift = norms_around(target, g, space)
+        n_kept, others = prune(radius, space)
+        theta = round_centers(target, g, n_kept, space)
+        padded = fill_up(n_kept, space)
+        part = g, n_kept, others, shift
+        pairs = n_kept * target.centers.shape[1] >= PAIRS_FROM
+        n_opened = 0
+        for start in range(0, n_live, SLAB_BLOCKS):
+            blocks = space.live[start : min(start + SLAB_BLOCKS, n_live)]
+            load_slab(blocks, coarse, theta, space)
+            nearest(unit, coarse.packed, blocks, padded, pairs, space)
+            certify(len(blocks) * BLOCK_ROWS, n_kept, others, target, space)
+            n_open = take_labels(blocks, slots, moved, tally, space)
+            n_opened = settle_pairs(
+                rows, slots, target, part, blocks, n_open, n_opened, moved, tally, space
+            )
+        if n_opened:
+            settle_open(
+                unit, rows, slots, target, part, theta, padded, n_opened, moved, tally, space
+            )
+    products.end(unit)
