@@ -6,6 +6,8 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ from ray_kmeans.clustering.grid import Extent, Grid, Squares
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, project, without_direction
 from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
+from ray_kmeans.kernels.threads import Threads
 
 GATHERED_ROWS = 8192
 """Rows of a mini-batch that are put side by side at once."""
@@ -76,7 +79,7 @@ class ShardWorker:
     ) -> None:
         self._metric = metric
         self._kernel = kernels.load(kernel, threads)
-        self._threads = threads
+        self._threads = Threads(threads)
         self._loaded: list[tuple[Block, NDArray[np.float32]]] | None = None
         self._grid: Grid | None = None
         self._held: kernels.Held | None = None
@@ -90,14 +93,10 @@ class ShardWorker:
         """Read the shard, and return its extent, with the rows that are not finite counted."""
         self._source = source
         self._loaded = self._held = self._potential = None
-        loaded = []
-        extent = Extent(0, np.zeros(shard[0].features, np.float32))
-        for block, read in source.read(shard):
-            rows = project(read, self._metric)
-            loaded.append((block, rows))
-            extent += Extent.of_rows(rows, block.place)
+        loaded = [(block, project(rows, self._metric)) for block, rows in source.read(shard)]
+        extents = self._threads.run(Extent.of_rows, [(rows, block.place) for block, rows in loaded])
         self._loaded = loaded
-        return extent
+        return reduce(add, extents, Extent(0, np.zeros(shard[0].features, np.float32)))
 
     def get_ready(self, n_clusters: int) -> tuple[str, int, float]:
         """Compile and check what labelling for so many clusters needs.
@@ -106,17 +105,20 @@ class ShardWorker:
         """
         begin = time.perf_counter()
         name = self._kernel.ready(sum(rows.size for _, rows in self._blocks) * n_clusters)
-        return name, self._threads, time.perf_counter() - begin
+        return name, self._threads.count, time.perf_counter() - begin
 
     def measure(self, grid: Grid) -> Squares:
         """Take the grid for all sums to come, and return the sums of squares on it."""
         self._grid, self._held = grid, None
-        squares = Squares.zero(len(grid.exponent))
-        for _, rows in self._blocks:
-            self._kernel.accumulate_squares(
-                rows, grid.scale, grid.half_bits, squares.limbs, squares.coarse
-            )
-            squares += Squares.zero(rows.shape[1], self._kernel.fingerprint(rows))
+        parts = self._threads.run(self._squares, [(rows, grid) for _, rows in self._blocks])
+        squares: Squares = reduce(add, parts)
+        return squares
+
+    def _squares(self, rows: NDArray[np.float32], grid: Grid) -> Squares:
+        squares = Squares.zero(rows.shape[1], self._kernel.fingerprint(rows))
+        self._kernel.accumulate_squares(
+            rows, grid.scale, grid.half_bits, squares.limbs, squares.coarse
+        )
         return squares
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:

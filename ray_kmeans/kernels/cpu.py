@@ -91,8 +91,10 @@ def _is_right(unit: machine.Unit) -> bool:
     right = True
     for metric in ("squared_euclidean", "cosine"):
         held = HeldRows([rows], metric, unit.of, Threads(1))
-        for moved in (centers, centers * np.float32(0.98)):
+        for moved in (centers, centers * np.float32(0.98), centers[::-1].copy()):
             expected = np.empty(len(rows), np.int32)
             portable.assign(rows, portable.prepare(moved, metric), expected)
             right &= bool((held.assign(moved) == expected).all())
+            held.sums(moved, np.ones(rows.shape[1]))
+            held.regroup()
     return right

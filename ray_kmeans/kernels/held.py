@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import loops, portable
-from ray_kmeans.kernels.grouping import PART_BLOCKS, Slots, parts_of, references_for, regroup
+from ray_kmeans.kernels import grouping, loops, portable
+from ray_kmeans.kernels.grouping import PART_BLOCKS, Slots, parts_of, references_for
 from ray_kmeans.kernels.moving import Moves, MovingSums
 from ray_kmeans.kernels.products import BLOCK_ROWS
 from ray_kmeans.kernels.rounding import round_parts
@@ -64,7 +64,7 @@ class HeldRows(MovingSums):
             rows = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
             if self._excess > len(self._labels):
-                self._regroup()
+                self.regroup()
             slots = self._visit(self._parts)
             rows = self._slots.order[slots]
             labels = None
@@ -113,10 +113,10 @@ class HeldRows(MovingSums):
                 self._safe_gap = np.inf
                 self._slots.bounds[self._slots.order >= 0] = -np.inf
 
-    def _regroup(self) -> None:
+    def regroup(self) -> None:
         """Round the rows anew, around references near the centers of today."""
         references, group_of = references_for(self._scaled, len(self._labels))
-        self._slots, begins = regroup(self._slots, group_of, len(references), self._moves)
+        self._slots, begins = grouping.regroup(self._slots, group_of, len(references), self._moves)
         self._round(references, begins)
         self._usual, self._excess = -1, 0.0
 
@@ -126,7 +126,8 @@ class HeldRows(MovingSums):
         blocks = len(self._slots.order) // BLOCK_ROWS
         floats = np.empty((3, blocks * BLOCK_ROWS), np.float32)
         packed = np.zeros((blocks, self._quads, BLOCK_ROWS), np.int32)
-        self._coarse = Coarse(packed, *floats, references)
+        fields: list[Any] = [packed, *floats, references]
+        self._coarse = Coarse(*fields)
         about = self._rows, self._slots.order, self._d, np.float32(self._scale), self._coarse
         self._threads.run(
             self._with_space(round_parts), [(run, *about) for run in self._runs(self._parts)]

@@ -107,7 +107,9 @@ def accumulate(rows, labels, scale, sums):  # type: ignore[no-untyped-def]
     for i in range(n):
         label = labels[i]
         for column in range(d):
-            sums[label, column] += np.int64(np.rint(np.float64(rows[i, column]) * scale[column]))
+            sums[label, column] += np.int64(
+                vectors.whole(np.float64(rows[i, column]) * scale[column])
+            )
 
 
 def move_rows(rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, threads: Any) -> None:
@@ -152,9 +154,11 @@ def accumulate_squares(rows, scale, half_bits, limbs, coarse):  # type: ignore[n
     half = np.int64(1) << (half_bits - 1)
     for i in range(n):
         for column in range(d):
-            units = np.int64(np.rint(np.float64(rows[i, column]) * scale[column]))
+            units = np.int64(vectors.whole(np.float64(rows[i, column]) * scale[column]))
             high = (units + half) >> half_bits
             low = units - (high << half_bits)
+            # Both fit 32 bits, as a float32 has 24: their products are cheaper so.
+            high, low = np.int64(np.int32(high)), np.int64(np.int32(low))
             limbs[0, column] += high * high
             limbs[1, column] += high * low
             limbs[2, column] += low * low

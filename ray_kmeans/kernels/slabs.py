@@ -11,6 +11,9 @@ from ray_kmeans.kernels.space import bare
 PANEL_CENTERS = 2**vectors.ID_BITS
 NUMBERS = np.arange(PANEL_CENTERS, dtype=np.int32)
 SLAB = vectors.SLAB
+SUMS_BYTES = vectors.SUMS_BYTES
+FIRST_CACHE = 2**14
+"""Bytes of rows that stay in the first-level cache while centers pass by."""
 HIGHEST = np.float32(3e38)
 NEVER = np.float32(1e30)
 """Where the scores of a center that is not there begin, and no lowest score of a row that is known."""
@@ -33,25 +36,49 @@ def load_slab(blocks, coarse, theta, space):  # type: ignore[no-untyped-def]
 
 @bare
 def nearest(unit, packed, blocks, padded, three, space):  # type: ignore[no-untyped-def]
-    """Find for each row of some blocks its two or three lowest scores, and the two centers."""
+    """Find for each row of some blocks its two or three lowest scores, and the two centers.
+
+    A product is folded two products later: its sums have left the processor's store buffer by then,
+    and matrix and vector units work at the same time.
+    """
     line = packed.shape[1] * 4 * BLOCK_ROWS
-    ready = space.sums.ctypes.data
-    other = ready + 4 * CHUNK_CENTERS * BLOCK_ROWS
+    at_once = max(1, min(len(blocks), FIRST_CACHE // line))
+    sums = space.sums.ctypes.data
+    ahead, ready, other = sums, sums + SUMS_BYTES, sums + 2 * SUMS_BYTES
     for first in range(0, padded, PANEL_CENTERS):
         space.panel_lowest[:] = HIGHEST
-        before, chunk_before = -1, first
-        for chunk in range(first, min(first + PANEL_CENTERS, padded), CHUNK_CENTERS):
-            centers, offsets = panel_at(space.panel, space.offsets, chunk)
-            for i in range(len(blocks)):
-                rows = packed.ctypes.data + blocks[i] * line
+        last = min(first + PANEL_CENTERS, padded)
+        here = there = (0, 0, first)
+        left = len(blocks) * (last - first) // CHUNK_CENTERS
+        for step in range(left + 2):
+            if step < left:
+                centers, offsets = panel_at(space.panel, space.offsets, here[2])
+                rows = packed.ctypes.data + blocks[here[1]] * line
                 products.multiply(unit, rows, packed.shape[1], centers, offsets, other)
-                if before >= 0:
-                    fold_chunk(three, chunk_before, first, before, ready, space)
+                here = next_place(here, at_once, len(blocks), first, last)
+            if step >= 2:
+                fold_chunk(three, there[2], first, there[1], ready, space)
+                there = next_place(there, at_once, len(blocks), first, last)
+            if step < left:
                 products.store(unit, other)
-                ready, other = other, ready
-                before, chunk_before = i, chunk
-        fold_chunk(three, chunk_before, first, before, ready, space)
+            ready, ahead, other = ahead, other, ready
         merge(first, space)
+
+
+@bare
+def next_place(place, at_once, n_blocks, first, last):  # type: ignore[no-untyped-def]
+    """Go on to the next block and chunk of centers: some blocks meet all centers before the next do.
+
+    `place`: the first of these blocks, the block, the first center of the chunk.
+    """
+    begin, block, chunk = place
+    block += 1
+    if block == min(begin + at_once, n_blocks):
+        block, chunk = begin, chunk + CHUNK_CENTERS
+        if chunk == last:
+            begin, chunk = begin + at_once, first
+            block = begin
+    return begin, block, chunk
 
 
 @bare
@@ -104,16 +131,15 @@ def nearest_finely(unit, n_blocks, padded, space):  # type: ignore[no-untyped-de
 def multiply_finely(unit, rows, second_rows, chunk, space):  # type: ignore[no-untyped-def]
     """Write the products of the first bytes and, to be added, those of first and second bytes."""
     quads = space.packed.shape[1]
-    size = 4 * CHUNK_CENTERS * BLOCK_ROWS
     centers, offsets = panel_at(space.panel, space.offsets, chunk)
     seconds, second_offsets = panel_at(space.second_panel, space.second_offsets, chunk)
     out = space.sums.ctypes.data
     products.multiply(unit, rows, quads, centers, offsets, out)
     products.store(unit, out)
-    products.multiply(unit, rows, quads, seconds, second_offsets, out + size)
-    products.store(unit, out + size)
-    products.multiply(unit, second_rows, quads, centers, offsets, out + 2 * size)
-    products.store(unit, out + 2 * size)
+    products.multiply(unit, rows, quads, seconds, second_offsets, out + SUMS_BYTES)
+    products.store(unit, out + SUMS_BYTES)
+    products.multiply(unit, second_rows, quads, centers, offsets, out + 2 * SUMS_BYTES)
+    products.store(unit, out + 2 * SUMS_BYTES)
 
 
 @bare

@@ -6,14 +6,14 @@ The loops allocate nothing: numba would count who refers to each array, in every
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
-from ray_kmeans.kernels.vectors import SLAB
+from ray_kmeans.kernels.vectors import SLAB, SUMS_BYTES
 
 HINT_ROWS = 256
 SLAB_BLOCKS = SLAB // BLOCK_ROWS
@@ -109,7 +109,7 @@ class Space(NamedTuple):
     chosen: Ints
     left: Ints
     sums: Ints
-    """(3, 32, 32) products."""
+    """Three chunks of products, each (32, 32)."""
     opened: Ints
     packed: Ints
     second_packed: Ints
@@ -133,7 +133,7 @@ class Space(NamedTuple):
         room = -(-k // CHUNK_CENTERS) * CHUNK_CENTERS
         vector = np.zeros(64 * chunks, np.float32)
         both = np.zeros((2, 64 * chunks), np.int8)
-        return cls(
+        fields: list[Any] = [
             np.empty(blocks, np.int32),
             np.empty(k, np.int32),
             *np.empty((4, k), np.float32),
@@ -145,7 +145,7 @@ class Space(NamedTuple):
             np.empty((3, SLAB), np.int32),
             *np.empty((2, SLAB), np.float32),
             *np.empty((3, SLAB), np.int32),
-            np.empty((3, CHUNK_CENTERS, BLOCK_ROWS), np.int32),
+            np.empty((3, SUMS_BYTES // 4), np.int32),
             np.empty(blocks * BLOCK_ROWS, np.int32),
             *np.zeros((2, SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
             np.zeros((2, quads, BLOCK_ROWS), np.int32),
@@ -158,7 +158,8 @@ class Space(NamedTuple):
             both[0].view(np.int32),
             both[1],
             both[1].view(np.int32),
-        )
+        ]
+        return cls(*fields)
 
 
 def padded(matrix: Floats) -> Floats:

@@ -19,6 +19,8 @@ SLAB = 256
 """Rows that are taken together."""
 CHUNK_CENTERS = 32
 """Centers of one product: two tiles of AMX."""
+SUMS_BYTES = 128 * CHUNK_CENTERS + 256
+"""From one chunk of products to the next: not 4096, at which processors mistake loads for stores."""
 FINER = 254
 """Steps of a second byte in one of the first."""
 ID_BITS = 8
@@ -192,7 +194,7 @@ def _products(builder: Any, place: Any, fine: bool) -> list[Any]:
     sums = [builder.sitofp(each, _FLOATS) for each in _pair(builder, place, _INTS)]
     if not fine:
         return sums
-    size = ir.Constant(_I64, 128 * CHUNK_CENTERS)
+    size = ir.Constant(_I64, SUMS_BYTES)
     left = _pair(builder, builder.add(place, size), _INTS)
     right = _pair(builder, builder.add(builder.add(place, size), size), _INTS)
     share = ir.Constant(_FLOATS, [1 / FINER] * LANES)
