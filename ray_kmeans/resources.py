@@ -47,11 +47,17 @@ def plan_shards(
 def workforce(config: RunConfig) -> tuple[int, float]:
     """Return how many workers there may be and the CPUs of each; joins or starts Ray if needed."""
     if config.num_workers == 0:
-        return 1, config.cpus_per_worker or len(os.sched_getaffinity(0))
+        return 1, config.cpus_per_worker or _cpus_here()
     from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
 
     on_ray.connect(config.ray_address, config.num_workers, config.cpus_per_worker)
     return share_cpus(on_ray.node_cpus(), config.num_workers, config.cpus_per_worker)
+
+
+def _cpus_here() -> int:
+    """Return the CPUs that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) -> tuple[int, float]:

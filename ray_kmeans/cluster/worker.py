@@ -104,7 +104,8 @@ class ShardWorker:
         Returns what computes the labels, in how many threads, and the seconds that this took.
         """
         begin = time.perf_counter()
-        name = self._kernel.ready(sum(rows.size for _, rows in self._blocks) * n_clusters)
+        rows = sum(len(rows) for _, rows in self._blocks)
+        name = self._kernel.ready(rows, n_clusters, self._features)
         return name, self._threads.count, time.perf_counter() - begin
 
     def measure(self, grid: Grid) -> Squares:

@@ -34,8 +34,8 @@ class Kernel(Protocol):
     is 1 minus that product, but not below 0.
     """
 
-    def ready(self, products: int) -> str:
-        """Get ready for products of so many values of rows and centers; return what makes them."""
+    def ready(self, rows: int, k: int, d: int) -> str:
+        """Get ready to label so many rows of d columns by k centers; return what will do it."""
 
     def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
         """Take blocks of rows (n_i, d) that stay where they are, for about k centers."""

@@ -22,7 +22,9 @@ from ray_kmeans.kernels.threads import Threads
 log = logging.getLogger("ray_kmeans")
 
 WORTH = 2**27
-"""Values of rows times centers from which bytes pay: less takes BLAS some milliseconds."""
+"""Work from which bytes pay: less takes BLAS some milliseconds."""
+SCAN = 16
+"""What looking at a score costs, in columns of its product."""
 AT_ONCE = 2**16
 """Rows that are labelled at once where they do not stay: bounds the memory for their bytes."""
 
@@ -37,12 +39,12 @@ class CpuKernel(PortableKernel):
         super().__init__(threads)
         self._unit = unit
 
-    def ready(self, products: int) -> str:
-        unit = self._unit_for(products)
-        return super().ready(products) if unit is None else unit.name
+    def ready(self, rows: int, k: int, d: int) -> str:
+        unit = self._unit_for(rows, k, d)
+        return super().ready(rows, k, d) if unit is None else unit.name
 
     def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
-        unit = self._unit_for(sum(block.size for block in blocks) * k)
+        unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
         if unit is None:
             return super().hold(blocks, metric, k)
         return HeldRows(blocks, metric, unit.of, self._threads)
@@ -52,7 +54,7 @@ class CpuKernel(PortableKernel):
 
     def assign(self, rows: NDArray[np.float32], prepared: Any, labels: NDArray[np.int32]) -> None:
         centers, metric, portable = prepared
-        unit = self._unit_for(rows.size * len(centers))
+        unit = self._unit_for(len(rows), *centers.shape)
         if unit is None:
             if not portable:
                 portable.append(super().prepare(centers, metric))
@@ -63,10 +65,10 @@ class CpuKernel(PortableKernel):
             held = HeldRows([part], metric, unit.of, self._threads)
             labels[start : start + AT_ONCE] = held.assign(centers)
 
-    def _unit_for(self, products: int) -> machine.Unit | None:
+    def _unit_for(self, rows: int, k: int, d: int) -> machine.Unit | None:
         if self._unit is not None:
             return machine.units()[self._unit]
-        return _fastest() if products >= WORTH else None
+        return _fastest() if rows * k * (d + SCAN) >= WORTH else None
 
 
 @cache

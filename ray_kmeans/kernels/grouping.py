@@ -11,11 +11,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels.products import BLOCK_ROWS
+from ray_kmeans.kernels.space import Parts, bare
 
 BUCKETS = 32
 """Classes of how far a row's label is from being open: one for open, then half octaves."""
-GROUP_ROWS = 1024
-"""Rows for which a reference of their own pays: what rounding all centers around it costs."""
+GROUP_ROWS = 512
+"""Rows for which a reference of their own pays; where centers share one, four times as many."""
 PART_BLOCKS = 128
 REFINEMENTS = 3
 
@@ -71,9 +72,9 @@ def references_for(
     return references, nearest.astype(np.int32)
 
 
-def parts_of(begins: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Cut groups that begin at these blocks into parts (group, first block, last block)."""
-    return np.array(
+def parts_of(begins: NDArray[np.int64]) -> Parts:
+    """Cut groups that begin at these blocks into parts."""
+    spans = np.array(
         [
             (group, first, min(first + PART_BLOCKS, end))
             for group, (begin, end) in enumerate(pairwise(begins.tolist()))
@@ -81,46 +82,69 @@ def parts_of(begins: NDArray[np.int64]) -> NDArray[np.int32]:
         ],
         np.int32,
     ).reshape(-1, 3)
+    return Parts(spans, np.zeros(len(spans), np.float32), np.zeros(len(spans), np.float32))
 
 
 def regroup(
-    slots: Slots, group_of: NDArray[np.int32], groups: int, moves: NDArray[np.float32]
+    slots: Slots, group_of: NDArray[np.int32], groups: int
 ) -> tuple[Slots, NDArray[np.int64]]:
-    """Return the rows by the group of their center, and the block at which each group begins."""
+    """Return the rows by the group of their center, and the block at which each group begins.
+
+    Bounds are what they leave centers from now on; see `leave` and `take_back`.
+    """
     counts = np.zeros((groups, BUCKETS), np.int64)
-    _count(*slots, group_of, moves, counts)
+    _count(*slots, group_of, counts)
     blocks = -(-counts.sum(axis=1) // BLOCK_ROWS)
     begins = np.concatenate([[0], np.cumsum(blocks)])
     places = np.cumsum(counts, axis=1) - counts + begins[:-1, None] * BLOCK_ROWS
     result = Slots.empty(int(begins[-1]) * BLOCK_ROWS)
-    _place(*slots, group_of, moves, places, *result)
+    _place(*slots, group_of, places, *result)
     return result, begins
 
 
+@bare
+def leave(slots, parts, moves):  # type: ignore[no-untyped-def]
+    """Make bounds what they leave centers: less what these have come so far."""
+    for p in range(len(parts.radii)):
+        for slot in range(BLOCK_ROWS * parts.spans[p, 1], BLOCK_ROWS * parts.spans[p, 2]):
+            gone = moves[slots.labels[slot]] + parts.moves[p]
+            left = slots.bounds[slot] - gone - abs(gone) * np.float32(2.0**-20)
+            slots.bounds[slot] = left if left > np.float32(0.0) else np.float32(-np.inf)
+
+
+@bare
+def take_back(slots, parts, moves, safe_gap):  # type: ignore[no-untyped-def]
+    """Make bounds again what centers may have come in all, but no more than a part allows."""
+    for p in range(len(parts.radii)):
+        most = np.float32(0.5) * parts.radii[p] - safe_gap
+        for slot in range(BLOCK_ROWS * parts.spans[p, 1], BLOCK_ROWS * parts.spans[p, 2]):
+            if slots.order[slot] >= 0:
+                bound = min(slots.bounds[slot], most) + moves[slots.labels[slot]]
+                slots.bounds[slot] = bound - abs(bound) * np.float32(2.0**-20)
+
+
 @njit(nogil=True, cache=True)
-def _bucket(bound, move):  # type: ignore[no-untyped-def]
-    if not bound > move:
+def _bucket(left):  # type: ignore[no-untyped-def]
+    if not left > 0:
         return 0
-    _, exponent = math.frexp(bound - move)
+    _, exponent = math.frexp(left)
     return max(1, min(exponent + 20, BUCKETS - 1))
 
 
 @njit(nogil=True, cache=True)
-def _count(order, labels, bounds, group_of, moves, counts):  # type: ignore[no-untyped-def]
+def _count(order, labels, bounds, group_of, counts):  # type: ignore[no-untyped-def]
     for slot in range(len(order)):
         if order[slot] >= 0:
-            label = labels[slot]
-            counts[group_of[label], _bucket(bounds[slot], moves[label])] += 1
+            counts[group_of[labels[slot]], _bucket(bounds[slot])] += 1
 
 
 @njit(nogil=True, cache=True)
-def _place(order, labels, bounds, group_of, moves, places, new_order, new_labels, new_bounds):  # type: ignore[no-untyped-def]
+def _place(order, labels, bounds, group_of, places, new_order, new_labels, new_bounds):  # type: ignore[no-untyped-def]
     for slot in range(len(order)):
         if order[slot] >= 0:
-            label = labels[slot]
-            group, bucket = group_of[label], _bucket(bounds[slot], moves[label])
+            group, bucket = group_of[labels[slot]], _bucket(bounds[slot])
             place = places[group, bucket]
             places[group, bucket] += 1
             new_order[place] = order[slot]
-            new_labels[place] = label
+            new_labels[place] = labels[slot]
             new_bounds[place] = bounds[slot]

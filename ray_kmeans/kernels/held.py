@@ -8,6 +8,7 @@ nothing: losing them costs time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from ray_kmeans.kernels.visit import visit
 UNIT_NORM = 2.0**-19
 """How far a squared norm may be from 1 for bounds to hold for 'cosine'."""
 SETTLING_COST = 4
-"""Of an undecided row, in visits of a row."""
+REGROUPING_COST = 3
+"""Of a row that bytes leave open, and of a row when all are regrouped, in visits of a row."""
 ROWS_AT_ONCE = 2**14
 """Rows that are copied to be settled elsewhere."""
 LARGEST_DRIFT = 2.0**8
@@ -63,9 +65,9 @@ class HeldRows(MovingSums):
             labels[self._slots.order[here]] = self._slots.labels[here]
             rows = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
-            if self._excess > len(self._labels):
+            if self._excess > REGROUPING_COST * len(self._labels):
                 self.regroup()
-            slots = self._visit(self._parts)
+            slots = self._visit()
             rows = self._slots.order[slots]
             labels = None
         before = self._labels[rows]
@@ -79,14 +81,14 @@ class HeldRows(MovingSums):
         """Label all rows without knowing anything of them."""
         self._spaces = []
         self._scale, mean = portable.scale_of(centers)
-        self._travels, self._farthest = np.zeros(len(centers)), 0.0
+        self._travels = self._step = np.zeros(len(centers))
         self._slots = Slots.of_rows(len(self._labels))
         self._take(centers)
         with np.errstate(over="ignore"):
             reference = padded((mean * self._scale).astype(np.float32)[None])
         self._round(reference, np.array([0, len(self._slots.order) // BLOCK_ROWS]))
-        self._visit(self._parts)
-        self._usual, self._excess = int(self._tally[OPENED]), 0.0
+        self._visit()
+        self._usual, self._excess = 0, 0.0  # a reference for all is good for a begin only
 
     def _drift(self, centers: NDArray[np.float32]) -> bool:
         """Note how far the centers moved; return whether what is known is still of use."""
@@ -94,9 +96,8 @@ class HeldRows(MovingSums):
         if not 1 / LARGEST_DRIFT <= scale / self._scale <= LARGEST_DRIFT:
             return False
         step = np.sqrt(((centers.astype(np.float64) - self._centers) ** 2).sum(axis=1))
-        step *= self._scale * (1 + 2.0**-20)
-        self._travels += step
-        self._farthest += float(step.max())
+        self._step = step * self._scale * (1 + 2.0**-20)
+        self._travels = self._travels + self._step
         self._take(centers)
         return True
 
@@ -104,7 +105,7 @@ class HeldRows(MovingSums):
         self._centers = centers
         with np.errstate(over="ignore"):  # then no row is certified
             self._scaled = padded(centers * np.float32(self._scale))
-        self._moves = ((self._travels + self._farthest) * (1 + 2.0**-20)).astype(np.float32)
+        self._moves = (self._travels * (1 + 2.0**-20)).astype(np.float32)
         self._safe_gap = 0.0
         if self._metric == portable.COSINE:
             self._safe_gap = self._scale * 2.0**-8
@@ -116,8 +117,11 @@ class HeldRows(MovingSums):
     def regroup(self) -> None:
         """Round the rows anew, around references near the centers of today."""
         references, group_of = references_for(self._scaled, len(self._labels))
-        self._slots, begins = grouping.regroup(self._slots, group_of, len(references), self._moves)
+        grouping.leave(self._slots, self._parts, self._moves)
+        self._slots, begins = grouping.regroup(self._slots, group_of, len(references))
         self._round(references, begins)
+        safe_gap = np.float32(self._safe_gap)
+        grouping.take_back(self._slots, self._parts, self._moves, safe_gap)
         self._usual, self._excess = -1, 0.0
 
     def _round(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
@@ -130,36 +134,36 @@ class HeldRows(MovingSums):
         self._coarse = Coarse(*fields)
         about = self._rows, self._slots.order, self._d, np.float32(self._scale), self._coarse
         self._threads.run(
-            self._with_space(round_parts), [(run, *about) for run in self._runs(self._parts)]
+            self._with_space(round_parts), [(*run, self._parts, *about) for run in self._runs()]
         )
 
-    def _visit(self, parts: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Visit parts; return the slots whose label is new."""
-        runs = self._runs(parts)
+    def _visit(self) -> NDArray[np.int32]:
+        """Visit all parts; return the slots whose label is new."""
+        runs = self._runs()
         tallies = np.zeros((len(runs), 6), np.int64)
         moved = np.empty(len(self._slots.order), np.int32)
-        spaces = [moved[run[0, 1] * BLOCK_ROWS : run[-1, 2] * BLOCK_ROWS] for run in runs]
+        spans = self._parts.spans * BLOCK_ROWS
+        spaces = [moved[spans[first, 1] : spans[last - 1, 2]] for first, last in runs]
         target = Target(
             self._centers,
             self._scaled,
             np.float32(self._scale),
             self._metric == portable.COSINE,
             self._moves,
+            self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
             np.float32(self._safe_gap),
         )
-        about = self._rows, self._slots, self._coarse, target
-
-        def work(run: Any, moved: Any, tally: Any, space: Space) -> None:
-            visit(self._unit, run, *about, space, moved, tally)
-
-        self._threads.run(self._with_space(work), zip(runs, spaces, tallies, strict=True))
+        about = self._parts, self._rows, self._slots, self._coarse, target
+        work = [
+            (self._unit, *run, *about, space, tally)
+            for run, space, tally in zip(runs, spaces, tallies, strict=True)
+        ]
+        self._threads.run(self._with_space(visit), work)
         self._tally = tallies.sum(axis=0)
         self._count_excess()
-        ends = zip(spaces, tallies, strict=True)
+        ends = list(zip(spaces, tallies, strict=True))
         found = [space[: tally[MOVED]] for space, tally in ends]
-        hard = [
-            space[len(space) - tally[HARD] :] for space, tally in zip(spaces, tallies, strict=True)
-        ]
+        hard = [space[len(space) - tally[HARD] :] for space, tally in ends]
         return np.concatenate([*found, self._settle(np.concatenate(hard))])
 
     def _count_excess(self) -> None:
@@ -200,9 +204,10 @@ class HeldRows(MovingSums):
 
         return call
 
-    def _runs(self, parts: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-        """Cut parts into pieces of work of about equal size."""
-        pieces = min(len(parts), TASKS_PER_THREAD * self._threads.count)
-        sizes = np.cumsum(parts[:, 2] - parts[:, 1])
+    def _runs(self) -> list[tuple[int, int]]:
+        """Cut the parts into pieces of work of about equal size, (first, last) each."""
+        spans = self._parts.spans
+        pieces = min(len(spans), TASKS_PER_THREAD * self._threads.count)
+        sizes = np.cumsum(spans[:, 2] - spans[:, 1])
         cuts = np.searchsorted(sizes, sizes[-1] * np.arange(1, pieces) / pieces) + 1
-        return [run for run in np.split(parts, np.unique(cuts)) if len(run)]
+        return list(pairwise(np.unique([0, *cuts, len(spans)]).tolist()))

@@ -83,7 +83,7 @@ class PortableKernel:
     def __init__(self, threads: int) -> None:
         self._threads = Threads(threads)
 
-    def ready(self, products: int) -> str:
+    def ready(self, rows: int, k: int, d: int) -> str:
         return "float32 BLAS"
 
     def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:

@@ -16,7 +16,7 @@ from ray_kmeans.kernels.moving import Moves, PlainHeld
 class ReferenceKernel:
     """Slow and obvious; every other kernel must give the same bits."""
 
-    def ready(self, products: int) -> str:
+    def ready(self, rows: int, k: int, d: int) -> str:
         return "reference"
 
     def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:

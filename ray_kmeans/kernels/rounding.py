@@ -130,14 +130,16 @@ def to_two_bytes(r, step, inverse, q, second):  # type: ignore[no-untyped-def]
 
 
 @bare
-def round_parts(parts, rows, order, d, scale, coarse, space):  # type: ignore[no-untyped-def]
-    """Round the rows of parts, each (group, first block, last block); a slot of row -1 is empty."""
+def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, space):  # type: ignore[no-untyped-def]
+    """Round the rows of some parts; a slot of row -1 is empty."""
     r, bits, q, words = space.vector, space.bits, space.first_bytes, space.words
     quads = coarse.packed.shape[1]
-    for p in range(len(parts)):
-        g = coarse.references[parts[p, 0]]
-        last = parts[p, 2] * BLOCK_ROWS
-        for slot in range(parts[p, 1] * BLOCK_ROWS, last):
+    for p in range(first_part, last_part):
+        group, first_block, last_block = parts.spans[p]
+        g = coarse.references[group]
+        last = last_block * BLOCK_ROWS
+        parts.radii[p] = np.float32(0.0)
+        for slot in range(first_block * BLOCK_ROWS, last):
             coarse.weights[slot] = coarse.errors[slot] = coarse.sizes[slot] = np.float32(0.0)
             if slot + AHEAD < last:
                 fetch_row(rows, order[slot + AHEAD], d)
@@ -146,7 +148,7 @@ def round_parts(parts, rows, order, d, scale, coarse, space):  # type: ignore[no
             x = vectors.floats_at(address_of(rows, order[slot], d), d)
             subtract(x, scale, g, r)
             if not sum_of_squares(r) < FAR_AWAY * FAR_AWAY:  # also where it is not a number
-                coarse.errors[slot] = np.float32(np.inf)
+                coarse.errors[slot] = parts.radii[p] = np.float32(np.inf)
                 continue
             step, inverse = steps_of(largest_of(bits))
             whole, error = to_bytes(r, step, inverse, q)
@@ -158,6 +160,7 @@ def round_parts(parts, rows, order, d, scale, coarse, space):  # type: ignore[no
             coarse.sizes[slot] = size
             # 2^-21 |r'| is more than r and step q were rounded by.
             coarse.errors[slot] = np.sqrt(error) * ROOM + np.float32(2.0**-21) * size + SMALL_R
+            parts.radii[p] = max(parts.radii[p], size + coarse.errors[slot])
 
 
 @bare

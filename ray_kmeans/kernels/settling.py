@@ -130,7 +130,9 @@ def load_finely(some, rows, order, target, g, theta, fine_theta, space):  # type
 
 
 @bare
-def settle_open(unit, rows, slots, target, part, theta, padded, n_opened, moved, tally, space):  # type: ignore[no-untyped-def]
+def settle_open(
+    unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
+):  # type: ignore[no-untyped-def]
     """Label the open rows of a part, whose centers stand in the panel."""
     g, n_kept, others, shift = part
     d = target.centers.shape[1]
@@ -140,7 +142,7 @@ def settle_open(unit, rows, slots, target, part, theta, padded, n_opened, moved,
         some = space.opened[start : min(start + SLAB, n_opened)]
         load_finely(some, rows, slots.order, target, g, theta, fine_theta, space)
         nearest_finely(unit, (len(some) + BLOCK_ROWS - 1) // BLOCK_ROWS, padded, space)
-        certify(len(some), n_kept, others, target, space)
+        certify(len(some), n_kept, others, target, margin, space)
         n_left = 0
         for i in range(len(some)):
             slots.bounds[some[i]] = space.bounds[i]

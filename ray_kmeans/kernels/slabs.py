@@ -176,14 +176,15 @@ def insert(first, keys, bits, lowest, best):  # type: ignore[no-untyped-def]
 
 
 @bare
-def certify(n, n_kept, others, target, space):  # type: ignore[no-untyped-def]
+def certify(n, n_kept, others, target, margin, space):  # type: ignore[no-untyped-def]
     """Write for each row what its lowest score does not exceed, its label, and its bound.
 
     `others`: where the scores of the centers begin that were not kept. The bound says how far
-    centers may move before the label can change, on top of `moves`: the nearest is at most D away,
-    and the others by gap / (D + sqrt(D^2 + gap)) more (a difference of square roots without
-    cancellation).
+    centers may come, in all, before the label can change; `margin` is (the most that it may leave
+    them, how far those near the part have come). The nearest center is at most D away, and the
+    others by gap / (D + sqrt(D^2 + gap)) more: a difference of square roots without cancellation.
     """
+    most, part_moves = margin
     lowest, seconds, best = space.lowest[0], space.lowest[1], space.best[0]
     slacks, norms, kept, moves = space.slacks, space.norms, space.kept, target.moves
     for i in range(n):
@@ -198,9 +199,10 @@ def certify(n, n_kept, others, target, space):  # type: ignore[no-untyped-def]
         squared = upper + radius * radius * np.float32(1.001)
         squared = squared if squared > np.float32(0.0) else np.float32(0.0)
         away = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
-        slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more)) - target.safe_gap
+        slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more))
+        slack = slack if slack < most else most
         label = kept[center]
-        bound = slack + moves[label]
+        bound = slack - target.safe_gap + (moves[label] + part_moves)
         bound -= abs(bound) * np.float32(2.0**-20)
         space.uppers[i] = upper
         space.bounds[i] = bound if sure else OPEN

@@ -59,6 +59,17 @@ class Coarse(NamedTuple):
     """(groups, columns) scaled."""
 
 
+class Parts(NamedTuple):
+    """Runs of blocks that share a reference."""
+
+    spans: Ints
+    """(parts, 3) group, first block, last block."""
+    radii: Floats
+    """(parts,) how far a row is from the reference at most."""
+    moves: Floats
+    """(parts,) how far centers near the part have come, step by step the one that went farthest."""
+
+
 class Target(NamedTuple):
     """The centers that rows are assigned to."""
 
@@ -69,7 +80,9 @@ class Target(NamedTuple):
     scale: np.float32
     cosine: bool
     moves: Floats
-    """(k,) how far each center, and the one that went farthest, have come, rounded up."""
+    """(k,) how far each center has come since bounds are kept, rounded up."""
+    step: Floats
+    """(k,) how far of that since the last pass."""
     safe_gap: np.float32
     """What a bound must be lower by, where scores are not quite squared distances."""
 

@@ -20,7 +20,7 @@ SLAB = 256
 CHUNK_CENTERS = 32
 """Centers of one product: two tiles of AMX."""
 SUMS_BYTES = 128 * CHUNK_CENTERS + 256
-"""From one chunk of products to the next: not 4096, at which processors mistake loads for stores."""
+"""From one chunk of products to the next; at 4096, processors mistake loads for stores."""
 FINER = 254
 """Steps of a second byte in one of the first."""
 ID_BITS = 8

@@ -27,7 +27,32 @@ from ray_kmeans.kernels.space import SLAB_BLOCKS, bare
 
 
 @bare
-def find_live(slots, moves, coarse, first, last, live):  # type: ignore[no-untyped-def]
+def margin_of(parts, p, slots, target, space):  # type: ignore[no-untyped-def]
+    """Note how far centers near a part have come; return what `certify` takes as margin.
+
+    A row is at most R from the reference and its center at most R + A from it, A being the largest
+    |e| of a label here. A center farther than 2 R + A + R/2 from the reference is farther from the
+    row than its own by R/2 at least, so where bounds leave no more than that, its moves do not count;
+    when it comes nearer, they do.
+    """
+    radius = parts.radii[p]
+    most = np.float32(0.5) * radius
+    away = np.float32(0.0)
+    for slot in range(BLOCK_ROWS * parts.spans[p, 1], BLOCK_ROWS * parts.spans[p, 2]):
+        norm = space.all_norms[slots.labels[slot]]
+        away = norm if norm > away else away
+    near = np.float32(1.03) * (np.float32(2.0) * radius + away + most)  # E is up to 2 % too large
+    step = np.float32(0.0)
+    for j in range(len(space.all_norms)):
+        if not space.all_norms[j] > near:
+            step = max(step, target.step[j])
+    moves = (parts.moves[p] + step) * np.float32(1 + 2.0**-20)
+    parts.moves[p] = moves
+    return most, moves
+
+
+@bare
+def find_live(slots, moves, part_moves, coarse, first, last, live):  # type: ignore[no-untyped-def]
     """List the blocks that hold a row whose label may change; return (blocks, rows, radius)."""
     count = 0
     rows = 0
@@ -37,7 +62,7 @@ def find_live(slots, moves, coarse, first, last, live):  # type: ignore[no-untyp
         here = 0
         largest = np.float32(0.0)
         for slot in range(begin, begin + BLOCK_ROWS):
-            here += not slots.bounds[slot] > moves[slots.labels[slot]]
+            here += not slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
             size = coarse.sizes[slot] + coarse.errors[slot]
             largest = size if size > largest else largest
         if here:
@@ -113,40 +138,48 @@ def take_labels(blocks, slots, moved, tally, space):  # type: ignore[no-untyped-
 
 
 @bare
-def visit(unit, parts, rows, slots, coarse, target, space, moved, tally):  # type: ignore[no-untyped-def]
-    """Visit parts, each (group, first block, last block); see the head of this module.
+def visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, space):  # type: ignore[no-untyped-def]
+    """Label the rows of a part."""
+    group, first_block, last_block = parts.spans[p]
+    g = coarse.references[group]
+    shift = norms_around(target, g, space)
+    margin = margin_of(parts, p, slots, target, space)
+    n_live, live_rows, radius = find_live(
+        slots, target.moves, margin[1], coarse, first_block, last_block, space.live
+    )
+    tally[LIVE] += live_rows
+    tally[VISITED] += n_live * BLOCK_ROWS
+    if n_live == 0:
+        return
+    n_kept, others = prune(radius, space)
+    theta = round_centers(target, g, n_kept, space)
+    padded = fill_up(n_kept, space)
+    part = g, n_kept, others, shift
+    pairs = n_kept * target.centers.shape[1] >= PAIRS_FROM
+    n_opened = 0
+    for start in range(0, n_live, SLAB_BLOCKS):
+        blocks = space.live[start : min(start + SLAB_BLOCKS, n_live)]
+        load_slab(blocks, coarse, theta, space)
+        nearest(unit, coarse.packed, blocks, padded, pairs, space)
+        certify(len(blocks) * BLOCK_ROWS, n_kept, others, target, margin, space)
+        n_open = take_labels(blocks, slots, moved, tally, space)
+        n_opened = settle_pairs(
+            rows, slots, target, part, blocks, n_open, n_opened, moved, tally, space
+        )
+    if n_opened:
+        settle_open(
+            unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
+        )
+
+
+@bare
+def visit(unit, first_part, last_part, parts, rows, slots, coarse, target, moved, tally, space):  # type: ignore[no-untyped-def]
+    """Visit some parts; see the head of this module.
 
     `moved`: slots whose label is new, from its begin on, and from its end on those that have too
     many candidates to be settled here. `tally` is counted up.
     """
     products.begin(unit)
-    for p in range(len(parts)):
-        g = coarse.references[parts[p, 0]]
-        n_live, live_rows, radius = find_live(
-            slots, target.moves, coarse, parts[p, 1], parts[p, 2], space.live
-        )
-        tally[LIVE] += live_rows
-        tally[VISITED] += n_live * BLOCK_ROWS
-        if n_live == 0:
-            continue
-        shift = norms_around(target, g, space)
-        n_kept, others = prune(radius, space)
-        theta = round_centers(target, g, n_kept, space)
-        padded = fill_up(n_kept, space)
-        part = g, n_kept, others, shift
-        pairs = n_kept * target.centers.shape[1] >= PAIRS_FROM
-        n_opened = 0
-        for start in range(0, n_live, SLAB_BLOCKS):
-            blocks = space.live[start : min(start + SLAB_BLOCKS, n_live)]
-            load_slab(blocks, coarse, theta, space)
-            nearest(unit, coarse.packed, blocks, padded, pairs, space)
-            certify(len(blocks) * BLOCK_ROWS, n_kept, others, target, space)
-            n_open = take_labels(blocks, slots, moved, tally, space)
-            n_opened = settle_pairs(
-                rows, slots, target, part, blocks, n_open, n_opened, moved, tally, space
-            )
-        if n_opened:
-            settle_open(
-                unit, rows, slots, target, part, theta, padded, n_opened, moved, tally, space
-            )
+    for p in range(first_part, last_part):
+        visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, space)
     products.end(unit)
