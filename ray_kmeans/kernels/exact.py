@@ -18,7 +18,7 @@ MAX_PARTS = 640
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def squared_distance(x, c):  # type: ignore[no-untyped-def]
+def squared_distance(x, c):
     """Return |x - c|^2 in float64, off by at most (d + 4) * 2**-53 of itself in any order."""
     total = 0.0
     for column in range(x.shape[0]):
@@ -28,7 +28,7 @@ def squared_distance(x, c):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def product_and_size(x, c):  # type: ignore[no-untyped-def]
+def product_and_size(x, c):
     """Return x.c in float64, off by at most (d + 4) * 2**-53 of the second, sum |x_l c_l|."""
     total = 0.0
     size = 0.0
@@ -40,7 +40,7 @@ def product_and_size(x, c):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def score(x, c, cosine):  # type: ignore[no-untyped-def]
+def score(x, c, cosine):
     """Return the score in float64 and by how much at most it is off, also after one more addition.
 
     What is added up may cancel for 'cosine', so the error is a share of the sizes, not of the sum.
@@ -55,7 +55,7 @@ def score(x, c, cosine):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _grow(parts, used, term):  # type: ignore[no-untyped-def]
+def _grow(parts, used, term):
     kept = 0
     for i in range(used):
         part = parts[i]
@@ -73,7 +73,7 @@ def _grow(parts, used, term):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, _nrt=True)
-def difference_of_distances(x, a, b):  # type: ignore[no-untyped-def]
+def difference_of_distances(x, a, b):
     """Return a number with the sign of |x-a|^2 - |x-b|^2 over the reals."""
     parts = np.empty(MAX_PARTS)
     used = 0
@@ -90,7 +90,7 @@ def difference_of_distances(x, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, _nrt=True)
-def difference_of_products(x, a, b):  # type: ignore[no-untyped-def]
+def difference_of_products(x, a, b):
     """Return a number with the sign of x.b - x.a over the reals."""
     parts = np.empty(MAX_PARTS)
     used = 0
@@ -105,7 +105,7 @@ def difference_of_products(x, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def is_nearer(x, a, score_a, b, score_b, cosine):  # type: ignore[no-untyped-def]
+def is_nearer(x, a, score_a, b, score_b, cosine):
     """Tell whether x is strictly nearer to a than to b, given the result of `score` for both."""
     found_a, error_a = score_a
     found_b, error_b = score_b

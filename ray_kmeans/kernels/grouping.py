@@ -103,7 +103,7 @@ def regroup(
 
 
 @bare
-def leave(slots, parts, moves):  # type: ignore[no-untyped-def]
+def leave(slots, parts, moves):
     """Make bounds what they leave centers: less what these have come so far."""
     for p in range(len(parts.radii)):
         for slot in range(BLOCK_ROWS * parts.spans[p, 1], BLOCK_ROWS * parts.spans[p, 2]):
@@ -113,7 +113,7 @@ def leave(slots, parts, moves):  # type: ignore[no-untyped-def]
 
 
 @bare
-def take_back(slots, parts, moves, safe_gap):  # type: ignore[no-untyped-def]
+def take_back(slots, parts, moves, safe_gap):
     """Make bounds again what centers may have come in all, but no more than a part allows."""
     for p in range(len(parts.radii)):
         most = np.float32(0.5) * parts.radii[p] - safe_gap
@@ -124,7 +124,7 @@ def take_back(slots, parts, moves, safe_gap):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _bucket(left):  # type: ignore[no-untyped-def]
+def _bucket(left):
     if not left > 0:
         return 0
     _, exponent = math.frexp(left)
@@ -132,14 +132,14 @@ def _bucket(left):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _count(order, labels, bounds, group_of, counts):  # type: ignore[no-untyped-def]
+def _count(order, labels, bounds, group_of, counts):
     for slot in range(len(order)):
         if order[slot] >= 0:
             counts[group_of[labels[slot]], _bucket(bounds[slot])] += 1
 
 
 @njit(nogil=True, cache=True)
-def _place(order, labels, bounds, group_of, places, new_order, new_labels, new_bounds):  # type: ignore[no-untyped-def]
+def _place(order, labels, bounds, group_of, places, new_order, new_labels, new_bounds):
     for slot in range(len(order)):
         if order[slot] >= 0:
             group, bucket = group_of[labels[slot]], _bucket(bounds[slot])

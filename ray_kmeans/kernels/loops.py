@@ -22,7 +22,7 @@ TILE_CENTERS = 64
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def center(rows, scaled_mean, scale, residuals):  # type: ignore[no-untyped-def]
+def center(rows, scaled_mean, scale, residuals):
     # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term any underflow.
     n, d = rows.shape
     for i in range(n):
@@ -36,7 +36,7 @@ def center(rows, scaled_mean, scale, residuals):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def scan(lows, first, lowest, second, labels):  # type: ignore[no-untyped-def]
+def scan(lows, first, lowest, second, labels):
     # Rows run along the vector lanes, so the state of a tile stays in the first-level cache.
     panel, n = lows.shape
     if first == 0:
@@ -56,7 +56,7 @@ def scan(lows, first, lowest, second, labels):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain):  # type: ignore[no-untyped-def]
+def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain):
     n, width = residuals.shape
     for i in range(n):
         norm = residuals[i, width - 1]
@@ -70,7 +70,7 @@ def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain)
 
 
 @njit(nogil=True, cache=True)
-def settle(rows, centers, cosine, lows, first, upper, nearest, scores):  # type: ignore[no-untyped-def]
+def settle(rows, centers, cosine, lows, first, upper, nearest, scores):
     panel, n = lows.shape
     for i in range(n):
         if cosine and not np.any(rows[i]):
@@ -95,14 +95,14 @@ def settle(rows, centers, cosine, lows, first, upper, nearest, scores):  # type:
 
 
 @njit(nogil=True, cache=True)
-def gather(blocks, numbers, rows):  # type: ignore[no-untyped-def]
+def gather(blocks, numbers, rows):
     n, d = rows.shape
     for i in range(n):
         rows[i] = vectors.floats_at(address_of(blocks, numbers[i], d), d)
 
 
 @njit(nogil=True, cache=True)
-def accumulate(rows, labels, scale, sums):  # type: ignore[no-untyped-def]
+def accumulate(rows, labels, scale, sums):
     n, d = rows.shape
     for i in range(n):
         label = labels[i]
@@ -123,7 +123,7 @@ def move_rows(rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, threads
 
 
 @njit(nogil=True, cache=True)
-def _move(rows, numbers, before, after, scale, sums, part, of):  # type: ignore[no-untyped-def]
+def _move(rows, numbers, before, after, scale, sums, part, of):
     d = sums.shape[1]
     for i in range(len(numbers)):
         old, new = before[i], after[i]
@@ -137,19 +137,19 @@ def _move(rows, numbers, before, after, scale, sums, part, of):  # type: ignore[
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _add(row, scale, total):  # type: ignore[no-untyped-def]
+def _add(row, scale, total):
     for column in range(len(row)):
         total[column] += np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _subtract(row, scale, total):  # type: ignore[no-untyped-def]
+def _subtract(row, scale, total):
     for column in range(len(row)):
         total[column] -= np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
 
 
 @njit(nogil=True, cache=True)
-def accumulate_squares(rows, scale, half_bits, limbs, coarse):  # type: ignore[no-untyped-def]
+def accumulate_squares(rows, scale, half_bits, limbs, coarse):
     n, d = rows.shape
     half = np.int64(1) << (half_bits - 1)
     for i in range(n):
@@ -166,7 +166,7 @@ def accumulate_squares(rows, scale, half_bits, limbs, coarse):  # type: ignore[n
 
 
 @njit(nogil=True, cache=True)
-def _term(x, c, cosine):  # type: ignore[no-untyped-def]
+def _term(x, c, cosine):
     if cosine:
         return np.float64(x) * np.float64(c)
     difference = np.float64(x) - np.float64(c)
@@ -174,12 +174,12 @@ def _term(x, c, cosine):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _distance(total, cosine):  # type: ignore[no-untyped-def]
+def _distance(total, cosine):
     return max(0.0, 1.0 - total) if cosine else total
 
 
 @njit(nogil=True, cache=True)
-def _turn(rows, tile):  # type: ignore[no-untyped-def]
+def _turn(rows, tile):
     # Eight rows at a time, so that a line of the tile is filled at once.
     n, d = rows.shape
     whole = n // 8 * 8
@@ -193,7 +193,7 @@ def _turn(rows, tile):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _four(center, column):  # type: ignore[no-untyped-def]
+def _four(center, column):
     return (
         np.float64(center[column]),
         np.float64(center[column + 1]),
@@ -203,7 +203,7 @@ def _four(center, column):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _add_squares(tile, centers, totals):  # type: ignore[no-untyped-def]
+def _add_squares(tile, centers, totals):
     # Rows run along the vector lanes, so the order of additions does not depend on their number.
     # Four columns at a time spare loads and stores of the totals; each is still added by itself.
     k, d = centers.shape
@@ -223,7 +223,7 @@ def _add_squares(tile, centers, totals):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _add_products(tile, centers, totals):  # type: ignore[no-untyped-def]
+def _add_products(tile, centers, totals):
     k, d = centers.shape
     whole = d // 4 * 4
     for j in range(k):
@@ -240,7 +240,7 @@ def _add_products(tile, centers, totals):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _write(totals, cosine, result):  # type: ignore[no-untyped-def]
+def _write(totals, cosine, result):
     n, panel = result.shape
     if cosine:
         for j in range(panel):
@@ -252,7 +252,7 @@ def _write(totals, cosine, result):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def distances(rows, centers, cosine, result):  # type: ignore[no-untyped-def]
+def distances(rows, centers, cosine, result):
     n, d = rows.shape
     k = centers.shape[0]
     tile = np.zeros((TILE_COLUMNS, TILE_ROWS))
@@ -274,7 +274,7 @@ def distances(rows, centers, cosine, result):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def distances_to(rows, centers, labels, cosine, result):  # type: ignore[no-untyped-def]
+def distances_to(rows, centers, labels, cosine, result):
     # Four rows at a time: each addition waits for the one before it in the same row.
     n, d = rows.shape
     whole = n // 4 * 4
@@ -296,7 +296,7 @@ def distances_to(rows, centers, labels, cosine, result):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True)
-def fingerprint(bits, keys):  # type: ignore[no-untyped-def]
+def fingerprint(bits, keys):
     n, d = bits.shape
     total = np.uint64(0)
     for i in range(n):

@@ -105,7 +105,7 @@ def _store(unit: Any, sums: Any) -> Any:
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _by_tiles(rows, quads, centers):  # type: ignore[no-untyped-def]
+def _by_tiles(rows, quads, centers):
     chunks = (quads + 15) // 16
     vectors.zero_0()
     vectors.zero_1()
@@ -125,7 +125,7 @@ def _by_tiles(rows, quads, centers):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _store_tiles(sums):  # type: ignore[no-untyped-def]
+def _store_tiles(sums):
     vectors.store_0(sums, 128)
     vectors.store_1(sums + 64, 128)
     vectors.store_2(sums + 16 * 128, 128)
@@ -133,7 +133,7 @@ def _store_tiles(sums):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _by_vectors(rows, quads, centers, offsets, sums):  # type: ignore[no-untyped-def]
+def _by_vectors(rows, quads, centers, offsets, sums):
     chunks = (quads + 15) // 16
     for tile in range(2):
         for part in range(2):

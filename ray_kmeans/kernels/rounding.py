@@ -41,7 +41,7 @@ AHEAD = 8
 
 
 @bare
-def address_of(rows, row, d):  # type: ignore[no-untyped-def]
+def address_of(rows, row, d):
     block = rows.hints[row // HINT_ROWS]
     while rows.firsts[block + 1] <= row:
         block += 1
@@ -49,7 +49,7 @@ def address_of(rows, row, d):  # type: ignore[no-untyped-def]
 
 
 @bare
-def fetch_row(rows, row, d):  # type: ignore[no-untyped-def]
+def fetch_row(rows, row, d):
     """Ask for a row that is to be read soon; rows that stand in no order would be waited for."""
     if row >= 0:
         place = address_of(rows, row, d)
@@ -58,14 +58,14 @@ def fetch_row(rows, row, d):  # type: ignore[no-untyped-def]
 
 
 @bare
-def subtract(x, scale, g, r):  # type: ignore[no-untyped-def]
+def subtract(x, scale, g, r):
     """Write r = scale x - g; beyond the columns of x it stays zero, as g is."""
     for column in range(x.shape[0]):
         r[column] = x[column] * scale - g[column]
 
 
 @bare_sum
-def sum_of_squares(r):  # type: ignore[no-untyped-def]
+def sum_of_squares(r):
     total = np.float32(0.0)
     for column in range(r.shape[0]):
         total += r[column] * r[column]
@@ -73,7 +73,7 @@ def sum_of_squares(r):  # type: ignore[no-untyped-def]
 
 
 @bare
-def largest_of(bits):  # type: ignore[no-untyped-def]
+def largest_of(bits):
     """Return the largest magnitude of floats given as int32: as such, magnitudes order alike."""
     largest = np.int32(0)
     for column in range(bits.shape[0]):
@@ -82,7 +82,7 @@ def largest_of(bits):  # type: ignore[no-untyped-def]
 
 
 @bare
-def steps_of(largest):  # type: ignore[no-untyped-def]
+def steps_of(largest):
     """Return the step in which a largest magnitude is at most 127, and nearly its inverse."""
     if largest < SMALL_R:
         return np.float32(0.0), np.float32(0.0)
@@ -90,7 +90,7 @@ def steps_of(largest):  # type: ignore[no-untyped-def]
 
 
 @bare
-def finer_steps(step):  # type: ignore[no-untyped-def]
+def finer_steps(step):
     """Return the step of second bytes, and nearly its inverse."""
     if step == np.float32(0.0):
         return np.float32(0.0), np.float32(0.0)
@@ -98,7 +98,7 @@ def finer_steps(step):  # type: ignore[no-untyped-def]
 
 
 @bare_sum
-def to_bytes(r, step, inverse, q):  # type: ignore[no-untyped-def]
+def to_bytes(r, step, inverse, q):
     """Write r in whole steps; return |q|^2 and |r - step q|^2."""
     squares = np.float32(0.0)
     error = np.float32(0.0)
@@ -112,7 +112,7 @@ def to_bytes(r, step, inverse, q):  # type: ignore[no-untyped-def]
 
 
 @bare_sum
-def to_two_bytes(r, step, inverse, q, second):  # type: ignore[no-untyped-def]
+def to_two_bytes(r, step, inverse, q, second):
     """Write r in whole steps, and the rest in steps of step / 254; return |r - r'|^2 of each."""
     finer, finer_inverse = finer_steps(step)
     first_error = np.float32(0.0)
@@ -130,7 +130,7 @@ def to_two_bytes(r, step, inverse, q, second):  # type: ignore[no-untyped-def]
 
 
 @bare
-def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, space):  # type: ignore[no-untyped-def]
+def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, space):
     """Round the rows of some parts; a slot of row -1 is empty."""
     r, bits, q, words = space.vector, space.bits, space.first_bytes, space.words
     quads = coarse.packed.shape[1]
@@ -164,7 +164,7 @@ def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, spa
 
 
 @bare
-def round_finely(x, scale, g, space):  # type: ignore[no-untyped-def]
+def round_finely(x, scale, g, space):
     """Round a row to two bytes a column; return -2 w, how far it is off, |r - r'| of one byte, |r|."""
     r = space.vector
     subtract(x, scale, g, r)
@@ -181,7 +181,7 @@ def round_finely(x, scale, g, space):  # type: ignore[no-untyped-def]
 
 
 @bare
-def product(g, e):  # type: ignore[no-untyped-def]
+def product(g, e):
     total = 0.0
     for column in range(g.shape[0]):
         total += np.float64(g[column]) * np.float64(e[column])
@@ -189,7 +189,7 @@ def product(g, e):  # type: ignore[no-untyped-def]
 
 
 @bare
-def norms_around(target, g, space):  # type: ignore[no-untyped-def]
+def norms_around(target, g, space):
     """Write for each center its largest |e_l|, and E, q and a as above; return |g|^2 - s^2."""
     e = space.vector
     d = target.centers.shape[1]
@@ -211,7 +211,7 @@ def norms_around(target, g, space):  # type: ignore[no-untyped-def]
 
 
 @bare_sum
-def put_bytes(e, step, inverse, lines):  # type: ignore[no-untyped-def]
+def put_bytes(e, step, inverse, lines):
     """Write e in whole steps, 64 columns at a time; return |e - step q|^2 and the sum of q."""
     error = np.float32(0.0)
     total = np.int32(0)
@@ -228,7 +228,7 @@ def put_bytes(e, step, inverse, lines):  # type: ignore[no-untyped-def]
 
 
 @bare_sum
-def put_second_bytes(e, step, lines, second_lines):  # type: ignore[no-untyped-def]
+def put_second_bytes(e, step, lines, second_lines):
     """Write what e is off from step q in steps of step / 254; return as `put_bytes` does."""
     finer, inverse = finer_steps(step)
     error = np.float32(0.0)
@@ -246,14 +246,14 @@ def put_second_bytes(e, step, lines, second_lines):  # type: ignore[no-untyped-d
 
 
 @bare
-def share_off(error, norm):  # type: ignore[no-untyped-def]
+def share_off(error, norm):
     """Return |e - e'| / |e|, given the square of the one and E."""
     off = np.sqrt(error) * ROOM + np.float32(2.0**-21) * norm + np.float32(2.0**-52)
     return off / norm * np.float32(1 + 2.0**-20)
 
 
 @bare
-def round_centers(target, g, n_kept, space):  # type: ignore[no-untyped-def]
+def round_centers(target, g, n_kept, space):
     """Round the kept centers around g; return theta."""
     theta = np.float32(0.0)
     for i in range(n_kept):
@@ -271,7 +271,7 @@ def round_centers(target, g, n_kept, space):  # type: ignore[no-untyped-def]
 
 
 @bare
-def round_centers_finely(target, g, n_kept, space):  # type: ignore[no-untyped-def]
+def round_centers_finely(target, g, n_kept, space):
     """Write the second bytes of the kept centers; return theta for both bytes."""
     theta = np.float32(0.0)
     for i in range(n_kept):

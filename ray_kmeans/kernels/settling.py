@@ -35,7 +35,7 @@ MANY = 16
 
 
 @bare_sum
-def upper_score(x, c, g, scale, cosine, shift):  # type: ignore[no-untyped-def]
+def upper_score(x, c, g, scale, cosine, shift):
     """Return a number that the score of x to c, relative to g, does not exceed."""
     total = 0.0
     size = 0.0
@@ -58,7 +58,7 @@ def upper_score(x, c, g, scale, cosine, shift):  # type: ignore[no-untyped-def]
 
 
 @bare
-def take(slot, label, labels, moved, tally):  # type: ignore[no-untyped-def]
+def take(slot, label, labels, moved, tally):
     if label != labels[slot]:
         labels[slot] = label
         moved[tally[MOVED]] = slot
@@ -66,12 +66,12 @@ def take(slot, label, labels, moved, tally):  # type: ignore[no-untyped-def]
 
 
 @bare
-def slot_of(blocks, at):  # type: ignore[no-untyped-def]
+def slot_of(blocks, at):
     return BLOCK_ROWS * blocks[at // BLOCK_ROWS] + at % BLOCK_ROWS
 
 
 @bare
-def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tally, space):  # type: ignore[no-untyped-def]
+def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tally, space):
     """Label the open rows `chosen` of a slab that have two candidates; add the rest to `opened`.
 
     The score of the best in float64 may show that it has no rival after all. Returns how many are
@@ -109,7 +109,7 @@ def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tal
 
 
 @bare
-def load_finely(some, rows, order, target, g, theta, fine_theta, space):  # type: ignore[no-untyped-def]
+def load_finely(some, rows, order, target, g, theta, fine_theta, space):
     """Round the rows of some slots to two bytes each, side by side."""
     d = target.centers.shape[1]
     for i in range(len(some)):
@@ -132,7 +132,7 @@ def load_finely(some, rows, order, target, g, theta, fine_theta, space):  # type
 @bare
 def settle_open(
     unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
-):  # type: ignore[no-untyped-def]
+):
     """Label the open rows of a part, whose centers stand in the panel."""
     g, n_kept, others, shift = part
     d = target.centers.shape[1]
@@ -163,7 +163,7 @@ def settle_open(
 
 
 @bare
-def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, space):  # type: ignore[no-untyped-def]
+def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, space):
     """Label up to 32 rows `chosen` from some slots, by exact comparison of their candidates."""
     many = MANY + n_kept // 8
     copy_chosen(rows, slots.order, some, chosen, target, space)
@@ -207,7 +207,7 @@ def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally
 
 
 @bare
-def copy_chosen(rows, order, some, chosen, target, space):  # type: ignore[no-untyped-def]
+def copy_chosen(rows, order, some, chosen, target, space):
     """Put the chosen rows of a slab side by side, with the score of the best center of each."""
     space.copied[2, :] = OPEN
     space.counts[:] = 0
@@ -227,7 +227,7 @@ def copy_chosen(rows, order, some, chosen, target, space):  # type: ignore[no-un
 
 
 @bare
-def compare(x, i, at, candidate, target, space):  # type: ignore[no-untyped-def]
+def compare(x, i, at, candidate, target, space):
     """Make the candidate the best center of row x where it is nearer; a tie goes to the lowest."""
     best = space.best[0, at]
     if candidate == best:

@@ -22,7 +22,7 @@ OPEN = np.float32(-np.inf)
 
 
 @bare
-def load_slab(blocks, coarse, theta, space):  # type: ignore[no-untyped-def]
+def load_slab(blocks, coarse, theta, space):
     """Copy what belongs to the rows of some blocks."""
     for i in range(len(blocks)):
         shift = BLOCK_ROWS * (blocks[i] - i)
@@ -35,7 +35,7 @@ def load_slab(blocks, coarse, theta, space):  # type: ignore[no-untyped-def]
 
 
 @bare
-def nearest(unit, packed, blocks, padded, three, space):  # type: ignore[no-untyped-def]
+def nearest(unit, packed, blocks, padded, three, space):
     """Find for each row of some blocks its two or three lowest scores, and the two centers.
 
     A product is folded two products later: its sums have left the processor's store buffer by then,
@@ -66,7 +66,7 @@ def nearest(unit, packed, blocks, padded, three, space):  # type: ignore[no-unty
 
 
 @bare
-def next_place(place, at_once, n_blocks, first, last):  # type: ignore[no-untyped-def]
+def next_place(place, at_once, n_blocks, first, last):
     """Go on to the next block and chunk of centers: some blocks meet all centers before the next do.
 
     `place`: the first of these blocks, the block, the first center of the chunk.
@@ -82,12 +82,12 @@ def next_place(place, at_once, n_blocks, first, last):  # type: ignore[no-untype
 
 
 @bare
-def panel_at(panel, offsets, chunk):  # type: ignore[no-untyped-def]
+def panel_at(panel, offsets, chunk):
     return panel.ctypes.data + chunk * panel.shape[1] * 64, offsets.ctypes.data + 4 * chunk
 
 
 @bare
-def fold_chunk(three, chunk, first, block, sums, space):  # type: ignore[no-untyped-def]
+def fold_chunk(three, chunk, first, block, sums, space):
     c, at = 4 * chunk, 4 * BLOCK_ROWS * block
     steps, lows = space.steps.ctypes.data + c, space.lows.ctypes.data + c
     norms, numbers = space.norms.ctypes.data + c, NUMBERS.ctypes.data + 4 * (chunk - first)
@@ -102,7 +102,7 @@ def fold_chunk(three, chunk, first, block, sums, space):  # type: ignore[no-unty
 
 
 @bare
-def nearest_finely(unit, n_blocks, padded, space):  # type: ignore[no-untyped-def]
+def nearest_finely(unit, n_blocks, padded, space):
     """Do the same for the rows that were rounded to two bytes."""
     line = space.packed.shape[1] * 4 * BLOCK_ROWS
     for first in range(0, padded, PANEL_CENTERS):
@@ -128,7 +128,7 @@ def nearest_finely(unit, n_blocks, padded, space):  # type: ignore[no-untyped-de
 
 
 @bare
-def multiply_finely(unit, rows, second_rows, chunk, space):  # type: ignore[no-untyped-def]
+def multiply_finely(unit, rows, second_rows, chunk, space):
     """Write the products of the first bytes and, to be added, those of first and second bytes."""
     quads = space.packed.shape[1]
     centers, offsets = panel_at(space.panel, space.offsets, chunk)
@@ -143,7 +143,7 @@ def multiply_finely(unit, rows, second_rows, chunk, space):  # type: ignore[no-u
 
 
 @bare
-def merge(first, space):  # type: ignore[no-untyped-def]
+def merge(first, space):
     """Take the lowest scores of a panel of centers to those of the panels before."""
     for rank in range(3):
         keys = space.panel_lowest[rank]
@@ -154,14 +154,14 @@ def merge(first, space):  # type: ignore[no-untyped-def]
 
 
 @bare
-def begin(keys, bits, lowest, best):  # type: ignore[no-untyped-def]
+def begin(keys, bits, lowest, best):
     for i in range(SLAB):
         lowest[i] = keys[i]
         best[i] = bits[i] & np.int32(PANEL_CENTERS - 1)
 
 
 @bare
-def insert(first, keys, bits, lowest, best):  # type: ignore[no-untyped-def]
+def insert(first, keys, bits, lowest, best):
     for i in range(SLAB):
         key, number = keys[i], np.int32(first + (bits[i] & np.int32(PANEL_CENTERS - 1)))
         a, b, c = lowest[0, i], lowest[1, i], lowest[2, i]
@@ -176,7 +176,7 @@ def insert(first, keys, bits, lowest, best):  # type: ignore[no-untyped-def]
 
 
 @bare
-def certify(n, n_kept, others, target, margin, space):  # type: ignore[no-untyped-def]
+def certify(n, n_kept, others, target, margin, space):
     """Write for each row what its lowest score does not exceed, its label, and its bound.
 
     `others`: where the scores of the centers begin that were not kept. The bound says how far

@@ -27,7 +27,7 @@ from ray_kmeans.kernels.space import SLAB_BLOCKS, bare
 
 
 @bare
-def margin_of(parts, p, slots, target, space):  # type: ignore[no-untyped-def]
+def margin_of(parts, p, slots, target, space):
     """Note how far centers near a part have come; return what `certify` takes as margin.
 
     A row is at most R from the reference and its center at most R + A from it, A being the largest
@@ -52,7 +52,7 @@ def margin_of(parts, p, slots, target, space):  # type: ignore[no-untyped-def]
 
 
 @bare
-def find_live(slots, moves, part_moves, coarse, first, last, live):  # type: ignore[no-untyped-def]
+def find_live(slots, moves, part_moves, coarse, first, last, live):
     """List the blocks that hold a row whose label may change; return (blocks, rows, radius)."""
     count = 0
     rows = 0
@@ -74,7 +74,7 @@ def find_live(slots, moves, part_moves, coarse, first, last, live):  # type: ign
 
 
 @bare
-def prune(radius, space):  # type: ignore[no-untyped-def]
+def prune(radius, space):
     """Keep the centers that can be nearest to a row within this radius of the reference.
 
     Returns how many, and where the scores of all others begin.
@@ -100,7 +100,7 @@ def prune(radius, space):  # type: ignore[no-untyped-def]
 
 
 @bare
-def fill_up(n_kept, space):  # type: ignore[no-untyped-def]
+def fill_up(n_kept, space):
     """Add centers that never win, up to a whole chunk; return how many there are then."""
     padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
     for i in range(n_kept, padded):  # whatever bytes stand there count for nothing
@@ -110,7 +110,7 @@ def fill_up(n_kept, space):  # type: ignore[no-untyped-def]
 
 
 @bare
-def take_labels(blocks, slots, moved, tally, space):  # type: ignore[no-untyped-def]
+def take_labels(blocks, slots, moved, tally, space):
     """Store what is certified; list the rows of the slab that are open, and return how many."""
     n_open = 0
     for i in range(len(blocks)):
@@ -138,7 +138,7 @@ def take_labels(blocks, slots, moved, tally, space):  # type: ignore[no-untyped-
 
 
 @bare
-def visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, space):  # type: ignore[no-untyped-def]
+def visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, space):
     """Label the rows of a part."""
     group, first_block, last_block = parts.spans[p]
     g = coarse.references[group]
@@ -173,7 +173,7 @@ def visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, space)
 
 
 @bare
-def visit(unit, first_part, last_part, parts, rows, slots, coarse, target, moved, tally, space):  # type: ignore[no-untyped-def]
+def visit(unit, first_part, last_part, parts, rows, slots, coarse, target, moved, tally, space):
     """Visit some parts; see the head of this module.
 
     `moved`: slots whose label is new, from its begin on, and from its end on those that have too
