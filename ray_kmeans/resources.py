@@ -64,7 +64,7 @@ def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) ->
     """Share the CPUs of some nodes out: so many workers, so many CPUs each, where these are given.
 
     A worker computes in as many threads as it has CPUs, so few large ones are best: one for each
-    node, but for nodes so small that nine tenths of all CPUs are used without them.
+    node, but for nodes so small that about as many CPUs are used without them.
 
     >>> share_cpus([64, 64, 2], None, None), share_cpus([8, 8], 3, None), share_cpus([8], None, 2)
     ((2, 64), (3, 4), (4, 2))
@@ -74,8 +74,8 @@ def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) ->
         fits = (size for size in sizes if sum(node // size for node in nodes) >= workers)
         return workers, cpus or next(fits, 1)
     if cpus is None:
-        sizes_used = ((size, size * sum(node // size for node in nodes)) for size in sorted(nodes))
-        cpus = max(size for size, used in sizes_used if used >= 0.9 * sum(nodes))
+        used = {size: size * sum(node // size for node in nodes) for size in nodes}
+        cpus = max(size for size in nodes if used[size] >= 0.9 * max(used.values()))
     return max(sum(int(node / cpus) for node in nodes), 1), cpus
 
 

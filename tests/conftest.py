@@ -63,6 +63,14 @@ def skip_without(unit):
         pytest.skip(f"this processor has no {unit}")
 
 
+def by_bytes(monkeypatch, unit):
+    """Let few columns and centers be multiplied as bytes too, not as float32."""
+    from ray_kmeans.kernels import held
+
+    skip_without(unit)
+    monkeypatch.setattr(held, "MOST_VALUES", 0)
+
+
 def summary_of(X, kernel="reference", metric=SQUARED_EUCLIDEAN):
     """Return what a fit knows of all its rows before the first sweep; for cosine, of unit rows."""
     extent = Extent.of_rows(X)

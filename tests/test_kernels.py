@@ -11,18 +11,22 @@ from ray_kmeans.kernels import portable
 from ray_kmeans.kernels.moving import Moves
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties
-from tests.conftest import UNITS, labels_of, partials_of, skip_without, summary_of
+from tests.conftest import UNITS, by_bytes, labels_of, partials_of, skip_without, summary_of
 
 BOTH = pytest.mark.parametrize("kernel", ["cpu", "reference"])
 
 
-@pytest.fixture(params=["portable", "portable in small tiles", "amx", "vnni", "reference"])
+@pytest.fixture(
+    params=["portable", "portable in small tiles", "amx", "vnni", "vnni or floats", "reference"]
+)
 def kernel(request, monkeypatch):
     if request.param == "portable in small tiles":
         monkeypatch.setattr(portable, "TILE_ROWS", 7)
         monkeypatch.setattr(portable, "PANEL_CENTERS", 3)
     if request.param in UNITS:
-        skip_without(request.param)
+        by_bytes(monkeypatch, request.param)
+    if request.param == "vnni or floats":
+        skip_without("vnni")
     return request.param.split()[0]
 
 

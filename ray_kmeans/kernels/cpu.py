@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,10 @@ class CpuKernel(PortableKernel):
 
     def ready(self, rows: int, k: int, d: int) -> str:
         unit = self._unit_for(rows, k, d)
-        return super().ready(rows, k, d) if unit is None else unit.name
+        if unit is not None:
+            return unit.name
+        remark = _fastest()[1] if self._is_worth(rows, k, d) else ""
+        return super().ready(rows, k, d) + remark
 
     def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
         unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
@@ -68,30 +72,33 @@ class CpuKernel(PortableKernel):
     def _unit_for(self, rows: int, k: int, d: int) -> machine.Unit | None:
         if self._unit is not None:
             return machine.units()[self._unit]
-        return _fastest() if rows * k * (d + SCAN) >= WORTH else None
+        return _fastest()[0] if self._is_worth(rows, k, d) else None
+
+    def _is_worth(self, rows: int, k: int, d: int) -> bool:
+        return rows * k * (d + SCAN) >= WORTH
 
 
 @cache
-def _fastest() -> machine.Unit | None:
-    """Return the fastest unit that passes its check; one that fails is said in its name."""
+def _fastest() -> tuple[machine.Unit | None, str]:
+    """Return the fastest unit that passes its check, and which ones did not, to be said."""
     failed = ""
     for unit in machine.units().values():
         if _is_right(unit):
-            return machine.Unit(unit.name + failed, unit.of)
+            return machine.Unit(unit.name + failed, unit.of), failed
         failed += f", as {unit.name} failed its self-check"
         log.warning("%s failed its self-check on this processor and is not used", unit.name)
-    return None
+    return None, failed
 
 
 def _is_right(unit: machine.Unit) -> bool:
     """Label a small set by this unit and by the portable kernel; this compiles all it needs."""
     rng = np.random.default_rng(0)
-    centers = rng.standard_normal((300, 70), np.float32)
-    rows = centers[rng.integers(0, 300, 700)] + rng.standard_normal((700, 70), np.float32)
-    rows[:78] = (centers[:78] + centers[1:79]) / 2  # about as near to one as to the other
     portable = PortableKernel(1)
     right = True
-    for metric in ("squared_euclidean", "cosine"):
+    for metric, k, d in product(("squared_euclidean", "cosine"), (300, 20), (70, 8)):
+        centers = rng.standard_normal((k, d), np.float32)
+        rows = centers[rng.integers(0, k, 700)] + rng.standard_normal((700, d), np.float32)
+        rows[: k - 1] = (centers[1:] + centers[:-1]) / 2  # about as near to one as to the other
         held = HeldRows([rows], metric, unit.of, Threads(1))
         for moved in (centers, centers * np.float32(0.98), centers[::-1].copy()):
             expected = np.empty(len(rows), np.int32)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels import grouping, loops, portable
+from ray_kmeans.kernels.floats import MOST_VALUES, visit_by_floats
 from ray_kmeans.kernels.grouping import PART_BLOCKS, Slots, parts_of, references_for
 from ray_kmeans.kernels.moving import Moves, MovingSums
 from ray_kmeans.kernels.products import BLOCK_ROWS
@@ -22,6 +23,7 @@ from ray_kmeans.kernels.rounding import round_parts
 from ray_kmeans.kernels.settling import HARD, LIVE, MOVED, OPENED, VISITED
 from ray_kmeans.kernels.space import Coarse, Rows, Space, Target, padded, quads_for
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
+from ray_kmeans.kernels.vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.visit import visit
 
 UNIT_NORM = 2.0**-19
@@ -55,7 +57,9 @@ class HeldRows(MovingSums):
         self._spaces: list[Space] = []
         self._centers = np.empty((0, self._d), np.float32)
         self._usual, self._excess = -1, 0.0
+        self._coarse: Coarse | None = None
 
+    @np.errstate(over="ignore", invalid="ignore")  # of what overflows, no row is certified
     def relabel(self, centers: NDArray[np.float32]) -> Moves:
         centers = np.array(centers)  # writable, as compiled code has met them, and ours to keep
         if centers.shape != self._centers.shape or not self._drift(centers):
@@ -65,7 +69,7 @@ class HeldRows(MovingSums):
             labels[self._slots.order[here]] = self._slots.labels[here]
             rows = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
-            if self._excess > REGROUPING_COST * len(self._labels):
+            if self._coarse is not None and self._excess > REGROUPING_COST * len(self._labels):
                 self.regroup()
             slots = self._visit()
             rows = self._slots.order[slots]
@@ -84,9 +88,14 @@ class HeldRows(MovingSums):
         self._travels = self._step = np.zeros(len(centers))
         self._slots = Slots.of_rows(len(self._labels))
         self._take(centers)
-        with np.errstate(over="ignore"):
-            reference = padded((mean * self._scale).astype(np.float32)[None])
-        self._round(reference, np.array([0, len(self._slots.order) // BLOCK_ROWS]))
+        reference = padded((mean * self._scale).astype(np.float32)[None])
+        begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
+        if centers.size <= MOST_VALUES and self._d <= FLOAT_COLUMNS:
+            self._references, self._parts = reference, parts_of(begins)
+            self._parts.radii[:] = np.inf  # no center is too far for such a part
+            self._coarse = None
+        else:
+            self._round(reference, begins)
         self._visit()
         self._usual, self._excess = 0, 0.0  # a reference for all is good for a begin only
 
@@ -103,8 +112,7 @@ class HeldRows(MovingSums):
 
     def _take(self, centers: NDArray[np.float32]) -> None:
         self._centers = centers
-        with np.errstate(over="ignore"):  # then no row is certified
-            self._scaled = padded(centers * np.float32(self._scale))
+        self._scaled = padded(centers * np.float32(self._scale))
         self._moves = (self._travels * (1 + 2.0**-20)).astype(np.float32)
         self._safe_gap = 0.0
         if self._metric == portable.COSINE:
@@ -114,9 +122,11 @@ class HeldRows(MovingSums):
                 self._safe_gap = np.inf
                 self._slots.bounds[self._slots.order >= 0] = -np.inf
 
+    @np.errstate(over="ignore", invalid="ignore")
     def regroup(self) -> None:
         """Round the rows anew, around references near the centers of today."""
-        references, group_of = references_for(self._scaled, len(self._labels))
+        with portable.one_blas_thread():
+            references, group_of = references_for(self._scaled, len(self._labels))
         grouping.leave(self._slots, self._parts, self._moves)
         self._slots, begins = grouping.regroup(self._slots, group_of, len(references))
         self._round(references, begins)
@@ -126,7 +136,7 @@ class HeldRows(MovingSums):
 
     def _round(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
         self._parts = parts_of(begins)
-        self._coarse: Coarse | None = None  # frees the last one first
+        self._coarse = None  # frees the last one first
         blocks = len(self._slots.order) // BLOCK_ROWS
         floats = np.empty((3, blocks * BLOCK_ROWS), np.float32)
         packed = np.zeros((blocks, self._quads, BLOCK_ROWS), np.int32)
@@ -153,12 +163,14 @@ class HeldRows(MovingSums):
             self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
             np.float32(self._safe_gap),
         )
-        about = self._parts, self._rows, self._slots, self._coarse, target
+        by_floats = self._coarse is None
+        known: Any = self._references if by_floats else self._coarse
+        about = self._parts, self._rows, self._slots, known, target
         work = [
             (self._unit, *run, *about, space, tally)
             for run, space, tally in zip(runs, spaces, tallies, strict=True)
         ]
-        self._threads.run(self._with_space(visit), work)
+        self._threads.run(self._with_space(visit_by_floats if by_floats else visit), work)
         self._tally = tallies.sum(axis=0)
         self._count_excess()
         ends = list(zip(spaces, tallies, strict=True))

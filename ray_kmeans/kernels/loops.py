@@ -9,7 +9,7 @@ from numba import njit
 
 from ray_kmeans.kernels import COARSE_UNITS, vectors
 from ray_kmeans.kernels.exact import is_nearer, score
-from ray_kmeans.kernels.rounding import address_of
+from ray_kmeans.kernels.rounding import AHEAD, address_of, fetch_row
 
 FAR_AWAY = 1e15
 """A row this many center spreads away could overflow float32; it is settled in float64."""
@@ -126,6 +126,8 @@ def move_rows(rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, threads
 def _move(rows, numbers, before, after, scale, sums, part, of):
     d = sums.shape[1]
     for i in range(len(numbers)):
+        if i + AHEAD < len(numbers):
+            fetch_row(rows, numbers[i + AHEAD], d)
         old, new = before[i], after[i]
         leaves, enters = old >= 0 and old % of == part, new % of == part
         if leaves or enters:

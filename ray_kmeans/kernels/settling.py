@@ -21,7 +21,7 @@ from ray_kmeans.kernels.rounding import (
     round_centers_finely,
     round_finely,
 )
-from ray_kmeans.kernels.slabs import NEVER, OPEN, certify, multiply_finely, nearest_finely
+from ray_kmeans.kernels.slabs import KNOWN, OPEN, certify, multiply_finely, nearest_finely
 from ray_kmeans.kernels.space import bare, bare_sum
 
 MOVED, HARD, OPENED, FINE, VISITED, LIVE = range(6)
@@ -92,7 +92,7 @@ def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tal
         x = vectors.floats_at(address_of(rows, slots.order[slot], d), d)
         first, second = space.best[0, at], min(space.best[1, at], n_kept - 1)
         upper = upper_score(x, centers[kept[first]], g, target.scale, target.cosine, shift)
-        known = space.lowest[0, at] < NEVER
+        known = space.lowest[0, at] < KNOWN
         if known and min(space.lowest[1, at], others) > upper:
             take(slot, kept[first], slots.labels, moved, tally)
             continue
@@ -152,7 +152,7 @@ def settle_open(
                 upper = upper_score(x, c, g, target.scale, target.cosine, shift)
                 space.uppers[i] = min(space.uppers[i], upper)
                 second = min(space.lowest[1, i], others)
-                if not (space.lowest[0, i] < NEVER and second > space.uppers[i]):
+                if not (space.lowest[0, i] < KNOWN and second > space.uppers[i]):
                     space.left[n_left] = i
                     n_left += 1
                     continue

@@ -15,8 +15,10 @@ SUMS_BYTES = vectors.SUMS_BYTES
 FIRST_CACHE = 2**14
 """Bytes of rows that stay in the first-level cache while centers pass by."""
 HIGHEST = np.float32(3e38)
-NEVER = np.float32(1e30)
-"""Where the scores of a center that is not there begin, and no lowest score of a row that is known."""
+NEVER = np.float32(2.0**100)
+"""Where the scores of a center that is not there begin."""
+KNOWN = np.float32(2.0**99)
+"""Where the lowest score of a row begins below, if it is that of a center."""
 OPEN = np.float32(-np.inf)
 """The bound of a row whose nearest center is not certain."""
 
@@ -192,8 +194,10 @@ def certify(n, n_kept, others, target, margin, space):
         best[i] = center
         upper = lowest[i] + slacks[center] - np.float32(2.002) * space.reaches[i] * norms[center]
         second = seconds[i] if seconds[i] < others else others
+        known = lowest[i] < KNOWN
+        upper = upper if known else np.float32(np.inf)
         gap = second - upper
-        sure = (gap > np.float32(0.0)) & (lowest[i] < NEVER)
+        sure = known & (gap > np.float32(0.0))
         more = gap if sure else np.float32(1.0)
         radius = space.radii[i]
         squared = upper + radius * radius * np.float32(1.001)

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
-from ray_kmeans.kernels.vectors import SLAB, SUMS_BYTES
+from ray_kmeans.kernels.vectors import FLOAT_COLUMNS, SLAB, SUMS_BYTES
 
 HINT_ROWS = 256
 SLAB_BLOCKS = SLAB // BLOCK_ROWS
@@ -127,6 +127,10 @@ class Space(NamedTuple):
     packed: Ints
     second_packed: Ints
     """(8, quads, 32) rows that are open, rounded to two bytes each."""
+    columns: Floats
+    """(8, 32, 32) rows of a slab as float32, column by column, where these are few."""
+    float_panel: Floats
+    """(room, 32) the kept centers, likewise."""
     copies: Ints
     copied: Floats
     scores: NDArray[np.float64]
@@ -161,6 +165,8 @@ class Space(NamedTuple):
             np.empty((3, SUMS_BYTES // 4), np.int32),
             np.empty(blocks * BLOCK_ROWS, np.int32),
             *np.zeros((2, SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
+            np.empty((SLAB_BLOCKS, FLOAT_COLUMNS, BLOCK_ROWS), np.float32),
+            np.empty((room if d <= FLOAT_COLUMNS else 0, FLOAT_COLUMNS), np.float32),
             np.zeros((2, quads, BLOCK_ROWS), np.int32),
             np.zeros((3, BLOCK_ROWS), np.float32),
             np.empty((BLOCK_ROWS, 2)),

@@ -21,6 +21,10 @@ CHUNK_CENTERS = 32
 """Centers of one product: two tiles of AMX."""
 SUMS_BYTES = 128 * CHUNK_CENTERS + 256
 """From one chunk of products to the next; at 4096, processors mistake loads for stores."""
+FLOAT_COLUMNS = 32
+"""Columns of rows that are multiplied as float32, at most."""
+ONE_BYTE, TWO_BYTES, FLOATS = "one byte", "two bytes", "float32"
+"""What products are of."""
 FINER = 254
 """Steps of a second byte in one of the first."""
 ID_BITS = 8
@@ -172,6 +176,38 @@ def multiply_bytes(
     return types.void(*[types.int64] * 6), generate
 
 
+@intrinsic
+def multiply_floats(typing: Any, rows: Any, centers: Any, columns: Any, sums: Any) -> Any:
+    """Write the products of 32 rows and 8 centers of float32 to `sums`, (8, 32).
+
+    `rows`: 32 values for each column; `centers`: 32 columns each, of which the first are taken.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, centers, columns, sums = arguments
+        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        totals = [
+            [cgutils.alloca_once_value(builder, zero) for _ in (0, 1)]
+            for _ in range(CENTERS_AT_ONCE)
+        ]
+        with cgutils.for_range(builder, columns) as loop:
+            halves = _pair(builder, _step(builder, rows, loop.index, 128), _FLOATS)
+            center = _step(builder, centers, loop.index, 4)
+            for pair in totals:
+                value = _splat(builder, _load(builder, center, _FLOAT))
+                for total, half in zip(pair, halves, strict=True):
+                    operands = [half, value, builder.load(total)]
+                    builder.store(_call(builder, "llvm.fma.v16f32", _FLOATS, operands), total)
+                center = builder.add(center, ir.Constant(_I64, 4 * FLOAT_COLUMNS))
+        for j, pair in enumerate(totals):
+            for side, total in enumerate(pair):
+                place = builder.add(sums, ir.Constant(_I64, 128 * j + 64 * side))
+                _store(builder, builder.load(total), place)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
 def _low(builder: Any, constants: Any, product: Any, weight: Any, reach: Any) -> Any:
     """Return where the intervals of 16 rows begin for one center: a - R E - 2 w t p."""
     step, low, norm = constants
@@ -189,10 +225,12 @@ def _pair(builder: Any, address: Any, kind: Any) -> list[Any]:
     return [_load(builder, builder.add(address, ir.Constant(_I64, side)), kind) for side in (0, 64)]
 
 
-def _products(builder: Any, place: Any, fine: bool) -> list[Any]:
+def _products(builder: Any, place: Any, kind: str) -> list[Any]:
     """Load the products of 32 rows with one center, as floats."""
+    if kind == FLOATS:
+        return _pair(builder, place, _FLOATS)
     sums = [builder.sitofp(each, _FLOATS) for each in _pair(builder, place, _INTS)]
-    if not fine:
+    if kind == ONE_BYTE:
         return sums
     size = ir.Constant(_I64, SUMS_BYTES)
     left = _pair(builder, builder.add(place, size), _INTS)
@@ -204,7 +242,7 @@ def _products(builder: Any, place: Any, fine: bool) -> list[Any]:
     ]
 
 
-def _fold(fine: bool, ranks: int) -> Any:
+def _fold(kind: str, ranks: int) -> Any:
     """Return an intrinsic that takes scores of 32 rows to some centers into their lowest so far.
 
     Its arguments are addresses, but for `count`, of centers: products, the constants t, q - a and E
@@ -212,7 +250,7 @@ def _fold(fine: bool, ranks: int) -> Any:
     negated, and the lowest scores: those of all rows of a slab, then the second lowest, perhaps the
     third.
     """
-    generate = _folding(fine, ranks)
+    generate = _folding(kind, ranks)
 
     @intrinsic
     def fold(
@@ -232,7 +270,7 @@ def _fold(fine: bool, ranks: int) -> Any:
     return fold
 
 
-def _folding(fine: bool, ranks: int) -> Any:
+def _folding(kind: str, ranks: int) -> Any:
     mask = ir.Constant(_INTS, [-(2**ID_BITS)] * LANES)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -244,7 +282,7 @@ def _folding(fine: bool, ranks: int) -> Any:
         with cgutils.for_range(builder, count) as loop:
             constants = _constants(builder, steps, lows, norms, loop.index)
             number = _splat(builder, _load(builder, _step(builder, numbers, loop.index, 4), _I32))
-            line = _products(builder, _step(builder, products, loop.index, 128), fine)
+            line = _products(builder, _step(builder, products, loop.index, 128), kind)
             for side in (0, 1):
                 low = _low(builder, constants, line[side], factors[0][side], factors[1][side])
                 bits = builder.and_(builder.bitcast(low, _INTS), mask)
@@ -268,7 +306,7 @@ def _insert(builder: Any, key: Any, so_far: list[Any]) -> None:
             key = _most(builder, key, before)
 
 
-def _below(fine: bool) -> Any:
+def _below(kind: str) -> Any:
     @intrinsic
     def below(
         typing: Any,
@@ -289,7 +327,7 @@ def _below(fine: bool) -> Any:
                 _pair(builder, at, _FLOATS) for at in (weight, reach, upper)
             )
             constants = _constants(builder, steps, lows, norms, index)
-            line = _products(builder, _step(builder, products, index, 128), fine)
+            line = _products(builder, _step(builder, products, index, 128), kind)
             words = []
             for side in (0, 1):
                 low = _low(builder, constants, line[side], weights[side], reaches[side])
@@ -302,9 +340,9 @@ def _below(fine: bool) -> Any:
     return below
 
 
-fold_three, fold_two, fold_fine = _fold(False, 3), _fold(False, 2), _fold(True, 2)
-"""For the three lowest, or two; of products of two bytes each."""
-below_fine = _below(True)
+fold_three, fold_two = _fold(ONE_BYTE, 3), _fold(ONE_BYTE, 2)
+fold_fine, fold_floats = _fold(TWO_BYTES, 2), _fold(FLOATS, 2)
+below_fine = _below(TWO_BYTES)
 
 
 @intrinsic
