@@ -25,7 +25,7 @@ class RunOptions:
 
     cpus_per_worker: float | None = None
     """CPUs that Ray keeps for a worker, which computes in as many threads (in one, below 2). None:
-    all that its node has, shared with the other workers there. Lower it to leave CPUs to others."""
+    all that its node has, or 1 where num_workers is given. Lower it to leave CPUs to others."""
 
     backend: str = "auto"
     """What computes: 'auto' takes the best that a worker has; today that is 'cpu'. Every backend

@@ -63,16 +63,15 @@ def _cpus_here() -> int:
 def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) -> tuple[int, float]:
     """Share the CPUs of some nodes out: so many workers, so many CPUs each, where these are given.
 
-    A worker computes in as many threads as it has CPUs, so few large ones are best: one for each
-    node, but for nodes so small that about as many CPUs are used without them.
+    Of a number that is given, each has one CPU by default. Else, as a worker computes in as many
+    threads as it has CPUs, few large ones are best: one for each node, but for nodes so small that
+    about as many CPUs are used without them.
 
     >>> share_cpus([64, 64, 2], None, None), share_cpus([8, 8], 3, None), share_cpus([8], None, 2)
-    ((2, 64), (3, 4), (4, 2))
+    ((2, 64), (3, 1), (4, 2))
     """
     if workers is not None:
-        sizes = range(max(nodes), 1, -1)
-        fits = (size for size in sizes if sum(node // size for node in nodes) >= workers)
-        return workers, cpus or next(fits, 1)
+        return workers, cpus or 1
     if cpus is None:
         used = {size: size * sum(node // size for node in nodes) for size in nodes}
         cpus = max(size for size in nodes if used[size] >= 0.9 * max(used.values()))

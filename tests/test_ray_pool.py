@@ -196,7 +196,7 @@ def test_a_shard_that_kills_every_worker_ends_the_fit_and_does_not_hang(tmp_path
     ids=["Lloyd", "mini-batch after k-means||", "cosine after k-means++"],
 )
 def test_a_worker_stays_within_the_bytes_that_the_plan_promised(tmp_path, params):
-    rows = np.random.default_rng(0).normal(size=(150_000, 128)).astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(300_000, 128)).astype(np.float32)
     uri = write_parquet(tmp_path, rows, files=2, row_group=50_000)
     workers: list[int] = []
     peaks: list[int] = []

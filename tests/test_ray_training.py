@@ -332,12 +332,12 @@ def test_the_estimator_gives_the_bits_of_this_process(
 
 @pytest.mark.usefixtures("nothing_stays")
 def test_a_cluster_that_grows_while_a_stream_runs_changes_nothing(uri, tmp_path, monkeypatch):
-    cpus = [2.0]
-    monkeypatch.setattr(on_ray, "cluster_cpus", lambda: cpus[0])
+    nodes = [1, 1]
+    monkeypatch.setattr(on_ray, "node_cpus", lambda: nodes)
 
     def batches():
         yield f"{uri}/0.parquet"
-        cpus[0] = 3.0  # a node joins
+        nodes.append(1)  # a node joins
         yield f"{uri}/1.parquet"
 
     def fit(num_workers):
@@ -418,7 +418,7 @@ def test_the_error_of_a_monitor_comes_out_unchanged_and_no_step_is_lost(
 @pytest.mark.usefixtures("nothing_stays")
 def test_as_many_workers_as_the_cluster_has_room_for_hold_their_cpus(uri, tmp_path, monkeypatch):
     free = ray.available_resources()["CPU"]
-    monkeypatch.setattr(on_ray, "cluster_cpus", lambda: 4.0)  # of the larger one of all tests
+    monkeypatch.setattr(on_ray, "node_cpus", lambda: [4])  # of the larger one of all tests
     taken, seen = [], []
     config = RunConfig(num_workers=None, cpus_per_worker=2, progress=False)
 

@@ -143,7 +143,7 @@ class RayPool(Pool):
             raise WorkersLostError(
                 f"{len(missing)} of {len(here)} workers did not start within "
                 f"worker_start_timeout_s={timeout:g}; each needs {self._cpus_per_worker:g} CPU "
-                f"and {free:g} are free. Lower num_workers, or wait longer for nodes to join."
+                f"and {free:g} are free. Lower num_workers or cpus_per_worker, or wait longer."
             )
 
     def _new_worker(self) -> Any:

@@ -11,8 +11,9 @@ from ray_kmeans.errors import BudgetError
 BLOCK_ROWS = 8_192
 """Rows of a block at most; a constant, so that blocks follow from the data alone."""
 
-WORKER_BASE_BYTES = 350 * 2**20
-"""A worker before it holds any row: Python, Ray, Arrow, numba, and compiling the kernels."""
+WORKER_BASE_BYTES = 550 * 2**20
+"""A worker before it holds any row: Python, Ray, Arrow, numba, and compiling the kernels, which
+takes most of it, the first time alone."""
 
 
 @dataclass(frozen=True)
