@@ -40,9 +40,10 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ONLY_IN = {  # who may import a library: a room, or one module of it
     "ray": {"cluster.ray_pool", "cluster.on_ray"},
     "numba": {
-        f"kernels.{name}" for name in ("loops", "exact", "grouping", "products", "space", "vectors")
+        f"kernels.{name}"
+        for name in ("loops", "exact", "grouping", "products", "space", "tiles", "vectors")
     },
-    "llvmlite": {"kernels.vectors", "kernels.machine"},
+    "llvmlite": {"kernels.tiles", "kernels.vectors", "kernels.machine"},
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"data", "store"},
     "pyarrow": {"data", "store", "demo"},

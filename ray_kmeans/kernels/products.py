@@ -13,7 +13,7 @@ from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import vectors
+from ray_kmeans.kernels import tiles, vectors
 
 BLOCK_ROWS = 32
 """Rows of a block: two tiles, or two vectors."""
@@ -77,14 +77,14 @@ def store(unit: Any, sums: int) -> None:
 @overload(begin, strict=False)
 def _begin(unit: Any) -> Any:
     if unit.instance_class is Amx:
-        return lambda unit: vectors.configure(unit.shapes.ctypes.data)
+        return lambda unit: tiles.configure(unit.shapes.ctypes.data)
     return lambda unit: None
 
 
 @overload(end, strict=False)
 def _end(unit: Any) -> Any:
     if unit.instance_class is Amx:
-        return lambda unit: vectors.release()
+        return lambda unit: tiles.release()
     return lambda unit: None
 
 
@@ -107,29 +107,29 @@ def _store(unit: Any, sums: Any) -> Any:
 @njit(nogil=True, cache=True, _nrt=False)
 def _by_tiles(rows, quads, centers):
     chunks = (quads + 15) // 16
-    vectors.zero_0()
-    vectors.zero_1()
-    vectors.zero_2()
-    vectors.zero_3()
+    tiles.zero_0()
+    tiles.zero_1()
+    tiles.zero_2()
+    tiles.zero_3()
     for chunk in range(chunks):
         here = rows + chunk * 2 * TILE_BYTES
         center = centers + chunk * TILE_BYTES
-        vectors.load_4(center, 64)
-        vectors.load_6(here, 128)
-        vectors.multiply_0()
-        vectors.load_7(here + 64, 128)
-        vectors.multiply_1()
-        vectors.load_5(center + chunks * TILE_BYTES, 64)
-        vectors.multiply_2()
-        vectors.multiply_3()
+        tiles.load_4(center, 64)
+        tiles.load_6(here, 128)
+        tiles.multiply_0()
+        tiles.load_7(here + 64, 128)
+        tiles.multiply_1()
+        tiles.load_5(center + chunks * TILE_BYTES, 64)
+        tiles.multiply_2()
+        tiles.multiply_3()
 
 
 @njit(nogil=True, cache=True, _nrt=False)
 def _store_tiles(sums):
-    vectors.store_0(sums, 128)
-    vectors.store_1(sums + 64, 128)
-    vectors.store_2(sums + 16 * 128, 128)
-    vectors.store_3(sums + 16 * 128 + 64, 128)
+    tiles.store_0(sums, 128)
+    tiles.store_1(sums + 64, 128)
+    tiles.store_2(sums + 16 * 128, 128)
+    tiles.store_3(sums + 16 * 128 + 64, 128)
 
 
 @njit(nogil=True, cache=True, _nrt=False)

@@ -1,7 +1,7 @@
-"""Vector and matrix instructions as numba intrinsics: the one place where LLVM is spoken.
+"""Vector instructions as numba intrinsics: LLVM is spoken here and in `tiles` alone.
 
-A vector is 16 lanes of 32 bits (AVX-512), one lane a row of the data. Tiles are the eight registers
-of AMX, used as: 0-3 sums, 4-5 centers, 6-7 rows. Addresses are whole numbers; nothing is checked.
+A vector is 16 lanes of 32 bits (AVX-512), one lane a row of the data. Addresses are whole numbers;
+nothing is checked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BYTES = _I8.as_pointer()
 _INTS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_FLOAT, LANES)
 
 
-def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+def call_llvm(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
@@ -70,63 +70,6 @@ def _least(builder: Any, a: Any, b: Any) -> Any:
 
 def _most(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-
-
-def _tile(name: str, *tiles: int) -> Any:
-    """Return an intrinsic without arguments that works on some tiles."""
-
-    @intrinsic
-    def instruction(typing: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            numbers = [ir.Constant(_I8, tile) for tile in tiles]
-            _call(builder, f"llvm.x86.{name}", ir.VoidType(), numbers)
-            return context.get_dummy_value()
-
-        return types.void(), generate
-
-    return instruction
-
-
-def _tile_memory(name: str, tile: int) -> Any:
-    """Return an intrinsic (address, bytes from line to line) that moves one tile."""
-
-    @intrinsic
-    def instruction(typing: Any, address: Any, stride: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = builder.inttoptr(arguments[0], _BYTES)
-            _call(
-                builder,
-                f"llvm.x86.{name}",
-                ir.VoidType(),
-                [ir.Constant(_I8, tile), place, arguments[1]],
-            )
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64), generate
-
-    return instruction
-
-
-zero_0, zero_1, zero_2, zero_3 = (_tile("tilezero", tile) for tile in range(4))
-load_4, load_5, load_6, load_7 = (_tile_memory("tileloadd64", tile) for tile in range(4, 8))
-store_0, store_1, store_2, store_3 = (_tile_memory("tilestored64", tile) for tile in range(4))
-multiply_0 = _tile("tdpbssd", 0, 4, 6)
-multiply_1 = _tile("tdpbssd", 1, 4, 7)
-multiply_2 = _tile("tdpbssd", 2, 5, 6)
-multiply_3 = _tile("tdpbssd", 3, 5, 7)
-release = _tile("tilerelease")
-
-
-@intrinsic
-def configure(typing: Any, address: Any) -> Any:
-    """Set the shapes of this thread's tiles from 64 bytes."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], _BYTES)
-        _call(builder, "llvm.x86.ldtilecfg", ir.VoidType(), [place])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
 
 
 CENTERS_AT_ONCE = 8
@@ -165,7 +108,7 @@ def multiply_bytes(
                 values = _splat(builder, _load(builder, center, _I32))
                 for total, half in zip(pair, halves, strict=True):
                     operands = [builder.load(total), half, values]
-                    builder.store(_call(builder, _MULTIPLY_ADD, _INTS, operands), total)
+                    builder.store(call_llvm(builder, _MULTIPLY_ADD, _INTS, operands), total)
                 center = builder.add(center, stride)
         for j, pair in enumerate(totals):
             for side, total in enumerate(pair):
@@ -197,7 +140,7 @@ def multiply_floats(typing: Any, rows: Any, centers: Any, columns: Any, sums: An
                 value = _splat(builder, _load(builder, center, _FLOAT))
                 for total, half in zip(pair, halves, strict=True):
                     operands = [half, value, builder.load(total)]
-                    builder.store(_call(builder, "llvm.fma.v16f32", _FLOATS, operands), total)
+                    builder.store(call_llvm(builder, "llvm.fma.v16f32", _FLOATS, operands), total)
                 center = builder.add(center, ir.Constant(_I64, 4 * FLOAT_COLUMNS))
         for j, pair in enumerate(totals):
             for side, total in enumerate(pair):
@@ -212,8 +155,8 @@ def _low(builder: Any, constants: Any, product: Any, weight: Any, reach: Any) ->
     """Return where the intervals of 16 rows begin for one center: a - R E - 2 w t p."""
     step, low, norm = constants
     product = builder.fmul(product, step)
-    low = _call(builder, "llvm.fma.v16f32", _FLOATS, [reach, norm, low])
-    return _call(builder, "llvm.fma.v16f32", _FLOATS, [weight, product, low])
+    low = call_llvm(builder, "llvm.fma.v16f32", _FLOATS, [reach, norm, low])
+    return call_llvm(builder, "llvm.fma.v16f32", _FLOATS, [weight, product, low])
 
 
 def _constants(builder: Any, steps: Any, lows: Any, norms: Any, index: Any) -> list[Any]:
@@ -372,7 +315,9 @@ def whole(typing: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[0].type
-        return _call(builder, f"llvm.rint.{'f32' if kind == _FLOAT else 'f64'}", kind, arguments)
+        return call_llvm(
+            builder, f"llvm.rint.{'f32' if kind == _FLOAT else 'f64'}", kind, arguments
+        )
 
     return value(value), generate
 
@@ -394,7 +339,7 @@ def prefetch(typing: Any, address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = builder.inttoptr(arguments[0], _BYTES)
         hints = [ir.Constant(_I32, value) for value in (0, 3, 1)]
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *hints])
+        call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *hints])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
