@@ -71,6 +71,23 @@ def by_bytes(monkeypatch, unit):
     monkeypatch.setattr(held, "MOST_VALUES", 0)
 
 
+@pytest.fixture(
+    params=["portable", "portable in small tiles", "amx", "vnni", "vnni or floats", "reference"]
+)
+def kernel(request, monkeypatch):
+    """Give every way to label rows, by the name that `kernels.load` takes."""
+    from ray_kmeans.kernels import portable
+
+    if request.param == "portable in small tiles":
+        monkeypatch.setattr(portable, "TILE_ROWS", 7)
+        monkeypatch.setattr(portable, "PANEL_CENTERS", 3)
+    if request.param in UNITS:
+        by_bytes(monkeypatch, request.param)
+    if request.param == "vnni or floats":
+        skip_without("vnni")
+    return request.param.split()[0]
+
+
 def summary_of(X, kernel="reference", metric=SQUARED_EUCLIDEAN):
     """Return what a fit knows of all its rows before the first sweep; for cosine, of unit rows."""
     extent = Extent.of_rows(X)

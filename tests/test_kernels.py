@@ -7,27 +7,12 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import portable
 from ray_kmeans.kernels.moving import Moves
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties
-from tests.conftest import UNITS, by_bytes, labels_of, partials_of, skip_without, summary_of
+from tests.conftest import labels_of, partials_of, summary_of
 
 BOTH = pytest.mark.parametrize("kernel", ["cpu", "reference"])
-
-
-@pytest.fixture(
-    params=["portable", "portable in small tiles", "amx", "vnni", "vnni or floats", "reference"]
-)
-def kernel(request, monkeypatch):
-    if request.param == "portable in small tiles":
-        monkeypatch.setattr(portable, "TILE_ROWS", 7)
-        monkeypatch.setattr(portable, "PANEL_CENTERS", 3)
-    if request.param in UNITS:
-        by_bytes(monkeypatch, request.param)
-    if request.param == "vnni or floats":
-        skip_without("vnni")
-    return request.param.split()[0]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,27 +9,12 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import loops, portable
+from ray_kmeans.kernels import loops
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties, whole_numbers
-from tests.conftest import UNITS, by_bytes, skip_without
 
 BOTH = pytest.mark.parametrize("kernel", ["cpu", "reference"])
 METRICS = pytest.mark.parametrize("metric", ["squared_euclidean", "cosine"])
-
-
-@pytest.fixture(
-    params=["portable", "portable in small tiles", "amx", "vnni", "vnni or floats", "reference"]
-)
-def kernel(request, monkeypatch):
-    if request.param == "portable in small tiles":
-        monkeypatch.setattr(portable, "TILE_ROWS", 7)
-        monkeypatch.setattr(portable, "PANEL_CENTERS", 3)
-    if request.param in UNITS:
-        by_bytes(monkeypatch, request.param)
-    if request.param == "vnni or floats":
-        skip_without("vnni")
-    return request.param.split()[0]
 
 
 def unit(matrix):
