@@ -39,11 +39,21 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ONLY_IN = {  # who may import a library: a room, or one module of it
     "ray": {"cluster.ray_pool", "cluster.on_ray"},
-    "numba": {
+    "numba": {"clustering.loops"}
+    | {
         f"kernels.{name}"
-        for name in ("loops", "exact", "grouping", "products", "space", "tiles", "vectors")
+        for name in (
+            "loops",
+            "exact",
+            "grouping",
+            "narrow",
+            "products",
+            "space",
+            "tiles",
+            "vectors",
+        )
     },
-    "llvmlite": {"kernels.tiles", "kernels.vectors", "kernels.machine"},
+    "llvmlite": {f"kernels.{name}" for name in ("machine", "narrow", "tiles", "vectors")},
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"data", "store"},
     "pyarrow": {"data", "store", "demo"},

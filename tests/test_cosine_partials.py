@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering import minibatch, partials
+from ray_kmeans.clustering import minibatch
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.clustering.lloyd import update
 from ray_kmeans.clustering.metric import COSINE, unit_rows
@@ -196,10 +196,8 @@ def tables_and_centers(table):
 
 class TestInertia:
     @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
-    @pytest.mark.parametrize("chunk_values", [8192, 8, 1])  # 8: two centers at a time
     @KERNELS
-    def test_it_is_the_sum_of_1_minus_cos(self, table, chunk_values, kernel, monkeypatch):
-        monkeypatch.setattr(partials, "CHUNK_VALUES", chunk_values)
+    def test_it_is_the_sum_of_1_minus_cos(self, table, kernel):
         units, centers = tables_and_centers(table)
         labels, summary, seen = sweep(units, centers, kernel)
 

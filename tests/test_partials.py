@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering import partials
 from ray_kmeans.clustering.partials import Partials
 from tests import oracle
 from tests.conftest import partials_of, summary_of
@@ -126,9 +125,7 @@ TABLES = [
 
 class TestInertia:
     @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
-    @pytest.mark.parametrize("chunk_values", [8192, 8])  # 8: two centers at a time
-    def test_it_is_the_sum_of_squared_distances(self, table, chunk_values, monkeypatch):
-        monkeypatch.setattr(partials, "CHUNK_VALUES", chunk_values)
+    def test_it_is_the_sum_of_squared_distances(self, table):
         X = table().astype(np.float32)
         centers = np.nextafter(X[[3, 11, 77]], np.float32(np.inf))
         labels, summary, seen = sweep(X, centers)

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float64]
 Twofold: TypeAlias = tuple[Floats, Floats]
 
-_SPLITTER = 134217729.0  # 2**27 + 1
-
 
 def from_int64(values: NDArray[np.int64]) -> Twofold:
     """Return whole numbers within +-2**62, exactly."""
@@ -28,14 +26,6 @@ def exact_sum(a: Floats, b: Floats) -> Twofold:
     s = a + b
     part = s - a
     return s, (a - (s - part)) + (b - part)
-
-
-def exact_product(a: Floats, b: Floats) -> Twofold:
-    """Return (p, e) with p + e equal to a * b, while nothing over- or underflows."""
-    p = a * b
-    a1, a2 = _halves(a)
-    b1, b2 = _halves(b)
-    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
 
 
 def add(x: Twofold, y: Twofold) -> Twofold:
@@ -53,9 +43,3 @@ def total(x: Twofold) -> Twofold:
         s, e = add((high[:half], low[:half]), (high[half : 2 * half], low[half : 2 * half]))
         high, low = np.append(s, high[rest]), np.append(e, low[rest])
     return high, low
-
-
-def _halves(a: Floats) -> Twofold:
-    c = _SPLITTER * a
-    high = c - (c - a)
-    return high, a - high

@@ -18,12 +18,12 @@ from ray_kmeans.kernels import grouping, loops, portable
 from ray_kmeans.kernels.floats import MOST_VALUES, visit_by_floats
 from ray_kmeans.kernels.grouping import PART_BLOCKS, Slots, parts_of, references_for
 from ray_kmeans.kernels.moving import Moves, MovingSums
+from ray_kmeans.kernels.narrow import FLOAT_COLUMNS
 from ray_kmeans.kernels.products import BLOCK_ROWS
 from ray_kmeans.kernels.rounding import round_parts
 from ray_kmeans.kernels.settling import HARD, LIVE, MOVED, OPENED, VISITED
 from ray_kmeans.kernels.space import Coarse, Rows, Space, Target, padded, quads_for
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
-from ray_kmeans.kernels.vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.visit import visit
 
 UNIT_NORM = 2.0**-19
@@ -64,18 +64,15 @@ class HeldRows(MovingSums):
         centers = np.array(centers)  # writable, as compiled code has met them, and ours to keep
         if centers.shape != self._centers.shape or not self._drift(centers):
             self._begin(centers)
-            here = self._slots.order >= 0
-            labels = np.empty_like(self._labels)
-            labels[self._slots.order[here]] = self._slots.labels[here]
-            rows = np.flatnonzero(labels != self._labels).astype(np.int32)
+            labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
+            rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
-            if self._coarse is not None and self._excess > REGROUPING_COST * len(self._labels):
+            if self._excess > REGROUPING_COST * len(self._labels):
                 self.regroup()
             slots = self._visit()
             rows = self._slots.order[slots]
-            labels = None
         before = self._labels[rows]
-        self._labels[rows] = self._slots.labels[slots] if labels is None else labels[rows]
+        self._labels[rows] = self._slots.labels[slots]
         return Moves(rows, before)
 
     def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
@@ -92,7 +89,7 @@ class HeldRows(MovingSums):
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
         if centers.size <= MOST_VALUES and self._d <= FLOAT_COLUMNS:
             self._references, self._parts = reference, parts_of(begins)
-            self._parts.radii[:] = np.inf  # no center is too far for such a part
+            self._parts.radii[:] = np.inf  # bounds leave any distance
             self._coarse = None
         else:
             self._round(reference, begins)
@@ -104,7 +101,8 @@ class HeldRows(MovingSums):
         scale, _ = portable.scale_of(centers)
         if not 1 / LARGEST_DRIFT <= scale / self._scale <= LARGEST_DRIFT:
             return False
-        step = np.sqrt(((centers.astype(np.float64) - self._centers) ** 2).sum(axis=1))
+        step = np.empty(len(centers))
+        loops.moved(self._centers, centers, step)
         self._step = step * self._scale * (1 + 2.0**-20)
         self._travels = self._travels + self._step
         self._take(centers)
@@ -184,7 +182,8 @@ class HeldRows(MovingSums):
             self._usual = int(self._tally[OPENED])
         undecided = max(int(self._tally[OPENED]) - self._usual, 0)
         self._excess += SETTLING_COST * undecided
-        self._excess += int(self._tally[VISITED] - self._tally[LIVE])
+        if self._coarse is not None:
+            self._excess += int(self._tally[VISITED] - self._tally[LIVE])
 
     def _settle(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
         """Label the rows that had too many candidates; return the slots whose label is new."""

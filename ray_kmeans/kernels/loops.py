@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,34 @@ TILE_ROWS = 64
 TILE_COLUMNS = 32
 TILE_CENTERS = 64
 """A tile of `distances` takes 16 KB, its sums 32 KB: whatever the shape, no more memory than that."""
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def spread(centers, mean):
+    """Write the mean of the centers, and return how far one is from it in any column at most."""
+    k, d = centers.shape
+    for j in range(k):
+        for column in range(d):
+            mean[column] += np.float64(centers[j, column])
+    mean /= k
+    most = np.zeros(d)
+    for j in range(k):
+        for column in range(d):
+            apart = abs(np.float64(centers[j, column]) - mean[column])
+            most[column] = apart if apart > most[column] else most[column]
+    return most.max()
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def moved(before, after, distances):
+    """Write how far each center came."""
+    k, d = before.shape
+    for j in range(k):
+        total = 0.0
+        for column in range(d):
+            step = np.float64(after[j, column]) - np.float64(before[j, column])
+            total += step * step
+        distances[j] = np.sqrt(total)
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -113,41 +142,57 @@ def accumulate(rows, labels, scale, sums):
 
 
 def move_rows(rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, threads: Any) -> None:
-    """Move rows between the sums of clusters; a cluster belongs to one thread."""
-    after = labels[moves.rows]
-    parts = [(part, threads.count) for part in range(threads.count)]
-    threads.run(
-        lambda part, of: _move(rows, *moves, after, scale, sums, part, of),
-        parts if len(after) > FEW_MOVES else [(0, 1)],
-    )
+    """Move rows between the sums of clusters, in threads.
+
+    Each takes some of the moves, with sums of its own, where these are small beside the rows; else a
+    cluster belongs to one thread.
+    """
+    everything = (rows, *moves, labels[moves.rows], scale)
+    count = len(moves.rows)
+    if count <= FEW_MOVES or threads.count == 1:
+        _move(*everything, sums, 0, count, 0, 1)
+    elif threads.count * len(sums) <= count:
+        cuts = [count * part // threads.count for part in range(threads.count + 1)]
+        work = [(*everything, np.zeros_like(sums), *cut, 0, 1) for cut in pairwise(cuts)]
+        for each in threads.run(_move, work):
+            sums += each
+    else:
+        parts = range(threads.count)
+        threads.run(_move, [(*everything, sums, 0, count, part, threads.count) for part in parts])
 
 
-@njit(nogil=True, cache=True)
-def _move(rows, numbers, before, after, scale, sums, part, of):
+@njit(nogil=True, cache=True, error_model="numpy")
+def _move(rows, numbers, before, after, scale, sums, begin, end, part, of):
+    """Take moves from `begin` to `end` that concern the clusters of a part into its sums."""
     d = sums.shape[1]
-    for i in range(len(numbers)):
-        if i + AHEAD < len(numbers):
+    for i in range(begin, end):
+        if i + AHEAD < end:
             fetch_row(rows, numbers[i + AHEAD], d)
         old, new = before[i], after[i]
         leaves, enters = old >= 0 and old % of == part, new % of == part
         if leaves or enters:
             row = vectors.floats_at(address_of(rows, numbers[i], d), d)
-            if leaves:
-                _subtract(row, scale, sums[old])
-            if enters:
-                _add(row, scale, sums[new])
+            if leaves and enters:
+                _shift(row, scale, sums[old], sums[new])
+            elif leaves:
+                _add(row, scale, sums[old], -1)
+            else:
+                _add(row, scale, sums[new], 1)
+    return sums
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _add(row, scale, total):
+def _add(row, scale, total, sign):
     for column in range(len(row)):
-        total[column] += np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
+        total[column] += sign * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _subtract(row, scale, total):
+def _shift(row, scale, old, new):
     for column in range(len(row)):
-        total[column] -= np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
+        units = np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
+        old[column] -= units
+        new[column] += units
 
 
 @njit(nogil=True, cache=True)

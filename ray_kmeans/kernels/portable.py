@@ -71,9 +71,8 @@ class PreparedCenters:
 
 def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
     """Return a power of two that brings the spread of the centers near 1, and their mean (d,)."""
-    exact = centers.astype(np.float64)
-    mean = exact.mean(axis=0)
-    spread = float(np.abs(exact - mean).max())
+    mean = np.zeros(centers.shape[1])
+    spread = loops.spread(centers, mean)
     return float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126)))), mean
 
 

@@ -187,17 +187,38 @@ def certify(n, n_kept, others, target, margin, space):
     others by gap / (D + sqrt(D^2 + gap)) more: a difference of square roots without cancellation.
     """
     most, part_moves = margin
-    lowest, seconds, best = space.lowest[0], space.lowest[1], space.best[0]
-    slacks, norms, kept, moves = space.slacks, space.norms, space.kept, target.moves
+    look_up(n, n_kept, space)
+    measure(n, most, others, space)
     for i in range(n):
-        center = min(best[i], np.int32(n_kept - 1))  # where no score was a number, it is any
-        best[i] = center
-        upper = lowest[i] + slacks[center] - np.float32(2.002) * space.reaches[i] * norms[center]
-        second = seconds[i] if seconds[i] < others else others
-        known = lowest[i] < KNOWN
-        upper = upper if known else np.float32(np.inf)
-        gap = second - upper
-        sure = known & (gap > np.float32(0.0))
+        label = space.kept[space.best[0, i]]
+        bound = space.bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
+        bound -= abs(bound) * np.float32(2.0**-20)
+        space.bounds[i] = bound if space.bounds[i] > OPEN else OPEN  # moves may be infinite
+        space.labels[i] = label
+
+
+@bare
+def look_up(n, n_kept, space):
+    """Write how far above where it begins the lowest score may be."""
+    for i in range(n):
+        center = min(space.best[0, i], np.int32(n_kept - 1))  # where no score was a number, any
+        space.best[0, i] = center
+        reach = np.float32(2.002) * space.reaches[i]
+        space.uppers[i] = space.slacks[center] - reach * space.norms[center]
+
+
+@bare
+def measure(n, most, others, space):
+    """Write the highest that the lowest score may be, and how far centers may come because of it.
+
+    Nothing is looked up here, so that the loop is of vectors.
+    """
+    lowest, seconds = space.lowest[0], space.lowest[1]
+    for i in range(n):
+        upper = lowest[i] + space.uppers[i]
+        upper = upper if lowest[i] < KNOWN else np.float32(np.inf)
+        gap = (seconds[i] if seconds[i] < others else others) - upper
+        sure = (lowest[i] < KNOWN) & (gap > np.float32(0.0))
         more = gap if sure else np.float32(1.0)
         radius = space.radii[i]
         squared = upper + radius * radius * np.float32(1.001)
@@ -205,9 +226,5 @@ def certify(n, n_kept, others, target, margin, space):
         away = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
         slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more))
         slack = slack if slack < most else most
-        label = kept[center]
-        bound = slack - target.safe_gap + (moves[label] + part_moves)
-        bound -= abs(bound) * np.float32(2.0**-20)
         space.uppers[i] = upper
-        space.bounds[i] = bound if sure else OPEN
-        space.labels[i] = label
+        space.bounds[i] = slack if sure else OPEN

@@ -12,8 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ray_kmeans.kernels.narrow import FLOAT_COLUMNS
 from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
-from ray_kmeans.kernels.vectors import FLOAT_COLUMNS, SLAB, SUMS_BYTES
+from ray_kmeans.kernels.vectors import SLAB, SUMS_BYTES
 
 HINT_ROWS = 256
 SLAB_BLOCKS = SLAB // BLOCK_ROWS
@@ -22,9 +23,11 @@ Floats: TypeAlias = NDArray[np.float32]
 Ints: TypeAlias = NDArray[np.int32]
 Bytes: TypeAlias = NDArray[np.int8]
 
-bare = njit(nogil=True, cache=True, _nrt=False)
-"""Compile a loop that allocates nothing."""
-bare_sum = njit(nogil=True, cache=True, _nrt=False, fastmath={"reassoc", "contract"})
+bare = njit(nogil=True, cache=True, _nrt=False, error_model="numpy")
+"""Compile a loop that allocates nothing, and divides unasked: LLVM can make vectors of such."""
+bare_sum = njit(
+    nogil=True, cache=True, _nrt=False, error_model="numpy", fastmath={"reassoc", "contract"}
+)
 """The same; its sums are bounded for any order of their terms."""
 
 
@@ -128,9 +131,15 @@ class Space(NamedTuple):
     second_packed: Ints
     """(8, quads, 32) rows that are open, rounded to two bytes each."""
     columns: Floats
-    """(8, 32, 32) rows of a slab as float32, column by column, where these are few."""
+    stray: Floats
+    squares: Floats
+    found: Floats
+    nearest: Ints
     float_panel: Floats
-    """(room, 32) the kept centers, likewise."""
+    float_constants: Floats
+    """Of 32 rows of few columns, as float32: column by column (32, 32); row by row; |r|^2; the two
+    lowest scores and, with the same memory as int32, the nearest center (3, 32). Of all centers:
+    -2 e (room, 32), q."""
     copies: Ints
     copied: Floats
     scores: NDArray[np.float64]
@@ -149,6 +158,7 @@ class Space(NamedTuple):
         chunks = -(-d // 64)
         room = -(-k // CHUNK_CENTERS) * CHUNK_CENTERS
         vector = np.zeros(64 * chunks, np.float32)
+        found = np.zeros((3, BLOCK_ROWS), np.float32)
         both = np.zeros((2, 64 * chunks), np.int8)
         fields: list[Any] = [
             np.empty(blocks, np.int32),
@@ -165,8 +175,13 @@ class Space(NamedTuple):
             np.empty((3, SUMS_BYTES // 4), np.int32),
             np.empty(blocks * BLOCK_ROWS, np.int32),
             *np.zeros((2, SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
-            np.empty((SLAB_BLOCKS, FLOAT_COLUMNS, BLOCK_ROWS), np.float32),
+            np.empty((FLOAT_COLUMNS, BLOCK_ROWS), np.float32),
+            np.zeros(FLOAT_COLUMNS * BLOCK_ROWS, np.float32),
+            np.empty(BLOCK_ROWS, np.float32),
+            found,
+            found[2].view(np.int32),
             np.empty((room if d <= FLOAT_COLUMNS else 0, FLOAT_COLUMNS), np.float32),
+            np.empty(room, np.float32),
             np.zeros((2, quads, BLOCK_ROWS), np.int32),
             np.zeros((3, BLOCK_ROWS), np.float32),
             np.empty((BLOCK_ROWS, 2)),

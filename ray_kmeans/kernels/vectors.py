@@ -21,9 +21,7 @@ CHUNK_CENTERS = 32
 """Centers of one product: two tiles of AMX."""
 SUMS_BYTES = 128 * CHUNK_CENTERS + 256
 """From one chunk of products to the next; at 4096, processors mistake loads for stores."""
-FLOAT_COLUMNS = 32
-"""Columns of rows that are multiplied as float32, at most."""
-ONE_BYTE, TWO_BYTES, FLOATS = "one byte", "two bytes", "float32"
+ONE_BYTE, TWO_BYTES = "one byte", "two bytes"
 """What products are of."""
 FINER = 254
 """Steps of a second byte in one of the first."""
@@ -32,7 +30,7 @@ ID_BITS = 8
 
 _I8, _I32, _I64, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _BYTES = _I8.as_pointer()
-_INTS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_FLOAT, LANES)
+INTS, FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_FLOAT, LANES)
 
 
 def call_llvm(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
@@ -40,31 +38,41 @@ def call_llvm(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-def _load(builder: Any, address: Any, kind: Any) -> Any:
+def load(builder: Any, address: Any, kind: Any) -> Any:
     value = builder.load(builder.inttoptr(address, kind.as_pointer()))
     value.align = 4
     return value
 
 
-def _store(builder: Any, value: Any, address: Any) -> None:
+def store(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
 
 
-def _splat(builder: Any, value: Any) -> Any:
+def load_pair(builder: Any, address: Any, kind: Any) -> list[Any]:
+    """Load two vectors that stand beside each other: 32 rows."""
+    return [load(builder, builder.add(address, ir.Constant(_I64, side)), kind) for side in (0, 64)]
+
+
+def store_pair(builder: Any, values: list[Any], address: Any) -> None:
+    for side, value in enumerate(values):
+        store(builder, value, builder.add(address, ir.Constant(_I64, 64 * side)))
+
+
+def splat(builder: Any, value: Any) -> Any:
     kind = ir.VectorType(value.type, LANES)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, one, ir.Constant(_INTS, [0] * LANES))
+    return builder.shuffle_vector(one, one, ir.Constant(INTS, [0] * LANES))
 
 
-def _splat_at(builder: Any, base: Any, index: Any) -> Any:
-    return _splat(builder, _load(builder, _step(builder, base, index, 4), _FLOAT))
+def splat_at(builder: Any, base: Any, index: Any) -> Any:
+    return splat(builder, load(builder, step(builder, base, index, 4), _FLOAT))
 
 
-def _step(builder: Any, base: Any, index: Any, size: int) -> Any:
+def step(builder: Any, base: Any, index: Any, size: int) -> Any:
     return builder.add(base, builder.mul(index, ir.Constant(_I64, size)))
 
 
-def _least(builder: Any, a: Any, b: Any) -> Any:
+def least(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
@@ -74,7 +82,7 @@ def _most(builder: Any, a: Any, b: Any) -> Any:
 
 CENTERS_AT_ONCE = 8
 _MULTIPLY_ADD = "llvm.x86.avx512.vpdpbusd.512"
-_FLIP = ir.Constant(_INTS, [0x80808080] * LANES)
+_FLIP = ir.Constant(INTS, [0x80808080] * LANES)
 
 
 @intrinsic
@@ -91,96 +99,56 @@ def multiply_bytes(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows, centers, stride, quads, begin, sums = arguments
         starts = [
-            _splat(builder, _load(builder, builder.add(begin, ir.Constant(_I64, 4 * j)), _I32))
+            splat(builder, load(builder, builder.add(begin, ir.Constant(_I64, 4 * j)), _I32))
             for j in range(CENTERS_AT_ONCE)
         ]
         totals = [[cgutils.alloca_once_value(builder, start) for _ in (0, 1)] for start in starts]
         with cgutils.for_range(builder, quads) as loop:
             chunk = builder.lshr(loop.index, ir.Constant(_I64, 4))
             inside = builder.and_(loop.index, ir.Constant(_I64, 15))
-            center = _step(builder, _step(builder, centers, chunk, 1024), inside, 4)
-            row = _step(builder, rows, loop.index, 128)
+            center = step(builder, step(builder, centers, chunk, 1024), inside, 4)
+            row = step(builder, rows, loop.index, 128)
             halves = [
-                builder.xor(_load(builder, builder.add(row, ir.Constant(_I64, side)), _INTS), _FLIP)
+                builder.xor(load(builder, builder.add(row, ir.Constant(_I64, side)), INTS), _FLIP)
                 for side in (0, 64)
             ]
             for pair in totals:
-                values = _splat(builder, _load(builder, center, _I32))
+                values = splat(builder, load(builder, center, _I32))
                 for total, half in zip(pair, halves, strict=True):
                     operands = [builder.load(total), half, values]
-                    builder.store(call_llvm(builder, _MULTIPLY_ADD, _INTS, operands), total)
+                    builder.store(call_llvm(builder, _MULTIPLY_ADD, INTS, operands), total)
                 center = builder.add(center, stride)
         for j, pair in enumerate(totals):
-            for side, total in enumerate(pair):
-                place = builder.add(sums, ir.Constant(_I64, 128 * j + 64 * side))
-                _store(builder, builder.load(total), place)
+            place = builder.add(sums, ir.Constant(_I64, 128 * j))
+            store_pair(builder, [builder.load(total) for total in pair], place)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), generate
-
-
-@intrinsic
-def multiply_floats(typing: Any, rows: Any, centers: Any, columns: Any, sums: Any) -> Any:
-    """Write the products of 32 rows and 8 centers of float32 to `sums`, (8, 32).
-
-    `rows`: 32 values for each column; `centers`: 32 columns each, of which the first are taken.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        rows, centers, columns, sums = arguments
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
-        totals = [
-            [cgutils.alloca_once_value(builder, zero) for _ in (0, 1)]
-            for _ in range(CENTERS_AT_ONCE)
-        ]
-        with cgutils.for_range(builder, columns) as loop:
-            halves = _pair(builder, _step(builder, rows, loop.index, 128), _FLOATS)
-            center = _step(builder, centers, loop.index, 4)
-            for pair in totals:
-                value = _splat(builder, _load(builder, center, _FLOAT))
-                for total, half in zip(pair, halves, strict=True):
-                    operands = [half, value, builder.load(total)]
-                    builder.store(call_llvm(builder, "llvm.fma.v16f32", _FLOATS, operands), total)
-                center = builder.add(center, ir.Constant(_I64, 4 * FLOAT_COLUMNS))
-        for j, pair in enumerate(totals):
-            for side, total in enumerate(pair):
-                place = builder.add(sums, ir.Constant(_I64, 128 * j + 64 * side))
-                _store(builder, builder.load(total), place)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), generate
 
 
 def _low(builder: Any, constants: Any, product: Any, weight: Any, reach: Any) -> Any:
     """Return where the intervals of 16 rows begin for one center: a - R E - 2 w t p."""
     step, low, norm = constants
     product = builder.fmul(product, step)
-    low = call_llvm(builder, "llvm.fma.v16f32", _FLOATS, [reach, norm, low])
-    return call_llvm(builder, "llvm.fma.v16f32", _FLOATS, [weight, product, low])
+    low = call_llvm(builder, "llvm.fma.v16f32", FLOATS, [reach, norm, low])
+    return call_llvm(builder, "llvm.fma.v16f32", FLOATS, [weight, product, low])
 
 
 def _constants(builder: Any, steps: Any, lows: Any, norms: Any, index: Any) -> list[Any]:
-    return [_splat_at(builder, base, index) for base in (steps, lows, norms)]
-
-
-def _pair(builder: Any, address: Any, kind: Any) -> list[Any]:
-    """Load two vectors that stand beside each other: 32 rows."""
-    return [_load(builder, builder.add(address, ir.Constant(_I64, side)), kind) for side in (0, 64)]
+    return [splat_at(builder, base, index) for base in (steps, lows, norms)]
 
 
 def _products(builder: Any, place: Any, kind: str) -> list[Any]:
     """Load the products of 32 rows with one center, as floats."""
-    if kind == FLOATS:
-        return _pair(builder, place, _FLOATS)
-    sums = [builder.sitofp(each, _FLOATS) for each in _pair(builder, place, _INTS)]
+    sums = [builder.sitofp(each, FLOATS) for each in load_pair(builder, place, INTS)]
     if kind == ONE_BYTE:
         return sums
     size = ir.Constant(_I64, SUMS_BYTES)
-    left = _pair(builder, builder.add(place, size), _INTS)
-    right = _pair(builder, builder.add(builder.add(place, size), size), _INTS)
-    share = ir.Constant(_FLOATS, [1 / FINER] * LANES)
+    left = load_pair(builder, builder.add(place, size), INTS)
+    right = load_pair(builder, builder.add(builder.add(place, size), size), INTS)
+    share = ir.Constant(FLOATS, [1 / FINER] * LANES)
     return [
-        builder.fadd(total, builder.fmul(builder.sitofp(builder.add(a, b), _FLOATS), share))
+        builder.fadd(total, builder.fmul(builder.sitofp(builder.add(a, b), FLOATS), share))
         for total, a, b in zip(sums, left, right, strict=True)
     ]
 
@@ -214,27 +182,25 @@ def _fold(kind: str, ranks: int) -> Any:
 
 
 def _folding(kind: str, ranks: int) -> Any:
-    mask = ir.Constant(_INTS, [-(2**ID_BITS)] * LANES)
+    mask = ir.Constant(INTS, [-(2**ID_BITS)] * LANES)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         products, count, steps, lows, norms, numbers, weights, reaches, lowest = arguments
-        factors = [_pair(builder, at, _FLOATS) for at in (weights, reaches)]
+        factors = [load_pair(builder, at, FLOATS) for at in (weights, reaches)]
         places = [builder.add(lowest, ir.Constant(_I64, 4 * SLAB * rank)) for rank in range(ranks)]
-        loaded = [_pair(builder, place, _FLOATS) for place in places]
+        loaded = [load_pair(builder, place, FLOATS) for place in places]
         so_far = [[cgutils.alloca_once_value(builder, each) for each in pair] for pair in loaded]
         with cgutils.for_range(builder, count) as loop:
             constants = _constants(builder, steps, lows, norms, loop.index)
-            number = _splat(builder, _load(builder, _step(builder, numbers, loop.index, 4), _I32))
-            line = _products(builder, _step(builder, products, loop.index, 128), kind)
+            number = splat(builder, load(builder, step(builder, numbers, loop.index, 4), _I32))
+            line = _products(builder, step(builder, products, loop.index, 128), kind)
             for side in (0, 1):
                 low = _low(builder, constants, line[side], factors[0][side], factors[1][side])
-                bits = builder.and_(builder.bitcast(low, _INTS), mask)
-                key = builder.bitcast(builder.or_(bits, number), _FLOATS)
+                bits = builder.and_(builder.bitcast(low, INTS), mask)
+                key = builder.bitcast(builder.or_(bits, number), FLOATS)
                 _insert(builder, key, [pair[side] for pair in so_far])
         for place, pair in zip(places, so_far, strict=True):
-            for side, each in enumerate(pair):
-                at = builder.add(place, ir.Constant(_I64, 64 * side))
-                _store(builder, builder.load(each), at)
+            store_pair(builder, [builder.load(each) for each in pair], place)
         return context.get_dummy_value()
 
     return generate
@@ -244,7 +210,7 @@ def _insert(builder: Any, key: Any, so_far: list[Any]) -> None:
     """Insert a key into the lowest so far, which are in order."""
     for rank, slot in enumerate(so_far):
         before = builder.load(slot)
-        builder.store(_least(builder, key, before), slot)
+        builder.store(least(builder, key, before), slot)
         if rank + 1 < len(so_far):
             key = _most(builder, key, before)
 
@@ -267,10 +233,10 @@ def _below(kind: str) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             products, index, steps, lows, norms, weight, reach, upper = arguments
             weights, reaches, uppers = (
-                _pair(builder, at, _FLOATS) for at in (weight, reach, upper)
+                load_pair(builder, at, FLOATS) for at in (weight, reach, upper)
             )
             constants = _constants(builder, steps, lows, norms, index)
-            line = _products(builder, _step(builder, products, index, 128), kind)
+            line = _products(builder, step(builder, products, index, 128), kind)
             words = []
             for side in (0, 1):
                 low = _low(builder, constants, line[side], weights[side], reaches[side])
@@ -284,7 +250,7 @@ def _below(kind: str) -> Any:
 
 
 fold_three, fold_two = _fold(ONE_BYTE, 3), _fold(ONE_BYTE, 2)
-fold_fine, fold_floats = _fold(TWO_BYTES, 2), _fold(FLOATS, 2)
+fold_fine = _fold(TWO_BYTES, 2)
 below_fine = _below(TWO_BYTES)
 
 
