@@ -42,17 +42,9 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "numba": {"clustering.loops"}
     | {
         f"kernels.{name}"
-        for name in (
-            "loops",
-            "exact",
-            "grouping",
-            "narrow",
-            "products",
-            "space",
-            "tiles",
-            "vectors",
-        )
-    },
+        for name in ("drift", "exact", "grouping", "loops", "narrow", "products", "space")
+    }
+    | {f"kernels.{name}" for name in ("summing", "tiles", "vectors")},
     "llvmlite": {f"kernels.{name}" for name in ("machine", "narrow", "tiles", "vectors")},
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"data", "store"},

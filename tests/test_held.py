@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ray_kmeans.kernels import grouping, held, loops, machine
+from ray_kmeans.kernels import grouping, held, machine, summing
 from ray_kmeans.kernels.settling import OPENED
 from tests.cases import CASES, gaussian
 from tests.conftest import UNITS, by_bytes, skip_without
@@ -39,7 +39,7 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(grouping, "PART_BLOCKS", 3)
     monkeypatch.setattr(held, "PART_BLOCKS", 3)
     monkeypatch.setattr(held, "ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(loops, "FEW_MOVES", 8)
+    monkeypatch.setattr(summing, "FEW_MOVES", 8)
 
 
 SHAPES = [

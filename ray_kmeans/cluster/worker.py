@@ -23,6 +23,8 @@ from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.kernels.threads import Threads
 
+MEASURED_VALUES = 2**17
+"""Values that stay in a processor's cache while they are looked at twice."""
 GATHERED_ROWS = 8192
 """Rows of a mini-batch that are put side by side at once."""
 
@@ -116,11 +118,16 @@ class ShardWorker:
         return squares
 
     def _squares(self, rows: NDArray[np.float32], grid: Grid) -> Squares:
-        squares = Squares.zero(rows.shape[1], self._kernel.fingerprint(rows))
-        self._kernel.accumulate_squares(
-            rows, grid.scale, grid.half_bits, squares.limbs, squares.coarse
-        )
-        return squares
+        total = Squares.zero(rows.shape[1])
+        step = max(MEASURED_VALUES // rows.shape[1], 1)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            squares = Squares.zero(rows.shape[1], self._kernel.fingerprint(some))
+            self._kernel.accumulate_squares(
+                some, grid.scale, grid.half_bits, squares.limbs, squares.coarse
+            )
+            total += squares
+        return total
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Assign every row to its nearest center and return the sums and counts."""

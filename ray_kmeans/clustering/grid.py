@@ -37,14 +37,11 @@ class Extent:
     @classmethod
     def of_rows(cls, rows: NDArray[np.float32], place: str = "") -> Extent:
         """Measure rows of shape (n, d)."""
+        from ray_kmeans.clustering import loops  # numba takes a while to import
+
         column_max = np.zeros(rows.shape[1], np.float32)
-        if len(rows):
-            column_max = np.maximum(rows.max(axis=0), -rows.min(axis=0))
-        zeros = len(rows) - int(rows.any(axis=1).sum())
-        if np.isfinite(column_max).all():
-            return cls(len(rows), column_max, zeros=zeros)
-        bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        return cls(len(rows), column_max, ((place, bad),), zeros)
+        bad, zeros = loops.extent(rows.view(np.int32), column_max.view(np.int32))
+        return cls(len(rows), column_max, ((place, bad),) if bad else (), zeros)
 
     def __add__(self, other: Extent) -> Extent:
         counts = dict(self.nonfinite)

@@ -1,4 +1,4 @@
-"""The loops over all values of the centers, compiled by numba: NumPy would make many temporaries.
+"""Loops over all values of rows or centers, compiled by numba: NumPy would make many temporaries.
 
 Every operation is the IEEE one that stands here, in this order: no fused multiplication, no other
 order of additions (numba allows neither by itself). Sums of two floats are those of `twofold`.
@@ -14,6 +14,27 @@ from numba import njit
 SPLITTER = 134217729.0  # 2**27 + 1
 
 compiled = njit(nogil=True, cache=True, error_model="numpy")
+
+
+@compiled
+def extent(bits: Any, column_max: Any) -> Any:
+    """Raise (d,) to the largest magnitudes; return how many rows are not finite, how many zero.
+
+    All floats are given by their bits: as int32, magnitudes order as they do as floats, with those
+    of infinity and NaN the highest.
+    """
+    n, d = bits.shape
+    bad: Any = 0
+    zeros: Any = 0
+    for i in range(n):
+        largest = np.int32(0)
+        for column in range(d):
+            magnitude = bits[i, column] & np.int32(0x7FFFFFFF)
+            column_max[column] = max(column_max[column], magnitude)
+            largest = max(largest, magnitude)
+        bad += largest >= np.int32(0x7F800000)
+        zeros += largest == 0
+    return bad, zeros
 
 
 @compiled

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import grouping, loops, portable
+from ray_kmeans.kernels import drift, grouping, loops, portable, summing
 from ray_kmeans.kernels.floats import MOST_VALUES, visit_by_floats
 from ray_kmeans.kernels.grouping import PART_BLOCKS, Slots, parts_of, references_for
 from ray_kmeans.kernels.moving import Moves, MovingSums
@@ -76,7 +76,7 @@ class HeldRows(MovingSums):
         return Moves(rows, before)
 
     def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
-        loops.move_rows(self._rows, moves, self._labels, scale, sums, self._threads)
+        summing.move_rows(self._rows, moves, self._labels, scale, sums, self._threads)
 
     def _begin(self, centers: NDArray[np.float32]) -> None:
         """Label all rows without knowing anything of them."""
@@ -102,7 +102,7 @@ class HeldRows(MovingSums):
         if not 1 / LARGEST_DRIFT <= scale / self._scale <= LARGEST_DRIFT:
             return False
         step = np.empty(len(centers))
-        loops.moved(self._centers, centers, step)
+        drift.moved(self._centers, centers, step)
         self._step = step * self._scale * (1 + 2.0**-20)
         self._travels = self._travels + self._step
         self._take(centers)

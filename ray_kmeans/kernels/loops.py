@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any
-
 import numpy as np
 from numba import njit
 
-from ray_kmeans.kernels import COARSE_UNITS, vectors
+from ray_kmeans.kernels import vectors
 from ray_kmeans.kernels.exact import is_nearer, score
-from ray_kmeans.kernels.rounding import AHEAD, address_of, fetch_row
+from ray_kmeans.kernels.rounding import address_of
 
 FAR_AWAY = 1e15
 """A row this many center spreads away could overflow float32; it is settled in float64."""
-FEW_MOVES = 1024
-"""Rows up to which one thread moves them."""
 TILE_ROWS = 64
 TILE_COLUMNS = 32
 TILE_CENTERS = 64
 """A tile of `distances` takes 16 KB, its sums 32 KB: whatever the shape, no more memory than that."""
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def spread(centers, mean):
-    """Write the mean of the centers, and return how far one is from it in any column at most."""
-    k, d = centers.shape
-    for j in range(k):
-        for column in range(d):
-            mean[column] += np.float64(centers[j, column])
-    mean /= k
-    most = np.zeros(d)
-    for j in range(k):
-        for column in range(d):
-            apart = abs(np.float64(centers[j, column]) - mean[column])
-            most[column] = apart if apart > most[column] else most[column]
-    return most.max()
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def moved(before, after, distances):
-    """Write how far each center came."""
-    k, d = before.shape
-    for j in range(k):
-        total = 0.0
-        for column in range(d):
-            step = np.float64(after[j, column]) - np.float64(before[j, column])
-            total += step * step
-        distances[j] = np.sqrt(total)
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -128,88 +95,6 @@ def gather(blocks, numbers, rows):
     n, d = rows.shape
     for i in range(n):
         rows[i] = vectors.floats_at(address_of(blocks, numbers[i], d), d)
-
-
-@njit(nogil=True, cache=True)
-def accumulate(rows, labels, scale, sums):
-    n, d = rows.shape
-    for i in range(n):
-        label = labels[i]
-        for column in range(d):
-            sums[label, column] += np.int64(
-                vectors.whole(np.float64(rows[i, column]) * scale[column])
-            )
-
-
-def move_rows(rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, threads: Any) -> None:
-    """Move rows between the sums of clusters, in threads.
-
-    Each takes some of the moves, with sums of its own, where these are small beside the rows; else a
-    cluster belongs to one thread.
-    """
-    everything = (rows, *moves, labels[moves.rows], scale)
-    count = len(moves.rows)
-    if count <= FEW_MOVES or threads.count == 1:
-        _move(*everything, sums, 0, count, 0, 1)
-    elif threads.count * len(sums) <= count:
-        cuts = [count * part // threads.count for part in range(threads.count + 1)]
-        work = [(*everything, np.zeros_like(sums), *cut, 0, 1) for cut in pairwise(cuts)]
-        for each in threads.run(_move, work):
-            sums += each
-    else:
-        parts = range(threads.count)
-        threads.run(_move, [(*everything, sums, 0, count, part, threads.count) for part in parts])
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _move(rows, numbers, before, after, scale, sums, begin, end, part, of):
-    """Take moves from `begin` to `end` that concern the clusters of a part into its sums."""
-    d = sums.shape[1]
-    for i in range(begin, end):
-        if i + AHEAD < end:
-            fetch_row(rows, numbers[i + AHEAD], d)
-        old, new = before[i], after[i]
-        leaves, enters = old >= 0 and old % of == part, new % of == part
-        if leaves or enters:
-            row = vectors.floats_at(address_of(rows, numbers[i], d), d)
-            if leaves and enters:
-                _shift(row, scale, sums[old], sums[new])
-            elif leaves:
-                _add(row, scale, sums[old], -1)
-            else:
-                _add(row, scale, sums[new], 1)
-    return sums
-
-
-@njit(nogil=True, cache=True, _nrt=False)
-def _add(row, scale, total, sign):
-    for column in range(len(row)):
-        total[column] += sign * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
-
-
-@njit(nogil=True, cache=True, _nrt=False)
-def _shift(row, scale, old, new):
-    for column in range(len(row)):
-        units = np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
-        old[column] -= units
-        new[column] += units
-
-
-@njit(nogil=True, cache=True)
-def accumulate_squares(rows, scale, half_bits, limbs, coarse):
-    n, d = rows.shape
-    half = np.int64(1) << (half_bits - 1)
-    for i in range(n):
-        for column in range(d):
-            units = np.int64(vectors.whole(np.float64(rows[i, column]) * scale[column]))
-            high = (units + half) >> half_bits
-            low = units - (high << half_bits)
-            # Both fit 32 bits, as a float32 has 24: their products are cheaper so.
-            high, low = np.int64(np.int32(high)), np.int64(np.int32(low))
-            limbs[0, column] += high * high
-            limbs[1, column] += high * low
-            limbs[2, column] += low * low
-            coarse[column] += np.int64(abs(units) < COARSE_UNITS and rows[i, column] != 0)
 
 
 @njit(nogil=True, cache=True)

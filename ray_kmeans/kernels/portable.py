@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from ray_kmeans.kernels import Held, column_keys, loops
+from ray_kmeans.kernels import Held, column_keys, drift, loops, summing
 from ray_kmeans.kernels.moving import Moves, PlainHeld
 from ray_kmeans.kernels.space import Rows
 from ray_kmeans.kernels.threads import Threads
@@ -72,7 +72,7 @@ class PreparedCenters:
 def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
     """Return a power of two that brings the spread of the centers near 1, and their mean (d,)."""
     mean = np.zeros(centers.shape[1])
-    spread = loops.spread(centers, mean)
+    spread = drift.spread(centers, mean)
     return float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126)))), mean
 
 
@@ -147,7 +147,7 @@ class PortableKernel:
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
     ) -> None:
-        loops.move_rows(Rows.of(blocks), moves, labels, scale, sums, self._threads)
+        summing.move_rows(Rows.of(blocks), moves, labels, scale, sums, self._threads)
 
     def accumulate(
         self,
@@ -156,7 +156,7 @@ class PortableKernel:
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
     ) -> None:
-        loops.accumulate(rows, labels, scale, sums)
+        summing.accumulate(rows, labels, scale, sums)
 
     def accumulate_squares(
         self,
@@ -166,7 +166,7 @@ class PortableKernel:
         limbs: NDArray[np.int64],
         coarse: NDArray[np.int64],
     ) -> None:
-        loops.accumulate_squares(rows, scale, half_bits, limbs, coarse)
+        summing.accumulate_squares(rows, scale, half_bits, limbs, coarse)
 
     def fingerprint(self, rows: NDArray[np.float32]) -> int:
         bits = np.ascontiguousarray(rows).view(np.uint32)

@@ -1,4 +1,4 @@
-"""Vector instructions as numba intrinsics: LLVM is spoken here and in `tiles` alone.
+"""Vector instructions as numba intrinsics: LLVM is spoken here, in `narrow` and in `tiles` alone.
 
 A vector is 16 lanes of 32 bits (AVX-512), one lane a row of the data. Addresses are whole numbers;
 nothing is checked.

@@ -1,0 +1,34 @@
+"""How far centers are apart, and how far they came: all values in one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def spread(centers, mean):
+    """Write the mean of the centers, and return how far one is from it in any column at most."""
+    k, d = centers.shape
+    for j in range(k):
+        for column in range(d):
+            mean[column] += np.float64(centers[j, column])
+    mean /= k
+    most = np.zeros(d)
+    for j in range(k):
+        for column in range(d):
+            apart = abs(np.float64(centers[j, column]) - mean[column])
+            most[column] = apart if apart > most[column] else most[column]
+    return most.max()
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def moved(before, after, distances):
+    """Write how far each center came."""
+    k, d = before.shape
+    for j in range(k):
+        total = 0.0
+        for column in range(d):
+            step = np.float64(after[j, column]) - np.float64(before[j, column])
+            total += step * step
+        distances[j] = np.sqrt(total)
