@@ -149,7 +149,7 @@ def write_labels(
     layout = source.describe()
     check_features(layout.features, state, model_dir)
     _check_kept(source, layout, keep_columns)
-    check_reachable(config, {f"the output {output.url!r}": output, "the data": source})
+    check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
     output.start()
     with open_pool(source, layout, len(state.centers), state.metric, config) as pool:
         pool.read()

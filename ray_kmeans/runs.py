@@ -72,7 +72,7 @@ def fit(
     layout = source.describe()
     found = store.matching(plan.num_clusters, plan.metric)
     check_shapes(layout, plan, _rows_needed(plan, found))
-    check_reachable(config, {f"model_dir={store.url!r}": store, "the data": source})
+    check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
     with _listening(config, store, listeners) as emit:
@@ -102,7 +102,7 @@ def fit_stream(
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
     check_shapes(layout, plan, needed)
-    check_reachable(config, {f"model_dir={store.url!r}": store, "the data": first})
+    check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": first})
     _check_store(store, found, layout, plan)
     k, metric, workers = plan.num_clusters, plan.metric, workforce(config)[0]
     with (

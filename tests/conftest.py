@@ -25,7 +25,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from ray_kmeans import kernels
+from ray_kmeans import kernels, remote
 from ray_kmeans.clustering.grid import Extent, Grid, Squares, Summary
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.partials import Partials
@@ -143,3 +143,9 @@ def ray_cluster():
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Let a request to a store fail at once."""
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)

@@ -189,7 +189,7 @@ class ModelDirContract:
             store.matching(2, SQUARED_EUCLIDEAN, 3)
         assert caught.value.path == path
         assert path in str(caught.value)
-        store._fs.rm_file(path)
+        store.fs.rm_file(path)
         assert_same(store.latest(), state_at(1))
 
     def test_only_the_newest_are_kept_with_their_data(self, store, files):

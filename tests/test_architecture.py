@@ -24,6 +24,7 @@ SOURCES = {
 ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"errors"},
     {"config"},
+    {"remote"},
     {"clustering", "kernels"},
     {"observe"},
     {"data", "store", "cluster", "export"},
@@ -47,7 +48,8 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     | {f"kernels.{name}" for name in ("summing", "tiles", "vectors")},
     "llvmlite": {f"kernels.{name}" for name in ("machine", "narrow", "tiles", "vectors")},
     "threadpoolctl": {"kernels.portable"},
-    "fsspec": {"data", "store"},
+    "fsspec": {"remote", "store.publish"},
+    "tenacity": {"remote"},
     "pyarrow": {"data", "store", "demo"},
     "tqdm": {"observe"},
     "tyro": {"cli"},

@@ -225,7 +225,7 @@ def test_storage_options_reach_every_store(monkeypatch):
 
 @pytest.mark.parametrize("what", ["data", "model", "output"])
 @pytest.mark.parametrize("url", ["nosuch://bucket/x", "s3://bucket/x"])
-def test_a_store_that_cannot_be_reached_is_one_line(numbers, tmp_path, what, url):
+def test_a_store_that_cannot_be_reached_is_one_line(numbers, tmp_path, what, url, impatient):
     model = str(tmp_path / "model")
     run("fit", numbers, model, "--num-clusters", "4", "--max-steps", "1")
     places = {"data": numbers, "model": model, "output": str(tmp_path / "out"), what: url}

@@ -228,7 +228,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_a_store_that_nobody_serves_is_a_store_error():
-    with pytest.raises(StoreError, match="nosuch://bucket/out"):
+    with pytest.raises(ConfigError, match="nosuch://bucket/out"):
         write(X, "nosuch://bucket/out")
 
 

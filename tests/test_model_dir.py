@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_kmeans.errors import StoreError
+from ray_kmeans.errors import ConfigError, StoreError
 from ray_kmeans.store.model_dir import ModelDir
 from tests.servers import free_port, s3_server
 from tests.store_contract import ModelDirContract, assert_same, state_at
@@ -80,22 +80,22 @@ def test_a_bucket_that_is_not_there_cannot_be_written(s3):
         store.save(state_at(0))
 
 
-def test_a_store_that_does_not_answer_is_a_store_error():
+def test_a_store_that_does_not_answer_is_a_store_error(impatient):
     nobody = {"endpoint_url": f"http://127.0.0.1:{free_port()}"}
-    impatient = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
-    options = {"key": "k", "secret": "s", "client_kwargs": nobody, "config_kwargs": impatient}
+    at_once = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
+    options = {"key": "k", "secret": "s", "client_kwargs": nobody, "config_kwargs": at_once}
     store = ModelDir.at("s3://bucket/m", options, 5)
 
     with pytest.raises(StoreError, match="bucket/m"):
         store.check_writable()
 
 
-@pytest.mark.parametrize("url", ["nosuch://bucket/m", "gs://bucket/m"])
-def test_a_store_that_nobody_serves_is_a_store_error(url):
-    if url.startswith("gs") and "gcsfs" in sys.modules:
-        pytest.skip("gcsfs is installed")
-
-    with pytest.raises(StoreError, match=rf"{url}.*cannot be opened"):
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [("nosuch://bucket/m", "cannot be opened"), ("dropbox://m", "needs a package")],
+)
+def test_a_store_that_nobody_serves_is_refused(url, problem):
+    with pytest.raises(ConfigError, match=rf"'{url}' {problem}"):
         ModelDir.at(url, {}, 5).check_writable()
 
 

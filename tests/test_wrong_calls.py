@@ -19,7 +19,6 @@ from ray_kmeans.errors import (
     NotAvailableError,
     NotFittedError,
     RayKMeansError,
-    StoreError,
     TooFewRowsError,
 )
 
@@ -158,7 +157,7 @@ PARAMETERS = [
         ConfigError,
         "initial_clusters returned",
     ),
-    ({"model_dir": "nosuch://bucket/m"}, StoreError, "nosuch://bucket/m.*cannot be opened"),
+    ({"model_dir": "nosuch://bucket/m"}, ConfigError, "nosuch://bucket/m.*cannot be opened"),
 ]
 
 

@@ -54,6 +54,26 @@ def choose_columns(schema: pa.Schema, wanted: Sequence[str] | None, place: str) 
     return tuple(vectors or plain)
 
 
+def kind_of(schema: pa.Schema, names: Sequence[str]) -> str:
+    """Say whether a row is a vector or several numbers."""
+    return "a column of vectors" if is_vector(schema.field(names[0]).type) else "columns of numbers"
+
+
+def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
+    """Return the length of a row; 0 where only a row can tell."""
+    kind = schema.field(names[0]).type
+    if not is_vector(kind):
+        return len(names)
+    return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
+
+
+def check_kept(names: Sequence[str], there: Sequence[str], place: str) -> None:
+    """Raise DataError for columns to be passed through that are not there."""
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(f"keep_columns={missing} are not in {place}: {list(there)}.")
+
+
 def is_vector(kind: pa.DataType) -> bool:
     """Tell whether a column holds lists of numbers."""
     types = pa.types

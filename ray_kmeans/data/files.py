@@ -1,70 +1,96 @@
-"""From a URI to the files behind it, on any fsspec store."""
+"""From URIs to the files behind them, on any fsspec store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-import fsspec
+from ray_kmeans.errors import ConfigError, DataError, NoDataError
+from ray_kmeans.remote import Remote, said
 
-from ray_kmeans.errors import ConfigError, NoDataError, StoreError
-
-FileSystem: TypeAlias = Any
-"""An fsspec file system; fsspec ships no types."""
+VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
+"""What stores call the mark of a file's content, the surest first."""
 
 
-def file_system(uri: str, storage_options: Mapping[str, Any]) -> tuple[FileSystem, str]:
-    """Return the store of a URI and the path on it; raises ConfigError where there is none."""
-    try:
-        fs, path = fsspec.core.url_to_fs(uri, **storage_options)
-    except ImportError as error:
-        raise ConfigError(
-            f"{uri!r} needs a package that is not installed: {error}. "
-            "For s3:// run: pip install 'ray-kmeans[s3]'."
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"{uri!r} cannot be opened: {error}.") from None
-    return fs, str(path)
+@dataclass(frozen=True)
+class File:
+    """A file as it was when the run was planned."""
+
+    path: str
+    size: int
+    version: str
+    """A mark that changes with the content; '' where the store has none."""
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> File:
+        """Take what an fsspec store says of a file."""
+        mark = next((info[name] for name in VERSIONS if info.get(name) is not None), "")
+        if isinstance(mark, datetime):
+            mark = mark.timestamp()
+        return cls(str(info["name"]), int(info["size"] or 0), str(mark).strip('"'))
+
+    @property
+    def partitions(self) -> dict[str, str]:
+        """The key=value folders on the way to it, as Hive names them."""
+        folders = (part.partition("=") for part in self.path.split("/")[:-1])
+        return {key: value for key, equals, value in folders if key and equals}
+
+    def check(self, now: File) -> None:
+        """Raise DataError if it is another one now."""
+        known = self.version and now.version
+        if now.size != self.size or (known and now.version != self.version):
+            raise DataError(
+                f"{self.path} has changed since the run was planned: it had {self.size:,} bytes "
+                f"({self.version}) and has {now.size:,} ({now.version}). Start the run again."
+            )
 
 
 def list_files(
-    uri: str, suffixes: Sequence[str], storage_options: Mapping[str, Any]
-) -> tuple[FileSystem, list[str]]:
-    """Return the store and the sorted files of a file, directory or glob.
+    uris: Sequence[str], storage_options: Mapping[str, Any], suffixes: Sequence[str]
+) -> tuple[Remote, tuple[File, ...]]:
+    """Return the store and the files of some URIs, each a file, a directory or a glob.
 
-    In a directory, files and folders whose names start with '_' or '.' are passed over, as
-    everywhere in the Parquet world.
+    Those of a directory or glob in sorted order, and only those with one of the suffixes; in a
+    directory, files and folders whose names start with '_' or '.' are passed over, as everywhere in
+    the Parquet world.
     """
-    fs, path = file_system(uri, storage_options)
-    try:
-        found = _find(fs, path)
-    except Exception as error:  # every store has its own exceptions for "no answer"
-        raise StoreError(f"{uri!r} cannot be listed: {type(error).__name__}: {error}") from error
+    remotes = [Remote(uri, storage_options) for uri in uris]
+    kinds = {str(remote.fs.protocol) for remote in remotes}
+    if len(kinds) > 1:
+        raise ConfigError(f"the URIs are on several stores ({', '.join(sorted(kinds))}); give one.")
+    return remotes[0], tuple(file for each in remotes for file in _files_of(each, suffixes))
+
+
+def _files_of(remote: Remote, suffixes: Sequence[str]) -> list[File]:
+    with said(f"{remote.shown!r} cannot be listed", remote.storage_options):
+        found = _find(remote)
     if found is None:
-        raise NoDataError(f"{uri!r} does not exist. Give a file, a directory or a glob.")
-    files = sorted(file for file in found if file.endswith(tuple(suffixes)))
-    if not files:
-        names = ", ".join(sorted(file.rsplit("/", 1)[-1] for file in found)[:5]) or "nothing"
-        raise NoDataError(f"{uri!r} holds no {' or '.join(suffixes)} file; found: {names}.")
-    return fs, files
+        raise NoDataError(f"{remote.shown!r} does not exist. Give a file, a directory or a glob.")
+    files = [File.of(info) for info in found.values()]
+    fitting = [file for file in files if file.path.lower().endswith(tuple(suffixes))]
+    if not fitting:
+        names = ", ".join(sorted(file.path.rsplit("/", 1)[-1] for file in files)[:5]) or "nothing"
+        ends = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise NoDataError(f"{remote.shown!r} holds no {ends} file; found: {names}.")
+    return sorted(fitting, key=lambda file: file.path)
 
 
-def _find(fs: FileSystem, path: str) -> list[str] | None:
+def _find(remote: Remote) -> dict[str, Any] | None:
+    """Return what the store says of each file, by path."""
+    fs, path = remote.fs, remote.path
     fs.invalidate_cache()
     if any(mark in path for mark in "*?["):
-        return list(fs.glob(path))
+        found = fs.glob(path, detail=True)
+        return {name: info for name, info in found.items() if info["type"] == "file"}
     if fs.isfile(path):
-        return [path]
+        return {path: fs.info(path)}
     if fs.isdir(path):
-        return [file for file in fs.find(path) if _is_data(file[len(path) :])]
+        below = fs.find(path, detail=True)
+        return {name: info for name, info in below.items() if _is_data(name[len(path) :])}
     return None
 
 
 def _is_data(path: str) -> bool:
     return not any(part.startswith(("_", ".")) for part in path.split("/") if part)
-
-
-def is_in_memory(fs: FileSystem) -> bool:
-    """Tell whether the store lives in this process alone."""
-    protocol = fs.protocol
-    return "memory" in ((protocol,) if isinstance(protocol, str) else protocol)

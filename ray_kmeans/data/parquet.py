@@ -1,11 +1,9 @@
-"""Rows from Parquet files: a column of vectors (FixedSizeList or List), or columns of numbers."""
+"""Parquet: a column of vectors (FixedSizeList or List), or columns of numbers."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -16,113 +14,57 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.files import FileSystem, is_in_memory
-from ray_kmeans.data.plan import Block, Layout, cut
+from ray_kmeans.data.format import Head, Opened
+from ray_kmeans.data.plan import Block
 from ray_kmeans.errors import DataError
 
 BATCH_ROWS = 2048
 """Rows decoded at once: Arrow then holds some MB, whatever the size of a row group."""
-FOOTERS_AT_ONCE = 16
+BUFFER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class _Footer:
-    schema: pa.Schema
-    group_rows: tuple[int, ...]
+class Parquet:
+    """Row groups are the parts."""
 
-
-@dataclass(frozen=True)
-class ParquetSource:
-    """Parquet files, one after the other, in sorted order."""
-
-    fs: FileSystem
-    files: tuple[str, ...]
     columns: tuple[str, ...]
     """The column of vectors, or the columns of numbers, by name and in this order."""
 
     @classmethod
-    def of(
-        cls, fs: FileSystem, files: Sequence[str], columns: Sequence[str] | None
-    ) -> ParquetSource:
+    def of(cls, first: Opened, columns: Sequence[str] | None) -> Parquet:
         """Choose the columns by the first file where none are given."""
-        with _open(fs, files[0]) as parquet:
-            names = arrow.choose_columns(parquet.schema_arrow, columns, files[0])
-        return cls(fs, tuple(files), names)
+        return cls(arrow.choose_columns(_file(first).schema_arrow, columns, first.path))
 
-    @property
-    def only_here(self) -> bool:
-        return is_in_memory(self.fs)
+    def head(self, file: Opened) -> Head:
+        parquet = _file(file)
+        meta, schema = parquet.metadata, parquet.schema_arrow
+        arrow.choose_columns(schema, self.columns, file.path)
+        rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
+        features = arrow.features_of(schema, self.columns)
+        if features == 0:
+            features = self._first_length(parquet)
+        return Head(rows, features, arrow.kind_of(schema, self.columns))
 
-    def describe(self) -> Layout:
-        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            footers = list(pool.map(self._footer, self.files))
-        pairs = list(zip(self.files, footers, strict=True))
-        features = next(filter(None, (self._features(*pair) for pair in pairs)), 0)
-        if features == 0 and any(sum(footer.group_rows) for footer in footers):
-            raise DataError(f"column {self.columns[0]!r} of {self.files[0]} holds no vector.")
-        blocks: list[Block] = []
-        first = 0
-        for file, footer in pairs:
-            self._check(file, footer.schema, footers[0].schema, features)
-            blocks += cut(file, footer.group_rows, features, first, len(blocks))
-            first += sum(footer.group_rows)
-        return Layout(tuple(blocks), features)
+    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        parquet = _file(file)
+        for _, of_group in groupby(blocks, key=lambda block: block.group):
+            yield from _read_group(parquet, self.columns, list(of_group))
 
-    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
-        for file, of_file in groupby(blocks, key=lambda block: block.file):
-            with _open(self.fs, file) as parquet:
-                for _, of_group in groupby(of_file, key=lambda block: block.group):
-                    yield from _read_group(parquet, self.columns, list(of_group))
+    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+        parquet = _file(file)
+        arrow.check_kept(names, parquet.schema_arrow.names, block.file)
+        group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
+        return group.slice(block.skip, block.rows)
 
-    def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        with _open(self.fs, block.file) as parquet:
-            arrow_names = parquet.schema_arrow.names
-            missing = [name for name in names if name not in arrow_names]
-            if missing:
-                raise DataError(f"keep_columns={missing} are not in {block.file}: {arrow_names}.")
-            group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
-            return group.slice(block.skip, block.rows)
-
-    def _check(self, file: str, schema: pa.Schema, of_first: pa.Schema, features: int) -> None:
-        arrow.choose_columns(schema, self.columns, file)
-        name = self.columns[0]
-        kind, first_kind = schema.field(name).type, of_first.field(name).type
-        fixed = pa.types.is_fixed_size_list(kind)
-        if arrow.is_vector(kind) != arrow.is_vector(first_kind):
-            problem = f"is {kind} and that of {self.files[0]} is {first_kind}"
-        elif fixed and kind.list_size != features:
-            problem = f"has {kind.list_size} features and {self.files[0]} has {features}"
-        else:
-            return
-        raise DataError(f"column {name!r} of {file} {problem}; all files must have the same.")
-
-    def _footer(self, file: str) -> _Footer:
-        with _open(self.fs, file) as parquet:
-            meta = parquet.metadata
-            rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
-            return _Footer(parquet.schema_arrow, rows)
-
-    def _features(self, file: str, footer: _Footer) -> int:
-        """Return the length of a row; 0 where this file has no vector to tell it."""
-        arrow.choose_columns(footer.schema, self.columns, file)
-        kind = footer.schema.field(self.columns[0]).type
-        if not arrow.is_vector(kind):
-            return len(self.columns)
-        if pa.types.is_fixed_size_list(kind):
-            return int(kind.list_size)
-        with _open(self.fs, file) as parquet:
-            batches = parquet.iter_batches(batch_size=64, columns=list(self.columns))
-            lengths = (arrow.vector_length(batch.column(0)) for batch in batches)
-            return next((length for length in lengths if length), 0)
+    def _first_length(self, parquet: Any) -> int:
+        """Return the length of the first vector; 0 where there is none."""
+        batches = parquet.iter_batches(batch_size=64, columns=list(self.columns))
+        lengths = (arrow.vector_length(batch.column(0)) for batch in batches)
+        return next((length for length in lengths if length), 0)
 
 
-@contextmanager
-def _open(fs: FileSystem, file: str) -> Iterator[pq.ParquetFile]:
-    try:
-        with fs.open(file, "rb") as handle:
-            yield pq.ParquetFile(handle, pre_buffer=False, buffer_size=2**20)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot read {file}: {error}".replace("\n", " ")) from None
+def _file(file: Opened) -> Any:
+    return pq.ParquetFile(file.handle, pre_buffer=False, buffer_size=BUFFER_BYTES)
 
 
 def _read_group(
@@ -133,11 +75,19 @@ def _read_group(
         for block in blocks:  # not in the order of the file: once for each
             yield from _read_group(parquet, names, [block])
         return
-    wanted = deque(blocks)
-    begin = 0  # of the batch, within the row group
-    for batch in parquet.iter_batches(
+    batches = parquet.iter_batches(
         batch_size=BATCH_ROWS, row_groups=[blocks[0].group], columns=list(names), use_threads=False
-    ):
+    )
+    yield from cut_batches(batches, names, blocks)
+
+
+def cut_batches(
+    batches: Iterator[Any], names: Sequence[str], blocks: Sequence[Block]
+) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    """Put the rows of batches of a part together to the blocks wanted, which are in its order."""
+    wanted = deque(blocks)
+    begin = 0  # of the batch, within the part
+    for batch in batches:
         end = begin + batch.num_rows
         while wanted and wanted[0].skip < end:
             block = wanted[0]
@@ -154,3 +104,5 @@ def _read_group(
             if not wanted:
                 return
         begin = end
+    if wanted:
+        raise DataError(f"{wanted[0].file} has fewer rows than its metadata say; it is damaged.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.files import list_files
-from ray_kmeans.data.npy import NpySource
-from ray_kmeans.data.parquet import ParquetSource
+from ray_kmeans.data.format import FileSource, Format, Opened, opened
+from ray_kmeans.data.npy import Npy
+from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.plan import Block, Layout
 from ray_kmeans.errors import ConfigError, DataError
 
-SUFFIXES = (".parquet", ".npy")
+FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
+    ".parquet": Parquet.of,
+    ".npy": Npy.of,
+}
+"""By the end of a file's name: what makes of its first file, and the columns wanted, its format."""
 
 
 @runtime_checkable
@@ -46,7 +51,9 @@ def open_source(
     Raises ConfigError or DataError for what cannot be a data set.
     """
     if isinstance(x, str | os.PathLike):
-        return _open_files(os.fspath(x), columns, storage_options or {})
+        return _open_files([os.fspath(x)], columns, storage_options or {})
+    if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
+        return _open_files([os.fspath(each) for each in x], columns, storage_options or {})
     if isinstance(x, Source):
         return x
     if isinstance(x, Mapping):  # the seed's rule: columns in the order of their sorted names
@@ -78,19 +85,20 @@ def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
 
 
 def _open_files(
-    uri: str, columns: Sequence[str] | None, storage_options: Mapping[str, Any]
+    uris: Sequence[str], columns: Sequence[str] | None, storage_options: Mapping[str, Any]
 ) -> Source:
-    fs, files = list_files(uri, SUFFIXES, storage_options)
-    kinds = {file[file.rindex(".") :] for file in files}
-    if len(kinds) > 1:
+    remote, files = list_files(uris, storage_options, tuple(FORMATS))
+    kinds = {suffix_of(file.path) for file in files}
+    if len({FORMATS[kind] for kind in kinds}) > 1:
         raise ConfigError(
-            f"{uri!r} holds files of several formats: {', '.join(sorted(kinds))}. "
-            f"Give a glob, as in {uri.rstrip('/')}/*{sorted(kinds)[-1]}."
+            f"{remote.shown!r} holds files of several formats: {', '.join(sorted(kinds))}. "
+            f"Give a glob, as in {remote.shown.rstrip('/')}/*{sorted(kinds)[-1]}."
         )
-    if kinds == {".parquet"}:
-        return ParquetSource.of(fs, files, columns)
-    if columns:
-        raise ConfigError(
-            f"columns={list(columns)} has no meaning for {uri!r}: .npy has no columns."
-        )
-    return NpySource(fs, tuple(files))
+    with opened(remote, files[0]) as first:
+        chosen = FORMATS[kinds.pop()](first, columns or None)
+    return FileSource(remote, files, chosen)
+
+
+def suffix_of(path: str) -> str:
+    """Return the end of a file's name that tells its format."""
+    return next(suffix for suffix in FORMATS if path.lower().endswith(suffix))

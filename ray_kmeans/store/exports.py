@@ -17,9 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-
 from ray_kmeans.errors import ConfigError, NoDataError
+from ray_kmeans.remote import Remote, said
 from ray_kmeans.store import publish
 
 MANIFEST = "_manifest.json"
@@ -48,23 +47,23 @@ class ExportDir(publish.Place):
         if keep is not None and keep < 1:
             raise ConfigError(f"keep={keep!r} must be at least 1, or None to keep all exports.")
         content = {**files, MANIFEST: _manifest(files)}
-        with publish.said(f"cannot export to {self.url!r}"):
+        with self.said(f"cannot export to {self.shown!r}"):
             number = self._rename_in(content) if self._local else self._put_in(content)
         url = f"{self.url.rstrip('/')}/{number}"
         if keep is not None:
-            with publish.said(f"{url!r} is exported, but older exports cannot be deleted"):
+            with self.said(f"{url!r} is exported, but older exports cannot be deleted"):
                 self._delete_old(number, keep)
         return url
 
     @property
     def _local(self) -> bool:
-        return publish.is_protocol(self._fs, "file")
+        return self.is_protocol("file")
 
     def _rename_in(self, content: Mapping[str, bytes]) -> str:
         hidden = f"{self._root}/.{uuid.uuid4().hex}.partial"
         try:
             for name, data in content.items():
-                publish.put(self._fs, f"{hidden}/{name}", data)
+                publish.put(self.fs, f"{hidden}/{name}", data)
             for number in _numbers():
                 path = f"{self._root}/{number}"
                 if os.path.lexists(path):  # a rename would replace an empty directory
@@ -87,8 +86,8 @@ class ExportDir(publish.Place):
         try:
             for name, data in content.items():
                 if name == MANIFEST:
-                    self._fs.rm_file(claim)
-                publish.put(self._fs, f"{path}/{name}", data)
+                    self.fs.rm_file(claim)
+                publish.put(self.fs, f"{path}/{name}", data)
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self._remove(path)
@@ -106,10 +105,10 @@ class ExportDir(publish.Place):
             if self._names(path):
                 continue
             claim = f"{path}/_claim-{uuid.uuid4().hex}"
-            publish.put(self._fs, claim, b"{}")
+            publish.put(self.fs, claim, b"{}")
             if self._names(path) == [claim.rsplit("/", 1)[-1]]:
                 return number, claim
-            self._fs.rm_file(claim)
+            self.fs.rm_file(claim)
         raise AssertionError("numbers do not end")
 
     def _delete_old(self, new: str, keep: int) -> None:
@@ -120,7 +119,7 @@ class ExportDir(publish.Place):
 
     def _is_export(self, name: str) -> bool:
         try:
-            data = self._fs.cat_file(f"{self._root}/{name}/{MANIFEST}")
+            data = self.fs.cat_file(f"{self._root}/{name}/{MANIFEST}")
         except (FileNotFoundError, NotADirectoryError):
             return False
         return (publish.unseal(data) or {}).get("kind") == KIND
@@ -134,13 +133,13 @@ class ExportDir(publish.Place):
                 shutil.rmtree(hidden)
             else:
                 with contextlib.suppress(FileNotFoundError):
-                    self._fs.rm_file(f"{path}/{MANIFEST}")
-                self._fs.rm(path, recursive=True)
+                    self.fs.rm_file(f"{path}/{MANIFEST}")
+                self.fs.rm(path, recursive=True)
 
     def _names(self, path: str) -> list[str]:
-        self._fs.invalidate_cache()
+        self.fs.invalidate_cache()
         try:
-            found = self._fs.ls(path, detail=False)
+            found = self.fs.ls(path, detail=False)
         except FileNotFoundError:
             return []
         return [each.rstrip("/").rsplit("/", 1)[-1] for each in found]
@@ -153,14 +152,13 @@ def assets(
     found = {}
     for name, source in (assets_extra or {}).items():
         _check_name(name)
-        with publish.said(f"assets_extra[{name!r}]={source!r} cannot be read"):
-            fs, path = fsspec.core.url_to_fs(source, **storage_options)
+        remote = Remote(source, storage_options)
+        what = f"assets_extra[{name!r}]={remote.shown!r}"
+        with said(f"{what} cannot be read", storage_options):
             try:
-                found[f"assets.extra/{name}"] = bytes(fs.cat_file(path))
+                found[f"assets.extra/{name}"] = bytes(remote.fs.cat_file(remote.path))
             except FileNotFoundError:
-                raise NoDataError(
-                    f"assets_extra[{name!r}]={source!r} does not exist. Give a file to read."
-                ) from None
+                raise NoDataError(f"{what} does not exist. Give a file to read.") from None
     return found
 
 

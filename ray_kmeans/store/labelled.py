@@ -49,22 +49,22 @@ class LabelledOutput(publish.Place):
         Raises StoreError where a finished output or files of another origin are already, or where
         nothing can be written.
         """
-        with publish.said(f"{self.url!r} cannot be written"):
+        with self.said(f"{self.shown!r} cannot be written"):
             names = self._names()
             if MANIFEST in names:
                 raise StoreError(
-                    f"{self.url!r} already holds a finished output ({MANIFEST}). "
+                    f"{self.shown!r} already holds a finished output ({MANIFEST}). "
                     "Give another place, or delete that one first."
                 )
             foreign = [name for name in names if name.endswith(".parquet")]
             if foreign and UNFINISHED not in names:
                 raise StoreError(
-                    f"{self.url!r} holds files of another origin ({foreign[0]}). "
+                    f"{self.shown!r} holds files of another origin ({foreign[0]}). "
                     "Give another place."
                 )
             for name in filter(PART.fullmatch, names):
-                self._fs.rm_file(f"{self._root}/{name}")
-            publish.put(self._fs, f"{self._root}/{UNFINISHED}", b"{}")
+                self.fs.rm_file(f"{self._root}/{name}")
+            publish.put(self.fs, f"{self._root}/{UNFINISHED}", b"{}")
 
     def write(
         self,
@@ -83,7 +83,7 @@ class LabelledOutput(publish.Place):
         pq.write_table(pa.table(columns), content)
         name = f"part-{index:08d}.parquet"
         data = content.getvalue()
-        publish.put(self._fs, f"{self._root}/{name}", data)
+        publish.put(self.fs, f"{self._root}/{name}", data)
         return Part(name, len(labels), len(data), publish.sha256(data))
 
     def finish(self, parts: Sequence[Part], model: Mapping[str, Any]) -> None:
@@ -95,13 +95,13 @@ class LabelledOutput(publish.Place):
             "parts": [asdict(part) for part in parts],
         }
         sealed = publish.seal(manifest)
-        with publish.said(f"{self.url!r} cannot be written"):
-            publish.put(self._fs, f"{self._root}/{MANIFEST}", sealed)
-            self._fs.rm_file(f"{self._root}/{UNFINISHED}")
+        with self.said(f"{self.shown!r} cannot be written"):
+            publish.put(self.fs, f"{self._root}/{MANIFEST}", sealed)
+            self.fs.rm_file(f"{self._root}/{UNFINISHED}")
 
     def _names(self) -> list[str]:
         try:
-            found = self._fs.ls(self._root, detail=False)
+            found = self.fs.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
         return sorted(path.rsplit("/", 1)[-1] for path in found)

@@ -50,7 +50,7 @@ class ModelDir(publish.Place):
 
         Raises CheckpointError where the newest checkpoint is damaged: that is never passed over.
         """
-        with publish.said(f"model_dir={self.url!r} cannot be read"):
+        with self.said(f"model_dir={self.shown!r} cannot be read"):
             paths = self._manifests()
             return self._load(paths[-1]) if paths else None
 
@@ -76,10 +76,10 @@ class ModelDir(publish.Place):
             "mini_batch": [running.steps_per_iteration, running.done] if running else None,
             "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
         }
-        with publish.said(f"cannot save a checkpoint to {self.url!r}"):
+        with self.said(f"cannot save a checkpoint to {self.shown!r}"):
             for name, content in blobs.items():
-                publish.put(self._fs, f"{self._root}/{name}", content)
-            publish.put(self._fs, path, publish.seal(manifest))
+                publish.put(self.fs, f"{self._root}/{name}", content)
+            publish.put(self.fs, path, publish.seal(manifest))
             self._delete_old()
         return path
 
@@ -87,12 +87,12 @@ class ModelDir(publish.Place):
         """Return the newest state, or that of a checkpoint; NotFittedError where there is none."""
         state = self.latest() if checkpoint is None else self._of(checkpoint)
         if state is None:
-            raise NotFittedError(f"there is no model in {self.url!r}. Call fit first.")
+            raise NotFittedError(f"there is no model in {self.shown!r}. Call fit first.")
         return state
 
     def checkpoints(self) -> list[str]:
         """Return the URLs of all checkpoints, the oldest first."""
-        with publish.said(f"model_dir={self.url!r} cannot be read"):
+        with self.said(f"model_dir={self.shown!r} cannot be read"):
             return [f"{self.url.rstrip('/')}/checkpoints/{_name(p)}" for p in self._manifests()]
 
     def matching(
@@ -109,25 +109,25 @@ class ModelDir(publish.Place):
             if (k, d, found.metric) != asked:
                 sentence = "{} clusters of {} features by {} distance"
                 raise ModelMismatchError(
-                    self.url, sentence.format(k, d, found.metric), sentence.format(*asked)
+                    self.shown, sentence.format(k, d, found.metric), sentence.format(*asked)
                 )
         return found
 
     def check_writable(self) -> None:
         """Raise StoreError if nothing can be written."""
         probe = f"{self._root}/probe-{uuid.uuid4().hex[:8]}"
-        with publish.said(f"model_dir={self.url!r} cannot be written"):
-            publish.put(self._fs, probe, b"may I write here?")
-            self._fs.rm_file(probe)
+        with self.said(f"model_dir={self.shown!r} cannot be written"):
+            publish.put(self.fs, probe, b"may I write here?")
+            self.fs.rm_file(probe)
 
     @property
     def _root(self) -> str:
         return f"{super()._root}/checkpoints"
 
     def _manifests(self) -> list[str]:
-        self._fs.invalidate_cache()
+        self.fs.invalidate_cache()
         try:
-            found = self._fs.ls(self._root, detail=False)
+            found = self.fs.ls(self._root, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(path for path in found if path.endswith(".json"))
@@ -136,19 +136,19 @@ class ModelDir(publish.Place):
         """Return the state of a checkpoint: its file name here, or a path or URL anywhere."""
         home = checkpoint.rpartition("/checkpoints/")[0]
         if home and "://" not in home:
-            home = str(self._fs.unstrip_protocol(home))
+            home = str(self.fs.unstrip_protocol(home))
         place = replace(self, url=home) if home else self
-        with publish.said(f"checkpoint_path={checkpoint!r} cannot be read"):
+        with self.said(f"checkpoint_path={checkpoint!r} cannot be read"):
             there = {_name(path): path for path in place._manifests()}
             if _name(checkpoint) not in there:
                 raise NotFittedError(
-                    f"checkpoint_path={checkpoint!r} does not exist; {place.url!r} has "
+                    f"checkpoint_path={checkpoint!r} does not exist; {place.shown!r} has "
                     f"{list(there)}."
                 )
             return place._load(there[_name(checkpoint)])
 
     def _load(self, path: str) -> FitState:
-        manifest = publish.unseal(self._fs.cat_file(path))
+        manifest = publish.unseal(self.fs.cat_file(path))
         if manifest is None:
             raise CheckpointError(path, "the manifest is not what was written")
         if manifest["format"] != FORMAT:
@@ -156,7 +156,7 @@ class ModelDir(publish.Place):
         arrays = {}
         for name, expected in manifest["files"].items():
             try:
-                content = self._fs.cat_file(f"{self._root}/{name}")
+                content = self.fs.cat_file(f"{self._root}/{name}")
             except FileNotFoundError:
                 raise CheckpointError(path, f"{name} is missing") from None
             if publish.sha256(content) != expected["sha256"]:
@@ -184,11 +184,11 @@ class ModelDir(publish.Place):
         """Delete manifests first, so that a reader never finds one without its data."""
         manifests = self._manifests()
         for path in manifests[: -self.keep]:
-            self._fs.rm_file(path)
+            self.fs.rm_file(path)
         oldest = _number(manifests[-self.keep :][0])
-        for folder in self._fs.ls(f"{self._root}/data", detail=False):
+        for folder in self.fs.ls(f"{self._root}/data", detail=False):
             if _number(folder) < oldest:  # also what a killed save has left behind
-                self._fs.rm(folder, recursive=True)
+                self.fs.rm(folder, recursive=True)
 
 
 def _arrays(state: FitState) -> dict[str, NDArray[Any]]:

@@ -7,17 +7,12 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property
-from typing import Any, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any
 
 import fsspec
 
-from ray_kmeans.errors import RayKMeansError, StoreError
-
-FileSystem: TypeAlias = Any
-"""An fsspec file system; fsspec ships no types."""
+from ray_kmeans.remote import FileSystem, Remote, protocols_of, said
 
 
 def absolute(url: str) -> str:
@@ -25,55 +20,21 @@ def absolute(url: str) -> str:
     return url if "://" in url else str(fsspec.core.url_to_fs(url)[1])
 
 
-@dataclass(frozen=True)
-class Place:
-    """A directory on any fsspec store. Travels to other processes by pickle."""
-
-    url: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def only_here(self) -> bool:
-        """Whether no other process can see it (memory:// URLs)."""
-        return is_protocol(self._fs, "memory")
+class Place(Remote):
+    """A directory that is written to."""
 
     def put(self, name: str, data: bytes) -> None:
         """Make `data` visible under a name in this directory, in one step."""
-        with said(f"{self.url!r} cannot be written"):
-            put(self._fs, f"{self._opened[1]}/{name}", data)
+        with self.said(f"{self.url!r} cannot be written"):
+            put(self.fs, f"{self.path}/{name}", data)
 
-    @property
-    def _fs(self) -> FileSystem:
-        return self._opened[0]
+    def said(self, what: str) -> AbstractContextManager[None]:
+        """Turn whatever the store raises into StoreError that begins so, and tells no secret."""
+        return said(what, self.storage_options)
 
     @property
     def _root(self) -> str:
-        return self._opened[1]
-
-    @cached_property
-    def _opened(self) -> tuple[FileSystem, str]:
-        # A cached listing would hide what another process has written.
-        options = {"use_listings_cache": False, **self.storage_options}
-        try:
-            fs, path = fsspec.core.url_to_fs(self.url, **options)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"{self.url!r} cannot be opened: {error}") from error
-        return fs, str(path).rstrip("/")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file system behind; the other process makes its own."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
-
-
-@contextlib.contextmanager
-def said(what: str) -> Iterator[None]:
-    """Turn whatever a store raises into StoreError: every store has its own exceptions for "no"."""
-    try:
-        yield
-    except RayKMeansError:
-        raise
-    except Exception as error:
-        raise StoreError(f"{what}: {type(error).__name__}: {error}".strip()) from error
+        return self.path
 
 
 def put(fs: FileSystem, path: str, data: bytes) -> None:
@@ -82,7 +43,7 @@ def put(fs: FileSystem, path: str, data: bytes) -> None:
     Object stores do so by themselves with one PUT. A local file is written beside its place, synced
     and renamed. HDFS has no such step here: what is read back must verify itself.
     """
-    if is_protocol(fs, "file"):
+    if "file" in protocols_of(fs):
         fs.makedirs(os.path.dirname(path), exist_ok=True)
         beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
         try:
@@ -120,8 +81,3 @@ def sha256(data: bytes) -> str:
 
 def _digest(manifest: dict[str, Any]) -> str:
     return sha256(json.dumps(manifest, sort_keys=True).encode())
-
-
-def is_protocol(fs: FileSystem, name: str) -> bool:
-    """Tell whether the store is of this kind, as 'file' or 'memory'."""
-    return name in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)

@@ -1,0 +1,208 @@
+"""Any fsspec store, asked patiently and named without its secrets.
+
+A request that fails in passing (a timeout, a broken connection, 429, 5xx) is made again, with
+pauses that grow and are drawn at random; what fails for good (no such file, no permission) is not.
+Clients of stores do so too, but too briefly for a job of hours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from typing import Any, TypeAlias
+
+import fsspec
+import tenacity
+
+from ray_kmeans.errors import ConfigError, RayKMeansError, StoreError
+
+FileSystem: TypeAlias = Any
+"""An fsspec file system; fsspec ships no types."""
+
+ATTEMPTS = 8
+LONGEST_PAUSE_S = 20.0
+"""Before the last attempts; all pauses together are a minute at most."""
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
+CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
+"""Packages whose own exceptions tell of a connection."""
+FOR_GOOD = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+SHORTEST_SECRET = 4
+
+
+REQUESTS = frozenset(
+    "cat_file find glob info isdir isfile ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
+)
+
+
+class RequestError(StoreError):
+    """A request to a store that failed, though it was made again where that could help."""
+
+
+class Patient:
+    """A file system whose requests are made again where they fail in passing.
+
+    Exceptions that tell of a file (as FileNotFoundError) are raised as they are, others as
+    RequestError, which names the request, the attempts and the cause.
+    """
+
+    def __init__(self, fs: FileSystem, storage_options: Mapping[str, Any]) -> None:
+        self._fs = fs
+        self._options = storage_options
+        here = not {"file", "memory"}.isdisjoint(protocols_of(fs))
+        self._attempts = 1 if here else ATTEMPTS
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._fs, name)
+        return partial(self._ask, name, found) if name in REQUESTS else found
+
+    def _ask(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self._attempts),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
+            retry=tenacity.retry_if_exception(is_passing),
+            reraise=True,
+        )
+        try:
+            return retrying(call, *args, **kwargs)
+        except (*FOR_GOOD, RayKMeansError) as error:
+            made = retrying.statistics.get("attempt_number", 1)
+            if made > 1 and name in ("rm", "rm_file") and isinstance(error, FileNotFoundError):
+                return None  # an attempt whose answer was lost did it
+            raise
+        except Exception as error:
+            made = retrying.statistics.get("attempt_number", 1)
+            what = redacted(f"{name} {args[0] if args else ''}".strip())
+            often = f" after {made} attempts" if made > 1 else ""
+            cause = redacted(f"{type(error).__name__}: {error}", self._options)
+            raise RequestError(f"{what} failed{often}: {cause}") from None
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A path on any fsspec store. Travels to other processes by pickle, and opens there anew."""
+
+    url: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The URL as people may see it."""
+        return redacted(self.url)
+
+    @property
+    def fs(self) -> FileSystem:
+        return self._opened[0]
+
+    @property
+    def path(self) -> str:
+        """The path on the store, without a slash at its end."""
+        return self._opened[1]
+
+    @property
+    def only_here(self) -> bool:
+        """Whether no other process can see it (memory:// URLs)."""
+        return self.is_protocol("memory")
+
+    def is_protocol(self, name: str) -> bool:
+        """Tell whether the store is of this kind, as 'file' or 'memory'."""
+        return name in protocols_of(self.fs)
+
+    @cached_property
+    def _opened(self) -> tuple[FileSystem, str]:
+        # A cached listing would hide what another process has written.
+        options = {"use_listings_cache": False, **self.storage_options}
+        try:
+            fs, path = fsspec.core.url_to_fs(self.url, **options)
+        except ImportError as error:
+            extra = EXTRAS.get(self.url.partition("://")[0])
+            hint = f" Run: pip install 'ray-kmeans[{extra}]'." if extra else ""
+            raise ConfigError(
+                f"{self.shown!r} needs a package that is not installed: {error}.{hint}"
+            ) from None
+        except ValueError as error:
+            cause = redacted(str(error), self.storage_options)
+            raise ConfigError(f"{self.shown!r} cannot be opened: {cause}.") from None
+        return Patient(fs, self.storage_options), str(path).rstrip("/") or "/"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open store behind; the other process makes its own."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+def protocols_of(fs: FileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether the same request may succeed a moment later."""
+    if isinstance(error, (*FOR_GOOD, RayKMeansError)):
+        return False
+    status = _status(error)
+    if status is not None:
+        return status in (408, 409, 425, 429) or status >= 500
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | TimeoutError) or package in CLIENTS
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status behind an error, where it tells."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # botocore
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    if status is None and error.__cause__ is not None:  # s3fs translates errors of botocore
+        return _status(error.__cause__)
+    return status if isinstance(status, int) else None
+
+
+def redacted(text: str, storage_options: Mapping[str, Any] | None = None) -> str:
+    """Return a text without passwords and signatures of URLs, and without any option's value."""
+    text = re.sub(r"(://)[^/\s'\"@]*@", r"\1***@", text)
+    text = re.sub(r"(\?)[^\s'\")\]]*=[^\s'\")\]]*", r"\1***", text)
+    for value in sorted(_values(storage_options or {}), key=len, reverse=True):
+        text = text.replace(value, "***")
+    return text
+
+
+def _values(options: Any) -> Iterator[str]:
+    """Yield the text of all options that may be secrets: not of places, numbers and switches."""
+    if isinstance(options, Mapping):
+        for name, value in options.items():
+            if not isinstance(value, str):
+                yield from _values(value)
+            elif not _is_place(str(name)):
+                parts = [
+                    part.partition("=")[2] for part in value.split(";")
+                ]  # of connection strings
+                yield from (each for each in (value, *parts) if len(each) >= SHORTEST_SECRET)
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from _values(value)
+
+
+def _is_place(name: str) -> bool:
+    return any(part in name for part in ("url", "region", "host", "project", "account_name"))
+
+
+@contextmanager
+def said(what: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Turn whatever a store raises into StoreError: every store has its own exceptions for "no"."""
+    try:
+        yield
+    except RequestError as error:
+        raise StoreError(f"{redacted(what)}: {error}") from None
+    except RayKMeansError:
+        raise
+    except Exception as error:
+        cause = redacted(f"{type(error).__name__}: {error}", storage_options)
+        raise StoreError(f"{redacted(what)}: {cause}".strip()) from None
