@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, Keep
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import Layout, Shard, check_budget, split
+from ray_kmeans.data.plan import Layout, Shard, check_budget, readers_of, split
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import BudgetError, ConfigError, DataError
 from ray_kmeans.observe import events as ev
@@ -47,7 +47,7 @@ def plan_shards(
             log.warning("the rows are kept on disk, as cache='auto' and in memory %s", error)
             place = DISK
     check_budget(shards, *needs, kept=place == MEMORY)
-    return shards, Keep(place, config.cache_dir)
+    return shards, Keep(place, config.cache_dir, readers_of(threads_of(cpus)))
 
 
 def worker_memory(config: RunConfig) -> int:

@@ -14,6 +14,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.cluster.pool import LocalPool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep, OnDisk
+from ray_kmeans.cluster.worker import runs_of
 from ray_kmeans.data import plan
 from ray_kmeans.data.plan import split, worker_bytes
 from ray_kmeans.data.source import open_source
@@ -84,9 +85,23 @@ def test_any_rows_of_a_shelf_are_those_of_the_data(place, X, tmp_path, small_blo
     np.testing.assert_array_equal(pool.rows_at(numbers), X[numbers])
 
 
+@pytest.mark.parametrize("readers", [1, 2, 3, 7, 50])
+def test_runs_for_readers_are_the_shard_and_part_no_row_group(readers):
+    blocks = plan.cut("a", [20_000, 9_000, 5, 5, 30_000], 3)
+    blocks += plan.cut("b", [7] * 10, 3, 59_010, len(blocks))
+
+    runs = runs_of(blocks, readers)
+
+    assert [block for _, run in runs for block in run] == blocks
+    assert [first for first, _ in runs] == [run[0].index for _, run in runs]
+    assert len(runs) <= readers
+    groups = [{(block.file, block.group) for block in run} for _, run in runs]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 15
+
+
 def test_what_is_on_disk_has_no_name_and_is_gone_with_the_shelf(X, tmp_path):
     shelf = OnDisk([420], 5, str(tmp_path), load().fingerprint)
-    shelf.put(X)
+    shelf.put(0, X)
 
     np.testing.assert_array_equal(shelf[0], X)
     assert list(tmp_path.iterdir()) == []
@@ -105,8 +120,8 @@ def open_files():
 
 def test_a_disk_that_gives_back_other_bytes_is_an_error_that_names_it(X, tmp_path):
     shelf = OnDisk([400, 20], 5, str(tmp_path), load().fingerprint)
-    shelf.put(X[:400])
-    shelf.put(X[400:])
+    shelf.put(1, X[400:])
+    shelf.put(0, X[:400])
     os.pwrite(shelf._file.fileno(), b"\x00", 8003)
 
     np.testing.assert_array_equal(shelf[0], X[:400])

@@ -32,10 +32,12 @@ class Keep:
     """'memory', 'disk', or 'source': nowhere, to be read again for every sweep."""
     directory: str | None = None
     """For 'disk': on each node; None: the system's directory for temporary files."""
+    readers: int = 1
+    """Threads that read a shard at once."""
 
 
 class Shelf(Sequence[Rows]):
-    """The rows of each block of a shard, (rows, features); filled once, in order, then read."""
+    """The rows of each block of a shard, (rows, features); filled once, then read."""
 
     stays = False
     """Whether a block that was fetched stays where it is in memory."""
@@ -66,8 +68,8 @@ class Shelf(Sequence[Rows]):
                 yield rows
 
     @abstractmethod
-    def put(self, rows: Rows) -> None:
-        """Keep the next block."""
+    def put(self, here: int, rows: Rows) -> None:
+        """Keep a block; threads may do so for several at once."""
 
     @abstractmethod
     def fetch(self, here: int) -> Rows:
@@ -86,13 +88,13 @@ class InMemory(Shelf):
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__(sizes)
-        self._rows: list[Rows] = []
+        self._rows: dict[int, Rows] = {}
 
     def __iter__(self) -> Iterator[Rows]:
-        return iter(self._rows)
+        return map(self.fetch, range(len(self)))
 
-    def put(self, rows: Rows) -> None:
-        self._rows.append(rows)
+    def put(self, here: int, rows: Rows) -> None:
+        self._rows[here] = rows
 
     def fetch(self, here: int) -> Rows:
         return self._rows[here]
@@ -115,7 +117,7 @@ class OnDisk(Shelf):
         self._directory = directory or tempfile.gettempdir()
         self._features = features
         self._hash_of = hash_of
-        self._hashes: list[int] = []
+        self._hashes: dict[int, int] = {}
         self._begins = [0, *accumulate(rows * features * 4 for rows in sizes)]
         try:
             self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 (for our life)
@@ -123,14 +125,13 @@ class OnDisk(Shelf):
         except OSError as error:
             raise self._no_room(error) from None
 
-    def put(self, rows: Rows) -> None:
-        here = len(self._hashes)
+    def put(self, here: int, rows: Rows) -> None:
         data = np.ascontiguousarray(rows).data.cast("B")
         written = 0
         while written < len(data):
             begin = self._begins[here] + written
             written += os.pwrite(self._file.fileno(), data[written:], begin)
-        self._hashes.append(self._hash_of(rows))
+        self._hashes[here] = self._hash_of(rows)
 
     def fetch(self, here: int) -> Rows:
         rows = np.empty((self.sizes[here], self._features), np.float32)
@@ -177,7 +178,7 @@ class AtSource(Shelf):
         super().__init__(sizes)
         self._read = read
 
-    def put(self, rows: Rows) -> None:
+    def put(self, here: int, rows: Rows) -> None:
         pass  # it is where it came from
 
     def fetch(self, here: int) -> Rows:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
+from itertools import accumulate, groupby
 from operator import add
 from typing import Any, Protocol
 
@@ -43,6 +44,10 @@ class Block(Protocol):
     @property
     def features(self) -> int: ...
     @property
+    def file(self) -> str: ...
+    @property
+    def group(self) -> int: ...
+    @property
     def place(self) -> str: ...
 
 
@@ -69,6 +74,21 @@ class Writer(Protocol):
 def this_process() -> tuple[str, int]:
     """Return (host, pid)."""
     return socket.gethostname(), os.getpid()
+
+
+def runs_of(shard: Sequence[Block], count: int) -> list[tuple[int, Sequence[Block]]]:
+    """Cut a shard into runs for so many readers: where each begins, and its blocks.
+
+    What is decoded together, the blocks of a row group, stays together.
+    """
+    groups = [list(group) for _, group in groupby(shard, key=lambda b: (b.file, b.group))]
+    fair = sum(block.rows for block in shard) / count
+    runs: list[list[Block]] = [[]]
+    for group in groups:
+        if sum(block.rows for block in runs[-1]) >= fair:
+            runs.append([])
+        runs[-1] += group
+    return list(zip(accumulate(map(len, runs), initial=0), runs, strict=False))
 
 
 class ShardWorker:
@@ -105,12 +125,17 @@ class ShardWorker:
         self._shelf = self._held = self._potential = None
         self._shard = shard
         shelf = shelf_for(self._keep, shard, self._read_again, self._kernel.fingerprint)
-        extent = Extent(0, np.zeros(shard[0].features, np.float32))
-        for block, rows in source.read(shard):
+        runs = runs_of(shard, self._keep.readers)
+        extents = Threads(len(runs)).run(self._load_run, [(*run, shelf) for run in runs])
+        self._shelf = shelf
+        return reduce(add, extents)
+
+    def _load_run(self, first: int, blocks: Sequence[Block], shelf: Shelf) -> Extent:
+        extent = Extent(0, np.zeros(blocks[0].features, np.float32))
+        for here, (block, rows) in enumerate(self._source.read(blocks), start=first):
             projected = project(rows, self._metric)
             extent += Extent.of_rows(projected, block.place)
-            shelf.put(projected)
-        self._shelf = shelf
+            shelf.put(here, projected)
         return extent
 
     def _read_again(self, here: int) -> NDArray[np.float32]:

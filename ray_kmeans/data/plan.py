@@ -11,6 +11,9 @@ from ray_kmeans.errors import BudgetError
 BLOCK_ROWS = 8_192
 """Rows of a block at most; a constant, so that blocks follow from the data alone."""
 
+READERS = 4
+"""Threads of a worker that read at once, at most."""
+
 WORKER_BASE_BYTES = 550 * 2**20
 """A worker before it holds any row: Python, Ray, Arrow, numba, and compiling the kernels, which
 takes most of it, the first time alone."""
@@ -124,7 +127,7 @@ def worker_bytes(
     n_rows = sum(block.rows for block in shard)
     largest = max(block.rows for block in shard)
     rows = n_rows * per_row if kept else 32 * n_rows + largest * per_row
-    reading = 3 * largest * features * 4
+    reading = 3 * readers_of(threads) * largest * features * 4
     prepared = num_clusters * (columns * 6 + (features + 1) * (4 + 3 * 8))
     partials = 3 * num_clusters * (features + 1) * 8
     tile_rows = min(max(2**17 // num_clusters, 512), 2048)
@@ -133,6 +136,11 @@ def worker_bytes(
     drawing = 64 * batch_rows
     fixed = reading + prepared + partials + threads * of_thread + drawing
     return WORKER_BASE_BYTES + rows + fixed
+
+
+def readers_of(threads: int) -> int:
+    """Return how many of a worker's threads read at once; each holds some blocks."""
+    return min(threads, READERS)
 
 
 def check_budget(
