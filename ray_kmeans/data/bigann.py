@@ -32,7 +32,7 @@ class BigAnn:
         return cls(dtype)
 
     def head(self, file: Opened) -> Head:
-        return self._dense(file).head(file)
+        return self._dense(file).head
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         yield from read_dense(file, self._dense(file), blocks)
@@ -45,11 +45,9 @@ class BigAnn:
             raise DataError(f"{file.path} has {file.size} bytes; its header alone has 8.")
         rows, features = HEADER.unpack(file.cat(0, HEADER.size))
         dense = Dense(rows, features, np.dtype(self.dtype), HEADER.size)
+        if features == 0:
+            raise DataError(f"{file.path} has {rows:,} rows of no feature; it is damaged.")
         # The type stands in the name alone: only the exact size tells that it is the right one.
-        if features == 0 or file.size != dense.end:
-            raise DataError(
-                f"{file.path} has {file.size:,} bytes where {rows:,} rows of {features:,} "
-                f"{dense.dtype}, as its header and its name say, take {dense.end:,}; it is damaged "
-                "or cut off, or has the name of another number type."
-            )
+        reason = "it is damaged or cut off, or has the name of another number type"
+        dense.check_size(file.path, file.size - dense.offset, reason)
         return dense

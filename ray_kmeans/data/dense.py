@@ -34,18 +34,17 @@ class Dense:
         return self.lead + self.features * self.dtype.itemsize
 
     @property
-    def end(self) -> int:
-        """Bytes of the file up to the end of the last row."""
-        return self.offset + self.rows * self.row_bytes
-
-    def head(self, file: Opened) -> Head:
-        """Return the head of the file; raises DataError where it ends before its rows do."""
-        if file.size < self.end:
-            raise DataError(
-                f"{file.path} has {file.size:,} bytes where {self.rows:,} rows of "
-                f"{self.features:,} {self.dtype} take {self.end:,}; it is cut off."
-            )
+    def head(self) -> Head:
         return Head(one_part(self.rows), self.features)
+
+    def check_size(self, what: str, size: int, reason: str = "it is damaged or cut off") -> None:
+        """Raise DataError where there are more or fewer bytes for the rows than they take."""
+        needed = self.rows * self.row_bytes
+        if size != needed:
+            raise DataError(
+                f"{what} has {size:,} bytes for {self.rows:,} rows of {self.features:,} "
+                f"{self.dtype}, which take {needed:,}; {reason}."
+            )
 
     def span(self, block: Block) -> tuple[int, int]:
         """Return the offsets in the file where a block begins and ends."""

@@ -35,13 +35,19 @@ class Npy:
         return cls()
 
     def head(self, file: Opened) -> Head:
-        return header_of(file.path, file.cat(0, HEADER_BYTES)).head(file)
+        return _dense(file).head
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        yield from read_dense(file, header_of(file.path, file.cat(0, HEADER_BYTES)), blocks)
+        yield from read_dense(file, _dense(file), blocks)
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         raise no_columns(file, names)
+
+
+def _dense(file: Opened) -> Dense:
+    dense = header_of(file.path, file.cat(0, HEADER_BYTES))
+    dense.check_size(file.path, file.size - dense.offset)
+    return dense
 
 
 def header_of(path: str, begin: bytes) -> Dense:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.data import npy
 from ray_kmeans.data.dense import Dense, read_dense
-from ray_kmeans.data.format import Head, Opened, no_columns, one_part
+from ray_kmeans.data.format import Head, Opened, no_columns
 from ray_kmeans.data.named import check_there, choose_matrix
 from ray_kmeans.data.plan import Block
 from ray_kmeans.errors import DataError, RayKMeansError
@@ -47,7 +47,7 @@ class Npz:
     def head(self, file: Opened) -> Head:
         with _archive(file) as archive:
             _, dense = self._member(file, archive)
-            return Head(one_part(dense.rows), dense.features)
+            return dense.head
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         with _archive(file) as archive:
@@ -67,11 +67,7 @@ class Npz:
         info = _info(file, archive, self.name)
         what = f"{self.name!r} of {file.path}"
         dense = npy.header_of(what, _first_bytes(archive, info))
-        if dense.end != info.file_size:
-            raise DataError(
-                f"{what} has {info.file_size:,} bytes where {dense.rows:,} rows of "
-                f"{dense.features:,} {dense.dtype} take {dense.end:,}; it is damaged."
-            )
+        dense.check_size(what, info.file_size - dense.offset)
         return info, dense
 
 

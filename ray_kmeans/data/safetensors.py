@@ -62,7 +62,7 @@ class Safetensors:
         )
 
     def head(self, file: Opened) -> Head:
-        return self._dense(file, self._tensor(file)).head(file)
+        return self._dense(file, self._tensor(file)).head
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         tensor = self._tensor(file)
@@ -84,11 +84,7 @@ class Safetensors:
                 f"(rows, features) of {', '.join(DTYPES)}."
             )
         dense = Dense(*tensor.shape, np.dtype(DTYPES[tensor.dtype]), tensor.begin)
-        if dense.end != tensor.end:
-            raise DataError(
-                f"{what} has {tensor.end - tensor.begin:,} bytes where {tensor.dtype} of shape "
-                f"{tensor.shape} takes {dense.end - dense.offset:,}; it is damaged."
-            )
+        dense.check_size(what, tensor.end - tensor.begin)
         return dense
 
 

@@ -34,7 +34,7 @@ class Vecs:
         return cls(dtype)
 
     def head(self, file: Opened) -> Head:
-        return self._dense(file).head(file)
+        return self._dense(file).head
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         yield from read_dense(file, self._dense(file), blocks)
