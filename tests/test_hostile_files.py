@@ -30,7 +30,7 @@ LONG = 2**60
 SUFFIXES = st.sampled_from(list(vectors.FORMATS))
 
 quick = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
