@@ -14,10 +14,11 @@ from contextlib import contextmanager
 import fsspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ray_kmeans.data import plan
+from ray_kmeans.data.ranges import Ranges
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from tests import vectors
@@ -164,6 +165,10 @@ WITH_SHAPE = {
 @pytest.mark.parametrize("name", WITH_SHAPE)
 @quick
 @given(SIZES, SIZES)
+@example(-2, -3)
+@example(LONG, 1)
+@example(1, LONG)
+@example(LONG, LONG)
 def test_a_header_that_promises_any_shape_is_compared_with_the_file(root, name, rows, features):
     if (rows, features) in ((2, 3), (3, 2), (1, 6), (6, 1)) or (rows == 0 and features > 0):
         return
@@ -189,6 +194,11 @@ def test_a_matrix_of_big_ann_of_another_size_is_refused(root, rows, features):
         )
 
 
+@pytest.mark.parametrize("rows", [0, 5, 2**32 - 1])
+def test_a_matrix_of_big_ann_without_a_feature_is_refused(root, rows):
+    is_refused(root, "x.fbin", struct.pack("<II", rows, 0), "rows of no feature")
+
+
 def test_a_matrix_of_big_ann_by_the_name_of_another_type_is_refused(root):
     content = vectors.big_ann(MATRIX.astype(np.float32))
 
@@ -197,11 +207,14 @@ def test_a_matrix_of_big_ann_by_the_name_of_another_type_is_refused(root):
 
 @quick
 @given(st.integers(-(2**31), 2**31 - 1))
+@example(-1)
+@example(-5)
+@example(0)
 def test_vectors_of_any_other_length_are_refused(root, length):
     content = bytearray(vectors.vecs(MATRIX.astype(np.float32)))
     content[:4] = struct.pack("<i", length)
     if length != 3:
-        is_refused(root, "x.fvecs", content)
+        is_refused(root, "x.fvecs", content, f"first row of {length:,} float32|features where")
 
 
 @quick
@@ -216,6 +229,24 @@ def test_a_row_of_another_length_is_named(root, row, length, kind):
     if length != 3:
         text = f"row {row} of .* has {length} features" if row else "first row of|features where"
         is_refused(root, f"x{suffix}", content, text)
+
+
+@pytest.mark.parametrize("version", [(0, 0), (4, 0), (1, 1)])
+def test_a_version_of_npy_that_nobody_knows_is_refused(root, version):
+    content = bytearray(npy_of_shape((2, 3), bytes(24)))
+    content[6:8] = bytes(version)
+
+    is_refused(root, "x.npy", content, r"nobody knows version \(")
+
+
+def test_a_remote_file_has_no_byte_before_its_first():
+    file = Ranges(lambda begin, end: bytes(end - begin), 10)
+
+    with pytest.raises(OSError, match="no byte -1"):
+        file.seek(-11, io.SEEK_END)
+
+    assert file.tell() == 0
+    assert file.read() == bytes(10)
 
 
 class TestSafetensors:
@@ -251,6 +282,12 @@ class TestSafetensors:
     @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"x":' * 100_000, b"9" * 10_000, b"\xff{}"])
     def test_a_header_that_json_cannot_read_is_refused(self, root, text):
         is_refused(root, "x.safetensors", struct.pack("<Q", len(text)) + text)
+
+    @pytest.mark.parametrize("shape", [[2.0, 3], [2, 3.0], [True, 6], ["2", 3], [-2, -3], {}, 6])
+    def test_a_shape_that_is_not_of_numbers_is_refused(self, root, shape):
+        header = {"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 24]}}
+
+        is_refused(root, "x.safetensors", vectors.tensors(header, bytes(24)))
 
     def test_a_gap_between_tensors_is_refused(self, root):
         header = {
@@ -289,6 +326,14 @@ class TestNpz:
         at = content.rfind(b"PK\x01\x02")
         if (compressed, size) != struct.unpack("<II", content[at + 20 : at + 28]):
             is_refused(root, f"x{suffix}", self.promise(suffix, size, compressed))
+
+    def test_a_stored_member_that_promises_more_than_the_file_has_is_refused(self, root):
+        content = bytearray(zipped(npy_of_shape((2**26, 3))))
+        at = content.rfind(b"PK\x01\x02")
+        promised = 128 + 12 * 2**26
+        content[at + 20 : at + 28] = struct.pack("<II", promised, promised)
+
+        is_refused(root, "x.npz", content, "promises .* in a file of")
 
     def test_a_member_that_promises_more_than_deflate_can_pack_is_refused(self, root):
         huge = zipped(npy_of_shape((2**30, 64)), deflated=True)

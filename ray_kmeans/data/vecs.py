@@ -43,8 +43,6 @@ class Vecs:
         raise no_columns(file, names)
 
     def _dense(self, file: Opened) -> Dense:
-        if file.size < LENGTH_BYTES:
-            raise DataError(f"{file.path} has {file.size} bytes: not even the length of a row.")
         features = int.from_bytes(file.cat(0, LENGTH_BYTES), "little", signed=True)
         dense = Dense(0, features, np.dtype(self.dtype), offset=0, lead=LENGTH_BYTES)
         if features <= 0 or file.size % dense.row_bytes:
