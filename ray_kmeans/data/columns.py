@@ -129,10 +129,12 @@ def path_of(fields: Any, name: str) -> tuple[str, ...]:
 
 def _type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
     path = path_of(schema, name)
-    kind = schema.field(path[0]).type if path else None
+    if not path:
+        return None
+    field = schema.field(path[0])
     for part in path[1:]:
-        kind = kind.field(part).type
-    return kind
+        field = field.type.field(part)
+    return field.type
 
 
 def _at(batch: Any, name: str) -> Any:

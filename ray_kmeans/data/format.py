@@ -41,6 +41,10 @@ class Opened:
     @cached_property
     def handle(self) -> Any:
         """A file object; closed with the file."""
+        return self.fresh()
+
+    def fresh(self) -> Any:
+        """Return a file object that no other reader moves; whoever asks for it closes it."""
         return open(self.local, "rb") if self.local else Ranges(self.cat, self.size)
 
     def close(self) -> None:
@@ -127,7 +131,7 @@ class FileSource:
         partitions = {name: file.partitions[name] for name in names if name in file.partitions}
         stored = [name for name in names if name not in partitions]
         with self._opened(file) as opened:
-            table = self.format.columns_of(opened, block, stored) if stored else None
+            table = self.format.columns_of(opened, block, stored) if stored else {}
         columns = {
             name: pa.array([partitions[name]] * block.rows) if name in partitions else table[name]
             for name in names

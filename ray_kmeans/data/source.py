@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.files import list_files
 from ray_kmeans.data.format import FileSource, Format, Opened, opened
+from ray_kmeans.data.ipc import Ipc
 from ray_kmeans.data.npy import Npy
 from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.plan import Block, Layout
@@ -21,6 +22,9 @@ from ray_kmeans.errors import ConfigError, DataError
 FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
     ".parquet": Parquet.of,
     ".npy": Npy.of,
+    ".arrow": Ipc.of,
+    ".feather": Ipc.of,
+    ".ipc": Ipc.of,
 }
 """By the end of a file's name: what makes of its first file, and the columns wanted, its format."""
 
