@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data.array import ArraySource
+from ray_kmeans.data.csv import Csv
 from ray_kmeans.data.files import list_files
 from ray_kmeans.data.format import FileSource, Format, Opened, opened
 from ray_kmeans.data.ipc import Ipc
@@ -25,6 +26,10 @@ FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
     ".arrow": Ipc.of,
     ".feather": Ipc.of,
     ".ipc": Ipc.of,
+    ".csv": Csv.of,
+    ".csv.gz": Csv.of,
+    ".tsv": Csv.of,
+    ".tsv.gz": Csv.of,
 }
 """By the end of a file's name: what makes of its first file, and the columns wanted, its format."""
 
