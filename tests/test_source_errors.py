@@ -42,7 +42,7 @@ class TestPlaces:
             open_source(root)
 
     def test_an_empty_folder(self, root):
-        with pytest.raises(NoDataError, match=r"or \.\w+ file; found: nothing"):
+        with pytest.raises(NoDataError, match=r"or \.tsv\.gz file; found: nothing"):
             open_source(root)
 
     def test_a_glob_without_a_match(self, root):

@@ -180,14 +180,14 @@ def _plain(array: Any) -> Any:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_dictionary(array.type):
-        return _plain(array.dictionary_decode())
+        return array.dictionary_decode()
     return _plain(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
 
 
 def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[np.float32]:
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     # flatten() leaves out null lists, and honours slices, which .values does not.
-    values = _plain(array.flatten()).to_numpy(zero_copy_only=False)
+    values = array.flatten().to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(array.type):
         lengths = np.full(int(valid.sum()), array.type.list_size)
     else:
