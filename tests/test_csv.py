@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_kmeans.data import csv, plan
+from ray_kmeans.data.format import Head
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from tests.contracts import SourceContract
@@ -187,6 +188,19 @@ def test_what_is_no_number_is_found_before_the_run(root, monkeypatch):
 
     with pytest.raises(DataError, match=r"2\.csv: .*Row #102"):
         open_source(root).describe()
+
+
+def test_a_file_is_read_once_to_plan_the_run_however_often_that_is_asked(root, monkeypatch):
+    put_text(root, "x.csv", "a\n1\n")
+    source = open_source(root)
+    heads = []
+    monkeypatch.setattr(csv.Csv, "head", lambda self, file: heads.append(file) or Head((1,), 1))
+
+    layouts = [source.describe() for _ in range(3)]
+
+    assert layouts[0].rows == 1
+    assert layouts == [layouts[0]] * 3
+    assert len(heads) == 1
 
 
 @pytest.mark.parametrize("columns", [["text"], ["a", "text"]])

@@ -326,6 +326,18 @@ def test_files_and_streams_of_any_suffix_are_one_data_set(tmp_path):
     np.testing.assert_array_equal(rows_of(tmp_path), ROWS)
 
 
+def test_a_folder_as_hugging_face_datasets_write_it(tmp_path):
+    vectors = pa.list_(pa.field("item", pa.float32()))
+    for shard, ends in enumerate([(0, 120), (120, 241)]):
+        table = pa.table({"text": ["t"] * (ends[1] - ends[0]), "emb": list(ROWS[slice(*ends)])})
+        batches = table.cast(pa.schema({"text": pa.string(), "emb": vectors})).to_batches(50)
+        put_batches(tmp_path, f"data-0000{shard}-of-00002.arrow", batches, "stream")
+    for name in ("dataset_info.json", "state.json"):
+        put(tmp_path, name, lambda file: file.write(b"{}"))
+
+    np.testing.assert_array_equal(rows_of(tmp_path), ROWS)
+
+
 def test_files_of_other_columns_or_widths_are_named(tmp_path):
     put_batches(tmp_path, "1.arrow", [as_batch(0, 9, "List", "")])
     for other, text in (
