@@ -35,10 +35,10 @@ class TestPlaces:
         assert isinstance(caught.value, FileNotFoundError)
 
     def test_a_folder_without_a_file_to_read_names_what_is_there(self, root):
-        put(root, "a.csv", lambda file: file.write(b"1,2"))
+        put(root, "a.txt", lambda file: file.write(b"1,2"))
         put(root, "b.json", lambda file: file.write(b"{}"))
 
-        with pytest.raises(NoDataError, match=r"no \.parquet, .* file; found: a\.csv, b\.j"):
+        with pytest.raises(NoDataError, match=r"no \.parquet, .* file; found: a\.txt, b\.json"):
             open_source(root)
 
     def test_an_empty_folder(self, root):

@@ -39,8 +39,7 @@ class ArraySource:
         cls, table: pa.Table | pa.RecordBatch, columns: Sequence[str] | None
     ) -> ArraySource:
         names = arrow.choose_columns(table.schema, columns, "the table")
-        one_vector = len(names) == 1 and arrow.is_vector(table.schema.field(names[0]).type)
-        features = arrow.vector_length(table.column(names[0])) if one_vector else len(names)
+        features = arrow.features_of(table.schema, names) or arrow.vector_length(table, names[0])
         if features == 0 and table.num_rows:
             raise DataError(f"column {names[0]!r} of the table holds no vector.")
         rows = arrow.matrix(table, names, features, "the table")
@@ -65,7 +64,4 @@ class ArraySource:
             raise ConfigError(
                 f"keep_columns={list(names)}: an array has no columns to pass through."
             )
-        missing = [name for name in names if name not in self.table.column_names]
-        if missing:
-            raise DataError(f"keep_columns={missing} are not in {self.table.column_names}.")
-        return self.table.select(list(names)).slice(block.first, block.rows)
+        return arrow.kept(self.table.slice(block.first, block.rows), names, "the table")

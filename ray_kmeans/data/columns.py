@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ray_kmeans.data.plan import Block
 from ray_kmeans.errors import ConfigError, DataError
+
+LISTS = (
+    pa.types.is_fixed_size_list,
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
 def to_float32(values: NDArray[Any], place: str) -> NDArray[np.float32]:
@@ -29,19 +40,27 @@ def to_float32(values: NDArray[Any], place: str) -> NDArray[np.float32]:
 
 
 def choose_columns(schema: pa.Schema, wanted: Sequence[str] | None, place: str) -> tuple[str, ...]:
-    """Return the columns that make up a row: one column of vectors, or several of numbers."""
-    if wanted:
-        missing = [name for name in wanted if name not in schema.names]
-        if missing:
-            raise ConfigError(f"columns={missing} are not in {place}, which has {schema.names}.")
-        vectors = [name for name in wanted if is_vector(schema.field(name).type)]
-        plain = [name for name in wanted if is_number(schema.field(name).type)]
-        if len(vectors) + len(plain) < len(wanted) or (vectors and len(wanted) > 1):
-            types = {name: str(schema.field(name).type) for name in wanted}
-            raise ConfigError(
-                f"columns={types} of {place}: give one of vectors or some of numbers."
-            )
-        return tuple(wanted)
+    """Return the columns that make up a row: one column of vectors, or several of numbers.
+
+    A field of a struct is one where it is wanted by its path, as 'doc.embedding'.
+    """
+    names = tuple(wanted or _columns_of_rows(schema, place))
+    types = {name: _type_at(schema, name) for name in names}
+    missing = [name for name, kind in types.items() if kind is None]
+    if missing:
+        twice = {name for name in missing if schema.names.count(name) > 1}
+        those = f"{schema.names}{', one name for several columns' if twice else ''}"
+        raise ConfigError(f"columns={missing} are not in {place}, which has {those}.")
+    vectors = [name for name, kind in types.items() if is_vector(kind)]
+    plain = [name for name, kind in types.items() if is_number(kind)]
+    if len(vectors) + len(plain) < len(types) or (vectors and len(names) > 1):
+        shown = {name: str(kind) for name, kind in types.items()}
+        raise ConfigError(f"columns={shown} of {place}: give one of vectors or some of numbers.")
+    return names
+
+
+def _columns_of_rows(schema: pa.Schema, place: str) -> list[str]:
+    """Return the one column of vectors or else all of numbers, where none are wanted by name."""
     vectors = [field.name for field in schema if is_vector(field.type)]
     if len(vectors) > 1:
         raise ConfigError(
@@ -50,39 +69,78 @@ def choose_columns(schema: pa.Schema, wanted: Sequence[str] | None, place: str) 
     plain = [field.name for field in schema if is_number(field.type)]
     if not vectors and not plain:
         found = ", ".join(f"{field.name}: {field.type}" for field in schema)
-        raise DataError(f"{place} has no numeric column ({found}). Choose another file or table.")
-    return tuple(vectors or plain)
+        nested = any(pa.types.is_struct(field.type) for field in schema)
+        hint = " Name a field of a struct with columns, as in 'doc.embedding'." if nested else ""
+        raise DataError(
+            f"{place} has no numeric column ({found}). Choose another file or table.{hint}"
+        )
+    return vectors or plain
 
 
 def kind_of(schema: pa.Schema, names: Sequence[str]) -> str:
     """Say whether a row is a vector or several numbers."""
-    return "a column of vectors" if is_vector(schema.field(names[0]).type) else "columns of numbers"
+    vectors = is_vector(_type_at(schema, names[0]))
+    return "a column of vectors" if vectors else "columns of numbers"
 
 
 def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
     """Return the length of a row; 0 where only a row can tell."""
-    kind = schema.field(names[0]).type
+    kind = _plain_type(_type_at(schema, names[0]))
     if not is_vector(kind):
         return len(names)
     return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
 
 
-def check_kept(names: Sequence[str], there: Sequence[str], place: str) -> None:
+def kept(table: Any, names: Sequence[str], place: str) -> pa.Table:
+    """Return the columns to be passed through, fields of structs under their paths."""
+    check_kept(names, table.schema, place)
+    return pa.table({name: _at(table, name) for name in names})
+
+
+def check_kept(names: Sequence[str], schema: pa.Schema, place: str) -> None:
     """Raise DataError for columns to be passed through that are not there."""
-    missing = [name for name in names if name not in there]
+    missing = [name for name in names if _type_at(schema, name) is None]
     if missing:
-        raise DataError(f"keep_columns={missing} are not in {place}: {list(there)}.")
+        raise DataError(f"keep_columns={missing} are not in {place}: {schema.names}.")
 
 
 def is_vector(kind: pa.DataType) -> bool:
     """Tell whether a column holds lists of numbers."""
-    types = pa.types
-    lists = types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
-    return lists and is_number(kind.value_type)
+    kind = _plain_type(kind)
+    return any(test(kind) for test in LISTS) and is_number(kind.value_type)
 
 
 def is_number(kind: pa.DataType) -> bool:
+    kind = _plain_type(kind)
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def path_of(fields: Any, name: str) -> tuple[str, ...]:
+    """Return the way to a column of a schema, or to a field of its structs; () where none is."""
+    if fields.get_field_index(name) >= 0:
+        return (name,)
+    outer, _, inner = name.partition(".")
+    index = fields.get_field_index(outer)
+    if index < 0 or not inner or not pa.types.is_struct(fields.field(index).type):
+        return ()
+    below = path_of(fields.field(index).type, inner)
+    return (outer, *below) if below else ()
+
+
+def _type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
+    path = path_of(schema, name)
+    if not path:
+        return None
+    field = schema.field(path[0])
+    for part in path[1:]:
+        field = field.type.field(part)
+    return field.type
+
+
+def _at(batch: Any, name: str) -> Any:
+    """Return a column of a RecordBatch or Table; a field of a struct is null where that is."""
+    outer, *inner = path_of(batch.schema, name)
+    return pc.struct_field(batch.column(outer), inner) if inner else batch.column(outer)
 
 
 def matrix(
@@ -92,7 +150,7 @@ def matrix(
 
     `place` and `first_row`, the number of its first row there, are for messages.
     """
-    arrays = [_one_array(batch.column(name)) for name in columns]
+    arrays = [_plain(_at(batch, name)) for name in columns]
     if len(arrays) == 1 and not is_number(arrays[0].type):
         return _vectors(arrays[0], features, f"column {columns[0]!r}, {place}", first_row)
     rows = np.empty((batch.num_rows, len(columns)), np.float32)
@@ -102,16 +160,28 @@ def matrix(
     return rows
 
 
-def vector_length(column: pa.Array) -> int:
+def vector_length(batch: Any, name: str) -> int:
     """Return the number of features of the first vector that is not null; 0 if all are null."""
-    array = _one_array(column)
+    array = _plain(_at(batch, name))
     if pa.types.is_fixed_size_list(array.type):
         return int(array.type.list_size)
     return next((len(vector) for vector in array if vector.is_valid), 0)
 
 
-def _one_array(column: Any) -> Any:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return what a dictionary encodes and an extension (as FixedShapeTensor) is stored as."""
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    return _plain_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _plain(array: Any) -> Any:
+    """Return a column as one array of its plain type."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary_decode()
+    return _plain(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
 
 
 def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[np.float32]:
@@ -135,3 +205,30 @@ def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[n
     rows = np.full((len(array), features), np.nan, np.float32)
     rows[valid] = vectors
     return rows
+
+
+def cut_batches(
+    batches: Iterator[Any], names: Sequence[str], blocks: Sequence[Block]
+) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    """Put the rows of batches of a part together to the blocks wanted, which are in its order."""
+    wanted = deque(blocks)
+    begin = 0  # of the batch, within the part
+    for batch in batches:
+        end = begin + batch.num_rows
+        while wanted and wanted[0].skip < end:
+            block = wanted[0]
+            low, high = max(block.skip, begin), min(block.skip + block.rows, end)
+            if low == block.skip:
+                rows = np.empty((block.rows, block.features), np.float32)
+            part = batch.slice(low - begin, high - low)
+            rows[low - block.skip : high - block.skip] = matrix(
+                part, names, block.features, block.place, low
+            )
+            if high < block.skip + block.rows:
+                break  # the next batch goes on with this block
+            yield wanted.popleft(), rows
+            if not wanted:
+                return
+        begin = end
+    if wanted:
+        raise DataError(f"{wanted[0].file} has fewer rows than its metadata say; it is damaged.")

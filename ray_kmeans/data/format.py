@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Protocol
@@ -41,6 +41,10 @@ class Opened:
     @cached_property
     def handle(self) -> Any:
         """A file object; closed with the file."""
+        return self.fresh()
+
+    def fresh(self) -> Any:
+        """Return a file object that no other reader moves; whoever asks for it closes it."""
         return open(self.local, "rb") if self.local else Ranges(self.cat, self.size)
 
     def close(self) -> None:
@@ -102,6 +106,11 @@ class FileSource:
         return self.remote.only_here
 
     def describe(self) -> Layout:
+        return self._layout
+
+    @cached_property
+    def _layout(self) -> Layout:
+        """Made once: a head may take a request to a store, or reading the whole file."""
         with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
             heads = list(pool.map(self._head, self.files))
         features = next((head.features for head in heads if head.features), 0)
@@ -158,6 +167,10 @@ class FileSource:
     @cached_property
     def _by_path(self) -> dict[str, File]:
         return {file.path: file for file in self.files}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what can be made again."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def one_part(rows: int) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.format import Head, Opened
 from ray_kmeans.data.plan import Block
-from ray_kmeans.errors import DataError
 
 BATCH_ROWS = 2048
 """Rows decoded at once: Arrow then holds some MB, whatever the size of a row group."""
@@ -52,14 +50,14 @@ class Parquet:
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         parquet = _file(file)
-        arrow.check_kept(names, parquet.schema_arrow.names, block.file)
+        arrow.check_kept(names, parquet.schema_arrow, block.file)
         group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
-        return group.slice(block.skip, block.rows)
+        return arrow.kept(group.slice(block.skip, block.rows), names, block.file)
 
     def _first_length(self, parquet: Any) -> int:
         """Return the length of the first vector; 0 where there is none."""
         batches = parquet.iter_batches(batch_size=64, columns=list(self.columns))
-        lengths = (arrow.vector_length(batch.column(0)) for batch in batches)
+        lengths = (arrow.vector_length(batch, self.columns[0]) for batch in batches)
         return next((length for length in lengths if length), 0)
 
 
@@ -78,31 +76,4 @@ def _read_group(
     batches = parquet.iter_batches(
         batch_size=BATCH_ROWS, row_groups=[blocks[0].group], columns=list(names), use_threads=False
     )
-    yield from cut_batches(batches, names, blocks)
-
-
-def cut_batches(
-    batches: Iterator[Any], names: Sequence[str], blocks: Sequence[Block]
-) -> Iterator[tuple[Block, NDArray[np.float32]]]:
-    """Put the rows of batches of a part together to the blocks wanted, which are in its order."""
-    wanted = deque(blocks)
-    begin = 0  # of the batch, within the part
-    for batch in batches:
-        end = begin + batch.num_rows
-        while wanted and wanted[0].skip < end:
-            block = wanted[0]
-            low, high = max(block.skip, begin), min(block.skip + block.rows, end)
-            if low == block.skip:
-                rows = np.empty((block.rows, block.features), np.float32)
-            part = batch.slice(low - begin, high - low)
-            rows[low - block.skip : high - block.skip] = arrow.matrix(
-                part, names, block.features, block.place, low
-            )
-            if high < block.skip + block.rows:
-                break  # the next batch goes on with this block
-            yield wanted.popleft(), rows
-            if not wanted:
-                return
-        begin = end
-    if wanted:
-        raise DataError(f"{wanted[0].file} has fewer rows than its metadata say; it is damaged.")
+    yield from arrow.cut_batches(batches, names, blocks)

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from ray_kmeans.data import bigann, vecs
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.bigann import BigAnn
+from ray_kmeans.data.csv import Csv
 from ray_kmeans.data.files import list_files
 from ray_kmeans.data.format import FileSource, Format, Opened, opened
+from ray_kmeans.data.ipc import Ipc
 from ray_kmeans.data.npy import Npy
 from ray_kmeans.data.npz import Npz
 from ray_kmeans.data.parquet import Parquet
@@ -31,6 +33,13 @@ FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
     ".safetensors": Safetensors.of,
     **{suffix: partial(Vecs.of, dtype) for suffix, dtype in vecs.DTYPES.items()},
     **{suffix: partial(BigAnn.of, dtype) for suffix, dtype in bigann.DTYPES.items()},
+    ".arrow": Ipc.of,
+    ".feather": Ipc.of,
+    ".ipc": Ipc.of,
+    ".csv": Csv.of,
+    ".csv.gz": Csv.of,
+    ".tsv": Csv.of,
+    ".tsv.gz": Csv.of,
 }
 """By the end of a file's name: what makes of its first file, and the columns wanted, its format."""
 

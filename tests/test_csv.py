@@ -1,0 +1,268 @@
+"""Rows of text, beside what Python's own csv module reads."""
+
+from __future__ import annotations
+
+import csv as oracle
+import gzip
+import io
+import uuid
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_kmeans.data import csv, plan
+from ray_kmeans.data.format import Head
+from ray_kmeans.data.source import open_source
+from ray_kmeans.errors import ConfigError, DataError
+from tests.contracts import SourceContract
+from tests.files import put, rows_of
+
+FILES = {"a": 150, "b": 1, "c": 0, "sub/d": 90}  # rows of each
+MATRIX = np.random.default_rng(0).normal(size=(241, 3))
+ROWS = MATRIX.astype(np.float32)
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+def put_text(root, name, text):
+    data = text.encode()
+    put(root, name, lambda file: file.write(gzip.compress(data) if name.endswith("gz") else data))
+
+
+def as_text(header, rows, separator=",", end="\n"):
+    text = io.StringIO()
+    writer = oracle.writer(text, delimiter=separator, lineterminator=end)
+    writer.writerows([header, *rows])
+    return text.getvalue()
+
+
+class TestCsv(SourceContract):
+    @pytest.fixture(params=["csv", "csv.gz", "tsv", "tsv.gz"])
+    def source_and_rows(self, request, root, monkeypatch):
+        monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
+        monkeypatch.setattr(csv, "READ_BYTES", 700)
+        first = 0
+        for name, rows in FILES.items():
+            lines = [
+                [f"row {n}\n, {n}\t", *(repr(float(value)) for value in MATRIX[n]), f"00{n}x"]
+                for n in range(first, first + rows)
+            ]
+            separator = "\t" if request.param.startswith("tsv") else ","
+            text = as_text(["name", "a", "b", "c", "id"], lines, separator)
+            put_text(root, f"{name}.{request.param}", text)
+            first += rows
+        return open_source(root), ROWS
+
+    def test_other_columns_are_those_of_the_same_rows_as_text(self, source_and_rows):
+        source, _ = source_and_rows
+
+        for block in source.describe().blocks:
+            numbers = range(block.first, block.first + block.rows)
+            assert source.columns_of(block, ["id", "name", "b"]).to_pydict() == {
+                "id": [f"00{n}x" for n in numbers],
+                "name": [f"row {n}\n, {n}\t" for n in numbers],
+                "b": [repr(float(MATRIX[n, 1])) for n in numbers],
+            }
+
+
+class TestCsvWithBlocksOfFullSize(SourceContract):
+    @pytest.fixture
+    def source_and_rows(self, tmp_path):
+        X = np.arange(60_000, dtype=np.float32).reshape(30_000, 2)
+        np.savetxt(tmp_path / "x.csv", X, fmt="%d", delimiter=",", header="a,b", comments="")
+        return open_source(tmp_path), X
+
+
+CELLS = st.one_of(
+    st.floats(-1e30, 1e30).map(repr),
+    st.integers(-(2**40), 2**40).map(str),
+    st.sampled_from(["", "nan", "1e3", "-.5", "+2.", "007"]),
+)
+
+
+@given(
+    cells=st.lists(st.tuples(CELLS, st.text("ab\n\",' ", max_size=5), CELLS), min_size=1),
+    read_bytes=st.integers(120, 400),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_rows_are_those_of_a_simple_reader(cells, read_bytes, end):
+    text = as_text(["a", "text", "b"], cells, end=end)
+    lines = list(oracle.DictReader(io.StringIO(text, newline="")))
+    expected = [[float(line[name] or "nan") for name in ("b", "a")] for line in lines]
+    root = f"memory://{uuid.uuid4().hex}"
+    put_text(root, "x.csv", text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv, "READ_BYTES", read_bytes)
+        patch.setattr(plan, "BLOCK_ROWS", 7)
+        source = open_source(f"{root}/x.csv", columns=["b", "a"])
+        rows = rows_of(source)
+        blocks = source.describe().blocks
+        kept = [text for block in blocks for text in source.columns_of(block, ["text"])["text"]]
+
+    np.testing.assert_array_equal(rows, np.array(expected, np.float32))
+    assert [text.as_py() for text in kept] == [line["text"] for line in lines]
+
+
+class TestColumns:
+    def test_all_columns_of_numbers_are_taken_but_one_without_a_name(self, root):
+        put_text(
+            root, "x.csv", ",a,when,flag,b,t\n9,1,2026-01-31,true,2.5,x\n9,3,2026-02-01,false,,\n"
+        )
+
+        np.testing.assert_array_equal(rows_of(root), [[1, 2.5], [3, np.nan]])
+
+    def test_names_may_be_numbers_as_pandas_writes_them(self, root):
+        put_text(root, "x.csv", ",0,1\n0,1.5,2\n1,3.5,4\n")
+
+        assert rows_of(root).tolist() == [[1.5, 2], [3.5, 4]]
+
+    def test_columns_go_by_name_whatever_their_order_in_a_file(self, root):
+        put_text(root, "1.csv", "a,b\n1,2\n")
+        put_text(root, "2.csv", "b,more,a\n4,x,3\n")
+
+        assert rows_of(root).tolist() == [[1, 2], [3, 4]]
+
+    def test_the_columns_asked_for_come_in_that_order(self, root):
+        put_text(root, "x.csv", "a,b,c\n1,2,3\n")
+
+        assert rows_of(open_source(root, columns=["c", "a"])).tolist() == [[3, 1]]
+
+    def test_a_mark_of_the_byte_order_and_blank_lines_are_passed_over(self, root):
+        put_text(root, "x.csv", "\ufeffa,b\n1,2\n\n3,4\n\n")
+
+        assert rows_of(root).tolist() == [[1, 2], [3, 4]]
+
+    def test_a_column_that_turns_to_fractions_late_keeps_them(self, root, monkeypatch):
+        monkeypatch.setattr(csv, "READ_BYTES", 64)
+        put_text(root, "x.csv", "a\n" + "1\n" * 100 + "1.5\n")
+
+        assert rows_of(root)[-1].tolist() == [1.5]
+
+    def test_parts_of_a_gzip_file_are_one(self, root):
+        parts = gzip.compress(b"a\n1\n") + gzip.compress(b"2\n")
+        put(root, "x.csv.gz", lambda file: file.write(parts))
+
+        assert rows_of(root).tolist() == [[1], [2]]
+
+
+MANY = "1,2\n" * 50
+BAD = {
+    "text in a number column": (f"a,b\n{MANY}1,x\n{MANY}", r"Row #52.*invalid value 'x'.*row 1\."),
+    "text in the first rows": ("a,b\n1,2\n3,4\n5,?\n", r"'\?' in row 4 of column 'b'"),
+    "a short line": (f"a,b\n{MANY}1\n{MANY}", r"Row #52: Expected 2 columns, got 1"),
+    "a long line": (f"a,b\n{MANY}1,2,3\n{MANY}", r"Row #52: Expected 2 columns, got 3"),
+    "an open quote": (f'a,b\n{MANY}1,"2\n{MANY}', "a quote is never closed"),
+    "a row that is too long": (f"a,b\n1,2\n1,{'x' * 900}\n", "A row is longer than 128 bytes"),
+    "no header": ("1.5,2\n3,4\n", r"\['1\.5'\] where the names of columns belong"),
+    "no byte": ("", "Empty CSV file"),
+    "no number": ("a;b\n1;2\n", r"no numeric column \(a;b: string\)"),
+    "no row": ("a,b\n", "no numeric column"),
+    "one name twice": ("a,a\n1,2\n", "one name for several columns"),
+    "too large": (f"a,b\n{MANY}1,1e39\n", r"'b'.*1e\+39.*float32 cannot hold"),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_bad_file_is_named_with_what_was_found(root, how, monkeypatch):
+    monkeypatch.setattr(csv, "READ_BYTES", 128)
+    text, message = BAD[how]
+    put_text(root, "x.csv", text)
+
+    with pytest.raises((DataError, ConfigError), match=message) as caught:
+        rows_of(root)
+
+    assert "x.csv" in str(caught.value)
+
+
+def test_what_is_no_number_is_found_before_the_run(root, monkeypatch):
+    monkeypatch.setattr(csv, "READ_BYTES", 64)
+    put_text(root, "1.csv", "a\n1\n")
+    put_text(root, "2.csv", "a\n" + "1\n" * 100 + "x\n")
+
+    with pytest.raises(DataError, match=r"2\.csv: .*Row #102"):
+        open_source(root).describe()
+
+
+def test_a_file_is_read_once_to_plan_the_run_however_often_that_is_asked(root, monkeypatch):
+    put_text(root, "x.csv", "a\n1\n")
+    source = open_source(root)
+    heads = []
+    monkeypatch.setattr(csv.Csv, "head", lambda self, file: heads.append(file) or Head((1,), 1))
+
+    layouts = [source.describe() for _ in range(3)]
+
+    assert layouts[0].rows == 1
+    assert layouts == [layouts[0]] * 3
+    assert len(heads) == 1
+
+
+@pytest.mark.parametrize("columns", [["text"], ["a", "text"]])
+def test_a_column_of_text_that_is_asked_for_is_an_error(root, columns):
+    put_text(root, "x.csv", "a,text\n1,one\n")
+
+    with pytest.raises(DataError, match=r"x\.csv.*Row #2.*'one'"):
+        open_source(root, columns=columns).describe()
+
+
+def test_columns_that_are_not_there_are_named(root):
+    put_text(root, "1.csv", "a,b\n1,2\n")
+    put_text(root, "2.csv", "a,c\n1,2\n")
+
+    with pytest.raises(ConfigError, match=r"\['z'\] are not in .*1\.csv.*has \['a', 'b'\]"):
+        open_source(root, columns=["z"])
+    with pytest.raises(ConfigError, match=r"\['b'\] are not in .*2\.csv"):
+        open_source(root).describe()
+    source = open_source(f"{root}/1.csv")
+    with pytest.raises(DataError, match=r"keep_columns=\['z'\] are not in .*1\.csv"):
+        source.columns_of(source.describe().blocks[0], ["z"])
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 40, -9, -1])
+def test_a_gzip_file_that_is_cut_off(root, length):
+    numbers = "\n".join(map(repr, MATRIX.ravel().tolist()))
+    data = gzip.compress(f"a\n{numbers}\n".encode())
+    put(root, "x.csv.gz", lambda file: file.write(data[:length]))
+
+    with pytest.raises(DataError, match=r"x\.csv\.gz"):
+        open_source(root).describe()
+
+
+def test_a_file_that_is_no_gzip(root):
+    put(root, "x.csv.gz", lambda file: file.write(b"a,b\n1,2\n"))
+
+    with pytest.raises(DataError, match=r"cannot read .*x\.csv\.gz"):
+        open_source(root)
+
+
+def test_reading_holds_a_few_pieces_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv, "READ_BYTES", 2**16)
+    np.savetxt(
+        tmp_path / "x.csv", np.ones((200_000, 8)), "%d", ",", header="a,b,c,d,e,f,g,h", comments=""
+    )
+    source = open_source(tmp_path)
+    blocks = source.describe().blocks
+    before = pa.total_allocated_bytes()
+
+    held = [pa.total_allocated_bytes() - before for _ in source.read(blocks)]
+
+    assert max(held) < 12_800_000 / 4  # of the numbers as float64
+
+
+def test_the_reader_of_a_run_that_is_left_early_disturbs_no_other(root, monkeypatch):
+    monkeypatch.setattr(csv, "READ_BYTES", 256)
+    monkeypatch.setattr(plan, "BLOCK_ROWS", 10)
+    put_text(root, "x.csv", "a\n" + "".join(f"{n}\n" for n in range(5_000)))
+    source = open_source(root)
+    blocks = source.describe().blocks
+
+    for index in np.random.default_rng(0).integers(len(blocks), size=60):
+        reading = source.read(blocks[index:])
+        _, rows = next(reading)
+        assert rows[0, 0] == blocks[index].first
