@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, Shard, check_budget, split
-from ray_kmeans.data.source import Source
+from ray_kmeans.data.source import Source, is_only_here
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines
@@ -115,7 +115,7 @@ def open_pool(
 def check_reachable(config: RunConfig, places: Mapping[str, Source | Place]) -> None:
     """Raise ConfigError for what only this process sees, where others are to work with it."""
     for what, place in places.items():
-        if config.num_workers != 0 and place.only_here:
+        if config.num_workers != 0 and is_only_here(place):
             raise ConfigError(
                 f"{what} is in the memory of this process, where no worker can reach it. Give "
                 "config=RunConfig(num_workers=0) to run in this process, or another place."
