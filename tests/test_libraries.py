@@ -11,18 +11,23 @@ import tempfile
 import uuid
 
 import fsspec
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data import arrow_dataset, libraries, plan, zarr_array
+from ray_kmeans.data.lance_dataset import in_words_of_lance
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.data.stream import is_stream
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.testing import SourceContract
 from tests.files import put, put_table, rows_of
+from tests.servers import s3_server
 
 MATRIX = np.random.default_rng(0).normal(size=(241, 3))
 ROWS = MATRIX.astype(np.float32)
@@ -79,20 +84,49 @@ class WithNames(SourceContract):
 
 class TestArrowDataset(WithNames):
     @pytest.fixture(params=[(form, layout) for form in ("parquet", "ipc") for layout in LAYOUTS])
-    def source_and_rows(self, request, tmp_path):
+    def source_and_rows(self, request, root):
         form, layout = request.param
         table = as_table(layout)
         for number, begin in enumerate(range(0, 241, 100)):
             part = table.slice(begin, 100)
             if form == "parquet":
-                put_table(tmp_path, f"{number}.parquet", part, row_group_size=60)
+                put_table(root, f"{number}.parquet", part, row_group_size=60)
             else:
-                with pa.ipc.new_file(tmp_path / f"{number}.arrow", table.schema) as file:
-                    file.write_table(part, max_chunksize=60)
-        return open_source(ds.dataset(tmp_path, format=form)), ROWS
+                put(root, f"{number}.arrow", lambda file, part=part: write_ipc(file, part))
+        fs, path = fsspec.url_to_fs(root)
+        return open_source(ds.dataset(path, format=form, filesystem=fs)), ROWS
+
+    def test_only_memory_is_of_this_process_alone(self, source_and_rows, root):
+        assert source_and_rows[0].only_here == root.startswith("memory:")
+
+
+def write_ipc(file, table):
+    with pa.ipc.new_file(file, table.schema) as out:
+        out.write_table(table, max_chunksize=60)
 
 
 class TestADatasetOfArrow:
+    @hypothesis.given(
+        sizes=st.lists(st.integers(0, 150), min_size=1, max_size=3),
+        group=st.integers(1, 90),
+        picks=st.data(),
+    )
+    @hypothesis.settings(max_examples=25)
+    def test_any_blocks_of_any_files_are_the_rows_of_the_table(self, sizes, group, picks):
+        with tempfile.TemporaryDirectory() as folder:
+            for number, size in enumerate(sizes):
+                part = pa.table({"x": np.arange(size, dtype=np.float32) + 1000 * number})
+                put_table(folder, f"{number}.parquet", part, row_group_size=group)
+            x = ds.dataset(folder)
+            source = open_source(x)
+            blocks = source.describe().blocks
+            chosen = picks.draw(st.lists(st.sampled_from(blocks))) if blocks else []
+
+            whole = x.to_table()["x"].to_numpy()
+            for block, rows in source.read(chosen):
+                expected = whole[block.first : block.first + block.rows]
+                np.testing.assert_array_equal(rows[:, 0], expected)
+
     def test_partitions_are_columns_to_keep_and_no_features(self, tmp_path):
         for year in (1, 2):
             put_table(tmp_path, f"year={year}/x.parquet", pa.table({"a": [1.0 * year], "b": [3]}))
@@ -347,6 +381,15 @@ class TestADeltaTable:
 
         refuse(place, ConfigError, "columnMapping", "without column mapping")
 
+    def test_the_columns_are_those_of_the_table_and_not_of_a_file(self, place):
+        write_delta(place, [pa.table({"x": [1.0]})])
+        write_delta(place, [pa.table({"x": [2.0], "y": [3.0]})], schema_mode="merge")
+
+        with pytest.raises(ConfigError, match=r"\['y'\] are not in .*\.parquet"):
+            rows_of(place)
+        x = open_source(place, columns=["x"])
+        assert sorted(rows.item() for _, rows in x.read(x.describe().blocks)) == [1, 2]
+
     def test_a_table_without_a_row(self, place):
         write_delta(place, [pa.table({"x": pa.array([], pa.float32())})])
 
@@ -546,6 +589,56 @@ class TestAnArrayOfZarr:
 
         with pytest.raises(DataError, match=r"cannot read row group 1 of .*x\.zarr"):
             rows_of(f"{tmp_path}/x.zarr")
+
+
+@pytest.fixture(scope="module")
+def on_s3():
+    """Return storage options, and the URI of a folder on a real S3 server."""
+    with s3_server() as options:
+        yield options, "s3://bucket/libraries"
+
+
+class TestOnS3:
+    """With the options of s3fs alone, also in another process."""
+
+    def check(self, uri, options, rows):
+        source = open_source(uri, storage_options=options)
+
+        again = pickle.loads(pickle.dumps(source))
+
+        assert not again.only_here
+        np.testing.assert_array_equal(rows_of(again), rows)
+
+    def test_delta(self, on_s3, tmp_path):
+        options, root = on_s3
+        write_delta(str(tmp_path / "t"), [as_table("List")])
+        fsspec.filesystem("s3", **options).put(f"{tmp_path}/t/", f"{root}/t", recursive=True)
+
+        self.check(f"{root}/t", options, ROWS)
+
+    def test_zarr(self, on_s3):
+        options, root = on_s3
+        zarr = zarr_3()
+        store = zarr.storage.FsspecStore.from_url(f"{root}/x.zarr", storage_options=options)
+        zarr.create_array(store, shape=ROWS.shape, dtype="f4", chunks=(50, 3))[:] = ROWS
+
+        self.check(f"{root}/x.zarr", options, ROWS)
+
+    def test_lance(self, on_s3):
+        options, root = on_s3
+        lance = pytest.importorskip("lance")
+        own = in_words_of_lance(options)
+        lance.write_dataset(as_table("List"), f"{root}/x.lance", storage_options=own)
+
+        self.check(f"{root}/x.lance", options, ROWS)
+
+    def test_a_dataset_of_arrow(self, on_s3):
+        options, root = on_s3
+        fs = fsspec.filesystem("s3", **options)
+        with fs.open(f"{root}/d/x.parquet", "wb") as file:
+            pq.write_table(as_table("List"), file, row_group_size=100)
+
+        self.check(ds.dataset(f"{root[5:]}/d", filesystem=fs), {}, ROWS)
 
 
 MISSING = {"x.lance": ("lance", "lance"), "x.zarr": ("zarr", "zarr"), "t": ("deltalake", "delta")}

@@ -18,6 +18,7 @@ from ray_kmeans.data.parquet import BATCH_ROWS
 from ray_kmeans.data.plan import Block
 from ray_kmeans.data.tables import TableSource, readable
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
+from ray_kmeans.remote import protocols_of
 
 NAME = "the dataset"
 
@@ -87,7 +88,9 @@ def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
             files = tuple(pool.map(_as_it_is, fragments))
         there = fragments[0].physical_schema.names
     stored = pa.schema([field for field in x.schema if field.name in there])
-    return TableSource.of(ArrowDataset(fragments, x.schema, files), columns, stored)
+    tables = ArrowDataset(fragments, x.schema, files)
+    only_here = _in_memory(fragments[0].filesystem)
+    return TableSource.of(tables, columns, stored, only_here=only_here)
 
 
 def _check(fragments: Sequence[Any]) -> None:
@@ -107,6 +110,12 @@ def _check(fragments: Sequence[Any]) -> None:
 
 def _is_parquet(fragment: Any) -> bool:
     return bool(fragment.format.default_extname == "parquet")
+
+
+def _in_memory(filesystem: Any) -> bool:
+    """Tell whether it is fsspec's memory:// that pyarrow reads."""
+    fs = getattr(getattr(filesystem, "handler", None), "fs", None)
+    return fs is not None and "memory" in protocols_of(fs)
 
 
 def _rows_of(fragment: Any) -> tuple[int, ...]:
@@ -133,7 +142,7 @@ def _ascending(blocks: list[Block]) -> Iterator[list[Block]]:
     """Yield runs of blocks that one pass over their part meets in order."""
     run = blocks[:1]
     for before, after in pairwise(blocks):
-        if after.skip < before.skip:
+        if after.skip <= before.skip:
             yield run
             run = []
         run.append(after)

@@ -13,8 +13,9 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from ray_kmeans.data.columns import choose_columns
 from ray_kmeans.data.files import File
-from ray_kmeans.data.format import HEADS_AT_ONCE, FileSource, opened
+from ray_kmeans.data.format import HEADS_AT_ONCE, FileSource
 from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.tables import readable
 from ray_kmeans.errors import ConfigError, NoDataError
@@ -46,16 +47,17 @@ def open_delta(
 ) -> FileSource:
     """Open a Delta table at its newest version; `storage_options` are those of fsspec."""
     remote = Remote(uri, storage_options)
-    files = _live_files(remote)
+    files, schema = _newest(remote)
     if not files:
         raise NoDataError(f"{remote.shown!r} is a Delta table without a row.")
-    with opened(remote, files[0]) as first:
-        chosen = Parquet.of(first, columns or None)
-    return FileSource(remote, files, chosen)
+    return FileSource(remote, files, Parquet(choose_columns(schema, columns or None, remote.shown)))
 
 
-def _live_files(remote: Remote) -> tuple[LiveFile, ...]:
-    """Ask deltalake, which reads a copy of the log: it knows fewer stores than fsspec."""
+def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
+    """Return the files of the newest version, and the columns that they hold.
+
+    deltalake tells, from a copy of the log: it knows fewer stores than fsspec.
+    """
     try:
         import deltalake
         from deltalake.exceptions import DeltaError
@@ -69,8 +71,10 @@ def _live_files(remote: Remote) -> tuple[LiveFile, ...]:
         with readable(f"the log of {remote.shown}", DeltaError):
             table = deltalake.DeltaTable(folder)
             actions = pa.table(table.get_add_actions(flatten=False)).to_pylist()
+            schema = pa.schema(table.schema().to_arrow())
+            metadata = table.metadata()
             features = set(table.protocol().reader_features or ())
-            if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+            if metadata.configuration.get("delta.columnMapping.mode", "none") != "none":
                 features.add("columnMapping")
     _check(remote, features - HARMLESS)
     files = [
@@ -82,7 +86,8 @@ def _live_files(remote: Remote) -> tuple[LiveFile, ...]:
         )
         for action in actions
     ]
-    return tuple(sorted(files, key=lambda file: file.path))
+    stored = [field for field in schema if field.name not in metadata.partition_columns]
+    return tuple(sorted(files, key=lambda file: file.path)), pa.schema(stored)
 
 
 def _copy_log(remote: Remote, folder: Path) -> None:

@@ -14,6 +14,16 @@ from ray_kmeans.data.tables import TableSource, readable
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.remote import Remote
 
+WORDS = {
+    "key": "aws_access_key_id",
+    "secret": "aws_secret_access_key",
+    "token": "aws_session_token",
+    "anon": "aws_skip_signature",
+    "endpoint_url": "aws_endpoint",
+    "region_name": "aws_region",
+}
+"""What s3fs calls an option, and what Lance does."""
+
 
 @dataclass(frozen=True)
 class Lance:
@@ -53,10 +63,10 @@ def open_lance(x: Any, columns: Sequence[str] | None) -> TableSource:
 def open_lance_folder(
     uri: str, columns: Sequence[str] | None, storage_options: Mapping[str, Any]
 ) -> TableSource:
-    """Open a folder at its newest version; Lance reads it itself.
+    """Open a folder at its newest version. Lance reads it itself, not fsspec.
 
-    So `storage_options` are in Lance's own words, such as aws_access_key_id, aws_secret_access_key
-    and aws_endpoint.
+    The `storage_options` of S3 that Lance has too are translated, and any other that is a text is
+    passed on. Where that does not do, give `lance.dataset(uri, storage_options=...)` as x.
     """
     try:
         import lance
@@ -65,4 +75,20 @@ def open_lance_folder(
             f"{Remote(uri).shown!r} needs Lance. Run: pip install 'ray-kmeans[lance]'."
         ) from None
     with readable(Remote(uri).shown):
-        return open_lance(lance.dataset(uri, storage_options=dict(storage_options)), columns)
+        return open_lance(
+            lance.dataset(uri, storage_options=in_words_of_lance(storage_options)), columns
+        )
+
+
+def in_words_of_lance(storage_options: Mapping[str, Any]) -> dict[str, str]:
+    """Return what Lance calls the options of s3fs.
+
+    >>> in_words_of_lance({"key": "me", "client_kwargs": {"region_name": "eu-north-1"}})
+    {'aws_access_key_id': 'me', 'aws_region': 'eu-north-1'}
+    """
+    given = {**storage_options, **storage_options.get("client_kwargs", {})}
+    given.pop("client_kwargs", None)
+    words = {WORDS.get(name, name): value for name, value in given.items()}
+    if str(words.get("aws_endpoint", "")).startswith("http:"):
+        words["allow_http"] = True
+    return {name: str(value) for name, value in words.items() if isinstance(value, str | bool)}

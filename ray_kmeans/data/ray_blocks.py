@@ -13,7 +13,7 @@ import pyarrow as pa
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.plan import Block
 from ray_kmeans.data.tables import TableSource
-from ray_kmeans.errors import NoDataError
+from ray_kmeans.errors import DataError, NoDataError
 
 NAME = "the Ray dataset"
 
@@ -74,7 +74,12 @@ def _table(ref: Any) -> pa.Table:
     import ray
     from ray.data.block import BlockAccessor
 
-    table = BlockAccessor.for_block(ray.get(ref)).to_arrow()
+    try:
+        block = ray.get(ref)
+    except ray.exceptions.RayError as error:
+        cause = str(error).strip().splitlines()[0]
+        raise DataError(f"a block of {NAME} is lost: {cause} Make the dataset anew.") from None
+    table = BlockAccessor.for_block(block).to_arrow()
     for number, field in enumerate(table.schema):
         storage = getattr(field.type, "storage_type", None)
         shape = getattr(field.type, "shape", ())

@@ -44,16 +44,21 @@ class TableSource:
     tables: Tables
     columns: tuple[str, ...]
     """The column of vectors, or the columns of numbers, by name and in this order."""
+    only_here: bool = False
 
     @classmethod
     def of(
-        cls, tables: Tables, columns: Sequence[str] | None, stored: pa.Schema | None = None
+        cls,
+        tables: Tables,
+        columns: Sequence[str] | None,
+        stored: pa.Schema | None = None,
+        *,
+        only_here: bool = False,
     ) -> TableSource:
         """Choose the columns, of those that are `stored` where none are given."""
         schema = tables.schema if columns else (stored or tables.schema)
-        return cls(tables, arrow.choose_columns(schema, columns or None, tables.name))
-
-    only_here = False
+        chosen = arrow.choose_columns(schema, columns or None, tables.name)
+        return cls(tables, chosen, only_here)
 
     def describe(self) -> Layout:
         with readable(self.tables.name):

@@ -15,7 +15,7 @@ from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.tables import readable
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.remote import Remote
+from ray_kmeans.remote import Remote, protocols_of
 
 
 @dataclass(frozen=True)
@@ -95,5 +95,5 @@ def _source(array: Any, name: str, columns: Sequence[str] | None, *, only_here: 
 
 
 def _in_memory(store: Any) -> bool:
-    protocol = getattr(getattr(store, "fs", None), "protocol", ())
-    return "Memory" in type(store).__name__ or "memory" in protocol
+    fs = getattr(store, "fs", None)
+    return "Memory" in type(store).__name__ or (fs is not None and "memory" in protocols_of(fs))
