@@ -176,8 +176,10 @@ class TestADatasetOfArrow:
     def test_other_formats_are_refused_with_what_to_do(self, tmp_path):
         put(tmp_path, "x.csv", lambda file: file.write(b"a\n1\n"))
 
-        refuse(ds.dataset(tmp_path, format="csv"), ConfigError, "dataset of csv", "to_table()")
-        refuse(ds.dataset(pa.table({"a": [1]})), ConfigError, "dataset of memory", "to_table()")
+        refuse(ds.dataset(tmp_path, format="csv"), ConfigError, "Dataset of csv", "to_table()")
+        refuse(
+            ds.dataset(pa.table({"a": [1]})), ConfigError, "InMemoryDataset of memory", "to_table()"
+        )
 
     def test_a_dataset_without_a_file(self, tmp_path):
         refuse(ds.dataset(tmp_path, schema=pa.schema({"a": pa.int8()})), NoDataError, "without a")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data import plan
+from ray_kmeans.data.ray_blocks import RayBlocks
 from ray_kmeans.data.source import open_source
 from ray_kmeans.data.stream import is_stream
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
@@ -95,7 +98,12 @@ def test_a_fit_by_two_workers_equals_that_on_the_array_bit_for_bit(tmp_path):
 
     fits = []
     for name, data, num_workers in [("array", rows, 0), ("ray", x, 2)]:
-        config = RunConfig(num_workers=num_workers, cpus_per_worker=0.25, progress=False)
+        config = RunConfig(
+            num_workers=num_workers,
+            cpus_per_worker=0.5,
+            worker_memory_bytes=2**30,
+            progress=False,
+        )
         km = KMeansClustering(
             8, str(tmp_path / name), random_seed=2, use_mini_batch=False, config=config
         )
@@ -117,6 +125,23 @@ def test_a_block_that_ray_cannot_give_is_an_error_that_says_so():
 
     with pytest.raises(DataError, match=r"a block of the Ray dataset is lost: .*Make the dataset"):
         rows_of(replace(source, tables=without))
+
+
+@hypothesis.given(rows=st.lists(st.integers(1, 60), min_size=1, max_size=8), picks=st.data())
+def test_any_blocks_are_their_rows_however_the_dataset_is_cut(rows, picks):
+    import ray
+
+    whole = pa.table({"n": np.arange(sum(rows))})
+    ends = [0, *np.cumsum(rows).tolist()]
+    refs = [ray.put(whole.slice(a, b - a)) for a, b in pairwise(ends)]
+    blocks = plan.cut("x", [17] * (len(whole) // 17) + [len(whole) % 17 or 1], features=1)
+    blocks = [block for block in blocks if block.start + block.rows <= len(whole)]
+    chosen = picks.draw(st.lists(st.sampled_from(blocks), max_size=5)) if blocks else []
+
+    tables = RayBlocks(tuple(refs), tuple(rows), whole.schema)
+
+    for block, table in tables.read(chosen, ["n"]):
+        assert table["n"].to_pylist() == list(range(block.start, block.start + block.rows))
 
 
 def test_columns_are_chosen_and_refused_as_those_of_a_table():

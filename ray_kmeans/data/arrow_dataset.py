@@ -82,7 +82,7 @@ def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
         ) from None
     if not fragments:
         raise NoDataError("x is a dataset without a file.")
-    _check(fragments)
+    _check(x, fragments)
     with readable(NAME):
         with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
             files = tuple(pool.map(_as_it_is, fragments))
@@ -93,15 +93,15 @@ def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
     return TableSource.of(tables, columns, stored, only_here=only_here)
 
 
-def _check(fragments: Sequence[Any]) -> None:
+def _check(x: Any, fragments: Sequence[Any]) -> None:
     paths = set()
     for fragment in fragments:
         path = getattr(fragment, "path", None)
         kind = getattr(getattr(fragment, "format", None), "default_extname", "memory")
         if not path or kind not in ("parquet", "arrow", "feather", "ipc"):
             raise ConfigError(
-                f"x is a dataset of {kind}; it must be one of Parquet or Arrow IPC files. Give "
-                "x.to_table(), or the files by their URI."
+                f"x is a {type(x).__name__} of {kind}; it must be one of Parquet or Arrow IPC "
+                "files. Give x.to_table(), or the files by their URI."
             )
         if path in paths:
             raise ConfigError(f"x is a dataset that holds {path} twice. Give each file once.")
