@@ -547,6 +547,13 @@ class TestAnArrayOfZarr:
 
             assert [block.rows for block in blocks] == parts
 
+    def test_no_part_cuts_a_shard(self, tmp_path):
+        write_zarr(f"{tmp_path}/x.zarr", ROWS, chunks=(10, 3), shards=(50, 3))
+
+        blocks = open_source(f"{tmp_path}/x.zarr").describe().blocks
+
+        assert [block.rows for block in blocks] == [40, 10] * 4 + [40, 1]
+
     @pytest.mark.parametrize("shape", [(3,), (2, 2, 2), (3, 0)])
     def test_another_shape_is_refused(self, tmp_path, shape):
         write_zarr(
