@@ -20,7 +20,10 @@ from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import run_demo
 from ray_kmeans.errors import ConfigError, RayKMeansError
 from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.explain import explain
 from ray_kmeans.observe.table import fit_table
+from ray_kmeans.remote import redacted
+from ray_kmeans.runs import BATCH_SIZE
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -61,6 +64,8 @@ class Fit:
     """Stop when the loss changes by less than this share from one iteration to the next."""
     storage_options: str = "{}"
     """JSON for fsspec, for the data and for MODEL_DIR."""
+    explain: bool = False
+    """Print what the fit would read, hold and send, from metadata alone, and run nothing."""
     run: RunOptions = field(default_factory=RunOptions)
 
 
@@ -97,8 +102,12 @@ class Demo:
 def fit(flags: Fit) -> None:
     config = _config(flags.run, flags.storage_options)
     km = KMeansClustering(**_shared(flags), config=config)
-    _say(f"fit: {flags.uri} -> {flags.model_dir}, {_where(config)}")
     source = open_source(flags.uri, flags.columns, config.storage_options)
+    if flags.explain:
+        drawn = (flags.batch_size or BATCH_SIZE) if flags.use_mini_batch else None
+        print(explain(source.describe(), flags.num_clusters, config, drawn))
+        return
+    _say(f"fit: {redacted(flags.uri)} -> {redacted(flags.model_dir)}, {_where(config)}")
     km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
     sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
     print(fit_table(km.history(), km.why_stopped(), sizes))
@@ -110,7 +119,7 @@ def predict(flags: Predict) -> None:
     config = _config(flags.run, flags.storage_options)
     model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
     state = model.fitted()
-    _say(f"predict: {flags.uri} -> {flags.output}, {_where(config)}")
+    _say(f"predict: {redacted(flags.uri)} -> {redacted(flags.output)}, {_where(config)}")
     source = open_source(flags.uri, flags.columns, config.storage_options)
     rows = answers.write_labels(
         state,
@@ -171,8 +180,8 @@ def _shared(flags: Fit) -> dict[str, Any]:
 def _config(options: RunOptions, storage_options: str) -> RunConfig:
     try:
         parsed = json.loads(storage_options)
-    except ValueError as error:
-        raise ConfigError(f"storage_options={storage_options!r} is not JSON: {error}.") from None
+    except ValueError as error:  # the value may hold a secret
+        raise ConfigError(f"storage_options is not JSON: {error}.") from None
     return RunConfig(**asdict(options), storage_options=parsed)
 
 

@@ -34,6 +34,16 @@ class RunOptions:
     worker_memory_bytes: int | None = None
     """What one worker may hold. None: its share of its node's memory, as Ray counts it."""
 
+    cache: str = "auto"
+    """Where workers keep their rows between two sweeps: 'memory'; 'disk' (cache_dir); 'source':
+    nowhere, they read the data again for every sweep. 'auto': in memory where that has room for
+    them, else on disk. The same bits either way; a sweep from disk takes about as long as reading
+    the rows once more, and mini-batches, which want rows from everywhere, far longer."""
+
+    cache_dir: str | None = None
+    """Directory for cache='disk', on every node. None: that for temporary files. What is kept there
+    has no name and is gone when its worker ends, however it ends."""
+
     worker_start_timeout_s: float = 300.0
     """Longest wait for the workers to start. Raise it where an autoscaler must add nodes first."""
 
@@ -72,6 +82,10 @@ class RunOptions:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
                 raise ConfigError(f"{name}={value!r} must be a number above 0.")
+        if self.cache not in ("auto", "memory", "disk", "source"):
+            raise ConfigError(
+                f"cache={self.cache!r} is unknown. Give 'auto', 'memory', 'disk' or 'source'."
+            )
         if self.backend == "gpu":
             raise NotAvailableError("backend='gpu'", "Give 'auto' or 'cpu'.")
         if self.backend not in ("auto", "cpu"):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ray_kmeans.cluster.pool import LocalPool, Pool
+from ray_kmeans.cluster.shelf import DISK, MEMORY, Keep
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import Layout, Shard, check_budget, split
+from ray_kmeans.data.plan import Layout, Shard, check_budget, readers_of, split
 from ray_kmeans.data.source import Source, is_only_here
-from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.errors import BudgetError, ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines
 from ray_kmeans.store.publish import Place
+
+log = logging.getLogger("ray_kmeans")
 
 
 def plan_shards(
@@ -22,26 +26,39 @@ def plan_shards(
     config: RunConfig,
     batch_size: int | None = None,
     workers: int | None = None,
-) -> tuple[Shard, ...]:
+) -> tuple[tuple[Shard, ...], Keep]:
     """Deal the blocks out to workers, as many as there may be by default, and check that they fit.
 
-    Joins or starts Ray where it is needed.
+    Also returns where workers are to keep their rows; `workers`, as for batches of a stream: in
+    memory. Joins or starts Ray where it is needed.
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
     count, cpus = workforce(config)
     shards = split(layout.blocks, workers or count)
-    if config.num_workers == 0:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
-
-        memory = int(on_ray.memory_per_cpu() * cpus)
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
-    check_budget(
-        shards, num_clusters, config.worker_memory_bytes or memory, drawn, threads_of(cpus)
-    )
-    return shards
+    needs = num_clusters, worker_memory(config), drawn, threads_of(cpus)
+    place = MEMORY if workers is not None else config.cache
+    if place == "auto":
+        try:
+            check_budget(shards, *needs)
+            place = MEMORY
+        except BudgetError as error:
+            log.warning("the rows are kept on disk, as cache='auto' and in memory %s", error)
+            place = DISK
+    check_budget(shards, *needs, kept=place == MEMORY)
+    return shards, Keep(place, config.cache_dir, readers_of(threads_of(cpus)))
+
+
+def worker_memory(config: RunConfig) -> int:
+    """Return the bytes that a worker may hold."""
+    if config.worker_memory_bytes is not None:
+        return config.worker_memory_bytes
+    if config.num_workers == 0:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
+
+    return int(on_ray.memory_per_cpu() * workforce(config)[1])
 
 
 def workforce(config: RunConfig) -> tuple[int, float]:
@@ -96,14 +113,15 @@ def open_pool(
     workers: int | None = None,
 ) -> Iterator[Pool]:
     """Give a pool that this process owns; with one worker for each shard, or so many."""
-    shards = plan_shards(layout, num_clusters, config, batch_size, workers)
+    shards, keep = plan_shards(layout, num_clusters, config, batch_size, workers)
+    cpus = workforce(config)[1]
     pool: Pool
     if config.num_workers == 0:
-        pool = LocalPool(source, shards, metric, threads=threads_of(workforce(config)[1]))
+        pool = LocalPool(source, shards, metric, threads=threads_of(cpus), keep=keep)
     else:
         from ray_kmeans.cluster import on_ray
 
-        options = on_ray.WorkerOptions(workforce(config)[1], config.worker_start_timeout_s)
+        options = on_ray.WorkerOptions(cpus, config.worker_start_timeout_s, keep)
         pool = on_ray.open_pool(source, shards, metric, options, emit or LogLines(), workers)
     del source  # it may be the first batch of a stream, and go when the next one comes
     try:

@@ -79,8 +79,9 @@ def fit(
         if config.num_workers != 0 and not monitors:
             from ray_kmeans.cluster import on_ray
 
-            shards = plan_shards(layout, k, config, size)
-            options = on_ray.WorkerOptions(workforce(config)[1], config.worker_start_timeout_s)
+            shards, keep = plan_shards(layout, k, config, size)
+            cpus = workforce(config)[1]
+            options = on_ray.WorkerOptions(cpus, config.worker_start_timeout_s, keep)
             return on_ray.fit_on_ray(plan, store, source, shards, options, emit)
         with open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool:
             return run_fit(plan, pool, store, emit, Monitors(monitors))
@@ -175,7 +176,7 @@ def _let_go(sources: list[Source]) -> Iterator[Source]:
 
 
 def _loadable(source: Source, plan: FitPlan, config: RunConfig, workers: int) -> Loadable:
-    shards = plan_shards(source.describe(), plan.num_clusters, config, workers=workers)
+    shards, _ = plan_shards(source.describe(), plan.num_clusters, config, workers=workers)
     if config.num_workers == 0:
         return source, shards
     from ray_kmeans.cluster import on_ray

@@ -31,7 +31,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"testing"},
     {"checks", "parameters", "inference", "variables"},
     {"resources"},
-    {"runs", "answers", "exporting"},
+    {"runs", "answers", "exporting", "explain"},
     {"model"},
     {"estimator"},
     {"demo"},

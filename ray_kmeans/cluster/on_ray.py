@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans.cluster.coordinator import FitPlan, Store, run_fit
 from ray_kmeans.cluster.ray_pool import RayPool, first_line
+from ray_kmeans.cluster.shelf import Keep
 from ray_kmeans.cluster.worker import Block
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.errors import WorkersLostError
@@ -54,10 +55,11 @@ def memory_per_cpu() -> int:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker takes of a node, and how long its start may take."""
+    """What a worker takes of a node, where it keeps its rows, and how long its start may take."""
 
     cpus: float
     start_timeout_s: float
+    keep: Keep = field(default_factory=Keep)
 
 
 class _Coordinator:
@@ -150,6 +152,7 @@ def _pool(
         metric,
         cpus_per_worker=options.cpus,
         start_timeout_s=options.start_timeout_s,
+        keep=options.keep,
         emit=emit,
         n_workers=n_workers,
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.cluster.shelf import Keep
 from ray_kmeans.cluster.worker import Block, Reader, ShardWorker, Writer
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Extent, Grid, Summary
@@ -117,9 +118,10 @@ class LocalPool(Pool):
         metric: str = SQUARED_EUCLIDEAN,
         kernel: str = "cpu",
         threads: int = 1,
+        keep: Keep = Keep(),  # noqa: B008 (frozen)
     ) -> None:
         self.metric = metric
-        self._how = kernel, threads
+        self._how = kernel, threads, keep
         self.take(source, shards)
 
     def take(self, source: Reader, shards: Sequence[Sequence[Block]]) -> None:

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.shelf import Keep
 from ray_kmeans.cluster.worker import Block, ShardWorker
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.errors import WorkersLostError
@@ -38,6 +39,7 @@ class RayPool(Pool):
         metric: str,
         *,
         cpus_per_worker: float,
+        keep: Keep = Keep(),  # noqa: B008 (frozen)
         start_timeout_s: float,
         emit: ev.Emit,
         n_workers: int | None = None,
@@ -45,6 +47,7 @@ class RayPool(Pool):
         self.metric = metric
         self._cpus_per_worker = cpus_per_worker
         self._start_timeout_s = start_timeout_s
+        self._keep = keep
         self._emit = emit
         self._remembered: list[tuple[str, tuple[Any, ...]]] = []
         self._losses: Counter[int] = Counter()
@@ -150,7 +153,7 @@ class RayPool(Pool):
         # The pool replaces a dead worker itself: restarted by Ray it would have no rows.
         actor = ray.remote(num_cpus=self._cpus_per_worker, max_restarts=0, max_task_retries=0)
         threads = max(int(self._cpus_per_worker), 1)
-        return actor(ShardWorker).remote(self.metric, threads=threads)
+        return actor(ShardWorker).remote(self.metric, threads=threads, keep=self._keep)
 
 
 def first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
+from itertools import accumulate, groupby
 from operator import add
 from typing import Any, Protocol
 
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 
 from ray_kmeans import kernels
 from ray_kmeans.cluster.potential import Potential
+from ray_kmeans.cluster.shelf import Keep, Shelf, shelf_for
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.exact_total import exact_total
 from ray_kmeans.clustering.grid import Extent, Grid, Squares
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, project, without_direction
 from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
+from ray_kmeans.kernels.moving import PlainHeld
 from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
@@ -40,6 +43,10 @@ class Block(Protocol):
     def rows(self) -> int: ...
     @property
     def features(self) -> int: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def group(self) -> int: ...
     @property
     def place(self) -> str: ...
 
@@ -69,6 +76,21 @@ def this_process() -> tuple[str, int]:
     return socket.gethostname(), os.getpid()
 
 
+def runs_of(shard: Sequence[Block], count: int) -> list[tuple[int, Sequence[Block]]]:
+    """Cut a shard into runs for so many readers: where each begins, and its blocks.
+
+    What is decoded together, the blocks of a row group, stays together.
+    """
+    groups = [list(group) for _, group in groupby(shard, key=lambda b: (b.file, b.group))]
+    fair = sum(block.rows for block in shard) / count
+    runs: list[list[Block]] = [[]]
+    for group in groups:
+        if sum(block.rows for block in runs[-1]) >= fair:
+            runs.append([])
+        runs[-1] += group
+    return list(zip(accumulate(map(len, runs), initial=0), runs, strict=False))
+
+
 class ShardWorker:
     """The rows of one shard, in memory, and what is computed on them.
 
@@ -77,12 +99,18 @@ class ShardWorker:
     """
 
     def __init__(
-        self, metric: str = SQUARED_EUCLIDEAN, kernel: str = "cpu", threads: int = 1
+        self,
+        metric: str = SQUARED_EUCLIDEAN,
+        kernel: str = "cpu",
+        threads: int = 1,
+        keep: Keep = Keep(),  # noqa: B008 (frozen)
     ) -> None:
         self._metric = metric
+        self._keep = keep
         self._kernel = kernels.load(kernel, threads)
         self._threads = Threads(threads)
-        self._loaded: list[tuple[Block, NDArray[np.float32]]] | None = None
+        self._shard: Sequence[Block] = ()
+        self._shelf: Shelf | None = None
         self._grid: Grid | None = None
         self._held: kernels.Held | None = None
         self._potential: Potential | None = None
@@ -94,11 +122,25 @@ class ShardWorker:
     def load(self, source: Reader, shard: Sequence[Block]) -> Extent:
         """Read the shard, and return its extent, with the rows that are not finite counted."""
         self._source = source
-        self._loaded = self._held = self._potential = None
-        loaded = [(block, project(rows, self._metric)) for block, rows in source.read(shard)]
-        extents = self._threads.run(Extent.of_rows, [(rows, block.place) for block, rows in loaded])
-        self._loaded = loaded
-        return reduce(add, extents, Extent(0, np.zeros(shard[0].features, np.float32)))
+        self._shelf = self._held = self._potential = None
+        self._shard = shard
+        shelf = shelf_for(self._keep, shard, self._read_again, self._kernel.fingerprint)
+        runs = runs_of(shard, self._keep.readers)
+        extents = Threads(len(runs)).run(self._load_run, [(*run, shelf) for run in runs])
+        self._shelf = shelf
+        return reduce(add, extents)
+
+    def _load_run(self, first: int, blocks: Sequence[Block], shelf: Shelf) -> Extent:
+        extent = Extent(0, np.zeros(blocks[0].features, np.float32))
+        for here, (block, rows) in enumerate(self._source.read(blocks), start=first):
+            projected = project(rows, self._metric)
+            extent += Extent.of_rows(projected, block.place)
+            shelf.put(here, projected)
+        return extent
+
+    def _read_again(self, here: int) -> NDArray[np.float32]:
+        ((_, rows),) = self._source.read([self._shard[here]])
+        return project(rows, self._metric)
 
     def get_ready(self, n_clusters: int) -> tuple[str, int, float]:
         """Compile and check what labelling for so many clusters needs.
@@ -106,14 +148,17 @@ class ShardWorker:
         Returns what computes the labels, in how many threads, and the seconds that this took.
         """
         begin = time.perf_counter()
-        rows = sum(len(rows) for _, rows in self._blocks)
+        rows = sum(self._rows.sizes)
         name = self._kernel.ready(rows, n_clusters, self._features)
         return name, self._threads.count, time.perf_counter() - begin
 
     def measure(self, grid: Grid) -> Squares:
         """Take the grid for all sums to come, and return the sums of squares on it."""
         self._grid, self._held = grid, None
-        parts = self._threads.run(self._squares, [(rows, grid) for _, rows in self._blocks])
+        if self._rows.stays:
+            parts = self._threads.run(self._squares, [(rows, grid) for rows in self._rows])
+        else:
+            parts = [self._squares(rows, grid) for rows in self._rows]
         squares: Squares = reduce(add, parts)
         return squares
 
@@ -151,7 +196,7 @@ class ShardWorker:
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of the shard that have one of these (ascending) numbers, in order."""
-        found = [rows[inside] for _, rows, inside in self._inside(numbers)]
+        found = [self._rows.take(here, inside) for here, inside in self._inside(numbers)]
         return np.concatenate(found) if found else np.empty((0, self._features), np.float32)
 
     def farthest(
@@ -184,7 +229,7 @@ class ShardWorker:
     def find(self, blocks: NDArray[np.int64], offsets: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the number of the row at each offset into the weights of a block; -1 elsewhere."""
         numbers = np.full(len(blocks), -1)
-        places = {block.index: (here, block.first) for here, (block, _) in enumerate(self._blocks)}
+        places = {block.index: (here, block.first) for here, block in enumerate(self._shard)}
         for index in np.unique(blocks).tolist():
             if index in places:
                 here, first = places[index]
@@ -194,14 +239,14 @@ class ShardWorker:
 
     def weights_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the seeding weights of the rows with these (ascending) numbers."""
-        found = [self._seeded.weights[here][at] for here, _, at in self._inside(numbers)]
+        found = [self._seeded.weights[here][at] for here, at in self._inside(numbers)]
         return np.concatenate(found) if found else np.empty(0)
 
     def join(self, key: np.uint64, share: float) -> NDArray[np.float32]:
         """Return the rows that join the candidates by chance, each on its own, in order."""
         chosen = [
-            rows[self._seeded.joins(here, block.first, key, share)]
-            for here, (block, rows) in enumerate(self._blocks)
+            self._rows.take(here, np.flatnonzero(self._seeded.joins(here, block.first, key, share)))
+            for here, block in enumerate(self._shard)
         ]
         return np.concatenate(chosen)
 
@@ -227,10 +272,10 @@ class ShardWorker:
         return parts
 
     @property
-    def _blocks(self) -> list[tuple[Block, NDArray[np.float32]]]:
-        if self._loaded is None:  # never answer for rows that are not there
+    def _rows(self) -> Shelf:
+        if self._shelf is None:  # never answer for rows that are not there
             raise RuntimeError("this worker holds no shard: load comes first")
-        return self._loaded
+        return self._shelf
 
     @property
     def _scale(self) -> NDArray[np.float64]:
@@ -241,18 +286,21 @@ class ShardWorker:
     @property
     def _seeded(self) -> Potential:
         if self._potential is None:
-            self._potential = Potential([rows for _, rows in self._blocks], self._metric)
+            self._potential = Potential(self._rows, self._metric)
         return self._potential
 
     def _rows_held(self, centers: NDArray[np.float32]) -> kernels.Held:
         if self._held is None:
-            blocks = [rows for _, rows in self._blocks]
-            self._held = self._kernel.hold(blocks, self._metric, len(centers))
+            if self._rows.stays:
+                self._held = self._kernel.hold(list(self._rows), self._metric, len(centers))
+            else:
+                total = sum(self._rows.sizes)
+                self._held = PlainHeld(self._kernel, self._rows, total, self._metric)
         return self._held
 
     @property
     def _features(self) -> int:
-        return int(self._blocks[0][1].shape[1])
+        return self._shard[0].features
 
     def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:
         labels = np.empty(len(rows), np.int32)
@@ -264,28 +312,25 @@ class ShardWorker:
     ) -> Iterator[tuple[Block, NDArray[np.float32], NDArray[np.int32]]]:
         labels = self._rows_held(centers).assign(centers)
         first = 0
-        for block, rows in self._blocks:
+        for block, rows in zip(self._shard, self._rows, strict=True):
             yield block, rows, labels[first : first + len(rows)]
             first += len(rows)
 
-    def _inside(
-        self, numbers: NDArray[np.int64]
-    ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int64]]]:
+    def _inside(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield for every block that holds some of these rows where they are in it."""
         wanted = np.asarray(numbers)
-        firsts = np.array([block.first for block, _ in self._blocks])
-        begins = np.searchsorted(wanted, firsts)
-        for here, ((block, rows), begin) in enumerate(zip(self._blocks, begins, strict=True)):
+        begins = np.searchsorted(wanted, [block.first for block in self._shard])
+        for here, (block, begin) in enumerate(zip(self._shard, begins, strict=True)):
             end = np.searchsorted(wanted, block.first + block.rows)
             if end > begin:
-                yield here, rows, wanted[begin:end] - block.first
+                yield here, wanted[begin:end] - block.first
 
     def _rows_of(self, batches: Batches, step: int) -> Iterator[NDArray[np.float32]]:
         """Yield the shard's rows of a mini-batch, some at a time."""
         if batches.is_whole:
-            yield from (rows for _, rows in self._blocks)
+            yield from self._rows
             return
-        first, last = self._blocks[0][0], self._blocks[-1][0]
+        first, last = self._shard[0], self._shard[-1]
         numbers = batches.numbers(step)
         numbers = numbers[(numbers >= first.first) & (numbers < last.first + last.rows)]
         for start in range(0, len(numbers), GATHERED_ROWS):

@@ -128,11 +128,9 @@ class FileSource:
         stored = [name for name in names if name not in partitions]
         with self._opened(file) as opened:
             table = self.format.columns_of(opened, block, stored) if stored else None
-        columns = {
-            name: pa.array([partitions[name]] * block.rows) if name in partitions else table[name]
-            for name in names
-        }
-        return pa.table(columns)
+        columns = dict(zip(stored, table.columns, strict=True)) if table else {}
+        columns |= {key: pa.array([value] * block.rows) for key, value in partitions.items()}
+        return pa.table({name: columns[name] for name in names})
 
     def _head(self, file: File) -> Head:
         with opened(self.remote, file) as here:

@@ -11,6 +11,9 @@ from ray_kmeans.errors import BudgetError
 BLOCK_ROWS = 8_192
 """Rows of a block at most; a constant, so that blocks follow from the data alone."""
 
+READERS = 4
+"""Threads of a worker that read at once, at most."""
+
 WORKER_BASE_BYTES = 550 * 2**20
 """A worker before it holds any row: Python, Ray, Arrow, numba, and compiling the kernels, which
 takes most of it, the first time alone."""
@@ -108,19 +111,23 @@ def split(blocks: Sequence[Block], n_shards: int) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def worker_bytes(shard: Shard, num_clusters: int, batch_rows: int = 0, threads: int = 1) -> int:
-    """Bound what a worker holds: its rows, two blocks while reading, the centers, the partials.
+def worker_bytes(
+    shard: Shard, num_clusters: int, batch_rows: int = 0, threads: int = 1, kept: bool = True
+) -> int:
+    """Bound what a worker holds: its rows, some blocks while reading, the centers, the partials.
 
-    Beside its rows it keeps them in bytes, a quarter as large, with some numbers for each row.
+    Beside its rows it keeps them in bytes, a quarter as large, with some numbers for each row. Rows
+    that are not `kept` in memory take some numbers each, and those of one block what all take else.
     `batch_rows`: of mini-batches that are drawn from the data, whose numbers every worker makes.
     """
     features = shard[0].features
     columns = 64 * -(-features // 64)
     in_bytes = min(columns, 4 * -(-features // 4)) if features <= 64 else columns
     per_row = 4 * features + in_bytes + 84  # bounds, labels, what has moved; weights while seeding
-    rows = sum(block.rows for block in shard) * per_row
+    n_rows = sum(block.rows for block in shard)
     largest = max(block.rows for block in shard)
-    reading = 3 * largest * features * 4
+    rows = n_rows * per_row if kept else 32 * n_rows + largest * per_row
+    reading = 3 * readers_of(threads) * largest * features * 4
     prepared = num_clusters * (columns * 6 + (features + 1) * (4 + 3 * 8))
     partials = 3 * num_clusters * (features + 1) * 8
     tile_rows = min(max(2**17 // num_clusters, 512), 2048)
@@ -131,17 +138,24 @@ def worker_bytes(shard: Shard, num_clusters: int, batch_rows: int = 0, threads: 
     return WORKER_BASE_BYTES + rows + fixed
 
 
+def readers_of(threads: int) -> int:
+    """Return how many of a worker's threads read at once; each holds some blocks."""
+    return min(threads, READERS)
+
+
 def check_budget(
     shards: Sequence[Shard],
     num_clusters: int,
     allowed_bytes: int,
     batch_rows: int = 0,
     threads: int = 1,
+    kept: bool = True,
 ) -> None:
     """Raise BudgetError if a worker would not fit into `allowed_bytes`."""
-    needed = max(worker_bytes(shard, num_clusters, batch_rows, threads) for shard in shards)
+    needed = max(worker_bytes(shard, num_clusters, batch_rows, threads, kept) for shard in shards)
     if needed > allowed_bytes:
         rows = max(sum(block.rows for block in shard) for shard in shards)
         features = shards[0][0].features
-        detail = f"{rows:,} rows x {features:,} float32 and {num_clusters:,} centers"
+        where = "" if kept else " that are not kept in memory"
+        detail = f"{rows:,} rows x {features:,} float32{where} and {num_clusters:,} centers"
         raise BudgetError(needed, allowed_bytes, detail)

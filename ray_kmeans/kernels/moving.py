@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,23 +68,51 @@ class MovingSums(ABC):
         self.move(moves, self._units, self._sums)
 
 
-class PlainHeld(MovingSums):
-    """Rows that a kernel labels from the start each time."""
+class PlainHeld:
+    """Rows that a kernel labels from the start each time; a block is needed for its turn alone."""
 
-    def __init__(self, kernel: Any, blocks: Sequence[NDArray[np.float32]], metric: str) -> None:
-        super().__init__(blocks)
+    def __init__(
+        self, kernel: Any, blocks: Iterable[NDArray[np.float32]], rows: int, metric: str
+    ) -> None:
         self._kernel = kernel
+        self._blocks = blocks
         self._metric = metric
+        self._labels = np.full(rows, -1, np.int32)
+        self._sums: NDArray[np.int64] | None = None
 
-    def relabel(self, centers: NDArray[np.float32]) -> Moves:
-        before = self._labels.copy()
+    def assign(self, centers: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return the labels of all rows; they change with the next call."""
+        if self._sums is not None and len(self._sums) != len(centers):
+            self._sums = None
         prepared = self._kernel.prepare(centers, self._metric)
         first = 0
-        for block in self._blocks:
-            self._kernel.assign(block, prepared, self._labels[first : first + len(block)])
-            first += len(block)
-        rows = np.flatnonzero(before != self._labels)
-        return Moves(rows, before[rows])
+        for rows in self._blocks:
+            labels = self._labels[first : first + len(rows)]
+            before = labels.copy()
+            self._kernel.assign(rows, prepared, labels)
+            if self._sums is not None:
+                self._move(rows, before, labels)
+            first += len(rows)
+        return self._labels
 
-    def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
-        self._kernel.move(self._blocks, moves, self._labels, scale, sums)
+    def sums(
+        self, centers: NDArray[np.float32], scale: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Label all rows; return sums (k, d) in whole units of the grid, and counts (k,)."""
+        if self._sums is None or self._sums.shape != centers.shape:
+            self._units = scale
+            self._sums = np.zeros(centers.shape, np.int64)
+            self._counts = np.zeros(len(centers), np.int64)
+            self._labels[:] = -1
+        self.assign(centers)
+        return self._sums.copy(), self._counts.copy()
+
+    def _move(
+        self, rows: NDArray[np.float32], before: NDArray[np.int32], labels: NDArray[np.int32]
+    ) -> None:
+        assert self._sums is not None
+        moved = np.flatnonzero(before != labels)
+        old = before[moved]
+        self._counts += np.bincount(labels[moved], minlength=len(self._counts))
+        self._counts -= np.bincount(old[old >= 0], minlength=len(self._counts))
+        self._kernel.move([rows], Moves(moved, old), labels, self._units, self._sums)

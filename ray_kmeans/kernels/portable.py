@@ -86,7 +86,7 @@ class PortableKernel:
         return "float32 BLAS"
 
     def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
-        return PlainHeld(self, blocks, metric)
+        return PlainHeld(self, blocks, sum(map(len, blocks)), metric)
 
     @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
     def prepare(self, centers: NDArray[np.float32], metric: str) -> PreparedCenters:

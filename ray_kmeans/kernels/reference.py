@@ -20,7 +20,7 @@ class ReferenceKernel:
         return "reference"
 
     def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
-        return PlainHeld(self, blocks, metric)
+        return PlainHeld(self, blocks, sum(map(len, blocks)), metric)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> tuple[NDArray[np.float32], str]:
         return centers, metric

@@ -1,0 +1,61 @@
+"""The plan of a fit in words, made from metadata alone."""
+
+from __future__ import annotations
+
+from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.plan import WORKER_BASE_BYTES, Layout, worker_bytes
+from ray_kmeans.resources import plan_shards, threads_of, worker_memory, workforce
+
+PLACES = {
+    MEMORY: "in memory; a sweep reads nothing",
+    DISK: "on a disk of their node; a sweep reads them from there once",
+    SOURCE: "where they come from; a sweep reads them from there once",
+}
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def explain(layout: Layout, num_clusters: int, config: RunConfig, batch_size: int | None) -> str:
+    """Return what a fit would hold and move, a line each.
+
+    Joins or starts Ray, to know the nodes, where workers are to run there. Raises what the fit
+    would: BudgetError where it does not fit the memory.
+    """
+    shards, keep = plan_shards(layout, num_clusters, config, batch_size)
+    cpus = threads_of(workforce(config)[1])
+    rows = max(sum(block.rows for block in shard) for shard in shards)
+    drawn = batch_size if batch_size and batch_size < layout.rows else 0
+    kept = keep.place == MEMORY
+    held = max(worker_bytes(shard, num_clusters, drawn, cpus, kept) for shard in shards)
+    values = num_clusters * layout.features
+    files = len({block.file for block in layout.blocks})
+    where = "in this process" if config.num_workers == 0 else "on Ray"
+    lines = {
+        "data": f"{layout.rows:,} rows x {layout.features:,} features, {in_units(_bytes(layout))} "
+        f"as float32; {files:,} file{'s'[: files != 1]}, {len(layout.blocks):,} blocks",
+        "workers": f"{len(shards):,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and at most "
+        f"{rows:,} rows each",
+        "rows": f"{PLACES[keep.place]} (cache={config.cache!r})",
+        "memory": f"{in_units(held)} in a worker at most, {in_units(WORKER_BASE_BYTES)} of it "
+        f"before any row; it may hold {in_units(worker_memory(config))}",
+        "traffic": f"an iteration sends {in_units(4 * values)} of centers to each worker and gets "
+        f"{in_units(8 * (values + num_clusters))} of sums and counts from each",
+    }
+    return "\n".join(f"{name:<8} {line}" for name, line in lines.items())
+
+
+def in_units(size: float) -> str:
+    """Return a number of bytes in the largest unit of which there is one.
+
+    >>> in_units(512), in_units(1536), in_units(3 * 2**40)
+    ('512 bytes', '1.5 KiB', '3.0 TiB')
+    """
+    for unit in UNITS:
+        if size < 1024 or unit == UNITS[-1]:
+            break
+        size /= 1024
+    return f"{size:,.0f} {unit}" if unit == UNITS[0] else f"{size:,.1f} {unit}"
+
+
+def _bytes(layout: Layout) -> int:
+    return layout.rows * layout.features * 4
