@@ -18,6 +18,7 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data import libraries, plan
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.data.stream import is_stream
+from ray_kmeans.data.tables import readable
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.testing import SourceContract
 from tests.files import put, put_table, rows_of
@@ -238,6 +239,13 @@ def test_a_class_of_the_same_name_elsewhere_is_not_taken_for_a_library():
         pass
 
     assert libraries.opener_of(Dataset()) is None
+
+
+def test_what_a_library_says_is_told_in_one_line_and_without_signatures():
+    with pytest.raises(DataError) as caught, readable("s3://b/x.lance"):
+        raise OSError("no https://b/x?X-Amz-Signature=secret\n  at frame 1")
+
+    assert str(caught.value) == "cannot read s3://b/x.lance: OSError: no https://b/x?***"
 
 
 def test_opening_an_array_imports_no_library_of_data_sets():

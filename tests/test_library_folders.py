@@ -18,6 +18,7 @@ import pytest
 from ray_kmeans.data.lance_dataset import in_words_of_lance
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
+from ray_kmeans.remote import Remote
 from ray_kmeans.testing import SourceContract
 from tests.files import put, rows_of
 from tests.library_data import (
@@ -402,6 +403,17 @@ class TestOnS3:
             pq.write_table(as_table("List"), file, row_group_size=100)
 
         self.check(ds.dataset(f"{root[5:]}/d", filesystem=fs), {}, ROWS)
+
+
+def test_a_file_is_never_asked_whether_it_is_a_folder(tmp_path, monkeypatch):
+    put(tmp_path, "notes", lambda file: file.write(b"text"))
+    remote = Remote(str(tmp_path / "notes"))
+    asked = []
+    monkeypatch.setattr(type(remote.fs._fs), "isdir", lambda fs, path: asked.append(path))
+
+    refuse(tmp_path / "notes", NoDataError, "found: notes")
+
+    assert asked == []
 
 
 MISSING = {"x.lance": ("lance", "lance"), "x.zarr": ("zarr", "zarr"), "t": ("deltalake", "delta")}

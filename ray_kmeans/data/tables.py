@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.plan import Block, Layout, cut
 from ray_kmeans.errors import DataError, RayKMeansError
+from ray_kmeans.remote import redacted
 
 FAILURES = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, LookupError)
 """What libraries raise for files that are damaged, gone, or not what they seemed."""
@@ -112,7 +113,7 @@ def readable(name: str, *own: type[Exception]) -> Iterator[None]:
     except RayKMeansError:
         raise
     except (*FAILURES, *own) as error:
-        text = (str(error).strip() or "no more is known").splitlines()[0]
+        text = redacted((str(error).strip() or "no more is known").splitlines()[0])
         raise DataError(f"cannot read {name}: {type(error).__name__}: {text}") from None
 
 
