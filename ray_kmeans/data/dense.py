@@ -27,50 +27,68 @@ class Dense:
     offset: int
     """Bytes before the first row."""
     lead: int = 0
-    """Bytes before the values in each row."""
+    """Bytes before the values in each row, that tell how many these are; 0 where none do."""
 
     @property
     def row_bytes(self) -> int:
         return self.lead + self.features * self.dtype.itemsize
 
-    def head(self, file: Opened) -> Head:
-        """Return the head of the file; raises DataError where it ends before its rows do."""
-        needed = self.offset + self.rows * self.row_bytes
-        if file.size < needed:
-            raise DataError(
-                f"{file.path} has {file.size:,} bytes where {self.rows:,} rows of "
-                f"{self.features:,} {self.dtype} take {needed:,}; it is cut off."
-            )
+    @property
+    def head(self) -> Head:
         return Head(one_part(self.rows), self.features)
+
+    def check_size(self, what: str, size: int, reason: str = "it is damaged or cut off") -> None:
+        """Raise DataError where there are more or fewer bytes for the rows than they take."""
+        needed = self.rows * self.row_bytes
+        if size != needed:
+            raise DataError(
+                f"{what} has {size:,} bytes for {self.rows:,} rows of {self.features:,} "
+                f"{self.dtype}, which take {needed:,}; {reason}."
+            )
+
+    def span(self, block: Block) -> tuple[int, int]:
+        """Return the offsets in the file where a block begins and ends."""
+        begin = self.offset + block.start * self.row_bytes
+        return begin, begin + block.rows * self.row_bytes
+
+    def values(self, block: Block, data: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return the rows that the bytes of a block hold."""
+        if len(data) != block.rows * self.row_bytes:
+            raise DataError(
+                f"{block.file} ends before row {block.start + block.rows}; it is cut off."
+            )
+        rows = data.reshape(block.rows, self.row_bytes)
+        if self.lead:
+            self._check_lengths(block, rows[:, : self.lead])
+        return rows[:, self.lead :].view(self.dtype)
+
+    def _check_lengths(self, block: Block, lead: NDArray[np.uint8]) -> None:
+        lengths = lead.view(f"<i{self.lead}").ravel()
+        others = np.flatnonzero(lengths != self.features)
+        if len(others):
+            raise DataError(
+                f"row {block.start + others[0]} of {block.file} has {lengths[others[0]]} features "
+                f"where its first row has {self.features}; all must have the same."
+            )
 
 
 def read_dense(
     file: Opened, dense: Dense, blocks: Sequence[Block]
 ) -> Iterator[tuple[Block, NDArray[Any]]]:
-    """Read blocks by byte range, some ahead of the one that is wanted."""
+    """Read blocks by byte range, those of a remote file some ahead of the one that is wanted."""
     if file.local:
-        mapped = np.memmap(file.local, np.uint8, "r") if file.size else np.empty(0, np.uint8)
         for block in blocks:
-            begin, end = _span(dense, block)
-            yield block, _rows(dense, block, mapped[begin:end])
+            # Not a memory map: a worker would keep the file open as long as it keeps the rows, see
+            # them change with the file, and die where it gets shorter.
+            begin, end = dense.span(block)
+            data = np.fromfile(file.local, np.uint8, end - begin, offset=begin)
+            yield block, dense.values(block, data)
         return
     waiting: deque[tuple[Block, Future[bytes]]] = deque()
     left = deque(blocks)
     while left or waiting:
         while left and len(waiting) < AHEAD:
             block = left.popleft()
-            waiting.append((block, in_background(file.cat, *_span(dense, block))))
-        block, data = waiting.popleft()
-        yield block, _rows(dense, block, np.frombuffer(data.result(), np.uint8))
-
-
-def _span(dense: Dense, block: Block) -> tuple[int, int]:
-    begin = dense.offset + block.start * dense.row_bytes
-    return begin, begin + block.rows * dense.row_bytes
-
-
-def _rows(dense: Dense, block: Block, data: NDArray[np.uint8]) -> NDArray[Any]:
-    if len(data) != block.rows * dense.row_bytes:
-        raise DataError(f"{block.file} ends before row {block.start + block.rows}; it is cut off.")
-    rows = data.reshape(block.rows, dense.row_bytes)[:, dense.lead :]
-    return rows.view(dense.dtype)
+            waiting.append((block, in_background(file.cat, *dense.span(block))))
+        block, fetched = waiting.popleft()
+        yield block, dense.values(block, np.frombuffer(fetched.result(), np.uint8))

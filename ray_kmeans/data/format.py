@@ -165,6 +165,14 @@ def one_part(rows: int) -> tuple[int, ...]:
     return tuple(min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS))
 
 
+def refuse_columns(first: Opened, columns: Sequence[str] | None) -> None:
+    """Raise ConfigError where columns are chosen of files that have none."""
+    if columns:
+        raise ConfigError(
+            f"columns={list(columns)} has no meaning for {first.path}: it has no columns."
+        )
+
+
 def no_columns(file: Opened, names: Sequence[str]) -> ConfigError:
     return ConfigError(f"keep_columns={list(names)}: {file.path} has no columns to pass through.")
 

