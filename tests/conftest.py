@@ -30,6 +30,8 @@ from ray_kmeans.clustering.grid import Extent, Grid, Squares, Summary
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.partials import Partials
 
+pytest.register_assert_rewrite("ray_kmeans.testing", "tests.library_data")
+
 # The same examples every time, so that a failure is the change's; no deadline, as numba compiles.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.load_profile("tests")

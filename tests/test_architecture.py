@@ -28,6 +28,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"clustering", "kernels"},
     {"observe"},
     {"data", "store", "cluster", "export"},
+    {"testing"},
     {"checks", "parameters", "inference", "variables"},
     {"resources"},
     {"runs", "answers", "exporting", "explain"},
@@ -39,7 +40,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ONLY_IN = {  # who may import a library: a room, or one module of it
-    "ray": {"cluster.ray_pool", "cluster.on_ray"},
+    "ray": {"cluster.ray_pool", "cluster.on_ray", "data.ray_blocks"},
     "numba": {"clustering.loops"}
     | {
         f"kernels.{name}"
@@ -51,6 +52,10 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "fsspec": {"remote", "store.publish"},
     "tenacity": {"remote"},
     "pyarrow": {"data", "store", "demo"},
+    "deltalake": {"data.delta"},
+    "lance": {"data.lance_dataset"},
+    "zarr": {"data.zarr_array"},
+    "pytest": {"testing"},
     "tqdm": {"observe"},
     "tyro": {"cli"},
     "onnx": {"export.onnx_graph"},

@@ -10,8 +10,8 @@ import pytest
 from ray_kmeans.data import parquet, plan
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.source import open_source
+from ray_kmeans.testing import SourceContract
 from tests.conftest import shared_data
-from tests.contracts import SourceContract
 from tests.files import put, put_array, put_table, rows_of
 
 FILES = {"a": 150, "b": 1, "c": 0, "sub/d": 90}  # rows of each

@@ -14,8 +14,8 @@ import safetensors.numpy
 from ray_kmeans.data import plan
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.testing import SourceContract
 from tests import vectors
-from tests.contracts import SourceContract
 from tests.files import put, rows_of
 
 WHOLE = np.random.default_rng(0).integers(0, 100, size=(241, 3))

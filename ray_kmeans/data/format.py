@@ -36,7 +36,7 @@ class Opened:
 
     def cat(self, begin: int, end: int) -> bytes:
         """Return the bytes from one offset to another, less where the file ends."""
-        return bytes(self._remote.fs.cat_file(self.path, begin, min(end, self.size)))
+        return bytes(self._remote.fs.cat_file(self.path, start=begin, end=min(end, self.size)))
 
     @cached_property
     def handle(self) -> Any:

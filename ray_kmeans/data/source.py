@@ -18,6 +18,7 @@ from ray_kmeans.data.csv import Csv
 from ray_kmeans.data.files import list_files
 from ray_kmeans.data.format import FileSource, Format, Opened, opened
 from ray_kmeans.data.ipc import Ipc
+from ray_kmeans.data.libraries import open_folder, opener_of
 from ray_kmeans.data.npy import Npy
 from ray_kmeans.data.npz import Npz
 from ray_kmeans.data.parquet import Parquet
@@ -46,11 +47,42 @@ FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows in blocks, the same blocks every time. Travels to the workers by pickle."""
+    """Rows in blocks, the same blocks every time. Travels to the workers by pickle.
 
-    @property
-    def only_here(self) -> bool:
-        """Whether no other process can read it (as with memory:// URLs)."""
+    Where no format serves, write a source of your own: a class of the three methods below, which
+    is given as `x` like any data. It must be importable, and its data readable, on every node; one
+    that only this process can read says so by an attribute `only_here = True`. Inherit
+    `ray_kmeans.testing.SourceContract` in a test of it. As an example, the squares of the numbers
+    up to `rows`:
+
+    >>> import numpy as np
+    >>> import pyarrow as pa
+    >>> from ray_kmeans import open_source
+    >>> from ray_kmeans.data.plan import Layout, cut
+    >>> class Squares:
+    ...     def __init__(self, rows):
+    ...         self.rows = rows
+    ...
+    ...     def describe(self):
+    ...         return Layout(tuple(cut("squares", [self.rows], features=2)), features=2)
+    ...
+    ...     def read(self, blocks):
+    ...         for block in blocks:
+    ...             numbers = np.arange(block.start, block.start + block.rows, dtype=np.float32)
+    ...             yield block, np.stack([numbers, numbers**2], axis=1)
+    ...
+    ...     def columns_of(self, block, names):
+    ...         numbers = np.arange(block.start, block.start + block.rows)
+    ...         return pa.table({"number": numbers}).select(names)
+
+    `cut` makes blocks of at most BLOCK_ROWS rows from the rows of each part of a file (here one).
+
+    >>> source = open_source(Squares(10_000))
+    >>> [(block.start, block.rows) for block in source.describe().blocks]
+    [(0, 8192), (8192, 1808)]
+    >>> [rows[:2].tolist() for _, rows in source.read(source.describe().blocks)]
+    [[[0.0, 0.0], [1.0, 1.0]], [[8192.0, 67108864.0], [8193.0, 67125248.0]]]
+    """
 
     def describe(self) -> Layout:
         """Return all blocks, from metadata alone."""
@@ -62,11 +94,17 @@ class Source(Protocol):
         """Read other columns of the same rows, to be passed through to labelled output."""
 
 
+def is_only_here(source: Any) -> bool:
+    """Tell whether no other process can read a source (as with memory:// URLs)."""
+    return bool(getattr(source, "only_here", False))
+
+
 def open_source(
     x: Any, columns: Sequence[str] | None = None, storage_options: Mapping[str, Any] | None = None
 ) -> Source:
     """Return the source for an array, a table, a dict of columns, a URI or a source itself.
 
+    Also for a Dataset of pyarrow, datasets, Lance or Ray, and an array of Zarr.
     Raises ConfigError or DataError for what cannot be a data set.
     """
     if isinstance(x, str | os.PathLike):
@@ -75,6 +113,9 @@ def open_source(
         return _open_files([os.fspath(each) for each in x], columns, storage_options or {})
     if isinstance(x, Source):
         return x
+    open_it = opener_of(x)
+    if open_it:
+        return open_it(x, columns)
     if isinstance(x, Mapping):  # the seed's rule: columns in the order of their sorted names
         return ArraySource.of(_side_by_side(x))
     if isinstance(x, pa.Table | pa.RecordBatch):
@@ -106,6 +147,10 @@ def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
 def _open_files(
     uris: Sequence[str], columns: Sequence[str] | None, storage_options: Mapping[str, Any]
 ) -> Source:
+    if len(uris) == 1 and not uris[0].lower().endswith(tuple(FORMATS)):
+        found = open_folder(uris[0], columns, storage_options)
+        if found:
+            return found
     remote, files = list_files(uris, storage_options, tuple(FORMATS))
     kinds = {suffix_of(file.path) for file in files}
     if len({FORMATS[kind] for kind in kinds}) > 1:

@@ -8,13 +8,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_kmeans.data.libraries import opener_of
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.errors import ConfigError, DataError
 
 
 def is_stream(x: Any) -> bool:
     """Tell whether x gives batches: an iterator, a loader, or a list of tables of numbers."""
-    if isinstance(x, str | os.PathLike | Mapping | pa.Table | pa.RecordBatch | Source):
+    known = isinstance(x, str | os.PathLike | Mapping | pa.Table | pa.RecordBatch | Source)
+    if known or opener_of(x):
         return False
     if isinstance(x, list | tuple):
         return isinstance(x, list) and len(x) > 0 and all(getattr(a, "ndim", 0) == 2 for a in x)
