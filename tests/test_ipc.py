@@ -19,7 +19,7 @@ from ray_kmeans.data.format import Opened
 from ray_kmeans.data.messages import BATCH, batches_of_file, walk
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
-from tests.contracts import SourceContract
+from ray_kmeans.testing import SourceContract
 from tests.files import put, rows_of
 
 WRITERS = {"file": pa.ipc.new_file, "stream": pa.ipc.new_stream}

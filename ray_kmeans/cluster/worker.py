@@ -128,7 +128,8 @@ class ShardWorker:
         runs = runs_of(shard, self._keep.readers)
         extents = Threads(len(runs)).run(self._load_run, [(*run, shelf) for run in runs])
         self._shelf = shelf
-        return reduce(add, extents)
+        extent: Extent = reduce(add, extents)
+        return extent
 
     def _load_run(self, first: int, blocks: Sequence[Block], shelf: Shelf) -> Extent:
         extent = Extent(0, np.zeros(blocks[0].features, np.float32))

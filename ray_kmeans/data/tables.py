@@ -80,7 +80,7 @@ class TableSource:
                 yield block, np.ascontiguousarray(rows)
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        arrow.check_kept(names, self.tables.schema.names, self.tables.name)
+        arrow.check_kept(names, self.tables.schema, self.tables.name)
         with readable(self.tables.name):
             [(_, table)] = self.tables.read([block], names)
         _check_rows(block, table)
@@ -99,7 +99,7 @@ class TableSource:
         with readable(self.tables.name):
             for block in blocks:
                 [(_, table)] = self.tables.read([block], self.columns)
-                length = arrow.vector_length(table.column(self.columns[0]))
+                length = arrow.vector_length(table, self.columns[0])
                 if length:
                     return length
         raise DataError(f"no row of {self.tables.name} tells how many features there are.")
