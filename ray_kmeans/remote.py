@@ -28,6 +28,8 @@ LONGEST_PAUSE_S = 20.0
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
 CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
 """Packages whose own exceptions tell of a connection."""
+FORBIDDEN = "Forbidden: "
+"""How gcsfs says 403, by a bare OSError."""
 FOR_GOOD = (
     FileNotFoundError,
     FileExistsError,
@@ -39,7 +41,7 @@ SHORTEST_SECRET = 4
 
 
 REQUESTS = frozenset(
-    "cat_file find glob info isdir isfile ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
+    "cat_file find glob info ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
 )
 
 
@@ -73,13 +75,13 @@ class Patient:
         )
         try:
             return retrying(call, *args, **kwargs)
-        except (*FOR_GOOD, RayKMeansError) as error:
+        except Exception as raised:
+            error = _behind(raised)
             made = retrying.statistics.get("attempt_number", 1)
-            if made > 1 and name in ("rm", "rm_file") and isinstance(error, FileNotFoundError):
-                return None  # an attempt whose answer was lost did it
-            raise
-        except Exception as error:
-            made = retrying.statistics.get("attempt_number", 1)
+            if isinstance(error, (*FOR_GOOD, RayKMeansError)):
+                if made > 1 and name in ("rm", "rm_file") and isinstance(error, FileNotFoundError):
+                    return None  # an attempt whose answer was lost did it
+                raise
             what = redacted(f"{name} {args[0] if args else ''}".strip())
             often = f" after {made} attempts" if made > 1 else ""
             cause = redacted(f"{type(error).__name__}: {error}", self._options)
@@ -144,13 +146,25 @@ def protocols_of(fs: FileSystem) -> tuple[str, ...]:
 
 def is_passing(error: BaseException) -> bool:
     """Tell whether the same request may succeed a moment later."""
-    if isinstance(error, (*FOR_GOOD, RayKMeansError)):
+    error = _behind(error)
+    if isinstance(error, (*FOR_GOOD, RayKMeansError, ValueError)):
         return False
     status = _status(error)
     if status is not None:
         return status in (408, 409, 425, 429) or status >= 500
+    if str(error).startswith(FORBIDDEN) or "Credential" in type(error).__name__:
+        return False
     package = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError | TimeoutError) or package in CLIENTS
+
+
+def _behind(error: BaseException) -> BaseException:
+    """Return what went wrong where a client says that there is no file whatever the cause is."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None:  # fsspec's client of HTTP
+        other = _status(cause) not in (None, 404, 410)
+        return cause if other or is_passing(cause) else error
+    return error
 
 
 def _status(error: BaseException) -> int | None:
@@ -159,7 +173,9 @@ def _status(error: BaseException) -> int | None:
     if isinstance(response, Mapping):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        status = getattr(error, "status", None) or getattr(error, "status_code", None)
+        names = ("status", "status_code", "code")  # of aiohttp, azure and gcsfs
+        found = (getattr(error, name, None) for name in names)
+        status = next((each for each in found if isinstance(each, int)), None)
     if status is None and error.__cause__ is not None:  # s3fs translates errors of botocore
         return _status(error.__cause__)
     return status if isinstance(status, int) else None

@@ -19,6 +19,7 @@ os.environ["NUMBA_CACHE_DIR"] = "{}/ray-kmeans-tests-{:08x}".format(
         )
     ),
 )
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would ask by gRPC
 os.environ.pop("RAY_ADDRESS", None)  # a test must never join a cluster that happens to run
 
 import hypothesis

@@ -88,7 +88,7 @@ def _open_files(
     uris: Sequence[str], columns: Sequence[str] | None, storage_options: Mapping[str, Any]
 ) -> Source:
     remote, files = list_files(uris, storage_options, tuple(FORMATS))
-    kinds = {suffix_of(file.path) for file in files}
+    kinds = {suffix_of(file.shown) for file in files}
     if len({FORMATS[kind] for kind in kinds}) > 1:
         raise ConfigError(
             f"{remote.shown!r} holds files of several formats: {', '.join(sorted(kinds))}. "
