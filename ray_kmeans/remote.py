@@ -30,6 +30,8 @@ CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "re
 """Packages whose own exceptions tell of a connection."""
 FORBIDDEN = "Forbidden: "
 """How gcsfs says 403, by a bare OSError."""
+MISTAKES = ("Credential", "ParamValidation")
+"""Parts of the names of exceptions that clients raise before they ask."""
 FOR_GOOD = (
     FileNotFoundError,
     FileExistsError,
@@ -152,7 +154,7 @@ def is_passing(error: BaseException) -> bool:
     status = _status(error)
     if status is not None:
         return status in (408, 409, 425, 429) or status >= 500
-    if str(error).startswith(FORBIDDEN) or "Credential" in type(error).__name__:
+    if str(error).startswith(FORBIDDEN) or any(part in type(error).__name__ for part in MISTAKES):
         return False
     package = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError | TimeoutError) or package in CLIENTS

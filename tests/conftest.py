@@ -30,6 +30,7 @@ from ray_kmeans import kernels, remote
 from ray_kmeans.clustering.grid import Extent, Grid, Squares, Summary
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.partials import Partials
+from tests import stores
 
 # The same examples every time, so that a failure is the change's; no deadline, as numba compiles.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
@@ -144,6 +145,27 @@ def ray_cluster():
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """Give a bucket of a real S3 server."""
+    with stores.seaweed() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def gcs():
+    """Give a bucket of a GCS server."""
+    with stores.fake_gcs() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def azure():
+    """Give a container of an Azure server."""
+    with stores.azurite() as store:
+        yield store
 
 
 @pytest.fixture

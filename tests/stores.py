@@ -44,8 +44,12 @@ class Store:
 
     def put(self, name: str, data: bytes) -> str:
         """Write a file behind the package's back and return its URL."""
-        self.fs().pipe_file(f"{self.root}/{name}", data)
-        return f"{self.root}/{name}"
+        url = f"{self.root}/{name}"
+        fs = self.fs()
+        if "file" in fs.protocol:
+            fs.makedirs(url.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(url, data)
+        return url
 
 
 @contextmanager

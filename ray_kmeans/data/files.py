@@ -13,6 +13,10 @@ from ray_kmeans.remote import Remote, redacted, said
 VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
 """What stores call the mark of a file's content, the surest first."""
 
+STRICT = {"on_error": "raise"}
+"""Where a folder cannot be listed, fsspec leaves it out unless told so. Not s3fs where it asks for
+all below a place at once; it does not know the word then."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -95,7 +99,8 @@ def _find(remote: Remote) -> dict[str, Any] | None:
     fs, path = remote.fs, remote.path
     fs.invalidate_cache()
     if not remote.is_protocol("http") and any(mark in path for mark in "*?["):
-        found = fs.glob(path, detail=True, on_error="raise")
+        strict = {} if remote.is_protocol("s3") and "**" in path else STRICT
+        found = fs.glob(path, detail=True, **strict)
         return {name: info for name, info in found.items() if info["type"] == "file"}
     try:
         info = fs.info(path)
@@ -103,7 +108,7 @@ def _find(remote: Remote) -> dict[str, Any] | None:
         return None
     if info["type"] == "file":
         return {path: info}
-    below = fs.find(path, detail=True, on_error="raise")
+    below = fs.find(path, detail=True, **({} if remote.is_protocol("s3") else STRICT))
     return {name: info for name, info in below.items() if _is_data(name[len(path) :])}
 
 

@@ -39,7 +39,7 @@ class Opened:
     def cat(self, begin: int, end: int) -> bytes:
         """Return the bytes from one offset to another, less where the file ends."""
         end = min(end, self.size)
-        data = bytes(self._remote.fs.cat_file(self._path, begin, end))
+        data = bytes(self._remote.fs.cat_file(self._path, start=begin, end=end))
         if len(data) > end - begin:
             raise DataError(
                 f"{self.path}: the server sends {len(data):,} bytes where {end - begin:,} were "
