@@ -21,6 +21,7 @@ from ray_kmeans.demo import run_demo
 from ray_kmeans.errors import ConfigError, RayKMeansError
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.observe.table import fit_table
+from ray_kmeans.remote import redacted
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -97,20 +98,21 @@ class Demo:
 def fit(flags: Fit) -> None:
     config = _config(flags.run, flags.storage_options)
     km = KMeansClustering(**_shared(flags), config=config)
-    _say(f"fit: {flags.uri} -> {flags.model_dir}, {_where(config)}")
+    _say(redacted(f"fit: {flags.uri} -> {flags.model_dir}, {_where(config)}"))
     source = open_source(flags.uri, flags.columns, config.storage_options)
     km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
     sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
     print(fit_table(km.history(), km.why_stopped(), sizes))
-    print(f"\nmodel: {flags.model_dir}\nnext: label rows with `predict`, or read the centers with")
-    print(f"  KMeansClustering({flags.num_clusters}, {flags.model_dir!r}).clusters()")
+    model_dir = redacted(flags.model_dir)
+    print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
+    print(f"  KMeansClustering({flags.num_clusters}, {model_dir!r}).clusters()")
 
 
 def predict(flags: Predict) -> None:
     config = _config(flags.run, flags.storage_options)
     model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
     state = model.fitted()
-    _say(f"predict: {flags.uri} -> {flags.output}, {_where(config)}")
+    _say(redacted(f"predict: {flags.uri} -> {flags.output}, {_where(config)}"))
     source = open_source(flags.uri, flags.columns, config.storage_options)
     rows = answers.write_labels(
         state,
@@ -120,7 +122,7 @@ def predict(flags: Predict) -> None:
         model_dir=flags.model_dir,
         keep_columns=flags.keep_columns,
     )
-    print(f"{rows:,} rows labelled: {flags.output}")
+    print(redacted(f"{rows:,} rows labelled: {flags.output}"))
 
 
 def demo(flags: Demo) -> None:
@@ -172,7 +174,7 @@ def _config(options: RunOptions, storage_options: str) -> RunConfig:
     try:
         parsed = json.loads(storage_options)
     except ValueError as error:
-        raise ConfigError(f"storage_options={storage_options!r} is not JSON: {error}.") from None
+        raise ConfigError(f"storage_options is not JSON: {error}.") from None  # it holds secrets
     return RunConfig(**asdict(options), storage_options=parsed)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import fsspec
 import tenacity
@@ -90,12 +91,15 @@ class Patient:
             raise RequestError(f"{what} failed{often}: {cause}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Remote:
     """A path on any fsspec store. Travels to other processes by pickle, and opens there anew."""
 
     url: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shown!r})"
 
     @property
     def shown(self) -> str:
@@ -156,8 +160,11 @@ def is_passing(error: BaseException) -> bool:
         return status in (408, 409, 425, 429) or status >= 500
     if str(error).startswith(FORBIDDEN) or any(part in type(error).__name__ for part in MISTAKES):
         return False
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError | TimeoutError) or package in CLIENTS
+    return isinstance(error, OSError | TimeoutError) or _package(error) in CLIENTS
+
+
+def _package(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _behind(error: BaseException) -> BaseException:
@@ -175,9 +182,8 @@ def _status(error: BaseException) -> int | None:
     if isinstance(response, Mapping):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        names = ("status", "status_code", "code")  # of aiohttp, azure and gcsfs
-        found = (getattr(error, name, None) for name in names)
-        status = next((each for each in found if isinstance(each, int)), None)
+        own = "code" if _package(error) == "gcsfs" else "status_code"  # of azure
+        status = getattr(error, "status", None) or getattr(error, own, None)
     if status is None and error.__cause__ is not None:  # s3fs translates errors of botocore
         return _status(error.__cause__)
     return status if isinstance(status, int) else None
@@ -185,31 +191,45 @@ def _status(error: BaseException) -> int | None:
 
 def redacted(text: str, storage_options: Mapping[str, Any] | None = None) -> str:
     """Return a text without passwords and signatures of URLs, and without any option's value."""
-    text = re.sub(r"(://)[^/\s'\"@]*@", r"\1***@", text)
+    text = re.sub(r"(://)[^/\s'\"]*@", r"\1***@", text)
     text = re.sub(r"(\?)[^\s'\")\]]*=[^\s'\")\]]*", r"\1***", text)
     for value in sorted(_values(storage_options or {}), key=len, reverse=True):
         text = text.replace(value, "***")
     return text
 
 
-def _values(options: Any) -> Iterator[str]:
+def _values(options: Any, name: str = "") -> Iterator[str]:
     """Yield the text of all options that may be secrets: not of places, numbers and switches."""
     if isinstance(options, Mapping):
-        for name, value in options.items():
-            if not isinstance(value, str):
-                yield from _values(value)
-            elif not _is_place(str(name)):
-                parts = [
-                    part.partition("=")[2] for part in value.split(";")
-                ]  # of connection strings
-                yield from (each for each in (value, *parts) if len(each) >= SHORTEST_SECRET)
+        for each, value in options.items():
+            yield from _values(value, str(each))
     elif isinstance(options, list | tuple):
         for value in options:
-            yield from _values(value)
+            yield from _values(value, name)
+    elif isinstance(options, bytes):
+        yield from _values(options.decode(errors="replace"), name)
+    elif isinstance(options, str) and not _is_place(name):
+        yield from _parts(options)
+
+
+def _parts(value: str) -> Iterator[str]:
+    """Yield a text, and what is secret in one of several: "AccountName=n;AccountKey=k", "Bearer t".
+
+    Connection strings are told by their ';': the name of an account in them is none.
+    """
+    if ";" in value:
+        for part in value.split(";"):
+            name, _, secret = part.partition("=")
+            yield from _values(secret, name)
+    parts = [value, *value.split()]
+    yield from (each for each in {*parts, *map(quote, parts)} if len(each) >= SHORTEST_SECRET)
+
+
+PLACES = ("url", "region", "host", "project", "accountname", "endpoint")
 
 
 def _is_place(name: str) -> bool:
-    return any(part in name for part in ("url", "region", "host", "project", "account_name"))
+    return any(part in name.lower().replace("_", "") for part in PLACES)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from tests.stores import serving
 
 CODES = {403: "AccessDenied", 404: "NoSuchKey", 416: "InvalidRange", 429: "SlowDown"}
 CODES |= {500: "InternalError", 503: "SlowDown"}
+SAYS = "Please reduce your request rate."
 ONWARD = "onward"
 CUT = "cut before the answer"
 LOST = "answer lost"
@@ -101,6 +102,9 @@ class Proxy(BaseHTTPRequestHandler):
 
     def ask(self, body):
         """Return the answer of the server; it sees the Host that the client has signed."""
+        if not self.upstream:
+            headers = [("Content-Length", "10"), ("Content-Range", "bytes 0-9/100")]
+            return 206, headers, b"0123456789"
         connection = http.client.HTTPConnection(self.upstream, timeout=30)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=1)
@@ -122,7 +126,7 @@ class Proxy(BaseHTTPRequestHandler):
 
     def refuse(self, status):
         code = CODES.get(status, "Error")
-        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{SAYS}</Message></Error>"
         data = text.encode() if self.command != "HEAD" else b""
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(data)))]
         self.send(status, headers, data)

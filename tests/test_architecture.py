@@ -23,8 +23,8 @@ SOURCES = {
 
 ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"errors"},
-    {"config"},
     {"remote"},
+    {"config"},
     {"clustering", "kernels"},
     {"observe"},
     {"data", "store", "cluster", "export"},

@@ -12,11 +12,11 @@ import pytest
 
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.remote import Remote, is_passing
-from tests.faults import CUT, STALL, faulty
+from tests.faults import CUT, CUT_BODY, STALL, faulty
 from tests.servers import free_port
 from tests.stores import AZURE_KEY, azure_options, gcs_options, s3_at
 
-PASSING = [408, 429, 500, 503, CUT, STALL, "refused"]
+PASSING = [408, 429, 500, 503, CUT, CUT_BODY, STALL, "refused"]
 FOR_GOOD = [400, 401, 403, 404, 405, 416]
 WAIT_S = 0.15
 """How long the clients wait for an answer."""

@@ -18,7 +18,7 @@ STRICT = {"on_error": "raise"}
 all below a place at once; it does not know the word then."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class File:
     """A file as it was when the run was planned."""
 
@@ -42,6 +42,9 @@ class File:
     def shown(self) -> str:
         """The path as people may see it: of a URL neither password nor query, which may sign it."""
         return redacted(self.path.partition("?")[0]) if "://" in self.path else self.path
+
+    def __repr__(self) -> str:
+        return f"File({self.shown!r}, {self.size}, {self.version!r})"
 
     @property
     def partitions(self) -> dict[str, str]:
