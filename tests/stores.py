@@ -38,9 +38,8 @@ class Store:
     """Where the server listens."""
 
     def fs(self):
-        """Return a client of its own, that remembers no listing."""
-        options = {**self.options, "use_listings_cache": False, "skip_instance_cache": True}
-        return fsspec.core.url_to_fs(self.root, **options)[0]
+        """Return a client that remembers no listing."""
+        return fsspec.core.url_to_fs(self.root, **self.options, use_listings_cache=False)[0]
 
     def put(self, name: str, data: bytes) -> str:
         """Write a file behind the package's back and return its URL."""

@@ -14,6 +14,8 @@ import pytest
 import s3fs
 
 from ray_kmeans import KMeansClustering, RunConfig, answers, cli, remote
+from ray_kmeans.data.files import File
+from ray_kmeans.data.format import opened
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import RayKMeansError
 from ray_kmeans.remote import Remote, redacted
@@ -210,6 +212,17 @@ def test_a_place_whose_url_holds_a_password_is_shown_without_it(said):
     fails(said, lambda: km.predict(np.ones((9, 7)), as_iterable=False))
 
 
+def test_what_a_client_says_of_a_file_is_told_without_its_secrets(said):
+    remote = Remote("memory://x", {"password": HUSH})
+    file = File(f"http://host/x.npy?{SIGNED}", 1, "")
+
+    def fail():
+        with opened(remote, file):
+            raise OSError(f"{HUSH} does not open http://host/x.npy?{SIGNED}")
+
+    fails(said, fail)
+
+
 @pytest.mark.parametrize("options", ['{"key": "hush"', f'["{KEY}"]', f'"{KEY}"'])
 def test_the_command_does_not_repeat_options_that_it_cannot_use(options, said, tmp_path):
     command = ["fit", "x.npy", str(tmp_path), "--num-clusters", "2", "--storage-options", options]
@@ -228,7 +241,12 @@ def test_the_command_says_what_it_does_without_passwords(said, tmp_path):
     with http_files(served) as place:
         url = f"{place.root.replace('://', f'://user:{KEY}@')}/x.npy?{SIGNED}"
         model, out = str(tmp_path / "model"), str(tmp_path / "out")
-        more = ["--num-workers", "0", "--storage-options", f'{{"client_kwargs": {{"x": "{HUSH}"}}}}']
+        more = [
+            "--num-workers",
+            "0",
+            "--storage-options",
+            f'{{"client_kwargs": {{"x": "{HUSH}"}}}}',
+        ]
         with pytest.raises(SystemExit) as caught:
             cli.main(["fit", url, model, "--num-clusters", "2", *more])
         said += all_of(caught.value)

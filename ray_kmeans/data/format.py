@@ -128,7 +128,7 @@ class FileSource:
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         for path, of_file in groupby(blocks, key=lambda block: block.file):
-            with self._opened(self._by_path[path]) as opened:
+            with self._unchanged(self._by_path[path]) as opened:
                 for block, rows in self.format.read(opened, list(of_file)):
                     yield block, np.ascontiguousarray(to_float32(rows, block.place))
 
@@ -136,7 +136,7 @@ class FileSource:
         file = self._by_path[block.file]
         partitions = {name: file.partitions[name] for name in names if name in file.partitions}
         stored = [name for name in names if name not in partitions]
-        with self._opened(file) as opened:
+        with self._unchanged(file) as opened:
             table = self.format.columns_of(opened, block, stored) if stored else None
         columns = {
             name: pa.array([partitions[name]] * block.rows) if name in partitions else table[name]
@@ -145,19 +145,25 @@ class FileSource:
         return pa.table(columns)
 
     def _head(self, file: File) -> Head:
-        with opened(self.remote, file) as here:
+        with self._opened(file) as here:
             return self.format.head(here)
 
     @contextmanager
     def _opened(self, file: File) -> Iterator[Opened]:
-        """Open a file that is still the one that was listed, also when it has been read."""
-        self._check(file)
+        """Open a file; where that fails because it is another one now, say so."""
         try:
             with opened(self.remote, file) as here:
                 yield here
         except (DataError, RequestError):
-            self._check(file)  # that may be why
+            self._check(file)
             raise
+
+    @contextmanager
+    def _unchanged(self, file: File) -> Iterator[Opened]:
+        """Open a file that is still the one that was listed, also when it has been read."""
+        self._check(file)
+        with self._opened(file) as here:
+            yield here
         self._check(file)
 
     def _check(self, file: File) -> None:
