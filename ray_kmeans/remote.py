@@ -27,6 +27,7 @@ ATTEMPTS = 8
 LONGEST_PAUSE_S = 20.0
 """Before the last attempts; all pauses together are a minute at most."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
+EXTRAS |= {"abfss": "azure", "http": "http", "https": "http"}
 CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
 """Packages whose own exceptions tell of a connection."""
 FORBIDDEN = "Forbidden: "
@@ -44,7 +45,7 @@ SHORTEST_SECRET = 4
 
 
 REQUESTS = frozenset(
-    "cat_file find glob info ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
+    "cat_file find info ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
 )
 
 

@@ -48,7 +48,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     | {f"kernels.{name}" for name in ("summing", "tiles", "vectors")},
     "llvmlite": {f"kernels.{name}" for name in ("machine", "narrow", "tiles", "vectors")},
     "threadpoolctl": {"kernels.portable"},
-    "fsspec": {"remote", "store.publish"},
+    "fsspec": {"remote", "store.publish", "data.files"},
     "tenacity": {"remote"},
     "pyarrow": {"data", "store", "demo"},
     "tqdm": {"observe"},

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 import s3fs
+from fsspec.implementations.local import LocalFileSystem
 
 from ray_kmeans import KMeansClustering, RunConfig, remote
 from ray_kmeans.data.source import open_source
@@ -20,7 +22,7 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.remote import Remote
 from ray_kmeans.store.model_dir import ModelDir
 from tests.faults import CUT, CUT_BODY, DELAY, LOST, ONWARD, SLOW_DOWN, STALL, Shares, faulty
-from tests.files import rows_of
+from tests.files import put_table, rows_of
 from tests.servers import free_port
 from tests.store_contract import assert_same, state_at
 from tests.stores import s3_at
@@ -49,7 +51,7 @@ def impatient_client(endpoint):
 @pytest.fixture(scope="module")
 def wordnet(s3):
     """Put the embeddings of the demo on the store; return where they are."""
-    place = replace(s3, root=f"{s3.root}/{uuid.uuid4().hex}/data")
+    place = replace(s3, root=f"{s3.root}/wordnet/data")
     for path in sorted(Path(DATA).glob("*.parquet")):
         place.put(path.name, path.read_bytes())
     return place
@@ -117,10 +119,27 @@ def test_a_fit_through_a_store_that_fails_two_requests_in_ten_has_the_same_bits(
 def test_no_file_is_missed_where_requests_fail(wordnet, where, seed):
     names = sorted(path.name for path in Path(DATA).glob(where[1:] or "*.parquet"))
 
-    with through(wordnet, Shares(seed, {SLOW_DOWN: 0.4})) as store:
+    with through(wordnet, Shares(seed, {SLOW_DOWN: 0.3})) as store:
         source = open_source(f"{wordnet.root}{where}", storage_options=store.options)
 
     assert [file.path.rsplit("/", 1)[-1] for file in source.files] == names
+
+
+@pytest.mark.parametrize("where", ["", "/**/*.parquet"])
+def test_a_folder_that_cannot_be_listed_is_an_error_not_an_empty_one(where, monkeypatch, tmp_path):
+    for name in ("a", "b"):
+        put_table(tmp_path, f"{name}/x.parquet", pa.table({"v": [1.0]}))
+    ls = LocalFileSystem.ls
+
+    def broken(fs, path, *args, **kwargs):
+        if path.endswith("/b"):
+            raise OSError(5, "Input/output error")
+        return ls(fs, path, *args, **kwargs)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", broken)
+
+    with pytest.raises(StoreError, match=r"cannot be listed.*Input/output error"):
+        open_source(f"{tmp_path}{where}")
 
 
 def down(outcome):

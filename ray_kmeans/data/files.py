@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from fsspec.utils import glob_translate
 
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.remote import Remote, redacted, said
@@ -13,9 +16,8 @@ from ray_kmeans.remote import Remote, redacted, said
 VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
 """What stores call the mark of a file's content, the surest first."""
 
-STRICT = {"on_error": "raise"}
-"""Where a folder cannot be listed, fsspec leaves it out unless told so. Not s3fs where it asks for
-all below a place at once; it does not know the word then."""
+FLAT = ("s3", "gcs", "abfs")
+"""Stores that list all below a place at once, whatever the folders."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,18 +103,34 @@ def _find(remote: Remote) -> dict[str, Any] | None:
     """Return what the store says of each file, by path."""
     fs, path = remote.fs, remote.path
     fs.invalidate_cache()
-    if not remote.is_protocol("http") and any(mark in path for mark in "*?["):
-        strict = {} if remote.is_protocol("s3") and "**" in path else STRICT
-        found = fs.glob(path, detail=True, **strict)
-        return {name: info for name, info in found.items() if info["type"] == "file"}
+    pattern = not remote.is_protocol("http") and re.search(r"[*?[]", path)
+    place = path[: pattern.start()].rpartition("/")[0] or "/" if pattern else path
     try:
-        info = fs.info(path)
+        info = fs.info(place)
     except FileNotFoundError:
-        return None
-    if info["type"] == "file":
+        return {} if pattern else None
+    if pattern:
+        levels = None if "**" in path else path[len(place) + 1 :].count("/")
+        fits = re.compile(glob_translate(path)).match
+        return {name: each for name, each in _below(fs, place, levels) if fits(name)}
+    if info["type"] != "directory":
         return {path: info}
-    below = fs.find(path, detail=True, **({} if remote.is_protocol("s3") else STRICT))
-    return {name: info for name, info in below.items() if _is_data(name[len(path) :])}
+    flat = any(map(remote.is_protocol, FLAT))
+    found = fs.find(path, detail=True).items() if flat else _below(fs, path)
+    return {name: each for name, each in found if _is_data(name[len(path) :])}
+
+
+def _below(fs: Any, path: str, levels: int | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield the files below a folder, to so many levels; raises for a folder that has no list.
+
+    fsspec's own walk leaves such a folder out, in silence.
+    """
+    for info in fs.ls(path, detail=True):
+        name = str(info["name"]).rstrip("/")
+        if info["type"] != "directory":
+            yield name, info
+        elif name != path and levels != 0:
+            yield from _below(fs, name, levels and levels - 1)
 
 
 def _is_data(path: str) -> bool:
