@@ -18,7 +18,7 @@ from urllib.parse import quote
 import fsspec
 import tenacity
 
-from ray_kmeans.errors import ConfigError, RayKMeansError, StoreError
+from ray_kmeans.errors import ConfigError, RayKMeansError, RequestError, StoreError
 
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""
@@ -47,10 +47,6 @@ SHORTEST_SECRET = 4
 REQUESTS = frozenset(
     "cat_file find info ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
 )
-
-
-class RequestError(StoreError):
-    """A request to a store that failed, though it was made again where that could help."""
 
 
 class Patient:

@@ -18,8 +18,8 @@ from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.files import File
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.ranges import Ranges
-from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
-from ray_kmeans.remote import Remote, RequestError, redacted
+from ray_kmeans.errors import ConfigError, DataError, RayKMeansError, RequestError
+from ray_kmeans.remote import Remote, redacted
 
 HEADS_AT_ONCE = 16
 
@@ -137,7 +137,7 @@ class FileSource:
         partitions = {name: file.partitions[name] for name in names if name in file.partitions}
         stored = [name for name in names if name not in partitions]
         with self._unchanged(file) as opened:
-            table = self.format.columns_of(opened, block, stored) if stored else None
+            table: Any = self.format.columns_of(opened, block, stored) if stored else None
         columns = {
             name: pa.array([partitions[name]] * block.rows) if name in partitions else table[name]
             for name in names
