@@ -17,6 +17,7 @@ from ray_kmeans.data.plan import Layout, split
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, Predictor, batches_of, whole
+from ray_kmeans.remote import redacted
 from ray_kmeans.resources import check_reachable, open_pool
 from ray_kmeans.store.labelled import OWN_COLUMNS, LabelledOutput
 
@@ -154,7 +155,7 @@ def write_labels(
     with open_pool(source, layout, len(state.centers), state.metric, config) as pool:
         pool.read()
         parts = pool.write_labels(state.centers, output, keep_columns)
-    output.finish(parts, {"model_dir": model_dir, "iteration": state.iteration})
+    output.finish(parts, {"model_dir": redacted(model_dir), "iteration": state.iteration})
     return sum(part.rows for part in parts)
 
 
@@ -162,7 +163,7 @@ def check_features(features: int, state: FitState, model_dir: str) -> None:
     """Raise DataError unless the data are as wide as the model."""
     if features != state.centers.shape[1]:
         raise DataError(
-            f"the data have {features} features and the model in {model_dir!r} has "
+            f"the data have {features} features and the model in {redacted(model_dir)!r} has "
             f"{state.centers.shape[1]}. Give data like those it was fitted on."
         )
 

@@ -107,19 +107,20 @@ def fit(flags: Fit) -> None:
         drawn = (flags.batch_size or BATCH_SIZE) if flags.use_mini_batch else None
         print(explain(source.describe(), flags.num_clusters, config, drawn))
         return
-    _say(f"fit: {redacted(flags.uri)} -> {redacted(flags.model_dir)}, {_where(config)}")
+    _say(redacted(f"fit: {flags.uri} -> {flags.model_dir}, {_where(config)}"))
     km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
     sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
     print(fit_table(km.history(), km.why_stopped(), sizes))
-    print(f"\nmodel: {flags.model_dir}\nnext: label rows with `predict`, or read the centers with")
-    print(f"  KMeansClustering({flags.num_clusters}, {flags.model_dir!r}).clusters()")
+    model_dir = redacted(flags.model_dir)
+    print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
+    print(f"  KMeansClustering({flags.num_clusters}, {model_dir!r}).clusters()")
 
 
 def predict(flags: Predict) -> None:
     config = _config(flags.run, flags.storage_options)
     model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
     state = model.fitted()
-    _say(f"predict: {redacted(flags.uri)} -> {redacted(flags.output)}, {_where(config)}")
+    _say(redacted(f"predict: {flags.uri} -> {flags.output}, {_where(config)}"))
     source = open_source(flags.uri, flags.columns, config.storage_options)
     rows = answers.write_labels(
         state,
@@ -129,7 +130,7 @@ def predict(flags: Predict) -> None:
         model_dir=flags.model_dir,
         keep_columns=flags.keep_columns,
     )
-    print(f"{rows:,} rows labelled: {flags.output}")
+    print(redacted(f"{rows:,} rows labelled: {flags.output}"))
 
 
 def demo(flags: Demo) -> None:

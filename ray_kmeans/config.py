@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
 from ray_kmeans.errors import ConfigError, NotAvailableError
+from ray_kmeans.remote import redacted
 
 
 @dataclass(frozen=True)
@@ -109,3 +110,7 @@ class RunConfig(RunOptions):
         if not isinstance(options, Mapping):
             kind = type(options).__name__  # the value may hold a secret
             raise ConfigError(f"storage_options is a {kind}; it must be a dict for fsspec.")
+
+    def __repr__(self) -> str:
+        shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
+        return redacted(f"RunConfig({', '.join(shown)})")

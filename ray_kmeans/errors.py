@@ -12,6 +12,7 @@ RayKMeansError
     NotFittedError (ValueError, AttributeError)
     StoreError (OSError)
         CheckpointError
+        RequestError
     WorkersLostError (RuntimeError)
 
 A class that has fields gives them to ``Exception.__init__`` and builds its sentence in ``__str__``:
@@ -140,6 +141,10 @@ class CheckpointError(StoreError):
         return (
             f"{self.path}: {self.problem}. Delete this file to continue from the checkpoint before."
         )
+
+
+class RequestError(StoreError):
+    """A request to a store that failed, though it was made again where that could help."""
 
 
 class WorkersLostError(RayKMeansError, RuntimeError):

@@ -28,6 +28,7 @@ from ray_kmeans.errors import ConfigError
 from ray_kmeans.model import Model
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import check_monitors
+from ray_kmeans.remote import redacted
 
 
 class KMeansClustering(Model):
@@ -126,9 +127,8 @@ class KMeansClustering(Model):
             for each in (self._params["model_dir"], self.config.model_dir)
         )
         if given and configured and given != configured:
-            raise ConfigError(
-                f"model_dir={given!r} and config.model_dir={configured!r} differ. Give one of them."
-            )
+            both = redacted(f"model_dir={given!r} and config.model_dir={configured!r}")
+            raise ConfigError(f"{both} differ. Give one of them.")
         if not (given or configured or self._temporary_dir):
             self._temporary_dir = tempfile.mkdtemp(prefix="ray_kmeans_")
             warnings.warn(
@@ -284,7 +284,7 @@ class KMeansClustering(Model):
             for name, value in self._params.items()
             if value is not _PARAMETERS[name].default
         )
-        return f"{type(self).__name__}({', '.join(given)})"
+        return redacted(f"{type(self).__name__}({', '.join(given)})")
 
 
 _PARAMETERS = inspect.signature(KMeansClustering).parameters

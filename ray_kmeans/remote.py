@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import fsspec
 import tenacity
 
-from ray_kmeans.errors import ConfigError, RayKMeansError, StoreError
+from ray_kmeans.errors import ConfigError, RayKMeansError, RequestError, StoreError
 
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""
@@ -26,8 +27,13 @@ ATTEMPTS = 8
 LONGEST_PAUSE_S = 20.0
 """Before the last attempts; all pauses together are a minute at most."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
+EXTRAS |= {"abfss": "azure", "http": "http", "https": "http"}
 CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
 """Packages whose own exceptions tell of a connection."""
+FORBIDDEN = "Forbidden: "
+"""How gcsfs says 403, by a bare OSError."""
+MISTAKES = ("Credential", "ParamValidation")
+"""Parts of the names of exceptions that clients raise before they ask."""
 FOR_GOOD = (
     FileNotFoundError,
     FileExistsError,
@@ -39,12 +45,8 @@ SHORTEST_SECRET = 4
 
 
 REQUESTS = frozenset(
-    "cat_file find glob info isdir isfile ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
+    "cat_file find info ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
 )
-
-
-class RequestError(StoreError):
-    """A request to a store that failed, though it was made again where that could help."""
 
 
 class Patient:
@@ -73,25 +75,28 @@ class Patient:
         )
         try:
             return retrying(call, *args, **kwargs)
-        except (*FOR_GOOD, RayKMeansError) as error:
+        except Exception as raised:
+            error = _behind(raised)
             made = retrying.statistics.get("attempt_number", 1)
-            if made > 1 and name in ("rm", "rm_file") and isinstance(error, FileNotFoundError):
-                return None  # an attempt whose answer was lost did it
-            raise
-        except Exception as error:
-            made = retrying.statistics.get("attempt_number", 1)
+            if isinstance(error, (*FOR_GOOD, RayKMeansError)):
+                if made > 1 and name in ("rm", "rm_file") and isinstance(error, FileNotFoundError):
+                    return None  # an attempt whose answer was lost did it
+                raise
             what = redacted(f"{name} {args[0] if args else ''}".strip())
             often = f" after {made} attempts" if made > 1 else ""
             cause = redacted(f"{type(error).__name__}: {error}", self._options)
             raise RequestError(f"{what} failed{often}: {cause}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Remote:
     """A path on any fsspec store. Travels to other processes by pickle, and opens there anew."""
 
     url: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shown!r})"
 
     @property
     def shown(self) -> str:
@@ -144,13 +149,28 @@ def protocols_of(fs: FileSystem) -> tuple[str, ...]:
 
 def is_passing(error: BaseException) -> bool:
     """Tell whether the same request may succeed a moment later."""
-    if isinstance(error, (*FOR_GOOD, RayKMeansError)):
+    error = _behind(error)
+    if isinstance(error, (*FOR_GOOD, RayKMeansError, ValueError)):
         return False
     status = _status(error)
     if status is not None:
         return status in (408, 409, 425, 429) or status >= 500
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError | TimeoutError) or package in CLIENTS
+    if str(error).startswith(FORBIDDEN) or any(part in type(error).__name__ for part in MISTAKES):
+        return False
+    return isinstance(error, OSError | TimeoutError) or _package(error) in CLIENTS
+
+
+def _package(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _behind(error: BaseException) -> BaseException:
+    """Return what went wrong where a client says that there is no file whatever the cause is."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None:  # fsspec's client of HTTP
+        other = _status(cause) not in (None, 404, 410)
+        return cause if other or is_passing(cause) else error
+    return error
 
 
 def _status(error: BaseException) -> int | None:
@@ -159,7 +179,8 @@ def _status(error: BaseException) -> int | None:
     if isinstance(response, Mapping):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        status = getattr(error, "status", None) or getattr(error, "status_code", None)
+        own = "code" if _package(error) == "gcsfs" else "status_code"  # of azure
+        status = getattr(error, "status", None) or getattr(error, own, None)
     if status is None and error.__cause__ is not None:  # s3fs translates errors of botocore
         return _status(error.__cause__)
     return status if isinstance(status, int) else None
@@ -167,31 +188,45 @@ def _status(error: BaseException) -> int | None:
 
 def redacted(text: str, storage_options: Mapping[str, Any] | None = None) -> str:
     """Return a text without passwords and signatures of URLs, and without any option's value."""
-    text = re.sub(r"(://)[^/\s'\"@]*@", r"\1***@", text)
+    text = re.sub(r"(://)[^/\s'\"]*@", r"\1***@", text)
     text = re.sub(r"(\?)[^\s'\")\]]*=[^\s'\")\]]*", r"\1***", text)
     for value in sorted(_values(storage_options or {}), key=len, reverse=True):
         text = text.replace(value, "***")
     return text
 
 
-def _values(options: Any) -> Iterator[str]:
+def _values(options: Any, name: str = "") -> Iterator[str]:
     """Yield the text of all options that may be secrets: not of places, numbers and switches."""
     if isinstance(options, Mapping):
-        for name, value in options.items():
-            if not isinstance(value, str):
-                yield from _values(value)
-            elif not _is_place(str(name)):
-                parts = [
-                    part.partition("=")[2] for part in value.split(";")
-                ]  # of connection strings
-                yield from (each for each in (value, *parts) if len(each) >= SHORTEST_SECRET)
+        for each, value in options.items():
+            yield from _values(value, str(each))
     elif isinstance(options, list | tuple):
         for value in options:
-            yield from _values(value)
+            yield from _values(value, name)
+    elif isinstance(options, bytes):
+        yield from _values(options.decode(errors="replace"), name)
+    elif isinstance(options, str) and not _is_place(name):
+        yield from _parts(options)
+
+
+def _parts(value: str) -> Iterator[str]:
+    """Yield a text, and what is secret in one of several: "AccountName=n;AccountKey=k", "Bearer t".
+
+    Connection strings are told by their ';': the name of an account in them is none.
+    """
+    if ";" in value:
+        for part in value.split(";"):
+            name, _, secret = part.partition("=")
+            yield from _values(secret, name)
+    parts = [value, *value.split()]
+    yield from (each for each in {*parts, *map(quote, parts)} if len(each) >= SHORTEST_SECRET)
+
+
+PLACES = ("url", "region", "host", "project", "accountname", "endpoint")
 
 
 def _is_place(name: str) -> bool:
-    return any(part in name for part in ("url", "region", "host", "project", "account_name"))
+    return any(part in name.lower().replace("_", "") for part in PLACES)
 
 
 @contextmanager

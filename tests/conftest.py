@@ -19,6 +19,7 @@ os.environ["NUMBA_CACHE_DIR"] = "{}/ray-kmeans-tests-{:08x}".format(
         )
     ),
 )
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would ask by gRPC
 os.environ.pop("RAY_ADDRESS", None)  # a test must never join a cluster that happens to run
 
 import hypothesis
@@ -29,6 +30,7 @@ from ray_kmeans import kernels, remote
 from ray_kmeans.clustering.grid import Extent, Grid, Squares, Summary
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.partials import Partials
+from tests import stores
 
 pytest.register_assert_rewrite("ray_kmeans.testing", "tests.library_data")
 
@@ -145,6 +147,27 @@ def ray_cluster():
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """Give a bucket of a real S3 server."""
+    with stores.seaweed() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def gcs():
+    """Give a bucket of a GCS server."""
+    with stores.fake_gcs() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def azure():
+    """Give a container of an Azure server."""
+    with stores.azurite() as store:
+        yield store
 
 
 @pytest.fixture

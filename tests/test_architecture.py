@@ -23,8 +23,8 @@ SOURCES = {
 
 ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"errors"},
-    {"config"},
     {"remote"},
+    {"config"},
     {"clustering", "kernels"},
     {"observe"},
     {"data", "store", "cluster", "export"},
@@ -49,7 +49,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     | {f"kernels.{name}" for name in ("summing", "tiles", "vectors")},
     "llvmlite": {f"kernels.{name}" for name in ("machine", "narrow", "tiles", "vectors")},
     "threadpoolctl": {"kernels.portable"},
-    "fsspec": {"remote", "store.publish"},
+    "fsspec": {"remote", "store.publish", "data.files"},
     "tenacity": {"remote"},
     "pyarrow": {"data", "store", "demo"},
     "deltalake": {"data.delta"},

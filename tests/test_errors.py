@@ -21,6 +21,7 @@ EXAMPLES = [
     errors.NotFittedError("there is no model in 'm'."),
     errors.StoreError("'s3://b/m' cannot be written."),
     errors.CheckpointError("s3://b/m/00000007-iteration-9.json", "centers.npy is missing"),
+    errors.RequestError("info bucket/x failed after 8 attempts: OSError: Service Unavailable."),
     errors.WorkersLostError("worker 3 died 4 times in a row."),
 ]
 NAMES = [type(error).__name__ for error in EXAMPLES]

@@ -18,8 +18,8 @@ from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.files import File
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.ranges import Ranges
-from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
-from ray_kmeans.remote import Remote
+from ray_kmeans.errors import ConfigError, DataError, RayKMeansError, RequestError
+from ray_kmeans.remote import Remote, redacted
 
 HEADS_AT_ONCE = 16
 
@@ -29,14 +29,23 @@ class Opened:
 
     def __init__(self, remote: Remote, file: File) -> None:
         self._remote = remote
-        self.path = file.path
+        self._path = file.path
+        self.path = file.shown
+        """As people may see it."""
         self.size = file.size
         self.local = file.path if remote.is_protocol("file") else None
         """Its path where it is on this machine."""
 
     def cat(self, begin: int, end: int) -> bytes:
         """Return the bytes from one offset to another, less where the file ends."""
-        return bytes(self._remote.fs.cat_file(self.path, start=begin, end=min(end, self.size)))
+        end = min(end, self.size)
+        data = bytes(self._remote.fs.cat_file(self._path, start=begin, end=end))
+        if len(data) > end - begin:
+            raise DataError(
+                f"{self.path}: the server sends {len(data):,} bytes where {end - begin:,} were "
+                "asked for. It must serve ranges."
+            )
+        return data
 
     @cached_property
     def handle(self) -> Any:
@@ -61,7 +70,8 @@ def opened(remote: Remote, file: File) -> Iterator[Opened]:
     except RayKMeansError:
         raise
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-        raise DataError(f"cannot read {file.path}: {error}".replace("\n", " ")) from None
+        cause = redacted(str(error), remote.storage_options).replace("\n", " ")
+        raise DataError(f"cannot read {file.shown}: {cause}") from None
     finally:
         here.close()
 
@@ -115,19 +125,19 @@ class FileSource:
             heads = list(pool.map(self._head, self.files))
         features = next((head.features for head in heads if head.features), 0)
         if features == 0 and any(sum(head.group_rows) for head in heads):
-            raise DataError(f"no row of {self.files[0].path} tells how many features there are.")
+            raise DataError(f"no row of {self.files[0].shown} tells how many features there are.")
         blocks: list[Block] = []
         first = 0
         for file, head in zip(self.files, heads, strict=True):
             if head.features not in (0, features) or head.kind != heads[0].kind:
                 raise DataError(_differs(file, head, self.files[0], heads[0], features))
-            blocks += cut(file.path, head.group_rows, features, first, len(blocks))
+            blocks += cut(file.shown, head.group_rows, features, first, len(blocks))
             first += sum(head.group_rows)
         return Layout(tuple(blocks), features)
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         for path, of_file in groupby(blocks, key=lambda block: block.file):
-            with self._opened(self._by_path[path]) as opened:
+            with self._unchanged(self._by_path[path]) as opened:
                 for block, rows in self.format.read(opened, list(of_file)):
                     yield block, np.ascontiguousarray(to_float32(rows, block.place))
 
@@ -135,38 +145,44 @@ class FileSource:
         file = self._by_path[block.file]
         partitions = {name: file.partitions[name] for name in names if name in file.partitions}
         stored = [name for name in names if name not in partitions]
-        with self._opened(file) as opened:
+        with self._unchanged(file) as opened:
             table = self.format.columns_of(opened, block, stored) if stored else None
         columns = dict(zip(stored, table.columns, strict=True)) if table else {}
         columns |= {key: pa.array([value] * block.rows) for key, value in partitions.items()}
         return pa.table({name: columns[name] for name in names})
 
     def _head(self, file: File) -> Head:
-        with opened(self.remote, file) as here:
+        with self._opened(file) as here:
             return self.format.head(here)
 
     @contextmanager
     def _opened(self, file: File) -> Iterator[Opened]:
-        """Open a file that is still the one that was listed, also when it has been read."""
-        self._check(file)
+        """Open a file; where that fails because it is another one now, say so."""
         try:
             with opened(self.remote, file) as here:
                 yield here
-        except DataError:
-            self._check(file)  # that may be why
+        except (DataError, RequestError):
+            self._check(file)
             raise
+
+    @contextmanager
+    def _unchanged(self, file: File) -> Iterator[Opened]:
+        """Open a file that is still the one that was listed, also when it has been read."""
+        self._check(file)
+        with self._opened(file) as here:
+            yield here
         self._check(file)
 
     def _check(self, file: File) -> None:
         try:
             now = self.remote.fs.info(file.path)
         except FileNotFoundError:
-            raise DataError(f"{file.path} is gone since the run was planned.") from None
+            raise DataError(f"{file.shown} is gone since the run was planned.") from None
         file.check(File.of(now))
 
     @cached_property
     def _by_path(self) -> dict[str, File]:
-        return {file.path: file for file in self.files}
+        return {file.shown: file for file in self.files}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what can be made again."""
@@ -195,4 +211,4 @@ def _differs(file: File, head: Head, first: File, of_first: Head, features: int)
         mine, others = f"has {head.features} features", f"has {features}"
     else:
         mine, others = f"holds {head.kind}", f"holds {of_first.kind}"
-    return f"{file.path} {mine} and {first.path} {others}; all files must have the same."
+    return f"{file.shown} {mine} and {first.shown} {others}; all files must have the same."

@@ -152,7 +152,7 @@ def _open_files(
         if found:
             return found
     remote, files = list_files(uris, storage_options, tuple(FORMATS))
-    kinds = {suffix_of(file.path) for file in files}
+    kinds = {suffix_of(file.shown) for file in files}
     if len({FORMATS[kind] for kind in kinds}) > 1:
         raise ConfigError(
             f"{remote.shown!r} holds files of several formats: {', '.join(sorted(kinds))}. "

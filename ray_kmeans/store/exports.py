@@ -27,7 +27,7 @@ FORMAT = 1
 NUMBER = re.compile(r"[1-9][0-9]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportDir(publish.Place):
     """Exports under one URL."""
 

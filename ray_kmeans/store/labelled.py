@@ -34,7 +34,7 @@ class Part:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelledOutput(publish.Place):
     """Parts under one URL. Complete once the manifest is there."""
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
 from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError
+from ray_kmeans.remote import redacted
 from ray_kmeans.store import publish
 
 FORMAT = 2
@@ -33,7 +34,7 @@ LINE = np.dtype(
 """A line of the history, as it is stored."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelDir(publish.Place):
     """Checkpoints under one URL."""
 
@@ -142,7 +143,7 @@ class ModelDir(publish.Place):
             there = {_name(path): path for path in place._manifests()}
             if _name(checkpoint) not in there:
                 raise NotFittedError(
-                    f"checkpoint_path={checkpoint!r} does not exist; {place.shown!r} has "
+                    f"checkpoint_path={redacted(checkpoint)!r} does not exist; {place.shown!r} has "
                     f"{list(there)}."
                 )
             return place._load(there[_name(checkpoint)])
