@@ -64,9 +64,13 @@ def open_folder(
 
 
 def _names_in(remote: Remote) -> set[str]:
-    if any(mark in remote.path for mark in "*?[") or remote.fs.isfile(remote.path):
-        return set()  # over HTTP, to ask whether a file is a folder would be to fetch it
-    if not remote.fs.isdir(remote.path):
+    if any(mark in remote.path for mark in "*?["):
+        return set()
+    try:
+        info = remote.fs.info(remote.path)
+    except FileNotFoundError:
+        return set()
+    if info["type"] != "directory":
         return set()
     listed = remote.fs.ls(remote.path, detail=False)
     return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in listed}
