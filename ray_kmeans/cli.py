@@ -35,7 +35,7 @@ class Fit:
     """Cluster the rows of a data set; run it again with the same MODEL_DIR and it continues."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
-    """Parquet or .npy file, directory or glob, Delta, Lance or Zarr; a path or any fsspec URL."""
+    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL for the model and its checkpoints."""
     num_clusters: int
@@ -74,7 +74,7 @@ class Predict:
     """Write the cluster of every row of a data set to Parquet."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
-    """Parquet or .npy file, directory or glob, Delta, Lance or Zarr; a path or any fsspec URL."""
+    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL of a fitted model."""
     output: Positional[Annotated[str, arg(metavar="OUTPUT")]]

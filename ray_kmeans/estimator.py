@@ -169,10 +169,11 @@ class KMeansClustering(Model):
         Parameters
         ----------
         x : array, pyarrow Table, URI, dict of columns, source, or iterator of any of these
-            Rows (n, d); exactly one of `x` and `input_fn`. A URI is a Parquet or .npy file, a
-            directory or a glob on any fsspec store, or the folder of a Delta table, a Lance
-            dataset or a Zarr array, and is read by the workers. Also a Dataset of pyarrow, Hugging
-            Face or Ray. An iterator gives batches, each of which is one step, seen once.
+            Rows (n, d); exactly one of `x` and `input_fn`. A URI is a file (Parquet, Arrow, .npy
+            and others, see the README), a directory or a glob on any fsspec store, or the folder
+            of a Delta table, a Lance dataset or a Zarr array, and is read by the workers; so is a
+            list of URIs. Also a Dataset of pyarrow, Hugging Face or Ray. An iterator gives batches,
+            each of which is one step, seen once.
         input_fn : callable
             Returns any of these, or the seed's pair (features, None).
         steps : int, optional
