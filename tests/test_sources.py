@@ -225,3 +225,37 @@ def test_a_file_that_was_written_after_the_first_look_is_found(root):
     put_array(root, "b.npy", np.zeros((1, 2)))
 
     assert (before, len(rows_of(root))) == (1, 2)
+
+
+def test_files_of_a_list_come_in_its_order(root):
+    for name, value in (("b", 1.0), ("a", 2.0), ("c", 3.0)):
+        put_array(root, f"{name}.npy", np.full((2, 3), value))
+
+    rows = rows_of([f"{root}/b.npy", f"{root}/a.npy"])
+
+    assert rows[:, 0].tolist() == [1, 1, 2, 2]
+
+
+def test_a_list_may_hold_folders_and_globs(root):
+    for name in ("x/1.npy", "x/2.npy", "y/1.npy", "y/2.npy"):
+        put_array(root, name, np.full((1, 2), float(name[2]) + 10 * (name[0] == "y")))
+
+    rows = rows_of([f"{root}/y", f"{root}/x/2*"])
+
+    assert rows[:, 0].tolist() == [11, 12, 2]
+
+
+def test_key_value_folders_are_columns_to_keep_and_no_features(root):
+    table = pa.table({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    put_table(root, "day=2/lang=en/x.parquet", table)
+    put_table(root, "day=1/lang=de/x.parquet", table)
+    source = open_source(root)
+
+    layout = source.describe()
+    kept = [source.columns_of(block, ["lang", "a", "day"]).to_pydict() for block in layout.blocks]
+
+    assert layout.features == 2
+    assert kept == [
+        {"lang": ["de", "de"], "a": [1.0, 2.0], "day": ["1", "1"]},
+        {"lang": ["en", "en"], "a": [1.0, 2.0], "day": ["2", "2"]},
+    ]
