@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from ray_kmeans.data.dense import Dense, read_dense
-from ray_kmeans.data.format import Head, Opened, no_columns, refuse_columns
-from ray_kmeans.data.plan import Block
+from ray_kmeans.data.dense import Dense, DenseFormat
+from ray_kmeans.data.format import Opened, refuse_columns
 from ray_kmeans.errors import DataError
 
 DTYPES: Mapping[str, str] = {".fbin": "<f4", ".u8bin": "u1", ".i8bin": "i1", ".ibin": "<i4"}
@@ -21,7 +17,7 @@ HEADER = struct.Struct("<II")
 
 
 @dataclass(frozen=True)
-class BigAnn:
+class BigAnn(DenseFormat):
     """A matrix of one number type, by the end of the file's name."""
 
     dtype: str
@@ -31,16 +27,7 @@ class BigAnn:
         refuse_columns(first, columns)
         return cls(dtype)
 
-    def head(self, file: Opened) -> Head:
-        return self._dense(file).head
-
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        yield from read_dense(file, self._dense(file), blocks)
-
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file, names)
-
-    def _dense(self, file: Opened) -> Dense:
+    def dense(self, file: Opened) -> Dense:
         if file.size < HEADER.size:
             raise DataError(f"{file.path} has {file.size} bytes; its header alone has 8.")
         rows, features = HEADER.unpack(file.cat(0, HEADER.size))

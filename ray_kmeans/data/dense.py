@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.data.format import Head, Opened, one_part
+from ray_kmeans.data.format import Head, Opened, no_columns, one_part
 from ray_kmeans.data.plan import Block
 from ray_kmeans.data.ranges import AHEAD, in_background
 from ray_kmeans.errors import DataError
@@ -70,6 +72,23 @@ class Dense:
                 f"row {block.start + others[0]} of {block.file} has {lengths[others[0]]} features "
                 f"where its first row has {self.features}; all must have the same."
             )
+
+
+class DenseFormat(ABC):
+    """A format of such files, which only differ in how they tell where the rows are."""
+
+    @abstractmethod
+    def dense(self, file: Opened) -> Dense:
+        """Return where the rows are; raises DataError where the file cannot hold them."""
+
+    def head(self, file: Opened) -> Head:
+        return self.dense(file).head
+
+    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        yield from read_dense(file, self.dense(file), blocks)
+
+    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+        raise no_columns(file, names)
 
 
 def read_dense(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from ray_kmeans.data.dense import Dense, read_dense
-from ray_kmeans.data.format import Head, Opened, no_columns, refuse_columns
-from ray_kmeans.data.plan import Block
+from ray_kmeans.data.dense import Dense, DenseFormat
+from ray_kmeans.data.format import Opened, refuse_columns
 from ray_kmeans.errors import DataError
 
 HEADER_BYTES = 4096
@@ -26,7 +23,7 @@ HEADERS: Mapping[tuple[int, int], Callable[[io.BytesIO], Any]] = {
 
 
 @dataclass(frozen=True)
-class Npy:
+class Npy(DenseFormat):
     """Two-dimensional arrays of any number type."""
 
     @classmethod
@@ -34,20 +31,10 @@ class Npy:
         refuse_columns(first, columns)
         return cls()
 
-    def head(self, file: Opened) -> Head:
-        return _dense(file).head
-
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        yield from read_dense(file, _dense(file), blocks)
-
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file, names)
-
-
-def _dense(file: Opened) -> Dense:
-    dense = header_of(file.path, file.cat(0, HEADER_BYTES))
-    dense.check_size(file.path, file.size - dense.offset)
-    return dense
+    def dense(self, file: Opened) -> Dense:
+        dense = header_of(file.path, file.cat(0, HEADER_BYTES))
+        dense.check_size(file.path, file.size - dense.offset)
+        return dense
 
 
 def header_of(path: str, begin: bytes) -> Dense:

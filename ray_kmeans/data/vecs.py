@@ -5,17 +5,13 @@ Such a file does not say how many rows it has: cut off between two rows, it is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from ray_kmeans.data.dense import Dense, read_dense
-from ray_kmeans.data.format import Head, Opened, no_columns, refuse_columns
-from ray_kmeans.data.plan import Block
+from ray_kmeans.data.dense import Dense, DenseFormat
+from ray_kmeans.data.format import Opened, refuse_columns
 from ray_kmeans.errors import DataError
 
 DTYPES: Mapping[str, str] = {".fvecs": "<f4", ".bvecs": "u1", ".ivecs": "<i4"}
@@ -23,7 +19,7 @@ LENGTH_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Vecs:
+class Vecs(DenseFormat):
     """Rows of one number type, by the end of the file's name."""
 
     dtype: str
@@ -33,16 +29,7 @@ class Vecs:
         refuse_columns(first, columns)
         return cls(dtype)
 
-    def head(self, file: Opened) -> Head:
-        return self._dense(file).head
-
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        yield from read_dense(file, self._dense(file), blocks)
-
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file, names)
-
-    def _dense(self, file: Opened) -> Dense:
+    def dense(self, file: Opened) -> Dense:
         features = int.from_bytes(file.cat(0, LENGTH_BYTES), "little", signed=True)
         dense = Dense(0, features, np.dtype(self.dtype), offset=0, lead=LENGTH_BYTES)
         if features <= 0 or file.size % dense.row_bytes:
