@@ -89,16 +89,20 @@ class NoDataError(DataError, FileNotFoundError):
 class NonFiniteError(DataError):
     """Rows with NaN, null or infinity.
 
-    ``places`` holds (where, rows) for every file and row group that has such rows.
+    ``places`` holds (where, rows, first row) for every file and row group that has such rows; the
+    first row by its number in the file, from 0.
     """
 
-    def __init__(self, places: tuple[tuple[str, int], ...]) -> None:
+    def __init__(self, places: tuple[tuple[str, int, int], ...]) -> None:
         super().__init__(places)
         self.places = places
 
     def __str__(self) -> str:
-        total = sum(rows for _, rows in self.places)
-        shown = ", ".join(f"{rows:,} in {where}" for where, rows in self.places[:5])
+        total = sum(rows for _, rows, _ in self.places)
+        shown = ", ".join(
+            f"{rows:,} in {where} (the first is row {first:,})"
+            for where, rows, first in self.places[:5]
+        )
         more = f" and {len(self.places) - 5} more places" if len(self.places) > 5 else ""
         return (
             f"{total:,} rows hold NaN, null or infinity: {shown}{more}. "

@@ -58,7 +58,7 @@ def batches_of(
     kept: list[NDArray[np.float32]] = []
     missing = batch_size or 0
     for block, rows in source.read(layout.blocks):
-        extent = Extent.of_rows(rows, block.place)
+        extent = Extent.of_rows(rows, block.place, block.start)
         if extent.nonfinite:
             raise NonFiniteError(extent.nonfinite)
         if batch_size is None:

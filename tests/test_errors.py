@@ -16,7 +16,9 @@ EXAMPLES = [
     errors.BudgetError(2_000_000, 1_000_000, "7 rows x 3 float32 and 2 centers"),
     errors.DataError("the data have no rows."),
     errors.NoDataError("'s3://b/x' does not exist."),
-    errors.NonFiniteError((("row group 0 of a.parquet", 2), ("row group 1 of a.parquet", 1_000))),
+    errors.NonFiniteError(
+        (("row group 0 of a.parquet", 2, 7), ("row group 1 of a.parquet", 1_000, 8))
+    ),
     errors.TooFewRowsError(1_234, 5_678),
     errors.NotFittedError("there is no model in 'm'."),
     errors.StoreError("'s3://b/m' cannot be written."),
@@ -95,11 +97,12 @@ def test_the_message_says_what_to_change(error, advice):
 
 
 def test_rows_that_are_not_finite_are_counted_and_the_first_places_named():
-    places = tuple((f"row group {group} of a.parquet", group + 1) for group in range(8))
+    places = tuple((f"row group {group} of a.parquet", group + 1, 10 * group) for group in range(8))
 
     message = str(errors.NonFiniteError(places))
 
     assert message.startswith("36 rows ")
-    assert "1 in row group 0 of a.parquet" in message
+    assert "1 in row group 0 of a.parquet (the first is row 0)" in message
+    assert "3 in row group 2 of a.parquet (the first is row 20)" in message
     assert "row group 5" not in message
     assert "and 3 more places" in message

@@ -47,12 +47,12 @@ def test_rows_that_are_not_finite_are_counted_by_place():
     X[4, 1] = -np.inf
     clean = Extent.of_rows(np.ones((3, 2), np.float32), "c")
 
-    a, b, a_again = (Extent.of_rows(X, place) for place in "aba")
+    a, b, a_again = (Extent.of_rows(X, *where) for where in (("a", 60), ("b", 0), ("a", 30)))
 
-    assert a.nonfinite == (("a", 3),)
+    assert a.nonfinite == (("a", 3, 61),)
     assert clean.nonfinite == ()
     whole = a + clean + b + a_again
-    assert dict(whole.nonfinite) == {"a": 6, "b": 3}
+    assert whole.nonfinite == (("a", 6, 31), ("b", 3, 1))
     assert whole.rows == 21
     assert same_extent((a + clean) + (b + a_again), whole)
 

@@ -124,8 +124,8 @@ def test_rows_that_are_not_finite_are_named_by_file_and_row_group(tmp_path):
         fitted(uri, tmp_path / "m", 3)
 
     assert caught.value.places == (
-        (f"row group 0 of {uri}/0.parquet", 1),
-        (f"row group 1 of {uri}/1.parquet", 2),
+        (f"row group 0 of {uri}/0.parquet", 1, 10),
+        (f"row group 1 of {uri}/1.parquet", 2, 200),
     )
 
 

@@ -160,7 +160,7 @@ class TestVectors:
 
             assert np.isfinite(rows).all(axis=1).tolist() == [False, True, False, False, True]
             assert rows[[1, 4]].tolist() == [[1, 2], [5, 6]]
-            assert Extent.of_rows(rows, "here").nonfinite == (("here", 3),)
+            assert Extent.of_rows(rows, "here").nonfinite == (("here", 3, 0),)
 
     def test_a_null_in_a_column_of_numbers_is_not_finite_either(self, root):
         table = pa.table({"a": [1.0, None, 3.0], "b": [4, 5, None], "c": [0.0, np.nan, np.inf]})
@@ -180,7 +180,7 @@ class TestNumbers:
                 rows_of(x)
 
     def test_an_infinity_is_left_to_the_check_of_finite_rows(self):
-        assert Extent.of_rows(rows_of(np.array([[np.inf], [1.0]])), "x").nonfinite == (("x", 1),)
+        assert Extent.of_rows(rows_of(np.array([[np.inf], [1.0]])), "x").nonfinite == (("x", 1, 0),)
 
     @pytest.mark.parametrize("x", [[1.0, 2.0], 5.0, None, np.ones((2, 2, 2)), np.ones((3, 0))])
     def test_an_array_that_is_not_a_table(self, x):

@@ -40,6 +40,8 @@ class Block(Protocol):
     @property
     def first(self) -> int: ...
     @property
+    def start(self) -> int: ...
+    @property
     def rows(self) -> int: ...
     @property
     def features(self) -> int: ...
@@ -135,7 +137,7 @@ class ShardWorker:
         extent = Extent(0, np.zeros(blocks[0].features, np.float32))
         for here, (block, rows) in enumerate(self._source.read(blocks), start=first):
             projected = project(rows, self._metric)
-            extent += Extent.of_rows(projected, block.place)
+            extent += Extent.of_rows(projected, block.place, block.start)
             shelf.put(here, projected)
         return extent
 

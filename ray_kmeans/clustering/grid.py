@@ -29,28 +29,29 @@ class Extent:
     rows: int
     column_max: NDArray[np.float32]
     """(d,) largest magnitude of each column."""
-    nonfinite: tuple[tuple[str, int], ...] = ()
-    """(place, rows) for every place that has rows with NaN, null or infinity."""
+    nonfinite: tuple[tuple[str, int, int], ...] = ()
+    """(place, rows, first row) for every place that has rows with NaN, null or infinity."""
     zeros: int = 0
     """Rows that are zero in every column: without a direction, where that matters."""
 
     @classmethod
-    def of_rows(cls, rows: NDArray[np.float32], place: str = "") -> Extent:
-        """Measure rows of shape (n, d)."""
+    def of_rows(cls, rows: NDArray[np.float32], place: str = "", start: int = 0) -> Extent:
+        """Measure rows of shape (n, d); `start` is the number of the first, for messages."""
         from ray_kmeans.clustering import loops  # numba takes a while to import
 
         column_max = np.zeros(rows.shape[1], np.float32)
-        bad, zeros = loops.extent(rows.view(np.int32), column_max.view(np.int32))
-        return cls(len(rows), column_max, ((place, bad),) if bad else (), zeros)
+        bad, first, zeros = loops.extent(rows.view(np.int32), column_max.view(np.int32))
+        return cls(len(rows), column_max, ((place, bad, start + first),) if bad else (), zeros)
 
     def __add__(self, other: Extent) -> Extent:
-        counts = dict(self.nonfinite)
-        for place, rows in other.nonfinite:
-            counts[place] = counts.get(place, 0) + rows
+        places = {place: (rows, first) for place, rows, first in self.nonfinite}
+        for place, rows, first in other.nonfinite:
+            before, begin = places.get(place, (0, first))
+            places[place] = before + rows, min(begin, first)
         return Extent(
             self.rows + other.rows,
             np.maximum(self.column_max, other.column_max),
-            tuple(counts.items()),
+            tuple((place, *found) for place, found in places.items()),
             self.zeros + other.zeros,
         )
 

@@ -18,7 +18,7 @@ compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 @compiled
 def extent(bits: Any, column_max: Any) -> Any:
-    """Raise (d,) to the largest magnitudes; return how many rows are not finite, how many zero.
+    """Raise (d,) to the largest magnitudes; return rows not finite, the first of these, zero rows.
 
     All floats are given by their bits: as int32, magnitudes order as they do as floats, with those
     of infinity and NaN the highest.
@@ -26,15 +26,18 @@ def extent(bits: Any, column_max: Any) -> Any:
     n, d = bits.shape
     bad: Any = 0
     zeros: Any = 0
+    first: Any = n
     for i in range(n):
         largest = np.int32(0)
         for column in range(d):
             magnitude = bits[i, column] & np.int32(0x7FFFFFFF)
             column_max[column] = max(column_max[column], magnitude)
             largest = max(largest, magnitude)
-        bad += largest >= np.int32(0x7F800000)
+        if largest >= np.int32(0x7F800000):
+            first = min(first, i)
+            bad += 1
         zeros += largest == 0
-    return bad, zeros
+    return bad, first, zeros
 
 
 @compiled
