@@ -155,9 +155,12 @@ def test_columns_are_chosen_and_refused_as_those_of_a_table():
         open_source(x, columns=["z"])
 
 
-def test_pictures_are_no_vectors():
-    with pytest.raises(DataError, match="the Ray dataset has no numeric column"):
-        open_source(quiet().from_numpy(np.ones((3, 2, 2))))
+def test_a_tensor_is_the_vector_of_its_values():
+    pictures = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+
+    rows = rows_of(quiet().from_numpy(pictures))
+
+    np.testing.assert_array_equal(rows, pictures.reshape(4, 6))
 
 
 def test_vectors_of_different_lengths_are_named():

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.plan import Block
 from ray_kmeans.data.tables import TableSource
 from ray_kmeans.errors import DataError, NoDataError
@@ -70,7 +69,7 @@ def open_ray_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
 
 
 def _table(ref: Any) -> pa.Table:
-    """Fetch a block, and show vectors as lists that Ray keeps as tensors."""
+    """Fetch a block."""
     import ray
     from ray.data.block import BlockAccessor
 
@@ -79,11 +78,4 @@ def _table(ref: Any) -> pa.Table:
     except ray.exceptions.RayError as error:
         cause = str(error).strip().splitlines()[0]
         raise DataError(f"a block of {NAME} is lost: {cause} Make the dataset anew.") from None
-    table = BlockAccessor.for_block(block).to_arrow()
-    for number, field in enumerate(table.schema):
-        storage = getattr(field.type, "storage_type", None)
-        shape = getattr(field.type, "shape", ())
-        if storage is not None and len(shape) == 1 and arrow.is_vector(storage):
-            chunks = [chunk.storage for chunk in table.column(number).chunks]
-            table = table.set_column(number, field.name, pa.chunked_array(chunks, storage))
-    return table
+    return BlockAccessor.for_block(block).to_arrow()
