@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import uuid
 from pathlib import Path
 from zlib import crc32
 
@@ -32,7 +33,7 @@ from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.partials import Partials
 from tests import stores
 
-pytest.register_assert_rewrite("ray_kmeans.testing", "tests.library_data")
+pytest.register_assert_rewrite("ray_kmeans.testing", "tests.foreign_data")
 
 # The same examples every time, so that a failure is the change's; no deadline, as numba compiles.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
@@ -174,3 +175,9 @@ def azure():
 def impatient(monkeypatch):
     """Let a request to a store fail at once."""
     monkeypatch.setattr(remote, "ATTEMPTS", 1)
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    """Return a folder on this machine's disk, and one in memory."""
+    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import fsspec
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,3 +29,10 @@ def rows_of(source):
     """Return all rows of what `open_source` takes."""
     source = open_source(source)
     return np.vstack([rows for _, rows in source.read(source.describe().blocks)])
+
+
+def as_npy(rows):
+    """Return the bytes of a .npy file."""
+    content = io.BytesIO()
+    np.save(content, rows)
+    return content.getvalue()

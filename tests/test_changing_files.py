@@ -15,17 +15,12 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data.format import FileSource
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import DataError
+from tests.files import as_npy
 from tests.stores import Store, http_files
 
 X = np.random.default_rng(5).normal(size=(20_000, 3)).astype(np.float32)
 CHANGED = r"x\.(npy|parquet) has changed since the run was planned.*Start the run again"
 GONE = r"x\.(npy|parquet) is gone since the run was planned"
-
-
-def as_npy(rows):
-    content = io.BytesIO()
-    np.save(content, rows)
-    return content.getvalue()
 
 
 def as_parquet(rows):

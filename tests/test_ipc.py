@@ -34,11 +34,6 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
 
 
-@pytest.fixture(params=["local", "memory"])
-def root(request, tmp_path):
-    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
-
-
 def put_batches(root, name, batches, form="file", schema=None, **options):
     """Write record batches as they are."""
     options = pa.ipc.IpcWriteOptions(**options)

@@ -22,17 +22,16 @@ from ray_kmeans.data.tables import readable
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.testing import SourceContract
 from tests.files import put, put_table, rows_of
-from tests.library_data import (
+from tests.foreign_data import (
     LAYOUTS,
     ROWS,
     WithNames,
     as_table,
     refuse,
-    root,
     small_blocks,
 )
 
-__all__ = ["root", "small_blocks"]  # fixtures
+__all__ = ["small_blocks"]  # a fixture
 
 
 class TestArrowDataset(WithNames):

@@ -21,19 +21,18 @@ from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.remote import Remote
 from ray_kmeans.testing import SourceContract
 from tests.files import put, rows_of
-from tests.library_data import (
+from tests.foreign_data import (
     LAYOUTS,
     MATRIX,
     ROWS,
     WithNames,
     as_table,
     refuse,
-    root,
     small_blocks,
 )
 from tests.servers import s3_server
 
-__all__ = ["root", "small_blocks"]  # fixtures
+__all__ = ["small_blocks"]  # a fixture
 
 
 def write_delta(root, tables, **options):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import uuid
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,11 +21,6 @@ ROWS = MATRIX.astype(np.float32)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
     monkeypatch.setattr(parquet, "BATCH_ROWS", 16)
-
-
-@pytest.fixture(params=["local", "memory"])
-def root(request, tmp_path):
-    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 
 def as_table(part, layout, first=0):

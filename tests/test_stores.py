@@ -15,16 +15,11 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.remote import Remote
+from tests.files import as_npy
 from tests.stores import Store, http_files
 
 X = np.random.default_rng(7).normal(size=(20_000, 6)).astype(np.float32)
 STORES = ["local", "memory", "s3", "gcs", "azure"]
-
-
-def as_npy(rows):
-    content = io.BytesIO()
-    np.save(content, rows)
-    return content.getvalue()
 
 
 def as_parquet(rows):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import tracemalloc
-import uuid
 
 import numpy as np
 import pytest
@@ -25,11 +24,6 @@ FILES = {"a": 150, "b": 1, "sub/d": 90}  # rows of each
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
-
-
-@pytest.fixture(params=["local", "memory"])
-def root(request, tmp_path):
-    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 
 def put_bytes(root, name, data):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,11 +21,6 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
     monkeypatch.setattr(arrow_dataset, "BATCH_ROWS", 16)
     monkeypatch.setattr(zarr_array, "BLOCK_ROWS", 40)
-
-
-@pytest.fixture(params=["local", "memory"])
-def root(request, tmp_path):
-    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 
 def as_table(layout, rows=ROWS):
