@@ -25,11 +25,6 @@ MATRIX = np.random.default_rng(0).normal(size=(241, 3))
 ROWS = MATRIX.astype(np.float32)
 
 
-@pytest.fixture(params=["local", "memory"])
-def root(request, tmp_path):
-    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
-
-
 def put_text(root, name, text):
     data = text.encode()
     put(root, name, lambda file: file.write(gzip.compress(data) if name.endswith("gz") else data))
