@@ -22,6 +22,7 @@ from machine import say_where
 from numpy.typing import NDArray
 
 from ray_kmeans import KMeansClustering, RunConfig, runs
+from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.clustering.grid import Extent, Grid
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.stopping import StopRule
@@ -92,7 +93,7 @@ def rays_share(centers: Matrix, threads: int) -> float:
     on_ray.connect(None, threads, 1)
     rows = centers[:threads]
     shards = [(Block(i, i, 1, rows.shape[1], "x", i),) for i in range(threads)]
-    options = on_ray.WorkerOptions(cpus=1, start_timeout_s=60)
+    options = WorkerOptions(cpus=1, start_timeout_s=60)
     source = open_source(rows)
     pool = on_ray.open_pool(source, shards, SQUARED_EUCLIDEAN, options, lambda event: None)
     try:

@@ -85,6 +85,7 @@ class _Means:
         self._rows = 0
 
     def see(self, rows: NDArray[np.float32]) -> None:
+        rows = rows[~np.isnan(rows[:, 0])]  # rows that are left out
         predictions = self._predict(rows)
         self._rows += len(rows)
         for name, metric in self._metrics.items():

@@ -114,6 +114,15 @@ def check_no_batch_size(batch_size: Any) -> None:
         raise ConfigError(f"batch_size={batch_size} has no meaning for an iterator of batches.")
 
 
+def check_weight_of_batches(sample_weight: Any) -> None:
+    """Raise ConfigError for weights that cannot be those of an iterator's batches."""
+    if not isinstance(sample_weight, str | None):
+        raise ConfigError(
+            "sample_weight is an array and x an iterator of batches: give the name of a column of "
+            "each batch, or batches made by open_source(batch, sample_weight=...)."
+        )
+
+
 def check_to_keep(exports_to_keep: Any) -> None:
     """Raise ConfigError unless it is None or a count."""
     if exports_to_keep is not None:

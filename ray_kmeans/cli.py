@@ -42,6 +42,12 @@ class Fit:
     """Number of clusters."""
     columns: tuple[str, ...] = ()
     """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    sample_weight: str | None = None
+    """A column of numbers from 0 on: how often each row counts."""
+    filters: str = "[]"
+    """JSON list of [column, operator, value]: leave rows out for which not all of these hold."""
+    nonfinite: Literal["error", "drop"] = "error"
+    """'drop': leave rows with NaN, null or infinity out, and say how many."""
     initial_clusters: Literal["random", "kmeans_plus_plus", "kmc2", "kmeans_parallel"] = "random"
     """How the initial centers are chosen among the rows."""
     distance_metric: Literal["squared_euclidean", "cosine"] = "squared_euclidean"
@@ -83,6 +89,10 @@ class Predict:
     """The column of vectors, or the columns of numbers. Needed where there is a choice."""
     keep_columns: tuple[str, ...] = ()
     """Columns of the data to pass through to the output."""
+    filters: str = "[]"
+    """JSON list of [column, operator, value]: rows for which not all hold get the cluster -1."""
+    nonfinite: Literal["error", "drop"] = "error"
+    """'drop': rows with NaN, null or infinity get the cluster -1."""
     storage_options: str = "{}"
     """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
     run: RunOptions = field(default_factory=RunOptions)
@@ -102,7 +112,14 @@ class Demo:
 def fit(flags: Fit) -> None:
     config = _config(flags.run, flags.storage_options)
     km = KMeansClustering(**_shared(flags), config=config)
-    source = open_source(flags.uri, flags.columns, config.storage_options)
+    source = open_source(
+        flags.uri,
+        flags.columns,
+        config.storage_options,
+        sample_weight=flags.sample_weight,
+        filters=_parsed("filters", flags.filters),
+        nonfinite=flags.nonfinite,
+    )
     if flags.explain:
         drawn = (flags.batch_size or BATCH_SIZE) if flags.use_mini_batch else None
         print(explain(source.describe(), flags.num_clusters, config, drawn))
@@ -121,7 +138,13 @@ def predict(flags: Predict) -> None:
     model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
     state = model.fitted()
     _say(redacted(f"predict: {flags.uri} -> {flags.output}, {_where(config)}"))
-    source = open_source(flags.uri, flags.columns, config.storage_options)
+    source = open_source(
+        flags.uri,
+        flags.columns,
+        config.storage_options,
+        filters=_parsed("filters", flags.filters),
+        nonfinite=flags.nonfinite,
+    )
     rows = answers.write_labels(
         state,
         source,
@@ -179,11 +202,14 @@ def _shared(flags: Fit) -> dict[str, Any]:
 
 
 def _config(options: RunOptions, storage_options: str) -> RunConfig:
+    return RunConfig(**asdict(options), storage_options=_parsed("storage_options", storage_options))
+
+
+def _parsed(name: str, text: str) -> Any:
     try:
-        parsed = json.loads(storage_options)
+        return json.loads(text)
     except ValueError as error:  # the value may hold a secret
-        raise ConfigError(f"storage_options is not JSON: {error}.") from None
-    return RunConfig(**asdict(options), storage_options=parsed)
+        raise ConfigError(f"{name} is not JSON: {error}.") from None
 
 
 def _where(config: RunConfig) -> str:

@@ -20,6 +20,14 @@ class RunOptions:
     leaves room for; at most one per block of the data. 0: this process alone, without Ray (small
     data, memory:// URLs, debugging)."""
 
+    min_workers: int | None = None
+    """Fewest workers with which a fit starts, when worker_start_timeout_s is over, or goes on.
+    None: all must start; when some are lost, one that has room for their rows is enough."""
+
+    max_workers: int | None = None
+    """Workers that may be there at once: where more than at the start, a running fit takes in what
+    nodes come. None: as many as at the start."""
+
     ray_address: str | None = None
     """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
     else a Ray on this machine that ends with this process."""
@@ -48,6 +56,10 @@ class RunOptions:
     worker_start_timeout_s: float = 300.0
     """Longest wait for the workers to start. Raise it where an autoscaler must add nodes first."""
 
+    worker_replace_timeout_s: float = 30.0
+    """Longest wait for another worker after one was lost; then the others take its rows over, as
+    far as they have room. Raise it where reading the rows takes long and lost nodes come back."""
+
     save_checkpoints_steps: int | None = None
     """Iterations between two checkpoints. None: by time. 1 loses least when a fit is killed."""
 
@@ -69,7 +81,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that no run can use."""
-        optional = {"num_workers": 0, "worker_memory_bytes": 1, "save_checkpoints_steps": 1}
+        optional = {"num_workers": 0, "min_workers": 1, "max_workers": 1}
+        optional |= {"worker_memory_bytes": 1, "save_checkpoints_steps": 1}
         required = {"keep_checkpoint_max": 1, "log_step_count_steps": 1, "save_summary_steps": 1}
         for name, low in (optional | required).items():
             value = getattr(self, name)
@@ -77,12 +90,20 @@ class RunOptions:
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
-        for name in ("save_checkpoints_secs", "worker_start_timeout_s", "cpus_per_worker"):
+        seconds = "save_checkpoints_secs", "worker_start_timeout_s", "worker_replace_timeout_s"
+        for name in (*seconds, "cpus_per_worker"):
             value = getattr(self, name)
             if value is None and name == "cpus_per_worker":
                 continue
             if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
                 raise ConfigError(f"{name}={value!r} must be a number above 0.")
+        given = [self.min_workers, self.num_workers or None, self.max_workers]
+        ordered = [value for value in given if value is not None]
+        if ordered != sorted(ordered):
+            raise ConfigError(
+                f"min_workers={self.min_workers}, num_workers={self.num_workers} and max_workers="
+                f"{self.max_workers} must be in ascending order, as far as they are given."
+            )
         if self.cache not in ("auto", "memory", "disk", "source"):
             raise ConfigError(
                 f"cache={self.cache!r} is unknown. Give 'auto', 'memory', 'disk' or 'source'."

@@ -17,6 +17,7 @@ from ray_kmeans.checks import (
     check_no_targets,
     check_parameters,
     check_steps,
+    check_weight_of_batches,
     the_data,
 )
 from ray_kmeans.cluster import seeding
@@ -163,6 +164,8 @@ class KMeansClustering(Model):
         batch_size: int | None = None,
         monitors: Sequence[Any] | None = None,
         max_steps: int | None = None,
+        *,
+        sample_weight: Any = None,
     ) -> KMeansClustering:
         """Train, continuing from the model in `model_dir` if there is one.
 
@@ -188,6 +191,9 @@ class KMeansClustering(Model):
             With neither, full batch ends when no center moves, mini-batch when the smoothed loss
             has not improved for 10 iterations or after 100 epochs, an iterator with its end; each
             of them also by `relative_tolerance`.
+        sample_weight : str or array of shape (n,), optional
+            How often each row counts: the name of a column of the data, or numbers from 0 on; see
+            `open_source`.
 
         Raises
         ------
@@ -199,7 +205,8 @@ class KMeansClustering(Model):
         A step over b rows costs O(b k d). An iteration moves O(k d) per worker.
         """
         check_steps(steps, max_steps)
-        return self._fit(x, y, input_fn, StopRule(steps, max_steps), batch_size, monitors)
+        rule = StopRule(steps, max_steps)
+        return self._fit(x, y, input_fn, rule, batch_size, monitors, None, sample_weight)
 
     def partial_fit(
         self,
@@ -209,6 +216,8 @@ class KMeansClustering(Model):
         steps: int | None = 1,
         batch_size: int | None = None,
         monitors: Sequence[Any] | None = None,
+        *,
+        sample_weight: Any = None,
     ) -> KMeansClustering:
         """Train some steps, by default one that visits all rows given.
 
@@ -217,7 +226,8 @@ class KMeansClustering(Model):
         """
         check_steps(steps, None)
         size = runs.WHOLE if batch_size is None else None
-        return self._fit(x, y, input_fn, StopRule(steps), batch_size, monitors, size)
+        rule = StopRule(steps)
+        return self._fit(x, y, input_fn, rule, batch_size, monitors, size, sample_weight)
 
     def _fit(
         self,
@@ -227,7 +237,8 @@ class KMeansClustering(Model):
         rule: StopRule,
         batch_size: int | None,
         monitors: Any,
-        default_size: int | None = None,
+        default_size: int | None,
+        sample_weight: Any,
     ) -> KMeansClustering:
         params, config = self._params, self.config
         check_parameters(params)
@@ -243,16 +254,16 @@ class KMeansClustering(Model):
         plan = runs.plan_fit(params, config, rule, batch_size or default_size)
         data = the_data(x, input_fn)
         if not is_stream(data):
-            source = self._open(data)
+            source = self._open(data, sample_weight)
             runs.fit(plan, source, store, config, lookers, self._listeners)
             return self
         check_no_batch_size(batch_size)
+        check_weight_of_batches(sample_weight)
+        batches = open_batches(data, config.storage_options, sample_weight=sample_weight)
         if params["use_mini_batch"]:
-            batches = open_batches(data, config.storage_options)
             runs.fit_stream(plan, batches, store, config, lookers, self._listeners)
         else:
-            source = runs.joined(open_batches(data, config.storage_options))
-            runs.fit(plan, source, store, config, lookers, self._listeners)
+            runs.fit(plan, runs.joined(batches), store, config, lookers, self._listeners)
         return self
 
     def model_fn(

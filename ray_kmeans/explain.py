@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE
+from ray_kmeans.clustering.narrow import item_bytes
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import WORKER_BASE_BYTES, Layout, worker_bytes
-from ray_kmeans.resources import plan_shards, threads_of, worker_memory, workforce
+from ray_kmeans.resources import plan_shards, worker_memory
 
 PLACES = {
     MEMORY: "in memory; a sweep reads nothing",
@@ -21,21 +22,23 @@ def explain(layout: Layout, num_clusters: int, config: RunConfig, batch_size: in
     Joins or starts Ray, to know the nodes, where workers are to run there. Raises what the fit
     would: BudgetError where it does not fit the memory.
     """
-    shards, keep = plan_shards(layout, num_clusters, config, batch_size)
-    cpus = threads_of(workforce(config)[1])
+    shards, options = plan_shards(layout, num_clusters, config, batch_size)
+    cpus, keep = options.threads, options.keep
     rows = max(sum(block.rows for block in shard) for shard in shards)
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
-    kept = keep.place == MEMORY
-    held = max(worker_bytes(shard, num_clusters, drawn, cpus, kept) for shard in shards)
+    in_memory = keep.place == MEMORY
+    about = in_memory and not keep.narrow, item_bytes(keep.narrow) if in_memory else 0
+    held = max(worker_bytes(shard, num_clusters, drawn, cpus, *about) for shard in shards)
     values = num_clusters * layout.features
     files = len({block.file for block in layout.blocks})
     where = "in this process" if config.num_workers == 0 else "on Ray"
     lines = {
         "data": f"{layout.rows:,} rows x {layout.features:,} features, {in_units(_bytes(layout))} "
-        f"as float32; {files:,} file{'s'[: files != 1]}, {len(layout.blocks):,} blocks",
+        f"as {layout.narrow or 'float32'}; {files:,} file{'s'[: files != 1]}, "
+        f"{len(layout.blocks):,} blocks",
         "workers": f"{len(shards):,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and at most "
         f"{rows:,} rows each",
-        "rows": f"{PLACES[keep.place]} (cache={config.cache!r})",
+        "rows": f"as {keep.narrow or 'float32'} {PLACES[keep.place]} (cache={config.cache!r})",
         "memory": f"{in_units(held)} in a worker at most, {in_units(WORKER_BASE_BYTES)} of it "
         f"before any row; it may hold {in_units(worker_memory(config))}",
         "traffic": f"an iteration sends {in_units(4 * values)} of centers to each worker and gets "
@@ -58,4 +61,4 @@ def in_units(size: float) -> str:
 
 
 def _bytes(layout: Layout) -> int:
-    return layout.rows * layout.features * 4
+    return layout.rows * layout.features * item_bytes(layout.narrow)

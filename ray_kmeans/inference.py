@@ -14,6 +14,7 @@ from ray_kmeans.clustering.metric import project
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source
+from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.errors import NonFiniteError
 
 ALL_SCORES = "all_scores"
@@ -34,15 +35,19 @@ class Predictor:
 
     def __call__(self, rows: NDArray[np.float32]) -> Batch:
         """Return 'all_scores' (n, k) float32 and 'cluster_idx' (n,) int64, as far as wanted."""
+        out = np.isnan(rows[:, 0])  # see `batches_of`
+        if out.any():
+            rows = np.where(out[:, None], np.float32(0), rows)
         rows = project(rows, self._metric)
         batch: Batch = {}
         if ALL_SCORES in self._outputs:
             batch[ALL_SCORES] = np.empty((len(rows), len(self._centers)), np.float32)
             self._kernel.distances(rows, self._centers, self._metric, batch[ALL_SCORES])
+            batch[ALL_SCORES][out] = np.nan
         if CLUSTER_IDX in self._outputs:
             labels = np.empty(len(rows), np.int32)
             self._kernel.assign(rows, self._prepared, labels)
-            batch[CLUSTER_IDX] = labels.astype(np.int64)
+            batch[CLUSTER_IDX] = np.where(out, -1, labels.astype(np.int64))
         return batch
 
 
@@ -51,16 +56,21 @@ def batches_of(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the rows in batches; without `batch_size`, one block of the data at a time.
 
-    Holds one block and one batch at most. Raises NonFiniteError for a batch that cannot be used.
+    Holds one block and one batch at most. A row that is not finite is an error, or NaN in all
+    columns where such are to be left out.
     """
+    drop = isinstance(source, WeightedSource) and source.drop_nonfinite
     if not layout.blocks:
         yield np.empty((0, layout.features), np.float32)
     kept: list[NDArray[np.float32]] = []
     missing = batch_size or 0
     for block, rows in source.read(layout.blocks):
         extent = Extent.of_rows(rows, block.place, block.start)
-        if extent.nonfinite:
+        if extent.nonfinite and not drop:
             raise NonFiniteError(extent.nonfinite)
+        if extent.nonfinite:
+            bad: NDArray[np.bool_] = np.logical_not(np.isfinite(rows).all(axis=1))
+            rows = np.where(bad[:, None], np.float32(np.nan), rows)
         if batch_size is None:
             yield rows
             continue

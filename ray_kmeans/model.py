@@ -23,6 +23,7 @@ from ray_kmeans.checks import (
     check_no_targets,
     check_steps,
     check_to_keep,
+    check_weight_of_batches,
     chosen_outputs,
     the_data,
 )
@@ -81,8 +82,11 @@ class Model(ABC):
         """Return one line per step over all fits of this model."""
         return self._state().history
 
-    def counts(self) -> NDArray[np.int64]:
-        """Return the rows of each cluster in the last sweep, or the counts of mini-batch, (k,)."""
+    def counts(self) -> NDArray[Any]:
+        """Return the rows of each cluster in the last sweep, or the counts of mini-batch, (k,).
+
+        int64; float64 for the sums of weights that are not whole.
+        """
         return self._state().counts
 
     def why_stopped(self) -> Stop | None:
@@ -108,6 +112,8 @@ class Model(ABC):
         checkpoint_path: str | None = None,
         hooks: Sequence[Any] | None = None,
         log_progress: bool = True,
+        *,
+        sample_weight: Any = None,
     ) -> dict[str, Any]:
         """Return the loss of data under the model; changes nothing in it.
 
@@ -130,6 +136,8 @@ class Model(ABC):
             `begin` and `end` are called.
         log_progress : bool
             Log the result.
+        sample_weight : str or array of shape (n,), optional
+            How often each row counts in the loss, as in `fit`; metrics do not know it.
 
         Returns
         -------
@@ -147,7 +155,8 @@ class Model(ABC):
         state = self._state(checkpoint_path)
         lookers.begin(state)
         try:
-            result = self._evaluated(state, the_data(x, input_fn), batch_size, steps, metrics or {})
+            data = the_data(x, input_fn)
+            result = self._evaluated(state, data, batch_size, steps, metrics or {}, sample_weight)
         except BaseException:
             with contextlib.suppress(Exception):  # what went wrong first is what to hear of
                 lookers.end(state)
@@ -165,6 +174,7 @@ class Model(ABC):
         *,
         x: Any = None,
         batch_size: int | None = None,
+        sample_weight: Any = None,
     ) -> float:
         """Return the sum over the rows of the distance to the nearest center; positive.
 
@@ -173,7 +183,8 @@ class Model(ABC):
         check_batch_size(batch_size, None)
         check_steps(steps, None)
         state, data = self._state(), the_data(x, input_fn)
-        return float(self._evaluated(state, data, batch_size, steps, {})[self.SCORES])
+        result = self._evaluated(state, data, batch_size, steps, {}, sample_weight)
+        return float(result[self.SCORES])
 
     def _evaluated(
         self,
@@ -182,13 +193,16 @@ class Model(ABC):
         batch_size: int | None,
         steps: int | None,
         metrics: Mapping[str, answers.Metric],
+        sample_weight: Any,
     ) -> dict[str, Any]:
         if is_stream(data):
             check_no_batch_size(batch_size)
-            sources = open_batches(data, self.config.storage_options, state.centers.shape[1])
+            check_weight_of_batches(sample_weight)
+            about = self.config.storage_options, state.centers.shape[1], sample_weight
+            sources = open_batches(data, *about)
             losses, means = answers.loss_of_stream(state, sources, steps, metrics)
         else:
-            source, layout = self._checked(data, state)
+            source, layout = self._checked(data, state, sample_weight)
             losses, means = answers.loss_of(
                 state, source, layout, self.config, batch_size, steps, metrics
             )
@@ -376,11 +390,14 @@ default_batch_size
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _open(self, data: Any) -> Source:
-        return open_source(data, storage_options=self.config.storage_options)
+    def _open(self, data: Any, sample_weight: Any = None) -> Source:
+        options = self.config.storage_options
+        return open_source(data, storage_options=options, sample_weight=sample_weight)
 
-    def _checked(self, data: Any, state: FitState) -> tuple[Source, Layout]:
-        source = self._open(data)
+    def _checked(
+        self, data: Any, state: FitState, sample_weight: Any = None
+    ) -> tuple[Source, Layout]:
+        source = self._open(data, sample_weight)
         layout = source.describe()
         answers.check_features(layout.features, state, self.model_dir)
         return source, layout

@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import LocalPool, Pool
-from ray_kmeans.cluster.shelf import DISK, MEMORY, Keep
+from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep
+from ray_kmeans.clustering.narrow import item_bytes
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import Layout, Shard, check_budget, readers_of, split
+from ray_kmeans.data.plan import Layout, Shard, check_budget, most_rows, readers_of, split
 from ray_kmeans.data.source import Source, is_only_here
 from ray_kmeans.errors import BudgetError, ConfigError, DataError
 from ray_kmeans.observe import events as ev
@@ -19,6 +21,11 @@ from ray_kmeans.store.publish import Place
 
 log = logging.getLogger("ray_kmeans")
 
+_SAID = {
+    MEMORY: "the rows are kept as {}, and made float32 block by block",
+    DISK: "the rows are kept on disk",
+}
+
 
 def plan_shards(
     layout: Layout,
@@ -26,28 +33,65 @@ def plan_shards(
     config: RunConfig,
     batch_size: int | None = None,
     workers: int | None = None,
-) -> tuple[tuple[Shard, ...], Keep]:
+) -> tuple[tuple[Shard, ...], WorkerOptions]:
     """Deal the blocks out to workers, as many as there may be by default, and check that they fit.
 
-    Also returns where workers are to keep their rows; `workers`, as for batches of a stream: in
-    memory. Joins or starts Ray where it is needed.
+    Also returns what is asked of the workers; of so many `workers`, as for batches of a stream,
+    that they keep their rows in memory. Joins or starts Ray where it is needed.
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
     count, cpus = workforce(config)
     shards = split(layout.blocks, workers or count)
+    most = None if workers else config.max_workers
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
     needs = num_clusters, worker_memory(config), drawn, threads_of(cpus)
-    place = MEMORY if workers is not None else config.cache
-    if place == "auto":
+    place, narrow = _where(config.cache if workers is None else MEMORY, shards, layout, needs)
+    about = place == MEMORY and not narrow, _each(place, narrow)
+    options = WorkerOptions(
+        cpus,
+        config.worker_start_timeout_s,
+        Keep(place, config.cache_dir, readers_of(threads_of(cpus)), narrow),
+        count=workers or len(shards),
+        fewest=config.min_workers,
+        most=most,
+        most_rows=most_rows(shards, *needs, *about),
+        replace_timeout_s=config.worker_replace_timeout_s,
+    )
+    return split(layout.blocks, most) if most else shards, options
+
+
+def _each(place: str, narrow: str | None) -> int:
+    """Return the bytes of a value that is kept in memory in a narrower type."""
+    return item_bytes(narrow) if place == MEMORY and narrow else 0
+
+
+def _where(
+    wanted: str, shards: Sequence[Shard], layout: Layout, needs: tuple[int, int, int, int]
+) -> tuple[str, str | None]:
+    """Return the first place for the rows that has room for them, and the type to keep them in.
+
+    In memory as float32, which is fastest, else in the narrower type that they have; then on disk,
+    in that type. Raises BudgetError where no place that is `wanted` has room.
+    """
+    narrow = [(MEMORY, layout.narrow)] if layout.narrow else []
+    ladder = [(MEMORY, None), *narrow, (DISK, layout.narrow), (SOURCE, None)]
+    problem: BudgetError | None = None
+    for place, kind in ladder:
+        if wanted != place and (wanted != "auto" or place == SOURCE):
+            continue
+        kept = place == MEMORY and not kind
         try:
-            check_budget(shards, *needs)
-            place = MEMORY
+            check_budget(shards, *needs, kept=kept, item_bytes=_each(place, kind))
         except BudgetError as error:
-            log.warning("the rows are kept on disk, as cache='auto' and in memory %s", error)
-            place = DISK
-    check_budget(shards, *needs, kept=place == MEMORY)
-    return shards, Keep(place, config.cache_dir, readers_of(threads_of(cpus)))
+            problem = error
+            continue
+        if problem:
+            said = _SAID[place].format(kind)
+            log.warning("%s, as cache=%r and in memory %s", said, wanted, problem)
+        return place, kind
+    assert problem is not None
+    raise problem
 
 
 def worker_memory(config: RunConfig) -> int:
@@ -113,16 +157,14 @@ def open_pool(
     workers: int | None = None,
 ) -> Iterator[Pool]:
     """Give a pool that this process owns; with one worker for each shard, or so many."""
-    shards, keep = plan_shards(layout, num_clusters, config, batch_size, workers)
-    cpus = workforce(config)[1]
+    shards, options = plan_shards(layout, num_clusters, config, batch_size, workers)
     pool: Pool
     if config.num_workers == 0:
-        pool = LocalPool(source, shards, metric, threads=threads_of(cpus), keep=keep)
+        pool = LocalPool(source, shards, metric, threads=options.threads, keep=options.keep)
     else:
         from ray_kmeans.cluster import on_ray
 
-        options = on_ray.WorkerOptions(cpus, config.worker_start_timeout_s, keep)
-        pool = on_ray.open_pool(source, shards, metric, options, emit or LogLines(), workers)
+        pool = on_ray.open_pool(source, shards, metric, options, emit or LogLines())
     del source  # it may be the first batch of a stream, and go when the next one comes
     try:
         yield pool

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_kmeans.checks import initial_centers
 from ray_kmeans.cluster.coordinator import FitPlan, run_fit, run_stream
@@ -19,6 +20,7 @@ from ray_kmeans.config import RunConfig
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source
+from ray_kmeans.data.weighted import WeightedSource, with_weights
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe import summaries
@@ -79,9 +81,7 @@ def fit(
         if config.num_workers != 0 and not monitors:
             from ray_kmeans.cluster import on_ray
 
-            shards, keep = plan_shards(layout, k, config, size)
-            cpus = workforce(config)[1]
-            options = on_ray.WorkerOptions(cpus, config.worker_start_timeout_s, keep)
+            shards, options = plan_shards(layout, k, config, size)
             return on_ray.fit_on_ray(plan, store, source, shards, options, emit)
         with open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool:
             return run_fit(plan, pool, store, emit, Monitors(monitors))
@@ -131,8 +131,17 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
 
 def joined(sources: Iterator[Source]) -> Source:
     """Return all batches as one source, in memory: full batch visits them again and again."""
-    parts = [rows for source in sources for _, rows in source.read(source.describe().blocks)]
-    return ArraySource.of(np.concatenate(parts) if parts else np.empty((0, 1), np.float32))
+    rows: list[NDArray[np.float32]] = []
+    weights, drop = [np.empty(0)], False
+    for source in sources:
+        weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
+        blocks = weighted.describe().blocks
+        rows += [some for _, some in weighted.read(blocks)]
+        given = zip(blocks, weighted.weights_of(blocks), strict=True)
+        weights += [np.ones(block.rows) if some is None else some for block, some in given]
+        drop |= weighted.drop_nonfinite
+    array = np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
+    return with_weights(ArraySource.of(array), np.concatenate(weights), None, drop)
 
 
 def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:

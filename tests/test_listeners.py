@@ -184,6 +184,8 @@ def test_the_log_tells_of_data_checkpoints_and_the_end(tmp_path, caplog):
     [
         ev.Warned("column 3 is odd"),
         ev.WorkerReplaced(3, "it died"),
+        ev.WorkersLag(2, 5000),
+        ev.WorkersJoined(4),
         ev.CoordinatorReplaced("it died"),
         ev.Waiting(3, 5, 2.0),
     ],
@@ -202,7 +204,7 @@ def test_every_event_can_be_logged_and_drawn():
     listen = tell_all([LogLines(), Progress()])
 
     events = [*RUN, ev.Warned("w"), ev.WorkerReplaced(1, "c"), ev.CoordinatorReplaced("c")]
-    events.append(ev.Waiting(1, 2, 0.5))
+    events += [ev.Waiting(1, 2, 0.5), ev.WorkersLag(1, 20), ev.WorkersJoined(3)]
     for event in events:
         listen(event)
 

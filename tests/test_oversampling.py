@@ -253,6 +253,7 @@ def test_chains_that_are_fetched_one_by_one_end_in_the_same_rows(gaussian, metri
 
     for values in (1, 3 * 200 * 5):
         monkeypatch.setattr(oversampling, "CHAIN_VALUES", values)
+        pool.ask("end_seeding")
 
         np.testing.assert_array_equal(markov_chains(pool, summary, 11, 0), at_once)
 

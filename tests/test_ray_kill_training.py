@@ -128,7 +128,7 @@ def test_a_worker_that_dies_idle_is_replaced_when_a_larger_batch_needs_it(
     batches = (loadable(source, 3) for source in sources)
     state = run_stream(way.plan(), pool, Memory(), ignore, batches)
 
-    assert replaced(events) == [2]
+    assert len(replaced(events)) == 1
     km = way.estimator(tmp_path, 0).partial_fit(iter(list(stream_of(uri))[1:]), steps=None)
     assert bits(state) == bits(state_of(km.model_dir))
 

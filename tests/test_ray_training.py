@@ -17,6 +17,7 @@ import ray
 from ray_kmeans import KMeansClustering, RunConfig, runs
 from ray_kmeans.cluster import on_ray
 from ray_kmeans.cluster.coordinator import run_fit, run_stream
+from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.clustering.state import Stop
 from ray_kmeans.clustering.stopping import StopRule
@@ -93,7 +94,7 @@ def open_workers(uri, number, metric="squared_euclidean", emit=ignore):
     """Open a pool of so many workers that turns from one data set to the next."""
     source = open_source(uri)
     shards = split(source.describe().blocks, number)
-    return on_ray.open_pool(source, shards, metric, on_ray.WorkerOptions(0.1, 120), emit)
+    return on_ray.open_pool(source, shards, metric, WorkerOptions(0.1, 120), emit)
 
 
 def turn(pool, source, number):
@@ -129,7 +130,7 @@ def descendants(root):
 
 def fit_processes(root=None):
     """Return the pids of all workers and coordinators of the Ray of this process, or another."""
-    names = ("ray::ShardWorker", "ray::_Coordinator")
+    names = ("ray::KMeansWorker", "ray::_Coordinator")
     below = descendants(os.getpid() if root is None else root)
     return {pid for pid, title in below.items() if title.startswith(names)}
 
@@ -152,18 +153,25 @@ class Killer:
         self.asked = 0
 
     def __enter__(self):
-        self.pool.ask = self.ask
+        self.pool.ask, self.pool.total = self.ask, self.total
         return self
 
     def __exit__(self, *error):
-        del self.pool.ask
+        del self.pool.ask, self.pool.total
 
     def ask(self, method, *args):
+        self.see(method)
+        return RayPool.ask(self.pool, method, *args)
+
+    def total(self, method, *args):
+        self.see(method)
+        return RayPool.total(self.pool, method, *args)
+
+    def see(self, method):
         if method == self.method:
             self.asked += 1
             if self.asked in self.times:
                 self.kill()
-        return RayPool.ask(self.pool, method, *args)
 
     def kill(self):
         workers = RayPool.ask(self.pool, "where")

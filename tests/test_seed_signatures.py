@@ -104,8 +104,11 @@ OTHER_DEFAULTS = {
 
 OUR_PARAMETERS = {
     "__init__": {"empty_clusters": "keep"},
+    "fit": {"sample_weight": None},
+    "partial_fit": {"sample_weight": None},
+    "evaluate": {"sample_weight": None},
     "predict_cluster_idx": {"x": None},
-    "score": {"x": None, "batch_size": None},
+    "score": {"x": None, "batch_size": None, "sample_weight": None},
     "transform": {"x": None},
     "export_savedmodel": {"exports_to_keep": None},
 }

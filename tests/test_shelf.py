@@ -13,8 +13,8 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.cluster.pool import LocalPool
+from ray_kmeans.cluster.shard import runs_of
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep, OnDisk
-from ray_kmeans.cluster.worker import runs_of
 from ray_kmeans.data import plan
 from ray_kmeans.data.plan import split, worker_bytes
 from ray_kmeans.data.source import open_source

@@ -191,7 +191,7 @@ def _load(pool: Pool, emit: ev.Emit) -> Summary:
     summary = pool.summarize()
     emit(
         ev.DataLoaded(
-            rows=summary.rows,
+            rows=summary.counting,
             features=len(summary.grid.exponent),
             seconds=time.perf_counter() - begin,
             coordinator=this_process(),
@@ -205,6 +205,11 @@ def _load(pool: Pool, emit: ev.Emit) -> Summary:
 
 def _oddities(summary: Summary) -> Iterator[str]:
     """Yield what a user should know of the data."""
+    if summary.dropped:
+        yield (
+            f"{summary.dropped:,} of {summary.rows:,} rows hold NaN, null or infinity: they are "
+            "left out, and get no label."
+        )
     coarse = np.flatnonzero(summary.squares.coarse > summary.rows // 100)
     if len(coarse):
         yield (
@@ -214,8 +219,8 @@ def _oddities(summary: Summary) -> Iterator[str]:
         )
     if summary.metric == COSINE and summary.zeros:
         yield (
-            f"{summary.zeros:,} of {summary.rows:,} rows are zero: they have no direction. Their "
-            "cosine distance to every center is 1, and they count for the first cluster. "
+            f"{summary.zeros:,} of {summary.counting:,} rows are zero: they have no direction. "
+            "Their cosine distance to every center is 1, and they count for the first cluster. "
             "Remove them if that is not what you want."
         )
 

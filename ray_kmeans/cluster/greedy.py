@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.pool import Pool
-from ray_kmeans.cluster.potential import SEEDING_METRIC, in_order, unseeded
+from ray_kmeans.cluster.potential import SEEDING_METRIC, in_order
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import without_direction
 from ray_kmeans.kernels import Kernel
-
-REDRAWS = 256
-"""Of a first row, until it has a direction (cosine); where all but a few rows are zero."""
 
 
 class Field(Protocol):
@@ -46,7 +43,7 @@ class Field(Protocol):
 
 
 class PoolField:
-    """The rows of a pool, all of the same weight."""
+    """The rows of a pool."""
 
     def __init__(self, pool: Pool, summary: Summary) -> None:
         self._pool = pool
@@ -58,17 +55,10 @@ class PoolField:
         return float(in_order(self._blocks))
 
     def first(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
-        rows = rows_in_any_order(self._pool, self._uniform(u))
-        for _ in range(REDRAWS if self._summary.zeros < self._summary.rows else 0):
-            useless = without_direction(rows, self._summary.metric)
-            if not useless.any():
-                break
-            u = draws.fractions(draws.mix(u.view(np.uint64), np.uint64(REDRAWS)))
-            rows[useless] = rows_in_any_order(self._pool, self._uniform(u[useless]))
-        return rows
-
-    def _uniform(self, u: NDArray[np.float64]) -> NDArray[np.int64]:
-        return (u * self._summary.rows).astype(np.int64)
+        self._blocks = np.concatenate(self._pool.ask("chances"))
+        if self.total == 0:  # no row has a direction
+            return rows_in_any_order(self._pool, (u * self._summary.rows).astype(np.int64))
+        return self.draw(u)
 
     def draw(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
         return rows_in_any_order(self._pool, self.numbers(u))
@@ -102,7 +92,7 @@ class ArrayField:
         self._rows = rows
         self._times = times.astype(np.float64)
         self._kernel = kernel
-        self._nearest = unseeded(rows, metric)
+        self._nearest = np.where(without_direction(rows, metric), 0.0, np.inf)
         self._weights = self._times
 
     @property
@@ -155,6 +145,16 @@ def plus_plus(
         seeds.append(candidates[best])
         field.add(candidates[best : best + 1])
     return np.stack(seeds)
+
+
+def some_rows(
+    pool: Pool, summary: Summary, size: int, seed: int, purpose: str, *address: int
+) -> NDArray[np.float32]:
+    """Draw different rows, each set equally likely, or by their weights; in the data's order."""
+    if summary.weights is None:
+        return pool.rows_at(draws.distinct_rows(summary.rows, size, seed, purpose, *address))
+    key = draws.words(seed, purpose, *address, size=1)[0]
+    return pool.rows_at(pool.draw(key, size))
 
 
 def rows_in_any_order(pool: Pool, numbers: NDArray[np.int64]) -> NDArray[np.float32]:

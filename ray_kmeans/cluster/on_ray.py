@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -13,9 +12,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans.cluster.coordinator import FitPlan, Store, run_fit
-from ray_kmeans.cluster.ray_pool import RayPool, first_line
-from ray_kmeans.cluster.shelf import Keep
-from ray_kmeans.cluster.worker import Block
+from ray_kmeans.cluster.crew import first_line
+from ray_kmeans.cluster.options import WorkerOptions
+from ray_kmeans.cluster.ray_pool import RayPool
+from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.observe import events as ev
@@ -53,15 +53,6 @@ def memory_per_cpu() -> int:
     return int(min(shares))
 
 
-@dataclass(frozen=True)
-class WorkerOptions:
-    """What a worker takes of a node, where it keeps its rows, and how long its start may take."""
-
-    cpus: float
-    start_timeout_s: float
-    keep: Keep = field(default_factory=Keep)
-
-
 class _Coordinator:
     """Runs the fit in one thread and answers for its events in another."""
 
@@ -77,7 +68,7 @@ class _Coordinator:
         options: WorkerOptions,
     ) -> FitState:
         emit = self._events.append
-        pool = _pool(source[0], shards, plan.metric, options, emit)
+        pool = RayPool(source[0], shards, plan.metric, options, emit)
         try:
             return run_fit(plan, pool, store, emit)
         finally:
@@ -127,35 +118,14 @@ def open_pool(
     metric: str,
     options: WorkerOptions,
     emit: ev.Emit,
-    n_workers: int | None = None,
 ) -> RayPool:
-    """Return a pool that this process owns, with `n_workers` or one worker for each shard."""
-    return _pool(share(source), shards, metric, options, emit, n_workers)
+    """Return a pool that this process owns."""
+    return RayPool(share(source), shards, metric, options, emit)
 
 
 def share(source: Any) -> Any:
     """Return what stands for a source in calls to workers: its rows travel once for each node."""
     return ray.put(source)
-
-
-def _pool(
-    source: Any,
-    shards: Sequence[Sequence[Block]],
-    metric: str,
-    options: WorkerOptions,
-    emit: ev.Emit,
-    n_workers: int | None = None,
-) -> RayPool:
-    return RayPool(
-        source,
-        shards,
-        metric,
-        cpus_per_worker=options.cpus,
-        start_timeout_s=options.start_timeout_s,
-        keep=options.keep,
-        emit=emit,
-        n_workers=n_workers,
-    )
 
 
 def _new_coordinator() -> Any:

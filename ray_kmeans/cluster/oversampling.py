@@ -84,15 +84,16 @@ def markov_chains(pool: Pool, summary: Summary, k: int, seed: int) -> NDArray[np
     at_once = max(CHAIN_VALUES // (CHAIN * seeds.shape[1]), 1)
     while len(seeds) < k and field.total > 0:
         chains = range(len(seeds), min(len(seeds) + at_once, k))
-        rows, chances = _proposals(pool, field, summary.rows, chains, seed)
-        seeds = _walk(seeds, rows, chances, chains, summary.metric, seed)
+        rows, times, chances = _proposals(pool, field, summary.rows, chains, seed)
+        times[without_direction(rows, summary.metric)] = 0
+        seeds = _walk(seeds, rows, times / chances, chains, seed)
     return seeds
 
 
 def _proposals(
     pool: Pool, field: PoolField, n: int, chains: range, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Draw the candidates of some chains, and the chance that each had to be drawn.
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Draw the candidates of some chains; how often each counts, and the chance that it was drawn.
 
     Half of them by their distance to the first seed, half uniformly: their mixture.
     """
@@ -101,30 +102,34 @@ def _proposals(
     numbers = (u * n).astype(np.int64)
     numbers[coin < 0.5] = field.numbers(u[coin < 0.5])
     ascending, places = np.unique(numbers, return_inverse=True)
-    weights = np.concatenate(pool.ask("weights_at", ascending))[places]
-    return rows_in_any_order(pool, numbers), 0.5 * weights / field.total + 0.5 / n
+    parts, own = zip(*pool.ask("weights_at", ascending), strict=True)
+    weights, times = np.concatenate(parts)[places], np.concatenate(own)
+    counted = times[places].astype(np.float64) if len(times) else np.ones(len(places))
+    rows = rows_in_any_order(pool, numbers)
+    return rows, counted, 0.5 * weights / field.total + 0.5 / n
 
 
 def _walk(
     seeds: NDArray[np.float32],
     rows: NDArray[np.float32],
-    chances: NDArray[np.float64],
+    ratios: NDArray[np.float64],
     chains: range,
-    metric: str,
     seed: int,
 ) -> NDArray[np.float32]:
-    """Walk each chain to its end; return the seeds with the rows where they ended."""
+    """Walk each chain to its end; return the seeds with the rows where they ended.
+
+    `ratios` are how often each row counts over its chance to be drawn.
+    """
     kernel = kernels.load()
     labels = np.empty(len(rows), np.int32)
     kernel.assign(rows, kernel.prepare(seeds, SEEDING_METRIC), labels)
     nearest = kernel.distances_to(rows, seeds, labels, SEEDING_METRIC)
-    nearest[without_direction(rows, metric)] = 0
     newest = np.empty((len(rows), 1))
     for chain, first in zip(chains, range(0, len(rows), CHAIN), strict=True):
         u = draws.uniforms(seed, "kmc2 steps", chain, size=CHAIN)
-        here, ratio = first, nearest[first] / chances[first]
+        here, ratio = first, nearest[first] * ratios[first]
         for step in range(1, CHAIN):
-            there = nearest[first + step] / chances[first + step]
+            there = nearest[first + step] * ratios[first + step]
             if there > u[step] * ratio:
                 here, ratio = first + step, there
         seeds = np.concatenate([seeds, rows[here : here + 1]])

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.cluster import lottery
+from ray_kmeans.cluster.shard import Block, Reader
 from ray_kmeans.cluster.shelf import Keep
-from ray_kmeans.cluster.worker import Block, Reader, ShardWorker, Writer
+from ray_kmeans.cluster.worker import ShardWorker, Writer
 from ray_kmeans.clustering.batches import Batches
+from ray_kmeans.clustering.exact_total import as_float
 from ray_kmeans.clustering.grid import Extent, Grid, Summary
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
+from ray_kmeans.clustering.weights import TOTAL_BITS
 from ray_kmeans.errors import DataError, NonFiniteError
 
 
@@ -59,38 +63,52 @@ class Pool(ABC):
         extent = self.load()
         if extent.nonfinite:
             raise NonFiniteError(extent.nonfinite)
-        if extent.rows == 0:
-            raise DataError("the data have no rows.")
+        if extent.span.rows == 0:
+            raise DataError(_no_rows(extent))
         return extent
 
     def summarize(self) -> Summary:
         """Read the data and fix the grid."""
         extent = self.read()
+        span = extent.weights
+        if span is not None and span.is_too_large:
+            raise DataError(
+                f"the weights add up to {as_float(span.total):.3g}, and may to 2**{TOTAL_BITS}. "
+                "Scale them: only their ratios matter."
+            )
         grid = Grid.of(extent)
         squares = reduce(add, self.remember("measure", grid))
-        return Summary(extent.rows, grid, squares, self.metric, extent.zeros)
+        return Summary(extent.rows, grid, squares, self.metric, extent.zeros, span, extent.dropped)
 
     def get_ready(self, n_clusters: int) -> list[tuple[str, int, float]]:
         """Let every worker compile and check what labelling for so many clusters needs."""
         return self.remember("get_ready", n_clusters)
 
+    def total(self, method: str, *args: Any) -> Any:
+        """Return the sum of what `ask` returns."""
+        return reduce(add, self.ask(method, *args))
+
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Visit every row once."""
-        partials: list[Partials] = self.ask("sweep", centers)
-        return reduce(add, partials)
+        partials: Partials = self.total("sweep", centers)
+        return partials
 
     def sweep_batches(
         self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int
     ) -> BatchPartials:
         """Visit the rows of some steps of mini-batch."""
-        partials: list[BatchPartials] = self.ask(
-            "sweep_batches", centers, batches, first_step, steps
-        )
-        return reduce(add, partials)
+        partials: BatchPartials = self.total("sweep_batches", centers, batches, first_step, steps)
+        return partials
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows with these ascending numbers."""
         return np.concatenate(self.ask("rows_at", numbers))
+
+    def draw(self, key: np.uint64, size: int) -> NDArray[np.int64]:
+        """Return the ascending numbers of so many rows, drawn by their weights."""
+        tickets, numbers = zip(*self.ask("draw", key, size), strict=True)
+        _, won = lottery.lowest(np.concatenate(tickets), np.concatenate(numbers), size)
+        return np.sort(won)
 
     def farthest(self, centers: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         """Return up to `count` rows that are farthest from their centers, and not on them."""
@@ -106,6 +124,12 @@ class Pool(ABC):
         """Write labelled output for every row and return its parts in the order of the data."""
         answers = self.ask("write_labels", centers, output, tuple(keep_columns))
         return [part for parts in answers for part in parts]
+
+
+def _no_rows(extent: Extent) -> str:
+    if not extent.rows:
+        return "the data have no rows."
+    return f"all {extent.rows:,} rows have weight 0, or hold NaN, null or infinity."
 
 
 class LocalPool(Pool):

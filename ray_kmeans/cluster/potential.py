@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, without_direction
-from ray_kmeans.kernels import Kernel
+from ray_kmeans.kernels import ALIKE, Kernel
+from ray_kmeans.kernels.moving import counts_of
 
 FEW = 8
 """Up to so many new seeds, all distances are taken; beyond, the nearest is found first."""
@@ -21,21 +22,36 @@ is exactly 0 for equal rows and for no others."""
 
 
 class Potential:
-    """The weights of some blocks of rows: distances to the nearest seed, in float64.
+    """The seeding weights of the rows of a shard, in float64.
 
-    Sums run along a block in the order of its rows, so that they are the same wherever it is.
+    That of a row is its distance to the nearest seed, as often as it counts; before there is a
+    seed, as often as it counts. Sums run along a block in the order of its rows, so that they are
+    the same wherever it is.
     """
 
-    def __init__(self, blocks: Sequence[NDArray[np.float32]], metric: str) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        metric: str,
+        weights_in: Callable[[int], NDArray[np.int64]] = lambda _: ALIKE,
+    ) -> None:
         self._blocks = blocks
+        self._weights_in = weights_in
         self._n_seeds = 0
-        self.weights = [unseeded(rows, metric) for rows in blocks]
-        self._nearest = [np.zeros(len(rows), np.int32) for rows in blocks]
+        self.weights = [
+            unseeded(rows, metric) * self._times(here) for here, rows in enumerate(blocks)
+        ]
+        self._nearest = [np.zeros(len(weights), np.int32) for weights in self.weights]
+
+    def chances(self) -> NDArray[np.float64]:
+        """Return the sum of the weights of each block."""
+        return np.array([in_order(weights) for weights in self.weights])
 
     def add(self, seeds: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float64]:
         """Take note of more seeds; return the sum of the weights of each block."""
         prepared = kernel.prepare(seeds, SEEDING_METRIC) if len(seeds) > FEW else None
-        for rows, weights, nearest in zip(self._blocks, self.weights, self._nearest, strict=True):
+        for here, rows in enumerate(self._blocks):
+            weights, nearest = self.weights[here], self._nearest[here]
             labels = np.empty(len(rows), np.int32)
             if prepared is None:
                 distances = self._distances(rows, seeds, kernel)
@@ -44,18 +60,21 @@ class Potential:
             else:
                 kernel.assign(rows, prepared, labels)
                 closest = kernel.distances_to(rows, seeds, labels, SEEDING_METRIC)
-            nearer = closest < weights
+            closest *= self._times(here)
+            nearer = closest < weights if self._n_seeds else weights > 0
             weights[nearer] = closest[nearer]
             nearest[nearer] = self._n_seeds + labels[nearer]
         self._n_seeds += len(seeds)
-        return np.array([in_order(weights) for weights in self.weights])
+        return self.chances()
 
     def with_each(self, candidates: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float64]:
         """Return the sums of the weights of each block if one more seed were added, (blocks, c)."""
-        left = np.empty((len(self._blocks), len(candidates)))
+        left = np.empty((len(self.weights), len(candidates)))
         for here, (rows, weights) in enumerate(zip(self._blocks, self.weights, strict=True)):
             distances = self._distances(rows, candidates, kernel)
-            np.minimum(distances, weights[:, None], out=distances)
+            distances *= np.reshape(self._times(here), (-1, 1))
+            upper = weights if self._n_seeds else np.where(weights > 0, np.inf, 0.0)
+            np.minimum(distances, upper[:, None], out=distances)
             left[here] = in_order(distances)
         return left
 
@@ -74,9 +93,14 @@ class Potential:
     def counts(self, n_seeds: int) -> NDArray[np.int64]:
         """Return the rows nearest to each seed; one equally near to two counts for the first."""
         counts = np.zeros(n_seeds, np.int64)
-        for nearest in self._nearest:
-            counts += np.bincount(nearest, minlength=n_seeds)
+        for here, nearest in enumerate(self._nearest):
+            counts += counts_of(nearest, n_seeds, self._weights_in(here))
         return counts
+
+    def _times(self, here: int) -> NDArray[np.int64] | int:
+        """Return how often each row of a block counts."""
+        weights = self._weights_in(here)
+        return weights if len(weights) else 1
 
     def _distances(
         self, rows: NDArray[np.float32], centers: NDArray[np.float32], kernel: Kernel
@@ -87,8 +111,8 @@ class Potential:
 
 
 def unseeded(rows: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
-    """Return the distances to the nearest seed before there is one; a row that makes none has 0."""
-    return np.where(without_direction(rows, metric), 0.0, np.inf)
+    """Return the chance of each row to be the first seed: 1, or 0 for a row that makes none."""
+    return np.where(without_direction(rows, metric), 0.0, 1.0)
 
 
 def in_order(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,35 +1,43 @@
-"""The pool on Ray: one actor per shard; a worker that dies is replaced and asked again."""
+"""The pool on Ray: actors hold the shards; the work of one that dies or lags is done elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
 
+import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from numpy.typing import NDArray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
+from ray_kmeans.cluster.calls import Call, Group, Submit, by_host, submitted, until_lag
+from ray_kmeans.cluster.crew import Crew, dealt, first_line
+from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import Pool
-from ray_kmeans.cluster.shelf import Keep
-from ray_kmeans.cluster.worker import Block, ShardWorker
+from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.observe import events as ev
 
 MAX_LOSSES = 3
-"""Times in a row that one shard's worker may die before the fit gives up: then it is the shard."""
-
-PATIENCE_S = 10.0
-"""Wait for the start of workers before the user hears of it."""
+"""Times in a row that the worker of one shard may die before the fit gives up: then it is the
+shard."""
 INLINE_BYTES = 64 * 1024
+
+SLICE_FROM = 2**27
+MOST_SLICES = 16
+"""The sums of all hosts are added up in slices from so many bytes on, in so many at most."""
 
 
 class RayPool(Pool):
-    """Workers as Ray actors, owned by the process that makes the pool: they end with it.
+    """Shards on actors, owned by the process that makes the pool: they end with it.
 
-    Answers are keyed by shard, so a shard that is redone after a loss counts once.
+    Answers are keyed by shard, so one that is computed twice, after a loss or because its host
+    lags, counts once; by law both answers are equal.
     """
 
     def __init__(
@@ -37,41 +45,83 @@ class RayPool(Pool):
         source: Any,  # an ObjectRef of the source: rows of an array reach the workers uncopied
         shards: Sequence[Sequence[Block]],
         metric: str,
-        *,
-        cpus_per_worker: float,
-        keep: Keep = Keep(),  # noqa: B008 (frozen)
-        start_timeout_s: float,
+        options: WorkerOptions,
         emit: ev.Emit,
-        n_workers: int | None = None,
     ) -> None:
         self.metric = metric
-        self._cpus_per_worker = cpus_per_worker
-        self._start_timeout_s = start_timeout_s
-        self._keep = keep
         self._emit = emit
         self._remembered: list[tuple[str, tuple[Any, ...]]] = []
         self._losses: Counter[int] = Counter()
-        self._reloads: dict[int, Any] = {}
-        self.take(source, shards)
-        self._workers = [self._new_worker() for _ in range(n_workers or len(shards))]
+        self._loading: dict[int, Any] = {}
+        self._moving: dict[int, Any] = {}
+        self._crew = Crew(metric, options, emit)
         try:
-            self._wait_for_start(self._workers)
+            self._crew.start(options.count or len(shards))
         except BaseException:
             self.close()
             raise
+        self._home: dict[int, Any] = {}
+        self.take(source, shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
+        for host, group in self._groups():
+            host.drop.remote(group)
         self._source = source
         self._shards = shards
+        self._rows = [sum(block.rows for block in shard) for shard in shards]
         self._remembered = []
+        self._is_loaded = False
+        self._home, self._moving, self._loading = {}, {}, {}
+        self._settle()
 
     def load(self) -> Extent:
-        extents: list[Extent] = self._gather(self._load_shard)
+        answers = self._gather(self._load)
+        self._is_loaded = True
+        extents: list[Extent] = [extent for extents in answers.values() for extent in extents]
         return reduce(add, extents)
 
     def ask(self, method: str, *args: Any) -> list[Any]:
         shared = [_shared(arg) for arg in args]
-        return self._gather(lambda shard: getattr(self._workers[shard], method).remote(*shared))
+        answers = self._gather(lambda host, group: host.ask.remote(group, method, *shared))
+        by_shard = {
+            shard: answer
+            for group, of_group in answers.items()
+            for shard, answer in zip(group, of_group, strict=True)
+        }
+        return [by_shard[shard] for shard in range(len(self._shards))]
+
+    def total(self, method: str, *args: Any) -> Any:
+        self._turn_to_newcomers()
+        slices = self._slices_for(args[0])
+        shared = [_shared(arg) for arg in args]
+        if slices > 1:
+            return self._total_in_slices(slices, method, shared)
+        answers = self._gather(lambda host, group: host.total.remote(group, method, *shared))
+        return reduce(add, answers.values())
+
+    def _slices_for(self, centers: NDArray[np.float32]) -> int:
+        """Return in how many slices the sums of all hosts are added up; 1: all in this process."""
+        hosts = len(set(self._home.values()))
+        partials = hosts * centers.size * 8
+        return min(hosts, MOST_SLICES, len(centers)) if partials >= SLICE_FROM else 1
+
+    def _total_in_slices(self, slices: int, method: str, args: Sequence[Any]) -> Any:
+        """Let each of some hosts add up one slice of the clusters, so that none gets all sums."""
+
+        def submit(host: Any, group: Group) -> Any:
+            return host.sliced.options(num_returns=slices + 1).remote(group, slices, method, *args)
+
+        for _ in range(MAX_LOSSES):
+            parts = self._gather(submit).values()
+            hosts = [self._crew.hosts[i % len(self._crew.hosts)] for i in range(slices)]
+            columns = zip(*parts, strict=True)
+            added = [host.add_up.remote(*each) for host, each in zip(hosts, columns, strict=True)]
+            try:
+                found = ray.get(added)
+                return type(found[0]).joined(found)
+            except (RayActorError, ObjectLostError):
+                continue  # a host is lost, and its slices with it: the others label in no time
+        raise WorkersLostError("workers died again and again while their sums were added up.")
 
     def remember(self, method: str, *args: Any) -> list[Any]:
         shared = tuple(_shared(arg) for arg in args)
@@ -83,88 +133,162 @@ class RayPool(Pool):
         self._remembered = [each for each in self._remembered if each[0] != method]
 
     def close(self) -> None:
-        for worker in self._workers:
-            ray.kill(worker)
-        self._workers = []
+        self._crew.close()
 
-    def _load_shard(self, shard: int) -> Any:
-        return self._workers[shard].load.remote(self._source, self._shards[shard])
-
-    def _gather(self, submit: Any) -> list[Any]:
-        """Submit for every shard and collect all answers; what a dead worker owed is redone."""
-        pending = {submit(shard): shard for shard in range(len(self._shards))}
-        answers: dict[int, Any] = {}
-        while pending:
-            done, _ = ray.wait(list(pending), num_returns=1)
-            shard = pending.pop(done[0])
+    def _gather(self, submit: Submit) -> dict[Group, Any]:
+        """Submit for every shard and collect answers until there is one for each."""
+        pending = submitted(submit, self._home)
+        answers: dict[Group, Any] = {}
+        began, taken = time.monotonic(), list[float]()
+        helped: set[Group] = set()
+        while len(missing := self._missing(answers)) > 0:
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=until_lag(began, taken))
+            if not done:
+                pending |= self._help(submit, missing - set().union(*helped), helped)
+                taken = []  # none but the helpers is waited for in this way
+                continue
+            host, group, parts = pending.pop(done[0])
             try:
-                answers[shard] = ray.get(done[0])
-                self._losses.pop(shard, None)
+                answer = ray.get(done[0])
             except RayTaskError as error:
-                raise self._first_cause(shard, error) from None
+                raise self._first_cause(group, error) from None
             except RayActorError as error:
-                self._replace(shard, error)
-                pending[submit(shard)] = shard
-        return [answers[shard] for shard in range(len(self._shards))]
+                lost = missing & set(group) - {s for call in pending.values() for s in call.group}
+                pending |= self._redo(submit, host, lost, error)
+                continue
+            if missing >= set(group):
+                answers[group] = parts or answer
+                taken.append(time.monotonic() - began)
+                self._note(host, group)
+        return answers
 
-    def _replace(self, shard: int, error: RayActorError) -> None:
+    def _missing(self, answers: dict[Group, Any]) -> set[int]:
+        return set(range(len(self._shards))).difference(*answers)
+
+    def _note(self, host: Any, group: Group) -> None:
+        """Take note of an answer: the shards are where it came from."""
+        for shard in group:
+            self._losses.pop(shard, None)
+            before, self._home[shard] = self._home[shard], host
+            if before is not host and before not in self._home.values():
+                self._crew.set_aside(before)  # until it has done what it was asked
+
+    def _redo(
+        self, submit: Submit, host: Any, lost: set[int], error: RayActorError
+    ) -> dict[Any, Call]:
+        """Give all shards of a dead host to others, and submit those whose answer is missing."""
         cause = first_line(error)
-        self._losses[shard] += 1
-        if self._losses[shard] > MAX_LOSSES:
-            raise WorkersLostError(
-                f"worker {shard} died {self._losses[shard]} times in a row, the last time with: "
-                f"{cause} See the Ray logs of its node; if it ran out of memory, use more workers "
-                "on more nodes."
-            ) from error
-        self._emit(ev.WorkerReplaced(shard, cause))
-        self._workers[shard] = self._new_worker()
-        self._wait_for_start([self._workers[shard]])
-        # Calls of one caller run in the order of their submission, so none has to be awaited.
-        self._reloads[shard] = self._load_shard(shard)
-        for method, args in self._remembered:
-            getattr(self._workers[shard], method).remote(*args)
+        for shard in sorted(lost):
+            self._losses[shard] += 1
+            if self._losses[shard] > MAX_LOSSES:
+                raise WorkersLostError(
+                    f"worker {shard} died {self._losses[shard]} times in a row, the last time with:"
+                    f" {cause} See the Ray logs of its node; if it ran out of memory, use more "
+                    "workers on more nodes."
+                ) from error
+        gone = [shard for shard, home in self._home.items() if home is host]
+        self._crew.lose(host)
+        for shard in gone:
+            del self._home[shard]
+        self._crew.welcome(1, self._crew.options.replace_timeout_s)
+        if gone:
+            self._emit(ev.WorkerReplaced(gone[0], cause))
+        self._settle()
+        return submitted(submit, {s: home for s, home in self._home.items() if s in lost})
 
-    def _first_cause(self, shard: int, error: RayTaskError) -> BaseException:
-        """Return what went wrong; where a replacement could not read its shard, that."""
+    def _settle(self) -> None:
+        """Find a host for every shard that has none, and let it read the shard."""
+        most = self._crew.options.most_rows
+        while len(self._home) < len(self._shards):
+            found = dealt(self._rows, self._home, self._crew.hosts, most)
+            fewest = self._crew.options.fewest or 1
+            if not found or len(self._crew.hosts) < fewest:
+                self._wait_for_room()
+                continue
+            self._home |= found
+            for host, group in by_host(found):
+                self._send(host, group)
+
+    def _wait_for_room(self) -> None:
+        timeout = self._crew.options.start_timeout_s
+        if self._crew.welcome(1, timeout):
+            return
+        left = sum(self._rows[shard] for shard in set(range(len(self._rows))) - set(self._home))
+        raise WorkersLostError(
+            f"{len(self._crew.hosts)} workers are left and have no room for {left:,} rows of lost "
+            f"ones (each may hold {self._crew.options.most_rows or 0:,}), and none came within "
+            f"{timeout:g} s. Add nodes and run the same again: it goes on from the last checkpoint."
+        )
+
+    def _send(self, host: Any, group: Group) -> Any:
+        """Let a host read some shards and catch up with what the others were told."""
+        for shard in group:
+            self._moving.pop(shard, None)  # it has another way now
+        if not self._is_loaded:
+            return None
+        # Calls of one caller run in the order of their submission, so none has to be awaited.
+        reading = self._load(host, group)
+        self._loading |= dict.fromkeys(group, reading)
+        last = reading
+        for method, args in self._remembered:
+            last = host.ask.remote(group, method, *args)
+        return last
+
+    def _load(self, host: Any, group: Group) -> Any:
+        return host.take.remote(group, self._source, [self._shards[shard] for shard in group])
+
+    def _groups(self) -> Iterator[tuple[Any, Group]]:
+        return by_host(self._home)
+
+    def _help(self, submit: Submit, lagging: set[int], helped: set[Group]) -> dict[Any, Call]:
+        """Let hosts that are done do the work of those that lag."""
+        slow = {self._home[shard] for shard in lagging}
+        idle = [host for host in self._crew.hosts if host not in slow]
+        homes = {shard: home for shard, home in self._home.items() if shard not in lagging}
+        found = dealt(self._rows, homes, idle, self._crew.options.most_rows)
+        if found:
+            self._emit(ev.WorkersLag(len(slow), sum(self._rows[shard] for shard in found)))
+        for host, group in by_host(found):
+            self._send(host, group)
+            helped.add(group)
+        return submitted(submit, found)
+
+    def _turn_to_newcomers(self) -> None:
+        """Let hosts that have come take shards from those that have most, once they read them."""
+        for shard, (host, reading) in list(self._moving.items()):
+            if ray.wait([reading], timeout=0)[0]:
+                del self._moving[shard]
+                if host in self._crew.hosts and host is not self._home[shard]:
+                    self._home[shard].drop.remote([shard])
+                    self._home[shard] = host
+        if self._crew.welcome(1, 0.0):
+            self._emit(ev.WorkersJoined(len(self._crew.hosts)))
+        for shard, host in list(self._wanted_moves()):
+            self._moving[shard] = host, self._send(host, (shard,))
+
+    def _wanted_moves(self) -> Iterator[tuple[int, Any]]:
+        """Yield shards that should go to hosts that have at least two fewer."""
+        hosts = self._crew.hosts
+        homes = self._home | {shard: host for shard, (host, _) in self._moving.items()}
+        held = Counter({host: 0 for host in hosts}) + Counter(homes.values())
+        for shard, home in self._home.items():
+            least = min(hosts, key=lambda host: held[host])
+            if shard not in self._moving and held[home] >= held[least] + 2:
+                held[home] -= 1
+                held[least] += 1
+                yield shard, least
+
+    def _first_cause(self, group: Group, error: RayTaskError) -> BaseException:
+        """Return what went wrong; where a host could not read a shard, that."""
         try:
-            ray.get(self._reloads.pop(shard, []))
+            for shard in group:
+                ray.get(self._loading.pop(shard, []))
         except RayTaskError as first:
             error = first
         cause: BaseException = error.cause
         return cause
 
-    def _wait_for_start(self, workers: Sequence[Any]) -> None:
-        here = [worker.where.remote() for worker in workers]
-        timeout = self._start_timeout_s
-        patience = min(PATIENCE_S, timeout)
-        _, missing = ray.wait(here, num_returns=len(here), timeout=patience)
-        if missing and timeout > patience:
-            self._emit(ev.Waiting(len(missing), len(here), _free_cpus()))
-            _, missing = ray.wait(here, num_returns=len(here), timeout=timeout - patience)
-        if missing:
-            free = _free_cpus()
-            raise WorkersLostError(
-                f"{len(missing)} of {len(here)} workers did not start within "
-                f"worker_start_timeout_s={timeout:g}; each needs {self._cpus_per_worker:g} CPU "
-                f"and {free:g} are free. Lower num_workers or cpus_per_worker, or wait longer."
-            )
-
-    def _new_worker(self) -> Any:
-        # The pool replaces a dead worker itself: restarted by Ray it would have no rows.
-        actor = ray.remote(num_cpus=self._cpus_per_worker, max_restarts=0, max_task_retries=0)
-        threads = max(int(self._cpus_per_worker), 1)
-        return actor(ShardWorker).remote(self.metric, threads=threads, keep=self._keep)
-
-
-def first_line(error: Exception) -> str:
-    """Return what happened, without Ray's advice below it."""
-    return str(error).strip().split("\n")[0]
-
 
 def _shared(arg: Any) -> Any:
     """Put what is large into the object store once; what is small travels faster with the call."""
     return ray.put(arg) if getattr(arg, "nbytes", 0) > INLINE_BYTES else arg
-
-
-def _free_cpus() -> float:
-    return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]

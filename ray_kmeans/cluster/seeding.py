@@ -11,13 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.cluster.greedy import PoolField, candidates_of, plus_plus
+from ray_kmeans.cluster.greedy import PoolField, candidates_of, plus_plus, some_rows
 from ray_kmeans.cluster.oversampling import kmeans_parallel, markov_chains
 from ray_kmeans.cluster.pool import Pool
-from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import project
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, TooFewRowsError
 
 RANDOM = "random"
 KMEANS_PLUS_PLUS = "kmeans_plus_plus"
@@ -39,6 +38,8 @@ def choose_centers(
         return project(initial, summary.metric)
     if callable(initial):
         return _asked(initial, k, seed, pool, summary)
+    if summary.counting < k:
+        raise TooFewRowsError(summary.counting, k)
     try:
         centers = _methods()[initial](k, retries, seed, pool, summary)
         return _filled_up(centers, k, seed, pool, summary)
@@ -62,7 +63,7 @@ def _methods() -> dict[str, Callable[[int, int, int, Pool, Summary], NDArray[np.
 
 def _random(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> NDArray[np.float32]:
     """Draw rows without replacement; in the order of the data."""
-    return pool.rows_at(draws.distinct_rows(summary.rows, k, seed, RANDOM))
+    return some_rows(pool, summary, k, seed, RANDOM)
 
 
 def _plus_plus(
@@ -84,8 +85,8 @@ def _filled_up(
     missing = k - len(centers)
     if missing == 0:
         return centers
-    numbers = draws.distinct_rows(summary.rows, missing, seed, "copies")
-    return np.concatenate([centers, pool.rows_at(numbers)])
+    copies = some_rows(pool, summary, missing, seed, "copies")
+    return np.concatenate([centers, copies])
 
 
 def _asked(
@@ -97,13 +98,13 @@ def _asked(
 ) -> NDArray[np.float32]:
     """Call a user's function with one sample after the other until it has returned k rows."""
     features = len(summary.grid.exponent)
-    size = min(summary.rows, max(SAMPLE_ROWS, k))
+    size = min(summary.counting, max(SAMPLE_ROWS, k))
     found = np.empty((0, features), np.float32)
     calls = empty = 0
     while len(found) < k:
-        numbers = draws.distinct_rows(summary.rows, size, seed, "sample", calls)
+        sample = some_rows(pool, summary, size, seed, "sample", calls)
         missing = k - len(found)
-        more = _checked(function(pool.rows_at(numbers), missing), missing, features)
+        more = _checked(function(sample, missing), missing, features)
         found = np.concatenate([found, more])
         calls, empty = calls + 1, 0 if len(more) else empty + 1
         if empty == 2:

@@ -18,7 +18,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.errors import StoreError
+from ray_kmeans.clustering.narrow import STORED, item_bytes, narrowed, widened
+from ray_kmeans.errors import DataError, StoreError
 
 Rows = NDArray[np.float32]
 MEMORY, DISK, SOURCE = "memory", "disk", "source"
@@ -34,16 +35,28 @@ class Keep:
     """For 'disk': on each node; None: the system's directory for temporary files."""
     readers: int = 1
     """Threads that read a shard at once."""
+    narrow: str | None = None
+    """The narrower type in which they are kept, and made float32 of for each look."""
 
 
 class Shelf(Sequence[Rows]):
-    """The rows of each block of a shard, (rows, features); filled once, then read."""
+    """The rows of each block of a shard, (rows, features); filled once, then read.
+
+    Kept as they are, or in a narrower type: then `seen` tells what a look at them gives.
+    """
 
     stays = False
     """Whether a block that was fetched stays where it is in memory."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        narrow: str | None = None,
+        seen: Callable[[Rows], Rows] = lambda rows: rows,
+    ) -> None:
         self.sizes = list(sizes)
+        self._narrow = narrow
+        self._seen = seen
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -80,24 +93,40 @@ class Shelf(Sequence[Rows]):
         rows: Rows = self.fetch(here)[numbers]
         return rows
 
+    def _stored(self, rows: Rows) -> NDArray[Any]:
+        if self._narrow is None:
+            return rows
+        stored = narrowed(rows, self._narrow)
+        if not np.array_equal(widened(stored, self._narrow), rows, equal_nan=True):
+            raise DataError(
+                f"the data hold values that are not {self._narrow}, as was planned; they have "
+                "changed since. Start the run again."
+            )
+        return stored
+
+    def _given(self, stored: NDArray[Any]) -> Rows:
+        return stored if self._narrow is None else self._seen(widened(stored, self._narrow))
+
 
 class InMemory(Shelf):
-    """All rows in memory: the fastest."""
+    """All rows in memory: the fastest, where they are float32."""
 
-    stays = True
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        super().__init__(sizes)
-        self._rows: dict[int, Rows] = {}
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self.stays = self._narrow is None
+        self._rows: dict[int, NDArray[Any]] = {}
 
     def __iter__(self) -> Iterator[Rows]:
-        return map(self.fetch, range(len(self)))
+        return map(self.fetch, range(len(self))) if self.stays else super().__iter__()
 
     def put(self, here: int, rows: Rows) -> None:
-        self._rows[here] = rows
+        self._rows[here] = self._stored(rows)
 
     def fetch(self, here: int) -> Rows:
-        return self._rows[here]
+        return self._given(self._rows[here])
+
+    def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
+        return self._given(self._rows[here][numbers])
 
 
 class OnDisk(Shelf):
@@ -112,13 +141,16 @@ class OnDisk(Shelf):
         features: int,
         directory: str | None,
         hash_of: Callable[[Rows], int],
+        *about: Any,
     ) -> None:
-        super().__init__(sizes)
+        super().__init__(sizes, *about)
         self._directory = directory or tempfile.gettempdir()
         self._features = features
         self._hash_of = hash_of
         self._hashes: dict[int, int] = {}
-        self._begins = [0, *accumulate(rows * features * 4 for rows in sizes)]
+        self._dtype = np.float32 if self._narrow is None else STORED[self._narrow]
+        self._row_bytes = features * item_bytes(self._narrow)
+        self._begins = [0, *accumulate(rows * self._row_bytes for rows in sizes)]
         try:
             self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 (for our life)
             os.posix_fallocate(self._file.fileno(), 0, max(self._begins[-1], 1))
@@ -126,16 +158,18 @@ class OnDisk(Shelf):
             raise self._no_room(error) from None
 
     def put(self, here: int, rows: Rows) -> None:
-        data = np.ascontiguousarray(rows).data.cast("B")
+        stored = self._stored(rows)
+        data = np.ascontiguousarray(stored).data.cast("B")
         written = 0
         while written < len(data):
             begin = self._begins[here] + written
             written += os.pwrite(self._file.fileno(), data[written:], begin)
-        self._hashes[here] = self._hash_of(rows)
+        self._hashes[here] = self._hash_of(self._given(stored))
 
     def fetch(self, here: int) -> Rows:
-        rows = np.empty((self.sizes[here], self._features), np.float32)
-        self._read(rows, self._begins[here])
+        stored = np.empty((self.sizes[here], self._features), self._dtype)
+        self._read(stored, self._begins[here])
+        rows = self._given(stored)
         if self._hash_of(rows) != self._hashes[here]:
             raise StoreError(
                 f"block {here} of the rows that this worker keeps in {self._directory!r} does not "
@@ -144,12 +178,12 @@ class OnDisk(Shelf):
         return rows
 
     def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
-        rows = np.empty((len(numbers), self._features), np.float32)
-        for row, number in zip(rows, numbers.tolist(), strict=True):
-            self._read(row, self._begins[here] + number * self._features * 4)
-        return rows
+        stored = np.empty((len(numbers), self._features), self._dtype)
+        for row, number in zip(stored, numbers.tolist(), strict=True):
+            self._read(row, self._begins[here] + number * self._row_bytes)
+        return self._given(stored)
 
-    def _read(self, rows: Rows, begin: int) -> None:
+    def _read(self, rows: NDArray[Any], begin: int) -> None:
         left = rows.data.cast("B")
         while left:
             count = os.preadv(self._file.fileno(), [left], begin)
@@ -186,12 +220,17 @@ class AtSource(Shelf):
 
 
 def shelf_for(
-    keep: Keep, shard: Sequence[Any], read: Callable[[int], Rows], hash_of: Callable[[Rows], int]
+    keep: Keep,
+    shard: Sequence[Any],
+    read: Callable[[int], Rows],
+    hash_of: Callable[[Rows], int],
+    seen: Callable[[Rows], Rows],
 ) -> Shelf:
     """Return an empty shelf for a shard."""
     sizes = [block.rows for block in shard]
     if keep.place == MEMORY:
-        return InMemory(sizes)
+        return InMemory(sizes, keep.narrow, seen)
     if keep.place == DISK:
-        return OnDisk(sizes, shard[0].features, keep.directory, hash_of)
+        features = shard[0].features
+        return OnDisk(sizes, features, keep.directory, hash_of, keep.narrow, seen)
     return AtSource(sizes, read)

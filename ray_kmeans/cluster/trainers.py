@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from ray_kmeans.cluster.pool import Pool
-from ray_kmeans.cluster.worker import Block
+from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering import minibatch
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Summary
@@ -65,7 +65,7 @@ class MiniBatch:
         self, pool: Pool, summary: Summary, rule: StopRule, batches: Batches, m: int
     ) -> None:
         self._pool = pool
-        self._grid = summary.grid
+        self._summary = summary
         self._rule = rule
         self._batches = batches
         self._m = m
@@ -81,19 +81,21 @@ class MiniBatch:
     def advance(self, state: FitState, most_steps: int) -> FitState:
         assert state.running is not None
         first = state.iteration - state.data_since
-        steps = min(most_steps, self._m - state.running.done, self._at_once(state))
+        steps = min(most_steps, self._m - state.running.done, self._at_once(state, first))
         seen = self._pool.sweep_batches(state.centers, self._batches, first, steps)
         rows = [self._batches.rows_in(first + number) for number in range(steps)]
-        state = minibatch.advance(state, seen, rows, self._grid)
+        state = minibatch.advance(state, seen, rows, self._summary.grid)
         for line in state.history[-steps:]:
             self._watch.see(line)
         return state
 
-    def _at_once(self, state: FitState) -> int:
+    def _at_once(self, state: FitState, first: int) -> int:
         """Return how many steps may be summed up at once, so that nothing is lost."""
         assert state.running is not None
         if state.iteration - state.running.done < state.data_since:
             return 1  # the iteration began on other data, and so perhaps on another grid
+        if self._summary.weights is not None:  # the grid holds every row once
+            return self._batches.per_epoch - first % self._batches.per_epoch
         return max(self._batches.rows // self._batches.size, 1)  # the grid holds n rows
 
 
@@ -124,6 +126,6 @@ class Stream:
         summary = self._pool.summarize()
         whole = Batches(summary.rows, summary.rows, seed=0)
         seen = self._pool.sweep_batches(state.centers, whole, 0, 1)
-        state = minibatch.advance(state, seen, [summary.rows], summary.grid)
+        state = minibatch.advance(state, seen, [summary.counting], summary.grid)
         self._watch.see(state.history[-1])
         return state

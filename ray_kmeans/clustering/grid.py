@@ -4,7 +4,8 @@ Column l is written as whole multiples of ``2**-exponent[l]``. The step follows 
 the largest magnitude of the column and the number of rows, so that no sum can overflow 63 bits.
 With n rows and b = ceil(log2 n), every value of at least ``2**(b - 37)`` of its column's maximum is
 exact (float32 has 24 bits); a smaller one is off by at most ``2**(b - 62)`` of that maximum: for a
-million rows 2e-13 of it, five decimal digits finer than float32 itself.
+million rows 2e-13 of it, five decimal digits finer than float32 itself. A row with a weight counts
+as so many rows, in units of the weights (see `weights`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.twofold import Twofold
+from ray_kmeans.clustering.weights import Span
 
 SUM_BITS = 62
 
@@ -33,6 +35,14 @@ class Extent:
     """(place, rows, first row) for every place that has rows with NaN, null or infinity."""
     zeros: int = 0
     """Rows that are zero in every column: without a direction, where that matters."""
+    weights: Span | None = None
+    """None: every row counts once."""
+    dropped: int = 0
+    """Rows left out because they are not finite."""
+
+    @property
+    def span(self) -> Span:
+        return self.weights or Span.of_ones(self.rows)
 
     @classmethod
     def of_rows(cls, rows: NDArray[np.float32], place: str = "", start: int = 0) -> Extent:
@@ -48,11 +58,14 @@ class Extent:
         for place, rows, first in other.nonfinite:
             before, begin = places.get(place, (0, first))
             places[place] = before + rows, min(begin, first)
+        weighted = self.weights is not None or other.weights is not None
         return Extent(
             self.rows + other.rows,
             np.maximum(self.column_max, other.column_max),
             tuple((place, *found) for place, found in places.items()),
             self.zeros + other.zeros,
+            self.span + other.span if weighted else None,
+            self.dropped + other.dropped,
         )
 
 
@@ -64,18 +77,26 @@ class Grid:
     """(d,)"""
     bits: int
     """A row's value stays within +-2**bits units."""
+    weight_exponent: int = 0
+    """A row that counts once weighs ``2**weight_exponent`` units of weight."""
 
     @classmethod
     def of(cls, extent: Extent) -> Grid:
         """Choose the finest grid on which a sum over all rows cannot overflow."""
-        bits = SUM_BITS - max(extent.rows - 1, 0).bit_length()
+        bits = SUM_BITS - max(extent.span.units - 1, 0).bit_length()
         _, magnitude = np.frexp(extent.column_max.astype(np.float64))
-        return cls((bits - magnitude).astype(np.int32), bits)
+        return cls((bits - magnitude).astype(np.int32), bits, extent.span.exponent)
 
     @cached_property
     def scale(self) -> NDArray[np.float64]:
         """(d,) units per 1.0; a power of two, so that multiplying is exact."""
         return np.ldexp(1.0, self.exponent)
+
+    def weights_of(self, units: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float64]:
+        """Return sums of weights that are given in units: whole where all weights are."""
+        if self.weight_exponent == 0:
+            return units
+        return np.asarray(np.ldexp(units.astype(np.float64), -self.weight_exponent))
 
     @property
     def half_bits(self) -> int:
@@ -134,9 +155,20 @@ class Summary:
     metric: str = SQUARED_EUCLIDEAN
     zeros: int = 0
     """Rows that are zero in every column."""
+    weights: Span | None = None
+    """None: every row counts once."""
+    dropped: int = 0
+    """Rows left out because they are not finite."""
+
+    @property
+    def counting(self) -> int:
+        """Rows that count: those of a weight above 0."""
+        return self.rows if self.weights is None else self.weights.rows
 
     @cached_property
     def digest(self) -> str:
         """A name for the data: equal for equal rows in any order, else different in practice."""
-        text = f"{self.rows} {len(self.grid.exponent)} {self.squares.fingerprint}"
+        units = self.rows if self.weights is None else self.weights.units
+        text = f"{units} {len(self.grid.exponent)} {self.squares.fingerprint}"
+        text += f" {self.grid.weight_exponent}" if self.grid.weight_exponent else ""
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -30,7 +30,7 @@ def update(
         centers = seen.means(summary, state.centers)
     line = Iteration(
         iteration=state.iteration + 1,
-        rows=summary.rows,
+        rows=summary.counting,
         inertia=seen.inertia(summary, state.centers),
         shift=largest_move(state.centers, centers),
         empty=int((seen.counts == 0).sum()),
@@ -39,7 +39,7 @@ def update(
     return replace(
         state,
         centers=centers,
-        counts=seen.counts,
+        counts=summary.grid.weights_of(seen.counts),
         iteration=line.iteration,
         history=(*state.history, line),
         running=None,

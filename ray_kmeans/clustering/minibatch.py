@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,20 @@ class BatchPartials:
     def __add__(self, other: BatchPartials) -> BatchPartials:
         losses = tuple(a + b for a, b in zip(self.losses, other.losses, strict=True))
         return BatchPartials(self.partials + other.partials, losses)
+
+    def in_slices(self, count: int) -> list[BatchPartials]:
+        """Cut into slices of the clusters; the first one has the losses."""
+        first, *others = self.partials.in_slices(count)
+        nothing = (0,) * len(self.losses)
+        return [
+            BatchPartials(first, self.losses),
+            *(BatchPartials(each, nothing) for each in others),
+        ]
+
+    @classmethod
+    def joined(cls, slices: Sequence[BatchPartials]) -> BatchPartials:
+        """Put slices together again."""
+        return cls(Partials.joined([each.partials for each in slices]), slices[0].losses)
 
 
 def prepare(state: FitState, steps_per_iteration: int) -> FitState:
@@ -63,7 +78,8 @@ def advance(state: FitState, seen: BatchPartials, rows: Sequence[int], grid: Gri
     assert state.running is not None
     merged = _merge(state, seen.partials, grid)
     running = replace(state.running, done=state.running.done + len(rows), sums=merged)
-    state = replace(state, counts=state.counts + seen.partials.counts, running=running)
+    counts = state.counts + grid.weights_of(seen.partials.counts)
+    state = replace(state, counts=counts, running=running)
     before = state.centers
     empty = 0
     if running.done == running.steps_per_iteration:
@@ -91,7 +107,7 @@ def _merge(state: FitState, seen: Partials, grid: Grid) -> NDArray[np.float64]:
     merged = state.running.sums.copy()
     touched = seen.counts > 0
     high, low = twofold.from_int64(seen.sums[touched])
-    unit = np.ldexp(1.0, -grid.exponent)
+    unit = np.ldexp(1.0, -grid.exponent - grid.weight_exponent)
     before = merged[0, touched], merged[1, touched]
     merged[:, touched] = twofold.add(before, (high * unit, low * unit))
     return merged
@@ -113,7 +129,7 @@ def _sync(state: FitState, seen: Partials) -> FitState:
 
 
 def _means(
-    running: Running, counts: NDArray[np.int64], wanted: NDArray[np.bool_]
+    running: Running, counts: NDArray[Any], wanted: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     means: NDArray[np.float64] = running.sums[0, wanted] / counts[wanted, None]
     return means

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ class Partials:
     sums: NDArray[np.int64]
     """(k, d) in units of the grid."""
     counts: NDArray[np.int64]
-    """(k,) rows of each cluster; 0 marks an empty one."""
+    """(k,) rows of each cluster, in units of weight; 0 marks an empty one."""
 
     @classmethod
     def zero(cls, n_clusters: int, n_features: int) -> Partials:
@@ -31,6 +33,19 @@ class Partials:
 
     def __add__(self, other: Partials) -> Partials:
         return Partials(self.sums + other.sums, self.counts + other.counts)
+
+    def in_slices(self, count: int) -> list[Partials]:
+        """Cut into so many runs of clusters, about equal, each of which can be added up alone."""
+        cuts = np.arange(count + 1) * len(self.counts) // count
+        return [
+            Partials(self.sums[begin:end], self.counts[begin:end]) for begin, end in pairwise(cuts)
+        ]
+
+    @classmethod
+    def joined(cls, slices: Sequence[Partials]) -> Partials:
+        """Put slices together again."""
+        sums, counts = ([getattr(each, name) for each in slices] for name in ("sums", "counts"))
+        return cls(np.concatenate(sums), np.concatenate(counts))
 
     def means(self, summary: Summary, previous: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the new centers, (k, d); for cosine the means scaled to norm 1.
@@ -58,7 +73,8 @@ class Partials:
         from ray_kmeans.clustering import loops
 
         cosine = summary.metric == COSINE
-        total = _whole(summary.rows) if cosine else summary.squares.total(summary.grid)
+        rows = _whole(int(self.counts.sum()))
+        total = rows if cosine else summary.squares.total(summary.grid)
         unit = np.ldexp(1.0, -summary.grid.exponent)
         columns = np.zeros(centers.shape[1]), np.zeros(centers.shape[1])
         if cosine:
@@ -66,7 +82,7 @@ class Partials:
         else:
             loops.add_squared(centers, self.sums, self.counts, unit, *columns)
         total = twofold.add(total, twofold.total(columns))
-        return max(float(total[0][0]), 0.0)
+        return float(np.ldexp(max(total[0][0], 0.0), -summary.grid.weight_exponent))
 
 
 def _whole(number: int) -> twofold.Twofold:

@@ -61,9 +61,10 @@ class FitState:
 
     centers: NDArray[np.float32]
     """(k, d) what rows are compared with; unit rows for cosine."""
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64] | NDArray[np.float64]
     """(k,) full batch: rows of each cluster in the last sweep, zeros before the first.
-    Mini-batch: rows that `running.sums` holds; with m = 1 the initial center counts as one."""
+    Mini-batch: rows that `running.sums` holds; with m = 1 the initial center counts as one.
+    A row with a weight counts as so many rows: int64 where all weights are whole, else float64."""
     metric: str = SQUARED_EUCLIDEAN
     iteration: int = 0
     """Completed steps, over all fits of this model (the seed's global_step)."""

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.clustering.narrow import narrow_name
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.errors import ConfigError, DataError
@@ -21,18 +22,19 @@ NAME = "x"
 class ArraySource:
     """Rows of an array; blocks are views of it."""
 
-    array: NDArray[np.float32]
-    """(n, d), C order."""
+    array: NDArray[Any]
+    """(n, d), C order, float32 or a narrower type."""
     table: pa.Table | None = None
     """The table that the rows come from, for columns to be passed through."""
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> ArraySource:
-        """Accept any table of numbers (n, d); copies only what is not float32 in C order."""
+        """Accept any table of numbers (n, d); copies what is wider than float32, or not C order."""
         if array.ndim != 2 or array.shape[1] == 0:
             hint = " For one feature, use x.reshape(-1, 1)." if array.ndim == 1 else ""
             raise DataError(f"x has shape {array.shape}; it must be (rows, features).{hint}")
-        return cls(np.ascontiguousarray(arrow.to_float32(array, NAME)))
+        kept = array if narrow_name(array.dtype) else arrow.to_float32(array, NAME)
+        return cls(np.ascontiguousarray(kept))
 
     @classmethod
     def of_table(
@@ -53,11 +55,13 @@ class ArraySource:
     def describe(self) -> Layout:
         rows, features = self.array.shape
         sizes = [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
-        return Layout(tuple(cut(NAME, sizes, features)), features)
+        narrow = narrow_name(self.array.dtype)
+        return Layout(tuple(cut(NAME, sizes, features)), features, narrow)
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         for block in blocks:
-            yield block, self.array[block.first : block.first + block.rows]
+            rows = self.array[block.first : block.first + block.rows]
+            yield block, rows.astype(np.float32, copy=False)
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         if self.table is None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ray_kmeans.clustering.narrow import narrow_name
 from ray_kmeans.data.plan import Block
 from ray_kmeans.errors import ConfigError, DataError
 
@@ -89,6 +90,14 @@ def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
     if not is_vector(kind):
         return len(names)
     return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
+
+
+def narrow_of(schema: pa.Schema, names: Sequence[str]) -> str | None:
+    """Return the type of all values where that is one narrower than float32."""
+    kinds = [_plain_type(_type_at(schema, name)) for name in names]
+    values = {_plain_type(kind.value_type) if is_vector(kind) else kind for kind in kinds}
+    kind = values.pop()
+    return narrow_name(np.dtype(kind.to_pandas_dtype())) if not values else None
 
 
 def kept(table: Any, names: Sequence[str], place: str) -> pa.Table:

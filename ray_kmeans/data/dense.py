@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.clustering.narrow import narrow_name
 from ray_kmeans.data.format import Head, Opened, no_columns, one_part
 from ray_kmeans.data.plan import Block
 from ray_kmeans.data.ranges import AHEAD, in_background
@@ -37,7 +38,7 @@ class Dense:
 
     @property
     def head(self) -> Head:
-        return Head(one_part(self.rows), self.features)
+        return Head(one_part(self.rows), self.features, narrow=narrow_name(self.dtype))
 
     def check_size(self, what: str, size: int, reason: str = "it is damaged or cut off") -> None:
         """Raise DataError where there are more or fewer bytes for the rows than they take."""

@@ -88,6 +88,8 @@ class Head:
     """Of its rows, for formats where files of one data set must agree in it."""
     columns: tuple[str, ...] = field(default=())
     """Other columns, that may be passed through."""
+    narrow: str | None = None
+    """The type of all values where that is narrower than float32, see `clustering.narrow`."""
 
 
 class Format(Protocol):
@@ -133,7 +135,8 @@ class FileSource:
                 raise DataError(_differs(file, head, self.files[0], heads[0], features))
             blocks += cut(file.shown, head.group_rows, features, first, len(blocks))
             first += sum(head.group_rows)
-        return Layout(tuple(blocks), features)
+        types = {head.narrow for head in heads}
+        return Layout(tuple(blocks), features, types.pop() if len(types) == 1 else None)
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         for path, of_file in groupby(blocks, key=lambda block: block.file):

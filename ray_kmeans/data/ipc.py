@@ -41,7 +41,8 @@ class Ipc:
         features = arrow.features_of(batches.schema, self.columns)
         if features == 0:
             features = self._first_length(batches, len(rows))
-        return Head(rows, features, arrow.kind_of(batches.schema, self.columns))
+        about = batches.schema, self.columns
+        return Head(rows, features, arrow.kind_of(*about), narrow=arrow.narrow_of(*about))
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         batches = _batches(file, self.columns)

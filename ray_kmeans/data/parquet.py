@@ -41,7 +41,8 @@ class Parquet:
         features = arrow.features_of(schema, self.columns)
         if features == 0:
             features = self._first_length(parquet)
-        return Head(rows, features, arrow.kind_of(schema, self.columns))
+        kind, narrow = arrow.kind_of(schema, self.columns), arrow.narrow_of(schema, self.columns)
+        return Head(rows, features, kind, narrow=narrow)
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         parquet = _file(file)

@@ -53,6 +53,8 @@ class Layout:
 
     blocks: tuple[Block, ...]
     features: int
+    narrow: str | None = None
+    """The type of all values where that is narrower than float32, see `clustering.narrow`."""
 
     @property
     def rows(self) -> int:
@@ -65,7 +67,7 @@ class Layout:
             for block in self.blocks
             if block.first < rows
         ]
-        return Layout(tuple(kept), self.features)
+        return Layout(tuple(kept), self.features, self.narrow)
 
 
 def cut(
@@ -112,21 +114,28 @@ def split(blocks: Sequence[Block], n_shards: int) -> tuple[Shard, ...]:
 
 
 def worker_bytes(
-    shard: Shard, num_clusters: int, batch_rows: int = 0, threads: int = 1, kept: bool = True
+    shard: Shard,
+    num_clusters: int,
+    batch_rows: int = 0,
+    threads: int = 1,
+    kept: bool = True,
+    item_bytes: int = 0,
 ) -> int:
     """Bound what a worker holds: its rows, some blocks while reading, the centers, the partials.
 
     Beside its rows it keeps them in bytes, a quarter as large, with some numbers for each row. Rows
-    that are not `kept` in memory take some numbers each, and those of one block what all take else.
+    that are not `kept` in memory take some numbers each, and those of one block what all take else;
+    besides `item_bytes` for each value, where these are kept in a type narrower than float32.
     `batch_rows`: of mini-batches that are drawn from the data, whose numbers every worker makes.
     """
     features = shard[0].features
     columns = 64 * -(-features // 64)
     in_bytes = min(columns, 4 * -(-features // 4)) if features <= 64 else columns
-    per_row = 4 * features + in_bytes + 84  # bounds, labels, what has moved; weights while seeding
+    per_row = 4 * features + in_bytes + 92  # weight, bounds, labels, moves; potential when seeding
     n_rows = sum(block.rows for block in shard)
     largest = max(block.rows for block in shard)
-    rows = n_rows * per_row if kept else 32 * n_rows + largest * per_row
+    elsewhere = (32 + item_bytes * features) * n_rows + largest * per_row
+    rows = n_rows * per_row if kept else elsewhere
     reading = 3 * readers_of(threads) * largest * features * 4
     prepared = num_clusters * (columns * 6 + (features + 1) * (4 + 3 * 8))
     partials = 3 * num_clusters * (features + 1) * 8
@@ -143,6 +152,25 @@ def readers_of(threads: int) -> int:
     return min(threads, READERS)
 
 
+def most_rows(
+    shards: Sequence[Shard],
+    num_clusters: int,
+    allowed_bytes: int,
+    batch_rows: int = 0,
+    threads: int = 1,
+    kept: bool = True,
+    item_bytes: int = 0,
+) -> int:
+    """Return how many rows a worker may hold, beyond those of the largest of these shards too."""
+    shard = max(shards, key=lambda shard: sum(block.rows for block in shard))
+    rows = sum(block.rows for block in shard)
+    once, twice = (
+        worker_bytes(blocks, num_clusters, batch_rows, threads, kept, item_bytes)
+        for blocks in (shard, shard + shard)
+    )
+    return rows + int((allowed_bytes - once) / (twice - once) * rows)
+
+
 def check_budget(
     shards: Sequence[Shard],
     num_clusters: int,
@@ -150,12 +178,15 @@ def check_budget(
     batch_rows: int = 0,
     threads: int = 1,
     kept: bool = True,
+    item_bytes: int = 0,
 ) -> None:
     """Raise BudgetError if a worker would not fit into `allowed_bytes`."""
-    needed = max(worker_bytes(shard, num_clusters, batch_rows, threads, kept) for shard in shards)
+    about = num_clusters, batch_rows, threads, kept, item_bytes
+    needed = max(worker_bytes(shard, *about) for shard in shards)
     if needed > allowed_bytes:
         rows = max(sum(block.rows for block in shard) for shard in shards)
         features = shards[0][0].features
-        where = "" if kept else " that are not kept in memory"
-        detail = f"{rows:,} rows x {features:,} float32{where} and {num_clusters:,} centers"
+        where = "float32" if kept else "float32 that are not kept in memory"
+        where = f"values of {item_bytes} bytes" if item_bytes else where
+        detail = f"{rows:,} rows x {features:,} {where} and {num_clusters:,} centers"
         raise BudgetError(needed, allowed_bytes, detail)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.clustering.narrow import BFLOAT16, widened
 from ray_kmeans.data.dense import Dense, read_dense
 from ray_kmeans.data.format import Head, Opened, no_columns
 from ray_kmeans.data.named import check_there, choose_matrix
@@ -62,12 +63,14 @@ class Safetensors:
         )
 
     def head(self, file: Opened) -> Head:
-        return self._dense(file, self._tensor(file)).head
+        tensor = self._tensor(file)
+        head = self._dense(file, tensor).head
+        return replace(head, narrow=BFLOAT16) if tensor.dtype == "BF16" else head
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         tensor = self._tensor(file)
         for block, rows in read_dense(file, self._dense(file, tensor), blocks):
-            yield block, widened(rows) if tensor.dtype == "BF16" else rows
+            yield block, widened(rows, BFLOAT16) if tensor.dtype == "BF16" else rows
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         raise no_columns(file, names)
@@ -115,11 +118,6 @@ def tensors_of(file: Opened) -> dict[str, Tensor]:
             "it is damaged or cut off."
         )
     return tensors
-
-
-def widened(rows: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return as float32 what bfloat16 says: the same bits, and zeros behind them."""
-    return (rows.astype(np.uint32) << 16).view(np.float32)
 
 
 def _tensor(said: Any, start: int) -> Tensor:

@@ -25,6 +25,7 @@ from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.plan import Block, Layout
 from ray_kmeans.data.safetensors import Safetensors
 from ray_kmeans.data.vecs import Vecs
+from ray_kmeans.data.weighted import with_weights
 from ray_kmeans.errors import ConfigError, DataError
 
 FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
@@ -100,13 +101,50 @@ def is_only_here(source: Any) -> bool:
 
 
 def open_source(
-    x: Any, columns: Sequence[str] | None = None, storage_options: Mapping[str, Any] | None = None
+    x: Any,
+    columns: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    sample_weight: Any = None,
+    filters: Any = None,
+    nonfinite: str = "error",
 ) -> Source:
     """Return the source for an array, a table, a dict of columns, a URI or a source itself.
 
     Also for a Dataset of pyarrow, datasets, Lance or Ray, and an array of Zarr.
-    Raises ConfigError or DataError for what cannot be a data set.
+
+    Parameters
+    ----------
+    columns : list of str, optional
+        The column of vectors, or the columns of numbers; needed where there is a choice.
+    storage_options : dict, optional
+        Passed to fsspec unchanged.
+    sample_weight : str or array of shape (rows,), optional
+        How often each row counts: the name of a column of the data, or numbers from 0 on. A row of
+        weight 3 gives the centers that three such rows give, bit for bit. Weights that are not
+        whole are rounded to 24 bits of their mean, to 12 for many rows, and to fewer from 2**28
+        rows on. They add up to less than 2**40.
+    filters : list of (column, operator, value), optional
+        Rows for which not all of these hold are left out; or a list of such lists, of which one
+        must hold (as in pyarrow.parquet.read_table). Rows that are left out are read and take their
+        place in memory all the same, keep their numbers, and get the label -1.
+    nonfinite : 'error' or 'drop'
+        Of rows with NaN, null or infinity. 'drop': they are left out and counted in a warning.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For what cannot be a data set.
     """
+    if nonfinite not in ("error", "drop"):
+        raise ConfigError(f"nonfinite={nonfinite!r} is unknown. Give 'error' or 'drop'.")
+    source = _opened(x, columns, storage_options)
+    return with_weights(source, sample_weight, filters, nonfinite == "drop")
+
+
+def _opened(
+    x: Any, columns: Sequence[str] | None, storage_options: Mapping[str, Any] | None
+) -> Source:
     if isinstance(x, str | os.PathLike):
         return _open_files([os.fspath(x)], columns, storage_options or {})
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):

@@ -24,14 +24,18 @@ def is_stream(x: Any) -> bool:
 
 
 def open_batches(
-    stream: Iterable[Any], storage_options: Mapping[str, Any], features: int | None = None
+    stream: Iterable[Any],
+    storage_options: Mapping[str, Any],
+    features: int | None = None,
+    sample_weight: str | None = None,
 ) -> Iterator[Source]:
     """Yield a source for each batch that has rows; all must have the same features.
 
     A batch is anything that `open_source` takes, or the seed's pair (features, None).
     """
     for number, batch in enumerate(stream, start=1):
-        source = open_source(without_targets(batch), storage_options=storage_options)
+        x = without_targets(batch)
+        source = open_source(x, storage_options=storage_options, sample_weight=sample_weight)
         layout = source.describe()
         features = features or layout.features
         if layout.features != features:

@@ -69,7 +69,7 @@ class TableSource:
         if features == 0 and blocks:
             features = self._first_length(blocks)
             blocks = self._cut(parts, features)
-        return Layout(tuple(blocks), features)
+        return Layout(tuple(blocks), features, arrow.narrow_of(self.tables.schema, self.columns))
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         with readable(self.tables.name):

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.clustering.narrow import narrow_name
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.tables import readable
@@ -35,7 +36,8 @@ class ZarrSource:
         of_chunk = (getattr(self.array, "shards", None) or self.array.chunks)[0]
         part = max(BLOCK_ROWS // of_chunk, 1) * of_chunk
         parts = [min(part, rows - start) for start in range(0, rows, part)]
-        return Layout(tuple(cut(self.name, parts, features)), features)
+        blocks = tuple(cut(self.name, parts, features))
+        return Layout(blocks, features, narrow_name(self.array.dtype))
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         for _, of_group in groupby(blocks, key=lambda block: block.group):

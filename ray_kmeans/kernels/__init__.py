@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 COARSE_UNITS = 256
 
+ALIKE: NDArray[np.int64] = np.empty(0, np.int64)
+"""The weights of rows that count once each: none are stored."""
+
 
 class Held(Protocol):
     """Rows that are labelled again and again; only those that move change the sums."""
@@ -37,8 +40,17 @@ class Kernel(Protocol):
     def ready(self, rows: int, k: int, d: int) -> str:
         """Get ready to label so many rows of d columns by k centers; return what will do it."""
 
-    def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
-        """Take blocks of rows (n_i, d) that stay where they are, for about k centers."""
+    def hold(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        metric: str,
+        k: int,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        """Take blocks of rows (n_i, d) that stay where they are, for about k centers.
+
+        `weights`: of all rows (n,), as in `accumulate`.
+        """
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
         """Do the work that depends on the centers (k, d) alone, once per sweep."""
@@ -57,6 +69,7 @@ class Kernel(Protocol):
         labels: NDArray[np.int32],  # (n,)  IN
         scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0
         sums: NDArray[np.int64],  # (k, d)  INOUT
+        weights: NDArray[np.int64] = ALIKE,  # (n,)  IN, how often each row counts; or ALIKE
     ) -> None:
         """Add the rows, in whole units of the grid, to the sums of their clusters."""
 
@@ -67,10 +80,11 @@ class Kernel(Protocol):
         half_bits: int,  # IN, a value q is h * 2**half_bits + l
         limbs: NDArray[np.int64],  # (3, d)  INOUT, sums of h*h, h*l and l*l
         coarse: NDArray[np.int64],  # (d,)  INOUT, values with 0 < |x| < COARSE_UNITS units
+        weights: NDArray[np.int64] = ALIKE,  # (n,)  IN
     ) -> None:
         """Add the squares of the rows, in whole units of the grid, column by column."""
 
-    def fingerprint(self, rows: NDArray[np.float32]) -> int:
+    def fingerprint(self, rows: NDArray[np.float32], weights: NDArray[np.int64] = ALIKE) -> int:
         """Return the sum modulo 2**64 of a hash of each row (n, d), with `column_keys`."""
 
     def distances(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import Held, machine
+from ray_kmeans.kernels import ALIKE, Held, machine
 from ray_kmeans.kernels.held import HeldRows
 from ray_kmeans.kernels.portable import PortableKernel
 from ray_kmeans.kernels.threads import Threads
@@ -47,11 +47,17 @@ class CpuKernel(PortableKernel):
         remark = _fastest()[1] if self._is_worth(rows, k, d) else ""
         return super().ready(rows, k, d) + remark
 
-    def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
+    def hold(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        metric: str,
+        k: int,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
         unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
         if unit is None:
-            return super().hold(blocks, metric, k)
-        return HeldRows(blocks, metric, unit.of, self._threads)
+            return super().hold(blocks, metric, k, weights)
+        return HeldRows(blocks, metric, unit.of, self._threads, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
         return centers, metric, []

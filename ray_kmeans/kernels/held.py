@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import drift, grouping, loops, portable, summing
+from ray_kmeans.kernels import ALIKE, drift, grouping, loops, portable, summing
 from ray_kmeans.kernels.floats import MOST_VALUES, visit_by_floats
 from ray_kmeans.kernels.grouping import PART_BLOCKS, Slots, parts_of, references_for
 from ray_kmeans.kernels.moving import Moves, MovingSums
@@ -46,8 +46,9 @@ class HeldRows(MovingSums):
         metric: str,
         unit_of: Callable[[int], Any],
         threads: Threads,
+        weights: NDArray[np.int64] = ALIKE,
     ) -> None:
-        super().__init__(blocks)
+        super().__init__(blocks, weights)
         self._metric = metric
         self._threads = threads
         self._d = blocks[0].shape[1]
@@ -76,7 +77,9 @@ class HeldRows(MovingSums):
         return Moves(rows, before)
 
     def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
-        summing.move_rows(self._rows, moves, self._labels, scale, sums, self._threads)
+        summing.move_rows(
+            self._rows, moves, self._labels, scale, sums, self._weights, self._threads
+        )
 
     def _begin(self, centers: NDArray[np.float32]) -> None:
         """Label all rows without knowing anything of them."""

@@ -228,7 +228,7 @@ def distances_to(rows, centers, labels, cosine, result):
 
 
 @njit(nogil=True, cache=True)
-def fingerprint(bits, keys):
+def fingerprint(bits, keys, weights):
     n, d = bits.shape
     total = np.uint64(0)
     for i in range(n):
@@ -236,5 +236,6 @@ def fingerprint(bits, keys):
         for column in range(d):
             mixed += np.uint64(bits[i, column]) * keys[column]
         mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-        total += mixed ^ (mixed >> np.uint64(33))
+        times = np.uint64(weights[i]) if len(weights) else np.uint64(1)
+        total += times * (mixed ^ (mixed >> np.uint64(33)))
     return total

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.kernels import ALIKE
+
 
 class Moves(NamedTuple):
     """Rows whose label is new."""
@@ -22,8 +24,11 @@ class Moves(NamedTuple):
 class MovingSums(ABC):
     """The sums are integers: moving rows between them gives the bits of adding up everything."""
 
-    def __init__(self, blocks: Sequence[NDArray[np.float32]]) -> None:
+    def __init__(
+        self, blocks: Sequence[NDArray[np.float32]], weights: NDArray[np.int64] = ALIKE
+    ) -> None:
         self._blocks = blocks
+        self._weights = weights
         self._labels = np.full(sum(len(block) for block in blocks), -1, np.int32)
         self._k = 0
         self._sums: NDArray[np.int64] | None = None
@@ -63,20 +68,47 @@ class MovingSums(ABC):
 
     def _apply(self, moves: Moves) -> None:
         assert self._sums is not None
-        self._counts += np.bincount(self._labels[moves.rows], minlength=self._k)
-        self._counts -= np.bincount(moves.before[moves.before >= 0], minlength=self._k)
+        count_moves(moves, self._labels[moves.rows], self._weights, self._counts)
         self.move(moves, self._units, self._sums)
+
+
+def count_moves(
+    moves: Moves,
+    labels: NDArray[np.int32],
+    weights: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> None:
+    """Take moved rows, whose labels now are given, from the counts of one cluster to another's."""
+    left = moves.before >= 0
+    times = weights[moves.rows] if len(weights) else ALIKE
+    counts += counts_of(labels, len(counts), times)
+    counts -= counts_of(moves.before[left], len(counts), times[left] if len(times) else ALIKE)
+
+
+def counts_of(
+    labels: NDArray[np.int32], k: int, weights: NDArray[np.int64] = ALIKE
+) -> NDArray[np.int64]:
+    """Return how many rows there are of each label (k,), each as often as it weighs."""
+    # With weights these are sums of floats, and exact: all together are below 2**53.
+    times = weights if len(weights) else None
+    return np.bincount(labels, times, minlength=k).astype(np.int64)
 
 
 class PlainHeld:
     """Rows that a kernel labels from the start each time; a block is needed for its turn alone."""
 
     def __init__(
-        self, kernel: Any, blocks: Iterable[NDArray[np.float32]], rows: int, metric: str
+        self,
+        kernel: Any,
+        blocks: Iterable[NDArray[np.float32]],
+        rows: int,
+        metric: str,
+        weights: NDArray[np.int64] = ALIKE,
     ) -> None:
         self._kernel = kernel
         self._blocks = blocks
         self._metric = metric
+        self._weights = weights
         self._labels = np.full(rows, -1, np.int32)
         self._sums: NDArray[np.int64] | None = None
 
@@ -91,7 +123,7 @@ class PlainHeld:
             before = labels.copy()
             self._kernel.assign(rows, prepared, labels)
             if self._sums is not None:
-                self._move(rows, before, labels)
+                self._move(rows, before, labels, self._weights[first : first + len(rows)])
             first += len(rows)
         return self._labels
 
@@ -108,11 +140,14 @@ class PlainHeld:
         return self._sums.copy(), self._counts.copy()
 
     def _move(
-        self, rows: NDArray[np.float32], before: NDArray[np.int32], labels: NDArray[np.int32]
+        self,
+        rows: NDArray[np.float32],
+        before: NDArray[np.int32],
+        labels: NDArray[np.int32],
+        weights: NDArray[np.int64],
     ) -> None:
         assert self._sums is not None
         moved = np.flatnonzero(before != labels)
-        old = before[moved]
-        self._counts += np.bincount(labels[moved], minlength=len(self._counts))
-        self._counts -= np.bincount(old[old >= 0], minlength=len(self._counts))
-        self._kernel.move([rows], Moves(moved, old), labels, self._units, self._sums)
+        moves = Moves(moved, before[moved])
+        count_moves(moves, labels[moved], weights, self._counts)
+        self._kernel.move([rows], moves, labels, self._units, self._sums, weights)

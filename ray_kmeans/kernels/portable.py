@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from ray_kmeans.kernels import Held, column_keys, drift, loops, summing
+from ray_kmeans.kernels import ALIKE, Held, column_keys, drift, loops, summing
 from ray_kmeans.kernels.moving import Moves, PlainHeld
 from ray_kmeans.kernels.space import Rows
 from ray_kmeans.kernels.threads import Threads
@@ -85,8 +85,14 @@ class PortableKernel:
     def ready(self, rows: int, k: int, d: int) -> str:
         return "float32 BLAS"
 
-    def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
-        return PlainHeld(self, blocks, sum(map(len, blocks)), metric)
+    def hold(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        metric: str,
+        k: int,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        return PlainHeld(self, blocks, sum(map(len, blocks)), metric, weights)
 
     @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
     def prepare(self, centers: NDArray[np.float32], metric: str) -> PreparedCenters:
@@ -146,8 +152,9 @@ class PortableKernel:
         labels: NDArray[np.int32],
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
+        weights: NDArray[np.int64] = ALIKE,
     ) -> None:
-        summing.move_rows(Rows.of(blocks), moves, labels, scale, sums, self._threads)
+        summing.move_rows(Rows.of(blocks), moves, labels, scale, sums, weights, self._threads)
 
     def accumulate(
         self,
@@ -155,8 +162,9 @@ class PortableKernel:
         labels: NDArray[np.int32],
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
+        weights: NDArray[np.int64] = ALIKE,
     ) -> None:
-        summing.accumulate(rows, labels, scale, sums)
+        summing.accumulate(rows, labels, scale, sums, weights)
 
     def accumulate_squares(
         self,
@@ -165,12 +173,13 @@ class PortableKernel:
         half_bits: int,
         limbs: NDArray[np.int64],
         coarse: NDArray[np.int64],
+        weights: NDArray[np.int64] = ALIKE,
     ) -> None:
-        summing.accumulate_squares(rows, scale, half_bits, limbs, coarse)
+        summing.accumulate_squares(rows, scale, half_bits, limbs, coarse, weights)
 
-    def fingerprint(self, rows: NDArray[np.float32]) -> int:
+    def fingerprint(self, rows: NDArray[np.float32], weights: NDArray[np.int64] = ALIKE) -> int:
         bits = np.ascontiguousarray(rows).view(np.uint32)
-        return int(loops.fingerprint(bits, column_keys(rows.shape[1])))
+        return int(loops.fingerprint(bits, column_keys(rows.shape[1]), weights))
 
     def distances(
         self,

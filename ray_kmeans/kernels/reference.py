@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import COARSE_UNITS, Held, column_keys
+from ray_kmeans.kernels import ALIKE, COARSE_UNITS, Held, column_keys
 from ray_kmeans.kernels.moving import Moves, PlainHeld
 
 
@@ -19,8 +19,14 @@ class ReferenceKernel:
     def ready(self, rows: int, k: int, d: int) -> str:
         return "reference"
 
-    def hold(self, blocks: Sequence[NDArray[np.float32]], metric: str, k: int) -> Held:
-        return PlainHeld(self, blocks, sum(map(len, blocks)), metric)
+    def hold(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        metric: str,
+        k: int,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        return PlainHeld(self, blocks, sum(map(len, blocks)), metric, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> tuple[NDArray[np.float32], str]:
         return centers, metric
@@ -48,8 +54,10 @@ class ReferenceKernel:
         labels: NDArray[np.int32],
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
+        weights: NDArray[np.int64] = ALIKE,
     ) -> None:
-        np.add.at(sums, labels, np.rint(rows.astype(np.float64) * scale).astype(np.int64))
+        units = np.rint(rows.astype(np.float64) * scale).astype(np.int64)
+        np.add.at(sums, labels, units * _times(weights))
 
     def move(
         self,
@@ -58,11 +66,13 @@ class ReferenceKernel:
         labels: NDArray[np.int32],
         scale: NDArray[np.float64],
         sums: NDArray[np.int64],
+        weights: NDArray[np.int64] = ALIKE,
     ) -> None:
         rows = np.concatenate(blocks)[moves.rows]
+        times = weights[moves.rows] if len(weights) else np.ones(len(rows), np.int64)
         leave = moves.before >= 0
-        self.accumulate(rows[leave], moves.before[leave], -scale, sums)
-        self.accumulate(rows, labels[moves.rows], scale, sums)
+        self.accumulate(rows[leave], moves.before[leave], -scale, sums, times[leave])
+        self.accumulate(rows, labels[moves.rows], scale, sums, times)
 
     def accumulate_squares(
         self,
@@ -71,18 +81,22 @@ class ReferenceKernel:
         half_bits: int,
         limbs: NDArray[np.int64],
         coarse: NDArray[np.int64],
+        weights: NDArray[np.int64] = ALIKE,
     ) -> None:
         units = np.rint(rows.astype(np.float64) * scale).astype(np.int64)
         high = (units + (1 << (half_bits - 1))) >> half_bits
         low = units - (high << half_bits)
-        limbs += [(high * high).sum(axis=0), (high * low).sum(axis=0), (low * low).sum(axis=0)]
+        times = _times(weights)
+        limbs += [(a * b * times).sum(axis=0) for a, b in ((high, high), (high, low), (low, low))]
         coarse += ((np.abs(units) < COARSE_UNITS) & (rows != 0)).sum(axis=0)
 
-    def fingerprint(self, rows: NDArray[np.float32]) -> int:
+    def fingerprint(self, rows: NDArray[np.float32], weights: NDArray[np.int64] = ALIKE) -> int:
         bits = np.ascontiguousarray(rows).view(np.uint32).astype(np.uint64)
         mixed = (bits * column_keys(rows.shape[1])).sum(axis=1, dtype=np.uint64)
         mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-        return int((mixed ^ (mixed >> np.uint64(33))).sum(dtype=np.uint64))
+        mixed ^= mixed >> np.uint64(33)
+        times = weights.astype(np.uint64) if len(weights) else np.uint64(1)
+        return int((mixed * times).sum(dtype=np.uint64))
 
     def distances(
         self,
@@ -107,6 +121,10 @@ class ReferenceKernel:
         result = np.empty((len(rows), len(centers)))
         self.distances(rows, centers, metric, result)
         return np.take_along_axis(result, labels[:, None], axis=1)[:, 0]
+
+
+def _times(weights: NDArray[np.int64]) -> Any:
+    return weights[:, None] if len(weights) else 1
 
 
 def terms_of(x: Any, c: Any, metric: str) -> Any:

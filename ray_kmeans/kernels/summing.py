@@ -16,23 +16,26 @@ FEW_MOVES = 1024
 
 
 @njit(nogil=True, cache=True)
-def accumulate(rows, labels, scale, sums):
+def accumulate(rows, labels, scale, sums, weights):
     n, d = rows.shape
     for i in range(n):
         label = labels[i]
+        times = weights[i] if len(weights) else 1
         for column in range(d):
-            sums[label, column] += np.int64(
+            sums[label, column] += times * np.int64(
                 vectors.whole(np.float64(rows[i, column]) * scale[column])
             )
 
 
-def move_rows(rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, threads: Any) -> None:
+def move_rows(
+    rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, weights: Any, threads: Any
+) -> None:
     """Move rows between the sums of clusters, in threads.
 
     Each takes some of the moves, with sums of its own, where these are small beside the rows; else a
     cluster belongs to one thread.
     """
-    everything = (rows, *moves, labels[moves.rows], scale)
+    everything = (rows, *moves, labels[moves.rows], scale, weights)
     count = len(moves.rows)
     if count <= FEW_MOVES or threads.count == 1:
         _move(*everything, sums, 0, count, 0, 1)
@@ -47,7 +50,7 @@ def move_rows(rows: Any, moves: Any, labels: Any, scale: Any, sums: Any, threads
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _move(rows, numbers, before, after, scale, sums, begin, end, part, of):
+def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, of):
     """Take moves from `begin` to `end` that concern the clusters of a part into its sums."""
     d = sums.shape[1]
     for i in range(begin, end):
@@ -57,41 +60,43 @@ def _move(rows, numbers, before, after, scale, sums, begin, end, part, of):
         leaves, enters = old >= 0 and old % of == part, new % of == part
         if leaves or enters:
             row = vectors.floats_at(address_of(rows, numbers[i], d), d)
+            times = weights[numbers[i]] if len(weights) else 1
             if leaves and enters:
-                _shift(row, scale, sums[old], sums[new])
+                _shift(row, scale, sums[old], sums[new], times)
             elif leaves:
-                _add(row, scale, sums[old], -1)
+                _add(row, scale, sums[old], -times)
             else:
-                _add(row, scale, sums[new], 1)
+                _add(row, scale, sums[new], times)
     return sums
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _add(row, scale, total, sign):
+def _add(row, scale, total, times):
     for column in range(len(row)):
-        total[column] += sign * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
+        total[column] += times * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _shift(row, scale, old, new):
+def _shift(row, scale, old, new, times):
     for column in range(len(row)):
-        units = np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
+        units = times * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
         old[column] -= units
         new[column] += units
 
 
 @njit(nogil=True, cache=True)
-def accumulate_squares(rows, scale, half_bits, limbs, coarse):
+def accumulate_squares(rows, scale, half_bits, limbs, coarse, weights):
     n, d = rows.shape
     half = np.int64(1) << (half_bits - 1)
     for i in range(n):
+        times = weights[i] if len(weights) else 1
         for column in range(d):
             units = np.int64(vectors.whole(np.float64(rows[i, column]) * scale[column]))
             high = (units + half) >> half_bits
             low = units - (high << half_bits)
             # Both fit 32 bits, as a float32 has 24: their products are cheaper so.
             high, low = np.int64(np.int32(high)), np.int64(np.int32(low))
-            limbs[0, column] += high * high
-            limbs[1, column] += high * low
-            limbs[2, column] += low * low
+            limbs[0, column] += times * (high * high)
+            limbs[1, column] += times * (high * low)
+            limbs[2, column] += times * (low * low)
             coarse[column] += np.int64(abs(units) < COARSE_UNITS and rows[i, column] != 0)

@@ -94,6 +94,23 @@ class WorkerReplaced:
 
 
 @dataclass(frozen=True)
+class WorkersLag:
+    """Some workers take far longer than the others, which now do their work too."""
+
+    workers: int
+    rows: int
+    """That are computed twice; the answer that comes first counts."""
+
+
+@dataclass(frozen=True)
+class WorkersJoined:
+    """Workers have come and take blocks from the others."""
+
+    workers: int
+    """That there are now."""
+
+
+@dataclass(frozen=True)
 class CoordinatorReplaced:
     """The coordinator died; another one goes on from the last checkpoint."""
 
@@ -124,6 +141,8 @@ Event: TypeAlias = (
     | IterationDone
     | CheckpointSaved
     | WorkerReplaced
+    | WorkersLag
+    | WorkersJoined
     | CoordinatorReplaced
     | Warned
     | FitEnded

@@ -46,7 +46,13 @@ class LogLines:
                 self._iteration(event)
             case ev.Warned(message):
                 log.warning("%s", message)
-            case ev.Waiting() | ev.WorkerReplaced() | ev.CoordinatorReplaced():
+            case (
+                ev.Waiting()
+                | ev.WorkerReplaced()
+                | ev.WorkersLag()
+                | ev.WorkersJoined()
+                | ev.CoordinatorReplaced()
+            ):
                 log.warning("%s", event)
             case ev.DataLoaded():
                 log.info(
@@ -133,7 +139,13 @@ class Progress:
                     f"inertia {event.line.inertia:.6g}, {speed} rows/s", refresh=False
                 )
                 self._bar.update(event.line.iteration - self._bar.n)
-            case ev.Waiting() | ev.WorkerReplaced() | ev.CoordinatorReplaced():
+            case (
+                ev.Waiting()
+                | ev.WorkerReplaced()
+                | ev.WorkersLag()
+                | ev.WorkersJoined()
+                | ev.CoordinatorReplaced()
+            ):
                 self._write(str(event))
 
     def _write(self, text: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.state import Iteration, Stop
@@ -15,7 +15,7 @@ SIZES_SHOWN = 12
 
 
 def fit_table(
-    history: Sequence[Iteration], stop: Stop | None, counts: NDArray[np.int64] | None = None
+    history: Sequence[Iteration], stop: Stop | None, counts: NDArray[Any] | None = None
 ) -> str:
     """Return the loss of each step, why the fit ended and, if known, the sizes of the clusters."""
     lines = ["iteration        inertia   largest move   empty"]
@@ -29,8 +29,12 @@ def fit_table(
             )
     if counts is not None:
         sizes = sorted(counts.tolist(), reverse=True)
-        more = f", ... {sizes[-1]:,}" if len(sizes) > SIZES_SHOWN else ""
-        largest = ", ".join(f"{size:,}" for size in sizes[:SIZES_SHOWN])
-        lines.append(f"{len(sizes):,} clusters of {sum(sizes):,} rows; sizes: {largest}{more}")
+        more = f", ... {_size(sizes[-1])}" if len(sizes) > SIZES_SHOWN else ""
+        largest = ", ".join(map(_size, sizes[:SIZES_SHOWN]))
+        lines.append(f"{len(sizes):,} clusters of {_size(sum(sizes))} rows; sizes: {largest}{more}")
     lines.append(f"stopped: {stop.value if stop else 'not yet, the fit was cut off'}")
     return "\n".join(lines)
+
+
+def _size(count: float) -> str:
+    return f"{count:,}" if isinstance(count, int) else f"{count:,.6g}"

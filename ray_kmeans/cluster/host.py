@@ -1,0 +1,58 @@
+"""A worker process: it holds one shard or several, and answers for all of them in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+from ray_kmeans.cluster.shard import Block, Reader
+from ray_kmeans.cluster.shelf import Keep
+from ray_kmeans.cluster.worker import ShardWorker, this_process
+from ray_kmeans.clustering.grid import Extent
+
+
+class KMeansWorker:
+    """Shards by their number. Each is a worker of its own, and they take turns."""
+
+    def __init__(self, metric: str, threads: int, keep: Keep) -> None:
+        self._how = metric, "cpu", threads, keep
+        self._workers: dict[int, ShardWorker] = {}
+
+    def where(self) -> tuple[str, int]:
+        """Return (host, pid) of this process."""
+        return this_process()
+
+    def take(
+        self, numbers: Sequence[int], source: Reader, shards: Sequence[Sequence[Block]]
+    ) -> list[Extent]:
+        """Read some shards; one that is here already is read anew."""
+        extents = []
+        for number, blocks in zip(numbers, shards, strict=True):
+            self._workers.pop(number, None)
+            worker = ShardWorker(*self._how)
+            extents.append(worker.load(source, blocks))
+            self._workers[number] = worker
+        return extents
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Forget some shards, and free what they took."""
+        for number in numbers:
+            self._workers.pop(number, None)
+
+    def ask(self, numbers: Sequence[int], method: str, *args: Any) -> list[Any]:
+        """Call a method of the worker of each of these shards."""
+        return [getattr(self._workers[number], method)(*args) for number in numbers]
+
+    def total(self, numbers: Sequence[int], method: str, *args: Any) -> Any:
+        """Return the sum of what `ask` would."""
+        return reduce(add, self.ask(numbers, method, *args))
+
+    def sliced(self, numbers: Sequence[int], slices: int, method: str, *args: Any) -> list[Any]:
+        """Return None, which is quickly told, and the total in so many slices of the clusters."""
+        return [None, *self.total(numbers, method, *args).in_slices(slices)]
+
+    def add_up(self, *slices: Any) -> Any:
+        """Return the sum of one slice of several hosts."""
+        return reduce(add, slices)

@@ -1,0 +1,31 @@
+"""What a run asks of its workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ray_kmeans.cluster.shelf import Keep
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker takes of a node, where it keeps its rows, and how long others wait for it."""
+
+    cpus: float
+    start_timeout_s: float
+    keep: Keep = field(default_factory=Keep)
+    count: int | None = None
+    """Workers at the start; None: one for each shard."""
+    fewest: int | None = None
+    """Workers with which a run starts, or goes on after a loss; None: all, and one."""
+    most: int | None = None
+    """Workers that may be there at once; None: as many as at the start."""
+    most_rows: int | None = None
+    """Rows that a worker may hold; None: any number."""
+    replace_timeout_s: float = 30.0
+    """After a loss, before the others take the shards over."""
+
+    @property
+    def threads(self) -> int:
+        """Threads in which a worker computes."""
+        return max(int(self.cpus), 1)

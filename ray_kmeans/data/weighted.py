@@ -1,0 +1,180 @@
+"""Rows that do not all count alike: with a weight each, or left out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ray_kmeans.data.source import Source
+
+Floats = NDArray[np.float64]
+Filters: TypeAlias = Sequence[Sequence[tuple[str, str, Any]]]
+
+
+@dataclass(frozen=True)
+class WeightedSource:
+    """Another source, with what its rows count."""
+
+    source: Source
+    weights: str | Floats | None = None
+    """A column of the source, or of every row (n,); None: all are 1."""
+    filters: Filters | None = None
+    """Rows for which none of these holds weigh 0; each is a list of what all must hold."""
+    drop_nonfinite: bool = False
+
+    @property
+    def only_here(self) -> bool:
+        return bool(getattr(self.source, "only_here", False))
+
+    def describe(self) -> Layout:
+        layout = self.source.describe()
+        if isinstance(self.weights, np.ndarray) and len(self.weights) != layout.rows:
+            raise DataError(
+                f"sample_weight has {len(self.weights):,} values and the data have "
+                f"{layout.rows:,} rows; give one for each."
+            )
+        if self._names and layout.blocks:  # what cannot be read is known before a worker starts
+            list(self.weights_of([replace(layout.blocks[0], rows=1)]))
+        return layout
+
+    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        return self.source.read(blocks)
+
+    def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
+        return self.source.columns_of(block, names)
+
+    def weights_of(self, blocks: Sequence[Block]) -> Iterator[Floats | None]:
+        """Yield the weights of the rows of each block; None where all are 1.
+
+        Columns are read once for what a file keeps together. Raises DataError for a weight that is
+        none.
+        """
+        for _, of_group in groupby(blocks, key=lambda block: (block.file, block.group)):
+            for run in _consecutive(list(of_group)):
+                table = self._table(replace(run[0], rows=sum(block.rows for block in run)))
+                passes = self._passing(table) if self.filters else None
+                for block in run:
+                    part = slice(block.skip - run[0].skip, block.skip - run[0].skip + block.rows)
+                    weights = self._given(block, table, part)
+                    if passes is not None:
+                        given = np.ones(block.rows) if weights is None else weights
+                        weights = np.where(passes[part], given, 0.0)
+                    yield weights
+
+    def _given(self, block: Block, table: Any, part: slice) -> Floats | None:
+        if self.weights is None:
+            return None
+        if isinstance(self.weights, str):
+            column = table.column(self.weights)[part.start : part.stop].to_numpy()
+            return _checked(as_weights(column, f"column {self.weights!r} of {block.file}"), block)
+        return _checked(self.weights[block.first : block.first + block.rows], block)
+
+    @property
+    def _names(self) -> list[str]:
+        """The columns that weights are made of."""
+        named = [self.weights] if isinstance(self.weights, str) else []
+        tested = (name for each in self.filters or () for name, _, _ in each)
+        return list(dict.fromkeys([*named, *tested]))
+
+    def _table(self, block: Block) -> Any:
+        if not self._names:
+            return None
+        try:
+            return self.source.columns_of(block, self._names)
+        except (ConfigError, DataError) as error:
+            what = "sample_weight" if isinstance(self.weights, str) else "filters"
+            cause = str(error).replace("keep_columns=", "the columns ")
+            raise type(error)(f"{what} cannot be read: {cause}") from None
+
+    def _passing(self, table: Any) -> NDArray[np.bool_]:
+        """Tell which rows pass; one with a null does not."""
+        numbered = table.append_column("", pa.array(np.arange(table.num_rows)))
+        try:
+            left = numbered.filter(pq.filters_to_expression(self.filters))
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            cause = str(error).splitlines()[0]
+            raise ConfigError(f"filters={self.filters!r} cannot be applied: {cause}") from None
+        passes = np.zeros(table.num_rows, np.bool_)
+        passes[left.column("").to_numpy()] = True
+        return passes
+
+
+def with_weights(source: Source, weights: Any, filters: Any, drop_nonfinite: bool) -> Source:
+    """Return a source whose rows count like this; `weights`: a column, an array, or None."""
+    filters = _lists_of(filters) if filters else None
+    if weights is None and not filters and not drop_nonfinite:
+        return source
+    if isinstance(source, WeightedSource):
+        for name, given, there in (
+            ("sample_weight", weights, source.weights),
+            ("filters", filters, source.filters),
+        ):
+            if given is not None and there is not None:
+                raise ConfigError(f"{name} is given, and x has such already. Give one.")
+        weights = source.weights if weights is None else weights
+        filters = source.filters if filters is None else filters
+        drop_nonfinite |= source.drop_nonfinite
+        source = source.source
+    if weights is not None and not isinstance(weights, str):
+        weights = as_weights(weights, "sample_weight")
+        if weights.ndim != 1:
+            raise ConfigError(
+                f"sample_weight has shape {weights.shape}; it must be the name of a column, or one "
+                "number for each row."
+            )
+    return WeightedSource(source, weights, filters, drop_nonfinite)
+
+
+def as_weights(values: Any, what: str) -> Floats:
+    """Return weights as float64; a null becomes NaN."""
+    try:
+        return np.ascontiguousarray(values, np.float64)
+    except (TypeError, ValueError):
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise DataError(f"{what} holds {kind}; weights must be numbers.") from None
+
+
+def _lists_of(filters: Any) -> Filters:
+    """Return filters that are given as [(column, operator, value), ...], or as lists of these."""
+    with contextlib.suppress(TypeError, ValueError, IndexError, KeyError):
+        lists = [filters] if isinstance(filters[0][0], str) else filters
+        found = [[(name, operator, value) for name, operator, value in each] for each in lists]
+        if all(isinstance(name, str) for each in found for name, _, _ in each):
+            return found
+    raise ConfigError(
+        f"filters={filters!r} must be a list of (column, operator, value), which all must hold, or "
+        "a list of such lists, of which one must."
+    )
+
+
+def _consecutive(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Yield the blocks in runs of neighbours."""
+    run: list[Block] = []
+    for block in blocks:
+        if run and block.skip != run[-1].skip + run[-1].rows:
+            yield run
+            run = []
+        run.append(block)
+    yield run
+
+
+def _checked(weights: Floats, block: Block) -> Floats:
+    bad = np.flatnonzero(~(weights >= 0) | np.isinf(weights))
+    if len(bad):
+        raise DataError(
+            f"row {block.start + bad[0]:,} of {block.file} has the weight {weights[bad[0]]}; "
+            "weights must be finite numbers from 0 on."
+        )
+    return weights
