@@ -396,9 +396,9 @@ class Numbers:
 CENTERS = np.array([[100, 0], [4000, 3], [9000, 6]], np.float32)
 
 
-def drawn(source):
-    state = FitState(CENTERS, np.zeros(3, np.int64))
-    return sample.sample_of(source, source.describe(), state, plane_of(CENTERS))
+def drawn(source, centers=CENTERS, metric="squared_euclidean"):
+    state = FitState.initial(centers, metric)
+    return sample.sample_of(source, source.describe(), state, plane_of(centers))
 
 
 @pytest.mark.parametrize(
@@ -434,13 +434,25 @@ def test_a_sample_knows_cluster_distance_and_place_of_each_of_its_rows(monkeypat
 
     rows = np.stack([found.numbers, found.numbers % 7], axis=1).astype(np.float32)
     labels = oracle.labels(rows, CENTERS)
-    assert found.labels.tolist() == labels.tolist()
     squares = ((rows.astype(float) - CENTERS[labels]) ** 2).sum(axis=1)
+    members = found.numbers[labels == 1]
+    assert found.labels.tolist() == labels.tolist()
     np.testing.assert_allclose(found.distances, squares)
     np.testing.assert_allclose(found.points, plane_of(CENTERS).project(rows))
-    assert found.numbers.tolist() == again.numbers.tolist()
-    members = found.numbers[labels == 1]
     assert found.nearest(1, 3) == members[np.argsort(squares[labels == 1])][:3].tolist()
+    assert found.numbers.tolist() == again.numbers.tolist()
+
+
+def test_a_sample_of_cosine_looks_at_directions():
+    centers = np.array([[1, 0], [0.6, 0.8]], np.float32)
+    found = drawn(Numbers([50]), centers, "cosine")
+
+    rows = np.stack([np.arange(50), np.arange(50) % 7], axis=1)
+    units = (rows / np.maximum(np.linalg.norm(rows, axis=1), 1e-9)[:, None]).astype(np.float32)
+    cosines = units.astype(float) @ centers.T.astype(float)
+    assert found.labels.tolist() == cosines.argmax(axis=1).tolist()
+    np.testing.assert_allclose(found.distances, 1 - cosines.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(found.points, plane_of(centers).project(units), atol=1e-6)
 
 
 def test_rows_are_shown_by_the_column_of_their_own_block(monkeypatch):
