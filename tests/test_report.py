@@ -537,11 +537,13 @@ def test_a_hostile_place_is_text_and_nothing_else(tmp_path):
     [
         {"distance_metric": "cosine"},
         {"use_mini_batch": True},
-        {"use_mini_batch": True, "distance_metric": "cosine"},
-        {"use_mini_batch": True, "mini_batch_steps_per_iteration": 3},
+        {
+            "use_mini_batch": True,
+            "mini_batch_steps_per_iteration": 3,
+            "distance_metric": "cosine",
+        },
         {"max_steps": 1},
         {"num_clusters": 1},
-        {"num_clusters": 2},
     ],
     ids=str,
 )
@@ -633,7 +635,8 @@ def test_wrong_calls_say_what_is_wrong(model, data, tmp_path):
     fails(DataError, "9 features and the model", model, tmp_path, [str(tmp_path / "wide.npy")])
     fails(ConfigError, r"^show=\['x'\] are not in .*'text'", model, tmp_path, data, show="x")
     fails(ConfigError, r"^show=\['x'\]: .* no columns", model, tmp_path, bare, show="x")
-    fails(ConfigError, "show='x' names a column, but there are no", model, tmp_path, show="x")
+    fails(ConfigError, "^show='x' has no meaning without data", model, tmp_path, show="x")
+    fails(ConfigError, "^columns=.'x'. has no meaning", model, tmp_path, columns=["x"])
     fails(ConfigError, "columns=.'x'. are not in", model, tmp_path, data, columns=["x"])
     fails(NoDataError, "does not exist", model, tmp_path, [str(tmp_path / "no.npy")])
     fails(NoDataError, "no rows", model, tmp_path, [str(tmp_path / "none.npy")])

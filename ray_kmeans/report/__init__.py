@@ -26,8 +26,8 @@ def write_report(
     output : str
         Path or URL of the page.
     data, columns
-        Files, directories or globs, and their columns, as a fit takes them; of some of their rows
-        the page shows where they lie and which are nearest to their centers. None: centers alone.
+        Files, directories or globs, and their columns, as a fit takes them: the page shows where
+        some of their rows lie and which are nearest to their centers. Without, the centers alone.
     show : str, optional
         Column of the data with what a row is: text, or a PNG or JPEG.
 
@@ -43,8 +43,9 @@ def write_report(
             f"a report needs matplotlib and jinja2, which cannot be imported here ({error}). "
             "Run: pip install 'ray-kmeans[report]'."
         ) from error
-    if show and not data:
-        raise ConfigError(f"show={show!r} names a column, but there are no data. Give data, too.")
+    for name, value in {"columns": list(columns), "show": show}.items():
+        if value and not data:
+            raise ConfigError(f"{name}={value!r} has no meaning without data. Give data, too.")
     known = facts.facts_of(model, data, columns, show)
     text = page.render(sections.title(known), sections.sections_of(known, date.today()))
     place = Place(absolute(output), model.storage_options)

@@ -39,6 +39,8 @@ MARKED = 60
 """So many steps are few enough to see each."""
 DRAWN_AS_PIXELS = 2_000
 """From so many points on: each would take some hundred bytes."""
+ROOMY = 600
+"""So many points have room to be large; more are smaller."""
 NAMED = 12
 """Clusters whose numbers stand beside their centers, the largest."""
 
@@ -91,7 +93,7 @@ def moves(history: Sequence[Iteration]) -> Figure:
     upper.set_ylabel("largest move")
     empty = [line.empty for line in history]
     lower.plot(steps, empty, color=ORANGE, drawstyle="steps-mid", clip_on=False)
-    lower.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole(lower.yaxis)
     lower.set_ylim(bottom=0, top=max(1, *empty) * 1.1)
     lower.set_ylabel("empty clusters")
     _steps(lower)
@@ -115,7 +117,7 @@ def histogram(name: str, values: NDArray[Any], label: str) -> Figure:
     axes.hist(values, bins, color=BLUE)
     if values.dtype.kind == "i":
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole(axes.yaxis)
     axes.set_xlabel(label)
     axes.set_ylabel("clusters")
     low, high, middle = values.min(), values.max(), np.median(values)
@@ -137,6 +139,7 @@ def view(
         x, y = rows.T
         axes.scatter(x, y, s=3, c=GREY, alpha=0.35, linewidths=0, rasterized=True)
     areas = np.full(len(centers), 30.0) if sizes is None else 6 + 250 * sizes / sizes.max()
+    areas = np.maximum(areas * min(1, ROOMY / len(centers)), 1)
     pixels = len(centers) >= DRAWN_AS_PIXELS
     x, y = centers.T
     axes.scatter(x, y, s=areas, c=BLUE, alpha=0.65, linewidths=0, rasterized=pixels)
@@ -157,8 +160,13 @@ def _marker(history: Sequence[Iteration]) -> str:
 
 def _steps(axes: Any) -> None:
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _whole(axes.xaxis)
+
+
+def _whole(axis: Any) -> None:
+    """Let an axis have whole numbers alone."""
+    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def _figure(canvas: Canvas, name: str, alt: str) -> Figure:
