@@ -1,4 +1,4 @@
-"""Flags to calls: the `ray-kmeans` command, and the same as jobs/fit.py and jobs/predict.py."""
+"""Flags to calls: the `ray-kmeans` command, and the same as jobs/*.py."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.explain import explain
 from ray_kmeans.observe.table import fit_table
 from ray_kmeans.remote import redacted
+from ray_kmeans.report import write_report
 from ray_kmeans.runs import BATCH_SIZE
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
@@ -99,6 +100,24 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Make one HTML page of a fitted model: loss, sizes, a map, gaps, and rows of each cluster."""
+
+    model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
+    """Directory or fsspec URL of a fitted model."""
+    output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
+    """Path or fsspec URL of the page, as report.html."""
+    data: tuple[str, ...] = ()
+    """URI, or several, of data as for `fit`: some of their rows are shown, too."""
+    columns: tuple[str, ...] = ()
+    """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    show: str | None = None
+    """Column of the data that says what a row is: text, or PNG or JPEG files."""
+    storage_options: str = "{}"
+    """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
+
+
+@dataclass(frozen=True)
 class Demo:
     """Cluster 6,000 WordNet glosses (embedded by MiniLM) on a Ray on this machine."""
 
@@ -156,6 +175,13 @@ def predict(flags: Predict) -> None:
     print(redacted(f"{rows:,} rows labelled: {flags.output}"))
 
 
+def report(flags: Report) -> None:
+    config = _config(RunOptions(), flags.storage_options)
+    model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
+    write_report(model, flags.output, flags.data, flags.columns, flags.show)
+    print(redacted(f"report: {flags.output}"))
+
+
 def demo(flags: Demo) -> None:
     output = _free_directory(Path(flags.output))
     config = _config(flags.run, "{}")
@@ -168,6 +194,7 @@ def main(args: Sequence[str] | None = None) -> None:
     commands: dict[str, tuple[type, Callable[[Any], None]]] = {
         "fit": (Fit, fit),
         "predict": (Predict, predict),
+        "report": (Report, report),
         "demo": (Demo, demo),
     }
     flags = tyro.extras.subcommand_cli_from_dict(

@@ -32,7 +32,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"checks", "parameters", "inference", "variables"},
     {"resources"},
     {"runs", "answers", "exporting", "explain"},
-    {"model"},
+    {"model", "report"},
     {"estimator"},
     {"demo"},
     {"cli"},
@@ -61,6 +61,8 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "onnx": {"export.onnx_graph"},
     "tensorflow": {"export.saved_model"},
     "tensorboardX": {"observe.summaries"},
+    "matplotlib": {"report.figures"},
+    "jinja2": {"report.page"},
     "numpy": set(RANK) - {"errors", "config", "parameters"},
 }
 LONGEST_MODULE = 250

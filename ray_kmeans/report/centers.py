@@ -1,0 +1,120 @@
+"""What the centers of a model say by themselves: sizes, a plane to see them in, gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans import kernels
+from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.clustering.state import FitState
+
+SCORES_AT_ONCE = 2**23
+"""64 MB of them."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many rows each cluster has."""
+
+    counts: NDArray[np.int64]
+    """(k,)"""
+    of: str
+    """What is counted, in words."""
+
+
+def sizes_of(state: FitState, sampled: NDArray[np.int64] | None) -> Sizes | None:
+    """Return the sizes by the last sweep, else by the labels of a sample, else by mini-batches.
+
+    None where nothing counts rows. Mini-batch counts while the centers still move, so that a sample
+    knows better.
+    """
+    running = state.running
+    if running is None and state.counts.any():
+        return Sizes(state.counts, "rows of the last step, which visited all")
+    if sampled is not None:
+        counts = np.bincount(sampled, minlength=len(state.centers))
+        return Sizes(counts, f"{len(sampled):,} sampled rows")
+    if running is not None and running.steps_per_iteration == 1 and state.history:
+        counts = state.counts - 1  # the initial center counts as a row
+        return Sizes(counts, "rows of all mini-batches; one that was drawn again counts again")
+    return None
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The two directions in which the centers differ most."""
+
+    mean: NDArray[np.float64]
+    """(d,) of the centers."""
+    axes: NDArray[np.float64]
+    """(2, d) orthogonal unit vectors, the largest value of each positive; zero where no direction
+    is left."""
+    shares: tuple[float, float]
+    """Of the variance of the centers, each counted once."""
+
+    def project(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return rows (n, d) as points of the plane, (n, 2)."""
+        return np.asarray((rows.astype(np.float64) - self.mean) @ self.axes.T)
+
+
+def plane_of(centers: NDArray[np.float32]) -> Plane:
+    """Return the plane of the first two principal components of the centers (k, d)."""
+    exact = centers.astype(np.float64)
+    mean = exact.mean(axis=0)
+    _, values, directions = np.linalg.svd(exact - mean, full_matrices=False)
+    axes, variances = np.zeros((2, centers.shape[1])), np.zeros(2)
+    found = min(2, len(values))
+    axes[:found] = directions[:found]
+    variances[:found] = values[:found] ** 2
+    # The sign of a direction means nothing and depends on the library; this fixes it.
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    axes *= np.where(largest < 0, -1, 1)
+    total = float((values**2).sum())
+    first, second = (variances / total if total else variances).tolist()
+    return Plane(mean, axes, (first, second))
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """How near each center is to its nearest other one."""
+
+    nearest: NDArray[np.int64]
+    """(k,) which that is."""
+    distances: NDArray[np.float64]
+    """(k,) to it, by the metric of the model."""
+
+    def closest_pairs(self, number: int) -> list[tuple[int, int, float]]:
+        """Return the pairs of a center and its nearest that are closest, each once."""
+        pairs = set()
+        for one, (other, distance) in enumerate(zip(self.nearest, self.distances, strict=True)):
+            pairs.add((float(distance), min(one, int(other)), max(one, int(other))))
+        return [(one, other, distance) for distance, one, other in sorted(pairs)[:number]]
+
+
+def gaps_of(centers: NDArray[np.float32], metric: str) -> Gaps | None:
+    """Return the gaps between centers (k, d); None where there is a single one."""
+    if len(centers) == 1:
+        return None
+    nearest = _nearest_others(centers, metric)
+    # The kernel has all digits also where centers nearly coincide.
+    others = nearest.astype(np.int32)
+    distances = kernels.load().distances_to(centers, centers, others, metric)
+    return Gaps(nearest, distances)
+
+
+def _nearest_others(centers: NDArray[np.float32], metric: str) -> NDArray[np.int64]:
+    exact = centers.astype(np.float64)
+    if metric != COSINE:
+        exact -= exact.mean(axis=0)
+    squares = np.zeros(len(exact)) if metric == COSINE else (exact**2).sum(axis=1)
+    nearest = np.empty(len(exact), np.int64)
+    step = max(SCORES_AT_ONCE // len(exact), 1)
+    for start in range(0, len(exact), step):
+        numbers = np.arange(start, min(start + step, len(exact)))
+        scores = squares - 2 * exact[numbers] @ exact.T
+        scores[numbers - start, numbers] = np.inf
+        nearest[numbers] = scores.argmin(axis=1)
+    return nearest

@@ -1,0 +1,100 @@
+"""All that a report is made of: a model, and what it says of some rows of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ray_kmeans.answers import check_features
+from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.clustering.state import FitState
+from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.remote import redacted
+from ray_kmeans.report.centers import Gaps, Plane, Sizes, gaps_of, plane_of, sizes_of
+from ray_kmeans.report.sample import Sample, Shown, check_column, sample_of, shown
+from ray_kmeans.store.model_dir import ModelDir
+
+LARGEST_SHOWN, SMALLEST_SHOWN = 8, 4
+"""Clusters of which rows are shown."""
+ROWS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is known of the data."""
+
+    name: str
+    """Where they are, without secrets."""
+    source: Source
+    sample: Sample
+
+    def nearest(self, clusters: Sequence[int], show: str | None) -> dict[int, tuple[Shown, ...]]:
+        """Return what to show of the sampled rows nearest to the centers of these clusters."""
+        numbers = {cluster: self.sample.nearest(cluster, ROWS_SHOWN) for cluster in clusters}
+        wanted = sorted(number for each in numbers.values() for number in each)
+        names: Mapping[int, Shown] = {number: f"row {number:,}" for number in wanted}
+        if show:
+            names = shown(self.source, self.sample, show, wanted)
+        return {cluster: tuple(names[each] for each in numbers[cluster]) for cluster in clusters}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model."""
+
+    name: str
+    """Where the model is, without secrets."""
+    state: FitState
+    plane: Plane
+    gaps: Gaps | None
+    """None for a single center."""
+    sizes: Sizes | None
+    data: Data | None
+    examples: Mapping[int, tuple[Shown, ...]]
+    """Of the largest and smallest clusters, what to show of the sampled rows nearest to each."""
+
+    @property
+    def distance(self) -> str:
+        """What a distance of this model is."""
+        return "cosine distance" if self.state.metric == COSINE else "squared distance"
+
+
+def facts_of(
+    model: ModelDir, data: Sequence[str], columns: Sequence[str], show: str | None
+) -> Facts:
+    """Read a model, and a sample of the data where there are some."""
+    state = model.fitted()
+    plane = plane_of(state.centers)
+    seen = _look_at(data, columns, show, model, state, plane) if data else None
+    gaps = gaps_of(state.centers, state.metric)
+    sizes = sizes_of(state, seen.sample.labels if seen else None)
+    examples = seen.nearest(_largest_and_smallest(sizes), show) if seen and sizes else {}
+    return Facts(model.shown, state, plane, gaps, sizes, seen, examples)
+
+
+def _look_at(
+    data: Sequence[str],
+    columns: Sequence[str],
+    show: str | None,
+    model: ModelDir,
+    state: FitState,
+    plane: Plane,
+) -> Data:
+    source = open_source(list(data), columns, model.storage_options)
+    layout = source.describe()
+    check_features(layout.features, state, model.url)
+    if show:
+        check_column(source, layout, show)
+    sample = sample_of(source, layout, state, plane)
+    return Data(", ".join(map(redacted, data)), source, sample)
+
+
+def _largest_and_smallest(sizes: Sizes) -> list[int]:
+    """Return the clusters of which rows are shown, in the order of their sizes; no empty one."""
+    order = np.argsort(-sizes.counts, kind="stable")
+    some: list[int] = order[sizes.counts[order] > 0].tolist()
+    if len(some) > LARGEST_SHOWN + SMALLEST_SHOWN:
+        return some[:LARGEST_SHOWN] + some[-SMALLEST_SHOWN:]
+    return some

@@ -1,0 +1,183 @@
+"""Figures as SVG that stands in a page: its text is text, and its ink is that of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from numpy.typing import NDArray
+
+from ray_kmeans.clustering.state import Iteration
+from ray_kmeans.report.centers import Plane
+
+BLUE, ORANGE, GREY = "#2f7fd6", "#d9730d", "#8a8f98"
+"""They can be seen on white and on black."""
+STYLE: Any = {  # its type is another one in every version of matplotlib
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ray_kmeans",  # the same figure has the same bytes
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "black",
+    "grid.alpha": 0.15,
+    "figure.constrained_layout.use": True,
+    "savefig.transparent": True,
+    "savefig.dpi": 200,  # of what is drawn in pixels
+}
+SKEWED = 10
+"""From this ratio of the largest value to the median on, an axis is logarithmic."""
+MARKED = 60
+"""So many steps are few enough to see each."""
+DRAWN_AS_PIXELS = 2_000
+"""From so many points on: each would take some hundred bytes."""
+ROOMY = 600
+"""So many points have room to be large; more are smaller."""
+NAMED = 12
+"""Clusters whose numbers stand beside their centers, the largest."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing, and what it says to those who do not see it."""
+
+    name: str
+    alt: str
+    box: str
+    """The viewBox of the drawing."""
+    svg: str
+    """What stands inside the svg element."""
+
+
+def skewed(values: NDArray[Any]) -> bool:
+    """Tell whether the values above 0 want a logarithmic axis."""
+    positive = values[values > 0]
+    return len(positive) > 0 and bool(positive.max() >= SKEWED * np.median(positive))
+
+
+@rc_context(STYLE)
+def loss(history: Sequence[Iteration], distance: str) -> Figure:
+    """Draw the mean distance of a row to its center in each step."""
+    canvas = Canvas(figsize=(6, 2.8))
+    axes = canvas.subplots()
+    values = np.array([line.inertia / line.rows for line in history])
+    axes.plot([line.iteration for line in history], values, color=BLUE, marker=_marker(history))
+    if skewed(values):
+        axes.set_yscale("log", nonpositive="mask")  # a loss may be 0 at the end
+    axes.set_ylabel(f"mean {distance}")
+    _steps(axes)
+    alt = f"The mean {distance} went from {values[0]:,.6g} to {values[-1]:,.6g}."
+    return _figure(canvas, "loss", alt)
+
+
+@rc_context(STYLE)
+def moves(history: Sequence[Iteration]) -> Figure:
+    """Draw the largest move of a center and the number of empty clusters in each step."""
+    canvas = Canvas(figsize=(6, 4))
+    upper, lower = canvas.subplots(2, sharex=True, height_ratios=(2, 1))
+    steps = np.array([line.iteration for line in history])
+    shifts = np.array([line.shift for line in history])
+    drawn = np.full(len(history), True)
+    if skewed(shifts):
+        upper.set_yscale("log")
+        drawn = shifts > 0  # left out, not masked: a step between two that are has no line to it
+    upper.plot(steps[drawn], shifts[drawn], color=BLUE, marker=_marker(history))
+    upper.set_ylabel("largest move")
+    empty = [line.empty for line in history]
+    lower.plot(steps, empty, color=ORANGE, drawstyle="steps-mid", clip_on=False)
+    _whole(lower.yaxis)
+    lower.set_ylim(bottom=0, top=max(1, *empty) * 1.1)
+    lower.set_ylabel("empty clusters")
+    _steps(lower)
+    alt = (
+        f"The largest move of a coordinate of a center was {shifts[0]:,.6g} in the first step and "
+        f"{shifts[-1]:,.6g} in the last; {empty[-1]:,} clusters were empty then."
+    )
+    return _figure(canvas, "moves", alt)
+
+
+@rc_context(STYLE)
+def histogram(name: str, values: NDArray[Any], label: str) -> Figure:
+    """Draw how many clusters have which value; a logarithmic axis leaves out zeros."""
+    canvas = Canvas(figsize=(6, 2.6))
+    axes = canvas.subplots()
+    bins: Any = int(np.clip(2 * np.sqrt(len(values)), 5, 30))
+    if skewed(values):
+        values = values[values > 0]
+        bins = np.geomspace(values.min(), values.max(), bins + 1)
+        axes.set_xscale("log")
+    axes.hist(values, bins, color=BLUE)
+    if values.dtype.kind == "i":
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _whole(axes.yaxis)
+    axes.set_xlabel(label)
+    axes.set_ylabel("clusters")
+    low, high, middle = values.min(), values.max(), np.median(values)
+    alt = f"Histogram of {label}: from {low:,.6g} to {high:,.6g}, the median is {middle:,.6g}."
+    return _figure(canvas, name, alt)
+
+
+@rc_context(STYLE)
+def view(
+    plane: Plane,
+    centers: NDArray[np.float64],
+    sizes: NDArray[np.int64] | None,
+    rows: NDArray[np.float64] | None,
+) -> Figure:
+    """Draw the centers in the plane, as large as their clusters, over some rows of the data."""
+    canvas = Canvas(figsize=(6, 5))
+    axes = canvas.subplots()
+    if rows is not None:
+        x, y = rows.T
+        axes.scatter(x, y, s=3, c=GREY, alpha=0.35, linewidths=0, rasterized=True)
+    areas = np.full(len(centers), 30.0) if sizes is None else 6 + 250 * sizes / sizes.max()
+    areas = np.maximum(areas * min(1, ROOMY / len(centers)), 1)
+    pixels = len(centers) >= DRAWN_AS_PIXELS
+    x, y = centers.T
+    axes.scatter(x, y, s=areas, c=BLUE, alpha=0.65, linewidths=0, rasterized=pixels)
+    named = 0 if sizes is None else NAMED
+    for number in np.argsort(-areas, kind="stable")[:named].tolist():
+        axes.annotate(str(number), tuple(centers[number]), ha="center", va="center", size=8)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel(f"first component: {plane.shares[0]:.1%} of the variance")
+    axes.set_ylabel(f"second component: {plane.shares[1]:.1%}")
+    over = "" if rows is None else f" over {len(rows):,} rows of the data"
+    alt = f"{len(centers):,} centers{over}, in the plane of their first two principal components."
+    return _figure(canvas, "view", alt)
+
+
+def _marker(history: Sequence[Iteration]) -> str:
+    return "." if len(history) <= MARKED else ""
+
+
+def _steps(axes: Any) -> None:
+    axes.set_xlabel("step")
+    _whole(axes.xaxis)
+
+
+def _whole(axis: Any) -> None:
+    """Let an axis have whole numbers alone."""
+    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _figure(canvas: Canvas, name: str, alt: str) -> Figure:
+    content = io.StringIO()
+    canvas.savefig(content, format="svg", metadata=dict.fromkeys(METADATA))
+    found = re.search(r'<svg[^>]* viewBox="([^"]+)"[^>]*>(.*)</svg>', content.getvalue(), re.DOTALL)
+    assert found
+    # Several figures stand in one page, so that each needs ids of its own.
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", found[2])
+    return Figure(name, alt, found[1], svg.replace("#000000", "currentColor"))
+
+
+METADATA = ("Creator", "Date", "Format", "Type")
+"""What matplotlib would say of itself, with addresses."""

@@ -1,0 +1,168 @@
+"""What a report says of a model, section by section.
+
+A section is a function from the facts to what stands in the page, or None where nothing is known;
+`SECTIONS` has them in their order. Once a model knows more of its fit, that is one more function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.clustering.state import FitState, Iteration
+from ray_kmeans.report import figures
+from ray_kmeans.report.facts import LARGEST_SHOWN, SMALLEST_SHOWN, Facts
+from ray_kmeans.report.page import Section, Table
+
+STEPS_SHOWN = 4
+"""First steps, and as many last ones, that stand in the table."""
+PAIRS_SHOWN = 10
+
+
+def title(facts: Facts) -> str:
+    """Return what the page is called."""
+    return f"{len(facts.state.centers):,} clusters"
+
+
+def sections_of(facts: Facts, made: date) -> list[Section]:
+    """Return all sections of which something is known."""
+    found = [_model(facts, made), *(section(facts) for section in SECTIONS)]
+    return [section for section in found if section is not None]
+
+
+def _model(facts: Facts, made: date) -> Section:
+    state = facts.state
+    k, d = state.centers.shape
+    rows: list[tuple[str, int | float | str]] = [
+        ("model", facts.name),
+        ("clusters", k),
+        ("features", d),
+        ("distance", state.metric.replace("_", " ")),
+        ("training", _training(state)),
+        ("steps", state.iteration),
+        ("ended", state.stop.value if state.stop else "not yet: the fit was cut off"),
+    ]
+    if state.history:
+        last = state.history[-1]
+        rows += [("inertia of the last step", last.inertia), ("rows of that step", last.rows)]
+    if facts.data:
+        sample = facts.data.sample
+        looked_at = f"{len(sample.numbers):,} of {sample.of_rows:,} rows"
+        rows += [("data", facts.data.name), ("sample", looked_at)]
+    rows.append(("report made", made.isoformat()))
+    return Section("model", "The model", table=Table("", (), rows))
+
+
+def _training(state: FitState) -> str:
+    if state.running is None:
+        return "all rows in each step"
+    m = state.running.steps_per_iteration
+    return f"mini-batches, {m:,} for each update of the centers" if m > 1 else "mini-batches"
+
+
+def _loss(facts: Facts) -> Section | None:
+    history = facts.state.history
+    if not history:
+        return None
+    text = (
+        "How far a row is from its center, on the average over the rows of a step, before that "
+        "step moves the centers. Inertia is the sum of these distances."
+    )
+    columns = ("step", "rows", "inertia", "largest move", "empty clusters")
+    lines = [
+        (line.iteration, line.rows, line.inertia, line.shift, line.empty) for line in _ends(history)
+    ]
+    few = len(lines) == len(history)
+    caption = "All steps" if few else f"The first and the last {STEPS_SHOWN} steps"
+    table = Table(caption, columns, lines)
+    return Section("loss", "Loss", text, figures.loss(history, facts.distance), table)
+
+
+def _ends(history: Sequence[Iteration]) -> Sequence[Iteration]:
+    if len(history) <= 2 * STEPS_SHOWN:
+        return history
+    return [*history[:STEPS_SHOWN], *history[-STEPS_SHOWN:]]
+
+
+def _moves(facts: Facts) -> Section | None:
+    if not facts.state.history:
+        return None
+    text = "The largest move of any coordinate of any center, and the clusters without a row."
+    text += _zeros(np.array([line.shift for line in facts.state.history]))
+    return Section("moves", "Moves", text, figures.moves(facts.state.history))
+
+
+def _sizes(facts: Facts) -> Section:
+    name, heading = "sizes", "Sizes of the clusters"
+    if facts.sizes is None:
+        text = (
+            "This model counts no rows. Give data with the report, and it counts those of a sample."
+        )
+        return Section(name, heading, text)
+    counts = facts.sizes.counts
+    figure = figures.histogram(name, counts, "rows of a cluster")
+    smallest, largest = int(counts.min()), int(counts.max())
+    median, empty = float(np.median(counts)), int((counts == 0).sum())
+    row = (int(counts.sum()), smallest, median, largest, empty)
+    table = Table("", ("rows", "smallest", "median", "largest", "empty"), [row])
+    text = f"Counted are {facts.sizes.of}.{_zeros(counts)}"
+    return Section(name, heading, text, figure, table)
+
+
+def _view(facts: Facts) -> Section:
+    text = (
+        "The centers in the two directions in which they differ most, by their principal "
+        "components; how much of their variance that shows is said at the axes. "
+    )
+    if facts.sizes:
+        text += "The area of a point is the size of its cluster; the largest have their numbers. "
+    if facts.data:
+        text += "Grey: sampled rows."
+    centers = facts.plane.project(facts.state.centers)
+    sizes = facts.sizes.counts if facts.sizes else None
+    rows = facts.data.sample.points if facts.data else None
+    return Section("view", "Map", text.strip(), figures.view(facts.plane, centers, sizes, rows))
+
+
+def _gaps(facts: Facts) -> Section | None:
+    if facts.gaps is None:
+        return None
+    text = f"The {facts.distance} of each center to the nearest other one. "
+    if facts.state.history:
+        last = facts.state.history[-1]
+        mean = last.inertia / last.rows
+        text += f"In comparison, a row was {mean:,.6g} from its own center in the last step. "
+    text += "Clusters whose centers are much closer than that are nearly the same."
+    text += _zeros(facts.gaps.distances)
+    figure = figures.histogram("gaps", facts.gaps.distances, f"{facts.distance} to the nearest")
+    columns = ("cluster", "nearest", facts.distance)
+    pairs = facts.gaps.closest_pairs(PAIRS_SHOWN)
+    table = Table("The closest centers", columns, pairs)
+    return Section("gaps", "Gaps between centers", text, figure, table)
+
+
+def _examples(facts: Facts) -> Section | None:
+    if facts.data is None or facts.sizes is None:
+        return None
+    few = len(facts.examples) == int((facts.sizes.counts > 0).sum())
+    which = "All clusters" if few else f"The {LARGEST_SHOWN} largest and {SMALLEST_SHOWN} smallest"
+    rows = [
+        (cluster, int(facts.sizes.counts[cluster]), examples or "no row of the sample")
+        for cluster, examples in facts.examples.items()
+    ]
+    text = "Of each cluster, the sampled rows that are nearest to its center, the nearest first."
+    table = Table(which, ("cluster", "rows", "nearest to the center"), rows)
+    return Section("examples", "Rows nearest to their centers", text, table=table)
+
+
+def _zeros(values: NDArray[Any]) -> str:
+    """Say that a figure leaves out zeros, where it does."""
+    left_out = figures.skewed(values) and bool((values == 0).any())
+    return " The axis is logarithmic, so zeros are left out." if left_out else ""
+
+
+SECTIONS = (_loss, _moves, _sizes, _view, _gaps, _examples)
