@@ -33,6 +33,8 @@ REGROUPING_COST = 3
 """Of a row that bytes leave open, and of a row when all are regrouped, in visits of a row."""
 ROWS_AT_ONCE = 2**14
 """Rows that are copied to be settled elsewhere."""
+FEW_COLUMNS = 4
+"""Up to so many columns bytes spare nothing."""
 LARGEST_DRIFT = 2.0**8
 """Between the spread of the centers and the one that the scale was made for."""
 
@@ -90,7 +92,8 @@ class HeldRows(MovingSums):
         self._take(centers)
         reference = padded((mean * self._scale).astype(np.float32)[None])
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
-        if centers.size <= MOST_VALUES and self._d <= FLOAT_COLUMNS:
+        most = MOST_VALUES * (4 if self._d <= FEW_COLUMNS else 1)
+        if centers.size <= most and self._d <= FLOAT_COLUMNS:
             self._references, self._parts = reference, parts_of(begins)
             self._parts.radii[:] = np.inf  # bounds leave any distance
             self._coarse = None
