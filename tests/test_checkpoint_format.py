@@ -14,7 +14,8 @@ import pytest
 
 from ray_kmeans.clustering.metric import COSINE
 from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
-from ray_kmeans.store.model_dir import FORMAT, ModelDir
+from ray_kmeans.store.checkpoint import FORMAT
+from ray_kmeans.store.model_dir import ModelDir
 from tests.store_contract import assert_same
 
 STORED = Path(__file__).parent / "checkpoints"

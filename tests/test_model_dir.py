@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from ray_kmeans.errors import ConfigError, StoreError
 from ray_kmeans.store.model_dir import ModelDir
@@ -103,16 +104,33 @@ def test_a_failed_local_write_leaves_no_half_file_behind(tmp_path, monkeypatch):
     store = ModelDir.at(str(tmp_path), {}, 5)
     store.save(state_at(0))
 
-    def disk_full(descriptor):
-        raise OSError(28, "No space left on device")
+    def broken(descriptor):
+        raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", disk_full)
-        with pytest.raises(StoreError, match="No space left"):
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(StoreError, match="Input/output error"):
             store.save(state_at(1))
 
     assert_same(store.latest(), state_at(0))
     assert [path.name for path in tmp_path.rglob("*.partial")] == []
+
+
+def test_a_save_whose_old_ones_cannot_be_deleted_is_a_save(tmp_path, monkeypatch, caplog):
+    store = ModelDir.at(str(tmp_path), {}, 1)
+    store.save(state_at(0))
+
+    def broken(fs, path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "rm_file", broken)
+        store.save(state_at(1))
+
+    assert_same(store.latest(), state_at(1))
+    assert "old checkpoints cannot be deleted" in caplog.text
+    store.save(state_at(2))
+    assert len(store.checkpoints()) == 1
 
 
 WRITER = """
