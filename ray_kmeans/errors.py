@@ -195,8 +195,8 @@ class DiskFullError(StoreError):
     def __str__(self) -> str:
         return (
             f"there is no room for {self.path!r}: it needs {self.needed_bytes:,} bytes, and "
-            f"{self.free_bytes:,} are free there (a quota may leave less). Make room and run the "
-            "same again: it continues from what was saved before."
+            f"{self.free_bytes:,} are free there (a quota, or a limit of files, may allow less). "
+            "Make room and run the same again: it continues from what was saved before."
         )
 
 

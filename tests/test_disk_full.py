@@ -64,18 +64,23 @@ def large_state(iteration):
     )
 
 
-def test_a_checkpoint_without_room_leaves_the_one_before_and_nothing_of_its_own(disk):
+@pytest.mark.parametrize(
+    ("leave", "name", "needed"), [(40_000, "centers", 102_528), (27 * 4096, "counts", 928)]
+)
+def test_a_checkpoint_without_room_leaves_the_one_before_and_nothing_of_its_own(
+    disk, leave, name, needed
+):
     store = ModelDir.at(str(disk / "model"), {}, 5)
     store.save(large_state(1))
-    filler = fill(disk, leave=40_000)
+    filler = fill(disk, leave)
     before, room = files(disk), free(disk)
 
     with pytest.raises(DiskFullError) as caught:
         store.save(large_state(2))
 
-    assert re.fullmatch(rf"{store.url}/checkpoints/data/\S*/centers\.npy", caught.value.path)
-    assert caught.value.needed_bytes == 100 * 256 * 4 + 128
-    assert 0 < caught.value.free_bytes <= room
+    assert re.fullmatch(rf"{store.url}/checkpoints/data/\S*/{name}\.npy", caught.value.path)
+    assert caught.value.needed_bytes == needed
+    assert caught.value.free_bytes < room
     assert [path.name for path in files(disk) - before] == ["00000001-claim"]
     assert_same(store.latest(), large_state(1))
 
@@ -95,6 +100,14 @@ def test_a_disk_without_a_single_byte_is_said_before_the_run(disk):
         Lease(store, "run-1", "fit").take()
 
     assert files(disk) == {filler.relative_to(disk)}
+
+
+def test_a_file_system_that_takes_no_more_files_is_said(disk):
+    mount = ["mount", "-o", "remount,nr_inodes=1", str(disk)]
+    subprocess.run(mount, check=True)
+
+    with pytest.raises(DiskFullError, match=r"/model/checkpoints/probe-\S+': it needs 17 bytes"):
+        ModelDir.at(str(disk / "model"), {}, 5).check_writable()
 
 
 def fit_with(model_dir, listener=lambda event: None, **config):
