@@ -69,6 +69,10 @@ class RunOptions:
     keep_checkpoint_max: int = 5
     """Newest checkpoints to keep; older ones are deleted."""
 
+    skip_damaged_checkpoints: bool = False
+    """Where the newest checkpoint is damaged, go on from the newest one that is whole, with a
+    warning that names the others. False: that is an error. True costs the steps between the two."""
+
     save_summary_steps: int = 100
     """Steps between two entries of the TensorBoard file in model_dir (loss/raw, global_step/sec).
     Written where tensorboardX is installed: pip install 'ray-kmeans[tensorboard]'."""

@@ -11,7 +11,10 @@ RayKMeansError
         TooFewRowsError
     NotFittedError (ValueError, AttributeError)
     StoreError (OSError)
+        BusyError
+        LeaseLostError
         CheckpointError
+        DiskFullError
         RequestError
     WorkersLostError (RuntimeError)
 
@@ -133,6 +136,38 @@ class StoreError(RayKMeansError, OSError):
     """A place cannot be written or read."""
 
 
+class BusyError(StoreError):
+    """Another run writes to the place that this one was given."""
+
+    def __init__(self, place: str, holder: str, runs_for: str) -> None:
+        super().__init__(place, holder, runs_for)
+        self.place = place
+        self.holder = holder
+        self.runs_for = runs_for
+
+    def __str__(self) -> str:
+        return (
+            f"{self.place!r} is in use by a {self.holder}, which has run for {self.runs_for}. "
+            "Wait until it ends, or end it; or give another place."
+        )
+
+
+class LeaseLostError(StoreError):
+    """Another run has taken over the place that this one was writing to."""
+
+    def __init__(self, place: str, holder: str) -> None:
+        super().__init__(place, holder)
+        self.place = place
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return (
+            f"{self.place!r} was taken over by a {self.holder} while this run gave no sign of life "
+            "(it was paused, or cut off from the store), so nothing more is saved there. Let the "
+            "other one go on; or run this again when that has ended."
+        )
+
+
 class CheckpointError(StoreError):
     """A checkpoint exists and cannot be used. It is never skipped in silence."""
 
@@ -143,7 +178,25 @@ class CheckpointError(StoreError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: {self.problem}. Delete this file to continue from the checkpoint before."
+            f"{self.path}: {self.problem}. Delete this file, or give "
+            "RunConfig(skip_damaged_checkpoints=True), to continue from the checkpoint before."
+        )
+
+
+class DiskFullError(StoreError):
+    """A file system has no room for a file."""
+
+    def __init__(self, path: str, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(path, needed_bytes, free_bytes)
+        self.path = path
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"there is no room for {self.path!r}: it needs {self.needed_bytes:,} bytes, and "
+            f"{self.free_bytes:,} are free there (a quota, or a limit of files, may allow less). "
+            "Make room and run the same again: it continues from what was saved before."
         )
 
 

@@ -7,6 +7,7 @@ Clients of stores do so too, but too briefly for a job of hours.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +24,16 @@ from ray_kmeans.errors import ConfigError, RayKMeansError, RequestError, StoreEr
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""
 
-ATTEMPTS = 8
+log = logging.getLogger("ray_kmeans")
+
+PATIENCE_S = 90.0
+"""A request that fails in passing is made again for so long."""
+ATTEMPTS = 3
+"""And so often at least: a client may have been patient for longer by itself."""
 LONGEST_PAUSE_S = 20.0
-"""Before the last attempts; all pauses together are a minute at most."""
+"""Before an attempt."""
+QUIET_S = 3.0
+"""Time that a request may wait without a word in the log."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}
 EXTRAS |= {"abfss": "azure", "http": "http", "https": "http"}
 CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
@@ -34,6 +42,7 @@ FORBIDDEN = "Forbidden: "
 """How gcsfs says 403, by a bare OSError."""
 MISTAKES = ("Credential", "ParamValidation")
 """Parts of the names of exceptions that clients raise before they ask."""
+PRECONDITION_FAILED = 412
 FOR_GOOD = (
     FileNotFoundError,
     FileExistsError,
@@ -60,17 +69,22 @@ class Patient:
         self._fs = fs
         self._options = storage_options
         here = not {"file", "memory"}.isdisjoint(protocols_of(fs))
-        self._attempts = 1 if here else ATTEMPTS
+        self._attempts, self._patience_s = (1, 0.0) if here else (ATTEMPTS, PATIENCE_S)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._fs, name)
         return partial(self._ask, name, found) if name in REQUESTS else found
 
     def _ask(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        what = redacted(f"{name} {args[0] if args else ''}".strip())
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self._attempts),
+            stop=tenacity.stop_all(
+                tenacity.stop_after_attempt(self._attempts),
+                tenacity.stop_after_delay(self._patience_s),
+            ),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
             retry=tenacity.retry_if_exception(is_passing),
+            before_sleep=partial(self._tell, what),
             reraise=True,
         )
         try:
@@ -82,10 +96,26 @@ class Patient:
                 if made > 1 and name in ("rm", "rm_file") and isinstance(error, FileNotFoundError):
                     return None  # an attempt whose answer was lost did it
                 raise
-            what = redacted(f"{name} {args[0] if args else ''}".strip())
+            if name == "pipe_file" and _status(error) == PRECONDITION_FAILED:
+                raise FileExistsError(what) from None  # not every store of S3 says so by its code
             often = f" after {made} attempts" if made > 1 else ""
-            cause = redacted(f"{type(error).__name__}: {error}", self._options)
-            raise RequestError(f"{what} failed{often}: {cause}") from None
+            raise RequestError(f"{what} failed{often}: {self._cause(error)}") from None
+
+    def _tell(self, what: str, state: tenacity.RetryCallState) -> None:
+        """Say in the log that a request waits, once that has taken some time."""
+        waited = state.seconds_since_start or 0.0
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and waited >= QUIET_S:
+            log.warning(
+                "%s has failed for %.0f s; it is made again for up to %.0f s: %s",
+                what,
+                waited,
+                self._patience_s,
+                self._cause(error),
+            )
+
+    def _cause(self, error: BaseException) -> str:
+        return redacted(f"{type(error).__name__}: {error}", self._options)
 
 
 @dataclass(frozen=True, repr=False)

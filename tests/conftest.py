@@ -175,6 +175,7 @@ def azure():
 def impatient(monkeypatch):
     """Let a request to a store fail at once."""
     monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, fields, replace
 
 import fsspec
@@ -11,7 +13,7 @@ import pytest
 
 from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
-from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError
+from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError, StoreError
 from ray_kmeans.store import publish
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -205,20 +207,21 @@ class ModelDirContract:
             for _ in range(2):
                 with pytest.raises(KeyboardInterrupt):
                     store.save(state_at(1))
-        assert files.numbers() == [0, 1, 1]
+        assert files.numbers() == [0, 1, 2]
         assert_same(store.latest(), state_at(0))
 
         for iteration in range(1, 5):
             store.save(state_at(iteration))
 
-        assert files.numbers() == [2, 3, 4]
+        assert files.numbers() == [4, 5, 6]
 
     @staticmethod
     def be_killed():
         raise KeyboardInterrupt
 
+    @pytest.mark.parametrize("iteration", [5, 6])
     def test_a_writer_in_the_middle_of_another_leaves_one_winner_and_no_mixture(
-        self, store, place, monkeypatch
+        self, store, place, monkeypatch, iteration
     ):
         other = ModelDir.at(*place, keep=3)
         seal = publish.seal
@@ -229,11 +232,142 @@ class ModelDirContract:
             return seal(manifest)
 
         monkeypatch.setattr(publish, "seal", meanwhile)
-        store.save(state_at(5, data="other"))
+        store.save(state_at(iteration, data="first"))
 
         assert publish.seal is seal
-        found = store.latest()
-        assert_same(found, replace(state_at(5), data=found.data))
+        assert_same(store.latest(), state_at(5))  # it began last, whoever ended last
+        first, last = store.checkpoints()
+        assert_same(store.fitted(first), state_at(iteration, data="first"))
+        assert_same(store.fitted(last), state_at(5))
+
+    def test_writers_at_once_lose_nothing_and_share_no_number(self, place):
+        stores = [ModelDir.at(*place, keep=100) for _ in range(3)]
+        rounds = range(4)
+
+        def save(writer):
+            return [stores[writer].save(state_at(writer, data=f"{writer} {n}")) for n in rounds]
+
+        with ThreadPoolExecutor(len(stores)) as threads:
+            paths = list(threads.map(save, range(len(stores))))
+
+        names = [path.rsplit("/", 1)[-1] for each in paths for path in each]
+        assert len({name[:8] for name in names}) == len(names)
+        for writer, each in enumerate(paths):
+            for n, path in zip(rounds, each, strict=True):
+                state = stores[0].fitted(path.rsplit("/", 1)[-1])
+                assert_same(state, state_at(writer, data=f"{writer} {n}"))
+
+    def test_a_manifest_is_never_replaced(self, store, place, monkeypatch):
+        """Where a store lets both have a number, the second one hears of it."""
+        ModelDir.at(*place, keep=3).save(state_at(5))
+        monkeypatch.setattr(ModelDir, "_claim", lambda self: (0, "data/00000000-ffffffff"))
+
+        with pytest.raises(StoreError, match=r"iteration-5.json' was saved by another run"):
+            store.save(state_at(5, data="other"))
+
+        assert_same(store.latest(), state_at(5))
+
+    def test_a_checkpoint_that_is_deleted_while_it_is_read_makes_room_for_the_next(
+        self, place, monkeypatch
+    ):
+        store, other = (ModelDir.at(*place, keep=1) for _ in range(2))
+        store.save(state_at(1))
+        unseal = publish.unseal
+
+        def meanwhile(data):
+            monkeypatch.setattr(publish, "unseal", unseal)
+            other.save(state_at(2))
+            return unseal(data)
+
+        monkeypatch.setattr(publish, "unseal", meanwhile)
+
+        assert_same(store.latest(), state_at(2))
+        assert publish.unseal is unseal
+
+    @pytest.mark.parametrize("damaged", [1, 2])
+    def test_a_damaged_checkpoint_is_skipped_where_that_is_asked_for(
+        self, store, place, files, caplog, damaged
+    ):
+        paths = [store.save(state_at(iteration)) for iteration in (1, 2, 3)]
+        for path in paths[-damaged:]:
+            files.fs.pipe_file(path, b"{}")
+
+        found = ModelDir.at(*place, keep=3, skip_damaged=True).latest()
+
+        assert_same(found, state_at(3 - damaged))
+        assert len(caplog.records) == damaged
+        for path, record in zip(paths[::-1], caplog.records, strict=False):
+            assert f"passed over {path}: the manifest is not what was" in record.getMessage()
+        with pytest.raises(CheckpointError):
+            store.latest()
+
+    def test_where_no_checkpoint_is_whole_nothing_begins_anew(self, place, files):
+        store = ModelDir.at(*place, keep=3, skip_damaged=True)
+        paths = [store.save(state_at(iteration)) for iteration in (1, 2)]
+        for path in paths:
+            files.fs.pipe_file(path, b"{}")
+
+        with pytest.raises(CheckpointError, match=paths[-1]):
+            store.latest()
+
+    def test_a_save_after_a_damaged_one_is_the_newest(self, place, files):
+        store = ModelDir.at(*place, keep=3, skip_damaged=True)
+        files.fs.pipe_file(store.save(state_at(1)), b"{}")
+
+        store.save(state_at(1))
+
+        assert_same(ModelDir.at(*place, keep=3).latest(), state_at(1))
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "../centers.npy",
+            "data/../../centers.npy",
+            "data/00000000-0/../centers.npy",
+            "/etc/centers.npy",
+            "data/00000000-0//centers.npy",
+            "file:///data/00000000-0/centers.npy",
+            "s3://bucket/centers.npy",
+            "data/00000000-0/centers.npy\n",
+            "",
+        ],
+    )
+    def test_a_manifest_that_names_files_elsewhere_is_damaged(self, store, files, name):
+        store.save(state_at(1))
+        path = store.save(state_at(2))
+        manifest = publish.unseal(files.fs.cat_file(path))
+        described = manifest["files"].popitem()[1]
+        manifest["files"][name] = described
+        files.fs.pipe_file(path, publish.seal(manifest))
+
+        self.check_reported(store, path, "is not the name of a file of a checkpoint")
+
+    @pytest.mark.parametrize("damage", ["object", "no .npy"])
+    def test_what_is_not_an_array_of_numbers_is_damaged(self, store, files, damage):
+        store.save(state_at(1))
+        path = store.save(state_at(2))
+        (blob,) = [blob for blob in files.blobs() if "00000001-" in blob and "centers" in blob]
+        content = io.BytesIO(b"no .npy")
+        if damage == "object":
+            np.save(content, np.array([[Exploding()]]), allow_pickle=True)
+        manifest = publish.unseal(files.fs.cat_file(path))
+        name = blob.rpartition("/checkpoints/")[2]
+        manifest["files"][name]["sha256"] = publish.sha256(content.getvalue())
+        files.fs.pipe_file(blob, content.getvalue())
+        files.fs.pipe_file(path, publish.seal(manifest))
+
+        self.check_reported(store, path, "it cannot be understood")
+        assert Exploding.exploded == 0
+
+    @pytest.mark.parametrize("missing", ["iteration", "files", "mini_batch"])
+    def test_a_manifest_that_lacks_something_is_damaged(self, store, files, missing):
+        store.save(state_at(1))
+        path = store.save(state_at(2))
+        manifest = publish.unseal(files.fs.cat_file(path))
+        del manifest[missing]
+        files.fs.pipe_file(path, publish.seal(manifest))
+
+        self.check_reported(store, path, "it cannot be understood")
 
     def test_a_new_place_is_writable_and_nothing_is_left_there(self, store, files):
         store.check_writable()
@@ -287,6 +421,19 @@ class ModelDirContract:
             store.fitted("00000009-iteration-9.json")
 
 
+class Exploding:
+    """Says so when pickle makes it again."""
+
+    exploded = 0
+
+    def __reduce__(self):
+        return (Exploding._explode, ())
+
+    @classmethod
+    def _explode(cls):
+        cls.exploded += 1
+
+
 class Files:
     """The files of a model directory, seen without its code."""
 
@@ -304,5 +451,5 @@ class Files:
         return [path for path in self.all() if path.startswith(f"{self.root}/data/")]
 
     def numbers(self):
-        """Return the number of the checkpoint of each data folder."""
-        return sorted(int(name.split("-")[0]) for name in {b.split("/")[-2] for b in self.blobs()})
+        """Return the numbers of the checkpoints that have data, or had begun to."""
+        return sorted({int(blob.rpartition("/data/")[2][:8]) for blob in self.blobs()})

@@ -144,6 +144,23 @@ def test_nothing_is_imported_by_a_computed_name():
     assert found == set()
 
 
+def test_no_file_is_read_or_written_as_pickle():
+    """What a file can make run is nothing; only the tests that sources inherit send pickles."""
+    runs_code = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "pandas"}
+    calls = [
+        (module, ast.unparse(node))
+        for module, text in SOURCES.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "np.save")
+    ]
+
+    importing = {m for m, text in SOURCES.items() if runs_code & set(imports_of(text))}
+    assert importing == {"testing"}
+    assert {module for module, _ in calls} >= {"store.checkpoint"}
+    assert [call for _, call in calls if "allow_pickle=False" not in call] == []
+    assert [m for m, text in SOURCES.items() if "allow_pickle=True" in text] == []
+
+
 @pytest.mark.parametrize("job", JOBS, ids=lambda path: path.stem)
 def test_a_job_imports_the_command_alone(job):
     assert list(imports_of(job.read_text())) == ["ray_kmeans.cli"]

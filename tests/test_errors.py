@@ -22,7 +22,10 @@ EXAMPLES = [
     errors.TooFewRowsError(1_234, 5_678),
     errors.NotFittedError("there is no model in 'm'."),
     errors.StoreError("'s3://b/m' cannot be written."),
+    errors.BusyError("s3://b/m", "fit of process 12 on node-3", "0:01:40"),
+    errors.LeaseLostError("s3://b/m", "fit of process 12 on node-3"),
     errors.CheckpointError("s3://b/m/00000007-iteration-9.json", "centers.npy is missing"),
+    errors.DiskFullError("/m/centers.npy", 4_000_128, 65_536),
     errors.RequestError("info bucket/x failed after 8 attempts: OSError: Service Unavailable."),
     errors.WorkersLostError("worker 3 died 4 times in a row."),
 ]
@@ -87,7 +90,10 @@ def test_the_message_is_one_line_that_ends_with_a_full_stop(error):
         (EXAMPLES[4], r"num_workers.*num_clusters.*worker_memory_bytes"),
         (EXAMPLES[7], "Remove or fill these rows"),
         (EXAMPLES[8], "Lower num_clusters"),
-        (EXAMPLES[11], "Delete this file"),
+        (EXAMPLES[11], "Wait until it ends, or end it; or give another place"),
+        (EXAMPLES[12], "Let the other one go on; or run this again"),
+        (EXAMPLES[13], r"Delete this file, or give .*skip_damaged_checkpoints=True"),
+        (EXAMPLES[14], "Make room and run the same again"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -116,6 +116,49 @@ def test_a_fit_through_a_store_that_fails_two_requests_in_ten_has_the_same_bits(
     assert len(shares.met) > 3
 
 
+class Outage:
+    """The store is down for some seconds from the request that `begins` tells."""
+
+    def __init__(self, begins, fate, seconds=1.5):
+        self._begins, self._fate, self._seconds = begins, fate, seconds
+        self._ends = None
+        self.failed = 0
+
+    def __call__(self, request):
+        if self._ends is None and self._begins(request):
+            self._ends = time.monotonic() + self._seconds
+        if self._ends is None or time.monotonic() >= self._ends:
+            return ONWARD
+        self.failed += 1
+        return self._fate
+
+
+@pytest.mark.parametrize(
+    ("begins", "fate"),
+    [
+        (lambda request: request.startswith("PUT") and "-iteration-2.json" in request, CUT),
+        (lambda request: request.startswith("PUT") and "centers.npy" in request, SLOW_DOWN),
+        (lambda request: request.startswith("GET") and "part-1.parquet" in request, CUT),
+    ],
+    ids=["commit", "arrays", "reading"],
+)
+def test_a_fit_waits_for_a_store_that_is_down_and_goes_on(
+    wordnet, fitted_here, monkeypatch, caplog, begins, fate
+):
+    monkeypatch.setattr(remote, "QUIET_S", 0.5)
+    outage = Outage(begins, fate)
+    model_dir = wordnet.root.replace("/wordnet/data", f"/{uuid.uuid4().hex}")
+
+    with through(wordnet, outage) as store:
+        there = fit(f"{wordnet.root}/*.parquet", model_dir, store.options)
+
+        assert there.clusters().tobytes() == fitted_here.clusters().tobytes()
+        assert there.history() == fitted_here.history()
+        assert len(there.checkpoints()) == 4
+    assert outage.failed > 1
+    assert "it is made again for up to 90 s" in caplog.text
+
+
 @pytest.mark.parametrize("where", ["", "/*.parquet", "/**/*.parquet", "/part-1.parquet"])
 @pytest.mark.parametrize("seed", range(2))
 def test_no_file_is_missed_where_requests_fail(wordnet, where, seed):
@@ -163,6 +206,7 @@ def test_a_store_that_stays_down_is_named_with_attempts_and_cause(
     outcome, cause, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
     proxy, endpoint = down(outcome)
     began = time.monotonic()
 
@@ -183,6 +227,7 @@ def test_a_store_that_stays_down_is_named_with_attempts_and_cause(
 
 def test_a_store_that_goes_down_while_it_is_read_is_named(wordnet, monkeypatch):
     monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
     up = [True]
 
     with through(wordnet, lambda _: ONWARD if up[0] else SLOW_DOWN) as store:

@@ -12,8 +12,10 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from ray_kmeans.errors import ConfigError, StoreError
+from ray_kmeans.store import publish
 from ray_kmeans.store.model_dir import ModelDir
 from tests.servers import free_port, s3_server
 from tests.store_contract import ModelDirContract, assert_same, state_at
@@ -103,16 +105,52 @@ def test_a_failed_local_write_leaves_no_half_file_behind(tmp_path, monkeypatch):
     store = ModelDir.at(str(tmp_path), {}, 5)
     store.save(state_at(0))
 
-    def disk_full(descriptor):
-        raise OSError(28, "No space left on device")
+    def broken(descriptor):
+        raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", disk_full)
-        with pytest.raises(StoreError, match="No space left"):
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(StoreError, match="Input/output error"):
             store.save(state_at(1))
 
     assert_same(store.latest(), state_at(0))
     assert [path.name for path in tmp_path.rglob("*.partial")] == []
+
+
+@pytest.mark.parametrize("write", [publish.put, publish.create])
+def test_what_is_written_survives_a_loss_of_power_with_its_name(tmp_path, monkeypatch, write):
+    """The content is on the disk before its name is, and the name before the call returns."""
+    synced = []
+    fsync = os.fsync
+
+    def watched(descriptor):
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), (tmp_path / "x").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write(publish.Place(str(tmp_path), {}).fs, str(tmp_path / "x"), b"data")
+
+    (content, visible), folder = synced
+    assert content.startswith(str(tmp_path / "x."))
+    assert not visible
+    assert folder == (str(tmp_path), True)
+
+
+def test_a_save_whose_old_ones_cannot_be_deleted_is_a_save(tmp_path, monkeypatch, caplog):
+    store = ModelDir.at(str(tmp_path), {}, 1)
+    store.save(state_at(0))
+
+    def broken(fs, path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "rm_file", broken)
+        store.save(state_at(1))
+
+    assert_same(store.latest(), state_at(1))
+    assert "old checkpoints cannot be deleted" in caplog.text
+    store.save(state_at(2))
+    assert len(store.checkpoints()) == 1
 
 
 WRITER = """

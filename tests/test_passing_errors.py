@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 import time
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import botocore.exceptions
 import google.auth.exceptions
 import pytest
 
+from ray_kmeans import remote
 from ray_kmeans.errors import ConfigError, RequestError
 from ray_kmeans.remote import Patient, Remote, is_passing
 from tests.faults import CUT, CUT_BODY, STALL, faulty
@@ -110,17 +112,77 @@ def test_what_is_wrong_before_a_request_is_made_does_not_pass(error):
     assert not is_passing(error)
 
 
-def test_all_pauses_together_are_a_minute_at_most(monkeypatch):
-    def down(path):
-        raise ConnectionResetError("reset by peer")
+class Clock:
+    """Time that passes in pauses alone."""
 
-    pauses = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        self.pauses = []
+        monkeypatch.setattr(time, "sleep", self.sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
-    with pytest.raises(RequestError, match=r"cat_file x failed after 8 attempts: .*reset by peer"):
-        Patient(SimpleNamespace(protocol="any", cat_file=down), {}).cat_file("x")
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+        self.now += seconds
 
-    assert len(pauses) == 7
-    assert pauses == sorted(pauses)
-    assert 10 < sum(pauses) <= 60
+
+def asked(fails):
+    """Return a patient store whose one request raises what `fails` returns, if that is an error."""
+
+    def answer(path):
+        if error := fails():
+            raise error
+        return b"data"
+
+    return Patient(SimpleNamespace(protocol="any", cat_file=answer), {"password": "hush"})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_store_that_is_down_for_a_minute_is_waited_for(monkeypatch, caplog, seed):
+    random.seed(seed)
+    clock = Clock(monkeypatch)
+
+    store = asked(lambda: ConnectionResetError("hush") if clock.now < 60 else None)
+
+    assert store.cat_file("x") == b"data"
+    assert max(clock.pauses) <= remote.LONGEST_PAUSE_S
+    assert len(clock.pauses) < 50
+    assert 1 <= len(caplog.records) < 30
+
+
+def test_a_store_that_stays_down_is_an_error_within_two_minutes(monkeypatch):
+    clock = Clock(monkeypatch)
+
+    with pytest.raises(RequestError, match=r"cat_file x failed after \d+ attempts: .*by peer"):
+        asked(lambda: ConnectionResetError("reset by peer")).cat_file("x")
+
+    assert remote.PATIENCE_S <= clock.now <= 120
+
+
+def test_the_log_says_that_a_request_waits_but_not_in_the_first_seconds(monkeypatch, caplog):
+    clock = Clock(monkeypatch)
+    said = []
+
+    def down():
+        said.append((clock.now, len(caplog.records)))
+        return ConnectionResetError("hush") if clock.now < 30 else None
+
+    asked(down).cat_file("x?key=abc")
+
+    assert all(lines == 0 for at, lines in said if at < remote.QUIET_S)
+    assert said[-1][1] > 0
+    message = caplog.records[-1].getMessage()
+    assert re.match(r"cat_file x\?\*\*\* has failed for \d+ s; .* up to 90 s: Connec", message)
+    assert "hush" not in caplog.text
+
+
+def test_a_client_that_was_patient_by_itself_is_asked_again_too(monkeypatch):
+    clock = Clock(monkeypatch)
+    failed = []
+
+    def slow():
+        clock.now += 300
+        failed.append(clock.now)
+        return ConnectionResetError("reset by peer") if len(failed) < remote.ATTEMPTS else None
+
+    assert asked(slow).cat_file("x") == b"data"

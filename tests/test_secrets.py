@@ -37,6 +37,7 @@ SECRETS = [HUSH, "hush", KEY, "hush0123abcd", SECRET, AZURE_KEY, "hush%2D", "Wq7
 @pytest.fixture(autouse=True)
 def impatient_clients(monkeypatch):
     monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
     monkeypatch.setattr(remote, "LONGEST_PAUSE_S", 0.01)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
 

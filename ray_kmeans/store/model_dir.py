@@ -1,37 +1,33 @@
 """The model's directory: numbered checkpoints, each visible once its manifest is.
 
 checkpoints/00000003-iteration-12.json         manifest: the commit point, written last
+checkpoints/data/00000003-claim                whose number 3 is: only one can have created it
 checkpoints/data/00000003-<id>/*.npy           the arrays of the state; names are never reused
+lease/                                         which run may write (see `lease`)
 """
 
 from __future__ import annotations
 
-import io
+import logging
 import uuid
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
-from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError
-from ray_kmeans.remote import redacted
-from ray_kmeans.store import publish
-
-FORMAT = 2
-LINE = np.dtype(
-    [
-        ("iteration", "<i8"),
-        ("rows", "<i8"),
-        ("inertia", "<f8"),
-        ("shift", "<f8"),
-        ("empty", "<i8"),
-        ("digest", "S16"),
-    ]
+from ray_kmeans.clustering.state import FitState
+from ray_kmeans.errors import (
+    CheckpointError,
+    DiskFullError,
+    ModelMismatchError,
+    NotFittedError,
+    StoreError,
 )
-"""A line of the history, as it is stored."""
+from ray_kmeans.remote import redacted
+from ray_kmeans.store import checkpoint, publish
+from ray_kmeans.store.lease import Lease, Times
+
+log = logging.getLogger("ray_kmeans")
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,47 +37,63 @@ class ModelDir(publish.Place):
     keep: int = 5
     """Newest checkpoints that stay when one is saved."""
 
+    skip_damaged: bool = False
+    """Whether `latest` may pass over damaged checkpoints, with a warning."""
+    owner: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
+    """Names the run that writes here; it stays the same in other processes of that run."""
+
     @classmethod
-    def at(cls, url: str, storage_options: Mapping[str, Any], keep: int) -> ModelDir:
+    def at(
+        cls, url: str, storage_options: Mapping[str, Any], keep: int, skip_damaged: bool = False
+    ) -> ModelDir:
         """Return the directory under a URL that means the same in every process."""
-        return cls(publish.absolute(url), storage_options, keep)
+        return cls(publish.absolute(url), storage_options, keep, skip_damaged)
+
+    @contextmanager
+    def held(self, what: str, times: Times | None = None) -> Iterator[Held]:
+        """Give the right to save here, to one run at a time; BusyError where another has it."""
+        place = publish.Place(self.url, self.storage_options)
+        with Lease(place, self.owner, what, times) as lease:
+            yield Held(self, lease)
 
     def latest(self) -> FitState | None:
         """Return the newest state; None where there is none.
 
-        Raises CheckpointError where the newest checkpoint is damaged: that is never passed over.
+        Raises CheckpointError where the newest checkpoint is damaged, unless that may be skipped.
         """
         with self.said(f"model_dir={self.shown!r} cannot be read"):
             paths = self._manifests()
-            return self._load(paths[-1]) if paths else None
+            while True:
+                try:
+                    return self._newest_of(paths)
+                except (CheckpointError, FileNotFoundError):
+                    before, paths = paths, self._manifests()
+                    if paths == before:  # else a save has deleted it meanwhile
+                        raise
 
     def save(self, state: FitState) -> str:
         """Publish a state and return the path of its manifest; delete what is older than `keep`."""
-        manifests = self._manifests()
-        number = _number(manifests[-1]) + 1 if manifests else 0
-        path = f"{self._root}/{number:08d}-iteration-{state.iteration}.json"
-        data = f"data/{number:08d}-{uuid.uuid4().hex[:8]}"
-        blobs = {f"{data}/{name}.npy": _npy(array) for name, array in _arrays(state).items()}
-        running = state.running
-        manifest = {
-            "format": FORMAT,
-            "distance_metric": state.metric,
-            "num_clusters": len(state.centers),
-            "num_features": state.centers.shape[1],
-            "iteration": state.iteration,
-            "began": state.began,
-            "stop": state.stop.name if state.stop else None,
-            "data": state.data,
-            "asked": state.asked,
-            "data_since": state.data_since,
-            "mini_batch": [running.steps_per_iteration, running.done] if running else None,
-            "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
-        }
         with self.said(f"cannot save a checkpoint to {self.shown!r}"):
-            for name, content in blobs.items():
-                publish.put(self.fs, f"{self._root}/{name}", content)
-            publish.put(self.fs, path, publish.seal(manifest))
-            self._delete_old()
+            number, data = self._claim()
+            path = f"{self._root}/{number:08d}-iteration-{state.iteration}.json"
+            blobs = checkpoint.blobs_of(state, data)
+            manifest = checkpoint.manifest_of(state, blobs)
+            try:
+                for name, content in blobs.items():
+                    publish.put(self.fs, f"{self._root}/{name}", content)
+                created = publish.create(self.fs, path, publish.seal(manifest))
+            except DiskFullError:
+                with suppress(FileNotFoundError):
+                    self.fs.rm(f"{self._root}/{data}", recursive=True)
+                raise
+            if not created:
+                raise StoreError(
+                    f"{path!r} was saved by another run. Give each run a model_dir of its own."
+                )
+            try:
+                self._delete_old()
+            except OSError as error:  # the checkpoint is there, and the next save tries again
+                log.warning("old checkpoints cannot be deleted in %r: %s", self.shown, error)
         return path
 
     def fitted(self, checkpoint: str | None = None) -> FitState:
@@ -126,12 +138,23 @@ class ModelDir(publish.Place):
         return f"{super()._root}/checkpoints"
 
     def _manifests(self) -> list[str]:
+        return [path for path in self._listed(self._root) if path.endswith(".json")]
+
+    def _listed(self, folder: str) -> list[str]:
         self.fs.invalidate_cache()
         try:
-            found = self.fs.ls(self._root, detail=False)
+            return sorted(self.fs.ls(folder, detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(path for path in found if path.endswith(".json"))
+
+    def _claim(self) -> tuple[int, str]:
+        """Return a number that no other writer has, and a folder for data that is ours alone."""
+        used = [*self._manifests(), *self._listed(f"{self._root}/data")]
+        number = max(map(_number, used), default=-1) + 1
+        mine = uuid.uuid4().hex[:8]
+        while not publish.create(self.fs, f"{self._root}/data/{number:08d}-claim", mine.encode()):
+            number += 1
+        return number, f"data/{number:08d}-{mine}"
 
     def _of(self, checkpoint: str) -> FitState:
         """Return the state of a checkpoint: its file name here, or a path or URL anywhere."""
@@ -148,71 +171,65 @@ class ModelDir(publish.Place):
                 )
             return place._load(there[_name(checkpoint)])
 
-    def _load(self, path: str) -> FitState:
-        manifest = publish.unseal(self.fs.cat_file(path))
-        if manifest is None:
-            raise CheckpointError(path, "the manifest is not what was written")
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(path, f"its format is {manifest['format']}, not {FORMAT}")
-        arrays = {}
-        for name, expected in manifest["files"].items():
+    def _newest_of(self, paths: list[str]) -> FitState | None:
+        damaged: list[CheckpointError] = []
+        for path in reversed(paths):
             try:
-                content = self.fs.cat_file(f"{self._root}/{name}")
-            except FileNotFoundError:
-                raise CheckpointError(path, f"{name} is missing") from None
-            if publish.sha256(content) != expected["sha256"]:
-                raise CheckpointError(path, f"{name} is not what was written")
-            arrays[name.rsplit("/", 1)[-1].removesuffix(".npy")] = np.load(
-                io.BytesIO(content), allow_pickle=False
-            )
-        lines = arrays["history"].tolist()
-        running = manifest["mini_batch"]
-        return FitState(
-            centers=arrays["centers"],
-            counts=arrays["counts"],
-            metric=manifest["distance_metric"],
-            iteration=manifest["iteration"],
-            began=manifest["began"],
-            history=tuple(_line(*line) for line in lines),
-            stop=Stop[manifest["stop"]] if manifest["stop"] else None,
-            data=manifest["data"],
-            asked=manifest["asked"],
-            data_since=manifest["data_since"],
-            running=_running(running, arrays) if running else None,
-        )
+                return self._load(path)
+            except CheckpointError as error:
+                if not self.skip_damaged:
+                    raise
+                log.warning("skip_damaged_checkpoints: passed over %s: %s", path, error.problem)
+                damaged.append(error)
+        if damaged:  # none is whole: that is not to begin anew
+            raise damaged[0]
+        return None
+
+    def _load(self, path: str) -> FitState:
+        def fetch(name: str) -> bytes:
+            return bytes(self.fs.cat_file(f"{self._root}/{name}"))
+
+        return checkpoint.read(path, self.fs.cat_file(path), fetch)
 
     def _delete_old(self) -> None:
-        """Delete manifests first, so that a reader never finds one without its data."""
+        """Delete manifests first, so that a reader never finds one without its data.
+
+        Data without a manifest are what a killed save has left, or of one that is under way; they
+        go once `keep` newer checkpoints are there.
+        """
         manifests = self._manifests()
         for path in manifests[: -self.keep]:
             self.fs.rm_file(path)
-        oldest = _number(manifests[-self.keep :][0])
-        for folder in self.fs.ls(f"{self._root}/data", detail=False):
-            if _number(folder) < oldest:  # also what a killed save has left behind
-                self.fs.rm(folder, recursive=True)
+        if len(manifests) < self.keep:
+            return
+        oldest = _number(manifests[-self.keep])
+        for path in self._listed(f"{self._root}/data"):
+            if _number(path) < oldest:
+                self.fs.rm(path, recursive=True)
 
 
-def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
-    history = np.array([astuple(line) for line in state.history], LINE)
-    arrays: dict[str, NDArray[Any]] = {
-        "centers": state.centers,
-        "counts": state.counts,
-        "history": history,
-    }
-    if state.running and state.counts.any():  # else the sums are zero
-        arrays["sums"] = state.running.sums
-    return arrays
+class Held:
+    """A model's directory that one run alone may write to: each save makes sure of that first."""
 
+    def __init__(self, store: ModelDir, lease: Lease) -> None:
+        self._store = store
+        self._lease = lease
 
-def _running(described: list[int], arrays: Mapping[str, NDArray[Any]]) -> Running:
-    steps_per_iteration, done = described
-    zero = np.zeros((2, *arrays["centers"].shape))
-    return Running(steps_per_iteration, done, arrays.get("sums", zero))
+    def latest(self) -> FitState | None:
+        """Return the newest state; None where there is none."""
+        return self._store.latest()
 
+    def checkpoints(self) -> list[str]:
+        """Return the URLs of all checkpoints, the oldest first."""
+        return self._store.checkpoints()
 
-def _line(iteration: int, rows: int, *measured: Any) -> Iteration:
-    inertia, shift, empty, digest = measured
-    return Iteration(iteration, rows, inertia, shift, empty, digest.decode())
+    def save(self, state: FitState) -> str:
+        """Publish a state and return the path of its manifest.
+
+        Raises LeaseLostError where another run has taken over.
+        """
+        self._lease.check()
+        return self._store.save(state)
 
 
 def _name(path: str) -> str:
@@ -221,9 +238,3 @@ def _name(path: str) -> str:
 
 def _number(path: str) -> int:
     return int(_name(path)[:8])
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
-    return content.getvalue()

@@ -1,18 +1,31 @@
-"""Write bytes so that a reader sees all of them or none."""
+"""Write bytes so that a reader sees all of them or none, and of two writers one wins."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
 from typing import Any
 
 import fsspec
 
+from ray_kmeans.errors import DiskFullError
 from ray_kmeans.remote import FileSystem, Remote, protocols_of, said
+
+CONDITIONAL = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+"""Stores whose clients send the condition that nothing is there yet along with the data."""
+WITHOUT_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
+"""How a file system says that it has no hard links (FAT, and object stores that are mounted)."""
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+_memory = Lock()
 
 
 def absolute(url: str) -> str:
@@ -43,21 +56,139 @@ def put(fs: FileSystem, path: str, data: bytes) -> None:
     Object stores do so by themselves with one PUT. A local file is written beside its place, synced
     and renamed. HDFS has no such step here: what is read back must verify itself.
     """
-    if "file" in protocols_of(fs):
-        fs.makedirs(os.path.dirname(path), exist_ok=True)
-        beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+    if _is_local(fs):
+        with _written_beside(path, data) as beside:
             os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(beside)
-            raise
+            _sync_folder_of(path)
     else:
         fs.pipe_file(path, data)
+
+
+def create(fs: FileSystem, path: str, data: bytes) -> bool:
+    """Make `data` visible at `path` in one step unless something is there; tell whether they are.
+
+    `data` must hold something of this writer's own: where a store has done it and the answer was
+    lost, the next attempt finds a file, and what it holds tells whose it is.
+    """
+    try:
+        if _is_local(fs):
+            _link(path, data)
+        elif _is_conditional(fs):
+            fs.pipe_file(path, data, mode="create")
+        elif _is_memory(fs):
+            with _memory:
+                fs.pipe_file(path, data, mode="create")
+        else:
+            return _put_if_missing(fs, path, data)
+    except FileExistsError:
+        with contextlib.suppress(FileNotFoundError):
+            return bool(fs.cat_file(path) == data)
+        return False
+    return True
+
+
+def is_exclusive(fs: FileSystem, path: str, data: bytes) -> bool:
+    """Tell whether of two that create a file at once one is refused; `data` are at `path` already.
+
+    Tried where it depends on more than the kind of store: some servers of S3 ignore the condition,
+    and some file systems have no links.
+    """
+    if _is_local(fs):
+        return _has_links(path)
+    if _is_conditional(fs):
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return True
+        return False
+    return _is_memory(fs)
+
+
+def _is_local(fs: FileSystem) -> bool:
+    return "file" in protocols_of(fs)
+
+
+def _is_memory(fs: FileSystem) -> bool:
+    return "memory" in protocols_of(fs)
+
+
+def _is_conditional(fs: FileSystem) -> bool:
+    return not CONDITIONAL.isdisjoint(protocols_of(fs))
+
+
+def _put_if_missing(fs: FileSystem, path: str, data: bytes) -> bool:
+    """Look, write, and look who wrote last: all that can be done without conditions."""
+    try:
+        fs.info(path)
+    except FileNotFoundError:
+        fs.pipe_file(path, data)
+    return bool(fs.cat_file(path) == data)
+
+
+def _link(path: str, data: bytes) -> None:
+    with _written_beside(path, data) as beside:
+        try:
+            os.link(beside, path)
+        except OSError as error:
+            if error.errno not in WITHOUT_LINKS:
+                raise
+            if os.path.lexists(path):
+                raise FileExistsError(path) from None
+            os.replace(beside, path)
+        _sync_folder_of(path)
+
+
+def _has_links(path: str) -> bool:
+    beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        os.link(path, beside)
+    except OSError as error:
+        if error.errno not in WITHOUT_LINKS:
+            raise
+        return False
+    os.remove(beside)
+    return True
+
+
+@contextmanager
+def _written_beside(path: str, data: bytes) -> Iterator[str]:
+    """Write a local file under another name; what is still there of it at the end is removed."""
+    folder = os.path.dirname(path)
+    beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield beside
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        _remove(beside)
+        raise DiskFullError(path, len(data), _free_bytes(folder)) from None
+    finally:
+        _remove(beside)
+
+
+def _free_bytes(folder: str) -> int:
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return shutil.disk_usage(folder).free
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.remove(path)
+
+
+def _sync_folder_of(path: str) -> None:
+    """Let the name survive a loss of power too, not the content alone."""
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def seal(manifest: dict[str, Any]) -> bytes:

@@ -1,0 +1,179 @@
+"""One writer at a time: a lease on a place of a store.
+
+lease/00000001.json                  an epoch and who holds it; the highest epoch holds the place
+
+To take the lease is to create the file of the next epoch, which a store lets only one of many do.
+Its holder writes a higher number into the file again and again. Who wants it next watches that
+number: where it moves the holder is alive, wherever it is and whatever its clock says; where it
+stands still for long enough, by the watcher's own clock, the next epoch may be taken. A holder that
+was paused finds the higher epoch before it saves anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+import uuid
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from threading import Event, Thread
+from types import TracebackType
+
+from ray_kmeans.errors import BusyError, LeaseLostError, StoreError
+from ray_kmeans.store import publish
+from ray_kmeans.store.holder import Holder
+
+log = logging.getLogger("ray_kmeans")
+
+NAME = re.compile(r"/(\d{8})\.json$")
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long things take, in seconds."""
+
+    beat_s: float = 10.0
+    """Between two signs of life of a holder."""
+    lease_s: float = 30.0
+    """Without a sign of life, until the next one may take the lease."""
+    poll_s: float = 1.0
+    """Between two looks at a holder's file."""
+
+
+class Lease:
+    """The right to write to a place, held from `take` to `release`, or while `with` lasts."""
+
+    def __init__(
+        self, place: publish.Place, owner: str, what: str, times: Times | None = None
+    ) -> None:
+        self._place = place
+        self._times = times or Times()
+        self._holder = Holder(owner, uuid.uuid4().hex, what)
+        self._epoch = 0
+        self._began = 0.0
+        self._ended = Event()
+        self._heart: Thread | None = None
+
+    def __enter__(self) -> Lease:
+        self.take()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.release()
+        except StoreError as failed:  # what went wrong before is what to hear of
+            log.warning("the next run here will wait for %.0f s: %s", self._times.lease_s, failed)
+
+    def take(self) -> None:
+        """Hold the lease; BusyError, after some seconds, where another one is alive."""
+        with self._said("cannot be leased"):
+            while not self._create(self._wait_until_free() + 1):
+                pass  # another one was quicker: it is the one to wait for now
+            for epoch in self._epochs():
+                if epoch < self._epoch:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._place.fs.rm_file(self._path(epoch))
+        self._began = time.monotonic()
+        self._heart = Thread(target=self._beat, name="lease", daemon=True)
+        self._heart.start()
+
+    def check(self) -> None:
+        """Raise LeaseLostError where another one has taken the lease; called before each save."""
+        with self._said("cannot be checked for other runs"):
+            newest = max(self._epochs(), default=0)
+            if newest > self._epoch:
+                raise LeaseLostError(self._place.shown, str(Holder.parse(self._read(newest))))
+
+    def release(self) -> None:
+        """Let go, so that the next one need not wait."""
+        self._ended.set()
+        if self._heart is not None:
+            self._heart.join()
+        with self._said("cannot be released"):
+            if max(self._epochs(), default=0) == self._epoch:  # else it is another one's
+                self._write(released=True)
+
+    def _wait_until_free(self) -> int:
+        """Return the highest epoch, 0 where there is none, once its holder is gone.
+
+        What counts is the number of looks at a file that stays the same, not the time between them:
+        in that, this process or the store may have stood still itself.
+        """
+        looks = max(round(self._times.lease_s / self._times.poll_s), 1)
+        epoch, seen, same = 0, b"", 0
+        while newest := max(self._epochs(), default=0):
+            found = self._read(newest)
+            holder = Holder.parse(found)
+            if holder.released or holder.owner == self._holder.owner or holder.is_gone:
+                break
+            if newest != epoch:
+                epoch, seen, same = newest, found, 0
+                log.warning("%r is held by a %s; is it alive?", self._place.shown, holder)
+            elif found != seen:
+                raise BusyError(self._place.shown, str(holder), holder.runs_for)
+            elif (same := same + 1) > looks:
+                break
+            time.sleep(self._times.poll_s)
+        return newest
+
+    def _create(self, epoch: int) -> bool:
+        """Tell whether this epoch is ours."""
+        fs, path, data = self._place.fs, self._path(epoch), bytes(self._holder)
+        if not publish.create(fs, path, data):
+            return False
+        if not publish.is_exclusive(fs, path, data):
+            log.warning(
+                "%r lets two processes create the same file, so two runs that start there within "
+                "a second may both go on. Start one at a time.",
+                self._place.shown,
+            )
+            time.sleep(self._times.poll_s)
+            if self._read(epoch) != data:
+                return False
+        self._epoch = epoch
+        # Who was paused before it wrote may have taken an epoch that is long gone.
+        return max(self._epochs()) == epoch
+
+    def _beat(self) -> None:
+        beat, failed = 0, False
+        while not self._ended.wait(self._times.beat_s):
+            beat += 1
+            try:
+                self._write(beat)
+                failed = False
+            except Exception as error:
+                if not failed:  # `check` decides what that means
+                    log.warning("cannot give a sign of life to %r: %s", self._place.shown, error)
+                failed = True
+
+    def _write(self, beat: int = 0, released: bool = False) -> None:
+        holder = self._holder.at(beat, time.monotonic() - self._began, released)
+        publish.put(self._place.fs, self._path(self._epoch), bytes(holder))
+
+    def _epochs(self) -> list[int]:
+        self._place.fs.invalidate_cache()
+        try:
+            found = self._place.fs.ls(f"{self._place.path}/lease", detail=False)
+        except FileNotFoundError:
+            return []
+        return [int(name[1]) for path in found if (name := NAME.search(path))]
+
+    def _path(self, epoch: int) -> str:
+        return f"{self._place.path}/lease/{epoch:08d}.json"
+
+    def _read(self, epoch: int) -> bytes:
+        """Return what is in the file of an epoch; nothing where it was deleted meanwhile."""
+        try:
+            return bytes(self._place.fs.cat_file(self._path(epoch)))
+        except FileNotFoundError:
+            return b""
+
+    def _said(self, what: str) -> AbstractContextManager[None]:
+        return self._place.said(f"{self._place.shown!r} {what}")
