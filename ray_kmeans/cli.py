@@ -14,21 +14,25 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from ray_kmeans import answers
+from ray_kmeans import answers, interrupt
 from ray_kmeans.config import RunConfig, RunOptions
 from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import run_demo
-from ray_kmeans.errors import ConfigError, RayKMeansError
+from ray_kmeans.errors import ConfigError, RayKMeansError, RunStoppedError
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.explain import explain
 from ray_kmeans.observe.table import fit_table
 from ray_kmeans.remote import redacted
 from ray_kmeans.report import write_report
+from ray_kmeans.resources import workforce
 from ray_kmeans.runs import BATCH_SIZE
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
 T = TypeVar("T")
+
+STOPPED = 128 + 15
+"""Exit code of a job that was asked to end (SIGTERM), as shells tell it."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,9 @@ def fit(flags: Fit) -> None:
         print(explain(source.describe(), flags.num_clusters, config, drawn))
         return
     _say(redacted(f"fit: {flags.uri} -> {flags.model_dir}, {_where(config)}"))
+    if config.num_workers != 0:
+        workforce(config)  # joins or starts Ray, which takes SIGTERM for itself
+    interrupt.listen()
     km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
     sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
     print(fit_table(km.history(), km.why_stopped(), sizes))
@@ -218,6 +225,9 @@ def _run(call: Callable[[T], None], flags: T) -> None:
     logging.getLogger("ray_kmeans").setLevel(logging.WARNING if quiet else logging.INFO)
     try:
         call(flags)
+    except RunStoppedError as stopped:
+        _say(str(stopped))
+        sys.exit(STOPPED)
     except RayKMeansError as error:
         sys.exit(f"error: {error}")
 

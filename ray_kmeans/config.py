@@ -32,6 +32,10 @@ class RunOptions:
     """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
     else a Ray on this machine that ends with this process."""
 
+    detached: bool = False
+    """Let a fit on Ray go on when this process ends. The same call again, from anywhere, follows
+    the one that runs; SIGTERM ends it. Not with monitors, which look on from this process."""
+
     cpus_per_worker: float | None = None
     """CPUs that Ray keeps for a worker, which computes in as many threads (in one, below 2). None:
     all that its node has, or 1 where num_workers is given. Lower it to leave CPUs to others."""
@@ -108,6 +112,8 @@ class RunOptions:
                 f"min_workers={self.min_workers}, num_workers={self.num_workers} and max_workers="
                 f"{self.max_workers} must be in ascending order, as far as they are given."
             )
+        if self.detached and self.num_workers == 0:
+            raise ConfigError("detached=True needs Ray, and num_workers=0 runs without it.")
         if self.cache not in ("auto", "memory", "disk", "source"):
             raise ConfigError(
                 f"cache={self.cache!r} is unknown. Give 'auto', 'memory', 'disk' or 'source'."

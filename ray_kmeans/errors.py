@@ -17,6 +17,7 @@ RayKMeansError
         DiskFullError
         RequestError
     WorkersLostError (RuntimeError)
+    RunStoppedError (RuntimeError)
 
 A class that has fields gives them to ``Exception.__init__`` and builds its sentence in ``__str__``:
 pickle rebuilds an exception from ``args``, so it crosses Ray unchanged.
@@ -206,3 +207,13 @@ class RequestError(StoreError):
 
 class WorkersLostError(RayKMeansError, RuntimeError):
     """Workers died, or never started, more often than a fit can bear."""
+
+
+class RunStoppedError(RayKMeansError, RuntimeError):
+    """The process was asked to end (SIGTERM) while a fit ran; what it had reached is saved."""
+
+    def __str__(self) -> str:
+        return (
+            "stopped by SIGTERM. All finished iterations are saved; run the same again and it goes "
+            "on from there."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,8 @@ def fit(
 
     On Ray a coordinator of its own steps the fit, unless monitors of this process look on.
     """
+    if config.detached and monitors:
+        raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
     layout = source.describe()
     found = store.matching(plan.num_clusters, plan.metric)
     check_shapes(layout, plan, _rows_needed(plan, found))
@@ -82,9 +85,18 @@ def fit(
             from ray_kmeans.cluster import on_ray
 
             shards, options = plan_shards(layout, k, config, size)
-            return on_ray.fit_on_ray(plan, store, source, shards, options, emit)
-        with open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool:
-            return run_fit(plan, pool, store, emit, Monitors(monitors))
+            name = _name_of_fit(store) if config.detached else None
+            return on_ray.fit_on_ray(plan, store, source, shards, options, emit, name)
+        with (
+            store.held(f"fit of {k:,} clusters") as held,
+            open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool,
+        ):
+            return run_fit(plan, pool, held, emit, Monitors(monitors))
+
+
+def _name_of_fit(store: ModelDir) -> str:
+    """Return the name under which others find the fit to a model_dir."""
+    return f"fit to {store.shown} {hashlib.sha256(store.url.encode()).hexdigest()[:16]}"
 
 
 def fit_stream(
@@ -96,6 +108,8 @@ def fit_stream(
     listeners: Sequence[ev.Emit] = (),
 ) -> FitState:
     """Fit on batches as they come. They come to this process, so it coordinates."""
+    if config.detached:
+        raise ConfigError("detached=True and an iterator: its batches come to this process.")
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
     first, sources = _first_rows(sources, needed)
@@ -108,11 +122,12 @@ def fit_stream(
     k, metric, workers = plan.num_clusters, plan.metric, workforce(config)[0]
     with (
         _listening(config, store, listeners) as emit,
+        store.held(f"fit of {k:,} clusters, on batches") as held,
         open_pool(first, layout, k, metric, config, emit, workers=workers) as pool,
     ):
         del first  # only the pool holds it, until the next batch comes
         batches = (_loadable(source, plan, config, workers) for source in sources)
-        return run_stream(plan, pool, store, emit, batches, Monitors(monitors))
+        return run_stream(plan, pool, held, emit, batches, Monitors(monitors))
 
 
 def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any]) -> None:

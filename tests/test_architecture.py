@@ -23,7 +23,7 @@ SOURCES = {
 
 ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"errors"},
-    {"remote"},
+    {"remote", "interrupt"},
     {"config"},
     {"clustering", "kernels"},
     {"observe"},
@@ -40,7 +40,8 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ONLY_IN = {  # who may import a library: a room, or one module of it
-    "ray": {"cluster.crew", "cluster.ray_pool", "cluster.on_ray", "data.ray_blocks"},
+    "ray": {f"cluster.{name}" for name in ("actor", "crew", "ray_pool", "on_ray")}
+    | {"data.ray_blocks"},
     "numba": {"clustering.loops"}
     | {
         f"kernels.{name}"

@@ -130,7 +130,7 @@ def descendants(root):
 
 def fit_processes(root=None):
     """Return the pids of all workers and coordinators of the Ray of this process, or another."""
-    names = ("ray::KMeansWorker", "ray::_Coordinator")
+    names = ("ray::KMeansWorker", "ray::Coordinator")
     below = descendants(os.getpid() if root is None else root)
     return {pid for pid, title in below.items() if title.startswith(names)}
 

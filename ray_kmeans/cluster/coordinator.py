@@ -8,13 +8,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans import interrupt
 from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.reached import Reached
+from ray_kmeans.cluster.saver import Saver
 from ray_kmeans.cluster.seeding import Initial, choose_centers
 from ray_kmeans.cluster.trainers import FullBatch, Loadable, MiniBatch, Stream, Trainer
 from ray_kmeans.cluster.worker import this_process
@@ -33,12 +37,20 @@ _OTHER_COUNTS = (
 )
 
 
-class Store(Protocol):
-    """Where states are kept."""
+class HeldStore(Protocol):
+    """Where states are kept, by one run alone."""
 
     def latest(self) -> FitState | None: ...
     def save(self, state: FitState) -> str: ...
     def checkpoints(self) -> list[str]: ...
+
+
+class Store(Protocol):
+    """The same before a run has it."""
+
+    def latest(self) -> FitState | None: ...
+    def checkpoints(self) -> list[str]: ...
+    def held(self, what: str) -> AbstractContextManager[HeldStore]: ...
 
 
 @dataclass(frozen=True)
@@ -85,21 +97,28 @@ class FitPlan:
 
 
 def run_fit(
-    plan: FitPlan, pool: Pool, store: Store, emit: ev.Emit, monitors: Monitors | None = None
+    plan: FitPlan,
+    pool: Pool,
+    store: HeldStore,
+    emit: ev.Emit,
+    monitors: Monitors | None = None,
+    reached: Reached | None = None,
 ) -> FitState:
     """Fit and return the final state, which is also the last checkpoint."""
     summary = _load(pool, emit)
     emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters))))
     found = store.latest()
-    state = _seeded(plan, pool, summary, store, emit) if found is None else found
-    state = state.begin(plan.data_name(summary), plan.asked)
-    return _train(plan, plan.trainer(pool, summary), state, store, emit, monitors)
+    with Saver(store, emit) as saver:
+        state = _seeded(plan, pool, summary, saver, emit) if found is None else found
+        state = state.begin(plan.data_name(summary), plan.asked)
+        watch = _Watch(plan, store, saver, emit, monitors or Monitors(()), reached or Reached())
+        return _train(plan, plan.trainer(pool, summary), state, watch)
 
 
 def run_stream(
     plan: FitPlan,
     pool: Pool,
-    store: Store,
+    store: HeldStore,
     emit: ev.Emit,
     batches: Iterator[Loadable],
     monitors: Monitors | None = None,
@@ -109,66 +128,84 @@ def run_stream(
     `pool` holds the first of them, joined until they have k rows: the seeds come from there.
     """
     found = store.latest()
-    state = _seeded(plan, pool, _load(pool, emit), store, emit) if found is None else found
-    trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
-    return _train(plan, trainer, state.begin(""), store, emit, monitors)
+    with Saver(store, emit) as saver:
+        state = _seeded(plan, pool, _load(pool, emit), saver, emit) if found is None else found
+        trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
+        watch = _Watch(plan, store, saver, emit, monitors or Monitors(()), Reached())
+        return _train(plan, trainer, state.begin(""), watch)
 
 
-def _train(
-    plan: FitPlan,
-    trainer: Trainer,
-    state: FitState,
-    store: Store,
-    emit: ev.Emit,
-    monitors: Monitors | None,
-) -> FitState:
+@dataclass(frozen=True)
+class _Watch:
+    """Who is told of the states of a fit."""
+
+    plan: FitPlan
+    store: HeldStore
+    saver: Saver
+    emit: ev.Emit
+    monitors: Monitors
+    reached: Reached
+
+    def save(self, state: FitState) -> None:
+        self.reached.forget()
+        self.saver.save(state)
+
+
+def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
     """Step until there is a reason to stop, and save the last state."""
-    emit(ev.FitStarted(plan.num_clusters, state.iteration, plan.rule.last_step(state.began)))
+    last = plan.rule.last_step(state.began)
+    watch.emit(ev.FitStarted(plan.num_clusters, state.iteration, last))
     if state.stop is None:
         started = trainer.start(state)
         if state.running and started.running and state.running is not started.running:
-            emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
-        monitors = monitors or Monitors(())
-        state = _iterate(plan, trainer, started, store, emit, monitors)
-        _save(store, state, emit)
-        monitors.end(state)
+            watch.emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
+        state = _iterate(plan, trainer, started, watch)
+        watch.save(state)
+        watch.saver.flush()
+        watch.monitors.end(state)
     assert state.stop is not None
-    emit(ev.FitEnded(state.stop, state.iteration))
+    watch.emit(ev.FitEnded(state.stop, state.iteration))
     return state
 
 
-def _iterate(
-    plan: FitPlan,
-    trainer: Trainer,
-    state: FitState,
-    store: Store,
-    emit: ev.Emit,
-    monitors: Monitors,
-) -> FitState:
+def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
     """Step until there is a reason to stop; the last state is not saved here."""
     saved_at, saved_iteration = time.monotonic(), state.iteration
-    monitors.begin(state)
+    watch.monitors.begin(state)
     stop = None
     try:
         while stop is None and (stop := trainer.why_stop(state)) is None:
+            interrupt.check()
             if _is_due(plan, time.monotonic() - saved_at, state.iteration - saved_iteration):
-                _save(store, state, emit)
+                watch.save(state)
                 saved_at, saved_iteration = time.monotonic(), state.iteration
-            before, begin = state.iteration, time.perf_counter()
-            state = trainer.advance(state, _most_steps(plan, state, monitors))
-            seconds = (time.perf_counter() - begin) / max(state.iteration - before, 1)
-            for line in state.history[len(state.history) - (state.iteration - before) :]:
-                emit(ev.IterationDone(line, seconds))
-            if state.iteration > before and monitors.after_step(state):
+            before, state = state, _step(plan, trainer, state, watch)
+            if state is before:
+                continue  # there was no input
+            watch.reached.note(watch.store, state)
+            watch.saver.tell()
+            if watch.monitors.after_step(state):
                 stop = trainer.why_stop(state) or Stop.MONITOR
     except BaseException:  # what went wrong first is what to hear of
         if state.iteration > saved_iteration:  # the steps that were made are not lost
             with contextlib.suppress(StoreError):
-                _save(store, state, emit)
+                watch.save(state)
+                watch.saver.flush()
         with contextlib.suppress(Exception):
-            monitors.end(state)
+            watch.monitors.end(state)
         raise
     return replace(state, stop=stop)
+
+
+def _step(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
+    """Make one step or some, and tell of each."""
+    before, begin = state.iteration, time.perf_counter()
+    state = trainer.advance(state, _most_steps(plan, state, watch.monitors))
+    made = state.iteration - before
+    seconds = (time.perf_counter() - begin) / max(made, 1)
+    for line in state.history[len(state.history) - made :]:
+        watch.emit(ev.IterationDone(line, seconds))
+    return state
 
 
 def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
@@ -225,7 +262,7 @@ def _oddities(summary: Summary) -> Iterator[str]:
         )
 
 
-def _seeded(plan: FitPlan, pool: Pool, summary: Summary, store: Store, emit: ev.Emit) -> FitState:
+def _seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.Emit) -> FitState:
     """Choose the centers to start from, and save them: a seeding is not lost either."""
     begin = time.perf_counter()
     centers = choose_centers(
@@ -235,7 +272,7 @@ def _seeded(plan: FitPlan, pool: Pool, summary: Summary, store: Store, emit: ev.
     if isinstance(plan.initial, str):
         _warn_of_copies(centers, emit)
     state = FitState.initial(centers, plan.metric)
-    _save(store, state, emit)
+    saver.save(state)
     return state
 
 
@@ -255,7 +292,3 @@ def _name_of(initial: Initial) -> str:
     if isinstance(initial, str):
         return initial
     return "given centers" if isinstance(initial, np.ndarray) else "a function"
-
-
-def _save(store: Store, state: FitState, emit: ev.Emit) -> None:
-    emit(ev.CheckpointSaved(store.save(state), state.iteration))

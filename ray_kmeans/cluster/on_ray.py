@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_kmeans.cluster.coordinator import FitPlan, Store, run_fit
+from ray_kmeans import interrupt
+from ray_kmeans.cluster.actor import Coordinator
+from ray_kmeans.cluster.coordinator import FitPlan, Store
 from ray_kmeans.cluster.crew import first_line
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering.state import FitState
-from ray_kmeans.errors import WorkersLostError
+from ray_kmeans.errors import ConfigError, RunStoppedError, WorkersLostError
 from ray_kmeans.observe import events as ev
 
 POLL_S = 0.1
+NAMESPACE = "ray_kmeans"
 MAX_COORDINATOR_LOSSES = 3
 
 
@@ -50,32 +56,12 @@ def memory_per_cpu() -> int:
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     shares = [r["memory"] / r["CPU"] for r in resources if r.get("CPU") and r.get("memory")]
+    if not shares:
+        raise ConfigError(
+            "no node with CPUs has joined the Ray cluster, so the memory of a worker is unknown. "
+            "Start one node at least, or give worker_memory_bytes, num_workers and cpus_per_worker."
+        )
     return int(min(shares))
-
-
-class _Coordinator:
-    """Runs the fit in one thread and answers for its events in another."""
-
-    def __init__(self) -> None:
-        self._events: list[ev.Event] = []
-
-    def run(
-        self,
-        plan: FitPlan,
-        store: Store,
-        source: list[Any],  # in a list, so that Ray passes the reference on and not the rows
-        shards: Sequence[Sequence[Block]],
-        options: WorkerOptions,
-    ) -> FitState:
-        emit = self._events.append
-        pool = RayPool(source[0], shards, plan.metric, options, emit)
-        try:
-            return run_fit(plan, pool, store, emit)
-        finally:
-            pool.close()
-
-    def events_from(self, number: int) -> list[ev.Event]:
-        return self._events[number:]
 
 
 def fit_on_ray(
@@ -85,17 +71,20 @@ def fit_on_ray(
     shards: Sequence[Sequence[Block]],
     options: WorkerOptions,
     emit: ev.Emit,
+    name: str | None = None,
 ) -> FitState:
-    """Fit with a coordinator actor on this node; a coordinator that dies is replaced."""
-    shared = [ray.put(source)]
+    """Fit with a coordinator actor on this node; a coordinator that dies is replaced.
+
+    With a `name` it outlives this process, and who comes with the same name follows it.
+    """
+    shared = [source if name else ray.put(source)]  # what this process puts ends with it
     before = store.checkpoints()[-1:]
     for losses in range(MAX_COORDINATOR_LOSSES + 1):
-        coordinator = _new_coordinator()
+        coordinator = _coordinator(name)
         try:
-            run = coordinator.run.remote(plan, store, shared, shards, options)
-            return _follow(coordinator, run, emit)
-        except RayTaskError as error:
-            raise error.cause from None
+            begun = coordinator.start.remote(plan, store, shared, shards, options, name is not None)
+            _check_same(plan, ray.get(begun))
+            return _follow(coordinator, emit)
         except RayActorError as error:
             cause = first_line(error)
             if losses == MAX_COORDINATOR_LOSSES:
@@ -107,8 +96,6 @@ def fit_on_ray(
             if state and state.stop and store.checkpoints()[-1:] != before:
                 emit(ev.FitEnded(state.stop, state.iteration))
                 return state  # it died when all was done
-        finally:
-            ray.kill(coordinator)
     raise AssertionError("unreachable")
 
 
@@ -128,23 +115,54 @@ def share(source: Any) -> Any:
     return ray.put(source)
 
 
-def _new_coordinator() -> Any:
+def _coordinator(name: str | None) -> Any:
     # On the driver's node, so that a local model_dir means the same place for both.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(num_cpus=0, max_restarts=0)(_Coordinator)
-    return actor.options(max_concurrency=2, scheduling_strategy=here).remote()
+    actor: Any = ray.remote(num_cpus=0, max_restarts=0)(Coordinator)
+    if name is None:
+        return actor.options(max_concurrency=2, scheduling_strategy=here).remote()
+    soft = NodeAffinitySchedulingStrategy(here.node_id, soft=True)
+    return actor.options(
+        max_concurrency=2,
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        scheduling_strategy=soft,
+    ).remote()
 
 
-def _follow(coordinator: Any, run: Any, emit: ev.Emit) -> FitState:
-    """Pass the coordinator's events on until the run ends; return its result or raise its error."""
+def _check_same(asked: FitPlan, running: FitPlan) -> None:
+    """Raise ConfigError where a fit of the same name is to do something else."""
+    both = (replace(plan, checkpoint_steps=None, checkpoint_secs=0.0) for plan in (asked, running))
+    if len({pickle.dumps(plan) for plan in both}) > 1:
+        raise ConfigError(
+            "a detached fit with other parameters runs on this model_dir. Give the same as it has, "
+            "to follow it, or stop it first."
+        )
+
+
+def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
+    """Pass the coordinator's events on until the fit ends; return its result or raise its error.
+
+    Whoever sees its end, or is asked to end it, ends the coordinator.
+    """
     seen = 0
-    ended = False
-    while not ended:
-        done, _ = ray.wait([run], timeout=POLL_S)
-        ended = bool(done)
-        events = ray.get(coordinator.events_from.remote(seen))
+    while True:
+        events, outcome = ray.get(coordinator.since.remote(seen))
         for event in events:
             emit(event)
         seen += len(events)
-    state: FitState = ray.get(run)
-    return state
+        try:
+            interrupt.check()
+        except RunStoppedError:
+            ray.get(coordinator.stop.remote())
+            ray.kill(coordinator)
+            raise
+        if outcome is not None:
+            ray.kill(coordinator)
+            if outcome.error is not None:
+                raise outcome.error
+            state: FitState = outcome.state
+            return state
+        time.sleep(POLL_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ SCORES_AT_ONCE = 2**23
 class Sizes:
     """How many rows each cluster has."""
 
-    counts: NDArray[np.int64]
-    """(k,)"""
+    counts: NDArray[Any]
+    """(k,) whole numbers, or sums of weights."""
     of: str
     """What is counted, in words."""
 
@@ -38,8 +39,10 @@ def sizes_of(state: FitState, sampled: NDArray[np.int64] | None) -> Sizes | None
         counts = np.bincount(sampled, minlength=len(state.centers))
         return Sizes(counts, f"{len(sampled):,} sampled rows")
     if running is not None and running.steps_per_iteration == 1 and state.history:
-        counts = state.counts - 1  # the initial center counts as a row
-        return Sizes(counts, "rows of all mini-batches; one that was drawn again counts again")
+        # the initial center counts as a row
+        return Sizes(
+            state.counts - 1, "rows of all mini-batches; one that was drawn again counts again"
+        )
     return None
 
 
