@@ -56,7 +56,8 @@ address="${{target#*@}}" path="${{target#*:}}"
 home="{place}/${{address%%:*}}"
 path="${{path/#\\~/$home}}"
 mkdir -p "$(dirname "$path")"
-if [[ -d $source ]]; then mkdir -p "$path" && cp -r "${{source%/}}/." "$path"; else cp "$source" "$path"; fi
+if [[ -d $source ]]; then mkdir -p "$path" && source="${{source%/}}/."; fi
+cp -r "$source" "$path"
 """
 
 
@@ -65,7 +66,9 @@ def why_not() -> str:
     missing = [name for name in ("ip", "unshare", "mount") if not shutil.which(name)]
     if missing:
         return f"{', '.join(missing)} is not installed"
-    tried = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount-proc", "true"], check=False)
+    tried = subprocess.run(
+        ["unshare", "--net", "--pid", "--fork", "--mount-proc", "true"], check=False
+    )
     return "" if tried.returncode == 0 else "making namespaces needs the rights of root"
 
 
@@ -93,16 +96,24 @@ def machines(place: Path, count: int):
         yield addresses
 
 
-def run(place: Path, address: str, command: str, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Run a command on a machine."""
-    return subprocess.run(
+def start(place: Path, address: str, command: str) -> subprocess.Popen[str]:
+    """Start a command on a machine."""
+    return subprocess.Popen(
         ["ip", "netns", "exec", _name(address), place / "bin" / "ssh", f"x@{address}", command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=seconds,
-        check=False,
     )
+
+
+def run(place: Path, address: str, command: str, seconds: float) -> subprocess.CompletedProcess:
+    """Run a command on a machine."""
+    process = start(place, address, command)
+    try:
+        out, _ = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, out)
 
 
 def ip(*words: str) -> None:
@@ -146,8 +157,11 @@ def _machine(place: Path, address: str):
     of_tests = ("RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
     environment = {key: value for key, value in os.environ.items() if key not in of_tests}
     process = subprocess.Popen(
-        ["ip", "netns", "exec", _name(address), "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        + ["bash", "-c", first],
+        [
+            *("ip", "netns", "exec", _name(address)),
+            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *("bash", "-c", first),
+        ],
         env={**environment, "HOME": str(home), "PATH": f"{place}/bin:{environment['PATH']}"},
         stdin=subprocess.DEVNULL,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from packaging.version import Version
 
 from ray_kmeans import cli
 from tests.conftest import shared_data
+from tests.servers import BIN
 
 try:
     import tomllib
@@ -184,7 +186,9 @@ def refusal_of_ours(name, words):
 
 @of(FILES)
 def test_every_command_is_one_that_its_program_takes(path):
-    assert {shlex.join(words): misused(words) for words in commands_of(path) if misused(words)} == {}
+    assert {
+        shlex.join(words): misused(words) for words in commands_of(path) if misused(words)
+    } == {}
 
 
 @of(LAUNCHED)
@@ -321,38 +325,39 @@ def strict(schema):
     return made
 
 
-def kuberay_schemas():
-    """Return the schema of every kind that KubeRay knows, by its version and name."""
-    schemas = {}
-    for path in shared_data("kuberay_crd").glob("ray.io_*.yaml"):
-        definition = yaml.safe_load(path.read_text())["spec"]
+@pytest.fixture(scope="module")
+def kuberay_takes():
+    """Return the validators of the kinds that we use, by API version and kind."""
+    made = {}
+    for name in ("rayclusters", "rayjobs"):
+        path = shared_data("kuberay_crd") / f"ray.io_{name}.yaml"
+        definition = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]
         for version in definition["versions"]:
             schema = strict(version["schema"]["openAPIV3Schema"])
             schema["properties"]["metadata"] = {"type": "object"}
-            schemas[f"ray.io/{version['name']}", definition["names"]["kind"]] = schema
-    return schemas
+            kind = f"ray.io/{version['name']}", definition["names"]["kind"]
+            made[kind] = jsonschema.Draft7Validator(schema)
+    return lambda ours: made[ours["apiVersion"], ours["kind"]].validate(ours)
 
 
 @of(KUBERNETES)
-def test_every_manifest_is_one_that_kuberay_takes(path):
-    schemas = kuberay_schemas()
+def test_every_manifest_is_one_that_kuberay_takes(kuberay_takes, path):
     ours, *others = documents(path)
 
-    jsonschema.Draft7Validator(schemas[ours["apiVersion"], ours["kind"]]).validate(ours)
+    kuberay_takes(ours)
     assert {other["kind"] for other in others} <= {"NetworkPolicy", "Service", "StatefulSet"}
 
 
 @pytest.mark.parametrize("place", [(), ("headGroupSpec",), ("headGroupSpec", "template", "spec")])
-def test_a_field_that_kuberay_does_not_know_is_found(place):
+def test_a_field_that_kuberay_does_not_know_is_found(kuberay_takes, place):
     ours = documents(FOLDER / "kuberay.yaml")[0]
-    schema = kuberay_schemas()[ours["apiVersion"], ours["kind"]]
     inner = ours["spec"]
     for name in place:
         inner = inner[name]
     inner["noSuchField"] = 1
 
     with pytest.raises(jsonschema.ValidationError, match="noSuchField"):
-        jsonschema.Draft7Validator(schema).validate(ours)
+        kuberay_takes(ours)
 
 
 def test_a_field_is_kept_where_the_schema_keeps_what_it_does_not_know():
@@ -463,7 +468,11 @@ def test_launched_clusters_name_all_their_ports():
 
 def ray_versions(text):
     """Return every version of Ray that a text names."""
-    return set(re.findall(r"(?:ray\[default\]==|RAY_VERSION=|rayVersion: |rayproject/ray:)(\d[\d.]+)", text))
+    return set(
+        re.findall(
+            r"(?:ray\[default\]==|RAY_VERSION=|rayVersion: |rayproject/ray:)(\d[\d.]+)", text
+        )
+    )
 
 
 def test_one_version_of_ray_everywhere_and_one_that_the_package_takes():
@@ -501,7 +510,7 @@ def test_the_slurm_script_is_bash():
 
 
 def test_shellcheck_finds_nothing_in_the_slurm_script():
-    shellcheck = shutil.which("shellcheck")
+    shellcheck = shutil.which("shellcheck", path=f"{BIN}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck is not installed")
     done = subprocess.run([shellcheck, SLURM], capture_output=True, text=True, check=False)
@@ -532,7 +541,12 @@ def test_the_image_copies_all_that_the_package_is_built_of_and_nothing_more():
         if not name.startswith("--")
     }
 
-    assert copied == {"pyproject.toml", "ray_kmeans", PYPROJECT["readme"], *PYPROJECT["license-files"]}
+    assert copied == {
+        "pyproject.toml",
+        "ray_kmeans",
+        PYPROJECT["readme"],
+        *PYPROJECT["license-files"],
+    }
     assert {name for name in copied if not (ROOT / name).exists()} == set()
 
 
