@@ -59,8 +59,8 @@ end() {
 trap end EXIT
 trap 'kill -TERM "$running"; wait "$running" || true; exit 143' TERM
 
-wait_for_nodes() {
-  python - "${#nodes[@]}" <<'PYTHON'
+wait_for_nodes() { # by exec, so that a signal reaches it
+  exec python - "${#nodes[@]}" <<'PYTHON'
 import sys, time, ray
 
 wanted, end = int(sys.argv[1]), time.monotonic() + 300

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def machines(place: Path, count: int):
             stack.enter_context(_network(_name(address)))
             _connect(_name(address), switch, address, number)
             stack.enter_context(_machine(place, address))
+        for address in addresses:
+            _wait_for(place, address)
         yield addresses
 
 
@@ -114,6 +117,13 @@ def run(place: Path, address: str, command: str, seconds: float) -> subprocess.C
     finally:
         process.kill()
     return subprocess.CompletedProcess(command, process.returncode, out)
+
+
+def _wait_for(place: Path, address: str) -> None:
+    end_of_patience = time.monotonic() + 20
+    while run(place, address, "true", 10).returncode:
+        assert time.monotonic() < end_of_patience, f"{address} does not answer"
+        time.sleep(0.05)
 
 
 def ip(*words: str) -> None:
