@@ -49,7 +49,7 @@ def has_checkpoint(model):
 
 @pytest.fixture
 def place():
-    """A folder with a short name, where machines of their own can be made: Ray needs short paths."""
+    """A folder for machines of their own; its name is short, as Ray puts sockets there."""
     missing = machines.why_not()
     if missing:
         pytest.skip(missing)
