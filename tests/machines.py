@@ -64,7 +64,7 @@ cp -r "$source" "$path"
 
 def why_not() -> str:
     """Return what is missing for machines of their own, or ''."""
-    missing = [name for name in ("ip", "unshare", "mount") if not shutil.which(name)]
+    missing = [name for name in ("ip", "ss", "unshare", "mount") if not shutil.which(name)]
     if missing:
         return f"{', '.join(missing)} is not installed"
     tried = subprocess.run(
