@@ -34,6 +34,14 @@ def test_the_file_tree_in_the_readme_is_the_file_tree():
     assert tree_of_the_readme() == real
 
 
+def test_what_stands_beside_the_package_in_the_file_tree_is_there():
+    block = re.search(r"## The file tree\n\n(.*?)\n\n", README, re.DOTALL)[1]
+    named = re.findall(r"^    ([\w./]+)", block, re.MULTILINE)
+
+    assert {"cluster_configs/", "docs/clusters.md"} <= set(named)
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 def test_ci_runs_the_line_of_the_readme():
     [line] = [x.strip() for x in README.splitlines() if x.strip().endswith("&& pytest")]
 
