@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import logging
 import os
 import pty
 import re
@@ -90,6 +91,41 @@ def test_a_bar_of_a_fit_that_continues_begins_where_that_was(tmp_path):
     bars = [line for line in lines if line.startswith("k-means, 4 clusters")]
     assert " 2/5 " in bars[0]
     assert " 5/5 " in bars[-1]
+
+
+LOSS = """
+import logging
+from ray_kmeans.observe.events import *
+from ray_kmeans.observe.listeners import LogLines
+from ray_kmeans.observe.progress import Progress
+{setting}
+progress = Progress()
+for event in {events}:
+    LogLines()(event)
+    progress(event)
+progress.close()
+"""
+LOSSES = [ev.WorkerReplaced(1, "it died"), ev.CoordinatorReplaced("it too"), ev.Waiting(1, 2, 0.5)]
+
+
+@pytest.mark.parametrize("setting", ["", "logging.basicConfig()"])
+def test_a_loss_is_told_once_on_a_line_of_its_own_between_the_bars(setting):
+    events = repr([STARTED, done(1), *LOSSES, done(2)])
+
+    lines = on_a_terminal(LOSS.format(setting=setting, events=events))
+
+    begin = "WARNING:ray_kmeans:" if setting else ""
+    assert [line for line in lines if line.strip() and "k-means" not in line] == [
+        f"{begin}{event}" for event in LOSSES
+    ]
+
+
+def test_the_log_has_its_own_handlers_again_when_a_bar_is_closed(clock, screen):
+    before = list(logging.getLogger().handlers)
+
+    show(clock, [STARTED, done(1)], screen)
+
+    assert logging.getLogger().handlers == before
 
 
 # --- what a bar says -------------------------------------------------------------------------
@@ -214,7 +250,6 @@ def test_after_the_loss_of_the_coordinator_the_bars_begin_again_where_the_model_
     show(clock, [*first, READ, again, *map(done, range(3, 10))], screen)
 
     assert steps_drawn(screen) == "012345" + "23456789"
-    assert str(loss) in screen.lines
 
 
 def test_a_bar_that_was_cut_off_stays_as_it_was_and_may_be_closed_twice(clock, screen):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.events import Phase
@@ -29,14 +31,17 @@ class Progress:
 
     def __init__(self, wanted: bool = True) -> None:
         self._how = _way_to_show() if wanted else {"disable": True}
+        self._is_drawn = self._how.get("file") is sys.stderr
         self._bar: Any = None
         self._phase: Phase | None = None
+        self._opened = ExitStack()
+        if self._is_drawn:  # else a log line on the same terminal would begin behind the bar
+            self._opened.enter_context(logging_redirect_tqdm())
 
     def close(self) -> None:
-        """Leave the bar as it is and go on below it."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = self._phase = None
+        """Leave the bar as it is and go on below it; twice is no error."""
+        self._end()
+        self._opened.close()
 
     def __call__(self, event: ev.Event) -> None:
         match event:
@@ -54,13 +59,13 @@ class Progress:
                 self._bar.set_postfix_str(text, refresh=False)
                 self._move(event.line.iteration)
             case ev.DataLoaded() | ev.Seeded() | ev.FitEnded():
-                self.close()
+                self._end()
                 self._say(event)
-            case _:
+            case ev.KernelsReady():
                 self._say(event)
 
     def _begin(self, phase: Phase, name: str, **kind: Any) -> None:
-        self.close()
+        self._end()
         leave = phase in (Phase.ITERATIONS, Phase.WRITING)  # what came of the others is said below
         self._bar = tqdm(**{"desc": name, "leave": leave, **kind, **self._how})
         self._phase = phase
@@ -68,10 +73,14 @@ class Progress:
     def _move(self, done: int) -> None:
         self._bar.update(done - self._bar.n)
 
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = self._phase = None
+
     def _say(self, event: ev.Event) -> None:
-        """Write what came of a phase, or what keeps it waiting, on a line of its own."""
-        text = _in_words(event)
-        if text and self._how.get("file") is sys.stderr:
+        """Write what came of a phase on a line of its own. What went wrong is in the log."""
+        if self._is_drawn and (text := _in_words(event)):
             tqdm.write(text, file=sys.stderr)
 
 
@@ -86,8 +95,6 @@ def _in_words(event: ev.Event) -> str:
             return f"computing by {event}"
         case ev.Seeded(method, clusters, seconds):
             return f"{clusters:,} initial centers by {method}, in {seconds:.1f} s"
-        case ev.Waiting() | ev.WorkerReplaced() | ev.CoordinatorReplaced():
-            return str(event)
     return ""
 
 
