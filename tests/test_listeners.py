@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from ray_kmeans.store.model_dir import ModelDir
 
 X = np.random.default_rng(3).normal(size=(200, 3)).astype(np.float32)
 HERE = RunConfig(num_workers=0)
+README = Path(__file__).parents[1] / "README.md"
 
 
 def step_line(iteration, inertia=12.5, rows=200):
@@ -93,6 +95,13 @@ def test_the_line_of_an_iteration_holds_its_event(caplog, figures):
     assert tuple(same) == figures[:5]
     assert timed == pytest.approx(seconds, rel=1e-5)
     assert speed == pytest.approx(rows / seconds if seconds else math.inf, rel=1e-5)
+
+
+def test_the_documents_show_a_line_as_it_is():
+    for text in (LogLines.__doc__, README.read_text()):
+        (line,) = re.findall(r"iteration=31 [^\n`]*", text)
+        iteration, rows, *_, seconds, speed = figures_of(line.strip())
+        assert (iteration, speed) == (31, pytest.approx(rows / seconds))
 
 
 @pytest.mark.parametrize(

@@ -120,10 +120,13 @@ def test_a_loss_is_told_once_on_a_line_of_its_own_between_the_bars(setting):
     ]
 
 
-def test_the_log_has_its_own_handlers_again_when_a_bar_is_closed(clock, screen):
+def test_the_log_has_its_own_handlers_again_when_a_bar_is_closed(screen):
     before = list(logging.getLogger().handlers)
 
-    show(clock, [STARTED, done(1)], screen)
+    with redirect_stderr(screen):
+        progress = Progress()  # held, for garbage brings them back too
+        assert logging.getLogger().handlers != before
+        progress.close()
 
     assert logging.getLogger().handlers == before
 
@@ -300,6 +303,18 @@ def test_the_log_of_a_job_has_whole_lines_at_least_ten_seconds_apart(clock, log)
         "k-means, 4 clusters:  40% 20/50 [00:20<00:30,  1.00it/s, inertia 50, 400 rows/s]",
         "k-means, 4 clusters:  60% 30/50 [00:30<00:20,  1.00it/s, inertia 33.3333, 400 rows/s]",
     ]
+
+
+def test_slow_steps_have_their_lines_in_the_log_of_a_job_also_after_fast_ones(clock, log):
+    far = ev.FitStarted(num_clusters=4, iteration=0, last_iteration=10_000)
+    with redirect_stderr(log), closing(Progress()) as progress:
+        progress(far)
+        for iteration in range(1, 2004):
+            clock.now += 0.01 if iteration <= 2000 else 15
+            progress(done(iteration))
+
+    drawn = [re.search(r" (\d+)/10000 ", line)[1] for line in log.getvalue().splitlines()]
+    assert drawn[-3:] == ["2001", "2002", "2003"]
 
 
 def test_a_long_phase_has_lines_in_the_log_of_a_job(clock, log):
