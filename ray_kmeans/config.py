@@ -78,14 +78,16 @@ class RunOptions:
     warning that names the others. False: that is an error. True costs the steps between the two."""
 
     save_summary_steps: int = 100
-    """Steps between two entries of the TensorBoard file in model_dir (loss/raw, global_step/sec).
-    Written where tensorboardX is installed: pip install 'ray-kmeans[tensorboard]'."""
+    """Steps between two entries of the TensorBoard file in model_dir (loss/raw, global_step/sec,
+    rows/sec, shift, empty_clusters). Written where tensorboardX is installed:
+    pip install 'ray-kmeans[tensorboard]'."""
 
     log_step_count_steps: int = 100
     """Steps between two log lines; one comes anyway when 10 seconds have passed. 1 shows all."""
 
     progress: bool = True
-    """Draw a progress bar where standard error is a terminal."""
+    """Draw a progress bar for each phase where standard error is a terminal; in the log of a
+    submitted Ray job, write a line at most every 10 seconds instead. Elsewhere nothing is shown."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that no run can use."""

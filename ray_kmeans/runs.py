@@ -25,8 +25,9 @@ from ray_kmeans.data.weighted import WeightedSource, with_weights
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe import summaries
-from ray_kmeans.observe.listeners import LogLines, Progress, tell_all, warn
+from ray_kmeans.observe.listeners import LogLines, tell_all, warn
 from ray_kmeans.observe.monitors import Monitors
+from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.summaries import Summaries, tensorboard_installed
 from ray_kmeans.resources import check_reachable, open_pool, plan_shards, workforce
 from ray_kmeans.store.model_dir import ModelDir
@@ -221,6 +222,10 @@ def _listening(
             progress,
             *listeners,
         ]
+        if config.num_workers != 0:
+            from ray_kmeans.observe.metrics import RayMetrics  # ray is not imported where not used
+
+            everybody.append(RayMetrics())
         if tensorboard_installed():
             publish = Place(store.url, store.storage_options).put
             scalars = Summaries(config.save_summary_steps, publish)

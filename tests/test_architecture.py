@@ -41,7 +41,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ONLY_IN = {  # who may import a library: a room, or one module of it
     "ray": {f"cluster.{name}" for name in ("actor", "crew", "ray_pool", "on_ray")}
-    | {"data.ray_blocks"},
+    | {"data.ray_blocks", "observe.metrics"},
     "numba": {"clustering.loops"}
     | {
         f"kernels.{name}"
@@ -57,7 +57,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "lance": {"data.lance_dataset"},
     "zarr": {"data.zarr_array"},
     "pytest": {"testing"},
-    "tqdm": {"observe"},
+    "tqdm": {"observe.progress"},
     "tyro": {"cli"},
     "onnx": {"export.onnx_graph"},
     "tensorflow": {"export.saved_model"},

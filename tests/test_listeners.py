@@ -1,16 +1,11 @@
-"""Who listens to a run: the progress bar, the log, warnings."""
+"""Who listens to a run: the log, and warnings."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import pty
+import math
 import re
-import struct
-import subprocess
-import sys
-import termios
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,11 +16,13 @@ from ray_kmeans.clustering.state import Iteration, Stop
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe import listeners
-from ray_kmeans.observe.listeners import LogLines, Progress, tell_all, warn
+from ray_kmeans.observe.listeners import LogLines, tell_all, warn
+from ray_kmeans.observe.progress import Progress
 from ray_kmeans.store.model_dir import ModelDir
 
 X = np.random.default_rng(3).normal(size=(200, 3)).astype(np.float32)
 HERE = RunConfig(num_workers=0)
+README = Path(__file__).parents[1] / "README.md"
 
 
 def step_line(iteration, inertia=12.5, rows=200):
@@ -40,6 +37,8 @@ def done(iteration, inertia=12.5, seconds=0.5):
 
 
 RUN = [
+    ev.PhaseBegan(ev.Phase.READING, 200, "rows"),
+    ev.PhaseMoved(ev.Phase.READING, 200),
     ev.DataLoaded(rows=200, features=3, seconds=0.1, coordinator=("h", 1), workers=(("h", 2),)),
     ev.KernelsReady((("AMX int8", 2, 0.5),)),
     ev.Seeded("random", num_clusters=4, seconds=0.1),
@@ -56,72 +55,53 @@ def fit(tmp_path, **config):
     return km.fit(X, steps=6)
 
 
-def test_progress_draws_nothing_where_standard_error_is_no_terminal(tmp_path, capfd):
-    fit(tmp_path)
-    progress = Progress()
-    for event in [*RUN, ev.WorkerReplaced(1, "it died"), ev.Waiting(1, 2, 0.0)]:
-        progress(event)
-
-    assert capfd.readouterr() == ("", "")
-
-
-def on_a_terminal(code):
-    """Run code whose standard error is a terminal; return what that shows, line by line."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=theirs
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while part := os.read(ours, 4096):
-            shown += part
-    except OSError:
-        pass  # the other side is closed
-    finally:
-        os.close(ours)
-        process.wait()
-    assert process.returncode == 0, shown.decode()
-    return re.split(r"[\r\n]+", shown.decode())
+KINDS = {
+    "iteration": int,
+    "rows": int,
+    "inertia": float,
+    "shift": float,
+    "empty": int,
+    "seconds": float,
+    "rows_per_s": float,
+}
+"""What stands in the log line of an iteration, in this order."""
 
 
-CODE = """
-import numpy as np
-from ray_kmeans import KMeansClustering, RunConfig
-X = np.random.default_rng(3).normal(size=(200, 3)).astype(np.float32)
-config = RunConfig(num_workers=0, progress={progress})
-km = KMeansClustering(4, {model_dir!r}, X[:4], use_mini_batch=False, config=config)
-km.fit(X, {limit})
-"""
+def figures_of(text):
+    """Read a log line as a machine would."""
+    pairs = [pair.split("=") for pair in text.split(" ")]
+    assert [key for key, _ in pairs] == list(KINDS)
+    return tuple(KINDS[key](value) for key, value in pairs)
 
 
-@pytest.mark.parametrize("limit", ["steps=6", ""])
-def test_progress_shows_iterations_and_inertia_on_a_terminal(tmp_path, limit):
-    lines = on_a_terminal(CODE.format(progress=True, model_dir=str(tmp_path), limit=limit))
+@pytest.mark.parametrize(
+    "figures",
+    [
+        (1, 200, 12.5, 0.25, 0, 0.5),
+        (10**9, 10**12, 1 / 3, 0.1 + 0.2, 10**6, 86_400.125),
+        (7, 1, 0.0, 0.0, 3, 1.5e-7),
+        (7, 1, np.float64(5e-324), np.float64(1.1), 3, 0.0),
+        (7, 1, math.inf, math.inf, 0, 12.0),
+    ],
+)
+def test_the_line_of_an_iteration_holds_its_event(caplog, figures):
+    caplog.set_level(logging.INFO, "ray_kmeans")
+    iteration, rows, inertia, shift, empty, seconds = figures
 
-    history = KMeansClustering(4, str(tmp_path)).history()
-    assert "200 rows x 3 in 1 workers" in lines[0]
-    bar = [line for line in lines if line.startswith("k-means, 4 clusters")][-1]
-    assert re.search(rf"\b{len(history)}(/6|it)\b", bar)
-    assert f"inertia {history[-1].inertia:.6g}" in bar
-    assert "rows/s" in bar
+    LogLines()(ev.IterationDone(Iteration(iteration, rows, inertia, shift, empty, "d"), seconds))
+
+    (text,) = caplog.messages
+    *same, timed, speed = figures_of(text)
+    assert tuple(same) == figures[:5]
+    assert timed == pytest.approx(seconds, rel=1e-5)
+    assert speed == pytest.approx(rows / seconds if seconds else math.inf, rel=1e-5)
 
 
-def test_progress_can_be_switched_off(tmp_path):
-    lines = on_a_terminal(CODE.format(progress=False, model_dir=str(tmp_path), limit="steps=6"))
-
-    assert lines == [""]
-
-
-def test_a_bar_of_a_fit_that_continues_begins_where_that_was(tmp_path):
-    on_a_terminal(CODE.format(progress=True, model_dir=str(tmp_path), limit="steps=2"))
-
-    lines = on_a_terminal(CODE.format(progress=True, model_dir=str(tmp_path), limit="steps=3"))
-
-    bars = [line for line in lines if line.startswith("k-means, 4 clusters")]
-    assert " 2/5 " in bars[0]
-    assert " 5/5 " in bars[-1]
+def test_the_documents_show_a_line_as_it_is():
+    for text in (LogLines.__doc__, README.read_text()):
+        (line,) = re.findall(r"iteration=31 [^\n`]*", text)
+        iteration, rows, *_, seconds, speed = figures_of(line.strip())
+        assert (iteration, speed) == (31, pytest.approx(rows / seconds))
 
 
 @pytest.mark.parametrize(
@@ -133,11 +113,10 @@ def test_the_first_and_every_nth_iteration_is_logged(tmp_path, caplog, every, it
     km = fit(tmp_path, log_step_count_steps=every)
 
     lines = [text for text in caplog.messages if text.startswith("iteration=")]
-    logged = {line.iteration: line for line in km.history() if line.iteration in iterations}
-    assert [int(re.match(r"iteration=(\d+) ", text)[1]) for text in lines] == iterations
-    for text, line in zip(lines, logged.values(), strict=True):
-        assert f"inertia={line.inertia:.9g} " in text
-        assert " rows=200 " in text
+    logged = [line for line in km.history() if line.iteration in iterations]
+    assert [figures_of(text)[:5] for text in lines] == [
+        (line.iteration, line.rows, line.inertia, line.shift, line.empty) for line in logged
+    ]
 
 
 def logged_iterations(caplog, listener, events):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
 from ray_kmeans.clustering.state import Iteration, Stop
@@ -19,6 +21,39 @@ class Waiting:
     free_cpus: float
 
 
+class Phase(Enum):
+    """What a run does one after the other; the value is the word shown to the user."""
+
+    READING = "reading"
+    SEEDING = "seeding"
+    ITERATIONS = "iterations"
+    WRITING = "writing"
+
+
+@dataclass(frozen=True)
+class PhaseBegan:
+    """Something begins that may take long.
+
+    DataLoaded ends the reading and Seeded the seeding. The iterations have no event of this kind:
+    FitStarted begins them, every IterationDone moves them and FitEnded ends them.
+    """
+
+    phase: Phase
+    total: int | None
+    """Units until it is over; None: not known before."""
+    unit: str
+    """What is counted: rows, centers, rounds."""
+
+
+@dataclass(frozen=True)
+class PhaseMoved:
+    """A phase has got on."""
+
+    phase: Phase
+    done: int
+    """Units so far."""
+
+
 @dataclass(frozen=True)
 class DataLoaded:
     """The workers hold their shards."""
@@ -31,6 +66,11 @@ class DataLoaded:
     """(host, pid)"""
     workers: tuple[tuple[str, int], ...]
     """(host, pid) of each."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the rows as float32."""
+        return self.rows * self.features * 4
 
 
 @dataclass(frozen=True)
@@ -75,6 +115,20 @@ class IterationDone:
 
     line: Iteration
     seconds: float
+    wait: float = 0.0
+    """Seconds of these from the first worker's answer to the last one's."""
+    reduce: float = 0.0
+    """Seconds of these from the last answer to the new centers."""
+
+    @property
+    def compute(self) -> float:
+        """Seconds from the centers to the first worker's answer."""
+        return max(self.seconds - self.wait - self.reduce, 0.0)
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows of the step for each second of it."""
+        return self.line.rows / self.seconds if self.seconds else math.inf
 
 
 @dataclass(frozen=True)
@@ -83,6 +137,8 @@ class CheckpointSaved:
 
     path: str
     iteration: int
+    seconds: float = 0.0
+    """From the state to the file that makes it visible."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +190,8 @@ class FitEnded:
 
 Event: TypeAlias = (
     Waiting
+    | PhaseBegan
+    | PhaseMoved
     | DataLoaded
     | KernelsReady
     | Seeded

@@ -1,16 +1,12 @@
-"""Who listens to a run: the log, the progress bar, warnings."""
+"""Who listens to a run: the log, and warnings."""
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
-
-from tqdm import tqdm
 
 from ray_kmeans.observe import events as ev
 
@@ -34,6 +30,25 @@ class LogLines:
     """One log line for the first and every n-th iteration, and one for all else that matters.
 
     A line is also logged when the last one is long ago, so that a slow fit never looks dead.
+
+    Notes
+    -----
+    The line of an iteration is made for machines: pairs ``key=value``, one space between them, no
+    space inside, always these keys in this order::
+
+        iteration=31 rows=6000 inertia=4678.0 shift=0.0 empty=0 seconds=0.004 rows_per_s=1.5e+06
+
+    =============  =========================================================================
+    `iteration`    number of the step, over all fits of the model
+    `rows`         rows of the step: all of them, or those of a mini-batch
+    `inertia`      sum of their distances to the nearest center before the update
+    `shift`        largest move of any coordinate of any center in the update
+    `empty`        clusters without a row
+    `seconds`      of the step, as the coordinator saw it
+    `rows_per_s`   rows / seconds
+    =============  =========================================================================
+
+    `inertia` and `shift` have all digits that bring the same bits back; the timings have six.
     """
 
     def __init__(self, every: int = 100) -> None:
@@ -64,6 +79,10 @@ class LogLines:
                 )
             case ev.KernelsReady():
                 log.info("kernels=%s", event)
+            case ev.PhaseBegan(phase, total, unit):
+                log.info("phase=%s total=%s unit=%s", phase.value, total, unit)
+            case ev.PhaseMoved():
+                pass  # how far it is, the progress bar says
             case ev.CheckpointSaved():
                 log.info("checkpoint=%s", event.path)
             case ev.FitEnded():
@@ -79,75 +98,20 @@ class LogLines:
         if not long_ago and event.line.iteration % self._every != 0:
             return
         self._logged_at = now
-        log.info(
-            "iteration=%d inertia=%.9g shift=%.3g empty=%d rows=%d seconds=%.3f rows/s=%.3g",
-            event.line.iteration,
-            event.line.inertia,
-            event.line.shift,
-            event.line.empty,
-            event.line.rows,
-            event.seconds,
-            event.line.rows / event.seconds,
-        )
+        log.info("%s", _pairs(event))
+
+
+def _pairs(event: ev.IterationDone) -> str:
+    """Return the line of an iteration."""
+    line = event.line
+    return (
+        f"iteration={line.iteration} rows={line.rows} inertia={float(line.inertia)!r} "
+        f"shift={float(line.shift)!r} empty={line.empty} seconds={event.seconds:.6g} "
+        f"rows_per_s={event.rows_per_s:.6g}"
+    )
 
 
 def warn(event: ev.Event) -> None:
     """Raise a Python warning where the run asks for one."""
     if isinstance(event, ev.Warned):
         warnings.warn(event.message, UserWarning, stacklevel=2)
-
-
-class Progress:
-    """A progress bar on standard error; silent where that is not a terminal."""
-
-    def __init__(self, wanted: bool = True) -> None:
-        self._bar: Any = None
-        self._wanted = wanted and sys.stderr.isatty()
-
-    def close(self) -> None:
-        """Leave the bar as it is and go on below it."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, event: ev.Event) -> None:
-        match event:
-            case ev.DataLoaded():
-                self._write(
-                    f"{event.rows:,} rows x {event.features} in {len(event.workers)} workers, "
-                    f"read in {event.seconds:.1f} s"
-                )
-            case ev.KernelsReady():
-                self._write(f"computing by {event}")
-            case ev.Seeded():
-                self._write(
-                    f"{event.num_clusters:,} initial centers by {event.method}, "
-                    f"in {event.seconds:.1f} s"
-                )
-            case ev.FitStarted():
-                self._bar = tqdm(
-                    desc=f"k-means, {event.num_clusters} clusters",
-                    initial=event.iteration,
-                    total=event.last_iteration,
-                    unit="it",
-                    file=sys.stderr,
-                    disable=not self._wanted,
-                    dynamic_ncols=True,
-                )
-            case ev.IterationDone() if self._bar is not None:
-                speed = tqdm.format_sizeof(event.line.rows / event.seconds)
-                self._bar.set_postfix_str(
-                    f"inertia {event.line.inertia:.6g}, {speed} rows/s", refresh=False
-                )
-                self._bar.update(event.line.iteration - self._bar.n)
-            case (
-                ev.Waiting()
-                | ev.WorkerReplaced()
-                | ev.WorkersLag()
-                | ev.WorkersJoined()
-                | ev.CoordinatorReplaced()
-            ):
-                self._write(str(event))
-
-    def _write(self, text: str) -> None:
-        if self._wanted:
-            tqdm.write(text, file=sys.stderr)

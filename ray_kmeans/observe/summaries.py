@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -34,7 +35,10 @@ def write_evaluation(metrics: Mapping[str, float], step: int, publish: Publish) 
 
 
 class Summaries:
-    """Scalars of a fit, as the seed named them; published with every checkpoint.
+    """Scalars of a fit, published with every checkpoint.
+
+    'loss/raw' and 'global_step/sec' are the seed's, with its names; 'rows/sec', 'shift' and
+    'empty_clusters' stand beside them.
 
     Parameters
     ----------
@@ -75,14 +79,23 @@ class Summaries:
         # Steps are done again when a fit goes on from its last checkpoint; they are drawn already.
         new = iteration > self._drawn
         if new and (self._drawn == 0 or iteration % self._every == 0):
-            speed = 1 / event.seconds
-            self._file.add({"loss/raw": event.line.inertia, "global_step/sec": speed}, iteration)
+            self._file.add(_scalars(event), iteration)
             self._drawn = iteration
 
     def _publish_new(self) -> None:
         if self._published < self._drawn:
             self._publish(self._file.name, self._file.content())
             self._published = self._drawn
+
+
+def _scalars(event: ev.IterationDone) -> dict[str, float]:
+    return {
+        "loss/raw": event.line.inertia,
+        "global_step/sec": 1 / event.seconds if event.seconds else math.inf,
+        "rows/sec": event.rows_per_s,
+        "shift": event.line.shift,
+        "empty_clusters": event.line.empty,
+    }
 
 
 class _EventFile:

@@ -1,0 +1,43 @@
+"""The history of a model as an Arrow table, for notebooks and Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.clustering.state import Iteration
+
+
+def history_table(lines: Sequence[Iteration], metric: str) -> pa.Table:
+    """Return one row per step; each column has its unit and its meaning in the metadata.
+
+    A file of it keeps them: ``pyarrow.parquet.write_table(table, path)``. The unit '1' stands for
+    a number without one, as those of cosine are.
+
+    >>> table = history_table([Iteration(1, 6000, 8606.1, 0.159, 0, "d")], "squared_euclidean")
+    >>> table.schema.field("inertia").metadata[b"unit"]
+    b'(unit of the data)^2'
+    """
+    schema = _schema(metric)
+    columns = {name: [getattr(line, name) for line in lines] for name in schema.names}
+    return pa.table(columns, schema=schema)
+
+
+def _schema(metric: str) -> pa.Schema:
+    cosine = metric == COSINE
+    distance = "1" if cosine else "(unit of the data)^2"
+    length = "1" if cosine else "unit of the data"
+    columns = [
+        ("iteration", pa.int64(), "1", "Number of the step, over all fits of the model."),
+        ("rows", pa.int64(), "rows", "Rows of the step: all, or those of a mini-batch."),
+        ("inertia", pa.float64(), distance, "Sum of their distances before the update."),
+        ("shift", pa.float64(), length, "Largest move of any coordinate of any center."),
+        ("empty", pa.int64(), "clusters", "Clusters without a row."),
+        ("digest", pa.string(), "1", "Names the centers after the update."),
+    ]
+    return pa.schema(
+        pa.field(name, kind, nullable=False, metadata={"unit": unit, "description": meaning})
+        for name, kind, unit, meaning in columns
+    )
