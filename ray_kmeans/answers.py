@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.cluster.pool import LocalPool, Pool
+from ray_kmeans.cluster.pool import LocalPool, Moved, Pool
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, split
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, Predictor, batches_of, whole
+from ray_kmeans.observe import events as ev
+from ray_kmeans.observe.listeners import LogLines, tell_all
+from ray_kmeans.observe.progress import Progress
 from ray_kmeans.remote import redacted
 from ray_kmeans.resources import check_reachable, open_pool
 from ray_kmeans.store.labelled import OWN_COLUMNS, LabelledOutput
@@ -153,9 +157,17 @@ def write_labels(
     _check_kept(source, layout, keep_columns)
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
     output.start()
-    with open_pool(source, layout, len(state.centers), state.metric, config) as pool:
-        pool.read()
-        parts = pool.write_labels(state.centers, output, keep_columns)
+    with closing(Progress(config.progress)) as progress:
+        emit = tell_all([LogLines(), progress])
+
+        def moved(phase: ev.Phase) -> Moved:
+            emit(ev.PhaseBegan(phase, layout.rows, "rows"))
+            return lambda rows: emit(ev.PhaseMoved(phase, rows))
+
+        k, metric = len(state.centers), state.metric
+        with open_pool(source, layout, k, metric, config, emit) as pool:
+            pool.read(moved(ev.Phase.READING))
+            parts = pool.write_labels(state.centers, output, keep_columns, moved(ev.Phase.WRITING))
     output.finish(parts, {"model_dir": redacted(model_dir), "iteration": state.iteration})
     return sum(part.rows for part in parts)
 

@@ -34,6 +34,7 @@ from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.observe.monitors import Monitors, check_monitors
+from ray_kmeans.store.history import history_table
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.variables import variable, variables
 
@@ -81,6 +82,11 @@ class Model(ABC):
     def history(self) -> tuple[Iteration, ...]:
         """Return one line per step over all fits of this model."""
         return self._state().history
+
+    def history_table(self) -> Any:
+        """Return the history as an Arrow table, with units, as for a notebook or a file."""
+        state = self._state()
+        return history_table(state.history, state.metric)
 
     def counts(self) -> NDArray[Any]:
         """Return the rows of each cluster in the last sweep, or the counts of mini-batch, (k,).

@@ -232,7 +232,15 @@ def test_all_listeners_hear_all_events_in_order(tmp_path):
     kinds = [type(event).__name__ for event in heard["a"]]
     assert heard["a"] == heard["b"]
     assert kinds == [
-        *("DataLoaded", "KernelsReady", "Seeded", "CheckpointSaved", "FitStarted"),
+        *(
+            "PhaseBegan",
+            "PhaseMoved",
+            "DataLoaded",
+            "KernelsReady",
+            "Seeded",
+            "CheckpointSaved",
+            "FitStarted",
+        ),
         *("IterationDone", "IterationDone", "CheckpointSaved", "IterationDone"),
         *("CheckpointSaved", "FitEnded"),
     ]

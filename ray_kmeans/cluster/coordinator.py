@@ -10,16 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import interrupt
-from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.pool import Pool, nobody
 from ray_kmeans.cluster.reached import Reached
 from ray_kmeans.cluster.saver import Saver
-from ray_kmeans.cluster.seeding import Initial, choose_centers
+from ray_kmeans.cluster.seeding import Initial, choose_centers, work_of
 from ray_kmeans.cluster.trainers import FullBatch, Loadable, MiniBatch, Stream, Trainer
 from ray_kmeans.cluster.worker import this_process
 from ray_kmeans.clustering.batches import Batches
@@ -182,7 +183,6 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
             before, state = state, _step(plan, trainer, state, watch)
             if state is before:
                 continue  # there was no input
-            watch.reached.note(watch.store, state)
             watch.saver.tell()
             if watch.monitors.after_step(state):
                 stop = trainer.why_stop(state) or Stop.MONITOR
@@ -199,12 +199,15 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
 
 def _step(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
     """Make one step or some, and tell of each."""
-    before, begin = state.iteration, time.perf_counter()
+    pool, before = trainer.pool, state.iteration
+    begin, waited = time.perf_counter(), pool.waited
     state = trainer.advance(state, _most_steps(plan, state, watch.monitors))
-    made = state.iteration - before
-    seconds = (time.perf_counter() - begin) / max(made, 1)
+    end, made = time.perf_counter(), state.iteration - before
+    seconds = end - begin, pool.waited - waited, end - pool.answered
+    parts = [part / max(made, 1) for part in seconds]
+    watch.reached.note(watch.store, state)  # before a listener can fail
     for line in state.history[len(state.history) - made :]:
-        watch.emit(ev.IterationDone(line, seconds))
+        watch.emit(ev.IterationDone(line, *parts))
     return state
 
 
@@ -225,7 +228,8 @@ def _is_due(plan: FitPlan, seconds: float, iterations: int) -> bool:
 
 def _load(pool: Pool, emit: ev.Emit) -> Summary:
     begin = time.perf_counter()
-    summary = pool.summarize()
+    emit(ev.PhaseBegan(ev.Phase.READING, pool.num_rows, "rows"))
+    summary = pool.summarize(lambda rows: emit(ev.PhaseMoved(ev.Phase.READING, rows)))
     emit(
         ev.DataLoaded(
             rows=summary.counting,
@@ -265,15 +269,22 @@ def _oddities(summary: Summary) -> Iterator[str]:
 def _seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.Emit) -> FitState:
     """Choose the centers to start from, and save them: a seeding is not lost either."""
     begin = time.perf_counter()
-    centers = choose_centers(
-        plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
-    )
+    work = work_of(plan.initial, plan.num_clusters)
+    if work:
+        emit(ev.PhaseBegan(ev.Phase.SEEDING, *work))
+    about = plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
+    moved = partial(_seeding_moved, emit) if work else nobody
+    centers = choose_centers(*about, moved)
     emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
     if isinstance(plan.initial, str):
         _warn_of_copies(centers, emit)
     state = FitState.initial(centers, plan.metric)
     saver.save(state)
     return state
+
+
+def _seeding_moved(emit: ev.Emit, done: int) -> None:
+    emit(ev.PhaseMoved(ev.Phase.SEEDING, done))
 
 
 def _warn_of_copies(centers: NDArray[np.float32], emit: ev.Emit) -> None:

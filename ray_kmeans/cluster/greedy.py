@@ -8,7 +8,7 @@ address, so the picks do not depend on who holds the rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -135,8 +135,12 @@ def plus_plus(
     seed: int,
     purpose: str,
     given: Sequence[NDArray[np.float32]] = (),
+    moved: Callable[[int], None] = lambda seeds: None,
 ) -> NDArray[np.float32]:
-    """Return up to k seeds, (k, d), `given` ones first: fewer where no different rows are left."""
+    """Return up to k seeds, (k, d), `given` ones first: fewer where no different rows are left.
+
+    `moved` hears how many there are so far.
+    """
     seeds = list(given)
     while len(seeds) < k and (not seeds or field.total > 0):
         u = draws.uniforms(seed, purpose, len(seeds), size=tries)
@@ -144,6 +148,7 @@ def plus_plus(
         best = int(np.argmin(field.with_each(candidates))) if tries > 1 else 0
         seeds.append(candidates[best])
         field.add(candidates[best : best + 1])
+        moved(len(seeds))
     return np.stack(seeds)
 
 

@@ -13,7 +13,7 @@ from ray_kmeans.cluster.greedy import (
     plus_plus,
     rows_in_any_order,
 )
-from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.pool import Moved, Pool, nobody
 from ray_kmeans.cluster.potential import SEEDING_METRIC
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
@@ -29,7 +29,9 @@ CHAIN_VALUES = 2**24
 """Values of candidates that are fetched at once."""
 
 
-def kmeans_parallel(pool: Pool, summary: Summary, k: int, seed: int) -> NDArray[np.float32]:
+def kmeans_parallel(
+    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = nobody
+) -> NDArray[np.float32]:
     """Return up to k seeds by k-means|| (Bahmani et al., VLDB 2012).
 
     Rounds in which rows join with a chance like their distance; the candidates, weighted by the
@@ -39,7 +41,8 @@ def kmeans_parallel(pool: Pool, summary: Summary, k: int, seed: int) -> NDArray[
     field = PoolField(pool, summary)
     candidates = field.first(draws.uniforms(seed, "kmeans_parallel first", size=1))
     field.add(candidates)
-    for key in draws.words(seed, "kmeans_parallel", size=ROUNDS):
+    for number, key in enumerate(draws.words(seed, "kmeans_parallel", size=ROUNDS)):
+        moved(number)
         if field.total == 0:
             break
         joined = np.concatenate(pool.ask("join", key, OVERSAMPLING * k / field.total))
@@ -73,7 +76,9 @@ def _recluster(
     return centers
 
 
-def markov_chains(pool: Pool, summary: Summary, k: int, seed: int) -> NDArray[np.float32]:
+def markov_chains(
+    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = nobody
+) -> NDArray[np.float32]:
     """Return k seeds by AFK-MC^2 (Bachem et al., Fast and provably good seedings, NIPS 2016).
 
     One look at all rows, then a chain of 200 candidates for each center: O(n d + 200 k^2 d).
@@ -87,6 +92,7 @@ def markov_chains(pool: Pool, summary: Summary, k: int, seed: int) -> NDArray[np
         rows, times, chances = _proposals(pool, field, summary.rows, chains, seed)
         times[without_direction(rows, summary.metric)] = 0
         seeds = _walk(seeds, rows, times / chances, chains, seed)
+        moved(len(seeds))
     return seeds
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,13 @@ from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.clustering.weights import TOTAL_BITS
 from ray_kmeans.errors import DataError, NonFiniteError
 
+Moved: TypeAlias = Callable[[int], None]
+"""Hears of how many rows the workers have answered for."""
+
+
+def nobody(rows: int) -> None:
+    """Hear nothing."""
+
 
 class Pool(ABC):
     """Every row of the data, spread over workers.
@@ -33,9 +41,19 @@ class Pool(ABC):
     """
 
     metric: str
+    waited = 0.0
+    """Seconds from the first worker's answer to the last one's, in all calls so far."""
+    answered = 0.0
+    """When the last answer came, by time.perf_counter."""
+    _shards: Sequence[Sequence[Block]]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all shards."""
+        return sum(map(rows_of, self._shards))
 
     @abstractmethod
-    def ask(self, method: str, *args: Any) -> list[Any]:
+    def ask(self, method: str, *args: Any, moved: Moved = nobody) -> list[Any]:
         """Call the method of every worker with these arguments; answers in the order of shards."""
 
     @abstractmethod
@@ -43,7 +61,7 @@ class Pool(ABC):
         """Turn to these data; the next call is `read` or `summarize`."""
 
     @abstractmethod
-    def load(self) -> Extent:
+    def load(self, moved: Moved = nobody) -> Extent:
         """Let every worker read its shard."""
 
     @abstractmethod
@@ -58,18 +76,18 @@ class Pool(ABC):
     def forget(self, method: str) -> None:
         """Take back what `remember` was told of this method."""
 
-    def read(self) -> Extent:
+    def read(self, moved: Moved = nobody) -> Extent:
         """Load the data. Raises DataError for rows that cannot be clustered."""
-        extent = self.load()
+        extent = self.load(moved)
         if extent.nonfinite:
             raise NonFiniteError(extent.nonfinite)
         if extent.span.rows == 0:
             raise DataError(_no_rows(extent))
         return extent
 
-    def summarize(self) -> Summary:
+    def summarize(self, moved: Moved = nobody) -> Summary:
         """Read the data and fix the grid."""
-        extent = self.read()
+        extent = self.read(moved)
         span = extent.weights
         if span is not None and span.is_too_large:
             raise DataError(
@@ -119,10 +137,14 @@ class Pool(ABC):
         return np.asarray(rows[order[distances[order] > 0]])
 
     def write_labels(
-        self, centers: NDArray[np.float32], output: Writer, keep_columns: Sequence[str]
+        self,
+        centers: NDArray[np.float32],
+        output: Writer,
+        keep_columns: Sequence[str],
+        moved: Moved = nobody,
     ) -> list[Any]:
         """Write labelled output for every row and return its parts in the order of the data."""
-        answers = self.ask("write_labels", centers, output, tuple(keep_columns))
+        answers = self.ask("write_labels", centers, output, tuple(keep_columns), moved=moved)
         return [part for parts in answers for part in parts]
 
 
@@ -153,12 +175,25 @@ class LocalPool(Pool):
         self._shards = shards
         self._workers = [ShardWorker(self.metric, *self._how) for _ in shards]
 
-    def load(self) -> Extent:
-        pairs = zip(self._workers, self._shards, strict=True)
-        return reduce(add, [worker.load(self._source, shard) for worker, shard in pairs])
+    def load(self, moved: Moved = nobody) -> Extent:
+        extents: list[Extent] = self._each(self._load_shard, moved)
+        return reduce(add, extents)
 
-    def ask(self, method: str, *args: Any) -> list[Any]:
-        return [getattr(worker, method)(*args) for worker in self._workers]
+    def ask(self, method: str, *args: Any, moved: Moved = nobody) -> list[Any]:
+        return self._each(lambda shard: getattr(self._workers[shard], method)(*args), moved)
+
+    def _load_shard(self, shard: int) -> Extent:
+        return self._workers[shard].load(self._source, self._shards[shard])
+
+    def _each(self, call: Callable[[int], Any], moved: Moved) -> list[Any]:
+        """Call for one shard after the other. Nobody waits for another one here."""
+        answers, rows = [], 0
+        for number, shard in enumerate(self._shards):
+            answers.append(call(number))
+            rows += rows_of(shard)
+            moved(rows)
+        self.answered = time.perf_counter()
+        return answers
 
     def remember(self, method: str, *args: Any) -> list[Any]:
         return self.ask(method, *args)
@@ -168,3 +203,8 @@ class LocalPool(Pool):
 
     def close(self) -> None:
         self._workers = []
+
+
+def rows_of(shard: Sequence[Block]) -> int:
+    """Return how many rows a shard has."""
+    return sum(block.rows for block in shard)

@@ -17,7 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray_kmeans.cluster.calls import Call, Group, Submit, by_host, submitted, until_lag
 from ray_kmeans.cluster.crew import Crew, dealt, first_line
 from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.pool import Moved, Pool, nobody, rows_of
 from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.errors import WorkersLostError
@@ -68,21 +68,21 @@ class RayPool(Pool):
             host.drop.remote(group)
         self._source = source
         self._shards = shards
-        self._rows = [sum(block.rows for block in shard) for shard in shards]
+        self._rows = [rows_of(shard) for shard in shards]
         self._remembered = []
         self._is_loaded = False
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
 
-    def load(self) -> Extent:
-        answers = self._gather(self._load)
+    def load(self, moved: Moved = nobody) -> Extent:
+        answers = self._gather(self._load, moved)
         self._is_loaded = True
         extents: list[Extent] = [extent for extents in answers.values() for extent in extents]
         return reduce(add, extents)
 
-    def ask(self, method: str, *args: Any) -> list[Any]:
+    def ask(self, method: str, *args: Any, moved: Moved = nobody) -> list[Any]:
         shared = [_shared(arg) for arg in args]
-        answers = self._gather(lambda host, group: host.ask.remote(group, method, *shared))
+        answers = self._gather(lambda host, group: host.ask.remote(group, method, *shared), moved)
         by_shard = {
             shard: answer
             for group, of_group in answers.items()
@@ -135,11 +135,11 @@ class RayPool(Pool):
     def close(self) -> None:
         self._crew.close()
 
-    def _gather(self, submit: Submit) -> dict[Group, Any]:
+    def _gather(self, submit: Submit, moved: Moved = nobody) -> dict[Group, Any]:
         """Submit for every shard and collect answers until there is one for each."""
         pending = submitted(submit, self._home)
         answers: dict[Group, Any] = {}
-        began, taken = time.monotonic(), list[float]()
+        began, first, taken = time.monotonic(), 0.0, list[float]()
         helped: set[Group] = set()
         while len(missing := self._missing(answers)) > 0:
             done, _ = ray.wait(list(pending), num_returns=1, timeout=until_lag(began, taken))
@@ -160,6 +160,9 @@ class RayPool(Pool):
                 answers[group] = parts or answer
                 taken.append(time.monotonic() - began)
                 self._note(host, group)
+                moved(sum(self._rows) - sum(self._rows[shard] for shard in missing - set(group)))
+                first, self.answered = first or time.perf_counter(), time.perf_counter()
+        self.waited += self.answered - first
         return answers
 
     def _missing(self, answers: dict[Group, Any]) -> set[int]:

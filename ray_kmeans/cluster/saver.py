@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol
@@ -65,4 +66,6 @@ class Saver:
             self._emit(under_way.result())
 
     def _write(self, state: FitState) -> ev.CheckpointSaved:
-        return ev.CheckpointSaved(self._store.save(state), state.iteration)
+        begin = time.perf_counter()
+        path = self._store.save(state)
+        return ev.CheckpointSaved(path, state.iteration, time.perf_counter() - begin)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.greedy import PoolField, candidates_of, plus_plus, some_rows
-from ray_kmeans.cluster.oversampling import kmeans_parallel, markov_chains
-from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.oversampling import ROUNDS, kmeans_parallel, markov_chains
+from ray_kmeans.cluster.pool import Moved, Pool, nobody
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import project
 from ray_kmeans.errors import ConfigError, TooFewRowsError
@@ -31,9 +31,15 @@ Initial: TypeAlias = str | NDArray[np.float32] | Callable[[NDArray[np.float32], 
 
 
 def choose_centers(
-    initial: Initial, k: int, retries: int, seed: int, pool: Pool, summary: Summary
+    initial: Initial,
+    k: int,
+    retries: int,
+    seed: int,
+    pool: Pool,
+    summary: Summary,
+    moved: Moved = nobody,
 ) -> NDArray[np.float32]:
-    """Return k centers, (k, d)."""
+    """Return k centers, (k, d). `moved` hears how far it is, in units of `work_of`."""
     if isinstance(initial, np.ndarray):
         return project(initial, summary.metric)
     if callable(initial):
@@ -41,7 +47,7 @@ def choose_centers(
     if summary.counting < k:
         raise TooFewRowsError(summary.counting, k)
     try:
-        centers = _methods()[initial](k, retries, seed, pool, summary)
+        centers = _methods(moved)[initial](k, retries, seed, pool, summary)
         return _filled_up(centers, k, seed, pool, summary)
     finally:
         _forget_seeds(pool)
@@ -52,25 +58,32 @@ def _forget_seeds(pool: Pool) -> None:
     pool.ask("end_seeding")
 
 
-def _methods() -> dict[str, Callable[[int, int, int, Pool, Summary], NDArray[np.float32]]]:
-    return {
-        RANDOM: _random,
-        KMEANS_PLUS_PLUS: _plus_plus,
-        KMC2: lambda k, _, seed, pool, summary: markov_chains(pool, summary, k, seed),
-        KMEANS_PARALLEL: lambda k, _, seed, pool, summary: kmeans_parallel(pool, summary, k, seed),
-    }
+def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
+    """Return how much a method has to do, and of what; None for one that is done at once."""
+    if not isinstance(initial, str) or initial == RANDOM:
+        return None
+    return (ROUNDS, "rounds") if initial == KMEANS_PARALLEL else (k, "centers")
+
+
+def _methods(
+    moved: Moved,
+) -> dict[str, Callable[[int, int, int, Pool, Summary], NDArray[np.float32]]]:
+    def plus(k: int, retries: int, seed: int, pool: Pool, summary: Summary) -> Any:
+        tries, field = candidates_of(retries, k), PoolField(pool, summary)
+        return plus_plus(field, k, tries, seed, KMEANS_PLUS_PLUS, moved=moved)
+
+    def chains(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> Any:
+        return markov_chains(pool, summary, k, seed, moved)
+
+    def parallel(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> Any:
+        return kmeans_parallel(pool, summary, k, seed, moved)
+
+    return {RANDOM: _random, KMEANS_PLUS_PLUS: plus, KMC2: chains, KMEANS_PARALLEL: parallel}
 
 
 def _random(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> NDArray[np.float32]:
     """Draw rows without replacement; in the order of the data."""
     return some_rows(pool, summary, k, seed, RANDOM)
-
-
-def _plus_plus(
-    k: int, retries: int, seed: int, pool: Pool, summary: Summary
-) -> NDArray[np.float32]:
-    field = PoolField(pool, summary)
-    return plus_plus(field, k, candidates_of(retries, k), seed, KMEANS_PLUS_PLUS)
 
 
 def _filled_up(

@@ -21,6 +21,8 @@ Loadable: TypeAlias = tuple[Any, Sequence[Sequence[Block]]]
 class Trainer(Protocol):
     """One way to train."""
 
+    pool: Pool
+
     def start(self, state: FitState) -> FitState:
         """Return the state from which this fit goes on."""
 
@@ -37,7 +39,7 @@ class FullBatch:
     def __init__(
         self, pool: Pool, summary: Summary, rule: StopRule, empty_clusters: str = "keep"
     ) -> None:
-        self._pool = pool
+        self.pool = pool
         self._summary = summary
         self._rule = rule
         self._empty_clusters = empty_clusters
@@ -49,11 +51,11 @@ class FullBatch:
         return why_stop(state, self._rule)
 
     def advance(self, state: FitState, most_steps: int = 1) -> FitState:
-        seen = self._pool.sweep(state.centers)
+        seen = self.pool.sweep(state.centers)
         centers = seen.means(self._summary, state.centers)
         empty = (seen.counts == 0).nonzero()[0]
         if len(empty) and self._empty_clusters == "farthest":
-            rows = self._pool.farthest(state.centers, len(empty))
+            rows = self.pool.farthest(state.centers, len(empty))
             centers[empty[: len(rows)]] = rows
         return update(state, seen, self._summary, centers)
 
@@ -64,7 +66,7 @@ class MiniBatch:
     def __init__(
         self, pool: Pool, summary: Summary, rule: StopRule, batches: Batches, m: int
     ) -> None:
-        self._pool = pool
+        self.pool = pool
         self._summary = summary
         self._rule = rule
         self._batches = batches
@@ -82,7 +84,7 @@ class MiniBatch:
         assert state.running is not None
         first = state.iteration - state.data_since
         steps = min(most_steps, self._m - state.running.done, self._at_once(state, first))
-        seen = self._pool.sweep_batches(state.centers, self._batches, first, steps)
+        seen = self.pool.sweep_batches(state.centers, self._batches, first, steps)
         rows = [self._batches.rows_in(first + number) for number in range(steps)]
         state = minibatch.advance(state, seen, rows, self._summary.grid)
         for line in state.history[-steps:]:
@@ -103,7 +105,7 @@ class Stream:
     """A step visits the next batch of an iterator, until it ends."""
 
     def __init__(self, pool: Pool, batches: Iterator[Loadable], rule: StopRule, m: int) -> None:
-        self._pool = pool
+        self.pool = pool
         self._batches = batches
         self._rule = rule
         self._m = m
@@ -122,10 +124,10 @@ class Stream:
         if loadable is None:
             self._ended = True
             return state
-        self._pool.take(*loadable)
-        summary = self._pool.summarize()
+        self.pool.take(*loadable)
+        summary = self.pool.summarize()
         whole = Batches(summary.rows, summary.rows, seed=0)
-        seen = self._pool.sweep_batches(state.centers, whole, 0, 1)
+        seen = self.pool.sweep_batches(state.centers, whole, 0, 1)
         state = minibatch.advance(state, seen, [summary.counting], summary.grid)
         self._watch.see(state.history[-1])
         return state
