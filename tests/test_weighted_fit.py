@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, open_source
+from ray_kmeans import KMeansClustering, RunConfig, cli, open_source
 from ray_kmeans.data import plan
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, TooFewRowsError
 from ray_kmeans.store.labelled import LabelledOutput
@@ -34,7 +34,8 @@ def model(tmp_path, name="model", k=4, config=None, **params):
 
 def fitted(tmp_path, x, name, *, initial, steps=8, config=None, sample_weight=None, **params):
     params = {"use_mini_batch": False, "initial_clusters": initial, **params}
-    km = model(tmp_path, name, len(initial), config, **params)
+    k = 6 if isinstance(initial, str) else len(initial)
+    km = model(tmp_path, name, k, config, **params)
     return km.fit(x, max_steps=steps, sample_weight=sample_weight)
 
 
@@ -463,3 +464,51 @@ def test_a_filter_that_cannot_be_used_is_refused_at_once(filters, words, tmp_pat
 
     with pytest.raises((ConfigError, DataError), match=words):
         open_source(described(X, times), ["v"], filters=filters).describe()
+
+
+# --- by the command, and on Ray -------------------------------------------------------------------
+
+
+def test_the_flags_of_the_command_weigh_filter_and_drop(tmp_path, small_blocks, capsys):
+    X, times = blobs()
+    holes, bad = with_holes(X)
+    pq.write_table(described(holes, times), tmp_path / "x.parquet", row_group_size=130)
+    uri, out = str(tmp_path / "x.parquet"), str(tmp_path / "out")
+    keep = np.setdiff1d([i for i in range(400) if FILTERS["all"][1](i)], bad)
+    common = ["--columns", "v", "--nonfinite", "drop", "--num-workers", "0"]
+    common += ["--filters", '[["language", "=", "en"], ["number", "<", 200]]']
+
+    of_fit = ["--no-use-mini-batch", "--max-steps", "5", "--sample-weight", "times"]
+    with pytest.warns(UserWarning, match="left out"):
+        cli.main(["fit", uri, str(tmp_path / "m"), "--num-clusters", "4", *common, *of_fit])
+    cli.main(["predict", uri, str(tmp_path / "m"), out, *common])
+
+    km = model(tmp_path, "m")
+    assert km.counts().sum() == times[keep].sum()
+    labels = pq.read_table(out)["cluster_idx"].to_numpy()
+    assert np.flatnonzero(labels >= 0).tolist() == keep.tolist()
+    expected = list(km.predict_cluster_idx(x=X[keep]))
+    np.testing.assert_array_equal(labels[keep], expected)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_weigh_by_a_column_as_this_process_does(
+    workers, tmp_path, small_blocks, ray_cluster
+):
+    X, times = blobs()
+    weights = times * 0.3
+    uri = write(f"{tmp_path}/data", X, weights)
+    fits = [
+        fitted(
+            tmp_path,
+            uri,
+            f"{number}",
+            initial="kmeans_plus_plus",
+            config={"num_workers": number},
+            sample_weight="times",
+        )
+        for number in (0, workers)
+    ]
+
+    assert told(fits[0]) == told(fits[1])
