@@ -25,7 +25,7 @@ WITHOUT_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
 """How a file system says that it has no hard links (FAT, and object stores that are mounted)."""
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
-_memory = Lock()
+_one_at_a_time = Lock()
 
 
 def absolute(url: str) -> str:
@@ -67,24 +67,21 @@ def put(fs: FileSystem, path: str, data: bytes) -> None:
 def create(fs: FileSystem, path: str, data: bytes) -> bool:
     """Make `data` visible at `path` in one step unless something is there; tell whether they are.
 
-    `data` must hold something of this writer's own: where a store has done it and the answer was
-    lost, the next attempt finds a file, and what it holds tells whose it is.
+    `data` must hold something of this writer's own: what is there afterwards tells whose it is,
+    also where an answer was lost and the next attempt finds what the first one has written.
     """
-    try:
+    with contextlib.suppress(FileExistsError):
         if _is_local(fs):
             _link(path, data)
         elif _is_conditional(fs):
             fs.pipe_file(path, data, mode="create")
-        elif _is_memory(fs):
-            with _memory:
-                fs.pipe_file(path, data, mode="create")
         else:
-            return _put_if_missing(fs, path, data)
-    except FileExistsError:
-        with contextlib.suppress(FileNotFoundError):
-            return bool(fs.cat_file(path) == data)
-        return False
-    return True
+            with _one_at_a_time:
+                _put_if_missing(fs, path, data)
+    try:
+        return bool(fs.cat_file(path) == data)
+    except FileNotFoundError:
+        return False  # deleted meanwhile
 
 
 def is_exclusive(fs: FileSystem, path: str, data: bytes) -> bool:
@@ -116,13 +113,12 @@ def _is_conditional(fs: FileSystem) -> bool:
     return not CONDITIONAL.isdisjoint(protocols_of(fs))
 
 
-def _put_if_missing(fs: FileSystem, path: str, data: bytes) -> bool:
-    """Look, write, and look who wrote last: all that can be done without conditions."""
+def _put_if_missing(fs: FileSystem, path: str, data: bytes) -> None:
+    """Look, then write: all that can be done without a condition, and enough for memory://."""
     try:
         fs.info(path)
     except FileNotFoundError:
         fs.pipe_file(path, data)
-    return bool(fs.cat_file(path) == data)
 
 
 def _link(path: str, data: bytes) -> None:
