@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -134,6 +135,22 @@ def test_what_is_written_survives_a_loss_of_power_with_its_name(tmp_path, monkey
     assert content.startswith(str(tmp_path / "x."))
     assert not visible
     assert folder == (str(tmp_path), True)
+
+
+@pytest.mark.parametrize("write", [publish.put, publish.create])
+def test_a_file_system_that_does_not_sync_folders_can_be_written(tmp_path, monkeypatch, write):
+    fsync = os.fsync
+
+    def of_files_only(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    write(publish.Place(str(tmp_path), {}).fs, str(tmp_path / "x"), b"data")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"data"
 
 
 def test_a_save_whose_old_ones_cannot_be_deleted_is_a_save(tmp_path, monkeypatch, caplog):

@@ -21,8 +21,9 @@ from ray_kmeans.remote import FileSystem, Remote, protocols_of, said
 
 CONDITIONAL = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 """Stores whose clients send the condition that nothing is there yet along with the data."""
-WITHOUT_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
-"""How a file system says that it has no hard links (FAT, and object stores that are mounted)."""
+NOT_SERVED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""How a file system says that it has no hard links, or does not sync folders (FAT, and object
+stores that are mounted)."""
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 _one_at_a_time = Lock()
@@ -126,7 +127,7 @@ def _link(path: str, data: bytes) -> None:
         try:
             os.link(beside, path)
         except OSError as error:
-            if error.errno not in WITHOUT_LINKS:
+            if error.errno not in NOT_SERVED:
                 raise
             if os.path.lexists(path):
                 raise FileExistsError(path) from None
@@ -139,7 +140,7 @@ def _has_links(path: str) -> bool:
     try:
         os.link(path, beside)
     except OSError as error:
-        if error.errno not in WITHOUT_LINKS:
+        if error.errno not in NOT_SERVED:
             raise
         return False
     os.remove(beside)
@@ -183,6 +184,9 @@ def _sync_folder_of(path: str) -> None:
     descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_SERVED:
+            raise
     finally:
         os.close(descriptor)
 
