@@ -173,15 +173,15 @@ def test_a_save_whose_old_ones_cannot_be_deleted_is_a_save(tmp_path, monkeypatch
 WRITER = """
 import sys
 from ray_kmeans.store.model_dir import ModelDir
-from tests.servers import free_port, s3_server
 from tests.store_contract import state_at
 store = ModelDir.at(sys.argv[1], {}, 2)
 found = store.latest()
 iteration = found.iteration if found else 0
-while True:
-    iteration += 1
-    store.save(state_at(iteration))
-    print(iteration, flush=True)
+with store.held("fit") as held:
+    while True:
+        iteration += 1
+        held.save(state_at(iteration))
+        print(iteration, flush=True)
 """
 
 
@@ -211,3 +211,4 @@ def test_a_writer_killed_at_any_moment_leaves_what_it_had_saved(tmp_path):
         last = found.iteration
 
     assert last >= 16
+    assert [path.name for path in (tmp_path / "lease").iterdir()] == ["00000008.json"]
