@@ -20,6 +20,7 @@ from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import StoreError
 from ray_kmeans.remote import Remote
+from ray_kmeans.store import publish
 from ray_kmeans.store.model_dir import ModelDir
 from tests.faults import CUT, CUT_BODY, DELAY, LOST, ONWARD, SLOW_DOWN, STALL, Shares, faulty
 from tests.files import put_table, rows_of
@@ -98,6 +99,23 @@ def test_a_write_that_fails_now_and_then_is_whole(s3, fault):
             assert_same(model.latest(), state_at(iteration))
 
     assert next(requests) > 20
+
+
+@pytest.mark.parametrize("fault", [LOST, CUT, SLOW_DOWN])
+def test_a_creation_whose_answer_was_lost_is_known_as_ours(s3, fault):
+    seen = []
+
+    def once(request):
+        seen.append(request)
+        return fault if len(seen) == 1 else ONWARD
+
+    with through(s3, once) as store:
+        place = Remote(f"{s3.root}/{uuid.uuid4().hex}", store.options)
+        assert publish.create(place.fs, place.path, b"mine")
+        assert not publish.create(place.fs, place.path, b"of another")
+        assert place.fs.cat_file(place.path) == b"mine"
+
+    assert seen[0] == seen[1]  # it was made again
 
 
 def test_a_fit_through_a_store_that_fails_two_requests_in_ten_has_the_same_bits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -136,6 +137,22 @@ def test_what_is_written_survives_a_loss_of_power_with_its_name(tmp_path, monkey
     assert folder == (str(tmp_path), True)
 
 
+@pytest.mark.parametrize("write", [publish.put, publish.create])
+def test_a_file_system_that_does_not_sync_folders_can_be_written(tmp_path, monkeypatch, write):
+    fsync = os.fsync
+
+    def of_files_only(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    write(publish.Place(str(tmp_path), {}).fs, str(tmp_path / "x"), b"data")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"data"
+
+
 def test_a_save_whose_old_ones_cannot_be_deleted_is_a_save(tmp_path, monkeypatch, caplog):
     store = ModelDir.at(str(tmp_path), {}, 1)
     store.save(state_at(0))
@@ -156,15 +173,15 @@ def test_a_save_whose_old_ones_cannot_be_deleted_is_a_save(tmp_path, monkeypatch
 WRITER = """
 import sys
 from ray_kmeans.store.model_dir import ModelDir
-from tests.servers import free_port, s3_server
 from tests.store_contract import state_at
 store = ModelDir.at(sys.argv[1], {}, 2)
 found = store.latest()
 iteration = found.iteration if found else 0
-while True:
-    iteration += 1
-    store.save(state_at(iteration))
-    print(iteration, flush=True)
+with store.held("fit") as held:
+    while True:
+        iteration += 1
+        held.save(state_at(iteration))
+        print(iteration, flush=True)
 """
 
 
@@ -194,3 +211,4 @@ def test_a_writer_killed_at_any_moment_leaves_what_it_had_saved(tmp_path):
         last = found.iteration
 
     assert last >= 16
+    assert [path.name for path in (tmp_path / "lease").iterdir()] == ["00000008.json"]

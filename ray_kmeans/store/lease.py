@@ -92,12 +92,20 @@ class Lease:
                 raise LeaseLostError(self._place.shown, str(Holder.parse(self._read(newest))))
 
     def release(self) -> None:
-        """Let go, so that the next one need not wait."""
+        """Let go, so that the next one need not wait.
+
+        The first epoch leaves nothing behind. The file of a later one stays: there was a holder
+        before, which may only sleep, and must find that it was followed.
+        """
         self._ended.set()
         if self._heart is not None:
             self._heart.join()
         with self._said("cannot be released"):
-            if max(self._epochs(), default=0) == self._epoch:  # else it is another one's
+            if max(self._epochs(), default=0) != self._epoch:
+                return  # it is another one's
+            if self._epoch == 1:
+                self._place.fs.rm_file(self._path(1))
+            else:
                 self._write(released=True)
 
     def _wait_until_free(self) -> int:

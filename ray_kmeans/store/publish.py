@@ -21,11 +21,12 @@ from ray_kmeans.remote import FileSystem, Remote, protocols_of, said
 
 CONDITIONAL = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 """Stores whose clients send the condition that nothing is there yet along with the data."""
-WITHOUT_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
-"""How a file system says that it has no hard links (FAT, and object stores that are mounted)."""
+NOT_SERVED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""How a file system says that it has no hard links, or does not sync folders (FAT, and object
+stores that are mounted)."""
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
-_memory = Lock()
+_one_at_a_time = Lock()
 
 
 def absolute(url: str) -> str:
@@ -67,24 +68,21 @@ def put(fs: FileSystem, path: str, data: bytes) -> None:
 def create(fs: FileSystem, path: str, data: bytes) -> bool:
     """Make `data` visible at `path` in one step unless something is there; tell whether they are.
 
-    `data` must hold something of this writer's own: where a store has done it and the answer was
-    lost, the next attempt finds a file, and what it holds tells whose it is.
+    `data` must hold something of this writer's own: what is there afterwards tells whose it is,
+    also where an answer was lost and the next attempt finds what the first one has written.
     """
-    try:
+    with contextlib.suppress(FileExistsError):
         if _is_local(fs):
             _link(path, data)
         elif _is_conditional(fs):
             fs.pipe_file(path, data, mode="create")
-        elif _is_memory(fs):
-            with _memory:
-                fs.pipe_file(path, data, mode="create")
         else:
-            return _put_if_missing(fs, path, data)
-    except FileExistsError:
-        with contextlib.suppress(FileNotFoundError):
-            return bool(fs.cat_file(path) == data)
-        return False
-    return True
+            with _one_at_a_time:
+                _put_if_missing(fs, path, data)
+    try:
+        return bool(fs.cat_file(path) == data)
+    except FileNotFoundError:
+        return False  # deleted meanwhile
 
 
 def is_exclusive(fs: FileSystem, path: str, data: bytes) -> bool:
@@ -116,13 +114,12 @@ def _is_conditional(fs: FileSystem) -> bool:
     return not CONDITIONAL.isdisjoint(protocols_of(fs))
 
 
-def _put_if_missing(fs: FileSystem, path: str, data: bytes) -> bool:
-    """Look, write, and look who wrote last: all that can be done without conditions."""
+def _put_if_missing(fs: FileSystem, path: str, data: bytes) -> None:
+    """Look, then write: all that can be done without a condition, and enough for memory://."""
     try:
         fs.info(path)
     except FileNotFoundError:
         fs.pipe_file(path, data)
-    return bool(fs.cat_file(path) == data)
 
 
 def _link(path: str, data: bytes) -> None:
@@ -130,7 +127,7 @@ def _link(path: str, data: bytes) -> None:
         try:
             os.link(beside, path)
         except OSError as error:
-            if error.errno not in WITHOUT_LINKS:
+            if error.errno not in NOT_SERVED:
                 raise
             if os.path.lexists(path):
                 raise FileExistsError(path) from None
@@ -143,7 +140,7 @@ def _has_links(path: str) -> bool:
     try:
         os.link(path, beside)
     except OSError as error:
-        if error.errno not in WITHOUT_LINKS:
+        if error.errno not in NOT_SERVED:
             raise
         return False
     os.remove(beside)
@@ -187,6 +184,9 @@ def _sync_folder_of(path: str) -> None:
     descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_SERVED:
+            raise
     finally:
         os.close(descriptor)
 
