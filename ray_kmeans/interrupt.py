@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 
@@ -11,12 +13,17 @@ from ray_kmeans.errors import RunStoppedError
 _asked = Event()
 
 
-def listen() -> None:
-    """Note SIGTERM from now on, instead of ending at once.
+@contextmanager
+def listening() -> Iterator[None]:
+    """Note SIGTERM meanwhile, instead of ending at once.
 
     Ray sets a handler of its own when it is joined, so this comes after.
     """
-    signal.signal(signal.SIGTERM, _note)
+    before = signal.signal(signal.SIGTERM, _note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check() -> None:
