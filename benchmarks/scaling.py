@@ -27,7 +27,7 @@ import ray
 import tyro
 from machine import forget_peak, peak, say_where
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from ray_kmeans.cluster import on_ray, ray_pool
 from ray_kmeans.cluster.options import WorkerOptions

@@ -161,7 +161,7 @@ def fit(flags: Fit) -> None:
 
 def predict(flags: Predict) -> None:
     config = _config(flags.run, flags.storage_options)
-    model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
+    model = ModelDir.of(flags.model_dir, config)
     state = model.fitted()
     _say(redacted(f"predict: {flags.uri} -> {flags.output}, {_where(config)}"))
     source = open_source(
@@ -184,7 +184,7 @@ def predict(flags: Predict) -> None:
 
 def report(flags: Report) -> None:
     config = _config(RunOptions(), flags.storage_options)
-    model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
+    model = ModelDir.of(flags.model_dir, config)
     write_report(model, flags.output, flags.data, flags.columns, flags.show)
     print(redacted(f"report: {flags.output}"))
 

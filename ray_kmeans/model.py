@@ -413,5 +413,4 @@ default_batch_size
         return self._model_dir().fitted(path)
 
     def _model_dir(self) -> ModelDir:
-        config = self.config
-        return ModelDir.at(self.model_dir, config.storage_options, config.keep_checkpoint_max)
+        return ModelDir.of(self.model_dir, self.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.demo import DATA
+from ray_kmeans.store.model_dir import ModelDir
 from tests.servers import BIN, ray_head, s3_server
 
 pytestmark = pytest.mark.ray
@@ -28,6 +30,50 @@ def submit(address, *command):
         timeout=180,
         check=False,
     )
+
+
+LONG = ("--num-clusters", "12", "--batch-size", "200", "--max-steps", "1500", "--num-workers", "2")
+
+
+def ray_job(address, *command, **options):
+    """Run `ray job ...` against a head."""
+    return subprocess.run(
+        [BIN / "ray", "job", command[0], "--address", address, *command[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+def test_a_job_that_is_stopped_saves_its_iterations_and_goes_on_when_it_is_submitted_again(
+    tmp_path,
+):
+    model, undisturbed = tmp_path / "model", tmp_path / "undisturbed"
+    local = KMeansClustering(12, str(undisturbed), config=RunConfig(num_workers=0))
+    local.fit(str(DATA), batch_size=200, max_steps=1500)
+    command = ("python", "jobs/fit.py", str(DATA), str(model), *LONG, "--log-step-count-steps", "1")
+
+    with ray_head(num_cpus=3) as address:
+        job = ("--submission-id", "first", "--no-wait", "--working-dir", ".", "--", *command)
+        assert ray_job(address, "submit", *job).returncode == 0
+        end = time.monotonic() + 90
+        while "iteration=20 " not in ray_job(address, "logs", "first").stdout:
+            assert time.monotonic() < end
+            time.sleep(0.5)
+
+        stopped = ray_job(address, "stop", "first")
+        state = ModelDir.at(str(model), {}, 5).latest()
+        again = submit(address, *command)
+
+    assert "was stopped" in stopped.stdout + stopped.stderr
+    assert 20 <= state.iteration < 1500
+    assert again.returncode == 0, again.stdout + again.stderr
+    km = KMeansClustering(12, str(model), config=RunConfig(num_workers=0))
+    np.testing.assert_array_equal(km.clusters(), local.clusters())
+    assert km.history() == local.history()
 
 
 def test_fit_and_predict_run_as_submitted_jobs_on_s3(tmp_path):

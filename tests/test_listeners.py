@@ -184,6 +184,7 @@ def test_every_event_can_be_logged_and_drawn():
 
     events = [*RUN, ev.Warned("w"), ev.WorkerReplaced(1, "c"), ev.CoordinatorReplaced("c")]
     events += [ev.Waiting(1, 2, 0.5), ev.WorkersLag(1, 20), ev.WorkersJoined(3)]
+    events.append(ev.Logged("l"))
     for event in events:
         listen(event)
 
@@ -231,16 +232,11 @@ def test_all_listeners_hear_all_events_in_order(tmp_path):
 
     kinds = [type(event).__name__ for event in heard["a"]]
     assert heard["a"] == heard["b"]
-    assert kinds == [
-        *(
-            "PhaseBegan",
-            "PhaseMoved",
-            "DataLoaded",
-            "KernelsReady",
-            "Seeded",
-            "CheckpointSaved",
-            "FitStarted",
-        ),
-        *("IterationDone", "IterationDone", "CheckpointSaved", "IterationDone"),
-        *("CheckpointSaved", "FitEnded"),
-    ]
+    before = "PhaseBegan", "PhaseMoved", "DataLoaded", "KernelsReady", "Seeded", "CheckpointSaved"
+    assert kinds[:7] == [*before, "FitStarted"]
+    assert kinds[-2:] == ["CheckpointSaved", "FitEnded"]
+    # A checkpoint is written while the next iteration computes, and told when it is there.
+    during = kinds[7:-1]
+    assert during.count("IterationDone") == 3
+    assert during.count("CheckpointSaved") == 2
+    assert during.index("CheckpointSaved") >= 2

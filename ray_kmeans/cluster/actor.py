@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import traceback
@@ -24,6 +25,17 @@ LINGER_S = 60.0
 """That a fit which nobody follows waits, when it is over, for somebody to ask for its end."""
 
 
+class _Telling(logging.Handler):
+    """Tells what is logged here, as that a store is waited for, where the driver hears it."""
+
+    def __init__(self, tell: ev.Emit) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(ev.Logged(record.getMessage()))
+
+
 class Outcome(NamedTuple):
     """How a fit ended."""
 
@@ -40,6 +52,7 @@ class Coordinator:
         self._plan: FitPlan | None = None
         self._reached = Reached()
         self._starting = Lock()
+        logging.getLogger("ray_kmeans").addHandler(_Telling(self._events.append))
 
     def start(
         self,

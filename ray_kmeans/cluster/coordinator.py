@@ -26,7 +26,7 @@ from ray_kmeans.cluster.worker import this_process
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import COSINE
-from ray_kmeans.clustering.state import FitState, Stop
+from ray_kmeans.clustering.state import FitState, Stop, digest
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
@@ -87,6 +87,16 @@ class FitPlan:
             return summary.digest
         batches = self._batches(self.batch_size, summary)
         return f"{summary.digest} in batches of {batches.size}, seed {batches.seed}"
+
+    @property
+    def name(self) -> str:
+        """A name for all that decides the result: equal plans have equal names."""
+        initial = self.initial
+        if isinstance(initial, np.ndarray):
+            initial = digest(initial)
+        elif callable(initial):
+            initial = f"{initial.__module__}.{initial.__qualname__}"
+        return repr(replace(self, initial=initial, checkpoint_steps=None, checkpoint_secs=0.0))
 
     @property
     def asked(self) -> str:
@@ -180,13 +190,19 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
             if _is_due(plan, time.monotonic() - saved_at, state.iteration - saved_iteration):
                 watch.save(state)
                 saved_at, saved_iteration = time.monotonic(), state.iteration
-            before, state = state, _step(plan, trainer, state, watch)
+            before = state
+            state, parts = _step(plan, trainer, state, watch.monitors)
             if state is before:
                 continue  # there was no input
+            watch.reached.note(watch.store, state)
+            for line in state.history[before.iteration - state.iteration :]:
+                watch.emit(ev.IterationDone(line, *parts))
             watch.saver.tell()
             if watch.monitors.after_step(state):
                 stop = trainer.why_stop(state) or Stop.MONITOR
     except BaseException:  # what went wrong first is what to hear of
+        with contextlib.suppress(StoreError):
+            watch.saver.flush()
         if state.iteration > saved_iteration:  # the steps that were made are not lost
             with contextlib.suppress(StoreError):
                 watch.save(state)
@@ -197,18 +213,16 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
     return replace(state, stop=stop)
 
 
-def _step(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
-    """Make one step or some, and tell of each."""
+def _step(
+    plan: FitPlan, trainer: Trainer, state: FitState, monitors: Monitors
+) -> tuple[FitState, list[float]]:
+    """Make one step or some; return what each took: its seconds, those of waiting and reducing."""
     pool, before = trainer.pool, state.iteration
     begin, waited = time.perf_counter(), pool.waited
-    state = trainer.advance(state, _most_steps(plan, state, watch.monitors))
-    end, made = time.perf_counter(), state.iteration - before
-    seconds = end - begin, pool.waited - waited, end - pool.answered
-    parts = [part / max(made, 1) for part in seconds]
-    watch.reached.note(watch.store, state)  # before a listener can fail
-    for line in state.history[len(state.history) - made :]:
-        watch.emit(ev.IterationDone(line, *parts))
-    return state
+    state = trainer.advance(state, _most_steps(plan, state, monitors))
+    end, steps = time.perf_counter(), max(state.iteration - before, 1)
+    parts = end - begin, pool.waited - waited, end - pool.answered
+    return state, [part / steps for part in parts]
 
 
 def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
@@ -280,6 +294,7 @@ def _seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.
         _warn_of_copies(centers, emit)
     state = FitState.initial(centers, plan.metric)
     saver.save(state)
+    saver.flush()  # a seeding is not lost either
     return state
 
 

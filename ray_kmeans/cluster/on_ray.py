@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -134,8 +132,7 @@ def _coordinator(name: str | None) -> Any:
 
 def _check_same(asked: FitPlan, running: FitPlan) -> None:
     """Raise ConfigError where a fit of the same name is to do something else."""
-    both = (replace(plan, checkpoint_steps=None, checkpoint_secs=0.0) for plan in (asked, running))
-    if len({pickle.dumps(plan) for plan in both}) > 1:
+    if asked.name != running.name:
         raise ConfigError(
             "a detached fit with other parameters runs on this model_dir. Give the same as it has, "
             "to follow it, or stop it first."

@@ -75,14 +75,21 @@ class RayPool(Pool):
         self._settle()
 
     def load(self, moved: Moved = nobody) -> Extent:
-        answers = self._gather(self._load, moved)
+        answers = self._gather(self._load, moved, may_lag=True)
         self._is_loaded = True
         extents: list[Extent] = [extent for extents in answers.values() for extent in extents]
         return reduce(add, extents)
 
     def ask(self, method: str, *args: Any, moved: Moved = nobody) -> list[Any]:
         shared = [_shared(arg) for arg in args]
-        answers = self._gather(lambda host, group: host.ask.remote(group, method, *shared), moved)
+        return self._ask(method, shared, moved)
+
+    def _ask(
+        self, method: str, args: Sequence[Any], moved: Moved = nobody, may_lag: bool = False
+    ) -> list[Any]:
+        answers = self._gather(
+            lambda host, group: host.ask.remote(group, method, *args), moved, may_lag
+        )
         by_shard = {
             shard: answer
             for group, of_group in answers.items()
@@ -125,7 +132,8 @@ class RayPool(Pool):
 
     def remember(self, method: str, *args: Any) -> list[Any]:
         shared = tuple(_shared(arg) for arg in args)
-        answers = self.ask(method, *shared)
+        # The first time on a node it compiles: no reason to give its rows to another one.
+        answers = self._ask(method, shared, may_lag=True)
         self._remembered.append((method, shared))
         return answers
 
@@ -135,14 +143,17 @@ class RayPool(Pool):
     def close(self) -> None:
         self._crew.close()
 
-    def _gather(self, submit: Submit, moved: Moved = nobody) -> dict[Group, Any]:
+    def _gather(
+        self, submit: Submit, moved: Moved = nobody, may_lag: bool = False
+    ) -> dict[Group, Any]:
         """Submit for every shard and collect answers until there is one for each."""
         pending = submitted(submit, self._home)
         answers: dict[Group, Any] = {}
         began, first, taken = time.monotonic(), 0.0, list[float]()
         helped: set[Group] = set()
         while len(missing := self._missing(answers)) > 0:
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=until_lag(began, taken))
+            patience = None if may_lag else until_lag(began, taken)
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=patience)
             if not done:
                 pending |= self._help(submit, missing - set().union(*helped), helped)
                 taken = []  # none but the helpers is waited for in this way

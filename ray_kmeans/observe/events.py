@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
@@ -137,7 +137,7 @@ class CheckpointSaved:
 
     path: str
     iteration: int
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     """From the state to the file that makes it visible."""
 
 
@@ -181,6 +181,13 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """The coordinator has put a warning into the log of its own process."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class FitEnded:
     """The fit is over and its last checkpoint is saved."""
 
@@ -203,6 +210,7 @@ Event: TypeAlias = (
     | WorkersJoined
     | CoordinatorReplaced
     | Warned
+    | Logged
     | FitEnded
 )
 

@@ -59,7 +59,7 @@ class LogLines:
         match event:
             case ev.IterationDone():
                 self._iteration(event)
-            case ev.Warned(message):
+            case ev.Warned(message) | ev.Logged(message):
                 log.warning("%s", message)
             case (
                 ev.Waiting()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_kmeans.clustering.state import FitState
+from ray_kmeans.config import RunConfig
 from ray_kmeans.errors import (
     CheckpointError,
     DiskFullError,
@@ -48,6 +49,12 @@ class ModelDir(publish.Place):
     ) -> ModelDir:
         """Return the directory under a URL that means the same in every process."""
         return cls(publish.absolute(url), storage_options, keep, skip_damaged)
+
+    @classmethod
+    def of(cls, url: str, config: RunConfig) -> ModelDir:
+        """Return the directory as a run configuration wants it."""
+        kept, skip = config.keep_checkpoint_max, config.skip_damaged_checkpoints
+        return cls.at(url, config.storage_options, kept, skip)
 
     @contextmanager
     def held(self, what: str, times: Times | None = None) -> Iterator[Held]:
