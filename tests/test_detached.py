@@ -28,6 +28,12 @@ SLOW = {"cache": "source"}
 """Reads the rows again for each step, so that a fit takes some seconds."""
 
 
+class Address(str):
+    """Of a head, whose process has a number."""
+
+    pid = 0
+
+
 @pytest.fixture(scope="module")
 def address():
     """A head of its own, which outlives drivers."""
@@ -42,7 +48,9 @@ def address():
         head = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        yield head.stdout.readline().strip()
+        here = Address(head.stdout.readline().strip())
+        here.pid = head.pid
+        yield here
         head.stdin.close()
         head.wait(30)
 
@@ -101,9 +109,9 @@ def check_same(model_dir, undisturbed):
 
 
 def workers_of(address):
-    """Return the pids of all workers and coordinators that run on this machine."""
+    """Return the pids of all workers and coordinators below a head."""
     names = ("ray::KMeansWorker", "ray::Coordinator")
-    return {pid for pid, title in descendants(1).items() if title.startswith(names)}
+    return {pid for pid, title in descendants(address.pid).items() if title.startswith(names)}
 
 
 def test_sigterm_saves_the_iterations_made_and_the_same_command_goes_on(
