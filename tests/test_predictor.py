@@ -128,11 +128,11 @@ def test_rows_that_are_not_finite_end_the_pipeline_or_are_marked(km, truth):
 
 
 def test_what_cannot_be_labelled_is_said(km, tmp_path):
-    with pytest.raises(DataError, match="the data have 3 features and the model in .* has 4"):
+    with pytest.raises(DataError, match=r"the data have 3 features and the model in .* has 4"):
         Predictor(km.model_dir)({"v": X[:, :3]})
     with pytest.raises(ConfigError, match=r"has columns \['distance'\] already"):
         Predictor(km.model_dir)({"v": X, "distance": X[:, 0].astype("U")})
-    with pytest.raises(ConfigError, match="a batch is a list.*batch_format='pyarrow' or 'numpy'"):
+    with pytest.raises(ConfigError, match=r"a batch is a list.*batch_format='pyarrow' or 'numpy'"):
         Predictor(km.model_dir)([1.0])
     with pytest.raises(ConfigError, match="outputs="):
         Predictor(km.model_dir, outputs=["labels"])
@@ -145,6 +145,7 @@ def test_what_cannot_be_labelled_is_said(km, tmp_path):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("batch_format", ["pyarrow", "numpy"])
+@pytest.mark.parametrize("km", ["squared_euclidean"], indirect=True)
 def test_actors_of_ray_data_label_as_predict_does(batch_format, km, truth):
     import ray.data
 
