@@ -349,6 +349,13 @@ def test_an_error_on_the_page_is_one_that_the_package_raises(text):
     assert not said(text.replace(".", "!"))
 
 
+def test_the_budget_on_the_page_is_that_of_the_plan():
+    needed = held(12_500_000, 768, 1_000, 1)
+
+    detail = "12,500,000 rows x 768 float32 and 1,000 centers"
+    assert str(errors.BudgetError(needed, ALLOWED, detail)) in ERROR_TEXTS
+
+
 def test_every_error_with_a_sentence_of_its_own_is_on_the_page():
     named = set(re.findall(r"\*\*(\w+Error)\b", PAGES["failures"]))
     classes = {n: c for n, c in vars(errors).items() if isinstance(c, type)}

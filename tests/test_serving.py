@@ -272,7 +272,10 @@ def test_a_model_says_what_it_is(served, km):
 @pytest.mark.ray
 def test_what_is_wrong_with_a_request_is_its_status(served, km):
     assert ask(served, body_of(X[:65]))[0] == 413
-    assert "64 may be in one" in ask(served, body_of(X[:65]))[1]["error"]
+    assert "64 rows may be in one" in ask(served, body_of(X[:65]))[1]["error"]
+    status, answer = ask(served, body_of(X[:64]) + b" " * 20_000)
+    assert status == 413
+    assert "bytes: 64 rows may be in one" in answer["error"]
     assert ask(served, b"x", method="PUT") == (
         405,
         {"error": "PUT is not known. Send POST or GET."},

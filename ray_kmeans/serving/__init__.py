@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -27,7 +27,7 @@ def nearest(
 
     POST ``{"rows": [[...], ...]}`` is answered by ``{"cluster_idx": [...], "distance": [...]}``, as
     `KMeansClustering.predict` labels; GET tells which model answers. From another deployment:
-    ``await handle.label.remote(rows)`` with an array.
+    ``await handle.label.remote(rows)`` with an array. A replica computes in one thread.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def nearest(
     return _deployment().options(**options).bind(*about)
 
 
-ARGUMENTS = {
+ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "model_dir": str,
     "checkpoint_path": str,
     "max_batch_size": int,

@@ -20,6 +20,8 @@ from ray_kmeans.serving import requests
 from ray_kmeans.store.model_dir import ModelDir
 
 METHODS = {"Allow": "GET, POST"}
+NUMBER_BYTES = 64
+"""What a number takes as text at most, with generous spaces."""
 
 
 class Nearest:
@@ -69,10 +71,12 @@ class Nearest:
         if request.method != "POST":
             return refused(405, f"{request.method} is not known. Send POST or GET.", METHODS)
         try:
-            given = requests.listed(await request.body())
+            body = await request.body()
+            if len(body) > NUMBER_BYTES * (self._max_rows * self._features + 1):
+                return refused(413, f"the request has {len(body):,} bytes: {self._too_many()}")
+            given = requests.listed(body)
             if len(given) > self._max_rows:
-                sentence = f"the request has {len(given):,} rows, and {self._max_rows:,} may be in"
-                return refused(413, f"{sentence} one. Send them in several requests.")
+                return refused(413, f"the request has {len(given):,} rows: {self._too_many()}")
             answer = await self._label(requests.as_rows(given, self._features))
         except DataError as error:
             return refused(400, str(error))
@@ -102,6 +106,9 @@ class Nearest:
             "distance_metric": state.metric,
             "max_rows": self._max_rows,
         }
+
+    def _too_many(self) -> str:
+        return f"{self._max_rows:,} rows may be in one. Send several requests."
 
     @property
     def _served(self) -> FitState:
