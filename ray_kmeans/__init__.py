@@ -6,5 +6,6 @@ from ray_kmeans.data.source import open_source as open_source
 from ray_kmeans.estimator import KMeansClustering as KMeansClustering
 from ray_kmeans.observe.monitors import EarlyStopping as EarlyStopping
 from ray_kmeans.observe.monitors import Monitor as Monitor
+from ray_kmeans.predictor import Predictor as Predictor
 
 __version__ = "0.1.0"

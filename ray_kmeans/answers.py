@@ -17,7 +17,7 @@ from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, split
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
-from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, Predictor, batches_of, whole
+from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, ReadyModel, batches_of, whole
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
@@ -84,7 +84,7 @@ class _Means:
 
     def __init__(self, metrics: Mapping[str, Metric], state: FitState) -> None:
         self._metrics = metrics
-        self._predict = Predictor(state, (ALL_SCORES, CLUSTER_IDX))
+        self._predict = ReadyModel(state, (ALL_SCORES, CLUSTER_IDX))
         self._sums = dict.fromkeys(metrics, 0.0)
         self._rows = 0
 
@@ -134,7 +134,7 @@ def model_fn(
     """Return what a model says of one batch in memory."""
     if mode not in MODES:
         raise ConfigError(f"mode={mode!r} is unknown. Give one of {', '.join(map(repr, MODES))}.")
-    predict = Predictor(state, (ALL_SCORES, CLUSTER_IDX))
+    predict = ReadyModel(state, (ALL_SCORES, CLUSTER_IDX))
     predictions = whole(map(predict, batches_of(source, layout, None)))
     if mode == "infer":
         return ModelFnOps(mode, predictions, None, {}, None)

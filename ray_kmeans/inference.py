@@ -19,11 +19,12 @@ from ray_kmeans.errors import NonFiniteError
 
 ALL_SCORES = "all_scores"
 CLUSTER_IDX = "cluster_idx"
+DISTANCE = "distance"
 
 Batch: TypeAlias = dict[str, NDArray[Any]]
 
 
-class Predictor:
+class ReadyModel:
     """A model, ready to answer for rows."""
 
     def __init__(self, state: FitState, outputs: Sequence[str]) -> None:
@@ -33,8 +34,15 @@ class Predictor:
         self._prepared = self._kernel.prepare(self._centers, state.metric)
         self._outputs = outputs
 
+    def get_ready(self, rows: int) -> None:
+        """Compile what labelling so many rows at once takes."""
+        self._kernel.ready(rows, *self._centers.shape)
+
     def __call__(self, rows: NDArray[np.float32]) -> Batch:
-        """Return 'all_scores' (n, k) float32 and 'cluster_idx' (n,) int64, as far as wanted."""
+        """Return 'all_scores' (n, k) float32, 'cluster_idx' (n,) int64, 'distance' (n,) float32.
+
+        As far as they are wanted.
+        """
         out = np.isnan(rows[:, 0])  # see `batches_of`
         if out.any():
             rows = np.where(out[:, None], np.float32(0), rows)
@@ -44,11 +52,21 @@ class Predictor:
             batch[ALL_SCORES] = np.empty((len(rows), len(self._centers)), np.float32)
             self._kernel.distances(rows, self._centers, self._metric, batch[ALL_SCORES])
             batch[ALL_SCORES][out] = np.nan
-        if CLUSTER_IDX in self._outputs:
+        if CLUSTER_IDX in self._outputs or DISTANCE in self._outputs:
             labels = np.empty(len(rows), np.int32)
             self._kernel.assign(rows, self._prepared, labels)
+        if CLUSTER_IDX in self._outputs:
             batch[CLUSTER_IDX] = np.where(out, -1, labels.astype(np.int64))
+        if DISTANCE in self._outputs:
+            batch[DISTANCE] = np.where(out, np.nan, self._distances(rows, labels))
         return batch
+
+    def _distances(
+        self, rows: NDArray[np.float32], labels: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        distances = self._kernel.distances_to(rows, self._centers, labels, self._metric)
+        with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
+            return distances.astype(np.float32)
 
 
 def batches_of(

@@ -286,7 +286,7 @@ class Model(ABC):
         self, data: Any, batch_size: int | None, outputs: Sequence[str]
     ) -> Iterator[inference.Batch]:
         state = self._state()
-        predict = inference.Predictor(state, outputs)
+        predict = inference.ReadyModel(state, outputs)
         if is_stream(data):
             opened = open_batches(data, self.config.storage_options, state.centers.shape[1])
             sources = ((source, source.describe()) for source in opened)

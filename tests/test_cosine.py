@@ -15,7 +15,7 @@ from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
 from ray_kmeans.clustering.state import FitState, Stop
 from ray_kmeans.data import plan
 from ray_kmeans.errors import DataError, ModelMismatchError, NonFiniteError
-from ray_kmeans.inference import Predictor
+from ray_kmeans.inference import ReadyModel
 from ray_kmeans.observe.monitors import Monitor
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
@@ -804,7 +804,7 @@ class TestTwoMetrics:
             totals.append(pool.summarize())
             totals[-1] = pool.sweep(centers).inertia(totals[-1], centers)
             state = FitState.initial(centers, metric)
-            labels.append(Predictor(state, ["cluster_idx"])(units)["cluster_idx"])
+            labels.append(ReadyModel(state, ["cluster_idx"])(units)["cluster_idx"])
 
         two = np.sort(cosines(units, centers), axis=1)[:, -2:]
         clear = two[:, 1] - two[:, 0] > 1e-6

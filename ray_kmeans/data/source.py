@@ -136,10 +136,15 @@ def open_source(
     ConfigError, DataError
         For what cannot be a data set.
     """
-    if nonfinite not in ("error", "drop"):
-        raise ConfigError(f"nonfinite={nonfinite!r} is unknown. Give 'error' or 'drop'.")
+    check_nonfinite(nonfinite)
     source = _opened(x, columns, storage_options)
     return with_weights(source, sample_weight, filters, nonfinite == "drop")
+
+
+def check_nonfinite(nonfinite: str) -> None:
+    """Raise ConfigError for a way to treat rows that are not finite that there is not."""
+    if nonfinite not in ("error", "drop"):
+        raise ConfigError(f"nonfinite={nonfinite!r} is unknown. Give 'error' or 'drop'.")
 
 
 def _opened(

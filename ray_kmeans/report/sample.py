@@ -18,7 +18,7 @@ from ray_kmeans.data.plan import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.explain import in_units
-from ray_kmeans.inference import CLUSTER_IDX, Predictor, batches_of
+from ray_kmeans.inference import CLUSTER_IDX, ReadyModel, batches_of
 from ray_kmeans.report.centers import Plane
 
 ROWS = 20_000
@@ -76,7 +76,7 @@ def sample_of(source: Source, layout: Layout, state: FitState, plane: Plane) -> 
     ends = np.cumsum([block.rows for block in blocks])
     total = int(ends[-1])
     drawn = distinct_rows(total, min(ROWS, total), 0, "report")
-    kernel, predict = kernels.load(), Predictor(state, (CLUSTER_IDX,))
+    kernel, predict = kernels.load(), ReadyModel(state, (CLUSTER_IDX,))
     numbers, labels, distances, points = [], [], [], []
     batches = batches_of(source, Layout(blocks, layout.features), None)
     for block, end, batch in zip(blocks, ends.tolist(), batches, strict=True):

@@ -1,0 +1,74 @@
+"""A fitted model as a step of a Ray Data pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray_kmeans.answers import check_features
+from ray_kmeans.checks import a_path, chosen_outputs
+from ray_kmeans.data import ray_batch
+from ray_kmeans.data.source import check_nonfinite, open_source
+from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, DISTANCE, ReadyModel, batches_of, whole
+from ray_kmeans.store.model_dir import ModelDir
+
+OUTPUTS = (ALL_SCORES, CLUSTER_IDX, DISTANCE)
+
+
+class Predictor:
+    """Labels batches of a `ray.data.Dataset`: a class for `map_batches`.
+
+    ``data.map_batches(Predictor, fn_constructor_kwargs={"model_dir": ...}, concurrency=4,
+    batch_format="pyarrow")`` reads the model once in each of four actors. An actor computes in one
+    thread, on the CPU that Ray gives it.
+
+    Parameters
+    ----------
+    model_dir : str
+        Path or fsspec URL of a fitted model, which the actors reach.
+    columns : list of str, optional
+        The column of vectors, or the columns of numbers; needed where there is a choice.
+    outputs : sequence of 'all_scores', 'cluster_idx' and 'distance', optional
+        What each batch gets as new columns; default the last two. 'distance' is that to the nearest
+        center (squared Euclidean, or 1 - cos), float32, and 'all_scores' are those to all k.
+    checkpoint_path : str, optional
+        One of `KMeansClustering.checkpoints`; default the newest when an actor starts. Give it
+        while a fit goes on, so that all actors have the same.
+    nonfinite : 'error' or 'drop'
+        Of rows with NaN, null or infinity. 'drop': they get the label -1 and the distance NaN.
+    storage_options : dict, optional
+        Passed to fsspec unchanged.
+    """
+
+    def __init__(
+        self,
+        model_dir: str,
+        columns: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = (CLUSTER_IDX, DISTANCE),
+        *,
+        checkpoint_path: str | None = None,
+        nonfinite: str = "error",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_nonfinite(nonfinite)
+        self._model_dir = a_path("model_dir", model_dir)
+        self._columns = columns
+        self._nonfinite = nonfinite
+        store = ModelDir.at(self._model_dir, storage_options or {}, keep=1)
+        given = None if checkpoint_path is None else a_path("checkpoint_path", checkpoint_path)
+        self._state = store.fitted(given)
+        self._model = ReadyModel(self._state, chosen_outputs(outputs, OUTPUTS))
+
+    def __call__(self, batch: Any) -> Any:
+        """Return a batch, an Arrow table or a dict of arrays, with the outputs as new columns.
+
+        Raises DataError for rows that are not as wide as the model's.
+        """
+        table = ray_batch.table_of(batch, self._columns)
+        if not table.num_rows:
+            return ray_batch.with_columns(batch, self._model(self._state.centers[:0]))
+        source = open_source(table, self._columns, nonfinite=self._nonfinite)
+        layout = source.describe()
+        check_features(layout.features, self._state, self._model_dir)
+        answers = whole(map(self._model, batches_of(source, layout, None)))
+        return ray_batch.with_columns(batch, answers)

@@ -1,0 +1,134 @@
+"""A replica: holds one model, and answers the requests of a moment together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from ray_kmeans.clustering.state import FitState
+from ray_kmeans.data.columns import to_float32
+from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.inference import CLUSTER_IDX, DISTANCE, Batch, ReadyModel
+from ray_kmeans.serving import requests
+from ray_kmeans.store.model_dir import ModelDir
+
+METHODS = {"Allow": "GET, POST"}
+NUMBER_BYTES = 64
+"""What a number takes as text at most, with generous spaces."""
+
+
+class Nearest:
+    """Answers with the nearest center of each row, by a model that can be exchanged meanwhile."""
+
+    def __init__(self, store: ModelDir, max_rows: int, max_batch_size: int, wait_s: float) -> None:
+        self._store = store
+        self._max_rows = max_rows
+        self._most = max_rows * max_batch_size
+        self._state: FitState | None = None
+        together = serve.batch(max_batch_size=max_batch_size, batch_wait_timeout_s=wait_s)
+        self._label: Any = together(self.label_together)
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Take the model of a checkpoint: the next batch is labelled by it.
+
+        Raises ConfigError for one of another width, which no request would be ready for.
+        """
+        if set(user_config) != {"checkpoint_path"}:
+            raise ConfigError(
+                f"user_config={dict(user_config)!r} must be {{'checkpoint_path': ...}}, one of "
+                f"{[path.rsplit('/', 1)[-1] for path in self._store.checkpoints()]}."
+            )
+        state = self._store.fitted(user_config["checkpoint_path"])
+        width = state.centers.shape[1]
+        if self._state is not None and width != self._features:
+            raise ConfigError(
+                f"{user_config['checkpoint_path']!r} has {width} features and the model that is "
+                f"served {self._features}. Start another application for it."
+            )
+        model = ReadyModel(state, (CLUSTER_IDX, DISTANCE))
+        model.get_ready(self._most)
+        self._model = model
+        self._state = state
+        self.check_health()
+
+    def check_health(self) -> None:
+        """Raise RuntimeError unless the first center is nearest to itself."""
+        found = self._model(self._served.centers[:1])[CLUSTER_IDX][0]
+        if found != 0:
+            raise RuntimeError(f"the kernel labels center 0 as {found}: this replica must restart.")
+
+    async def __call__(self, request: Request) -> JSONResponse:
+        """Answer a request by HTTP; what is wrong with it is said with a status of 4xx."""
+        if request.method == "GET":
+            return JSONResponse(self.about())
+        if request.method != "POST":
+            return refused(405, f"{request.method} is not known. Send POST or GET.", METHODS)
+        try:
+            body = await request.body()
+            if len(body) > NUMBER_BYTES * (self._max_rows * self._features + 1):
+                return refused(413, f"the request has {len(body):,} bytes: {self._too_many()}")
+            given = requests.listed(body)
+            if len(given) > self._max_rows:
+                return refused(413, f"the request has {len(given):,} rows: {self._too_many()}")
+            answer = await self._label(requests.as_rows(given, self._features))
+        except DataError as error:
+            return refused(400, str(error))
+        return JSONResponse({name: as_json(values) for name, values in answer.items()})
+
+    async def label(self, rows: NDArray[Any]) -> Batch:
+        """Return 'cluster_idx' and 'distance' of rows (n, d), to another deployment."""
+        given = to_float32(np.asarray(rows), "the rows")
+        answer: Batch = await self._label(requests.checked(given, self._features))
+        return answer
+
+    async def label_together(self, parts: list[NDArray[np.float32]]) -> list[Batch]:
+        """Label the rows of some requests by one pass, in a thread: others come in meanwhile."""
+        answers = await asyncio.to_thread(self._model, np.concatenate(parts))
+        cuts = np.cumsum([len(rows) for rows in parts])[:-1]
+        split = {name: np.split(values, cuts) for name, values in answers.items()}
+        return [{name: split[name][n] for name in split} for n in range(len(parts))]
+
+    def about(self) -> dict[str, Any]:
+        """Return which model answers."""
+        state = self._served
+        return {
+            "model_dir": self._store.shown,
+            "iteration": state.iteration,
+            "num_clusters": len(state.centers),
+            "num_features": self._features,
+            "distance_metric": state.metric,
+            "max_rows": self._max_rows,
+        }
+
+    def _too_many(self) -> str:
+        return f"{self._max_rows:,} rows may be in one. Send several requests."
+
+    @property
+    def _served(self) -> FitState:
+        if self._state is None:
+            raise RuntimeError("this replica has no model: Serve gives it by user_config")
+        return self._state
+
+    @property
+    def _features(self) -> int:
+        return int(self._served.centers.shape[1])
+
+
+def refused(status: int, why: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return an answer that says what is wrong with a request."""
+    return JSONResponse({"error": why}, status, headers)
+
+
+def as_json(values: NDArray[Any]) -> list[Any]:
+    """Return the values as a list, with null for a distance beyond float32."""
+    return [None if value == np.inf else value for value in values.tolist()]
+
+
+deployment = serve.deployment(Nearest)
