@@ -62,4 +62,4 @@ def make_dataset(flags: MakeDataset) -> None:
     announce("make-dataset", f"{flags.num_rows:,} rows", flags.output, config, crew)
     join(config)
     files = make(mixture, flags.output, flags.format, flags.rows_per_file, config)
-    print(redacted(f"{flags.num_rows:,} rows in {files:,} files: {flags.output}"))
+    print(redacted(f"{flags.num_rows:,} rows in {files:,} file{'s'[: files != 1]}: {flags.output}"))
