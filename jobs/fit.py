@@ -1,7 +1,7 @@
 """Cluster the rows of a data set on Ray.
 
     ray job submit --working-dir . -- python jobs/fit.py s3://bucket/vectors s3://bucket/model \
-        --num-clusters 1000 --save-checkpoints-steps 10
+        --num-clusters 1000
 
 Run it again with the same model directory and it continues from the last checkpoint there.
 """
@@ -9,4 +9,4 @@ Run it again with the same model directory and it continues from the last checkp
 from ray_kmeans import cli
 
 if __name__ == "__main__":
-    cli.job(cli.Fit, cli.fit)
+    cli.job("fit")

@@ -9,4 +9,4 @@ The output has one file per block of the data and is complete once its _manifest
 from ray_kmeans import cli
 
 if __name__ == "__main__":
-    cli.job(cli.Predict, cli.predict)
+    cli.job("predict")

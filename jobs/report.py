@@ -9,4 +9,4 @@ The page holds all it needs: it can be mailed, or opened where there is no netwo
 from ray_kmeans import cli
 
 if __name__ == "__main__":
-    cli.job(cli.Report, cli.report)
+    cli.job("report")

@@ -12,8 +12,8 @@ from ray_kmeans.remote import redacted
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """The fields of RunConfig that are flags of the jobs too."""
+class MachineOptions:
+    """The fields of RunConfig that are flags of every job that has workers."""
 
     num_workers: int | None = None
     """Worker processes. None: one for each node of the Ray cluster, or as many as cpus_per_worker
@@ -31,10 +31,6 @@ class RunOptions:
     ray_address: str | None = None
     """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
     else a Ray on this machine that ends with this process."""
-
-    detached: bool = False
-    """Let a fit on Ray go on when this process ends. The same call again, from anywhere, follows
-    the one that runs; SIGTERM ends it. Not with monitors, which look on from this process."""
 
     cpus_per_worker: float | None = None
     """CPUs that Ray keeps for a worker, which computes in as many threads (in one, below 2). None:
@@ -64,6 +60,55 @@ class RunOptions:
     """Longest wait for another worker after one was lost; then the others take its rows over, as
     far as they have room. Raise it where reading the rows takes long and lost nodes come back."""
 
+    progress: bool = True
+    """Draw a progress bar for each phase where standard error is a terminal; in the log of a
+    submitted Ray job, write a line at most every 10 seconds instead. Elsewhere nothing is shown."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that no run can use."""
+        optional = {"num_workers": 0, "min_workers": 1, "max_workers": 1, "worker_memory_bytes": 1}
+        for name, low in optional.items():
+            if getattr(self, name) is not None:
+                self._check_whole(name, low)
+        for name in ("worker_start_timeout_s", "worker_replace_timeout_s"):
+            self._check_above_zero(name)
+        if self.cpus_per_worker is not None:
+            self._check_above_zero("cpus_per_worker")
+        given = [self.min_workers, self.num_workers or None, self.max_workers]
+        ordered = [value for value in given if value is not None]
+        if ordered != sorted(ordered):
+            raise ConfigError(
+                f"min_workers={self.min_workers}, num_workers={self.num_workers} and max_workers="
+                f"{self.max_workers} must be in ascending order, as far as they are given."
+            )
+        if self.cache not in ("auto", "memory", "disk", "source"):
+            raise ConfigError(
+                f"cache={self.cache!r} is unknown. Give 'auto', 'memory', 'disk' or 'source'."
+            )
+        if self.backend == "gpu":
+            raise NotAvailableError("backend='gpu'", "Give 'auto' or 'cpu'.")
+        if self.backend not in ("auto", "cpu"):
+            raise ConfigError(f"backend={self.backend!r} is unknown. Give 'auto' or 'cpu'.")
+
+    def _check_whole(self, name: str, low: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
+
+    def _check_above_zero(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
+            raise ConfigError(f"{name}={value!r} must be a number above 0.")
+
+
+@dataclass(frozen=True)
+class RunOptions(MachineOptions):
+    """The fields of RunConfig that are flags of a fit: also what it saves, and how it goes on."""
+
+    detached: bool = False
+    """Let a fit on Ray go on when this process ends. The same call again, from anywhere, follows
+    the one that runs; SIGTERM ends it. Not with monitors, which look on from this process."""
+
     save_checkpoints_steps: int | None = None
     """Iterations between two checkpoints. None: by time. 1 loses least when a fit is killed."""
 
@@ -85,45 +130,16 @@ class RunOptions:
     log_step_count_steps: int = 100
     """Steps between two log lines; one comes anyway when 10 seconds have passed. 1 shows all."""
 
-    progress: bool = True
-    """Draw a progress bar for each phase where standard error is a terminal; in the log of a
-    submitted Ray job, write a line at most every 10 seconds instead. Elsewhere nothing is shown."""
-
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that no run can use."""
-        optional = {"num_workers": 0, "min_workers": 1, "max_workers": 1}
-        optional |= {"worker_memory_bytes": 1, "save_checkpoints_steps": 1}
-        required = {"keep_checkpoint_max": 1, "log_step_count_steps": 1, "save_summary_steps": 1}
-        for name, low in (optional | required).items():
-            value = getattr(self, name)
-            if value is None and name in optional:
-                continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-                raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
-        seconds = "save_checkpoints_secs", "worker_start_timeout_s", "worker_replace_timeout_s"
-        for name in (*seconds, "cpus_per_worker"):
-            value = getattr(self, name)
-            if value is None and name == "cpus_per_worker":
-                continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
-                raise ConfigError(f"{name}={value!r} must be a number above 0.")
-        given = [self.min_workers, self.num_workers or None, self.max_workers]
-        ordered = [value for value in given if value is not None]
-        if ordered != sorted(ordered):
-            raise ConfigError(
-                f"min_workers={self.min_workers}, num_workers={self.num_workers} and max_workers="
-                f"{self.max_workers} must be in ascending order, as far as they are given."
-            )
+        super().__post_init__()
+        if self.save_checkpoints_steps is not None:
+            self._check_whole("save_checkpoints_steps", 1)
+        self._check_above_zero("save_checkpoints_secs")
+        for name in ("keep_checkpoint_max", "log_step_count_steps", "save_summary_steps"):
+            self._check_whole(name, 1)
         if self.detached and self.num_workers == 0:
             raise ConfigError("detached=True needs Ray, and num_workers=0 runs without it.")
-        if self.cache not in ("auto", "memory", "disk", "source"):
-            raise ConfigError(
-                f"cache={self.cache!r} is unknown. Give 'auto', 'memory', 'disk' or 'source'."
-            )
-        if self.backend == "gpu":
-            raise NotAvailableError("backend='gpu'", "Give 'auto' or 'cpu'.")
-        if self.backend not in ("auto", "cpu"):
-            raise ConfigError(f"backend={self.backend!r} is unknown. Give 'auto' or 'cpu'.")
 
 
 @dataclass(frozen=True)

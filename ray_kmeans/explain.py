@@ -1,6 +1,8 @@
-"""The plan of a fit in words, made from metadata alone."""
+"""The plan of a run in words, made from metadata alone."""
 
 from __future__ import annotations
+
+from enum import Enum
 
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE
 from ray_kmeans.clustering.narrow import item_bytes
@@ -13,13 +15,35 @@ PLACES = {
     DISK: "on a disk of their node; a sweep reads them from there once",
     SOURCE: "where they come from; a sweep reads them from there once",
 }
+LABEL_BYTES = 16
+"""Of a row of labelled output: its number, cluster and distance."""
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def explain(layout: Layout, num_clusters: int, config: RunConfig, batch_size: int | None) -> str:
-    """Return what a fit would hold and move, a line each.
+class Work(Enum):
+    """What is to be done with the rows; the value says what that moves between machines."""
 
-    Joins or starts Ray, to know the nodes, where workers are to run there. Raises what the fit
+    FIT = (
+        "an iteration sends {centers} of centers to each worker and gets {sums} of sums and counts "
+        "from each"
+    )
+    PREDICT = (
+        "each worker gets {centers} of centers, and writes the labels of its rows; all of them are "
+        "{labels} and the columns kept, before compression"
+    )
+    EVALUATE = "each worker gets {centers} of centers and gives {sums} of sums and counts, once"
+
+
+def explain(
+    layout: Layout,
+    num_clusters: int,
+    config: RunConfig,
+    batch_size: int | None = None,
+    work: Work = Work.FIT,
+) -> str:
+    """Return what a run would hold and move, a line each.
+
+    Joins or starts Ray, to know the nodes, where workers are to run there. Raises what the run
     would: BudgetError where it does not fit the memory.
     """
     shards, options = plan_shards(layout, num_clusters, config, batch_size)
@@ -41,8 +65,11 @@ def explain(layout: Layout, num_clusters: int, config: RunConfig, batch_size: in
         "rows": f"as {keep.narrow or 'float32'} {PLACES[keep.place]} (cache={config.cache!r})",
         "memory": f"{in_units(held)} in a worker at most, {in_units(WORKER_BASE_BYTES)} of it "
         f"before any row; it may hold {in_units(worker_memory(config))}",
-        "traffic": f"an iteration sends {in_units(4 * values)} of centers to each worker and gets "
-        f"{in_units(8 * (values + num_clusters))} of sums and counts from each",
+        "traffic": work.value.format(
+            centers=in_units(4 * values),
+            sums=in_units(8 * (values + num_clusters)),
+            labels=in_units(LABEL_BYTES * layout.rows),
+        ),
     }
     return "\n".join(f"{name:<8} {line}" for name, line in lines.items())
 

@@ -11,9 +11,21 @@ from ray_kmeans.errors import ConfigError
 from ray_kmeans.export.onnx_graph import onnx_model
 from ray_kmeans.export.saved_model import saved_model_files, tensorflow_installed
 from ray_kmeans.parameters import level_of_caller
+from ray_kmeans.store.centers import npy_of, parquet_of
 from ray_kmeans.store.exports import ExportDir, assets
+from ray_kmeans.store.publish import Place, absolute, put
 
-__all__ = ["assets", "onnx_files", "publish", "refuse", "saved_model"]
+__all__ = [
+    "assets",
+    "check_tensorflow",
+    "onnx_files",
+    "publish",
+    "refuse",
+    "saved_model",
+    "write_centers",
+]
+CENTERS = {"parquet": parquet_of, "npy": npy_of}
+"""What makes a file of the centers alone, by its format."""
 
 
 def refuse(**arguments: Any) -> None:
@@ -62,6 +74,25 @@ def saved_model(
         strip_default_attrs=strip_default_attrs,
         serving_input_fn=serving_input_fn,
     )
+
+
+def check_tensorflow() -> None:
+    """Raise ConfigError unless a SavedModel can be written here."""
+    if not tensorflow_installed():
+        raise ConfigError(
+            "a SavedModel needs TensorFlow, which is not installed. "
+            "Run: pip install 'ray-kmeans[tensorflow]'."
+        )
+
+
+def write_centers(
+    state: FitState, url: str, file_format: str, storage_options: Mapping[str, Any]
+) -> str:
+    """Write the centers alone to a file, in one step; return where it is."""
+    place = Place(absolute(url), storage_options)
+    with place.said(f"{place.shown!r} cannot be written"):
+        put(place.fs, place.path, CENTERS[file_format](state.centers, state.counts))
+    return place.url
 
 
 def publish(

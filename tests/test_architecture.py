@@ -32,7 +32,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"checks", "parameters", "inference", "variables"},
     {"resources"},
     {"runs", "answers", "exporting", "explain"},
-    {"model", "report", "predictor", "serving"},
+    {"model", "report", "predictor", "serving", "evaluation", "synthetic"},
     {"estimator"},
     {"demo"},
     {"cli"},
@@ -40,7 +40,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ONLY_IN = {  # who may import a library: a room, or one module of it
-    "ray": {f"cluster.{name}" for name in ("actor", "crew", "ray_pool", "on_ray")}
+    "ray": {f"cluster.{name}" for name in ("actor", "crew", "ray_pool", "on_ray", "tasks")}
     | {"data.ray_blocks", "observe.metrics", "serving.replica"},
     "starlette": {"serving.replica"},
     "numba": {"clustering.loops"}
@@ -60,6 +60,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "pytest": {"testing"},
     "tqdm": {"observe.progress"},
     "tyro": {"cli"},
+    "yaml": {"cli.config_file"},
     "onnx": {"export.onnx_graph"},
     "tensorflow": {"export.saved_model"},
     "tensorboardX": {"observe.summaries"},

@@ -39,7 +39,8 @@ def connect(address: str | None, num_workers: int | None, cpus_per_worker: float
         ray.init(address=address, log_to_driver=False)
     else:
         cpus = max(os.cpu_count() or 1, math.ceil((num_workers or 1) * (cpus_per_worker or 1)))
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+        # "local": else Ray would join one that somebody runs on this machine, and take no num_cpus.
+        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
 
 
 def node_cpus() -> list[int]:

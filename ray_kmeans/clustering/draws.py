@@ -1,6 +1,6 @@
 """Addressed randomness: every draw is a function of (seed, purpose), never of who drew first.
 
-Only the raw words of a Philox generator are used. NumPy promises that these stay the same between
+A fit uses only the raw words of a Philox generator. NumPy promises that these stay the same between
 versions, which it does not for the distributions built on them.
 """
 
@@ -18,9 +18,18 @@ def words(seed: int, purpose: str, *address: int, size: int) -> NDArray[np.uint6
     >>> bool((words(0, "random", size=4) == words(0, "random", size=9)[:4]).all())
     True
     """
+    return np.asarray(_philox(seed, purpose, *address).random_raw(size), dtype=np.uint64)
+
+
+def normals(seed: int, purpose: str, *address: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return standard normal numbers that belong to this address, in one version of NumPy."""
+    generator = np.random.Generator(_philox(seed, purpose, *address))
+    return generator.standard_normal(shape, np.float32)
+
+
+def _philox(seed: int, purpose: str, *address: int) -> np.random.Philox:
     entropy = (abs(seed), int(seed < 0), zlib.crc32(purpose.encode()), len(address), *address)
-    generator = np.random.Philox(np.random.SeedSequence(entropy))
-    return np.asarray(generator.random_raw(size), dtype=np.uint64)
+    return np.random.Philox(np.random.SeedSequence(entropy))
 
 
 def uniforms(seed: int, purpose: str, *address: int, size: int) -> NDArray[np.float64]:

@@ -1,0 +1,140 @@
+"""Flags from a file: `--config FILE`. Those of the command line win over it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+import yaml
+from tyro.conf import Positional
+
+from ray_kmeans.cli.flags import JSON
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.remote import Remote, said
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as in its version 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def defaults_in(words: Sequence[str], kind: type[T]) -> T | None:
+    """Return flags with the values of the file that `--config` names; None where it names none."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", nargs="?")
+    path = finder.parse_known_args(list(words))[0].config
+    return defaults_of(path, kind) if path else None
+
+
+def defaults_of(path: str, kind: type[T]) -> T:
+    """Return flags with the values of a file; those that are in neither are still to be given.
+
+    Raises ConfigError for keys that are no flags, and values that are none of theirs.
+    """
+    values = _read(path)
+    shown = Remote(path).shown
+    known = flags_of(kind)
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        named = (f"{key!r} (nearest: {nearest(key, known)!r})" for key in unknown)
+        raise ConfigError(f"{shown!r} holds unknown keys: {', '.join(named)}.")
+    for name, value in values.items():
+        if name in JSON and not isinstance(value, str):
+            values[name] = json.dumps(value, default=str)
+        elif not fits(value, known[name]):
+            takes = getattr(known[name], "__name__", known[name])
+            takes = str(known[name]) if get_args(known[name]) else takes
+            takes = takes.replace("typing.", "")
+            raise ConfigError(f"{shown!r} holds {name}={value!r}; it takes {takes}.")
+    _check_places(values, kind, shown)
+    return _made(kind, values)
+
+
+def flags_of(kind: type[Any]) -> dict[str, Any]:
+    """Return the type of every flag of a command, by its name, but `config` itself."""
+    flags: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        flags |= flags_of(hint) if is_dataclass(hint) else {name: hint}
+    return {name: hint for name, hint in flags.items() if name != "config"}
+
+
+def nearest(key: str, known: Mapping[str, Any]) -> str:
+    """Return the known key that looks most like this one."""
+    return get_close_matches(key, known, 1, cutoff=0.0)[0]
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value from a file is of a type that a flag has."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in inside)
+    if origin is Literal:
+        return value in inside
+    if origin is tuple:
+        return isinstance(value, list) and all(fits(each, inside[0]) for each in value)
+    if hint in (int, float):
+        whole_or_not = int if hint is int else (int, float)
+        return isinstance(value, whole_or_not) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _read(path: str) -> dict[str, Any]:
+    place = Remote(path)
+    if not path.endswith((".yaml", ".yml", ".json")):
+        raise ConfigError(f"config={place.shown!r} must end with .yaml, .yml or .json.")
+    with said(f"config={place.shown!r} cannot be read"):
+        text = bytes(place.fs.cat_file(place.path)).decode()
+    try:
+        found = json.loads(text) if path.endswith(".json") else yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:  # its own text shows lines, which may hold a secret
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{place.shown!r} is not YAML: line {line}: {error.problem}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{place.shown!r} is not JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{place.shown!r} must hold names of flags with their values.")
+    return {str(key): value for key, value in found.items()}
+
+
+def _check_places(values: Mapping[str, Any], kind: type[Any], shown: str) -> None:
+    """Raise ConfigError for a file with some of the places alone.
+
+    Which of them a word on the command line stands for would be a guess.
+    """
+    (mark,) = get_args(Positional[str])[1:]
+    hints = get_type_hints(kind, include_extras=True)
+    places = [name for name, hint in hints.items() if mark in get_args(hint)]
+    given = [name for name in places if name in values]
+    if given and given != places:
+        raise ConfigError(
+            f"{shown!r} holds {' and '.join(given)}, but not {places}. Give all of these there, or "
+            "all of them on the command line."
+        )
+
+
+def _made(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Return flags with these values, and a mark where one must be given yet."""
+    hints = get_type_hints(kind)
+    made: dict[str, Any] = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        if is_dataclass(hints[field.name]):
+            made[field.name] = _made(hints[field.name], values)  # type: ignore[arg-type]
+        elif field.name in values:
+            value = values[field.name]
+            made[field.name] = tuple(value) if isinstance(value, list) else value
+        elif field.default is MISSING and field.default_factory is MISSING:
+            made[field.name] = tyro.MISSING
+    return kind(**made)

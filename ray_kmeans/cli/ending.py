@@ -1,0 +1,56 @@
+"""How a command ends: by its exit code, and in one line where it did not do what it should.
+
+0    it is done
+1    an error, in one line
+2    flags that it does not take
+143  stopped by SIGTERM
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from ray_kmeans.errors import RayKMeansError, RunStoppedError
+
+STOPPED = 128 + signal.SIGTERM
+"""As shells tell it."""
+
+
+def run(call: Callable[[], None]) -> None:
+    """Call it with our log on standard error, and end this process where that fails."""
+    quiet = sys.stderr.isatty()  # a terminal has the progress bar
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("ray_kmeans").setLevel(logging.WARNING if quiet else logging.INFO)
+    before = signal.getsignal(signal.SIGTERM)
+    end_at_sigterm()
+    try:
+        call()
+    except RunStoppedError as stopped:
+        say(str(stopped))
+        sys.exit(STOPPED)
+    except RayKMeansError as error:
+        sys.exit(f"error: {error}")
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def end_at_sigterm() -> None:
+    """End in good order at SIGTERM.
+
+    Ray sets a handler of its own when it is joined, so this is to be called again after.
+    """
+    signal.signal(signal.SIGTERM, _end)
+
+
+def say(text: str) -> None:
+    """Tell it on standard error, where it does not mix with results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    say("stopped by SIGTERM. Run the same again.")
+    sys.exit(STOPPED)

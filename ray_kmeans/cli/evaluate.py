@@ -1,0 +1,61 @@
+"""The command `evaluate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ray_kmeans.answers import check_features
+from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
+from ray_kmeans.config import MachineOptions, RunConfig
+from ray_kmeans.evaluation import Evaluation, evaluate_on
+from ray_kmeans.explain import Work, explain
+from ray_kmeans.remote import redacted
+from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.store.publish import Place, absolute, put
+
+
+@dataclass(frozen=True)
+class Evaluate(Rows, Configured):
+    """Tell the loss of a data set under a fitted model, and how its rows spread over clusters."""
+
+    uri: Positional[Annotated[str, arg(metavar="URI")]]
+    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
+    model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
+    """Directory or fsspec URL of a fitted model."""
+    output: str | None = None
+    """Path or fsspec URL of a JSON file for the figures, too."""
+    storage_options: str = "{}"
+    """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
+    explain: bool = False
+    """Print what it would read, hold and send, from metadata alone, and run nothing."""
+    run: MachineOptions = field(default_factory=MachineOptions)
+
+
+def evaluate(flags: Evaluate) -> None:
+    """Print the figures, and write them where that is asked for."""
+    config = run_config(flags.run, flags.storage_options)
+    model = ModelDir.of(flags.model_dir, config)
+    state = model.fitted()
+    source = flags.open(flags.uri, config)
+    layout = source.describe()
+    check_features(layout.features, state, flags.model_dir)
+    if flags.explain:
+        print(explain(layout, len(state.centers), config, work=Work.EVALUATE))
+        return
+    announce("evaluate", f"{flags.uri} by {flags.model_dir}", flags.output, config)
+    join(config)
+    result = evaluate_on(source, layout, state, config)
+    print(result.table())
+    if flags.output is not None:
+        _write(result, flags.output, config)
+        print(redacted(f"written: {flags.output}"))
+
+
+def _write(result: Evaluation, output: str, config: RunConfig) -> None:
+    place = Place(absolute(output), config.storage_options)
+    with place.said(f"{place.shown!r} cannot be written"):
+        put(place.fs, place.path, json.dumps(asdict(result), indent=1).encode())

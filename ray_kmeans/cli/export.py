@@ -1,0 +1,47 @@
+"""The command `export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from ray_kmeans import exporting
+from ray_kmeans.cli.flags import Configured, announce, run_config
+from ray_kmeans.config import MachineOptions
+from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.remote import redacted
+from ray_kmeans.store.model_dir import ModelDir
+
+
+@dataclass(frozen=True)
+class Export(Configured):
+    """Write a fitted model for others: as a graph that labels rows, or its centers alone."""
+
+    model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
+    """Directory or fsspec URL of a fitted model."""
+    output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
+    """Path or fsspec URL: of a directory of exports for a graph, of the file for centers."""
+    format: Literal["onnx", "savedmodel", "parquet", "npy"] = "onnx"
+    """'savedmodel': of TensorFlow, beside ONNX. 'parquet': the columns cluster, center, count of
+    the centers. 'npy': the centers as an array, cluster by cluster."""
+    storage_options: str = "{}"
+    """JSON for fsspec, for MODEL_DIR and OUTPUT."""
+
+
+def export(flags: Export) -> None:
+    """Write the model, and print where it is."""
+    config = run_config(MachineOptions(num_workers=0), flags.storage_options)
+    model = ModelDir.of(flags.model_dir, config)
+    state = model.fitted()
+    announce("export", flags.model_dir, flags.output, config)
+    km = KMeansClustering(len(state.centers), flags.model_dir, config=config)
+    if flags.format == "onnx":
+        path = km.export(flags.output)
+    elif flags.format == "savedmodel":
+        exporting.check_tensorflow()
+        path = km.export_savedmodel(flags.output)
+    else:
+        path = exporting.write_centers(state, flags.output, flags.format, config.storage_options)
+    print(redacted(f"export: {path}"))

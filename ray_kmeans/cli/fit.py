@@ -1,0 +1,81 @@
+"""The command `fit`."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from ray_kmeans import interrupt
+from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
+from ray_kmeans.config import RunOptions
+from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.explain import explain
+from ray_kmeans.observe.table import fit_table
+from ray_kmeans.remote import redacted
+from ray_kmeans.runs import BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class Fit(Rows, Configured):
+    """Cluster the rows of a data set; run it again with the same MODEL_DIR and it continues."""
+
+    uri: Positional[Annotated[str, arg(metavar="URI")]]
+    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
+    model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
+    """Directory or fsspec URL for the model and its checkpoints."""
+    num_clusters: int
+    """Number of clusters."""
+    initial_clusters: Literal["random", "kmeans_plus_plus", "kmc2", "kmeans_parallel"] = "random"
+    """How the initial centers are chosen among the rows."""
+    distance_metric: Literal["squared_euclidean", "cosine"] = "squared_euclidean"
+    """'cosine' is spherical k-means."""
+    random_seed: int = 0
+    """Seed of the initial centers and the mini-batches."""
+    use_mini_batch: bool = True
+    """A step visits BATCH_SIZE rows; --no-use-mini-batch: all rows (Lloyd's algorithm)."""
+    mini_batch_steps_per_iteration: int = 1
+    """Mini-batch: steps with the same centers, after which they are updated."""
+    batch_size: int | None = None
+    """Mini-batch: rows of a step. None: 65,536, at most all."""
+    kmeans_plus_plus_num_retries: int = 2
+    """Further candidates for each center of k-means++; negative: 2 + ln(NUM_CLUSTERS)."""
+    empty_clusters: Literal["keep", "farthest"] = "keep"
+    """All rows: 'farthest' moves an empty cluster's center to the row farthest from its own."""
+    max_steps: int | None = None
+    """Steps over all runs at most. None: until the centers or the loss settle."""
+    relative_tolerance: float | None = None
+    """Stop when the loss changes by less than this share from one iteration to the next."""
+    storage_options: str = "{}"
+    """JSON for fsspec, for the data and for MODEL_DIR."""
+    explain: bool = False
+    """Print what the fit would read, hold and send, from metadata alone, and run nothing."""
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+def fit(flags: Fit) -> None:
+    """Fit, and print how that went."""
+    config = run_config(flags.run, flags.storage_options)
+    km = KMeansClustering(**_shared(flags), config=config)
+    source = flags.open(flags.uri, config)
+    if flags.explain:
+        drawn = (flags.batch_size or BATCH_SIZE) if flags.use_mini_batch else None
+        print(explain(source.describe(), flags.num_clusters, config, drawn))
+        return
+    announce("fit", flags.uri, flags.model_dir, config)
+    join(config)
+    with interrupt.listening():
+        km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
+    sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
+    print(fit_table(km.history(), km.why_stopped(), sizes))
+    model_dir = redacted(flags.model_dir)
+    print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
+    print(f"  KMeansClustering({flags.num_clusters}, {model_dir!r}).clusters()")
+
+
+def _shared(flags: Fit) -> dict[str, Any]:
+    """Return the flags that are parameters of the estimator."""
+    names = set(inspect.signature(KMeansClustering).parameters) - {"config"}
+    return {name: value for name, value in vars(flags).items() if name in names}

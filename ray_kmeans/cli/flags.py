@@ -1,0 +1,89 @@
+"""What the flags of several commands have in common, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ray_kmeans.cli import ending
+from ray_kmeans.config import MachineOptions, RunConfig
+from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.remote import redacted
+from ray_kmeans.resources import workforce
+
+JSON = ("filters", "storage_options")
+"""Flags whose text is JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configured:
+    """The flag that every job has."""
+
+    config: str | None = None
+    """YAML or JSON file of flags by their names, as num_clusters; the command line wins over it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Which rows are looked at, and how often each counts."""
+
+    columns: tuple[str, ...] = ()
+    """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    sample_weight: str | None = None
+    """A column of numbers from 0 on: how often each row counts."""
+    filters: str = "[]"
+    """JSON list of [column, operator, value]: leave rows out for which not all of these hold."""
+    nonfinite: Literal["error", "drop"] = "error"
+    """'drop': leave rows with NaN, null or infinity out, and say how many."""
+
+    def open(self, uri: str, config: RunConfig) -> Source:
+        """Return these rows of the data at a URI."""
+        return open_source(
+            uri,
+            self.columns,
+            config.storage_options,
+            sample_weight=self.sample_weight,
+            filters=parsed("filters", self.filters),
+            nonfinite=self.nonfinite,
+        )
+
+
+def run_config(options: MachineOptions, storage_options: str) -> RunConfig:
+    """Return the run configuration that these flags ask for."""
+    return RunConfig(**asdict(options), storage_options=parsed("storage_options", storage_options))
+
+
+def parsed(name: str, text: str) -> Any:
+    """Return what JSON in a flag says."""
+    try:
+        return json.loads(text)
+    except ValueError as error:  # the value may hold a secret
+        raise ConfigError(f"{name} is not JSON: {error}.") from None
+
+
+def announce(
+    name: str, source: str, target: str | None, config: RunConfig, crew: str | None = None
+) -> None:
+    """Say what runs where; the crew are the workers, where no other is named."""
+    way = f"{source} -> {target}" if target else source
+    where = "in this process"
+    if config.num_workers != 0:
+        address = config.ray_address or "RAY_ADDRESS, else this machine"
+        where = f"on Ray at {address}, {crew or _workers(config)}"
+    ending.say(redacted(f"{name}: {way}, {where}"))
+
+
+def join(config: RunConfig) -> None:
+    """Join or start Ray where the workers are to run there."""
+    if config.num_workers != 0:
+        workforce(config)
+        ending.end_at_sigterm()
+
+
+def _workers(config: RunConfig) -> str:
+    count, cpus = config.num_workers, config.cpus_per_worker
+    if count is None and cpus is None:
+        return "one worker per node"
+    return f"{count or 'all'} workers of {cpus or 1:g} CPU{'s'[: cpus not in (None, 1)]}"

@@ -1,0 +1,65 @@
+"""The command `make-dataset`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from ray_kmeans.cli.flags import Configured, announce, join, run_config
+from ray_kmeans.config import MachineOptions
+from ray_kmeans.data.mixture import Mixture
+from ray_kmeans.remote import redacted
+from ray_kmeans.synthetic import make
+
+
+@dataclass(frozen=True)
+class MakeDataset(Configured):
+    """Make rows that lie around some centers, to try a cluster out; run it again to continue."""
+
+    output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
+    """Directory or fsspec URL for the files; it must be empty, or hold a part of the same data."""
+    num_rows: int
+    """Rows of the data set."""
+    num_features: int
+    """Numbers of a row."""
+    num_clusters: int
+    """Centers around which rows lie, drawn from a normal distribution (variance 1 per number)."""
+    spread: float = 0.5
+    """Standard deviation of each number of a row from that of its center."""
+    random_seed: int = 0
+    """Seed of centers and rows: the same seed gives the same rows."""
+    unit_norm: bool = False
+    """Scale each row to norm 1."""
+    format: Literal["parquet", "npy"] = "parquet"
+    """'parquet': the columns id, vector, label. 'npy': vectors, and labels below _labels/."""
+    rows_per_file: int = 65_536
+    """Rows of a file; one file at a time is in the memory of a task."""
+    storage_options: str = "{}"
+    """JSON for fsspec."""
+    num_workers: int | None = None
+    """Tasks of one CPU each at a time. None: as many as the Ray cluster has CPUs. 0: none, in this
+    process and without Ray."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
+    else a Ray on this machine that ends with this process."""
+
+
+def make_dataset(flags: MakeDataset) -> None:
+    """Write the files, and print how many rows there are."""
+    options = MachineOptions(num_workers=flags.num_workers, ray_address=flags.ray_address)
+    config = run_config(options, flags.storage_options)
+    mixture = Mixture(
+        flags.num_rows,
+        flags.num_features,
+        flags.num_clusters,
+        flags.spread,
+        flags.random_seed,
+        flags.unit_norm,
+    )
+    crew = f"{flags.num_workers or 'all'} tasks at a time"
+    announce("make-dataset", f"{flags.num_rows:,} rows", flags.output, config, crew)
+    join(config)
+    files = make(mixture, flags.output, flags.format, flags.rows_per_file, config)
+    print(redacted(f"{flags.num_rows:,} rows in {files:,} file{'s'[: files != 1]}: {flags.output}"))

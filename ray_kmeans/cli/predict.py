@@ -1,0 +1,72 @@
+"""The command `predict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from ray_kmeans import answers
+from ray_kmeans.cli.flags import Configured, announce, join, parsed, run_config
+from ray_kmeans.config import RunOptions
+from ray_kmeans.data.source import open_source
+from ray_kmeans.explain import Work, explain
+from ray_kmeans.remote import redacted
+from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.model_dir import ModelDir
+
+
+@dataclass(frozen=True)
+class Predict(Configured):
+    """Write the cluster of every row of a data set to Parquet."""
+
+    uri: Positional[Annotated[str, arg(metavar="URI")]]
+    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
+    model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
+    """Directory or fsspec URL of a fitted model."""
+    output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
+    """Directory or fsspec URL for the labelled rows, one Parquet file per block of the data."""
+    columns: tuple[str, ...] = ()
+    """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    keep_columns: tuple[str, ...] = ()
+    """Columns of the data to pass through to the output."""
+    filters: str = "[]"
+    """JSON list of [column, operator, value]: rows for which not all hold get the cluster -1."""
+    nonfinite: Literal["error", "drop"] = "error"
+    """'drop': rows with NaN, null or infinity get the cluster -1."""
+    storage_options: str = "{}"
+    """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
+    explain: bool = False
+    """Print what it would read, hold, send and write, from metadata alone, and run nothing."""
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+def predict(flags: Predict) -> None:
+    """Label all rows, and print how many."""
+    config = run_config(flags.run, flags.storage_options)
+    model = ModelDir.of(flags.model_dir, config)
+    state = model.fitted()
+    source = open_source(
+        flags.uri,
+        flags.columns,
+        config.storage_options,
+        filters=parsed("filters", flags.filters),
+        nonfinite=flags.nonfinite,
+    )
+    if flags.explain:
+        layout = source.describe()
+        answers.check_features(layout.features, state, flags.model_dir)
+        print(explain(layout, len(state.centers), config, work=Work.PREDICT))
+        return
+    announce("predict", flags.uri, flags.output, config)
+    join(config)
+    rows = answers.write_labels(
+        state,
+        source,
+        LabelledOutput.at(flags.output, config.storage_options),
+        config,
+        model_dir=flags.model_dir,
+        keep_columns=flags.keep_columns,
+    )
+    print(redacted(f"{rows:,} rows labelled: {flags.output}"))

@@ -1,0 +1,41 @@
+"""The command `report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ray_kmeans.cli.flags import Configured, announce, run_config
+from ray_kmeans.config import MachineOptions
+from ray_kmeans.remote import redacted
+from ray_kmeans.report import write_report
+from ray_kmeans.store.model_dir import ModelDir
+
+
+@dataclass(frozen=True)
+class Report(Configured):
+    """Make one HTML page of a fitted model: loss, sizes, a map, gaps, and rows of each cluster."""
+
+    model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
+    """Directory or fsspec URL of a fitted model."""
+    output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
+    """Path or fsspec URL of the page, as report.html."""
+    data: tuple[str, ...] = ()
+    """URI, or several, of data as for `fit`: some of their rows are shown, too."""
+    columns: tuple[str, ...] = ()
+    """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    show: str | None = None
+    """Column of the data that says what a row is: text, or PNG or JPEG files."""
+    storage_options: str = "{}"
+    """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
+
+
+def report(flags: Report) -> None:
+    """Write the page, and print where it is."""
+    config = run_config(MachineOptions(num_workers=0), flags.storage_options)
+    model = ModelDir.of(flags.model_dir, config)
+    announce("report", flags.model_dir, flags.output, config)
+    write_report(model, flags.output, flags.data, flags.columns, flags.show)
+    print(redacted(f"report: {flags.output}"))

@@ -1,0 +1,85 @@
+"""A data set in files that are made one by one, each visible in one step.
+
+_dataset.json            what is to be there; written first
+part-00000000.parquet    the columns id, vector, label
+or part-00000000.npy     the vectors, and _labels/part-00000000.npy, which readers of data pass over
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_kmeans.errors import StoreError
+from ray_kmeans.store import publish
+
+MANIFEST = "_dataset.json"
+ROW_GROUP = 16_384
+"""Rows of a row group: what one worker reads at least."""
+
+
+class DatasetDir(publish.Place):
+    """Files of one data set under a URL."""
+
+    def start(self, asked: Mapping[str, Any]) -> set[str]:
+        """Say what is to be made here; return the names of the files that are there already.
+
+        Raises StoreError where anything else is there.
+        """
+        with self.said(f"{self.shown!r} cannot be written"):
+            names = self._names()
+            if names and MANIFEST not in names:
+                raise StoreError(
+                    f"{self.shown!r} holds files already ({min(names)}). Give an empty place."
+                )
+            path = f"{self.path}/{MANIFEST}"
+            if not publish.create(self.fs, path, publish.seal(dict(asked))):
+                found = publish.unseal(self.fs.cat_file(path)) or {}
+                other = [f"{k}={found.get(k)!r}" for k, v in asked.items() if found.get(k) != v]
+                raise StoreError(
+                    f"{self.shown!r} holds another data set ({', '.join(other)}). Give another "
+                    "place, or ask for the same."
+                )
+            return names
+
+    def write(
+        self, name: str, start: int, vectors: NDArray[np.float32], labels: NDArray[np.int32]
+    ) -> None:
+        """Publish the file of these rows, whose first one has the number `start`."""
+        if name.endswith(".npy"):
+            self.put(f"_labels/{name}", _npy(labels))
+            self.put(name, _npy(vectors))
+        else:
+            self.put(name, _parquet(start, vectors, labels))
+
+    def _names(self) -> set[str]:
+        try:
+            found = self.fs.ls(self.path, detail=False)
+        except FileNotFoundError:
+            return set()
+        names = {path.rstrip("/").rsplit("/", 1)[-1] for path in found}
+        return {name for name in names if name and not name.endswith(".partial")}
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _parquet(start: int, vectors: NDArray[np.float32], labels: NDArray[np.int32]) -> bytes:
+    columns = {
+        "id": pa.array(np.arange(start, start + len(labels))),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+        "label": pa.array(labels),
+    }
+    content = io.BytesIO()
+    # Random numbers repeat so rarely that a dictionary of them is only larger.
+    pq.write_table(pa.table(columns), content, ROW_GROUP, use_dictionary=["label"])
+    return content.getvalue()
