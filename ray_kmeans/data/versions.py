@@ -47,7 +47,8 @@ def _versions(source: Any) -> dict[str, dict[str, Any]]:
     if isinstance(source, ArraySource):
         name = next((block.file for block in source.describe().blocks), "")
         return {name: {"size": source.array.nbytes, "version": _digest(source.array)}}
-    files = getattr(source, "files", None) or getattr(getattr(source, "tables", None), "files", ())
+    listing = source if hasattr(source, "files") else getattr(source, "tables", None)
+    files = getattr(listing, "files", ())
     return {
         file.shown: {"size": file.size, "version": file.version}
         for file in files

@@ -5,8 +5,11 @@ What `portable` proves of the nearest of some centers holds for any of them, so 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from ray_kmeans.kernels import loops
 from ray_kmeans.kernels.exact import is_nearer, score
@@ -45,7 +48,9 @@ def settle(rows, centers, cosine, lows, first, upper, own, nearest, scores):
                 scores[i, 0], scores[i, 1] = found
 
 
-def assign_part(rows, prepared, own, seconds):
+def assign_part(
+    rows: Any, prepared: Any, own: NDArray[np.int32], seconds: NDArray[np.int32]
+) -> None:
     """Write the second-nearest center of each row whose `own` is the nearest."""
     space = prepared.space()
     upper = np.empty(len(rows), np.float32)
@@ -63,7 +68,9 @@ def assign_part(rows, prepared, own, seconds):
     prepared.spaces.append(space)
 
 
-def _assign_tile(rows, prepared, space, own, seconds, upper, certain):
+def _assign_tile(
+    rows: Any, prepared: Any, space: Any, own: Any, seconds: Any, upper: Any, certain: Any
+) -> None:
     residuals = space.residuals(rows, prepared)
     for first, lows in space.lows(residuals, prepared):
         mask(lows, first, own)
@@ -72,7 +79,7 @@ def _assign_tile(rows, prepared, space, own, seconds, upper, certain):
     loops.certify(space.lowest, space.second, *bounds, residuals, seconds, upper, certain)
 
 
-def _settle_tile(rows, prepared, space, own, upper):
+def _settle_tile(rows: Any, prepared: Any, space: Any, own: Any, upper: Any) -> NDArray[np.int32]:
     nearest = np.full(len(rows), -1, np.int32)
     scores = np.empty((len(rows), 2))
     residuals = space.residuals(rows, prepared)

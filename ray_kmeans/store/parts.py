@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ray_kmeans.store import publish
 
 ROW, LABEL = "row", "cluster_idx"
-STAMP = b"ray_kmeans"
-"""The key in a part's schema under which stands of which output it is."""
+STAMP, BODY = b"ray_kmeans", b"ray_kmeans_sha256"
+"""Keys in a part's footer: of which output it is, and the hash of all that is before the footer."""
+ROW_GROUP = 2**17
 READ_AT_ONCE = 8
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -59,8 +60,10 @@ class Parts(publish.Place):
     def publish(self, name: str, table: pa.Table) -> Part:
         """Make a table visible as one file."""
         content = io.BytesIO()
-        stamped = table.replace_schema_metadata({STAMP: self.stamp.encode()})
-        pq.write_table(stamped, content, write_page_checksum=True)
+        with pq.ParquetWriter(content, table.schema.remove_metadata()) as writer:
+            writer.write_table(table.replace_schema_metadata(), ROW_GROUP)
+            body = publish.sha256(content.getvalue())
+            writer.add_key_value_metadata({STAMP: self.stamp.encode(), BODY: body.encode()})
         data = content.getvalue()
         self.put(name, data)
         return Part(name, table.num_rows, len(data), publish.sha256(data))
@@ -68,8 +71,8 @@ class Parts(publish.Place):
     def there(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Part, Counts]]:
         """Yield the index, the part and the labels of each block whose part is there and whole.
 
-        A part is read back, not believed: nothing else gives its hash and the rows of its clusters
-        without one more file for each. That is a small share of the data.
+        A part is read back, not believed: its hash and the rows of its clusters would otherwise
+        need one more file for each. Labels are a small share of the data.
         """
         names = self.names()
         found = [block for block in blocks if self._name(block.index) in names]
@@ -90,17 +93,20 @@ class Parts(publish.Place):
     def table(self, index: int) -> pa.Table:
         """Return what was written for a block."""
         data = self.fs.cat_file(f"{self._root}/{self._name(index)}")
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        return pq.read_table(pa.BufferReader(data))
 
     def _look(self, block: Any) -> tuple[Part, Counts] | None:
         name = self._name(block.index)
         data = bytes(self.fs.cat_file(f"{self._root}/{name}"))
+        body = data[: -8 - int.from_bytes(data[-8:-4], "little")]
         try:
-            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+            file = pq.ParquetFile(pa.BufferReader(data))
         except (pa.ArrowException, OSError):
             return None
-        if (table.schema.metadata or {}).get(STAMP) != self.stamp.encode():
+        said = {STAMP: self.stamp.encode(), BODY: publish.sha256(body).encode()}
+        if not said.items() <= (file.metadata.metadata or {}).items():
             return None
+        table = file.read([ROW, LABEL])
         if table.num_rows != block.rows or table[ROW][0].as_py() != self.first_row + block.first:
             return None
         labels, counts = np.unique(table[LABEL].to_numpy(), return_counts=True)
