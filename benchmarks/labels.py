@@ -39,7 +39,7 @@ from ray_kmeans.cluster.worker import ShardWorker
 from ray_kmeans.clustering.grid import Grid
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.store.by_cluster import ByCluster
-from ray_kmeans.store.parts import Parts
+from ray_kmeans.store.parts import Part, Parts
 
 SIZES = ((1_000_000, 16, 64), (500_000, 128, 256), (200_000, 384, 1024))
 GROUP_ROWS = 8_192
@@ -78,6 +78,7 @@ class Turn:
         self._source = source
         self._blocks = source.describe().blocks
         self._centers = centers
+        self._parts: list[Part] = []
 
     def seconds(self) -> dict[str, float]:
         found = {"sweep": self._sweep()}
@@ -100,7 +101,9 @@ class Turn:
     def _predict(self, second: bool) -> float:
         worker = self._worker()
         parts = Parts(str(self._out / ("second" if second else "parts")))
-        return timed(lambda: worker.write_labels(self._centers, parts, ("id",), second))
+        begin = time.perf_counter()
+        self._parts, _ = worker.write_labels(self._centers, parts, ("id",), second)
+        return time.perf_counter() - begin
 
     def _table(self) -> float:
         table = pq.read_table(self._out / "parts").combine_chunks()
@@ -117,7 +120,7 @@ class Turn:
     def _by_cluster(self) -> float:
         place = ByCluster(str(self._out / "by"), {}, Parts(str(self._out / "parts")))
         counts = np.zeros(len(self._centers), np.int64)
-        bundles, width = place.plan([block.rows for block in self._blocks], counts, None)
+        bundles, width = place.plan(self._parts, counts, None)
         return timed(lambda: [place.gather(bundle, width) for bundle in bundles])
 
 

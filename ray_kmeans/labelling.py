@@ -95,8 +95,7 @@ class Labelling:
     def _gather(self, output: LabelledOutput, run: Run, written: Written) -> Written:
         """Put the rows of all blocks in order of their clusters, bundle by bundle."""
         place = ByCluster(output.url, output.storage_options, run.parts)
-        sizes = [block.rows for block in self.layout.blocks]
-        bundles, width = place.plan(sizes, written.counts, run.before.get("width"))
+        bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
         files = place.done(bundles)
         missing = [bundle for bundle in bundles if bundle[0] not in files]
         if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -23,7 +24,7 @@ from ray_kmeans.data import plan
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, StoreError
 from ray_kmeans.store import by_cluster, labelled, publish
 from ray_kmeans.store.labelled import BY_CLUSTER, MANIFEST, UNFINISHED, LabelledOutput
-from ray_kmeans.store.parts import Parts
+from ray_kmeans.store.parts import Part, Parts
 from tests import oracle
 from tests.files import put_table
 from tests.test_second import exact_order
@@ -341,6 +342,33 @@ def test_by_cluster_every_row_is_once_in_the_folder_of_its_cluster(
         assert ends[-1] - ends[0] == width - 1
     bundles = -(-N // max(min(bundle, N), 1)) if block == 1 else len(numbers)
     assert sum(numbers.values()) <= max(files, bundles)
+
+
+@given(st.integers(1, 200_000), st.integers(1, 5_000), st.integers(1, 2**20))
+def test_folders_are_as_many_as_there_may_be_files(clusters, bundles, rows_of_bundle):
+    rows = bundles * rows_of_bundle
+    most = max(by_cluster.MOST_FILES, rows // by_cluster.ROWS_PER_FILE, bundles)
+
+    width = by_cluster.width_of(clusters, bundles, rows)
+
+    assert bundles * -(-clusters // width) <= most
+    assert width == 1 or bundles * -(-clusters // (width - 1)) > most - bundles
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**19), st.integers(1, 2**26)), min_size=1))
+def test_a_bundle_fits_a_worker_and_no_two_neighbours_do_together(sizes):
+    parts = [Part("", rows, size, "") for rows, size in sizes]
+
+    bundles = list(by_cluster.bundled(parts))
+
+    assert [index for bundle in bundles for index in bundle] == list(range(len(parts)))
+
+    def fits(bundle):
+        rows, size = (sum(sizes[index][i] for index in bundle) for i in (0, 1))
+        return rows <= by_cluster.BUNDLE_ROWS and size <= by_cluster.BUNDLE_BYTES
+
+    assert all(fits(bundle) for bundle in bundles)
+    assert not any(fits([*a, b[0]]) for a, b in itertools.pairwise(bundles))
 
 
 def test_readers_of_hive_folders_see_every_row_once_and_their_cluster(data, tmp_path):

@@ -6,18 +6,18 @@ _by_cluster/00000012.json                 the files of the bundle from block 12 
 cluster=00007/part-00000012.parquet       its rows of cluster 7, in order
 cluster_range=00000-00024/part-...        its rows of 25 clusters, where there are many
 
-A file for each block and cluster would be a storm of small ones: a bundle has up to a million rows,
-and a folder so many clusters that there are 4,096 files at most, or one for every 100,000 rows
-where that is more; and one for each bundle with rows that are left out. A bundle that was cut off
-is written again, under the same names.
+A file for each block and cluster would be a storm of small ones: a bundle has up to a million rows
+(or 64 MiB of parts), and a folder so many clusters that there are 4,096 files at most, or one for
+every 100,000 rows where that is more; and one for each bundle with rows that are left out. A bundle
+that was cut off is written again, under the same names.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +26,15 @@ from numpy.typing import NDArray
 from ray_kmeans.store import publish
 from ray_kmeans.store.parts import LABEL, Part, Parts
 
-BUNDLE_ROWS = 2**20
+BUNDLE_ROWS, BUNDLE_BYTES = 2**20, 64 * 2**20
 MOST_FILES = 4096
 ROWS_PER_FILE = 100_000
 """Of labelled output there are so many files at most, or one for so many rows."""
 NONE = "__HIVE_DEFAULT_PARTITION__"
 """What Hive puts for the value where there is none: for rows that are left out."""
+
+AT_ONCE = 8
+"""Parts that are read, or files that are written, at once."""
 
 Bundle = Sequence[int]
 """Indices of consecutive blocks."""
@@ -44,16 +47,17 @@ class ByCluster(publish.Place):
     parts: Parts = Parts("")  # noqa: RUF009 (frozen)
 
     def plan(
-        self, sizes: Sequence[int], counts: NDArray[np.int64], width: int | None
+        self, parts: Sequence[Part], counts: NDArray[np.int64], width: int | None
     ) -> tuple[list[Bundle], int]:
-        """Return bundles of blocks of these sizes, and how many clusters a folder holds.
+        """Return bundles of blocks with these parts, and how many clusters a folder holds.
 
         They are written down before they are used. `width`: that of an output which is added to.
         """
         path = f"{self.parts.path}/plan.json"
         with self.said(f"{self.shown!r} cannot be written"):
-            bundles = list(bundled(sizes))
-            width = width or width_of(len(counts), len(bundles), sum(sizes))
+            bundles = list(bundled(parts))
+            rows = sum(part.rows for part in parts)
+            width = width or width_of(len(counts), len(bundles), rows)
             publish.create(self.fs, path, publish.seal({"bundles": bundles, "width": width}))
             plan = json.loads(self.fs.cat_file(path))
         return plan["bundles"], plan["width"]
@@ -72,39 +76,39 @@ class ByCluster(publish.Place):
 
     def gather(self, bundle: Bundle, width: int) -> list[Part]:
         """Write the rows of some blocks by cluster, and last that they are written."""
-        table = pa.concat_tables([self.parts.table(index) for index in bundle])
-        labels = table[LABEL].to_numpy()
-        order = np.argsort(labels, kind="stable")
-        table, folders = table.take(order), (labels[order] // width)
-        begins = np.flatnonzero(np.diff(folders, prepend=-2)).tolist()
-        number = self.parts.first_part + bundle[0]
-        files = []
-        for begin, end in zip(begins, [*begins[1:], len(folders)], strict=True):
-            name = f"{folder_of(int(folders[begin]), width)}/part-{number:08d}.parquet"
-            files.append(self._publish(name, table.slice(begin, end - begin)))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            table = pa.concat_tables(pool.map(self.parts.table, bundle))
+            labels = table[LABEL].to_numpy()
+            order = np.argsort(labels, kind="stable")
+            table, folders = table.take(order), labels[order] // width
+            begins = np.flatnonzero(np.diff(folders, prepend=-2)).tolist()
+            lengths = np.diff([*begins, len(folders)]).tolist()
+            names = [self._name(int(folders[begin]), width, bundle[0]) for begin in begins]
+            root = Parts(self.url, self.storage_options, self.parts.stamp)
+            files = list(pool.map(root.publish, names, map(table.slice, begins, lengths)))
         marker = publish.seal({"files": [asdict(file) for file in files]})
         self.parts.put(_marker(bundle[0]), marker)
         return files
 
-    def _publish(self, name: str, table: Any) -> Part:
-        root = Parts(self.url, self.storage_options, self.parts.stamp)
-        return root.publish(name, table)
+    def _name(self, folder: int, width: int, first_block: int) -> str:
+        number = self.parts.first_part + first_block
+        return f"{folder_of(folder, width)}/part-{number:08d}.parquet"
 
 
-def bundled(sizes: Sequence[int]) -> Iterator[Bundle]:
-    """Yield runs of blocks of about BUNDLE_ROWS rows.
+def bundled(parts: Sequence[Part]) -> Iterator[Bundle]:
+    """Yield runs of blocks that are small enough for a worker, given their parts.
 
-    >>> list(bundled([2**19, 2**19, 2**19]))
-    [[0, 1], [2]]
+    >>> list(bundled([Part("", 2**19, 100, "")] * 3 + [Part("", 100, 2**26, "")]))
+    [[0, 1], [2], [3]]
     """
     bundle: list[int] = []
-    rows = 0
-    for index, size in enumerate(sizes):
-        if bundle and rows + size > BUNDLE_ROWS:
+    rows = size = 0
+    for index, part in enumerate(parts):
+        rows, size = rows + part.rows, size + part.size
+        if bundle and (rows > BUNDLE_ROWS or size > BUNDLE_BYTES):
             yield bundle
-            bundle, rows = [], 0
+            bundle, rows, size = [], part.rows, part.size
         bundle.append(index)
-        rows += size
     if bundle:
         yield bundle
 
