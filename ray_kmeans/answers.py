@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,19 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.cluster.pool import LocalPool, Moved, Pool
+from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, split
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, ReadyModel, batches_of, whole
-from ray_kmeans.observe import events as ev
+from ray_kmeans.labelling import How, Labelling
 from ray_kmeans.observe.listeners import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.remote import redacted
 from ray_kmeans.resources import check_reachable, open_pool
-from ray_kmeans.store.labelled import OWN_COLUMNS, LabelledOutput
+from ray_kmeans.store.labelled import LabelledOutput
+
+log = logging.getLogger("ray_kmeans")
 
 Metric = Callable[[NDArray[np.float32], Batch], float]
 
@@ -150,26 +153,34 @@ def write_labels(
     *,
     model_dir: str,
     keep_columns: Sequence[str] = (),
+    second: bool = False,
+    by_cluster: bool = False,
+    append: bool = False,
 ) -> int:
-    """Write label and distance of every row, by the workers; return the number of rows."""
+    """Write label and distance of every row, by the workers; return the number of rows.
+
+    What a run that was cut off has written stays, and only the rest is. `second`: also the
+    second-nearest center. `by_cluster`: in folders by cluster. `append`: to what is there already
+    of other data.
+    """
     layout = source.describe()
+    if not layout.blocks:
+        raise DataError("the data have no rows. Give at least one.")
     check_features(layout.features, state, model_dir)
-    _check_kept(source, layout, keep_columns)
+    if second and len(state.centers) < 2:
+        raise ConfigError("second=True: the model has one cluster, so there is no second. Omit it.")
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
-    output.start()
+    how = How(tuple(keep_columns), second, by_cluster)
+    run = output.begin(how.content(state, source, layout), append)
+    if run is None:
+        log.info("%r is complete already: nothing is written", output.shown)
+        return layout.rows
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(), progress])
-
-        def moved(phase: ev.Phase) -> Moved:
-            emit(ev.PhaseBegan(phase, layout.rows, "rows"))
-            return lambda rows: emit(ev.PhaseMoved(phase, rows))
-
-        k, metric = len(state.centers), state.metric
-        with open_pool(source, layout, k, metric, config, emit) as pool:
-            pool.read(moved(ev.Phase.READING))
-            parts = pool.write_labels(state.centers, output, keep_columns, moved(ev.Phase.WRITING))
-    output.finish(parts, {"model_dir": redacted(model_dir), "iteration": state.iteration})
-    return sum(part.rows for part in parts)
+        written = Labelling(state, source, layout, config, how, emit).write(output, run)
+    model = {"model_dir": redacted(model_dir), "iteration": state.iteration}
+    output.finish(run, written, model, len(layout.blocks))
+    return layout.rows
 
 
 def check_features(features: int, state: FitState, model_dir: str) -> None:
@@ -179,11 +190,3 @@ def check_features(features: int, state: FitState, model_dir: str) -> None:
             f"the data have {features} features and the model in {redacted(model_dir)!r} has "
             f"{state.centers.shape[1]}. Give data like those it was fitted on."
         )
-
-
-def _check_kept(source: Source, layout: Layout, names: Sequence[str]) -> None:
-    taken = [name for name in names if name in OWN_COLUMNS]
-    if taken:
-        raise ConfigError(f"keep_columns={taken}: the output has columns of these names itself.")
-    if names and layout.blocks:
-        source.columns_of(layout.blocks[0], names)  # raises for a name that is not there

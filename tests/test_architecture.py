@@ -31,6 +31,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"testing"},
     {"checks", "parameters", "inference", "variables"},
     {"resources"},
+    {"labelling"},
     {"runs", "answers", "exporting", "explain"},
     {"model", "report", "predictor", "serving", "evaluation", "synthetic"},
     {"estimator"},
@@ -48,7 +49,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
         f"kernels.{name}"
         for name in ("drift", "exact", "grouping", "loops", "narrow", "products", "space")
     }
-    | {f"kernels.{name}" for name in ("summing", "tiles", "vectors")},
+    | {f"kernels.{name}" for name in ("second", "summing", "tiles", "vectors")},
     "llvmlite": {f"kernels.{name}" for name in ("machine", "narrow", "tiles", "vectors")},
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"remote", "store.publish", "data.files"},

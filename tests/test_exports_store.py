@@ -10,12 +10,13 @@ from threading import Barrier
 from types import SimpleNamespace
 
 import fsspec
+import numpy as np
 import pytest
 
 from ray_kmeans.errors import ConfigError, NoDataError, StoreError
 from ray_kmeans.store import exports, publish
 from ray_kmeans.store.exports import MANIFEST, ExportDir, assets
-from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled import LabelledOutput, Written
 from tests.servers import s3_server
 
 FILES = {"saved_model.pb": b"graph", "variables/data-0": b"\x00\xff" * 9, "assets.extra/a/b": b""}
@@ -218,8 +219,8 @@ class ExportContract:
         }
         for name, data in foreign.items():
             publish.put(store.fs, f"{store._root}/{name}", data)
-        LabelledOutput.at(f"{place[0]}/13", place[1]).start()
-        LabelledOutput.at(f"{place[0]}/13", place[1]).finish([], {})
+        output = LabelledOutput.at(f"{place[0]}/13", place[1])
+        output.finish(output.begin({}), Written([], np.zeros(2, np.int64)), {}, 0)
 
         clock.now = 101
         store.publish(FILES, keep=1)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, cast, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -22,7 +22,7 @@ from ray_kmeans.remote import Remote, said
 T = TypeVar("T")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML in which 1e-4 is a number, as in its version 1.2."""
 
 
@@ -67,13 +67,13 @@ def flags_of(kind: type[Any]) -> dict[str, Any]:
     """Return the type of every flag of a command, by its name, but `config` itself."""
     flags: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
-        flags |= flags_of(hint) if is_dataclass(hint) else {name: hint}
+        flags |= flags_of(cast("type[Any]", hint)) if is_dataclass(hint) else {name: hint}
     return {name: hint for name, hint in flags.items() if name != "config"}
 
 
 def nearest(key: str, known: Mapping[str, Any]) -> str:
     """Return the known key that looks most like this one."""
-    return get_close_matches(key, known, 1, cutoff=0.0)[0]
+    return str(get_close_matches(key, list(known), 1, cutoff=0.0)[0])
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -131,7 +131,7 @@ def _made(kind: type[T], values: Mapping[str, Any]) -> T:
     made: dict[str, Any] = {}
     for field in fields(kind):  # type: ignore[arg-type]
         if is_dataclass(hints[field.name]):
-            made[field.name] = _made(hints[field.name], values)  # type: ignore[arg-type]
+            made[field.name] = _made(hints[field.name], values)
         elif field.name in values:
             value = values[field.name]
             made[field.name] = tuple(value) if isinstance(value, list) else value

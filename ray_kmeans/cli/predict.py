@@ -19,7 +19,7 @@ from ray_kmeans.store.model_dir import ModelDir
 
 @dataclass(frozen=True)
 class Predict(Configured):
-    """Write the cluster of every row of a data set to Parquet."""
+    """Write the cluster of every row of a data set to Parquet; run it again and it continues."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
     """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
@@ -31,6 +31,12 @@ class Predict(Configured):
     """The column of vectors, or the columns of numbers. Needed where there is a choice."""
     keep_columns: tuple[str, ...] = ()
     """Columns of the data to pass through to the output."""
+    second: bool = False
+    """Also the second-nearest cluster of every row, and its distance. Costs another pass."""
+    by_cluster: bool = False
+    """Write folders by cluster (cluster=00007/, as Hive has them), or by ranges of many."""
+    append: bool = False
+    """Add the rows of new data to the output that is there, made with the same model and flags."""
     filters: str = "[]"
     """JSON list of [column, operator, value]: rows for which not all hold get the cluster -1."""
     nonfinite: Literal["error", "drop"] = "error"
@@ -68,5 +74,8 @@ def predict(flags: Predict) -> None:
         config,
         model_dir=flags.model_dir,
         keep_columns=flags.keep_columns,
+        second=flags.second,
+        by_cluster=flags.by_cluster,
+        append=flags.append,
     )
     print(redacted(f"{rows:,} rows labelled: {flags.output}"))

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster import lottery
+from ray_kmeans.cluster.labels import Gatherer, Writer
 from ray_kmeans.cluster.shard import Block, Reader
 from ray_kmeans.cluster.shelf import Keep
-from ray_kmeans.cluster.worker import ShardWorker, Writer
+from ray_kmeans.cluster.worker import ShardWorker
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.exact_total import as_float
 from ray_kmeans.clustering.grid import Extent, Grid, Summary
@@ -141,11 +142,24 @@ class Pool(ABC):
         centers: NDArray[np.float32],
         output: Writer,
         keep_columns: Sequence[str],
+        second: bool = False,
         moved: Moved = nobody,
-    ) -> list[Any]:
-        """Write labelled output for every row and return its parts in the order of the data."""
-        answers = self.ask("write_labels", centers, output, tuple(keep_columns), moved=moved)
-        return [part for parts in answers for part in parts]
+    ) -> tuple[list[Any], NDArray[np.int64]]:
+        """Write labelled output for every row; return parts in the order of the data, and counts.
+
+        `second`: with the second-nearest center. The counts are those of the rows of each label.
+        """
+        how = output, tuple(keep_columns), second
+        answers = self.ask("write_labels", centers, *how, moved=moved)
+        parts = [part for of_shard, _ in answers for part in of_shard]
+        return parts, np.sum([counts for _, counts in answers], axis=0)
+
+    def gather(
+        self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int
+    ) -> dict[int, list[Any]]:
+        """Gather labelled rows by cluster; return the files of each bundle, by its first block."""
+        answers = self.ask("gather", output, bundles, width)
+        return {first: files for answer in answers for first, files in answer}
 
 
 def _no_rows(extent: Extent) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import starmap
 from operator import add
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.cluster import lottery
+from ray_kmeans.cluster import labels, lottery
 from ray_kmeans.cluster.potential import Potential
 from ray_kmeans.cluster.shard import Block, Reader, Shard
 from ray_kmeans.cluster.shelf import Keep
@@ -32,19 +32,6 @@ MEASURED_VALUES = 2**17
 """Values that stay in a processor's cache while they are looked at twice."""
 GATHERED_ROWS = 8192
 """Rows of a mini-batch that are put side by side at once."""
-
-
-class Writer(Protocol):
-    """What a worker asks of the place for labelled output."""
-
-    def write(
-        self,
-        index: int,
-        first_row: int,
-        labels: NDArray[np.int32],
-        distances: NDArray[np.float32],
-        kept: Any,
-    ) -> Any: ...
 
 
 def this_process() -> tuple[str, int]:
@@ -131,10 +118,10 @@ class ShardWorker:
         losses = [0] * steps
         for number in range(steps):
             for rows, weights in self._rows_of(batches, first_step + number):
-                labels = self._assigned(rows, prepared)
-                self._kernel.accumulate(rows, labels, self._on.scale, partials.sums, weights)
-                partials.counts[:] += counts_of(labels, len(centers), weights)
-                distances = self._kernel.distances_to(rows, centers, labels, self._metric)
+                nearest = self._assigned(rows, prepared)
+                self._kernel.accumulate(rows, nearest, self._on.scale, partials.sums, weights)
+                partials.counts[:] += counts_of(nearest, len(centers), weights)
+                distances = self._kernel.distances_to(rows, centers, nearest, self._metric)
                 if len(weights):
                     distances *= self._on.weights_of(weights)
                 losses[number] += exact_total(distances)
@@ -152,9 +139,9 @@ class ShardWorker:
         Ordered by distance, the largest first, then by number.
         """
         distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
-        for number, block_rows, labels in self._labelled(centers):
+        for number, block_rows, nearest in self._labelled(centers):
             # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
-            here = self._kernel.distances_to(block_rows, centers, labels, SQUARED_EUCLIDEAN)
+            here = self._kernel.distances_to(block_rows, centers, nearest, SQUARED_EUCLIDEAN)
             here[without_direction(block_rows, self._metric) | self._shard.out_in(number)] = 0
             order = np.argsort(-here, kind="stable")[:count]
             distances = np.concatenate([distances, here[order]])
@@ -217,20 +204,37 @@ class ShardWorker:
         self._potential = None
 
     def write_labels(
-        self, centers: NDArray[np.float32], output: Writer, keep_columns: Sequence[str]
-    ) -> list[Any]:
-        """Write label and distance of every row, one part per block; return what was written."""
-        parts = []
-        for here, rows, labels in self._labelled(centers):
-            block, out = self._shard.blocks[here], self._shard.out_in(here)
-            distances = self._kernel.distances_to(rows, centers, labels, self._metric)
-            with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
-                rounded = distances.astype(np.float32)
-            labels, rounded = np.where(out, -1, labels), np.where(out, np.nan, rounded)
-            source = self._shard.source
-            kept = source.columns_of(block, keep_columns) if keep_columns else None
-            parts.append(output.write(block.index, block.first, labels, rounded, kept))
-        return parts
+        self,
+        centers: NDArray[np.float32],
+        output: labels.Writer,
+        keep_columns: Sequence[str],
+        second: bool = False,
+    ) -> tuple[list[Any], NDArray[np.int64]]:
+        """Write the label of every row, one part per block; return the parts, and rows by label.
+
+        `second`: also the second-nearest center.
+        """
+        how = labels.Labeller(self._kernel, centers, self._metric, second)
+        counts = np.zeros(len(centers), np.int64)
+
+        def labelled() -> Iterator[labels.Labelled]:
+            for here, rows, found in self._labelled(centers):
+                out = self._shard.out_in(here)
+                np.add(counts, counts_of(found[~out], len(centers)), out=counts)
+                yield how.labelled(self._shard.blocks[here], rows, found, out)
+
+        kept = labels.kept_of(self._shard.source, self._shard.blocks, keep_columns)
+        stays = self._shard.rows.stays
+        threads = self._threads.count
+        parts = labels.write_all(how, labelled(), kept, output, threads, stays)
+        return parts, counts
+
+    def gather(
+        self, output: labels.Gatherer, bundles: Sequence[Sequence[int]], width: int
+    ) -> list[tuple[int, Any]]:
+        """Gather labelled rows by cluster: the bundles of blocks that begin in this shard."""
+        mine = {block.index for block in self._shard.blocks}
+        return [(b[0], output.gather(b, width)) for b in bundles if b[0] in mine]
 
     @property
     def _shard(self) -> Shard:
@@ -262,18 +266,23 @@ class ShardWorker:
         return self._held
 
     def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:
-        labels = np.empty(len(rows), np.int32)
-        self._kernel.assign(rows, prepared, labels)
-        return labels
+        nearest = np.empty(len(rows), np.int32)
+        self._kernel.assign(rows, prepared, nearest)
+        return nearest
 
     def _labelled(
         self, centers: NDArray[np.float32]
     ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32]]]:
         """Yield the place of each block in the shard, its rows and their labels."""
-        labels = self._rows_held(centers).assign(centers)
+        if not self._shard.rows.stays:  # fetched once, and not a second time for who asks
+            prepared = self._kernel.prepare(centers, self._metric)
+            for here, rows in enumerate(self._shard.rows):
+                yield here, rows, self._assigned(rows, prepared)
+            return
+        found = self._rows_held(centers).assign(centers)
         first = 0
         for here, rows in enumerate(self._shard.rows):
-            yield here, rows, labels[first : first + len(rows)]
+            yield here, rows, found[first : first + len(rows)]
             first += len(rows)
 
     def _rows_of(

@@ -63,6 +63,15 @@ class Kernel(Protocol):
     ) -> None:
         """Label each row with its nearest center over the reals; a tie goes to the lowest index."""
 
+    def assign_second(
+        self,
+        rows: NDArray[np.float32],  # (n, d)  IN, C order
+        prepared: Any,  # IN, of two centers or more
+        labels: NDArray[np.int32],  # (n,)  IN, the nearest center of each row
+        seconds: NDArray[np.int32],  # (n,)  OUT
+    ) -> None:
+        """Label each row with the nearest of all other centers, as `assign` does."""
+
     def accumulate(
         self,
         rows: NDArray[np.float32],  # (n, d)  IN, C order

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.kernels import ALIKE, Held, machine
 from ray_kmeans.kernels.held import HeldRows
-from ray_kmeans.kernels.portable import PortableKernel
+from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
 from ray_kmeans.kernels.threads import Threads
 
 log = logging.getLogger("ray_kmeans")
@@ -63,17 +63,32 @@ class CpuKernel(PortableKernel):
         return centers, metric, []
 
     def assign(self, rows: NDArray[np.float32], prepared: Any, labels: NDArray[np.int32]) -> None:
-        centers, metric, portable = prepared
+        centers, metric, _ = prepared
         unit = self._unit_for(len(rows), *centers.shape)
         if unit is None:
-            if not portable:
-                portable.append(super().prepare(centers, metric))
-            super().assign(rows, portable[0], labels)
+            super().assign(rows, self._portable(prepared), labels)
             return
         for start in range(0, len(rows), AT_ONCE):
             part = np.ascontiguousarray(rows[start : start + AT_ONCE])
             held = HeldRows([part], metric, unit.of, self._threads)
             labels[start : start + AT_ONCE] = held.assign(centers)
+
+    def assign_second(
+        self,
+        rows: NDArray[np.float32],
+        prepared: Any,
+        labels: NDArray[np.int32],
+        seconds: NDArray[np.int32],
+    ) -> None:
+        super().assign_second(rows, self._portable(prepared), labels, seconds)
+
+    def _portable(self, prepared: Any) -> PreparedCenters:
+        """Return the centers as the portable kernel prepares them, which it does once."""
+        centers, metric, portable = prepared
+        if not portable:
+            portable.append(super().prepare(centers, metric))
+        found: PreparedCenters = portable[0]
+        return found
 
     def _unit_for(self, rows: int, k: int, d: int) -> machine.Unit | None:
         if self._unit is not None:

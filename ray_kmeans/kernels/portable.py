@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from ray_kmeans.kernels import ALIKE, Held, column_keys, drift, loops, summing
+from ray_kmeans.kernels import ALIKE, Held, column_keys, drift, loops, second, summing
 from ray_kmeans.kernels.moving import Moves, PlainHeld
 from ray_kmeans.kernels.space import Rows
 from ray_kmeans.kernels.threads import Threads
@@ -143,6 +143,21 @@ class PortableKernel:
         with one_blas_thread():
             self._threads.run(
                 _assign_part, [(rows[part], prepared, labels[part]) for part in parts]
+            )
+
+    def assign_second(
+        self,
+        rows: NDArray[np.float32],
+        prepared: PreparedCenters,
+        labels: NDArray[np.int32],
+        seconds: NDArray[np.int32],
+    ) -> None:
+        step = prepared.tile_rows
+        parts = [slice(start, start + step) for start in range(0, len(rows), step)]
+        with one_blas_thread():
+            self._threads.run(
+                second.assign_part,
+                [(rows[part], prepared, labels[part], seconds[part]) for part in parts],
             )
 
     def move(

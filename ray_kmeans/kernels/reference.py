@@ -48,6 +48,20 @@ class ReferenceKernel:
                 close[0] if len(close) == 1 else nearest_over_the_reals(row, centers, close, metric)
             )
 
+    def assign_second(
+        self,
+        rows: NDArray[np.float32],
+        prepared: tuple[NDArray[np.float32], str],
+        labels: NDArray[np.int32],
+        seconds: NDArray[np.int32],
+    ) -> None:
+        centers, metric = prepared
+        found = np.empty(1, np.int32)
+        for i, label in enumerate(labels):
+            others = np.delete(np.arange(len(centers)), label)
+            self.assign(rows[i : i + 1], (centers[others], metric), found)
+            seconds[i] = others[found[0]]
+
     def accumulate(
         self,
         rows: NDArray[np.float32],

@@ -1,0 +1,116 @@
+"""How labelled output comes about: what is there already, what is missing, and who writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ray_kmeans.cluster.pool import Moved
+from ray_kmeans.clustering.state import FitState, digest
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.plan import Layout
+from ray_kmeans.data.source import Source
+from ray_kmeans.data.versions import contents_of
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.observe import events as ev
+from ray_kmeans.resources import open_pool
+from ray_kmeans.store.by_cluster import ByCluster
+from ray_kmeans.store.labelled import Content, LabelledOutput, Run, Written
+from ray_kmeans.store.parts import Part
+
+OWN_COLUMNS = ("row", "cluster_idx", "distance")
+SECOND_COLUMNS = ("second_cluster_idx", "second_distance")
+
+
+@dataclass(frozen=True)
+class How:
+    """What is to be written of each row, and where."""
+
+    keep_columns: tuple[str, ...]
+    second: bool
+    by_cluster: bool
+
+    def content(self, state: FitState, source: Source, layout: Layout) -> Content:
+        """Return what the output is of; raises ConfigError for columns that it cannot have."""
+        return {
+            "model": [digest(state.centers), state.metric],
+            **contents_of(source, layout),
+            "columns": self._types(source, layout),
+            "second": self.second,
+            "by_cluster": self.by_cluster,
+        }
+
+    def _types(self, source: Source, layout: Layout) -> list[tuple[str, str]]:
+        """Return the columns kept with their types; a name that is not there raises."""
+        own = OWN_COLUMNS + (SECOND_COLUMNS if self.second else ())
+        taken = [name for name in self.keep_columns if name in own]
+        if taken:
+            raise ConfigError(
+                f"keep_columns={taken}: the output has columns of these names itself."
+            )
+        if not self.keep_columns:
+            return []
+        first = replace(layout.blocks[0], rows=1)
+        return [(f.name, str(f.type)) for f in source.columns_of(first, self.keep_columns).schema]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """The rows of some data, to be labelled under a model."""
+
+    state: FitState
+    source: Source
+    layout: Layout
+    config: RunConfig
+    how: How
+    emit: ev.Emit
+
+    def write(self, output: LabelledOutput, run: Run) -> Written:
+        """Write all that is missing."""
+        written = self._write_blocks(run)
+        if not self.how.by_cluster:
+            return written
+        return self._gather(output, run, written)
+
+    def _write_blocks(self, run: Run) -> Written:
+        """Write the parts of the blocks that have none; the others are not even read."""
+        parts: dict[int, Part] = {}
+        counts = np.zeros(len(self.state.centers), np.int64)
+        for index, part, (labels, rows) in run.parts.there(self.layout.blocks):
+            parts[index] = part
+            counts[labels[labels >= 0]] += rows[labels >= 0]
+        missing = [block for block in self.layout.blocks if block.index not in parts]
+        if missing:
+            with self._pool(missing) as pool:
+                pool.read(self._moved(ev.Phase.READING, missing))
+                how = run.parts, self.how.keep_columns, self.how.second
+                moved = self._moved(ev.Phase.WRITING, missing)
+                new, more = pool.write_labels(self.state.centers, *how, moved)
+            parts |= {block.index: part for block, part in zip(missing, new, strict=True)}
+            counts += more
+        return Written([parts[block.index] for block in self.layout.blocks], counts)
+
+    def _gather(self, output: LabelledOutput, run: Run, written: Written) -> Written:
+        """Put the rows of all blocks in order of their clusters, bundle by bundle."""
+        place = ByCluster(output.url, output.storage_options, run.parts)
+        bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
+        files = place.done(bundles)
+        missing = [bundle for bundle in bundles if bundle[0] not in files]
+        if missing:
+            # The workers have let go of the rows, and hold for each bundle its first block alone.
+            with self._pool([self.layout.blocks[bundle[0]] for bundle in missing]) as pool:
+                pool.load()
+                files |= pool.gather(place, missing, width)
+        parts = [part for bundle in bundles for part in files[bundle[0]]]
+        return Written(parts, written.counts, width)
+
+    def _pool(self, blocks: list[Any]) -> Any:
+        layout = replace(self.layout, blocks=tuple(blocks))
+        k, metric = len(self.state.centers), self.state.metric
+        return open_pool(self.source, layout, k, metric, self.config, self.emit)
+
+    def _moved(self, phase: ev.Phase, blocks: list[Any]) -> Moved:
+        self.emit(ev.PhaseBegan(phase, sum(block.rows for block in blocks), "rows"))
+        return lambda rows: self.emit(ev.PhaseMoved(phase, rows))

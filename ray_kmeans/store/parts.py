@@ -1,0 +1,116 @@
+"""Parts of labelled output: one Parquet file per block, written in one step, and read back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_kmeans.store import publish
+
+ROW, LABEL = "row", "cluster_idx"
+STAMP, BODY = b"ray_kmeans", b"ray_kmeans_sha256"
+"""Keys in a part's footer: of which output it is, and the hash of all that is before the footer."""
+ROW_GROUP = 2**17
+READ_AT_ONCE = 8
+
+Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Labels, and how many rows have each."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the output."""
+
+    name: str
+    """From the root of the output on."""
+    rows: int
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+@dataclass(frozen=True, repr=False)
+class Parts(publish.Place):
+    """Where workers write the parts of one run."""
+
+    stamp: str = ""
+    """Names what the run writes: parts with another one are not taken for its own."""
+    first_part: int = 0
+    first_row: int = 0
+    """Numbers of its first part and row; more than 0 where it adds to an output."""
+
+    def write(
+        self, index: int, first_row: int, columns: Mapping[str, NDArray[Any]], kept: pa.Table | None
+    ) -> Part:
+        """Publish the part of block `index`: the columns kept, then row, then these columns."""
+        table = dict(zip(kept.column_names, kept.columns, strict=True)) if kept else {}
+        first = self.first_row + first_row
+        table[ROW] = pa.array(np.arange(first, first + len(columns[LABEL])))
+        table |= {name: pa.array(values) for name, values in columns.items()}
+        return self.publish(self._name(index), pa.table(table))
+
+    def publish(self, name: str, table: pa.Table) -> Part:
+        """Make a table visible as one file."""
+        content = io.BytesIO()
+        with pq.ParquetWriter(content, table.schema.remove_metadata()) as writer:
+            writer.write_table(table.replace_schema_metadata(), ROW_GROUP)
+            body = publish.sha256(content.getvalue())
+            writer.add_key_value_metadata({STAMP: self.stamp.encode(), BODY: body.encode()})
+        data = content.getvalue()
+        self.put(name, data)
+        return Part(name, table.num_rows, len(data), publish.sha256(data))
+
+    def there(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Part, Counts]]:
+        """Yield the index, the part and the labels of each block whose part is there and whole.
+
+        A part is read back, not believed: its hash and the rows of its clusters would otherwise
+        need one more file for each. Labels are a small share of the data.
+        """
+        names = self.names()
+        found = [block for block in blocks if self._name(block.index) in names]
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            for block, part in zip(found, pool.map(self._look, found), strict=True):
+                if part is not None:
+                    yield block.index, *part
+
+    def names(self) -> set[str]:
+        """Return the names of the files here, without those in folders."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return set()
+        return {str(path).rsplit("/", 1)[-1] for path in found}
+
+    def table(self, index: int) -> pa.Table:
+        """Return what was written for a block."""
+        data = self.fs.cat_file(f"{self._root}/{self._name(index)}")
+        return pq.read_table(pa.BufferReader(data))
+
+    def _look(self, block: Any) -> tuple[Part, Counts] | None:
+        name = self._name(block.index)
+        data = bytes(self.fs.cat_file(f"{self._root}/{name}"))
+        body = data[: -8 - int.from_bytes(data[-8:-4], "little")]
+        try:
+            file = pq.ParquetFile(pa.BufferReader(data))
+        except (pa.ArrowException, OSError):
+            return None
+        said = {STAMP: self.stamp.encode(), BODY: publish.sha256(body).encode()}
+        if not said.items() <= (file.metadata.metadata or {}).items():
+            return None
+        table = file.read([ROW, LABEL])
+        if table.num_rows != block.rows or table[ROW][0].as_py() != self.first_row + block.first:
+            return None
+        labels, counts = np.unique(table[LABEL].to_numpy(), return_counts=True)
+        return Part(name, block.rows, len(data), publish.sha256(data)), (labels, counts)
+
+    def _name(self, index: int) -> str:
+        return f"part-{self.first_part + index:08d}.parquet"

@@ -1,0 +1,85 @@
+"""The second-nearest center is the true one over the reals; a tie goes to the lowest index."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ray_kmeans import kernels
+from ray_kmeans.clustering.metric import project
+from ray_kmeans.kernels import portable
+from tests.cases import CASES, gaussian
+
+METRICS = ["squared_euclidean", "cosine"]
+MANY = {name: case for name, case in CASES.items() if len(case[1]) > 1}
+
+
+def exact_order(row, centers, metric):
+    """Return all centers, the nearest first, by rationals."""
+    row = [Fraction(x) for x in row.tolist()]
+    scores = []
+    for j, center in enumerate(centers.tolist()):
+        pairs = [(x, Fraction(c)) for x, c in zip(row, center, strict=True)]
+        cosine = metric == "cosine"
+        scores.append((sum(-x * c if cosine else (x - c) ** 2 for x, c in pairs), j))
+    return [j for _, j in sorted(scores)]
+
+
+def both_of(X, centers, kernel, metric):
+    loaded = kernels.load(kernel, threads=2)
+    prepared = loaded.prepare(centers, metric)
+    labels, seconds = np.full((2, len(X)), -1, np.int32)
+    loaded.assign(X, prepared, labels)
+    loaded.assign_second(X, prepared, labels, seconds)
+    return np.stack([labels, seconds], axis=1)
+
+
+@cache
+def expected_of(case, metric):
+    X, centers = (project(part[:40], metric) for part in MANY[case])
+    return X, centers, [exact_order(row, centers, metric)[:2] for row in X]
+
+
+@pytest.mark.parametrize("way", ["portable", "portable in small tiles", "cpu", "reference"])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", MANY)
+def test_the_second_is_the_nearest_of_all_others(case, metric, way, monkeypatch):
+    X, centers, expected = expected_of(case, metric)
+    if way == "portable in small tiles":
+        monkeypatch.setattr(portable, "TILE_ROWS", 7)
+        monkeypatch.setattr(portable, "PANEL_CENTERS", 3)
+
+    assert both_of(X, centers, way.split()[0], metric).tolist() == expected
+
+
+values = st.sampled_from([0.0, 1.0, -1.0, 3.0, 2.0**-30, 1 + 2.0**-23, -1e30, 1e-45, 3e38])
+
+
+@given(st.data(), st.integers(1, 6), st.integers(2, 6), st.integers(1, 4))
+def test_the_second_of_any_small_table_is_that_of_the_oracle(data, n, k, d):
+    X = data.draw(hnp.arrays(np.float32, (n, d), elements=values))
+    centers = data.draw(hnp.arrays(np.float32, (k, d), elements=values))
+
+    expected = [exact_order(row, centers, "squared_euclidean")[:2] for row in X]
+
+    for kernel in ("cpu", "reference"):
+        assert both_of(X, centers, kernel, "squared_euclidean").tolist() == expected
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_thousands_of_rows_and_many_tiles_agree_with_the_reference(metric):
+    X, centers = gaussian(n=5000, d=16, k=64, offset=3.0)
+    X[:1000] = (centers[np.arange(1000) % 64] + centers[np.arange(1000) % 63]) / 2
+    X, centers = project(X, metric), project(centers, metric)
+
+    found = both_of(X, centers, "cpu", metric)
+
+    np.testing.assert_array_equal(found[:300], both_of(X[:300], centers, "reference", metric))
+    ordered = ((X[:, None].astype(float) - centers) ** 2).sum(axis=2).argsort(axis=1)[:, :2]
+    assert (found == ordered).all(axis=1)[1000:].mean() > 0.999
