@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.cluster import labels, lottery
+from ray_kmeans.cluster import lottery
+from ray_kmeans.cluster.labels import Gatherer, Labelled, Labeller, Writer, kept_of, write_all
 from ray_kmeans.cluster.potential import Potential
 from ray_kmeans.cluster.shard import Block, Reader, Shard
 from ray_kmeans.cluster.shelf import Keep
@@ -118,10 +119,10 @@ class ShardWorker:
         losses = [0] * steps
         for number in range(steps):
             for rows, weights in self._rows_of(batches, first_step + number):
-                nearest = self._assigned(rows, prepared)
-                self._kernel.accumulate(rows, nearest, self._on.scale, partials.sums, weights)
-                partials.counts[:] += counts_of(nearest, len(centers), weights)
-                distances = self._kernel.distances_to(rows, centers, nearest, self._metric)
+                labels = self._assigned(rows, prepared)
+                self._kernel.accumulate(rows, labels, self._on.scale, partials.sums, weights)
+                partials.counts[:] += counts_of(labels, len(centers), weights)
+                distances = self._kernel.distances_to(rows, centers, labels, self._metric)
                 if len(weights):
                     distances *= self._on.weights_of(weights)
                 losses[number] += exact_total(distances)
@@ -139,9 +140,9 @@ class ShardWorker:
         Ordered by distance, the largest first, then by number.
         """
         distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
-        for number, block_rows, nearest in self._labelled(centers):
+        for number, block_rows, labels in self._labelled(centers):
             # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
-            here = self._kernel.distances_to(block_rows, centers, nearest, SQUARED_EUCLIDEAN)
+            here = self._kernel.distances_to(block_rows, centers, labels, SQUARED_EUCLIDEAN)
             here[without_direction(block_rows, self._metric) | self._shard.out_in(number)] = 0
             order = np.argsort(-here, kind="stable")[:count]
             distances = np.concatenate([distances, here[order]])
@@ -206,7 +207,7 @@ class ShardWorker:
     def write_labels(
         self,
         centers: NDArray[np.float32],
-        output: labels.Writer,
+        output: Writer,
         keep_columns: Sequence[str],
         second: bool = False,
     ) -> tuple[list[Any], NDArray[np.int64]]:
@@ -214,23 +215,23 @@ class ShardWorker:
 
         `second`: also the second-nearest center.
         """
-        how = labels.Labeller(self._kernel, centers, self._metric, second)
+        how = Labeller(self._kernel, centers, self._metric, second)
         counts = np.zeros(len(centers), np.int64)
 
-        def labelled() -> Iterator[labels.Labelled]:
-            for here, rows, found in self._labelled(centers):
+        def labelled() -> Iterator[Labelled]:
+            for here, rows, labels in self._labelled(centers):
                 out = self._shard.out_in(here)
-                np.add(counts, counts_of(found[~out], len(centers)), out=counts)
-                yield how.labelled(self._shard.blocks[here], rows, found, out)
+                np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
+                yield how.labelled(self._shard.blocks[here], rows, labels, out)
 
-        kept = labels.kept_of(self._shard.source, self._shard.blocks, keep_columns)
+        kept = kept_of(self._shard.source, self._shard.blocks, keep_columns)
         stays = self._shard.rows.stays
         threads = self._threads.count
-        parts = labels.write_all(how, labelled(), kept, output, threads, stays)
+        parts = write_all(how, labelled(), kept, output, threads, stays)
         return parts, counts
 
     def gather(
-        self, output: labels.Gatherer, bundles: Sequence[Sequence[int]], width: int
+        self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int
     ) -> list[tuple[int, Any]]:
         """Gather labelled rows by cluster: the bundles of blocks that begin in this shard."""
         mine = {block.index for block in self._shard.blocks}
@@ -266,9 +267,9 @@ class ShardWorker:
         return self._held
 
     def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:
-        nearest = np.empty(len(rows), np.int32)
-        self._kernel.assign(rows, prepared, nearest)
-        return nearest
+        labels = np.empty(len(rows), np.int32)
+        self._kernel.assign(rows, prepared, labels)
+        return labels
 
     def _labelled(
         self, centers: NDArray[np.float32]
@@ -279,10 +280,10 @@ class ShardWorker:
             for here, rows in enumerate(self._shard.rows):
                 yield here, rows, self._assigned(rows, prepared)
             return
-        found = self._rows_held(centers).assign(centers)
+        labels = self._rows_held(centers).assign(centers)
         first = 0
         for here, rows in enumerate(self._shard.rows):
-            yield here, rows, found[first : first + len(rows)]
+            yield here, rows, labels[first : first + len(rows)]
             first += len(rows)
 
     def _rows_of(
