@@ -42,7 +42,7 @@ class Predict(Configured):
     run: RunOptions = field(default_factory=RunOptions)
 
 
-def predict(flags: Predict) -> None:
+def run(flags: Predict) -> None:
     """Label all rows, and print how many."""
     config = run_config(flags.run, flags.storage_options)
     model = ModelDir.at(flags.model_dir, config.storage_options, config.keep_checkpoint_max)
