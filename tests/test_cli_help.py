@@ -84,7 +84,7 @@ def test_the_command_in_the_docstring_of_a_job_is_that_of_the_readme_and_underst
     assert f"| {name} | `python jobs/{name}.py {' '.join(command)}` |" in README
 
 
-@pytest.mark.parametrize("kind", [*JOBS.values(), cli.Demo, config.RunOptions])
+@pytest.mark.parametrize("kind", [*JOBS.values(), cli.demo.Demo, config.RunOptions])
 def test_every_flag_has_a_help_text(kind):
     texts = {}
     for each in kind.__mro__[:-1]:
@@ -127,10 +127,10 @@ def test_a_flag_that_is_a_field_of_the_config_has_its_type_and_default(name):
 
 
 def test_a_fit_has_all_parameters_of_the_estimator_and_fields_of_the_config_as_flags():
-    flags = flags_of(cli.Fit)
+    flags = flags_of(cli.fit.Fit)
     parameters = inspect.signature(KMeansClustering).parameters
     own = {p.name: p.default for p in parameters.values() if p.name != "config"}
-    default = defaults_of(cli.Fit)
+    default = defaults_of(cli.fit.Fit)
     of_config = set(defaults_of(config.RunConfig))
 
     assert set(own) | of_config == (set(flags) & set(own)) | (set(flags) & of_config)

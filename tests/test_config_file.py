@@ -184,6 +184,12 @@ def test_a_value_of_another_type_is_refused(key, value, tmp_path, capsys):
     assert f"{key}={value!r}; it takes " in line
 
 
+def test_a_password_in_a_value_that_is_refused_is_not_repeated(tmp_path, capsys):
+    path = put(tmp_path / "c.json", {**FIT, "uri": ["s3://me:hush@bucket/x"]})
+
+    assert "hush" not in refusal(capsys, "fit", "--config", path)
+
+
 def test_a_value_that_no_run_can_use_is_refused(tmp_path, capsys):
     path = put(tmp_path / "c.json", {**FIT, "keep_checkpoint_max": 0})
 
@@ -196,6 +202,8 @@ def test_a_value_that_no_run_can_use_is_refused(tmp_path, capsys):
         ("c.yaml", "key: hush\n  b: [hush", "is not YAML: line 2: "),
         ("c.yaml", "key: *hush", "is not YAML: line 1: "),
         ("c.yaml", "key: !!python/object:os.system hush", "is not YAML: line 1: "),
+        ("c.yaml", "key: 2024-13-45", "is not YAML: month must be"),
+        ("c.yaml", "key: \a", "is not YAML: unacceptable character"),
         ("c.json", '{"key": "hush",', "is not JSON: "),
         ("c.json", '["hush"]', "must hold names of flags"),
         ("c.yaml", "", "must hold names of flags"),

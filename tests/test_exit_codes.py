@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import cli
+from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.cli import ending
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +85,26 @@ def test_the_handler_of_sigterm_is_put_back(tmp_path):
         cli.main(["export", str(tmp_path), str(tmp_path / "x")])
 
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("name", ["fit", "predict", "evaluate", "export", "report", "demo"])
+def test_sigterm_ends_any_command_with_143(name, tmp_path, monkeypatch, capsys):
+    X = np.arange(12, dtype=np.float32).reshape(6, 2)
+    np.save(tmp_path / "x.npy", X)
+    here = RunConfig(num_workers=0, progress=False)
+    KMeansClustering(2, str(tmp_path / "m"), use_mini_batch=False, config=here).fit(X)
+    places = {"fit": "x.npy m", "predict": "x.npy m out", "evaluate": "x.npy m", "demo": ""}
+    words = places.get(name, "m out").split() + ["--num-clusters", "2"] * (name == "fit")
+    monkeypatch.chdir(tmp_path)
+    told = lambda *about: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    monkeypatch.setattr(f"ray_kmeans.cli.{name}.announce", told)
+
+    with pytest.raises(SystemExit) as caught:
+        cli.main([name, *words, *(["--num-workers", "0"] if name in places else [])])
+
+    assert caught.value.code == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def stopped_after_a_file(output, *more):

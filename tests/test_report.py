@@ -679,7 +679,7 @@ def test_the_command_of_the_readme_is_understood(monkeypatch):
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     [command] = re.findall(r"^ +ray-kmeans (report .*)$", readme, re.MULTILINE)
     seen = []
-    monkeypatch.setitem(cli.COMMANDS, "report", cli.Command(cli.Report, seen.append))
+    monkeypatch.setitem(cli.COMMANDS, "report", cli.Command(cli.report.Report, seen.append))
 
     cli.main(command.split())
 

@@ -9,31 +9,34 @@ from typing import Any, NamedTuple
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from ray_kmeans.cli import config_file, ending
-from ray_kmeans.cli.demo import Demo, demo
-from ray_kmeans.cli.evaluate import Evaluate, evaluate
-from ray_kmeans.cli.export import Export, export
-from ray_kmeans.cli.fit import Fit, fit
-from ray_kmeans.cli.make_dataset import MakeDataset, make_dataset
-from ray_kmeans.cli.predict import Predict, predict
-from ray_kmeans.cli.report import Report, report
+from ray_kmeans.cli import (
+    config_file,
+    demo,
+    ending,
+    evaluate,
+    export,
+    fit,
+    make_dataset,
+    predict,
+    report,
+)
 
 
 class Command(NamedTuple):
-    """A command: its flags, and what is called with them."""
+    """A command: its flags, and what runs with them."""
 
     flags: type[Any]
-    call: Callable[[Any], None]
+    run: Callable[[Any], None]
 
 
 COMMANDS = {
-    "make-dataset": Command(MakeDataset, make_dataset),
-    "fit": Command(Fit, fit),
-    "predict": Command(Predict, predict),
-    "evaluate": Command(Evaluate, evaluate),
-    "export": Command(Export, export),
-    "report": Command(Report, report),
-    "demo": Command(Demo, demo),
+    "fit": Command(fit.Fit, fit.run),
+    "predict": Command(predict.Predict, predict.run),
+    "evaluate": Command(evaluate.Evaluate, evaluate.run),
+    "export": Command(export.Export, export.run),
+    "report": Command(report.Report, report.run),
+    "make-dataset": Command(make_dataset.MakeDataset, make_dataset.run),
+    "demo": Command(demo.Demo, demo.run),
 }
 
 
@@ -52,11 +55,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def job(name: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run one command as a script of its own (jobs/*.py)."""
-    kind, call = COMMANDS[name]
+    kind, run = COMMANDS[name]
     words = list(sys.argv[1:] if args is None else args)
 
-    def parse_and_call() -> None:
+    def parse_and_run() -> None:
         defaults = config_file.defaults_in(words, kind)
-        call(tyro.cli(kind, prog=prog, args=words, default=defaults, config=(OmitArgPrefixes,)))
+        run(tyro.cli(kind, prog=prog, args=words, default=defaults, config=(OmitArgPrefixes,)))
 
-    ending.run(parse_and_call)
+    ending.run(parse_and_run)

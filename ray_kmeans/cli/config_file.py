@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -17,12 +17,12 @@ from tyro.conf import Positional
 
 from ray_kmeans.cli.flags import JSON
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.remote import Remote, said
+from ray_kmeans.remote import Remote, redacted, said
 
 T = TypeVar("T")
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """YAML in which 1e-4 is a number, as in its version 1.2."""
 
 
@@ -55,10 +55,8 @@ def defaults_of(path: str, kind: type[T]) -> T:
         if name in JSON and not isinstance(value, str):
             values[name] = json.dumps(value, default=str)
         elif not fits(value, known[name]):
-            takes = getattr(known[name], "__name__", known[name])
-            takes = str(known[name]) if get_args(known[name]) else takes
-            takes = takes.replace("typing.", "")
-            raise ConfigError(f"{shown!r} holds {name}={value!r}; it takes {takes}.")
+            takes = _in_words(known[name])
+            raise ConfigError(redacted(f"{shown!r} holds {name}={value!r}; it takes {takes}."))
     _check_places(values, kind, shown)
     return _made(kind, values)
 
@@ -67,13 +65,14 @@ def flags_of(kind: type[Any]) -> dict[str, Any]:
     """Return the type of every flag of a command, by its name, but `config` itself."""
     flags: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
-        flags |= flags_of(cast("type[Any]", hint)) if is_dataclass(hint) else {name: hint}
+        nested = isinstance(hint, type) and is_dataclass(hint)
+        flags |= flags_of(hint) if nested else {name: hint}
     return {name: hint for name, hint in flags.items() if name != "config"}
 
 
 def nearest(key: str, known: Mapping[str, Any]) -> str:
     """Return the known key that looks most like this one."""
-    return str(get_close_matches(key, list(known), 1, cutoff=0.0)[0])
+    return str(get_close_matches(key, known, 1, cutoff=0.0)[0])
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -91,19 +90,25 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
+def _in_words(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
 def _read(path: str) -> dict[str, Any]:
     place = Remote(path)
     if not path.endswith((".yaml", ".yml", ".json")):
         raise ConfigError(f"config={place.shown!r} must end with .yaml, .yml or .json.")
     with said(f"config={place.shown!r} cannot be read"):
         text = bytes(place.fs.cat_file(place.path)).decode()
+    language = "JSON" if path.endswith(".json") else "YAML"
     try:
-        found = json.loads(text) if path.endswith(".json") else yaml.load(text, _Loader)
+        found = json.loads(text) if language == "JSON" else yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:  # its own text shows lines, which may hold a secret
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{place.shown!r} is not YAML: line {line}: {error.problem}.") from None
-    except ValueError as error:
-        raise ConfigError(f"{place.shown!r} is not JSON: {error}.") from None
+    except (ValueError, yaml.YAMLError) as error:
+        said_of_it = str(error).partition("\n")[0]
+        raise ConfigError(f"{place.shown!r} is not {language}: {said_of_it}.") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{place.shown!r} must hold names of flags with their values.")
     return {str(key): value for key, value in found.items()}

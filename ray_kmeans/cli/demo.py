@@ -21,7 +21,7 @@ class Demo(Configured):
     run: RunOptions = field(default_factory=RunOptions)
 
 
-def demo(flags: Demo) -> None:
+def run(flags: Demo) -> None:
     """Fit and label data that come with the package, and print what is to be seen there."""
     output = _free_directory(Path(flags.output))
     config = run_config(flags.run, "{}")

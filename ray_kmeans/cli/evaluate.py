@@ -35,7 +35,7 @@ class Evaluate(Rows, Configured):
     run: MachineOptions = field(default_factory=MachineOptions)
 
 
-def evaluate(flags: Evaluate) -> None:
+def run(flags: Evaluate) -> None:
     """Print the figures, and write them where that is asked for."""
     config = run_config(flags.run, flags.storage_options)
     model = ModelDir.of(flags.model_dir, config)

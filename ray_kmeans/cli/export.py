@@ -30,7 +30,7 @@ class Export(Configured):
     """JSON for fsspec, for MODEL_DIR and OUTPUT."""
 
 
-def export(flags: Export) -> None:
+def run(flags: Export) -> None:
     """Write the model, and print where it is."""
     config = run_config(MachineOptions(num_workers=0), flags.storage_options)
     model = ModelDir.of(flags.model_dir, config)

@@ -55,7 +55,7 @@ class Fit(Rows, Configured):
     run: RunOptions = field(default_factory=RunOptions)
 
 
-def fit(flags: Fit) -> None:
+def run(flags: Fit) -> None:
     """Fit, and print how that went."""
     config = run_config(flags.run, flags.storage_options)
     km = KMeansClustering(**_shared(flags), config=config)

@@ -46,7 +46,7 @@ class MakeDataset(Configured):
     else a Ray on this machine that ends with this process."""
 
 
-def make_dataset(flags: MakeDataset) -> None:
+def run(flags: MakeDataset) -> None:
     """Write the files, and print how many rows there are."""
     options = MachineOptions(num_workers=flags.num_workers, ray_address=flags.ray_address)
     config = run_config(options, flags.storage_options)

@@ -48,7 +48,7 @@ class Predict(Configured):
     run: RunOptions = field(default_factory=RunOptions)
 
 
-def predict(flags: Predict) -> None:
+def run(flags: Predict) -> None:
     """Label all rows, and print how many."""
     config = run_config(flags.run, flags.storage_options)
     model = ModelDir.of(flags.model_dir, config)

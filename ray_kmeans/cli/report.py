@@ -32,7 +32,7 @@ class Report(Configured):
     """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
 
 
-def report(flags: Report) -> None:
+def run(flags: Report) -> None:
     """Write the page, and print where it is."""
     config = run_config(MachineOptions(num_workers=0), flags.storage_options)
     model = ModelDir.of(flags.model_dir, config)

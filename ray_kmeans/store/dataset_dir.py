@@ -20,6 +20,8 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.store import publish
 
 MANIFEST = "_dataset.json"
+UNFINISHED = ".partial"
+"""How names end of files whose writer was killed."""
 ROW_GROUP = 16_384
 """Rows of a row group: what one worker reads at least."""
 
@@ -33,19 +35,22 @@ class DatasetDir(publish.Place):
         Raises StoreError where anything else is there.
         """
         with self.said(f"{self.shown!r} cannot be written"):
-            names = self._names()
+            found = self._names()
+            names = {name for name in found if not name.endswith(UNFINISHED)}
             if names and MANIFEST not in names:
                 raise StoreError(
                     f"{self.shown!r} holds files already ({min(names)}). Give an empty place."
                 )
             path = f"{self.path}/{MANIFEST}"
             if not publish.create(self.fs, path, publish.seal(dict(asked))):
-                found = publish.unseal(self.fs.cat_file(path)) or {}
-                other = [f"{k}={found.get(k)!r}" for k, v in asked.items() if found.get(k) != v]
+                there = publish.unseal(self.fs.cat_file(path)) or {}
+                other = [f"{k}={there.get(k)!r}" for k, v in asked.items() if there.get(k) != v]
                 raise StoreError(
                     f"{self.shown!r} holds another data set ({', '.join(other)}). Give another "
                     "place, or ask for the same."
                 )
+            for name in found - names:  # else other readers would take it for data
+                self.fs.rm_file(f"{self.path}/{name}")
             return names
 
     def write(
@@ -63,8 +68,7 @@ class DatasetDir(publish.Place):
             found = self.fs.ls(self.path, detail=False)
         except FileNotFoundError:
             return set()
-        names = {path.rstrip("/").rsplit("/", 1)[-1] for path in found}
-        return {name for name in names if name and not name.endswith(".partial")}
+        return {path.rstrip("/").rsplit("/", 1)[-1] for path in found} - {""}
 
 
 def _npy(array: NDArray[Any]) -> bytes:
