@@ -53,7 +53,7 @@ class Nearest:
             if self._state is None:
                 raise
             self._refused = str(error)
-            log.error("the model stays that of iteration %d: %s", self._state.iteration, error)
+            log.warning("the model stays that of iteration %d: %s", self._state.iteration, error)
 
     def _take(self, user_config: Mapping[str, Any]) -> None:
         if set(user_config) != {"checkpoint_path"}:
