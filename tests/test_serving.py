@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import sys
 import urllib.error
@@ -95,8 +96,12 @@ def test_a_distance_beyond_float32_is_null():
 # --- a replica, without Serve -----------------------------------------------------------------
 
 
+def without_model(km):
+    return Nearest(ModelDir.at(km.model_dir, {}, 1), max_rows=8, max_batch_size=4, wait_s=0)
+
+
 def replica_of(km, name=None):
-    made = Nearest(ModelDir.at(km.model_dir, {}, 1), max_rows=8, max_batch_size=4, wait_s=0)
+    made = without_model(km)
     made.reconfigure({"checkpoint_path": name or names_of(km)[-1]})
     return made
 
@@ -121,19 +126,31 @@ def test_a_replica_takes_the_checkpoint_that_it_is_told(km):
     assert replica.about()["iteration"] == before["iteration"] + 2
 
 
-def test_a_checkpoint_that_cannot_be_served_leaves_the_model_as_it_is(km, tmp_path):
+def test_a_checkpoint_that_cannot_be_served_leaves_the_model_as_it_is(km, tmp_path, caplog):
     narrow = fitted(tmp_path, width=3).checkpoints()[-1]
     replica = replica_of(km)
     before = replica.about()
 
-    for user_config, error, message in [
-        ({}, ConfigError, r"user_config=\{\} must be .*checkpoint_path"),
-        ({"checkpoint_path": "00000009.json"}, NotFittedError, "does not exist"),
-        ({"checkpoint_path": narrow}, ConfigError, "has 3 features and the model that is served 4"),
+    for user_config, message in [
+        ({}, r"user_config=\{\} must be .*checkpoint_path"),
+        ({"checkpoint_path": 3}, "checkpoint_path=3 must be a path or URL"),
+        ({"checkpoint_path": "00000009.json"}, "does not exist"),
+        ({"checkpoint_path": narrow}, "has 3 features and the model that is served 4"),
     ]:
-        with pytest.raises(error, match=message):
-            replica.reconfigure(user_config)
-        assert replica.about() == before
+        replica.reconfigure(user_config)
+        about = replica.about()
+        assert re.search(message, about.pop("refused"))
+        assert re.search(message, caplog.records[-1].message)
+        assert about == before
+    replica.reconfigure({"checkpoint_path": names_of(km)[-1]})
+    assert replica.about() == before
+
+
+def test_a_replica_without_a_model_does_not_start(km):
+    with pytest.raises(NotFittedError, match="does not exist"):
+        without_model(km).reconfigure({"checkpoint_path": "00000009.json"})
+    with pytest.raises(RuntimeError, match="this replica has no model"):
+        without_model(km).about()
 
 
 def test_a_replica_that_labels_wrongly_is_not_healthy(km):
@@ -211,7 +228,6 @@ class Counted(Nearest):
     def reconfigure(self, user_config):
         super().reconfigure(user_config)
         model = self._model
-        model.get_ready(1)
 
         def noted(rows):
             with open(os.environ["CALLS"], "a") as file:
@@ -359,6 +375,8 @@ def test_another_checkpoint_is_served_without_a_restart_and_then_all_ends(url, t
 
     assert again == first
     assert comes_true(lambda: ask(f"{url}/file")[1]["iteration"] == 3)
+    assert deployed(km, "00000099-iteration-9.json") == first
+    assert comes_true(lambda: "does not exist" in ask(f"{url}/file")[1].get("refused", ""))
     assert ask(f"{url}/file", body_of(X[:9])) == (200, truth_of(km, X[:9]))
     serve.delete("file")
     assert "file" not in serve.status().applications

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,15 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from ray_kmeans.checks import a_path
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.columns import to_float32
-from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
 from ray_kmeans.inference import CLUSTER_IDX, DISTANCE, Batch, ReadyModel
 from ray_kmeans.serving import requests
 from ray_kmeans.store.model_dir import ModelDir
+
+log = logging.getLogger("ray_kmeans")
 
 METHODS = {"Allow": "GET, POST"}
 NUMBER_BYTES = 64
@@ -32,20 +36,32 @@ class Nearest:
         self._max_rows = max_rows
         self._most = max_rows * max_batch_size
         self._state: FitState | None = None
+        self._refused: str | None = None
         together = serve.batch(max_batch_size=max_batch_size, batch_wait_timeout_s=wait_s)
         self._label: Any = together(self.label_together)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Take the model of a checkpoint: the next batch is labelled by it.
 
-        Raises ConfigError for one of another width, which no request would be ready for.
+        A replica keeps the model that it has where that cannot be, logs why and tells it by GET, as
+        Serve ends replicas that raise here, all of them. One that only starts raises.
         """
+        self._refused = None
+        try:
+            self._take(user_config)
+        except RayKMeansError as error:
+            if self._state is None:
+                raise
+            self._refused = str(error)
+            log.warning("the model stays that of iteration %d: %s", self._state.iteration, error)
+
+    def _take(self, user_config: Mapping[str, Any]) -> None:
         if set(user_config) != {"checkpoint_path"}:
             raise ConfigError(
                 f"user_config={dict(user_config)!r} must be {{'checkpoint_path': ...}}, one of "
                 f"{[path.rsplit('/', 1)[-1] for path in self._store.checkpoints()]}."
             )
-        state = self._store.fitted(user_config["checkpoint_path"])
+        state = self._store.fitted(a_path("checkpoint_path", user_config["checkpoint_path"]))
         width = state.centers.shape[1]
         if self._state is not None and width != self._features:
             raise ConfigError(
@@ -54,9 +70,7 @@ class Nearest:
             )
         model = ReadyModel(state, (CLUSTER_IDX, DISTANCE))
         model.get_ready(self._most)
-        self._model = model
-        self._state = state
-        self.check_health()
+        self._state, self._model = state, model
 
     def check_health(self) -> None:
         """Raise RuntimeError unless the first center is nearest to itself."""
@@ -96,8 +110,9 @@ class Nearest:
         return [{name: split[name][n] for name in split} for n in range(len(parts))]
 
     def about(self) -> dict[str, Any]:
-        """Return which model answers."""
+        """Return which model answers, and why it is not the one that was asked for, if so."""
         state = self._served
+        refused = {} if self._refused is None else {"refused": self._refused}
         return {
             "model_dir": self._store.shown,
             "iteration": state.iteration,
@@ -105,6 +120,7 @@ class Nearest:
             "num_features": self._features,
             "distance_metric": state.metric,
             "max_rows": self._max_rows,
+            **refused,
         }
 
     def _too_many(self) -> str:
