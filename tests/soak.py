@@ -3,9 +3,9 @@
     python tests/soak.py --minutes 60 --seed 0
 
 Each of the lanes has a Ray of its own and runs one job after the other (jobs/fit.py, and for some
-models jobs/predict.py) on small random problems, while workers, coordinators and drivers are killed,
-paused and asked to end. A job that a fault has ended is run again by the same command. The exit
-code is 1 where anything differs from the run in peace, or a process of a fit stays.
+models jobs/predict.py) on small random problems, while workers, coordinators and drivers are
+killed, paused and asked to end. A job that a fault has ended is run again by the same command. The
+exit code is 1 where anything differs from the run in peace, or a process of a fit stays.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def problem(draw: Random) -> Problem:
         "distance_metric": draw.choice(["squared_euclidean", "cosine"]),
         "use_mini_batch": mini_batch,
     }
-    limits = {"max_steps": draw.randint(20, 300)}
+    limits = {"max_steps": draw.randint(50, 400)}
     if mini_batch:
         params["mini_batch_steps_per_iteration"] = draw.choice([1, 1, 3, 8])
         limits["batch_size"] = draw.choice([100, rows // 3, rows])
@@ -124,11 +124,10 @@ def problem(draw: Random) -> Problem:
 
 
 def write_data(folder: Path, problem: Problem, seed: int) -> None:
-    """Write rows in loose groups, and weights of which some are 0, to a few files."""
+    """Write rows without groups, for fits of many steps, and weights of which some are 0."""
     rows, features = problem.shape
     chance = np.random.default_rng(seed)
-    centers = 3 * chance.normal(size=(12, features))
-    vectors = centers[chance.integers(0, 12, rows)] + chance.normal(size=(rows, features))
+    vectors = chance.normal(size=(rows, features))
     weights = chance.integers(0, 5, rows) / chance.choice([1, 8])
     for number, part in enumerate(np.array_split(np.arange(rows), 4)):
         flat = pa.array(vectors[part].astype(np.float32).ravel())
@@ -155,7 +154,7 @@ class Counts:
             print(f"{line} | {met or 'in peace'} | {'; '.join(differs) or 'same'}", flush=True)
 
 
-# --- one job under fire ----------------------------------------------------------------------------
+# --- one job under fire --------------------------------------------------------------------------
 
 
 class Lane:
@@ -271,7 +270,7 @@ def lane(draw: Random):
             head.wait(60)
 
 
-# --- one fit --------------------------------------------------------------------------------------
+# --- one fit -------------------------------------------------------------------------------------
 
 
 def flags(options: Mapping[str, Any]) -> list[str]:
@@ -350,7 +349,7 @@ def labels(
     return [wrong] if wrong else [] if contents[0] == contents[1] else ["the labels differ"]
 
 
-# --- all of them ----------------------------------------------------------------------------------
+# --- all of them ---------------------------------------------------------------------------------
 
 
 def run_lane(which: int, told: argparse.Namespace, counts: Counts, end: float) -> None:

@@ -1,4 +1,4 @@
-"""A process is killed at a given point of each phase; bits and files are those of a run in peace."""
+"""A process is killed at a point of each phase; bits and files are those of a run in peace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from ray_kmeans.store.model_dir import ModelDir
 from tests.test_ray_training import (
     bits,
     comes_true,
-    descendants,
     fit_processes,
     nothing_stays,
     open_workers,
@@ -42,7 +41,7 @@ DRAWN = {"mini_batch": True}
 PLUS_PLUS = {"initial": "kmeans_plus_plus"}
 PARALLEL = {"initial": "kmeans_parallel"}
 
-# --- points ----------------------------------------------------------------------------------------
+# --- points --------------------------------------------------------------------------------------
 
 CLUSTER, STORE = "ray_kmeans.cluster", "ray_kmeans.store"
 POINTS = {
@@ -72,7 +71,7 @@ def trapped(job, point, victim, place):
     return replace(job, trap=trap, **how)
 
 
-# --- what a run in peace leaves --------------------------------------------------------------------
+# --- what a run in peace leaves ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def output_of(folder):
     }
 
 
-# --- workers and the coordinator -------------------------------------------------------------------
+# --- workers and the coordinator -----------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("ray_cluster", "nothing_stays")
@@ -222,7 +221,7 @@ def test_one_that_stays_out_of_reach_is_lost(monkeypatch):
         on_ray._answer(ask)
 
 
-# --- labelled output -------------------------------------------------------------------------------
+# --- labelled output -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +247,7 @@ def test_a_worker_that_dies_while_it_writes_labels_leaves_the_same_output(uri, l
     assert pq.read_table(output).num_rows == 4000
 
 
-# --- the driver ------------------------------------------------------------------------------------
+# --- the driver ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def seconds_lost(job, output):
     return min(time for time in times if time > lost) - lost
 
 
-# --- a node dies -----------------------------------------------------------------------------------
+# --- a node dies ---------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def test_a_node_that_dies_in_a_sweep_costs_seconds_and_no_bit(
     assert lost < 60
 
 
-# --- a link is cut ---------------------------------------------------------------------------------
+# --- a link is cut -------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Traps: a point of the code at which a process or a machine is lost, once, wherever that code runs.
+"""Traps: points of the code at which a process or a machine is lost, once, wherever that runs.
 
 A trap travels inside the source and the model_dir of a run and is set in every process that they
 reach. The processes note who they are in its folder, so that any of them can kill any other one.
@@ -41,7 +41,7 @@ class Trap:
     """module:name, or module:class.name"""
     victim: str
     """'worker', 'coordinator' or 'driver': killed, where the process at the point is one, that one.
-    'node': the raylet above it is killed. 'link': the network of its machine goes down."""
+    'node': and the raylet above it. 'link': the network of its machine goes down."""
     call: int = 1
     slices: bool = False
     """Add the sums of all workers up in slices, as with many clusters."""
@@ -83,8 +83,10 @@ class Trap:
         if self.victim == "link":
             subprocess.run(["ip", "link", "set", "eth0", "down"], check=True)
             return
-        here = {_role: os.getpid(), "node": os.getppid()}
-        pid = here.get(self.victim) or int(Path(self.place, self.victim).read_text())
+        if self.victim == "node":
+            os.kill(os.getppid(), signal.SIGKILL)
+        here = self.victim in (_role, "node")
+        pid = os.getpid() if here else int(Path(self.place, self.victim).read_text())
         os.kill(pid, signal.SIGKILL)
 
 
@@ -146,6 +148,7 @@ class Job:
             num_workers=self.workers,
             worker_replace_timeout_s=self.replace_timeout_s,
             ray_address=self.address,
+            worker_memory_bytes=2**30,  # so that no node need be there yet
             save_checkpoints_steps=1,
             keep_checkpoint_max=2,
             progress=False,

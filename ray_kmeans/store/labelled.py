@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from ray_kmeans.store import publish
 MANIFEST = "_manifest.json"
 UNFINISHED = "_unfinished.json"
 PART = re.compile(r"part-\d{8}\.parquet")
+UNPUBLISHED = re.compile(r"(part-\d{8}\.parquet|_\w+\.json)\.\w+\.partial")
+"""What a killed writer leaves on a disk: a file under the name that it has until it is whole."""
 OWN_COLUMNS = ("row", "cluster_idx", "distance")
 FORMAT = 1
 
@@ -64,6 +67,7 @@ class LabelledOutput(publish.Place):
                 )
             for name in filter(PART.fullmatch, names):
                 self.fs.rm_file(f"{self._root}/{name}")
+            self._remove_unpublished(names)
             publish.put(self.fs, f"{self._root}/{UNFINISHED}", b"{}")
 
     def write(
@@ -96,8 +100,14 @@ class LabelledOutput(publish.Place):
         }
         sealed = publish.seal(manifest)
         with self.said(f"{self.shown!r} cannot be written"):
+            self._remove_unpublished(self._names())  # readers of a directory would stumble over it
             publish.put(self.fs, f"{self._root}/{MANIFEST}", sealed)
             self.fs.rm_file(f"{self._root}/{UNFINISHED}")
+
+    def _remove_unpublished(self, names: Sequence[str]) -> None:
+        for name in filter(UNPUBLISHED.fullmatch, names):
+            with suppress(FileNotFoundError):  # its writer lives, and has published it
+                self.fs.rm_file(f"{self._root}/{name}")
 
     def _names(self) -> list[str]:
         try:
