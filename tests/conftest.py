@@ -42,7 +42,7 @@ hypothesis.settings.load_profile("tests")
 
 def pytest_collection_modifyitems(items):
     """Fast laws first, then Ray, and servers that others run last."""
-    last = ("test_kill", "test_job_submit")
+    last = ("test_kill", "test_kill_points", "test_node_loss", "test_soak", "test_job_submit")
     items.sort(
         key=lambda item: (item.get_closest_marker("ray") is not None, item.path.stem in last)
     )

@@ -80,6 +80,18 @@ def test_every_row_about_the_seed_names_a_test_that_is_there(names, path, test):
     assert f"\ndef {test}(" in (ROOT / path).read_text()
 
 
+def rows_of_deaths():
+    """Return (file, test) of every link in the table of what dies."""
+    table = re.search(r"## What happens when something dies\n\n(.*?)\n\n", README, re.DOTALL)[1]
+    links = re.findall(r"\[([^\]]+)\]\((tests/\w+\.py)\)", table)
+    return [(path, f"test_{law.replace(' ', '_')}") for law, path in links]
+
+
+@pytest.mark.parametrize(("path", "test"), rows_of_deaths())
+def test_what_is_said_of_a_death_names_a_test_that_is_there(path, test):
+    assert f"\ndef {test}(" in (ROOT / path).read_text()
+
+
 def test_every_parameter_method_and_constant_of_the_seed_has_a_row():
     public = {name for name in dir(KMeansClustering) if not name.startswith("_")}
     methods = public - {"history", "history_table", "counts", "why_stopped", "checkpoints"}  # ours

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans import interrupt
@@ -26,6 +27,8 @@ from ray_kmeans.observe import events as ev
 POLL_S = 0.1
 NAMESPACE = "ray_kmeans"
 MAX_COORDINATOR_LOSSES = 3
+DOUBT_S = 90.0
+"""That a coordinator may be out of reach; Ray says within it whether its node is dead."""
 
 
 def connect(address: str | None, num_workers: int | None, cpus_per_worker: float | None) -> None:
@@ -81,11 +84,12 @@ def fit_on_ray(
     for losses in range(MAX_COORDINATOR_LOSSES + 1):
         coordinator = _coordinator(name)
         try:
-            begun = coordinator.start.remote(plan, store, shared, shards, options, name is not None)
-            _check_same(plan, ray.get(begun))
+            about = plan, store, shared, shards, options, name is not None
+            _check_same(plan, _answer(partial(coordinator.start.remote, *about)))
             return _follow(coordinator, emit)
         except RayActorError as error:
             cause = first_line(error)
+            ray.kill(coordinator)  # one out of reach would keep its name
             if losses == MAX_COORDINATOR_LOSSES:
                 raise WorkersLostError(
                     f"the coordinator died {losses + 1} times: {cause}"
@@ -131,6 +135,18 @@ def _coordinator(name: str | None) -> Any:
     ).remote()
 
 
+def _answer(ask: Callable[[], Any]) -> Any:
+    """Return the coordinator's answer; ask again while Ray does not know whether it is dead."""
+    end = time.monotonic() + DOUBT_S
+    while True:
+        try:
+            return ray.get(ask())
+        except ActorUnavailableError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(POLL_S)
+
+
 def _check_same(asked: FitPlan, running: FitPlan) -> None:
     """Raise ConfigError where a fit of the same name is to do something else."""
     if asked.name != running.name:
@@ -147,7 +163,7 @@ def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
     """
     seen = 0
     while True:
-        events, outcome = ray.get(coordinator.since.remote(seen))
+        events, outcome = _answer(partial(coordinator.since.remote, seen))
         for event in events:
             emit(event)
         seen += len(events)

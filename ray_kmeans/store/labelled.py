@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ MANIFEST = "_manifest.json"
 UNFINISHED = "_unfinished.json"
 BY_CLUSTER = "_by_cluster"
 """Holds the parts of the blocks where rows are put in order of their clusters afterwards."""
+UNPUBLISHED = re.compile(r"\.\w+\.partial$")
+"""How the name of a file ends on a disk until it is whole."""
 FORMAT = 2
 
 Content = Mapping[str, Any]
@@ -93,6 +96,7 @@ class LabelledOutput(publish.Place):
                 just_done = None
             if just_done == content or (not append and _is_of(found, content)):
                 return None
+            self._remove_unpublished()
             before = self._before(manifest, content, append)
             mine = publish.seal({"of": content, "after": before.get("sha256", "")})
             self._mark(marker, mine, content, before)
@@ -160,6 +164,7 @@ class LabelledOutput(publish.Place):
 
     def _tidy(self) -> None:
         """Remove what only an unfinished output needs; the marker last."""
+        self._remove_unpublished()
         for path, whole in ((BY_CLUSTER, True), (UNFINISHED, False)):
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(f"{self._root}/{path}", recursive=whole)
@@ -200,6 +205,12 @@ class LabelledOutput(publish.Place):
             return bytes(self.fs.cat_file(f"{self._root}/{name}"))
         except FileNotFoundError:
             return None
+
+    def _remove_unpublished(self) -> None:
+        """Remove what a killed writer has left: readers of a directory would stumble over it."""
+        for name in filter(UNPUBLISHED.search, self._names()):
+            with contextlib.suppress(FileNotFoundError):  # its writer lives, and has published it
+                self.fs.rm_file(f"{self._root}/{name}")
 
     def _names(self) -> list[str]:
         """Return the names of all files, from the root on."""

@@ -9,6 +9,7 @@ lease/                                         which run may write (see `lease`)
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +30,9 @@ from ray_kmeans.store import checkpoint, publish
 from ray_kmeans.store.lease import Lease, Times
 
 log = logging.getLogger("ray_kmeans")
+
+UNPUBLISHED = re.compile(r"\d{8}-.*\.partial")
+"""A manifest under the name that it has on a disk until it is whole; a killed writer leaves it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -213,6 +217,9 @@ class ModelDir(publish.Place):
         for path in self._listed(f"{self._root}/data"):
             if _number(path) < oldest:
                 self.fs.rm(path, recursive=True)
+        for path in self._listed(self._root):
+            if UNPUBLISHED.fullmatch(_name(path)) and _number(path) < oldest:
+                self.fs.rm_file(path)
 
 
 class Held:

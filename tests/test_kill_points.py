@@ -1,0 +1,343 @@
+"""A process is killed at a point of each phase; bits and files are those of a run in peace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+from ray.exceptions import ActorUnavailableError
+
+from ray_kmeans.cluster import on_ray
+from ray_kmeans.cluster.crew import Crew
+from ray_kmeans.observe import events as ev
+from ray_kmeans.store.labelled import MANIFEST
+from ray_kmeans.store.model_dir import ModelDir
+from tests.test_ray_training import (
+    bits,
+    comes_true,
+    fit_processes,
+    nothing_stays,
+    open_workers,
+    write_real_data,
+)
+from tests.traps import Job, Trap
+
+__all__ = ["nothing_stays"]
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[1]
+DRAWN = {"mini_batch": True}
+PLUS_PLUS = {"initial": "kmeans_plus_plus"}
+PARALLEL = {"initial": "kmeans_parallel"}
+
+# --- points --------------------------------------------------------------------------------------
+
+CLUSTER, STORE = "ray_kmeans.cluster", "ray_kmeans.store"
+POINTS = {
+    "planning": ("tests.traps:TrappedSource.describe", 1, {}),
+    "waiting for workers": (f"{CLUSTER}.crew:Crew.welcome", 1, {}),
+    "reading": (f"{CLUSTER}.shard:Shard._admit", 2, {}),
+    "measuring": (f"{CLUSTER}.worker:ShardWorker.measure", 1, {}),
+    "seeding, k-means++": (f"{CLUSTER}.worker:ShardWorker.potentials", 4, PLUS_PLUS),
+    "seeding, k-means||": (f"{CLUSTER}.worker:ShardWorker.join", 2, PARALLEL),
+    "sweeping": (f"{CLUSTER}.worker:ShardWorker.sweep", 4, {}),
+    "drawing batches": (f"{CLUSTER}.worker:ShardWorker.sweep_batches", 4, DRAWN),
+    "adding up in slices": ("ray_kmeans.clustering.partials:Partials.__add__", 5, {}),
+    "saving, in a data file": (f"{STORE}.publish:os.replace", 8, {}),
+    "saving, before the manifest": (f"{STORE}.publish:seal", 4, {}),
+    "saving, in the manifest": (f"{STORE}.publish:os.link", 8, {}),
+    "saving, after the manifest": (f"{STORE}.model_dir:ModelDir._delete_old", 4, {}),
+    "saving, old manifests gone": ("fsspec.implementations.local:LocalFileSystem.rm", 1, {}),
+    "writing labels": (f"{STORE}.publish:os.replace", 3, {}),
+}
+
+
+def trapped(job, point, victim, place):
+    """Return a job with a trap in it."""
+    place.mkdir()
+    where, call, how = POINTS[point]
+    trap = Trap(str(place), where, victim, call, slices="slices" in point)
+    return replace(job, trap=trap, **how)
+
+
+# --- what a run in peace leaves ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return write_real_data(tmp_path_factory.mktemp("real") / "data")
+
+
+@pytest.fixture(scope="module")
+def peace(uri, tmp_path_factory):
+    """Return what a job in this process gives, for each way to seed and to train."""
+    found = {}
+
+    def state_of(point):
+        how = POINTS[point][2]
+        if str(how) not in found:
+            model = str(tmp_path_factory.mktemp("m"))
+            found[str(how)] = Job(uri, model, workers=0, **how).run()
+        return found[str(how)]
+
+    return state_of
+
+
+def check_readers(model_dir, expected):
+    """Every checkpoint that a reader can see is whole, and one of the run in peace."""
+    store = ModelDir.at(str(model_dir), {}, 2)
+    for path in store.checkpoints():
+        state = store.fitted(path)
+        assert state.history == expected.history[: state.iteration]
+
+
+def check_files(model_dir):
+    """Nothing is there but checkpoints, what they are made of, and the end of a lease."""
+    files = {
+        str(path.relative_to(model_dir)) for path in Path(model_dir).rglob("*") if path.is_file()
+    }
+    manifests = sorted(name for name in files if re.fullmatch(r"checkpoints/\d{8}-.*\.json", name))
+    numbers = {Path(name).name[:8] for name in manifests}
+    rest = files - set(manifests)
+    parts = {name for name in rest if re.fullmatch(r"checkpoints/data/\d{8}-[\w/.]+", name)}
+    assert len(manifests) == 2
+    assert {Path(name).relative_to("checkpoints/data").parts[0][:8] for name in parts} >= numbers
+    assert {name for name in files if name.endswith(".partial")} == set()
+    others = r"lease/\d{8}\.json|events\.out\.tfevents\..*"
+    assert [name for name in rest - parts if not re.fullmatch(others, name)] == []
+
+
+def output_of(folder):
+    """Return the content of labelled output, by file name."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).iterdir())
+    }
+
+
+# --- workers and the coordinator -----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("ray_cluster", "nothing_stays")
+@pytest.mark.parametrize(
+    ("point", "victim"),
+    [
+        ("waiting for workers", "coordinator"),
+        ("reading", "worker"),
+        ("reading", "coordinator"),
+        ("measuring", "worker"),
+        ("seeding, k-means++", "coordinator"),
+        ("seeding, k-means||", "coordinator"),
+        ("sweeping", "coordinator"),
+        ("drawing batches", "coordinator"),
+        ("adding up in slices", "worker"),
+        ("adding up in slices", "coordinator"),
+        ("saving, in a data file", "coordinator"),
+        ("saving, before the manifest", "coordinator"),
+        ("saving, before the manifest", "worker"),
+        ("saving, in the manifest", "coordinator"),
+        ("saving, after the manifest", "coordinator"),
+        ("saving, old manifests gone", "coordinator"),
+    ],
+)
+def test_who_dies_at_a_point_of_a_fit_is_replaced_and_nothing_differs(
+    uri, peace, tmp_path, point, victim
+):
+    model, cache = tmp_path / "model", tmp_path / "cache"
+    cache.mkdir()
+    expected, seen = peace(point), []
+    job = trapped(Job(uri, str(model), cache_dir=str(cache)), point, victim, tmp_path / "trap")
+
+    def watch(event):
+        seen.append(type(event))
+        if isinstance(event, ev.CoordinatorReplaced):  # nobody writes at this moment
+            check_readers(model, expected)
+
+    state = job.run([watch])
+
+    assert job.trap.has_sprung
+    kind = ev.CoordinatorReplaced if victim == "coordinator" else ev.WorkerReplaced
+    assert seen.count(kind) == 1
+    assert bits(state) == bits(expected)
+    check_readers(model, expected)
+    check_files(model)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.usefixtures("ray_cluster", "nothing_stays")
+def test_a_worker_that_dies_before_its_first_answer_is_replaced(uri, monkeypatch):
+    before, killed, welcome = fit_processes(), [], Crew.welcome
+
+    def kill_then_welcome(crew, count, timeout):
+        if not killed:
+            assert comes_true(lambda: fit_processes() - before)
+            killed.extend(fit_processes() - before)
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+        return welcome(crew, count, timeout)
+
+    monkeypatch.setattr(Crew, "welcome", kill_then_welcome)
+    pool = open_workers(uri, 2)
+    try:
+        assert pool.summarize().rows == 4000
+        assert not set(killed) & {pid for _, pid in pool.ask("where")}
+    finally:
+        pool.close()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_coordinator_out_of_reach_for_a_moment_is_asked_again_and_not_replaced():
+    asked = []
+
+    def ask():
+        asked.append(None)
+        if len(asked) < 3:
+            raise ActorUnavailableError("out of reach", None)
+        return ray.put("here")
+
+    assert on_ray._answer(ask) == "here"
+    assert len(asked) == 3
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_that_stays_out_of_reach_is_lost(monkeypatch):
+    monkeypatch.setattr(on_ray, "DOUBT_S", 0.2)
+
+    def ask():
+        raise ActorUnavailableError("out of reach", None)
+
+    with pytest.raises(ActorUnavailableError):
+        on_ray._answer(ask)
+
+
+# --- labelled output -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled(uri, peace, tmp_path_factory):
+    """Return a model, and the labelled output that this process writes with it."""
+    place = tmp_path_factory.mktemp("labelled")
+    Job(uri, str(place / "model"), workers=0).run()
+    Job(uri, str(place / "model"), str(place / "output"), workers=0).run()
+    return str(place / "model"), output_of(place / "output")
+
+
+@pytest.mark.usefixtures("ray_cluster", "nothing_stays")
+def test_a_worker_that_dies_while_it_writes_labels_leaves_the_same_output(uri, labelled, tmp_path):
+    model, expected = labelled
+    output = tmp_path / "output"
+    job = Job(uri, model, str(output))
+    job = trapped(job, "writing labels", "worker", tmp_path / "trap")
+
+    job.run()
+
+    assert job.trap.has_sprung
+    assert output_of(output) == expected
+    assert pq.read_table(output).num_rows == 4000
+
+
+# --- the driver ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def head():
+    """Give a Ray of its own, which outlives drivers: its process and its address."""
+    with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:
+        code = (
+            "import ray, sys\n"
+            f"ray.init(num_cpus=4, include_dashboard=False, _temp_dir={place!r},\n"
+            "         object_store_memory=200 * 2**20, log_to_driver=False)\n"
+            "print(ray.get_runtime_context().gcs_address, flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        yield process, process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(30)
+
+
+def start(job):
+    """Start a job in a process of its own."""
+    return subprocess.run(
+        job.command(),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def none_left(head):
+    """Tell whether no process of a fit stays below the head."""
+    return comes_true(lambda: not fit_processes(head.pid), 60)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "planning",
+        "reading",
+        "seeding, k-means++",
+        "seeding, k-means||",
+        "adding up in slices",
+        "saving, before the manifest",
+        "saving, old manifests gone",
+    ],
+)
+def test_a_driver_that_dies_at_a_point_of_a_fit_is_run_again_and_nothing_differs(
+    head, uri, peace, tmp_path, point
+):
+    process, address = head
+    model, expected = tmp_path / "model", peace(point)
+    job = trapped(Job(uri, str(model), address=address), point, "driver", tmp_path / "trap")
+
+    first = start(job)
+    assert first.returncode == -signal.SIGKILL, first.stdout
+    assert none_left(process)
+    check_readers(model, expected)
+    second = start(job)
+
+    assert second.returncode == 0, second.stdout
+    assert bits(ModelDir.at(str(model), {}, 2).latest()) == bits(expected)
+    check_files(model)
+    assert none_left(process)
+
+
+def test_a_driver_that_dies_while_labels_are_written_is_run_again_and_the_output_is_the_same(
+    head, uri, labelled, tmp_path
+):
+    process, address = head
+    model, expected = labelled
+    output = tmp_path / "output"
+    job = Job(uri, model, str(output), address=address)
+    job = trapped(job, "writing labels", "driver", tmp_path / "trap")
+
+    first = start(job)
+    assert first.returncode == -signal.SIGKILL, first.stdout
+    assert none_left(process)
+    assert not (output / MANIFEST).exists()
+    second = start(job)
+
+    assert second.returncode == 0, second.stdout
+    assert output_of(output) == expected
+    assert none_left(process)
