@@ -41,7 +41,7 @@ from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.store.by_cluster import ByCluster
 from ray_kmeans.store.parts import Part, Parts
 
-SIZES = ((1_000_000, 16, 64), (500_000, 128, 256), (200_000, 384, 1024))
+SIZES = ((400_000, 16, 64), (200_000, 128, 256), (100_000, 384, 1024))
 GROUP_ROWS = 8_192
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, groupby, islice, repeat
+from itertools import chain, groupby, repeat
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -104,10 +105,13 @@ def write_all(
 
     at_once = AT_ONCE if stays else FETCHED_AT_ONCE
     parts: list[Any] = []
-    pairs = zip(labelled, kept, strict=False)
+    pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(max(threads, WRITERS)) as pool:
-        while window := list(islice(pairs, at_once)):
-            parts += pool.map(write, *zip(*window, strict=True))
+        for of, table in zip(labelled, kept, strict=True):
+            pending.append(pool.submit(write, of, table))
+            if len(pending) == at_once:
+                parts.append(pending.popleft().result())
+        parts += [each.result() for each in pending]
     return parts
 
 

@@ -19,6 +19,8 @@ ROW, LABEL = "row", "cluster_idx"
 STAMP, BODY = b"ray_kmeans", b"ray_kmeans_sha256"
 """Keys in a part's footer: of which output it is, and the hash of all that is before the footer."""
 ROW_GROUP = 2**17
+DISTINCT = (ROW, "distance", "second_distance")
+"""Columns whose values differ: a dictionary of them would cost time and room."""
 READ_AT_ONCE = 8
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -60,7 +62,11 @@ class Parts(publish.Place):
     def publish(self, name: str, table: pa.Table) -> Part:
         """Make a table visible as one file."""
         content = io.BytesIO()
-        with pq.ParquetWriter(content, table.schema.remove_metadata()) as writer:
+        how = {
+            "use_dictionary": [each for each in table.column_names if each not in DISTINCT],
+            "column_encoding": {ROW: "DELTA_BINARY_PACKED"},
+        }
+        with pq.ParquetWriter(content, table.schema.remove_metadata(), **how) as writer:
             writer.write_table(table.replace_schema_metadata(), ROW_GROUP)
             body = publish.sha256(content.getvalue())
             writer.add_key_value_metadata({STAMP: self.stamp.encode(), BODY: body.encode()})
