@@ -56,6 +56,13 @@ def shared_data(name):
     return folder
 
 
+FEW_CPUS = 4
+many_cpus = pytest.mark.skipif(
+    (os.cpu_count() or 1) < FEW_CPUS,
+    reason=f"needs {FEW_CPUS} CPUs: several Rays at once take minutes on fewer",
+)
+"""Tests of whole clusters, and long ones; run them with more CPUs, or by hand one by one."""
+
 UNITS = ("amx", "vnni")
 """What may multiply bytes; a processor has all of them, some or none."""
 

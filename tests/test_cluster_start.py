@@ -17,9 +17,10 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import NotFittedError
 from tests import machines
+from tests.conftest import many_cpus
 from tests.servers import BIN
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, many_cpus]
 
 FOLDER = Path(__file__).parents[1] / "cluster_configs"
 K = 400

@@ -22,6 +22,7 @@ from ray_kmeans.cluster.crew import Crew
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.labelled import MANIFEST
 from ray_kmeans.store.model_dir import ModelDir
+from tests.conftest import many_cpus
 from tests.test_ray_training import (
     bits,
     comes_true,
@@ -34,7 +35,7 @@ from tests.traps import Job, Trap
 
 __all__ = ["nothing_stays"]
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, many_cpus]
 
 ROOT = Path(__file__).parents[1]
 DRAWN = {"mini_batch": True}

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.ray
+from tests.conftest import many_cpus
+
+pytestmark = [pytest.mark.ray, many_cpus]
 
 ROOT = Path(__file__).parents[1]
 
