@@ -50,6 +50,10 @@ def commands_of(text):
     return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
+PARSING = {name: command._replace(run=lambda flags: None) for name, command in cli.COMMANDS.items()}
+"""The commands, which take their flags and do nothing."""
+
+
 class Checker:
     """Runs what a page shows, or lets the program that would run it read it."""
 
@@ -86,7 +90,7 @@ class Checker:
     def ray_kmeans(self, args):
         if any("://" in arg for arg in args):
             with self._patch.context() as patch:  # its flags are read, and nothing runs
-                patch.setattr(cli, "_run", lambda call, flags: None)
+                patch.setattr(cli, "COMMANDS", PARSING)
                 cli.main(args)
         else:
             cli.main([*args, *(["--num-workers", "0"] if args[0] != "report" else [])])
@@ -94,7 +98,7 @@ class Checker:
     def job(self, args):
         script = Path(args[0]).name
         with self._patch.context() as patch:
-            patch.setattr(cli, "_run", lambda call, flags: None)
+            patch.setattr(cli, "COMMANDS", PARSING)
             patch.setattr(sys, "argv", [script, *args[1:]])
             runpy.run_path(str(ROOT / "jobs" / script), run_name="__main__")
 
