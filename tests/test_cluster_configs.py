@@ -29,7 +29,7 @@ except ModuleNotFoundError:  # Python 3.10, where pytest brings this
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "cluster_configs"
-FILES = sorted(FOLDER.iterdir())
+FILES = sorted(set(FOLDER.iterdir()) - {FOLDER / "grafana.json"})  # which starts nothing
 CLOUDS = ("aws", "gcp", "azure")
 LAUNCHED = [path for path in FILES if path.stem.split("-")[0] in (*CLOUDS, "on")]
 KUBERNETES = [path for path in FILES if path.stem.startswith("kuberay")]
@@ -227,7 +227,7 @@ def test_every_command_on_the_page_is_one_that_its_program_takes():
         "ray job submit --address http://127.0.0.1:8265 -- ray-kmeans fit a b --num-cluster 2",
         "ray-kmeans fit a b --num-clusters many",
         "ray-kmeans fit a --num-clusters 2",
-        "ray-kmeans evaluate a b",
+        "ray-kmeans evaluates a b",
     ],
 )
 def test_a_wrong_command_is_found(command):

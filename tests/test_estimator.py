@@ -242,7 +242,9 @@ def test_a_fit_that_was_cut_off_and_is_run_again_equals_the_undisturbed_one(
         )
     monkeypatch.undo()
     assert km.why_stopped() is None
-    assert len(km.history()) == ((at - 1) // 2 * 2 if killed else at)  # else no step is lost
+    saved = (at - 1) // 2 * 2
+    # The last save may have been under way when it was killed; else no step is lost.
+    assert len(km.history()) in ({saved, max(saved - 2, 0)} if killed else {at})
     km.fit(gaussian, steps=steps)
 
     assert state_of(km) == state_of(undisturbed)
