@@ -154,10 +154,11 @@ class Killer:
 
     def __enter__(self):
         self.pool.ask, self.pool.total = self.ask, self.total
+        self.pool.remember = self.remember
         return self
 
     def __exit__(self, *error):
-        del self.pool.ask, self.pool.total
+        del self.pool.ask, self.pool.total, self.pool.remember
 
     def ask(self, method, *args):
         self.see(method)
@@ -166,6 +167,10 @@ class Killer:
     def total(self, method, *args):
         self.see(method)
         return RayPool.total(self.pool, method, *args)
+
+    def remember(self, method, *args):
+        self.see(method)
+        return RayPool.remember(self.pool, method, *args)
 
     def see(self, method):
         if method == self.method:

@@ -95,7 +95,8 @@ class FitPlan:
         if isinstance(initial, np.ndarray):
             initial = digest(initial)
         elif callable(initial):
-            initial = f"{initial.__module__}.{initial.__qualname__}"
+            named = initial if hasattr(initial, "__qualname__") else type(initial)
+            initial = f"{named.__module__}.{named.__qualname__}"
         return repr(replace(self, initial=initial, checkpoint_steps=None, checkpoint_secs=0.0))
 
     @property
