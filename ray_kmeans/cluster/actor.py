@@ -95,7 +95,7 @@ class Coordinator:
                 self._outcome = Outcome(self._fitted(plan, held, source, shards, options), None)
         except BaseException as error:
             if not isinstance(error, RayKMeansError):  # it loses its traceback on the way
-                self._events.append(ev.Warned(traceback.format_exc()))
+                self._events.append(ev.Logged(traceback.format_exc()))
             self._outcome = Outcome(None, error)
 
     def _fitted(

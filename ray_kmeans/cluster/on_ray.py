@@ -99,6 +99,10 @@ def fit_on_ray(
             if state and state.stop and store.checkpoints()[-1:] != before:
                 emit(ev.FitEnded(state.stop, state.iteration))
                 return state  # it died when all was done
+        except BaseException:
+            if name is None:
+                ray.kill(coordinator)
+            raise
     raise AssertionError("unreachable")
 
 

@@ -24,8 +24,7 @@ from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.observe import events as ev
 
 MAX_LOSSES = 3
-"""Times in a row that the worker of one shard may die before the fit gives up: then it is the
-shard."""
+"""Times in a row that the worker of one shard may die: then it is the shard."""
 INLINE_BYTES = 64 * 1024
 
 SLICE_FROM = 2**27
@@ -77,7 +76,7 @@ class RayPool(Pool):
     def load(self, moved: Moved = nobody) -> Extent:
         answers = self._gather(self._load, moved, may_lag=True)
         self._is_loaded = True
-        extents: list[Extent] = [extent for extents in answers.values() for extent in extents]
+        extents: list[Extent] = self._in_order(answers)
         return reduce(add, extents)
 
     def ask(self, method: str, *args: Any, moved: Moved = nobody) -> list[Any]:
@@ -90,6 +89,10 @@ class RayPool(Pool):
         answers = self._gather(
             lambda host, group: host.ask.remote(group, method, *args), moved, may_lag
         )
+        return self._in_order(answers)
+
+    def _in_order(self, answers: dict[Group, Any]) -> list[Any]:
+        """Return one answer for each shard, in the order of the data."""
         by_shard = {
             shard: answer
             for group, of_group in answers.items()
