@@ -56,7 +56,7 @@ def test_a_job_that_is_stopped_saves_its_iterations_and_goes_on_when_it_is_submi
     local.fit(str(DATA), batch_size=200, max_steps=1500)
     command = ("python", "jobs/fit.py", str(DATA), str(model), *LONG, "--log-step-count-steps", "1")
 
-    with ray_head(num_cpus=3) as address:
+    with ray_head(num_cpus=3, environment={}) as address:
         job = ("--submission-id", "first", "--no-wait", "--working-dir", ".", "--", *command)
         assert ray_job(address, "submit", *job).returncode == 0
         end = time.monotonic() + 90

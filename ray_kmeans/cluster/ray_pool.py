@@ -76,8 +76,8 @@ class RayPool(Pool):
     def load(self, moved: Moved = nobody) -> Extent:
         answers = self._gather(self._load, moved, may_lag=True)
         self._is_loaded = True
-        extents: list[Extent] = self._in_order(answers)
-        return reduce(add, extents)
+        extent: Extent = reduce(add, self._in_order(answers))
+        return extent
 
     def ask(self, method: str, *args: Any, moved: Moved = nobody) -> list[Any]:
         shared = [_shared(arg) for arg in args]
@@ -302,8 +302,7 @@ class RayPool(Pool):
                 ray.get(self._loading.pop(shard, []))
         except RayTaskError as first:
             error = first
-        cause: BaseException = error.cause
-        return cause
+        return error.cause  # type: ignore[no-any-return]
 
 
 def _shared(arg: Any) -> Any:
