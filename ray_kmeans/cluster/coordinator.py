@@ -123,7 +123,7 @@ def run_fit(
     with Saver(store, emit) as saver:
         state = _seeded(plan, pool, summary, saver, emit) if found is None else found
         state = state.begin(plan.data_name(summary), plan.asked)
-        watch = _Watch(plan, store, saver, emit, monitors or Monitors(()), reached or Reached())
+        watch = _Watch(store, saver, emit, monitors or Monitors(()), reached or Reached())
         return _train(plan, plan.trainer(pool, summary), state, watch)
 
 
@@ -143,7 +143,7 @@ def run_stream(
     with Saver(store, emit) as saver:
         state = _seeded(plan, pool, _load(pool, emit), saver, emit) if found is None else found
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
-        watch = _Watch(plan, store, saver, emit, monitors or Monitors(()), Reached())
+        watch = _Watch(store, saver, emit, monitors or Monitors(()), Reached())
         return _train(plan, trainer, state.begin(""), watch)
 
 
@@ -151,7 +151,6 @@ def run_stream(
 class _Watch:
     """Who is told of the states of a fit."""
 
-    plan: FitPlan
     store: HeldStore
     saver: Saver
     emit: ev.Emit

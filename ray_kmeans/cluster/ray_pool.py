@@ -63,7 +63,7 @@ class RayPool(Pool):
         self.take(source, shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
-        for host, group in self._groups():
+        for host, group in by_host(self._home):
             host.drop.remote(group)
         self._source = source
         self._shards = shards
@@ -253,9 +253,6 @@ class RayPool(Pool):
 
     def _load(self, host: Any, group: Group) -> Any:
         return host.take.remote(group, self._source, [self._shards[shard] for shard in group])
-
-    def _groups(self) -> Iterator[tuple[Any, Group]]:
-        return by_host(self._home)
 
     def _help(self, submit: Submit, lagging: set[int], helped: set[Group]) -> dict[Any, Call]:
         """Let hosts that are done do the work of those that lag."""

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from threading import Lock
-from typing import Protocol
 
+from ray_kmeans.cluster.saver import Target
 from ray_kmeans.clustering.state import FitState
-
-
-class Target(Protocol):
-    """Where states are saved."""
-
-    def save(self, state: FitState) -> str: ...
 
 
 class Reached:
