@@ -50,9 +50,8 @@ def explain(
     cpus, keep = options.threads, options.keep
     rows = max(sum(block.rows for block in shard) for shard in shards)
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
-    in_memory = keep.place == MEMORY
-    about = in_memory and not keep.narrow, item_bytes(keep.narrow) if in_memory else 0
-    held = max(worker_bytes(shard, num_clusters, drawn, cpus, *about) for shard in shards)
+    about = num_clusters, drawn, cpus, *keep.in_memory
+    held = max(worker_bytes(shard, *about) for shard in shards)
     values = num_clusters * layout.features
     files = len({block.file for block in layout.blocks})
     where = "in this process" if config.num_workers == 0 else "on Ray"

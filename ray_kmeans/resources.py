@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep
-from ray_kmeans.clustering.narrow import item_bytes
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, Shard, check_budget, most_rows, readers_of, split
 from ray_kmeans.data.source import Source, is_only_here
@@ -47,23 +46,18 @@ def plan_shards(
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
     needs = num_clusters, worker_memory(config), drawn, threads_of(cpus)
     place, narrow = _where(config.cache if workers is None else MEMORY, shards, layout, needs)
-    about = place == MEMORY and not narrow, _each(place, narrow)
+    keep = Keep(place, config.cache_dir, readers_of(threads_of(cpus)), narrow)
     options = WorkerOptions(
         cpus,
         config.worker_start_timeout_s,
-        Keep(place, config.cache_dir, readers_of(threads_of(cpus)), narrow),
+        keep,
         count=workers or len(shards),
         fewest=config.min_workers,
         most=most,
-        most_rows=most_rows(shards, *needs, *about),
+        most_rows=most_rows(shards, *needs, *keep.in_memory),
         replace_timeout_s=config.worker_replace_timeout_s,
     )
     return split(layout.blocks, most) if most else shards, options
-
-
-def _each(place: str, narrow: str | None) -> int:
-    """Return the bytes of a value that is kept in memory in a narrower type."""
-    return item_bytes(narrow) if place == MEMORY and narrow else 0
 
 
 def _where(
@@ -80,9 +74,8 @@ def _where(
     for place, kind in ladder:
         if wanted != place and (wanted != "auto" or place == SOURCE):
             continue
-        kept = place == MEMORY and not kind
         try:
-            check_budget(shards, *needs, kept=kept, item_bytes=_each(place, kind))
+            check_budget(shards, *needs, *Keep(place, narrow=kind).in_memory)
         except BudgetError as error:
             problem = error
             continue
