@@ -51,8 +51,7 @@ def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConf
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(), progress])
         with open_pool(source, layout, len(state.centers), state.metric, config, emit) as pool:
-            emit(ev.PhaseBegan(ev.Phase.READING, layout.rows, "rows"))
-            summary = pool.summarize(lambda rows: emit(ev.PhaseMoved(ev.Phase.READING, rows)))
+            summary = pool.summarize(ev.begin(emit, ev.Phase.READING, layout.rows, "rows"))
             partials = pool.sweep(state.centers)
     counts = summary.grid.weights_of(partials.counts)
     loss, weight = partials.inertia(summary, state.centers), float(counts.sum())

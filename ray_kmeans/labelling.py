@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_kmeans.cluster.pool import Moved
+from ray_kmeans.cluster.pool import Moved, rows_of
 from ray_kmeans.clustering.state import FitState, digest
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout
@@ -112,5 +112,4 @@ class Labelling:
         return open_pool(self.source, layout, k, metric, self.config, self.emit)
 
     def _moved(self, phase: ev.Phase, blocks: list[Any]) -> Moved:
-        self.emit(ev.PhaseBegan(phase, sum(block.rows for block in blocks), "rows"))
-        return lambda rows: self.emit(ev.PhaseMoved(phase, rows))
+        return ev.begin(self.emit, phase, rows_of(blocks), "rows")

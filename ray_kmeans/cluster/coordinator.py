@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -242,8 +241,7 @@ def _is_due(plan: FitPlan, seconds: float, iterations: int) -> bool:
 
 def _load(pool: Pool, emit: ev.Emit) -> Summary:
     begin = time.perf_counter()
-    emit(ev.PhaseBegan(ev.Phase.READING, pool.num_rows, "rows"))
-    summary = pool.summarize(lambda rows: emit(ev.PhaseMoved(ev.Phase.READING, rows)))
+    summary = pool.summarize(ev.begin(emit, ev.Phase.READING, pool.num_rows, "rows"))
     emit(
         ev.DataLoaded(
             rows=summary.counting,
@@ -284,10 +282,8 @@ def _seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.
     """Choose the centers to start from, and save them: a seeding is not lost either."""
     begin = time.perf_counter()
     work = work_of(plan.initial, plan.num_clusters)
-    if work:
-        emit(ev.PhaseBegan(ev.Phase.SEEDING, *work))
     about = plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
-    moved = partial(_seeding_moved, emit) if work else nobody
+    moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else nobody
     centers = choose_centers(*about, moved)
     emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
     if isinstance(plan.initial, str):
@@ -296,10 +292,6 @@ def _seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.
     saver.save(state)
     saver.flush()  # a seeding is not lost either
     return state
-
-
-def _seeding_moved(emit: ev.Emit, done: int) -> None:
-    emit(ev.PhaseMoved(ev.Phase.SEEDING, done))
 
 
 def _warn_of_copies(centers: NDArray[np.float32], emit: ev.Emit) -> None:

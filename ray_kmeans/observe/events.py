@@ -215,3 +215,9 @@ Event: TypeAlias = (
 )
 
 Emit: TypeAlias = Callable[[Event], None]
+
+
+def begin(emit: Emit, phase: Phase, total: int, unit: str) -> Callable[[int], None]:
+    """Tell that a phase begins; return what tells how far it is."""
+    emit(PhaseBegan(phase, total, unit))
+    return lambda done: emit(PhaseMoved(phase, done))
