@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from ray_kmeans.cluster.options import WorkerOptions
+from ray_kmeans.cluster.options import WorkerOptions, threads_of
 from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep
 from ray_kmeans.config import RunConfig
@@ -130,11 +130,6 @@ def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) ->
         used = {size: size * sum(node // size for node in nodes) for size in nodes}
         cpus = max(size for size in nodes if used[size] >= 0.9 * max(used.values()))
     return max(sum(int(node / cpus) for node in nodes), 1), cpus
-
-
-def threads_of(cpus: float) -> int:
-    """Return the threads of a worker with so many CPUs."""
-    return max(int(cpus), 1)
 
 
 @contextmanager

@@ -28,4 +28,9 @@ class WorkerOptions:
     @property
     def threads(self) -> int:
         """Threads in which a worker computes."""
-        return max(int(self.cpus), 1)
+        return threads_of(self.cpus)
+
+
+def threads_of(cpus: float) -> int:
+    """Return the threads of a worker with so many CPUs."""
+    return max(int(cpus), 1)

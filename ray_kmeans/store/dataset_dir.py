@@ -20,8 +20,6 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.store import publish
 
 MANIFEST = "_dataset.json"
-UNFINISHED = ".partial"
-"""How names end of files whose writer was killed."""
 ROW_GROUP = 16_384
 """Rows of a row group: what one worker reads at least."""
 
@@ -36,7 +34,7 @@ class DatasetDir(publish.Place):
         """
         with self.said(f"{self.shown!r} cannot be written"):
             found = self._names()
-            names = {name for name in found if not name.endswith(UNFINISHED)}
+            names = {name for name in found if not publish.is_unpublished(name)}
             if names and MANIFEST not in names:
                 raise StoreError(
                     f"{self.shown!r} holds files already ({min(names)}). Give an empty place."

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,8 +28,6 @@ MANIFEST = "_manifest.json"
 UNFINISHED = "_unfinished.json"
 BY_CLUSTER = "_by_cluster"
 """Holds the parts of the blocks where rows are put in order of their clusters afterwards."""
-UNPUBLISHED = re.compile(r"\.\w+\.partial$")
-"""How the name of a file ends on a disk until it is whole."""
 FORMAT = 2
 
 Content = Mapping[str, Any]
@@ -208,7 +205,7 @@ class LabelledOutput(publish.Place):
 
     def _remove_unpublished(self) -> None:
         """Remove what a killed writer has left: readers of a directory would stumble over it."""
-        for name in filter(UNPUBLISHED.search, self._names()):
+        for name in filter(publish.is_unpublished, self._names()):
             with contextlib.suppress(FileNotFoundError):  # its writer lives, and has published it
                 self.fs.rm_file(f"{self._root}/{name}")
 

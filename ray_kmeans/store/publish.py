@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ NOT_SERVED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 """How a file system says that it has no hard links, or does not sync folders (FAT, and object
 stores that are mounted)."""
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+UNPUBLISHED = re.compile(r"\.\w+\.partial$")
+"""How the name of a local file ends until it is whole."""
 
 _one_at_a_time = Lock()
 
@@ -133,6 +136,11 @@ def _link(path: str, data: bytes) -> None:
                 raise FileExistsError(path) from None
             os.replace(beside, path)
         _sync_folder_of(path)
+
+
+def is_unpublished(name: str) -> bool:
+    """Tell whether a name is that of a local file which is not whole: its writer was killed."""
+    return UNPUBLISHED.search(name) is not None
 
 
 def _has_links(path: str) -> bool:
