@@ -49,7 +49,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
         f"kernels.{name}"
         for name in ("drift", "exact", "grouping", "loops", "narrow", "products", "space")
     }
-    | {f"kernels.{name}" for name in ("second", "summing", "tiles", "vectors")},
+    | {f"kernels.{name}" for name in ("summing", "tiles", "vectors")},
     "llvmlite": {f"kernels.{name}" for name in ("machine", "narrow", "tiles", "vectors")},
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"remote", "store.publish", "data.files"},

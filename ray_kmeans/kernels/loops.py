@@ -66,16 +66,25 @@ def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain)
 
 
 @njit(nogil=True, cache=True)
-def settle(rows, centers, cosine, lows, first, upper, nearest, scores):
+def mask(lows, first, left_out):
+    panel, n = lows.shape
+    for i in range(n):
+        if first <= left_out[i] < first + panel:
+            lows[left_out[i] - first, i] = np.inf
+
+
+@njit(nogil=True, cache=True)
+def settle(rows, centers, cosine, lows, first, upper, left_out, nearest, scores):
     panel, n = lows.shape
     for i in range(n):
         if cosine and not np.any(rows[i]):
-            nearest[i] = 0  # there may be many, all centers tie, and working it out takes long
+            # There may be many, all centers tie, and working it out takes long.
+            nearest[i] = 1 if left_out[i] == 0 else 0
             continue
         for j in range(panel):
-            if lows[j, i] > upper[i]:
-                continue  # written so that a NaN is a candidate
             candidate = first + j
+            if lows[j, i] > upper[i] or candidate == left_out[i]:
+                continue  # written so that a NaN is a candidate
             found = score(rows[i], centers[candidate], cosine)
             best = nearest[i]
             if best < 0 or is_nearer(

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from ray_kmeans.kernels import ALIKE, Held, column_keys, drift, loops, second, summing
+from ray_kmeans.kernels import ALIKE, Held, column_keys, drift, loops, summing
 from ray_kmeans.kernels.moving import Moves, PlainHeld
 from ray_kmeans.kernels.space import Rows
 from ray_kmeans.kernels.threads import Threads
@@ -142,7 +142,7 @@ class PortableKernel:
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
         with one_blas_thread():
             self._threads.run(
-                _assign_part, [(rows[part], prepared, labels[part]) for part in parts]
+                _assign_part, [(rows[part], prepared, None, labels[part]) for part in parts]
             )
 
     def assign_second(
@@ -156,7 +156,7 @@ class PortableKernel:
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
         with one_blas_thread():
             self._threads.run(
-                second.assign_part,
+                _assign_part,
                 [(rows[part], prepared, labels[part], seconds[part]) for part in parts],
             )
 
@@ -234,30 +234,45 @@ class _Space:
         return residuals
 
     def lows(
-        self, residuals: NDArray[np.float32], prepared: PreparedCenters
+        self,
+        residuals: NDArray[np.float32],
+        prepared: PreparedCenters,
+        left_out: NDArray[np.int32] | None,
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield the number of a first center and where the intervals from it on begin, (p, t)."""
         t = len(residuals)
         for first in range(0, len(prepared.factors), PANEL_CENTERS):
             factors = prepared.factors[first : first + PANEL_CENTERS]
             out = self._lows[: len(factors) * t].reshape(len(factors), t)
-            yield first, np.matmul(factors, residuals.T, out=out)
+            lows = np.matmul(factors, residuals.T, out=out)
+            if left_out is not None:
+                loops.mask(lows, first, left_out)
+            yield first, lows
 
 
 def _assign_part(
-    rows: NDArray[np.float32], prepared: PreparedCenters, labels: NDArray[np.int32]
+    rows: NDArray[np.float32],
+    prepared: PreparedCenters,
+    left_out: NDArray[np.int32] | None,
+    labels: NDArray[np.int32],
 ) -> None:
+    """Label rows with the nearest of all centers, but for the one that is `left_out` of each.
+
+    What is proved of the nearest of some centers holds for any of them.
+    """
     space = prepared.space()
     upper = np.empty(len(rows), np.float32)
     certain = np.empty(len(rows), np.bool_)
     with np.errstate(over="ignore", invalid="ignore"):  # such rows are settled in float64
         for start in range(0, len(rows), prepared.tile_rows):
             tile = slice(start, start + prepared.tile_rows)
-            _assign_tile(rows[tile], prepared, space, labels[tile], upper[tile], certain[tile])
+            out = None if left_out is None else left_out[tile]
+            _assign_tile(rows[tile], prepared, space, out, labels[tile], upper[tile], certain[tile])
         open_rows = np.flatnonzero(~certain)
         for start in range(0, len(open_rows), prepared.tile_rows):
             part = open_rows[start : start + prepared.tile_rows]
-            labels[part] = _settle_tile(rows[part], prepared, space, upper[part])
+            out = None if left_out is None else left_out[part]
+            labels[part] = _settle_tile(rows[part], prepared, space, out, upper[part])
     prepared.spaces.append(space)
 
 
@@ -265,12 +280,13 @@ def _assign_tile(
     rows: NDArray[np.float32],  # (t, d)  IN
     prepared: PreparedCenters,  # IN
     space: _Space,  # OUT
+    left_out: NDArray[np.int32] | None,  # (t,)  IN
     labels: NDArray[np.int32],  # (t,)  OUT
     upper: NDArray[np.float32],  # (t,)  OUT  the least true score is not above it
     certain: NDArray[np.bool_],  # (t,)  OUT
 ) -> None:
     residuals = space.residuals(rows, prepared)
-    for first, lows in space.lows(residuals, prepared):
+    for first, lows in space.lows(residuals, prepared, left_out):
         loops.scan(lows, first, space.lowest, space.second, labels)
     bounds = prepared.bound_a, prepared.bound_b
     loops.certify(space.lowest, space.second, *bounds, residuals, labels, upper, certain)
@@ -280,14 +296,16 @@ def _settle_tile(
     rows: NDArray[np.float32],
     prepared: PreparedCenters,
     space: _Space,
+    left_out: NDArray[np.int32] | None,
     upper: NDArray[np.float32],
 ) -> NDArray[np.int32]:
     nearest = np.full(len(rows), -1, np.int32)
     scores = np.empty((len(rows), 2))
     target = prepared.centers, prepared.cosine
+    none = np.full(len(rows), -1, np.int32) if left_out is None else left_out
     residuals = space.residuals(rows, prepared)
-    for first, lows in space.lows(residuals, prepared):
-        loops.settle(rows, *target, lows, first, upper, nearest, scores)
+    for first, lows in space.lows(residuals, prepared, left_out):
+        loops.settle(rows, *target, lows, first, upper, none, nearest, scores)
     return nearest
 
 
