@@ -96,3 +96,29 @@ def ray_head(num_cpus: int, environment: dict[str, str]):
             yield address
         finally:
             end(process)
+
+
+@contextmanager
+def lasting_ray(num_cpus: int):
+    """Yield the process and the address of a Ray that outlives drivers."""
+    with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:
+        code = (
+            "import ray, sys\n"
+            f"ray.init(num_cpus={num_cpus}, include_dashboard=False, _temp_dir={place!r},\n"
+            "         object_store_memory=200 * 2**20, log_to_driver=False)\n"
+            "print(ray.get_runtime_context().gcs_address, flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait(60)

@@ -44,6 +44,7 @@ import pyarrow as pa  # noqa: E402
 from ray_kmeans import KMeansClustering, RunConfig, open_source  # noqa: E402
 from ray_kmeans.store.model_dir import ModelDir  # noqa: E402
 from tests.files import put_table  # noqa: E402
+from tests.servers import lasting_ray  # noqa: E402
 from tests.test_ray_training import bits, comes_true, descendants  # noqa: E402
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -247,27 +248,8 @@ class Lane:
 @contextmanager
 def lane(draw: Random):
     """Give a lane with a Ray that outlives drivers."""
-    with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:
-        code = (
-            "import ray, sys\n"
-            f"ray.init(num_cpus=8, include_dashboard=False, _temp_dir={place!r},\n"
-            "         object_store_memory=200 * 2**20, log_to_driver=False)\n"
-            "print(ray.get_runtime_context().gcs_address, flush=True)\n"
-            "sys.stdin.read()\n"
-        )
-        head = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        try:
-            yield Lane(head, head.stdout.readline().strip(), draw)
-        finally:
-            head.stdin.close()
-            head.wait(60)
+    with lasting_ray(8) as (head, address):
+        yield Lane(head, address, draw)
 
 
 # --- one fit -------------------------------------------------------------------------------------

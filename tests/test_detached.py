@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.store.model_dir import ModelDir
+from tests.servers import lasting_ray
 from tests.test_ray_training import comes_true, descendants
 
 pytestmark = pytest.mark.ray
@@ -37,22 +37,10 @@ class Address(str):
 @pytest.fixture(scope="module")
 def address():
     """A head of its own, which outlives drivers."""
-    with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:
-        code = (
-            "import ray, sys, time\n"
-            f"ray.init(num_cpus=4, include_dashboard=False, _temp_dir={place!r},\n"
-            "         object_store_memory=200 * 2**20, log_to_driver=False)\n"
-            "print(ray.get_runtime_context().gcs_address, flush=True)\n"
-            "sys.stdin.read()\n"
-        )
-        head = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        here = Address(head.stdout.readline().strip())
+    with lasting_ray(4) as (head, where):
+        here = Address(where)
         here.pid = head.pid
         yield here
-        head.stdin.close()
-        head.wait(30)
 
 
 def config(address, **more):

@@ -6,9 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
-import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.store.labelled import MANIFEST
 from ray_kmeans.store.model_dir import ModelDir
 from tests.conftest import many_cpus
+from tests.servers import lasting_ray
 from tests.test_ray_training import (
     bits,
     comes_true,
@@ -254,38 +252,8 @@ def test_a_worker_that_dies_while_it_writes_labels_leaves_the_same_output(uri, l
 @pytest.fixture(scope="module")
 def head():
     """Give a Ray of its own, which outlives drivers: its process and its address."""
-    with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:
-        code = (
-            "import ray, sys\n"
-            f"ray.init(num_cpus=4, include_dashboard=False, _temp_dir={place!r},\n"
-            "         object_store_memory=200 * 2**20, log_to_driver=False)\n"
-            "print(ray.get_runtime_context().gcs_address, flush=True)\n"
-            "sys.stdin.read()\n"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        yield process, process.stdout.readline().strip()
-        process.stdin.close()
-        process.wait(30)
-
-
-def start(job):
-    """Start a job in a process of its own."""
-    return subprocess.run(
-        job.command(),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    with lasting_ray(4) as started:
+        yield started
 
 
 def none_left(head):
@@ -312,11 +280,11 @@ def test_a_driver_that_dies_at_a_point_of_a_fit_is_run_again_and_nothing_differs
     model, expected = tmp_path / "model", peace(point)
     job = trapped(Job(uri, str(model), address=address), point, "driver", tmp_path / "trap")
 
-    first = start(job)
+    first = job.as_driver()
     assert first.returncode == -signal.SIGKILL, first.stdout
     assert none_left(process)
     check_readers(model, expected)
-    second = start(job)
+    second = job.as_driver()
 
     assert second.returncode == 0, second.stdout
     assert bits(ModelDir.at(str(model), {}, 2).latest()) == bits(expected)
@@ -333,11 +301,11 @@ def test_a_driver_that_dies_while_labels_are_written_is_run_again_and_the_output
     job = Job(uri, model, str(output), address=address)
     job = trapped(job, "writing labels", "driver", tmp_path / "trap")
 
-    first = start(job)
+    first = job.as_driver()
     assert first.returncode == -signal.SIGKILL, first.stdout
     assert none_left(process)
     assert not (output / MANIFEST).exists()
-    second = start(job)
+    second = job.as_driver()
 
     assert second.returncode == 0, second.stdout
     assert output_of(output) == expected

@@ -106,16 +106,7 @@ def test_a_node_that_dies_in_a_sweep_costs_seconds_and_no_bit(
 ):
     with cluster(nodes) as (process, address, raylets):
         job = trapped(uri, tmp_path, "node", address=address, replace_timeout_s=patience)
-        done = subprocess.run(
-            job.command(),
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=150,
-            check=False,
-        )
+        done = job.as_driver(150)
         assert done.returncode == 0, done.stdout
         assert sum(map(is_alive, raylets)) == nodes - 1
         assert comes_true(lambda: not fit_processes(process.pid), 60)

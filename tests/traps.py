@@ -26,6 +26,8 @@ from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
+ROOT = Path(__file__).parents[1]
+
 K = 12
 STEPS = 12
 _role = ""
@@ -99,6 +101,11 @@ class TrappedSource:
     def __setstate__(self, state):
         self.__dict__.update(state)
         self.trap.set("worker")
+
+    @property
+    def files(self):
+        """What the rows are of, so that labelled output of both is of the same."""
+        return self.source.files
 
     def describe(self):
         return self.source.describe()
@@ -178,6 +185,19 @@ class Job:
             "from tests.traps import main; main()",
             json.dumps(asdict(self)),
         ]
+
+    def as_driver(self, seconds=120):
+        """Do it in a process of its own, and wait for its end."""
+        return subprocess.run(
+            self.command(),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
 
 
 def main() -> None:
