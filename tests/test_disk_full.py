@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -131,6 +132,8 @@ def undisturbed(tmp_path_factory):
 def test_a_fit_whose_model_dir_gets_full_goes_on_once_there_is_room(disk, undisturbed, leave):
     def full(event):
         if isinstance(event, ev.IterationDone) and event.line.iteration == 3:
+            while ModelDir.at(str(disk / "model"), {}, 2).latest().iteration < 2:
+                time.sleep(0.01)  # it is being written by a thread of its own
             fill(disk, leave)
 
     with pytest.raises(DiskFullError, match=re.escape(str(disk / "model"))):

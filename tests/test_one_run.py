@@ -68,8 +68,8 @@ def test_a_second_fit_is_refused_while_the_first_goes_on(tmp_path):
 
 def test_a_fit_that_was_followed_saves_nothing_more(tmp_path):
     def follow():
-        [held] = (tmp_path / "lease").iterdir()
-        other = {**json.loads(held.read_bytes()), "owner": "another", "host": "node-9"}
+        held = (tmp_path / "lease" / "00000001.json").read_bytes()
+        other = {**json.loads(held), "owner": "another", "host": "node-9"}
         (tmp_path / "lease" / "00000002.json").write_text(json.dumps(other))
 
     with pytest.raises(LeaseLostError, match="on node-9"):
