@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +13,7 @@ from ray_kmeans import kernels
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.clustering.metric import project
 from ray_kmeans.clustering.state import FitState
-from ray_kmeans.data.plan import Layout
+from ray_kmeans.data.plan import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.errors import NonFiniteError
@@ -74,21 +75,13 @@ def batches_of(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the rows in batches; without `batch_size`, one block of the data at a time.
 
-    Holds one block and one batch at most. A row that is not finite is an error, or NaN in all
-    columns where such are to be left out.
+    Holds one block and one batch at most. A row that does not count is NaN in all columns.
     """
-    drop = isinstance(source, WeightedSource) and source.drop_nonfinite
     if not layout.blocks:
         yield np.empty((0, layout.features), np.float32)
     kept: list[NDArray[np.float32]] = []
     missing = batch_size or 0
-    for block, rows in source.read(layout.blocks):
-        extent = Extent.of_rows(rows, block.place, block.start)
-        if extent.nonfinite and not drop:
-            raise NonFiniteError(extent.nonfinite)
-        if extent.nonfinite:
-            bad: NDArray[np.bool_] = np.logical_not(np.isfinite(rows).all(axis=1))
-            rows = np.where(bad[:, None], np.float32(np.nan), rows)
+    for rows in _blocks_of(source, layout):
         if batch_size is None:
             yield rows
             continue
@@ -100,6 +93,30 @@ def batches_of(
             missing -= len(rows)
     if kept:
         yield np.concatenate(kept)
+
+
+def _blocks_of(source: Source, layout: Layout) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows of each block; what is not finite is an error where it is not left out."""
+    weights: Iterable[NDArray[np.float64] | None]
+    drop, weights = False, repeat(None)
+    if isinstance(source, WeightedSource):
+        drop, weights = source.drop_nonfinite, source.weights_of(layout.blocks)
+    for (block, rows), given in zip(source.read(layout.blocks), weights, strict=False):
+        out: NDArray[np.bool_] = np.zeros(len(rows), np.bool_) if given is None else given == 0
+        if drop:
+            out = out | np.logical_not(np.isfinite(rows).all(axis=1))
+        if not out.any():
+            yield _finite(rows, block)
+        else:
+            _finite(np.where(out[:, None], np.float32(0), rows), block)
+            yield np.where(out[:, None], np.float32(np.nan), rows)
+
+
+def _finite(rows: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
+    extent = Extent.of_rows(rows, block.place, block.start)
+    if extent.nonfinite:
+        raise NonFiniteError(extent.nonfinite)
+    return rows
 
 
 def at_least(batches: Iterator[Batch], nothing: Batch) -> Iterator[Batch]:

@@ -491,6 +491,29 @@ def test_the_flags_of_the_command_weigh_filter_and_drop(tmp_path, small_blocks, 
     np.testing.assert_array_equal(labels[keep], expected)
 
 
+def test_predictions_in_this_process_leave_out_what_weighs_nothing(tmp_path, small_blocks):
+    X, times = blobs()
+    holes, bad = with_holes(X)
+    pq.write_table(described(holes, times), tmp_path / "x.parquet", row_group_size=130)
+    fitted(tmp_path, X, "km", initial=X[:4])
+    filters, passes = FILTERS["any"]
+    km = model(tmp_path, "km")
+    out = np.array([not passes(i) for i in range(400)])
+
+    def source(**how):
+        return open_source(str(tmp_path / "x.parquet"), ["v"], filters=filters, **how)
+
+    answer = km.predict(source(nonfinite="drop"), as_iterable=False)
+
+    out[bad] = True
+    assert np.flatnonzero(answer["cluster_idx"] == -1).tolist() == np.flatnonzero(out).tolist()
+    assert np.isnan(answer["all_scores"][out]).all()
+    expected = list(km.predict_cluster_idx(x=X[~out]))
+    assert answer["cluster_idx"][~out].tolist() == expected
+    with pytest.raises(NonFiniteError):
+        km.predict(source(), as_iterable=False)
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_weigh_by_a_column_as_this_process_does(

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from ray_kmeans.answers import check_features
-from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
+from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
 from ray_kmeans.config import MachineOptions, RunConfig
 from ray_kmeans.evaluation import Evaluation, evaluate_on
 from ray_kmeans.explain import Work, explain
@@ -19,7 +19,7 @@ from ray_kmeans.store.publish import Place, absolute, put
 
 
 @dataclass(frozen=True)
-class Evaluate(Rows, Configured):
+class Evaluate(WeighedRows, Configured):
     """Tell the loss of a data set under a fitted model, and how its rows spread over clusters."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
@@ -40,7 +40,7 @@ def run(flags: Evaluate) -> None:
     config = run_config(flags.run, flags.storage_options)
     model = ModelDir.of(flags.model_dir, config)
     state = model.fitted()
-    source = flags.open(flags.uri, config)
+    source = flags.open(flags.uri, config, flags.sample_weight)
     layout = source.describe()
     check_features(layout.features, state, flags.model_dir)
     if flags.explain:

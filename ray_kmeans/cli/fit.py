@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ray_kmeans import interrupt
-from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
+from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
 from ray_kmeans.config import RunOptions
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.explain import explain
@@ -19,7 +19,7 @@ from ray_kmeans.runs import BATCH_SIZE
 
 
 @dataclass(frozen=True)
-class Fit(Rows, Configured):
+class Fit(WeighedRows, Configured):
     """Cluster the rows of a data set; run it again with the same MODEL_DIR and it continues."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
@@ -59,7 +59,7 @@ def run(flags: Fit) -> None:
     """Fit, and print how that went."""
     config = run_config(flags.run, flags.storage_options)
     km = KMeansClustering(**_shared(flags), config=config)
-    source = flags.open(flags.uri, config)
+    source = flags.open(flags.uri, config, flags.sample_weight)
     if flags.explain:
         drawn = (flags.batch_size or BATCH_SIZE) if flags.use_mini_batch else None
         print(explain(source.describe(), flags.num_clusters, config, drawn))

@@ -27,27 +27,34 @@ class Configured:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Which rows are looked at, and how often each counts."""
+    """Which rows are looked at."""
 
     columns: tuple[str, ...] = ()
     """The column of vectors, or the columns of numbers. Needed where there is a choice."""
-    sample_weight: str | None = None
-    """A column of numbers from 0 on: how often each row counts."""
     filters: str = "[]"
-    """JSON list of [column, operator, value]: leave rows out for which not all of these hold."""
+    """JSON list of [column, operator, value]: rows for which not all hold are left out, with the
+    cluster -1."""
     nonfinite: Literal["error", "drop"] = "error"
-    """'drop': leave rows with NaN, null or infinity out, and say how many."""
+    """'drop': rows with NaN, null or infinity are left out, with the cluster -1, and counted."""
 
-    def open(self, uri: str, config: RunConfig) -> Source:
+    def open(self, uri: str, config: RunConfig, sample_weight: str | None = None) -> Source:
         """Return these rows of the data at a URI."""
         return open_source(
             uri,
             self.columns,
             config.storage_options,
-            sample_weight=self.sample_weight,
+            sample_weight=sample_weight,
             filters=parsed("filters", self.filters),
             nonfinite=self.nonfinite,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighedRows(Rows):
+    """Which rows are looked at, and how often each counts."""
+
+    sample_weight: str | None = None
+    """A column of numbers from 0 on: how often each row counts."""
 
 
 def run_config(options: MachineOptions, storage_options: str) -> RunConfig:

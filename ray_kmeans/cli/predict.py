@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from ray_kmeans import answers
-from ray_kmeans.cli.flags import Configured, announce, join, parsed, run_config
-from ray_kmeans.config import RunOptions
-from ray_kmeans.data.source import open_source
+from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
+from ray_kmeans.config import MachineOptions
 from ray_kmeans.explain import Work, explain
 from ray_kmeans.remote import redacted
 from ray_kmeans.store.labelled import LabelledOutput
@@ -18,7 +17,7 @@ from ray_kmeans.store.model_dir import ModelDir
 
 
 @dataclass(frozen=True)
-class Predict(Configured):
+class Predict(Rows, Configured):
     """Write the cluster of every row of a data set to Parquet; run it again and it continues."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
@@ -27,8 +26,6 @@ class Predict(Configured):
     """Directory or fsspec URL of a fitted model."""
     output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
     """Directory or fsspec URL for the labelled rows, one Parquet file per block of the data."""
-    columns: tuple[str, ...] = ()
-    """The column of vectors, or the columns of numbers. Needed where there is a choice."""
     keep_columns: tuple[str, ...] = ()
     """Columns of the data to pass through to the output."""
     second: bool = False
@@ -37,15 +34,11 @@ class Predict(Configured):
     """Write folders by cluster (cluster=00007/, as Hive has them), or by ranges of many."""
     append: bool = False
     """Add the rows of new data to the output that is there, made with the same model and flags."""
-    filters: str = "[]"
-    """JSON list of [column, operator, value]: rows for which not all hold get the cluster -1."""
-    nonfinite: Literal["error", "drop"] = "error"
-    """'drop': rows with NaN, null or infinity get the cluster -1."""
     storage_options: str = "{}"
     """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
     explain: bool = False
     """Print what it would read, hold, send and write, from metadata alone, and run nothing."""
-    run: RunOptions = field(default_factory=RunOptions)
+    run: MachineOptions = field(default_factory=MachineOptions)
 
 
 def run(flags: Predict) -> None:
@@ -53,13 +46,7 @@ def run(flags: Predict) -> None:
     config = run_config(flags.run, flags.storage_options)
     model = ModelDir.of(flags.model_dir, config)
     state = model.fitted()
-    source = open_source(
-        flags.uri,
-        flags.columns,
-        config.storage_options,
-        filters=parsed("filters", flags.filters),
-        nonfinite=flags.nonfinite,
-    )
+    source = flags.open(flags.uri, config)
     if flags.explain:
         layout = source.describe()
         answers.check_features(layout.features, state, flags.model_dir)
