@@ -7,7 +7,7 @@ from enum import Enum
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE
 from ray_kmeans.clustering.narrow import item_bytes
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import WORKER_BASE_BYTES, Layout, worker_bytes
+from ray_kmeans.data.plan import WORKER_BASE_BYTES, Layout
 from ray_kmeans.resources import plan_shards, worker_memory
 
 PLACES = {
@@ -46,12 +46,8 @@ def explain(
     Joins or starts Ray, to know the nodes, where workers are to run there. Raises what the run
     would: BudgetError where it does not fit the memory.
     """
-    shards, options = plan_shards(layout, num_clusters, config, batch_size)
+    _, options = plan_shards(layout, num_clusters, config, batch_size)
     cpus, keep = options.threads, options.keep
-    rows = max(sum(block.rows for block in shard) for shard in shards)
-    drawn = batch_size if batch_size and batch_size < layout.rows else 0
-    about = num_clusters, drawn, cpus, *keep.in_memory
-    held = max(worker_bytes(shard, *about) for shard in shards)
     values = num_clusters * layout.features
     files = len({block.file for block in layout.blocks})
     where = "in this process" if config.num_workers == 0 else "on Ray"
@@ -59,11 +55,12 @@ def explain(
         "data": f"{layout.rows:,} rows x {layout.features:,} features, {in_units(_bytes(layout))} "
         f"as {layout.narrow or 'float32'}; {files:,} file{'s'[: files != 1]}, "
         f"{len(layout.blocks):,} blocks",
-        "workers": f"{len(shards):,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and at most "
-        f"{rows:,} rows each",
+        "workers": f"{options.count:,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and at most "
+        f"{options.rows:,} rows each",
         "rows": f"as {keep.narrow or 'float32'} {PLACES[keep.place]} (cache={config.cache!r})",
-        "memory": f"{in_units(held)} in a worker at most, {in_units(WORKER_BASE_BYTES)} of it "
-        f"before any row; it may hold {in_units(worker_memory(config))}",
+        "memory": f"{in_units(options.num_bytes)} in a worker at most, "
+        f"{in_units(WORKER_BASE_BYTES)} of it before any row; "
+        f"it may hold {in_units(worker_memory(config))}",
         "traffic": work.value.format(
             centers=in_units(4 * values),
             sums=in_units(8 * (values + num_clusters)),

@@ -11,7 +11,15 @@ from ray_kmeans.cluster.options import WorkerOptions, threads_of
 from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import Layout, Shard, check_budget, most_rows, readers_of, split
+from ray_kmeans.data.plan import (
+    Layout,
+    Shard,
+    check_budget,
+    most_bytes,
+    most_rows,
+    readers_of,
+    split,
+)
 from ray_kmeans.data.source import Source, is_only_here
 from ray_kmeans.errors import BudgetError, ConfigError, DataError
 from ray_kmeans.observe import events as ev
@@ -55,9 +63,18 @@ def plan_shards(
         fewest=config.min_workers,
         most=most,
         most_rows=most_rows(shards, *needs, *keep.in_memory),
+        rows=max(sum(block.rows for block in shard) for shard in shards),
+        num_bytes=most_bytes(shards, needs[0], *needs[2:], *keep.in_memory),
         replace_timeout_s=config.worker_replace_timeout_s,
     )
     return split(layout.blocks, most) if most else shards, options
+
+
+def planned(options: WorkerOptions) -> ev.Planned:
+    """Return the plan as an event."""
+    keep, count = options.keep, options.count or 1
+    place = f"{keep.place} as {keep.narrow or 'float32'}"
+    return ev.Planned(count, options.threads, options.rows, place, options.num_bytes)
 
 
 def _where(
@@ -146,13 +163,15 @@ def open_pool(
 ) -> Iterator[Pool]:
     """Give a pool that this process owns; with one worker for each shard, or so many."""
     shards, options = plan_shards(layout, num_clusters, config, batch_size, workers)
+    emit = emit or LogLines()
+    emit(planned(options))
     pool: Pool
     if config.num_workers == 0:
         pool = LocalPool(source, shards, metric, threads=options.threads, keep=options.keep)
     else:
         from ray_kmeans.cluster import on_ray
 
-        pool = on_ray.open_pool(source, shards, metric, options, emit or LogLines())
+        pool = on_ray.open_pool(source, shards, metric, options, emit)
     del source  # it may be the first batch of a stream, and go when the next one comes
     try:
         yield pool

@@ -25,11 +25,12 @@ from ray_kmeans.data.weighted import WeightedSource, with_weights
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe import summaries
+from ray_kmeans.observe.journal import Journal
 from ray_kmeans.observe.listeners import LogLines, tell_all, warn
 from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.summaries import Summaries, tensorboard_installed
-from ray_kmeans.resources import check_reachable, open_pool, plan_shards, workforce
+from ray_kmeans.resources import check_reachable, open_pool, plan_shards, planned, workforce
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.store.publish import Place
 
@@ -86,6 +87,7 @@ def fit(
             from ray_kmeans.cluster import on_ray
 
             shards, options = plan_shards(layout, k, config, size)
+            emit(planned(options))
             name = _name_of_fit(store) if config.detached else None
             return on_ray.fit_on_ray(plan, store, source, shards, options, emit, name)
         with (
@@ -226,8 +228,9 @@ def _listening(
             from ray_kmeans.observe.metrics import RayMetrics  # ray is not imported where not used
 
             everybody.append(RayMetrics())
+        publish = Place(store.url, store.storage_options).put
+        everybody.append(Journal(publish))
         if tensorboard_installed():
-            publish = Place(store.url, store.storage_options).put
             scalars = Summaries(config.save_summary_steps, publish)
             everybody.append(open_ones.enter_context(closing(scalars)))
         yield tell_all(everybody)

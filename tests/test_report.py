@@ -23,6 +23,7 @@ from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.plan import Layout, cut
 from ray_kmeans.errors import ConfigError, DataError, NoDataError, NotFittedError, StoreError
+from ray_kmeans.observe.journal import Run, Span
 from ray_kmeans.report import figures, sample, write_report
 from ray_kmeans.report.centers import gaps_of, plane_of, sizes_of
 from ray_kmeans.report.page import readable
@@ -36,6 +37,7 @@ X[:200] += 5
 TEXTS = [f"text {number}" for number in range(300)]
 K = 20
 OF_MODELS = ["model", "loss", "moves", "sizes", "view", "gaps"]
+OF_RUNS = ["time", "plan", "survived"]
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
@@ -143,8 +145,8 @@ def number(cell):
 
 
 def test_every_section_is_there_and_every_element_is_closed(page, model, tmp_path):
-    assert list(sections(page)) == [*OF_MODELS, "examples"]
-    assert list(sections(made(model, tmp_path))) == OF_MODELS
+    assert list(sections(page)) == [*OF_MODELS, "examples", *OF_RUNS]
+    assert list(sections(made(model, tmp_path))) == [*OF_MODELS, *OF_RUNS]
 
 
 def test_the_page_needs_nothing_but_itself(page):
@@ -170,7 +172,7 @@ def test_every_figure_says_what_it_shows_and_no_two_elements_have_one_id(page):
     ids = [each.get("id") for each in root.iter() if each.get("id")]
     figures = root.findall(".//figure/svg")
 
-    assert len(figures) == 5
+    assert len(figures) == 6
     for figure in figures:
         assert figure.get("role") == "img"
         title = root.find(f".//*[@id='{figure.get('aria-labelledby')}']")
@@ -554,7 +556,7 @@ def test_every_kind_of_model_has_its_page(tmp_path, data, params):
     text, with_data = made(model, tmp_path), made(model, tmp_path, data)
 
     missing = {"gaps"} if len(state.centers) == 1 else set()
-    assert set(sections(text)) == set(OF_MODELS) - missing
+    assert set(sections(text)) == {*OF_MODELS, *OF_RUNS} - missing
     assert set(sections(with_data)) == {*sections(text), "examples"}
     assert number(facts(text)["inertia of the last step"]) == pytest.approx(
         state.history[-1].inertia, rel=1e-5
@@ -720,3 +722,44 @@ def test_a_browser_shows_the_page_and_complains_of_nothing(page, tmp_path):
     inked = (pixels != pixels[0, 0]).any(axis=2)
     assert 0.02 < inked.mean() < 0.5
     assert inked.any(axis=1)[:2000].mean() > 0.3  # from the top on, not a line somewhere
+
+
+def record(began, **about):
+    """Return the record of a run of two steps."""
+    spans = [Span(1, 1, 0.5, 0.25, 0.125), Span(2, 1, 1.5, 0.25, 0.125)]
+    return bytes(Run(began, workers=3, rows=300, spans=spans, **about))
+
+
+def test_the_page_tells_the_time_the_plan_and_the_failures_of_all_runs(tmp_path):
+    model = fitted(tmp_path, num_clusters=3)
+    [own] = Path(model.url, "runs").iterdir()
+    own.unlink()
+    later = record(
+        "2026-02-02T10:00:00+00:00",
+        survived=["10:00:07 worker 2 was lost"],
+        planned_bytes=700 * 2**20,
+        planned_rows=100,
+        peak_bytes=512 * 2**20,
+        reading=2.0,
+    )
+    Path(model.url, "runs", "b.json").write_bytes(record("2026-02-01T10:00:00+00:00"))
+    Path(model.url, "runs", "a.json").write_bytes(later)
+    Path(model.url, "runs", "c.json").write_bytes(b"no record")
+
+    text = made(model, tmp_path)
+
+    first, second = table(text, "time")
+    assert (first[0], second[0]) == ("2026-02-01 10:00:00", "2026-02-02 10:00:00")
+    assert list(map(number, second[1:8])) == [3, 2, 2, 0, 2, 0.5, 0.25]
+    plan = dict(table(text, "plan"))
+    assert number(plan["planned MiB of a worker at most"]) == 700
+    assert number(plan["measured MiB of a worker at most"]) == 512
+    assert number(plan["rows read for each second"]) == 150
+    assert table(text, "survived") == [["2026-02-02", "10:00:07 worker 2 was lost"]]
+
+
+def test_a_model_without_records_of_runs_has_a_page_without_these_sections(tmp_path):
+    model = fitted(tmp_path, num_clusters=3)
+    shutil.rmtree(Path(model.url, "runs"))
+
+    assert list(sections(made(model, tmp_path))) == OF_MODELS

@@ -25,6 +25,7 @@ from ray_kmeans.cluster.worker import this_process
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.clustering.state import FitState, Stop, digest
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.errors import StoreError
@@ -117,6 +118,7 @@ def run_fit(
 ) -> FitState:
     """Fit and return the final state, which is also the last checkpoint."""
     summary = _load(pool, emit)
+    Partials.get_ready(summary)
     emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters))))
     found = store.latest()
     with Saver(store, emit) as saver:
@@ -170,6 +172,7 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
         if state.running and started.running and state.running is not started.running:
             watch.emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
         state = _iterate(plan, trainer, started, watch)
+        watch.emit(ev.Peaks(tuple(trainer.pool.ask("peak_bytes"))))
         watch.save(state)
         watch.saver.flush()
         watch.monitors.end(state)

@@ -22,6 +22,10 @@ class WorkerOptions:
     """Workers that may be there at once; None: as many as at the start."""
     most_rows: int | None = None
     """Rows that a worker may hold; None: any number."""
+    rows: int = 0
+    """Of the largest shard."""
+    num_bytes: int = 0
+    """That the worker with that shard holds, as planned."""
     replace_timeout_s: float = 30.0
     """After a loss, before the others take the shards over."""
 

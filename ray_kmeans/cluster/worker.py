@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import reduce
@@ -66,6 +68,11 @@ class ShardWorker:
     def where(self) -> tuple[str, int]:
         """Return (host, pid) of this process."""
         return this_process()
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that this process has held so far."""
+        found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return found if sys.platform == "darwin" else 1024 * found
 
     def load(self, source: Reader, blocks: Sequence[Block]) -> Extent:
         """Read the shard, and return its extent, with the rows that are not finite counted."""

@@ -47,6 +47,12 @@ class Partials:
         sums, counts = ([getattr(each, name) for each in slices] for name in ("sums", "counts"))
         return cls(np.concatenate(sums), np.concatenate(counts))
 
+    @staticmethod
+    def get_ready(summary: Summary) -> None:
+        """Compile what sums are looked at with, so that no iteration has to wait for that."""
+        nothing = Partials.zero(1, len(summary.grid.exponent))
+        nothing.inertia(summary, nothing.means(summary, nothing.sums.astype(np.float32)))
+
     def means(self, summary: Summary, previous: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the new centers, (k, d); for cosine the means scaled to norm 1.
 

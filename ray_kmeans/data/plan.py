@@ -152,6 +152,19 @@ def readers_of(threads: int) -> int:
     return min(threads, READERS)
 
 
+def most_bytes(
+    shards: Sequence[Shard],
+    num_clusters: int,
+    batch_rows: int = 0,
+    threads: int = 1,
+    kept: bool = True,
+    item_bytes: int = 0,
+) -> int:
+    """Return what the worker with most to hold holds."""
+    about = num_clusters, batch_rows, threads, kept, item_bytes
+    return max(worker_bytes(shard, *about) for shard in shards)
+
+
 def most_rows(
     shards: Sequence[Shard],
     num_clusters: int,
@@ -181,8 +194,7 @@ def check_budget(
     item_bytes: int = 0,
 ) -> None:
     """Raise BudgetError if a worker would not fit into `allowed_bytes`."""
-    about = num_clusters, batch_rows, threads, kept, item_bytes
-    needed = max(worker_bytes(shard, *about) for shard in shards)
+    needed = most_bytes(shards, num_clusters, batch_rows, threads, kept, item_bytes)
     if needed > allowed_bytes:
         rows = max(sum(block.rows for block in shard) for shard in shards)
         features = shards[0][0].features

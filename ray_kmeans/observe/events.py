@@ -21,6 +21,21 @@ class Waiting:
     free_cpus: float
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What workers will hold, as far as metadata tell."""
+
+    workers: int
+    threads: int
+    """Of each."""
+    rows: int
+    """Of the largest shard."""
+    place: str
+    """Where it is kept, and as what."""
+    num_bytes: int
+    """That a worker holds at most."""
+
+
 class Phase(Enum):
     """What a run does one after the other; the value is the word shown to the user."""
 
@@ -148,6 +163,10 @@ class WorkerReplaced:
     worker: int
     cause: str
 
+    def __str__(self) -> str:
+        """Say so in words."""
+        return f"worker {self.worker} was lost and is replaced: {self.cause}"
+
 
 @dataclass(frozen=True)
 class WorkersLag:
@@ -157,6 +176,10 @@ class WorkersLag:
     rows: int
     """That are computed twice; the answer that comes first counts."""
 
+    def __str__(self) -> str:
+        """Say so in words."""
+        return f"{self.workers} workers lag: {self.rows:,} rows are computed elsewhere too"
+
 
 @dataclass(frozen=True)
 class WorkersJoined:
@@ -165,12 +188,27 @@ class WorkersJoined:
     workers: int
     """That there are now."""
 
+    def __str__(self) -> str:
+        """Say so in words."""
+        return f"workers have joined; there are {self.workers} now"
+
 
 @dataclass(frozen=True)
 class CoordinatorReplaced:
     """The coordinator died; another one goes on from the last checkpoint."""
 
     cause: str
+
+    def __str__(self) -> str:
+        """Say so in words."""
+        return f"the coordinator was lost and is replaced: {self.cause}"
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The iterations are over; the most memory that each worker has held so far."""
+
+    num_bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -196,7 +234,8 @@ class FitEnded:
 
 
 Event: TypeAlias = (
-    Waiting
+    Planned
+    | Waiting
     | PhaseBegan
     | PhaseMoved
     | DataLoaded
@@ -209,6 +248,7 @@ Event: TypeAlias = (
     | WorkersLag
     | WorkersJoined
     | CoordinatorReplaced
+    | Peaks
     | Warned
     | Logged
     | FitEnded

@@ -69,28 +69,10 @@ class LogLines:
                 | ev.CoordinatorReplaced()
             ):
                 log.warning("%s", event)
-            case ev.DataLoaded():
-                log.info(
-                    "rows=%d features=%d workers=%d seconds=%.1f",
-                    event.rows,
-                    event.features,
-                    len(event.workers),
-                    event.seconds,
-                )
-            case ev.KernelsReady():
-                log.info("kernels=%s", event)
-            case ev.PhaseBegan(phase, total, unit):
-                log.info("phase=%s total=%s unit=%s", phase.value, total, unit)
             case ev.PhaseMoved():
                 pass  # how far it is, the progress bar says
-            case ev.CheckpointSaved():
-                log.info("checkpoint=%s", event.path)
-            case ev.FitEnded():
-                log.info(
-                    "stop=%s iteration=%d: %s", event.stop.name, event.iteration, event.stop.value
-                )
             case _:
-                log.info("%s", event)
+                log.info("%s", _text(event))
 
     def _iteration(self, event: ev.IterationDone) -> None:
         now = time.monotonic()
@@ -99,6 +81,29 @@ class LogLines:
             return
         self._logged_at = now
         log.info("%s", _pairs(event))
+
+
+def _text(event: ev.Event) -> str:
+    """Return the line of an event that comes once or now and then."""
+    match event:
+        case ev.Planned():
+            workers = f"workers={event.workers} threads={event.threads} rows={event.rows}"
+            return f"plan: {workers} kept={event.place!r} bytes={event.num_bytes}"
+        case ev.DataLoaded():
+            data = f"rows={event.rows} features={event.features}"
+            return f"{data} workers={len(event.workers)} seconds={event.seconds:.1f}"
+        case ev.Peaks():
+            return f"peak_bytes={max(event.num_bytes)}"
+        case ev.KernelsReady():
+            return f"kernels={event}"
+        case ev.PhaseBegan(phase, total, unit):
+            return f"phase={phase.value} total={total} unit={unit}"
+        case ev.CheckpointSaved():
+            return f"checkpoint={event.path}"
+        case ev.FitEnded(stop, iteration):
+            return f"stop={stop.name} iteration={iteration}: {stop.value}"
+        case _:
+            return str(event)
 
 
 def _pairs(event: ev.IterationDone) -> str:

@@ -11,6 +11,8 @@ from ray_kmeans.answers import check_features
 from ray_kmeans.clustering.metric import COSINE
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.observe import journal
+from ray_kmeans.observe.journal import Run
 from ray_kmeans.remote import redacted
 from ray_kmeans.report.centers import Gaps, Plane, Sizes, gaps_of, plane_of, sizes_of
 from ray_kmeans.report.sample import Sample, Shown, check_column, sample_of, shown
@@ -47,6 +49,8 @@ class Facts:
     name: str
     """Where the model is, without secrets."""
     state: FitState
+    runs: tuple[Run, ...]
+    """That made it, the first one first."""
     plane: Plane
     gaps: Gaps | None
     """None for a single center."""
@@ -71,7 +75,12 @@ def facts_of(
     gaps = gaps_of(state.centers, state.metric)
     sizes = sizes_of(state, seen.sample.labels if seen else None)
     examples = seen.nearest(_largest_and_smallest(sizes), show) if seen and sizes else {}
-    return Facts(model.shown, state, plane, gaps, sizes, seen, examples)
+    return Facts(model.shown, state, _runs_of(model), plane, gaps, sizes, seen, examples)
+
+
+def _runs_of(model: ModelDir) -> tuple[Run, ...]:
+    found = map(Run.parse, model.records(journal.FOLDER))
+    return tuple(sorted((run for run in found if run), key=lambda run: run.began))
 
 
 def _look_at(

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.state import Iteration
+from ray_kmeans.observe.journal import Span
 from ray_kmeans.report.centers import Plane
 
 BLUE, ORANGE, GREY = "#2f7fd6", "#d9730d", "#8a8f98"
@@ -102,6 +103,26 @@ def moves(history: Sequence[Iteration]) -> Figure:
         f"{shifts[-1]:,.6g} in the last; {empty[-1]:,} clusters were empty then."
     )
     return _figure(canvas, "moves", alt)
+
+
+@rc_context(STYLE)
+def times(spans: Sequence[Span]) -> Figure:
+    """Draw the seconds of a step, those of its parts on top of each other."""
+    canvas = Canvas(figsize=(6, 2.8))
+    axes = canvas.subplots()
+    begins = [span.iteration - span.steps + 0.5 for span in spans]
+    widths = [span.steps for span in spans]
+    below = np.zeros(len(spans))
+    for name, color in (("compute", BLUE), ("wait", GREY), ("reduce", ORANGE)):
+        heights = np.array([getattr(span, name) / span.steps for span in spans])
+        axes.bar(begins, heights, widths, below, align="edge", color=color, label=name)
+        below += heights
+    axes.set_ylabel("seconds of a step")
+    axes.set_ylim(top=1.25 * max(below.max(), 1e-9))  # room for the legend
+    axes.legend(ncols=3, frameon=False, loc="upper right")
+    _steps(axes)
+    alt = f"A step took from {below.min():,.6g} to {below.max():,.6g} seconds."
+    return _figure(canvas, "times", alt)
 
 
 @rc_context(STYLE)

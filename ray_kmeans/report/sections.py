@@ -17,6 +17,7 @@ from ray_kmeans.clustering.state import FitState, Iteration
 from ray_kmeans.report import figures
 from ray_kmeans.report.facts import LARGEST_SHOWN, SMALLEST_SHOWN, Facts
 from ray_kmeans.report.page import Section, Table
+from ray_kmeans.report.run_sections import RUNS
 
 STEPS_SHOWN = 4
 """First steps, and as many last ones, that stand in the table."""
@@ -165,4 +166,4 @@ def _zeros(values: NDArray[Any]) -> str:
     return " The axis is logarithmic, so zeros are left out." if left_out else ""
 
 
-SECTIONS = (_loss, _moves, _sizes, _view, _gaps, _examples)
+SECTIONS = (_loss, _moves, _sizes, _view, _gaps, _examples, *RUNS)

@@ -119,6 +119,11 @@ class ModelDir(publish.Place):
         with self.said(f"model_dir={self.shown!r} cannot be read"):
             return [f"{self.url.rstrip('/')}/checkpoints/{_name(p)}" for p in self._manifests()]
 
+    def records(self, folder: str) -> list[bytes]:
+        """Return what the files of a folder hold, in the order of their names."""
+        with self.said(f"model_dir={self.shown!r} cannot be read"):
+            return [self.fs.cat_file(path) for path in self._listed(f"{self.path}/{folder}")]
+
     def matching(
         self, num_clusters: int, metric: str, num_features: int | None = None
     ) -> FitState | None:
