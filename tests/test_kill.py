@@ -20,6 +20,8 @@ from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
+from tests.servers import lasting_ray
+from tests.test_ray_training import descendants
 
 pytestmark = pytest.mark.ray
 
@@ -105,8 +107,8 @@ def test_a_killed_coordinator_is_replaced_and_goes_on_from_its_checkpoint(tmp_pa
     assert_same(state, undisturbed)
 
 
-def run_job(model_dir, place, workers="2"):
-    environment = {**os.environ, "RAY_TMPDIR": place}
+def run_job(model_dir, place, workers="2", **environment):
+    environment = {**os.environ, "RAY_TMPDIR": place, **environment}
     command = [sys.executable, "jobs/fit.py", str(DATA), str(model_dir), "--num-clusters", str(K)]
     return subprocess.Popen(
         [
@@ -162,4 +164,31 @@ def test_a_killed_driver_that_is_run_again_equals_the_undisturbed_one(tmp_path, 
     assert second.returncode == 0, output
     assert iteration <= cut_off.iteration < undisturbed.iteration
     assert cut_off.stop is None
+    assert_same(ModelDir.at(str(tmp_path), {}, 5).latest(), undisturbed)
+
+
+IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+"""So long Ray waits for a head that is gone; 60 s by default."""
+
+
+def test_a_cluster_whose_head_is_killed_costs_no_more_than_since_the_last_checkpoint(
+    tmp_path, undisturbed, monkeypatch
+):
+    for name, value in IMPATIENT.items():
+        monkeypatch.setenv(name, value)
+    checkpoints = tmp_path / "checkpoints"
+    with lasting_ray(3) as (head, address):
+        first = run_job(tmp_path, tempfile.gettempdir(), RAY_ADDRESS=address)
+        wait_until(lambda: first.poll() is not None or list(checkpoints.glob("*-iteration-3.json")))
+        for pid in descendants(head.pid):
+            os.kill(pid, signal.SIGKILL)
+        output, _ = first.communicate(timeout=120)
+    cut_off = ModelDir.at(str(tmp_path), {}, 5).latest()
+    with lasting_ray(2) as (_, address):
+        second = run_job(tmp_path, tempfile.gettempdir(), "1", RAY_ADDRESS=address)
+        second_output, _ = second.communicate(timeout=120)
+
+    assert first.returncode not in (0, None), output
+    assert 3 <= cut_off.iteration < undisturbed.iteration
+    assert second.returncode == 0, second_output
     assert_same(ModelDir.at(str(tmp_path), {}, 5).latest(), undisturbed)
