@@ -177,9 +177,9 @@ def write_labels(
         return layout.rows
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(), progress])
-        written = Labelling(state, source, layout, config, how, emit).write(output, run)
+        written, numbers = Labelling(state, source, layout, config, how, emit).write(output, run)
     model = {"model_dir": redacted(model_dir), "iteration": state.iteration}
-    output.finish(run, written, model, len(layout.blocks))
+    output.finish(run, written, model, numbers)
     return layout.rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ray_kmeans.cluster.pool import Moved, rows_of
 from ray_kmeans.clustering.state import FitState, digest
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import Layout
+from ray_kmeans.data.plan import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.versions import contents_of
 from ray_kmeans.errors import ConfigError
@@ -22,6 +23,12 @@ from ray_kmeans.store.parts import Part
 
 OWN_COLUMNS = ("row", "cluster_idx", "distance")
 SECOND_COLUMNS = ("second_cluster_idx", "second_distance")
+
+
+FEW_FILES = 256
+"""Up to twice as many files it may be, of a block each."""
+MOST_BLOCKS = 16
+"""Of a file."""
 
 
 @dataclass(frozen=True)
@@ -67,49 +74,69 @@ class Labelling:
     how: How
     emit: ev.Emit
 
-    def write(self, output: LabelledOutput, run: Run) -> Written:
-        """Write all that is missing."""
-        written = self._write_blocks(run)
-        if not self.how.by_cluster:
-            return written
-        return self._gather(output, run, written)
+    def write(self, output: LabelledOutput, run: Run) -> tuple[Written, int]:
+        """Write all that is missing; also return how many parts have a number."""
+        together = blocks_of_a_part(len(self.layout.blocks))
+        runs = [
+            list(blocks)
+            for _, blocks in groupby(self.layout.blocks, key=lambda block: block.index // together)
+        ]
+        written = self._write_parts(run, runs, together)
+        if self.how.by_cluster:
+            written = self._gather(output, run, written, [blocks[0] for blocks in runs])
+        return written, len(runs)
 
-    def _write_blocks(self, run: Run) -> Written:
-        """Write the parts of the blocks that have none; the others are not even read."""
+    def _write_parts(self, run: Run, runs: list[list[Block]], together: int) -> Written:
+        """Write the parts that are not there; the blocks of the others are not even read."""
         parts: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)
-        for index, part, (labels, rows) in run.parts.there(self.layout.blocks):
+        for index, part, (labels, rows) in run.parts.there(runs):
             parts[index] = part
             counts[labels[labels >= 0]] += rows[labels >= 0]
-        missing = [block for block in self.layout.blocks if block.index not in parts]
+        missing = [index for index in range(len(runs)) if index not in parts]
         if missing:
-            with self._pool(missing) as pool:
-                pool.read(self._moved(ev.Phase.READING, missing))
-                how = run.parts, self.how.keep_columns, self.how.second
-                moved = self._moved(ev.Phase.WRITING, missing)
+            blocks = [block for index in missing for block in runs[index]]
+            with self._pool(blocks, together) as pool:
+                pool.read(self._moved(ev.Phase.READING, blocks))
+                how = run.parts, self.how.keep_columns, self.how.second, together
+                moved = self._moved(ev.Phase.WRITING, blocks)
                 new, more = pool.write_labels(self.state.centers, *how, moved)
-            parts |= {block.index: part for block, part in zip(missing, new, strict=True)}
+            parts |= dict(zip(missing, new, strict=True))
             counts += more
-        return Written([parts[block.index] for block in self.layout.blocks], counts)
+        return Written([parts[index] for index in range(len(runs))], counts)
 
-    def _gather(self, output: LabelledOutput, run: Run, written: Written) -> Written:
-        """Put the rows of all blocks in order of their clusters, bundle by bundle."""
+    def _gather(
+        self, output: LabelledOutput, run: Run, written: Written, firsts: list[Block]
+    ) -> Written:
+        """Put the rows of all parts in order of their clusters, bundle by bundle."""
         place = ByCluster(output.url, output.storage_options, run.parts)
         bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
         files = place.done(bundles)
         missing = [bundle for bundle in bundles if bundle[0] not in files]
         if missing:
             # The workers have let go of the rows, and hold for each bundle its first block alone.
-            with self._pool([self.layout.blocks[bundle[0]] for bundle in missing]) as pool:
+            blocks = [replace(firsts[bundle[0]], index=bundle[0]) for bundle in missing]
+            with self._pool(blocks) as pool:
                 pool.load()
                 files |= pool.gather(place, missing, width)
         parts = [part for bundle in bundles for part in files[bundle[0]]]
         return Written(parts, written.counts, width)
 
-    def _pool(self, blocks: list[Any]) -> Any:
+    def _pool(self, blocks: list[Block], together: int = 1) -> Any:
         layout = replace(self.layout, blocks=tuple(blocks))
-        k, metric = len(self.state.centers), self.state.metric
-        return open_pool(self.source, layout, k, metric, self.config, self.emit)
+        about = self.source, layout, len(self.state.centers), self.state.metric, self.config
+        return open_pool(*about, self.emit, together=together)
 
-    def _moved(self, phase: ev.Phase, blocks: list[Any]) -> Moved:
+    def _moved(self, phase: ev.Phase, blocks: list[Block]) -> Moved:
         return ev.begin(self.emit, phase, rows_of(blocks), "rows")
+
+
+def blocks_of_a_part(blocks: int) -> int:
+    """Return how many blocks become one file, by their number alone.
+
+    Few data have a file for each block, so that all workers write; many have files of 131,072 rows.
+
+    >>> [blocks_of_a_part(n) for n in (1, 511, 512, 122_071)]
+    [1, 1, 2, 16]
+    """
+    return min(max(blocks // FEW_FILES, 1), MOST_BLOCKS)

@@ -40,16 +40,18 @@ def plan_shards(
     config: RunConfig,
     batch_size: int | None = None,
     workers: int | None = None,
+    together: int = 1,
 ) -> tuple[tuple[Shard, ...], WorkerOptions]:
     """Deal the blocks out to workers, as many as there may be by default, and check that they fit.
 
     Also returns what is asked of the workers; of so many `workers`, as for batches of a stream,
-    that they keep their rows in memory. Joins or starts Ray where it is needed.
+    that they keep their rows in memory. `together`: see `split`. Joins or starts Ray where it is
+    needed.
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
     count, cpus = workforce(config)
-    shards = split(layout.blocks, workers or count)
+    shards = split(layout.blocks, workers or count, together)
     most = None if workers else config.max_workers
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
     needs = num_clusters, worker_memory(config), drawn, threads_of(cpus)
@@ -67,7 +69,7 @@ def plan_shards(
         num_bytes=most_bytes(shards, needs[0], *needs[2:], *keep.in_memory),
         replace_timeout_s=config.worker_replace_timeout_s,
     )
-    return split(layout.blocks, most) if most else shards, options
+    return split(layout.blocks, most, together) if most else shards, options
 
 
 def planned(options: WorkerOptions) -> ev.Planned:
@@ -160,9 +162,13 @@ def open_pool(
     *,
     batch_size: int | None = None,
     workers: int | None = None,
+    together: int = 1,
 ) -> Iterator[Pool]:
-    """Give a pool that this process owns; with one worker for each shard, or so many."""
-    shards, options = plan_shards(layout, num_clusters, config, batch_size, workers)
+    """Give a pool that this process owns; with one worker for each shard, or so many.
+
+    `together`: see `split`.
+    """
+    shards, options = plan_shards(layout, num_clusters, config, batch_size, workers, together)
     emit = emit or LogLines()
     emit(planned(options))
     pool: Pool

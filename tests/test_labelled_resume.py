@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_kmeans import RunConfig, answers, open_source
+from ray_kmeans import RunConfig, answers, labelling, open_source
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data import plan
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, StoreError
@@ -124,11 +124,14 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    ("name", "few"), [*zip(OPTIONS, [256, 256, 256], strict=True), ("by cluster", 4)]
+)
 def test_a_run_cut_off_after_any_file_and_run_again_equals_one_that_was_not(
-    data, name, monkeypatch
+    data, name, few, monkeypatch
 ):
     options = OPTIONS[name]
+    monkeypatch.setattr(labelling, "FEW_FILES", few)
     monkeypatch.setattr(by_cluster, "BUNDLE_ROWS", 40)
     whole = f"memory://{uuid.uuid4().hex}"
     with monkeypatch.context() as patch:
@@ -151,6 +154,26 @@ def test_a_run_cut_off_after_any_file_and_run_again_equals_one_that_was_not(
         torn = K if "by_cluster" in options else 0  # files of a bundle that is not done
         assert len(again) <= len(written) - puts + torn
     check_complete(whole)
+
+
+@pytest.mark.parametrize("few", [1, 2, 3, 5, 8])
+def test_blocks_that_make_a_file_together_are_written_with_their_columns_in_order(
+    data, tmp_path, few, monkeypatch
+):
+    monkeypatch.setattr(labelling, "FEW_FILES", few)
+    url = str(tmp_path / "out")
+
+    write(data, url, keep_columns=["id"], second=True)
+
+    blocks = len(open_source(data).describe().blocks)
+    parts = manifest_of(url)["parts"]
+    assert len(parts) == -(-blocks // min(blocks // few, labelling.MOST_BLOCKS))
+    check_complete(url)
+    assert read(url)["id"].to_pylist() == [f"row {i}" for i in range(N)]
+    more = str(tmp_path / "more")
+    put_rows(tmp_path / "more", "2.parquet", X, first=N)
+    write(more, url, keep_columns=["id"], second=True, append=True)
+    assert read(url)["id"].to_pylist() == [f"row {i}" for i in range(2 * N)]
 
 
 def test_only_the_missing_blocks_are_read_and_written_again(data, tmp_path, monkeypatch):
@@ -317,15 +340,17 @@ def test_data_without_rows_are_refused_before_anything_is_written(tmp_path):
     bundle=st.integers(1, 100),
     files=st.integers(1, 40),
     second=st.booleans(),
+    few=st.integers(1, 40),
 )
 def test_by_cluster_every_row_is_once_in_the_folder_of_its_cluster(
-    monkeypatch, block, bundle, files, second
+    monkeypatch, block, bundle, files, second, few
 ):
     url = f"memory://{uuid.uuid4().hex}"
     with monkeypatch.context() as patch:
         patch.setattr(plan, "BLOCK_ROWS", block)
         patch.setattr(by_cluster, "BUNDLE_ROWS", bundle)
         patch.setattr(by_cluster, "MOST_FILES", files)
+        patch.setattr(labelling, "FEW_FILES", few)
         write(X, url, by_cluster=True, second=second)
 
     check_complete(url)

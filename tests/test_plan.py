@@ -74,6 +74,25 @@ def test_shards_are_the_blocks_in_order_and_about_equal(sizes, n_shards):
         assert abs(sum(block.rows for block in shard) - fair) <= max(sizes)
 
 
+@given(
+    st.lists(st.integers(1, 100), min_size=1, max_size=40),
+    st.integers(1, 12),
+    st.integers(1, 9),
+    st.data(),
+)
+def test_blocks_that_belong_together_stay_in_one_shard(sizes, n_shards, together, data):
+    every = cut("f", sizes, 8)
+    there = data.draw(st.lists(st.sampled_from(every), min_size=1, unique=True))
+    blocks = [block for block in every if block in there]
+
+    shards = split(blocks, n_shards, together)
+
+    assert [block for shard in shards for block in shard] == blocks
+    pieces = [{block.index // together for block in shard} for shard in shards]
+    assert sum(map(len, pieces)) == len(set.union(*pieces))
+    assert len(shards) == min(n_shards, len(set.union(*pieces)))
+
+
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_shards_of_equal_blocks_differ_by_at_most_one_block(n_blocks, n_shards):
     shards = split(cut("f", [7] * n_blocks, 8), n_shards)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, answers
+from ray_kmeans import KMeansClustering, RunConfig, answers, labelling
 from ray_kmeans.data.source import open_source
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
@@ -154,3 +154,20 @@ def test_any_number_of_workers_goes_on_where_another_one_was_cut_off(place, tmp_
     label(place, output, 5, keep_columns=("id",))
 
     check_same(output, place / "plain")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_files_of_several_blocks_are_the_same_for_any_number_of_workers(
+    place, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(labelling, "FEW_FILES", 60)
+    options = {"keep_columns": ("id",), "by_cluster": True}
+    label(place, tmp_path / "here", 0, **options)
+
+    label(place, tmp_path / "out", 5, **options)
+
+    check_same(tmp_path / "out", tmp_path / "here")
+    plain = tmp_path / "plain"
+    label(place, plain, 3, keep_columns=("id",))
+    assert parts_in(plain) == -(-parts_in(place / "plain") // 3)
+    assert read(str(plain)).equals(read(str(place / "plain")))

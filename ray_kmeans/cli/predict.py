@@ -25,7 +25,7 @@ class Predict(Rows, Configured):
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL of a fitted model."""
     output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
-    """Directory or fsspec URL for the labelled rows, one Parquet file per block of the data."""
+    """Directory or fsspec URL for the labelled rows, as Parquet files."""
     keep_columns: tuple[str, ...] = ()
     """Columns of the data to pass through to the output."""
     second: bool = False

@@ -1,4 +1,4 @@
-"""Labelled rows on their way from a shard to a store: what is written of each block, by threads."""
+"""Labelled rows on their way from a shard to a store: what is written of its blocks, by threads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, groupby, repeat
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.shard import Block, Reader
@@ -23,12 +24,13 @@ FETCHED_AT_ONCE = 4
 """The same where their rows are in memory for that alone."""
 
 
+Columns: TypeAlias = dict[str, NDArray[Any]]
+
+
 class Writer(Protocol):
     """What a worker asks of the place for labelled output."""
 
-    def write(
-        self, index: int, first_row: int, columns: dict[str, NDArray[Any]], kept: Any
-    ) -> Any: ...
+    def write(self, index: int, first_row: int, columns: Columns, kept: Any) -> Any: ...
 
 
 class Gatherer(Protocol):
@@ -73,9 +75,9 @@ class Labeller:
             self._kernel.assign_second(rows, self._prepared, nearest, second)
         return Labelled(block, rows, nearest, second, out)
 
-    def columns(self, of: Labelled) -> dict[str, NDArray[Any]]:
+    def columns(self, of: Labelled) -> Columns:
         """Return the columns to write: labels and distances, none for rows that do not count."""
-        columns: dict[str, NDArray[Any]] = {}
+        columns: Columns = {}
         for prefix, found in (("", of.nearest), ("second_", of.second)):
             if found is None:
                 continue
@@ -92,27 +94,38 @@ def write_all(
     labelled: Iterator[Labelled],
     kept: Iterator[Any],
     output: Writer,
+    together: int,
     threads: int,
     stays: bool,
 ) -> list[Any]:
-    """Write blocks as they are labelled, some at once; return what the place says of each.
+    """Write blocks as they are labelled, some at once; return what the place says of each part.
 
-    `stays`: whether their rows are in memory anyhow.
+    A part is of so many blocks `together`. `stays`: whether their rows are in memory anyhow.
     """
 
-    def write(of: Labelled, table: Any) -> Any:
-        return output.write(of.block.index, of.block.first, how.columns(of), table)
+    def write(number: int, first_row: int, made: list[Future[Columns]], tables: list[Any]) -> Any:
+        columns = [each.result() for each in made]  # they began before, so no thread waits for long
+        whole = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
+        table = None if tables[0] is None else pa.concat_tables(tables)
+        return output.write(number, first_row, whole, table)
 
     at_once = AT_ONCE if stays else FETCHED_AT_ONCE
-    parts: list[Any] = []
+    parts: list[Future[Any]] = []
     pending: deque[Future[Any]] = deque()
+    pairs = zip(labelled, kept, strict=True)
     with ThreadPoolExecutor(max(threads, WRITERS)) as pool:
-        for of, table in zip(labelled, kept, strict=True):
-            pending.append(pool.submit(write, of, table))
-            if len(pending) == at_once:
-                parts.append(pending.popleft().result())
-        parts += [each.result() for each in pending]
-    return parts
+        for number, of_part in groupby(pairs, key=lambda pair: pair[0].block.index // together):
+            made, tables, first_row = [], [], -1
+            for of, table in of_part:
+                first_row = of.block.first if first_row < 0 else first_row
+                made.append(pool.submit(how.columns, of))
+                tables.append(table)
+                pending.append(made[-1])
+                if len(pending) >= at_once:
+                    pending.popleft().result()
+            parts.append(pool.submit(write, number, first_row, made, tables))
+            pending.append(parts[-1])
+        return [each.result() for each in parts]
 
 
 def kept_of(source: Reader, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[Any]:

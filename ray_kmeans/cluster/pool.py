@@ -143,13 +143,15 @@ class Pool(ABC):
         output: Writer,
         keep_columns: Sequence[str],
         second: bool = False,
+        together: int = 1,
         moved: Moved = nobody,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write labelled output for every row; return parts in the order of the data, and counts.
 
-        `second`: with the second-nearest center. The counts are those of the rows of each label.
+        `second`: with the second-nearest center. So many blocks `together` are a part, and must be
+        in one shard. The counts are those of the rows of each label.
         """
-        how = output, tuple(keep_columns), second
+        how = output, tuple(keep_columns), second, together
         answers = self.ask("write_labels", centers, *how, moved=moved)
         parts = [part for of_shard, _ in answers for part in of_shard]
         return parts, np.sum([counts for _, counts in answers], axis=0)

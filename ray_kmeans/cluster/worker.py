@@ -217,10 +217,11 @@ class ShardWorker:
         output: Writer,
         keep_columns: Sequence[str],
         second: bool = False,
+        together: int = 1,
     ) -> tuple[list[Any], NDArray[np.int64]]:
-        """Write the label of every row, one part per block; return the parts, and rows by label.
+        """Write the label of every row, so many blocks together as a part.
 
-        `second`: also the second-nearest center.
+        Returns the parts, and rows by label. `second`: also the second-nearest center.
         """
         how = Labeller(self._kernel, centers, self._metric, second)
         counts = np.zeros(len(centers), np.int64)
@@ -234,7 +235,7 @@ class ShardWorker:
         kept = kept_of(self._shard.source, self._shard.blocks, keep_columns)
         stays = self._shard.rows.stays
         threads = self._threads.count
-        parts = write_all(how, labelled(), kept, output, threads, stays)
+        parts = write_all(how, labelled(), kept, output, together, threads, stays)
         return parts, counts
 
     def gather(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import TypeAlias
 
 from ray_kmeans.errors import BudgetError
@@ -90,25 +91,31 @@ def cut(
     return blocks
 
 
-def split(blocks: Sequence[Block], n_shards: int) -> tuple[Shard, ...]:
+def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Shard, ...]:
     """Deal the blocks out in consecutive runs of about equal rows; no shard is empty.
+
+    Of the numbers of all blocks, so many `together`, from 0 on, stay in one shard.
 
     >>> [[b.rows for b in shard] for shard in split(cut("f", [4, 4, 1, 3], features=8), 3)]
     [[4], [4], [1, 3]]
+    >>> [[b.rows for b in shard] for shard in split(cut("f", [4, 4, 1, 3], features=8), 3, 2)]
+    [[4, 4], [1, 3]]
     """
-    n_shards = min(n_shards, len(blocks))
+    pieces = [tuple(run) for _, run in groupby(blocks, key=lambda block: block.index // together)]
+    sizes = [sum(block.rows for block in piece) for piece in pieces]
+    n_shards = min(n_shards, len(pieces))
     shards: list[Shard] = []
-    left_rows = sum(block.rows for block in blocks)
+    left_rows = sum(sizes)
     begin = 0
     for left_shards in range(n_shards, 0, -1):
         end, rows = begin, 0
-        spare = len(blocks) - left_shards + 1  # the shards after this one need a block each
+        spare = len(pieces) - left_shards + 1  # the shards after this one need a piece each
         fair = left_rows / left_shards
-        while end < spare and (end == begin or rows + blocks[end].rows / 2 < fair):
-            rows += blocks[end].rows
+        while end < spare and (end == begin or rows + sizes[end] / 2 < fair):
+            rows += sizes[end]
             end += 1
-        end = len(blocks) if left_shards == 1 else end
-        shards.append(tuple(blocks[begin:end]))
+        end = len(pieces) if left_shards == 1 else end
+        shards.append(tuple(chain.from_iterable(pieces[begin:end])))
         begin, left_rows = end, left_rows - rows
     return tuple(shards)
 

@@ -1,12 +1,12 @@
-"""Labelled output in folders by cluster, made of the parts by block once all of these are there.
+"""Labelled output in folders by cluster, made of its parts in order of the data once all are there.
 
-_by_cluster/part-00000012.parquet         the rows of block 12, as they were labelled
-_by_cluster/plan.json                     which blocks make a bundle, and clusters of a folder
-_by_cluster/00000012.json                 the files of the bundle from block 12 on: it is done
+_by_cluster/part-00000012.parquet         some rows of the data, as they were labelled
+_by_cluster/plan.json                     which parts make a bundle, and clusters of a folder
+_by_cluster/00000012.json                 the files of the bundle from part 12 on: it is done
 cluster=00007/part-00000012.parquet       its rows of cluster 7, in order
 cluster_range=00000-00024/part-...        its rows of 25 clusters, where there are many
 
-A file for each block and cluster would be a storm of small ones: a bundle has up to a million rows
+A file for each part and cluster would be a storm of small ones: a bundle has up to a million rows
 (or 64 MiB of parts), and a folder so many clusters that there are 4,096 files at most, or one for
 every 100,000 rows where that is more; and one for each bundle with rows that are left out. A bundle
 that was cut off is written again, under the same names.
@@ -37,7 +37,7 @@ AT_ONCE = 8
 """Parts that are read, or files that are written, at once."""
 
 Bundle = Sequence[int]
-"""Indices of consecutive blocks."""
+"""Indices of consecutive parts."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +49,7 @@ class ByCluster(publish.Place):
     def plan(
         self, parts: Sequence[Part], counts: NDArray[np.int64], width: int | None
     ) -> tuple[list[Bundle], int]:
-        """Return bundles of blocks with these parts, and how many clusters a folder holds.
+        """Return bundles of these parts, and how many clusters a folder holds.
 
         They are written down before they are used. `width`: that of an output which is added to.
         """
@@ -63,7 +63,7 @@ class ByCluster(publish.Place):
         return plan["bundles"], plan["width"]
 
     def done(self, bundles: Sequence[Bundle]) -> dict[int, list[Part]]:
-        """Return the files of the bundles that are done, by their first block."""
+        """Return the files of the bundles that are done, by their first part."""
         names = self.parts.names()
         found: dict[int, list[Part]] = {}
         for first in (bundle[0] for bundle in bundles):
@@ -75,7 +75,7 @@ class ByCluster(publish.Place):
         return found
 
     def gather(self, bundle: Bundle, width: int) -> list[Part]:
-        """Write the rows of some blocks by cluster, and last that they are written."""
+        """Write the rows of some parts by cluster, and last that they are written."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             table = pa.concat_tables(pool.map(self.parts.table, bundle))
             labels = table[LABEL].to_numpy()
@@ -90,13 +90,13 @@ class ByCluster(publish.Place):
         self.parts.put(_marker(bundle[0]), marker)
         return files
 
-    def _name(self, folder: int, width: int, first_block: int) -> str:
-        number = self.parts.first_part + first_block
+    def _name(self, folder: int, width: int, first_part: int) -> str:
+        number = self.parts.first_part + first_part
         return f"{folder_of(folder, width)}/part-{number:08d}.parquet"
 
 
 def bundled(parts: Sequence[Part]) -> Iterator[Bundle]:
-    """Yield runs of blocks that are small enough for a worker, given their parts.
+    """Yield runs of parts that are small enough for a worker.
 
     >>> list(bundled([Part("", 2**19, 100, "")] * 3 + [Part("", 100, 2**26, "")]))
     [[0, 1], [2], [3]]

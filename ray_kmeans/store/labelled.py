@@ -1,7 +1,7 @@
 """Labelled output: Parquet parts under one URL, and a manifest last.
 
 _unfinished.json           while it is written: what it is of
-part-00000012.parquet      the rows of block 12
+part-00000012.parquet      the rows of some blocks of the data
 _manifest.json             all parts, with rows, bytes and hashes
 
 Who finds an output that was cut off, and writes the same, writes the missing parts alone. What more
@@ -108,9 +108,12 @@ class LabelledOutput(publish.Place):
         run: Run,
         written: Written,
         model: Mapping[str, Any],
-        blocks: int,
+        numbers: int,
     ) -> None:
-        """Publish the manifest: from now on the output, with so many more blocks, is complete."""
+        """Publish the manifest: from now on the output is complete.
+
+        `numbers`: of parts that the run has named, whatever became of these.
+        """
         before = run.before
         rows = sum(part.rows for part in written.parts)
         counts = written.counts + np.asarray(before.get("clusters", 0))
@@ -123,7 +126,7 @@ class LabelledOutput(publish.Place):
             "of": {**run.content, "data": None},
             "data": [*before.get("data", ()), *run.content.get("data", ())],
             "width": written.width,
-            "next_part": before.get("next_part", 0) + blocks,
+            "next_part": before.get("next_part", 0) + numbers,
             "parts": [*before.get("parts", ()), *map(asdict, written.parts)],
             "clusters": counts.tolist(),
         }

@@ -1,4 +1,4 @@
-"""Parts of labelled output: one Parquet file per block, written in one step, and read back."""
+"""Parts of labelled output: Parquet files, each written in one step, and read back."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Parts(publish.Place):
     def write(
         self, index: int, first_row: int, columns: Mapping[str, NDArray[Any]], kept: pa.Table | None
     ) -> Part:
-        """Publish the part of block `index`: the columns kept, then row, then these columns."""
+        """Publish part `index`: the columns kept, then row, then these columns."""
         table = dict(zip(kept.column_names, kept.columns, strict=True)) if kept else {}
         first = self.first_row + first_row
         table[ROW] = pa.array(np.arange(first, first + len(columns[LABEL])))
@@ -74,18 +74,19 @@ class Parts(publish.Place):
         self.put(name, data)
         return Part(name, table.num_rows, len(data), publish.sha256(data))
 
-    def there(self, blocks: Sequence[Any]) -> Iterator[tuple[int, Part, Counts]]:
-        """Yield the index, the part and the labels of each block whose part is there and whole.
+    def there(self, runs: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Part, Counts]]:
+        """Yield the index, the part and the labels of each run of blocks that is there and whole.
 
         A part is read back, not believed: its hash and the rows of its clusters would otherwise
         need one more file for each. Labels are a small share of the data.
         """
         names = self.names()
-        found = [block for block in blocks if self._name(block.index) in names]
+        found = [index for index in range(len(runs)) if self._name(index) in names]
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-            for block, part in zip(found, pool.map(self._look, found), strict=True):
+            looks = pool.map(lambda index: self._look(index, runs[index]), found)
+            for index, part in zip(found, looks, strict=True):
                 if part is not None:
-                    yield block.index, *part
+                    yield index, *part
 
     def names(self) -> set[str]:
         """Return the names of the files here, without those in folders."""
@@ -97,12 +98,12 @@ class Parts(publish.Place):
         return {str(path).rsplit("/", 1)[-1] for path in found}
 
     def table(self, index: int) -> pa.Table:
-        """Return what was written for a block."""
+        """Return what was written as a part."""
         data = self.fs.cat_file(f"{self._root}/{self._name(index)}")
         return pq.read_table(pa.BufferReader(data))
 
-    def _look(self, block: Any) -> tuple[Part, Counts] | None:
-        name = self._name(block.index)
+    def _look(self, index: int, blocks: Sequence[Any]) -> tuple[Part, Counts] | None:
+        name = self._name(index)
         data = bytes(self.fs.cat_file(f"{self._root}/{name}"))
         body = data[: -8 - int.from_bytes(data[-8:-4], "little")]
         try:
@@ -113,10 +114,11 @@ class Parts(publish.Place):
         if not said.items() <= (file.metadata.metadata or {}).items():
             return None
         table = file.read([ROW, LABEL])
-        if table.num_rows != block.rows or table[ROW][0].as_py() != self.first_row + block.first:
+        rows, first = sum(block.rows for block in blocks), self.first_row + blocks[0].first
+        if table.num_rows != rows or table[ROW][0].as_py() != first:
             return None
         labels, counts = np.unique(table[LABEL].to_numpy(), return_counts=True)
-        return Part(name, block.rows, len(data), publish.sha256(data)), (labels, counts)
+        return Part(name, rows, len(data), publish.sha256(data)), (labels, counts)
 
     def _name(self, index: int) -> str:
         return f"part-{self.first_part + index:08d}.parquet"
