@@ -22,7 +22,7 @@ SOURCES = {
 """Text of every module by its name inside the package; the package itself is ''."""
 
 ORDER = [  # rooms, from the bottom; those of one line do not know each other
-    {"errors"},
+    {"errors", "version"},
     {"remote", "interrupt"},
     {"config"},
     {"clustering", "kernels"},
@@ -36,7 +36,7 @@ ORDER = [  # rooms, from the bottom; those of one line do not know each other
     {"model", "report", "predictor", "serving", "evaluation", "synthetic"},
     {"estimator"},
     {"demo"},
-    {"cli"},
+    {"cli", "names"},
     {""},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
@@ -67,7 +67,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "tensorboardX": {"observe.summaries"},
     "matplotlib": {"report.figures"},
     "jinja2": {"report.page"},
-    "numpy": set(RANK) - {"errors", "config", "parameters"},
+    "numpy": set(RANK) - {"errors", "version", "config", "parameters"},
 }
 LONGEST_MODULE = 250
 LONGEST_FUNCTION = 40
@@ -179,10 +179,30 @@ def run_fresh(code):
 def test_importing_the_package_loads_neither_ray_nor_numba_nor_tyro():
     slow = {"ray", "numba", "tyro"}
 
-    loaded = run_fresh("import ray_kmeans, sys; print(*sorted(sys.modules))").split()
+    use = "from ray_kmeans import KMeansClustering"
+    loaded = run_fresh(f"{use}; import sys; print(*sorted(sys.modules))").split()
 
     assert "ray_kmeans.estimator" in loaded
     assert slow & set(loaded) == set()
+
+
+def test_a_worker_loads_nothing_that_only_a_driver_needs():
+    loaded = run_fresh("import ray_kmeans.cluster.host, sys; print(*sorted(sys.modules))").split()
+
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("ray_kmeans.")}
+    assert rooms == {"cluster", "clustering", "errors", "kernels", "version"}
+
+
+def test_the_package_has_the_names_of_its_public_module_and_no_others():
+    import ray_kmeans
+    from ray_kmeans import names
+
+    public = {name for name in vars(names) if not name.startswith("__")}
+    assert set(ray_kmeans.PUBLIC) == public
+    assert public <= set(dir(ray_kmeans))
+    assert all(getattr(ray_kmeans, name) is getattr(names, name) for name in public)
+    with pytest.raises(AttributeError, match="no attribute 'KMeans'"):
+        ray_kmeans.KMeans
 
 
 def test_a_model_is_read_where_ray_and_numba_are_not_installed(tmp_path):

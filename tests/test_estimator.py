@@ -118,7 +118,7 @@ def test_blocks_and_shards_do_not_change_one_bit(new, gaussian, monkeypatch):
 
     monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
     blocks = new(gaussian[:6]).fit(gaussian)
-    monkeypatch.setattr(resources, "split", lambda blocks, n_shards: plan.split(blocks, 5))
+    monkeypatch.setattr(resources, "split", lambda blocks, *_: plan.split(blocks, 5))
     shards = new(gaussian[:6]).fit(gaussian)
 
     assert len(open_source(gaussian).describe().blocks) == 29

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster import calls, on_ray, ray_pool
+from ray_kmeans.cluster import calls, crew, on_ray, ray_pool
 from ray_kmeans.cluster.crew import dealt
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import LocalPool
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.data.plan import split
 from ray_kmeans.data.source import open_source
-from ray_kmeans.errors import WorkersLostError
+from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from tests.test_ray_training import comes_true, nothing_stays, write_real_data
 
@@ -263,3 +263,28 @@ def test_a_fit_that_may_grow_has_the_bits_of_one_that_may_not(uri, tmp_path):
 
     assert fits[0].history() == fits[1].history()
     np.testing.assert_array_equal(fits[0].clusters(), fits[1].clusters())
+
+
+class Broken:
+    """Ends before it answers, as where the package cannot be imported."""
+
+    def __init__(self, *_):
+        raise ModuleNotFoundError("No module named 'numba'")
+
+    def hello(self): ...
+
+
+def test_workers_that_die_as_they_start_are_not_started_for_ever(uri, nothing_stays, monkeypatch):
+    monkeypatch.setattr(crew, "KMeansWorker", Broken)
+
+    with pytest.raises(
+        WorkersLostError, match=r"3 workers in a row died .*'numba' Install .* 0\.1"
+    ):
+        Team(uri, 2)
+
+
+def test_workers_of_another_version_are_refused(uri, nothing_stays, monkeypatch):
+    monkeypatch.setattr(crew, "__version__", "7.0")
+
+    with pytest.raises(ConfigError, match=r"have ray_kmeans \d\S* and this process has 7\.0"):
+        Team(uri, 2)

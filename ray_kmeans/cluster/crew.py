@@ -11,11 +11,14 @@ import ray
 
 from ray_kmeans.cluster.host import KMeansWorker
 from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.errors import WorkersLostError
+from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.version import __version__
 
 PATIENCE_S = 10.0
 """Wait for the start of workers before the user hears of it."""
+MOST_FALSE_STARTS = 3
+"""Workers in a row that die before they answer: then the next one will, too."""
 
 
 class Crew:
@@ -29,6 +32,7 @@ class Crew:
         """Those that are there, in the order in which they came."""
         self._expected: dict[Any, Any] = {}
         """Those that are not: by the call that they will answer first."""
+        self._false_starts = 0
 
     def start(self, count: int) -> None:
         """Start so many, and ask for as many more as there may be.
@@ -57,10 +61,14 @@ class Crew:
             # A dead worker is replaced here: restarted by Ray it would have no rows.
             actor: Any = ray.remote(num_cpus=self.options.cpus, max_restarts=0, max_task_retries=0)
             host = actor(KMeansWorker).remote(self._metric, self.options.threads, self.options.keep)
-            self._expected[host.where.remote()] = host
+            self._expected[host.hello.remote()] = host
 
     def welcome(self, count: int, timeout: float) -> int:
-        """Wait for so many of the expected ones; return how many of them have come."""
+        """Wait for so many of the expected ones; return how many of them have come.
+
+        Raises WorkersLostError where they die as they start, ConfigError where they are of another
+        version.
+        """
         come = 0
         end = time.monotonic() + timeout
         while self._expected and come < count:
@@ -70,13 +78,24 @@ class Crew:
                 break
             host = self._expected.pop(done[0])
             try:
-                ray.get(done[0])
-            except ray.exceptions.RayActorError:
-                self.expect(1)
+                _check_same(*ray.get(done[0]))
+            except ray.exceptions.RayActorError as error:
+                self._start_again(error)
                 continue
+            self._false_starts = 0
             self.hosts.append(host)
             come += 1
         return come
+
+    def _start_again(self, error: Exception) -> None:
+        self._false_starts += 1
+        if self._false_starts >= MOST_FALSE_STARTS:
+            raise WorkersLostError(
+                f"{self._false_starts} workers in a row died as they started, the last one with: "
+                f"{_last_line(error)} Install ray_kmeans {__version__} and what it needs on every "
+                "node; the Ray logs of the node tell more."
+            ) from error
+        self.expect(1)
 
     def lose(self, host: Any) -> None:
         """Strike a host off, and ask for another one in its place."""
@@ -88,7 +107,7 @@ class Crew:
         """Give a host that does not answer no work until it does."""
         if host in self.hosts:
             self.hosts.remove(host)
-            self._expected[host.where.remote()] = host
+            self._expected[host.hello.remote()] = host
 
     def close(self) -> None:
         """End all of them."""
@@ -121,6 +140,19 @@ def dealt(
 def first_line(error: Exception) -> str:
     """Return what happened, without Ray's advice below it."""
     return str(error).strip().split("\n")[0]
+
+
+def _last_line(error: Exception) -> str:
+    """Return what a worker raised: it stands below Ray's words and the way there."""
+    return str(error).strip().split("\n")[-1]
+
+
+def _check_same(host: str, version: str) -> None:
+    if version != __version__:
+        raise ConfigError(
+            f"the workers on {host} have ray_kmeans {version} and this process has {__version__}. "
+            "Install the same on all nodes."
+        )
 
 
 def _free_cpus() -> float:

@@ -11,6 +11,7 @@ from ray_kmeans.cluster.shard import Block, Reader
 from ray_kmeans.cluster.shelf import Keep
 from ray_kmeans.cluster.worker import ShardWorker, this_process
 from ray_kmeans.clustering.grid import Extent
+from ray_kmeans.version import __version__
 
 
 class KMeansWorker:
@@ -20,9 +21,9 @@ class KMeansWorker:
         self._how = metric, "cpu", threads, keep
         self._workers: dict[int, ShardWorker] = {}
 
-    def where(self) -> tuple[str, int]:
-        """Return (host, pid) of this process."""
-        return this_process()
+    def hello(self) -> tuple[str, str]:
+        """Return the name of this machine and the version of ray_kmeans here."""
+        return this_process()[0], __version__
 
     def take(
         self, numbers: Sequence[int], source: Reader, shards: Sequence[Sequence[Block]]

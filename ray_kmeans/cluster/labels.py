@@ -10,7 +10,6 @@ from itertools import chain, groupby, repeat
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.shard import Block, Reader
@@ -106,8 +105,7 @@ def write_all(
     def write(number: int, first_row: int, made: list[Future[Columns]], tables: list[Any]) -> Any:
         columns = [each.result() for each in made]  # they began before, so no thread waits for long
         whole = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
-        table = None if tables[0] is None else pa.concat_tables(tables)
-        return output.write(number, first_row, whole, table)
+        return output.write(number, first_row, whole, tables)
 
     at_once = AT_ONCE if stays else FETCHED_AT_ONCE
     parts: list[Future[Any]] = []
@@ -119,7 +117,7 @@ def write_all(
             for of, table in of_part:
                 first_row = of.block.first if first_row < 0 else first_row
                 made.append(pool.submit(how.columns, of))
-                tables.append(table)
+                tables += [] if table is None else [table]
                 pending.append(made[-1])
                 if len(pending) >= at_once:
                     pending.popleft().result()

@@ -200,8 +200,10 @@ class RayPool(Pool):
             if self._losses[shard] > MAX_LOSSES:
                 raise WorkersLostError(
                     f"worker {shard} died {self._losses[shard]} times in a row, the last time with:"
-                    f" {cause} See the Ray logs of its node; if it ran out of memory, use more "
-                    "workers on more nodes."
+                    f" {cause} See the Ray logs of its node. The plan was for at most "
+                    f"{self._crew.options.num_bytes:,} bytes in a worker, for "
+                    f"{self._crew.options.rows:,} rows; if it ran out of memory, use more workers "
+                    "on more nodes, or cache='disk'."
                 ) from error
         gone = [shard for shard, home in self._home.items() if home is host]
         self._crew.lose(host)

@@ -50,10 +50,15 @@ class Parts(publish.Place):
     """Numbers of its first part and row; more than 0 where it adds to an output."""
 
     def write(
-        self, index: int, first_row: int, columns: Mapping[str, NDArray[Any]], kept: pa.Table | None
+        self,
+        index: int,
+        first_row: int,
+        columns: Mapping[str, NDArray[Any]],
+        kept: Sequence[pa.Table],
     ) -> Part:
-        """Publish part `index`: the columns kept, then row, then these columns."""
-        table = dict(zip(kept.column_names, kept.columns, strict=True)) if kept else {}
+        """Publish part `index`: the columns kept, of one table after the other, row, and these."""
+        whole = pa.concat_tables(kept) if kept else pa.table({})
+        table = dict(zip(whole.column_names, whole.columns, strict=True))
         first = self.first_row + first_row
         table[ROW] = pa.array(np.arange(first, first + len(columns[LABEL])))
         table |= {name: pa.array(values) for name, values in columns.items()}
