@@ -58,7 +58,7 @@ def on_real_data(tmp_path_factory):
     return fitted(str(DATA), tmp_path_factory.mktemp("local"), num_workers=0)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_workers", [1, 5])
 def test_any_number_of_workers_gives_the_bits_of_the_local_pool(
     on_real_data, tmp_path, num_workers
 ):
@@ -69,9 +69,8 @@ def test_any_number_of_workers_gives_the_bits_of_the_local_pool(
     assert km.history() == on_real_data.history()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_data_of_many_scales_gives_the_same_bits_too(tmp_path, seed):
-    rng = np.random.default_rng(seed)
+def test_random_data_of_many_scales_gives_the_same_bits_too(tmp_path):
+    rng = np.random.default_rng(0)
     rows = rng.normal(size=(3000, 9)) * 10.0 ** rng.integers(-6, 6, 9) + rng.integers(0, 3, 9)
     uri = write_parquet(tmp_path, rows.astype(np.float32), files=3, row_group=400)
 
@@ -83,8 +82,8 @@ def test_random_data_of_many_scales_gives_the_same_bits_too(tmp_path, seed):
 
 
 def test_an_array_in_memory_gives_the_same_bits_as_its_files(tmp_path):
-    rows = np.random.default_rng(5).normal(size=(40_000, 6)).astype(np.float32)
-    uri = write_parquet(tmp_path, rows, files=2, row_group=7_000)
+    rows = np.random.default_rng(5).normal(size=(9_000, 6)).astype(np.float32)
+    uri = write_parquet(tmp_path, rows, files=2, row_group=1_500)
 
     from_files = fitted(uri, tmp_path / "files", 2)
     from_array = fitted(rows, tmp_path / "array", 3)
@@ -208,10 +207,10 @@ def test_a_worker_stays_within_the_bytes_that_the_plan_promised(tmp_path, params
             peaks.extend(peak_bytes(pid) for pid in workers)
 
     source = open_source(uri)
-    fit_and_watch(source, tmp_path / "m", 300, StopRule(steps=15), watch, **params)
+    fit_and_watch(source, tmp_path / "m", 100, StopRule(steps=6), watch, **params)
 
     shards = split(source.describe().blocks, 2)
-    promised = max(worker_bytes(shard, 300) for shard in shards)
+    promised = max(worker_bytes(shard, 100) for shard in shards)
     assert peaks
     assert 0.5 * promised < max(peaks) <= promised
 

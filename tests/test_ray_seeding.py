@@ -143,10 +143,7 @@ def test_a_worker_that_is_killed_while_seeding_leaves_the_centers_as_they_are(
     ("name", "metric", "num_workers"),
     [
         ("kmeans_plus_plus", "cosine", 3),
-        ("kmeans_parallel", "cosine", 2),
-        ("kmc2", "squared_euclidean", 1),
-        ("a closure", "cosine", 1),
-        ("a class", "squared_euclidean", 2),
+        ("a closure", "squared_euclidean", 2),
     ],
 )
 def test_the_estimator_begins_at_the_centers_of_this_process(

@@ -327,10 +327,8 @@ def test_any_number_of_workers_gives_the_bits_of_this_process(
 @pytest.mark.parametrize(
     ("name", "num_workers"),
     [
-        ("mini-batch, m=1", 5),
-        ("mini-batch, m=3", 1),
+        ("mini-batch, m=3", 5),
         ("farthest", 2),
-        ("cosine, mini-batch", 2),
         ("stream", 3),
         ("monitors", 2),
     ],
