@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -13,6 +14,11 @@ from tests.files import put_array
 
 HERE = RunConfig(num_workers=0, progress=False)
 X = np.random.default_rng(3).integers(-8, 8, size=(60, 3)).astype(np.float32)
+
+
+def named(value):
+    """Name a parameter, the same in every process."""
+    return re.sub(r" at 0x\w+", "", str(value))
 
 
 @pytest.fixture
@@ -99,7 +105,7 @@ FIT = ["fit", "partial_fit"]
         ({"monitors": [Unfinished()]}, r"monitors\[0\]=.*has no method after_step and no end"),
         ({"monitors": [Unfinished]}, r"monitors\[0\]=.*is a class; give an instance"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_an_argument_of_fit_without_meaning_is_refused(place, method, arguments, message):
     with pytest.raises(ConfigError, match=message):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.observe.monitors import EarlyStopping, Monitor, Monitors, check_monitors
+from tests.test_estimator_refusals import named
 from tests.test_listeners import step_line
 
 START = FitState.initial(np.zeros((2, 3), np.float32))
@@ -302,7 +303,7 @@ def test_no_monitors_are_no_monitors(monitors):
         (["early"], r"monitors\[0\]='early' has no method begin and no after_step and no end"),
         ([None], r"monitors\[0\]=None has no method"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_is_no_list_of_monitors_is_refused_with_what_is_needed(monitors, message):
     with pytest.raises(ConfigError, match=message):
