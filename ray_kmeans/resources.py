@@ -169,15 +169,15 @@ def open_pool(
     `together`: see `split`.
     """
     shards, options = plan_shards(layout, num_clusters, config, batch_size, workers, together)
-    emit = emit or LogLines()
-    emit(planned(options))
+    if emit is not None:
+        emit(planned(options))
     pool: Pool
     if config.num_workers == 0:
         pool = LocalPool(source, shards, metric, threads=options.threads, keep=options.keep)
     else:
         from ray_kmeans.cluster import on_ray
 
-        pool = on_ray.open_pool(source, shards, metric, options, emit)
+        pool = on_ray.open_pool(source, shards, metric, options, emit or LogLines())
     del source  # it may be the first batch of a stream, and go when the next one comes
     try:
         yield pool

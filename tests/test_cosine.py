@@ -238,7 +238,7 @@ class TestTheSameBits:
         fits = []
         monkeypatch.setattr(plan, "BLOCK_ROWS", 11)
         for n_shards in (1, 2, 3, 5):
-            monkeypatch.setattr(resources, "split", lambda b, _, n=n_shards: plan.split(b, n))
+            monkeypatch.setattr(resources, "split", lambda b, *_, n=n_shards: plan.split(b, n))
             km = new(initial, 5, **WAYS[way]).fit(x, steps=7, **more)
             fits.append((state_of(km), km.score(x)))
 
@@ -406,7 +406,7 @@ class TestZeroRows:
         x[zero] = 0
         x[100, 2] = -0.0
         monkeypatch.setattr(plan, "BLOCK_ROWS", 50)
-        monkeypatch.setattr(resources, "split", lambda b, _: plan.split(b, n_shards))
+        monkeypatch.setattr(resources, "split", lambda b, *_: plan.split(b, n_shards))
 
         [message] = self.told(new(x[1:6], **WAYS[way]), x, steps=4)
 

@@ -133,6 +133,24 @@ def test_a_lease_that_was_released_is_free_at_once_and_leaves_nothing(place):
         assert epochs(place) == []
 
 
+def test_a_holder_that_lets_go_between_two_looks_is_not_alive(place, monkeypatch):
+    held_elsewhere(place)
+    lease = lease_on(place)
+    read, looks = lease._read, []
+
+    def let_go_before_the_second(epoch):
+        looks.append(epoch)
+        if len(looks) == 2:
+            place.fs.rm_file(f"{place.path}/lease/00000001.json")
+        return read(epoch)
+
+    monkeypatch.setattr(lease, "_read", let_go_before_the_second)
+
+    with lease:
+        lease.check()
+        assert epochs(place) == ["00000001.json"]
+
+
 def test_after_a_holder_that_may_only_sleep_the_file_stays(place):
     held_elsewhere(place)
     with lease_on(place):

@@ -184,7 +184,7 @@ def test_the_estimator_has_the_same_bits_on_any_shards(monkeypatch, m, shards):
     monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
     dealt = []
     monkeypatch.setattr(
-        resources, "split", lambda blocks, _: dealt.append(plan.split(blocks, shards)) or dealt[-1]
+        resources, "split", lambda blocks, *_: dealt.append(plan.split(blocks, shards)) or dealt[-1]
     )
     km = model(X[:5], m).fit(X, steps=11, batch_size=10)
 

@@ -124,7 +124,7 @@ class Lease:
             if newest != epoch:
                 epoch, seen, same = newest, found, 0
                 log.warning("%r is held by a %s; is it alive?", self._place.shown, holder)
-            elif found != seen:
+            elif found not in (seen, b""):
                 raise BusyError(self._place.shown, str(holder), holder.runs_for)
             elif (same := same + 1) > looks:
                 break
