@@ -26,7 +26,7 @@ from ray_kmeans.clustering.grid import Extent, Grid, Squares
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, without_direction
 from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
-from ray_kmeans.kernels.moving import PlainHeld, counts_of
+from ray_kmeans.kernels.moving import counts_of
 from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
@@ -262,8 +262,8 @@ class ShardWorker:
             if rows.stays:
                 self._held = self._kernel.hold(list(rows), self._metric, len(centers), weights)
             else:
-                total = sum(rows.sizes)
-                self._held = PlainHeld(self._kernel, rows, total, self._metric, weights)
+                about = rows.sizes, self._shard.features, self._metric, weights
+                self._held = self._kernel.hold_each(rows, *about)
         return self._held
 
     def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:

@@ -79,6 +79,9 @@ def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
 class PortableKernel:
     """BLAS for the product, numba for everything else. Releases the GIL."""
 
+    roundoff = 2.0**-24
+    """By what share an operation on float32 is off at most, where products are made."""
+
     def __init__(self, threads: int) -> None:
         self._threads = Threads(threads)
 
@@ -92,7 +95,17 @@ class PortableKernel:
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
-        return PlainHeld(self, blocks, sum(map(len, blocks)), metric, weights)
+        return self.hold_each(blocks, [len(b) for b in blocks], blocks[0].shape[1], metric, weights)
+
+    def hold_each(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        sizes: Sequence[int],
+        d: int,
+        metric: str,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        return PlainHeld(self, blocks, sum(sizes), metric, weights)
 
     @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
     def prepare(self, centers: NDArray[np.float32], metric: str) -> PreparedCenters:
@@ -104,7 +117,7 @@ class PortableKernel:
         unrounded = exact * scale - scaled_mean
         e = unrounded.astype(np.float32).astype(np.float64)
         squares = (e * e).sum(axis=1)
-        g = (d + 16) * 2.0**-24 * 1.01
+        g = (d + 16) * self.roundoff * 1.01
         tiny = (d + 1) * 2.0**-120
         if cosine:
             products = -2 * (unrounded * scaled_mean)

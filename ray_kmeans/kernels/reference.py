@@ -26,7 +26,17 @@ class ReferenceKernel:
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
-        return PlainHeld(self, blocks, sum(map(len, blocks)), metric, weights)
+        return self.hold_each(blocks, [len(b) for b in blocks], blocks[0].shape[1], metric, weights)
+
+    def hold_each(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        sizes: Sequence[int],
+        d: int,
+        metric: str,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        return PlainHeld(self, blocks, sum(sizes), metric, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> tuple[NDArray[np.float32], str]:
         return centers, metric
