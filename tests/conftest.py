@@ -156,12 +156,13 @@ def gaussian():
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """A Ray on this machine for all tests that want one, with eight logical CPUs."""
+    """A Ray on this machine for all tests that want one, with eight logical CPUs and one GPU."""
     import ray
 
     with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:  # socket paths are short
         ray.init(
             num_cpus=8,
+            num_gpus=1,
             include_dashboard=False,
             object_store_memory=300 * 2**20,
             log_to_driver=False,

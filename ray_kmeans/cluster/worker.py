@@ -53,10 +53,11 @@ class ShardWorker:
         kernel: str = "cpu",
         threads: int = 1,
         keep: Keep = Keep(),  # noqa: B008 (frozen)
+        gpus: float = 1.0,
     ) -> None:
         self._metric = metric
         self._keep = keep
-        self._kernel = kernels.load(kernel, threads)
+        self._kernel = kernels.load(kernel, threads, gpus)
         self._threads = Threads(threads)
         self._loaded: Shard | None = None
         self._grid: Grid | None = None

@@ -147,7 +147,7 @@ def load(name: str = "cpu", threads: int = 1, share: float = 1.0) -> Kernel:
 
         return reference.ReferenceKernel()
     if name.startswith("gpu"):
-        from ray_kmeans.kernels.gpu import kernel as gpu
+        from ray_kmeans.kernels import gpu
 
         return gpu.load(name, threads, share)
     from ray_kmeans.kernels import cpu, portable

@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from ray_kmeans.kernels import ALIKE, Held, column_keys, drift, loops, summing
-from ray_kmeans.kernels.moving import Moves, PlainHeld
+from ray_kmeans.kernels import ALIKE, column_keys, drift, loops, summing
+from ray_kmeans.kernels.moving import HoldsPlainly, Moves
 from ray_kmeans.kernels.space import Rows
 from ray_kmeans.kernels.threads import Threads
 
@@ -76,7 +76,7 @@ def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
     return float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126)))), mean
 
 
-class PortableKernel:
+class PortableKernel(HoldsPlainly):
     """BLAS for the product, numba for everything else. Releases the GIL."""
 
     roundoff = 2.0**-24
@@ -87,25 +87,6 @@ class PortableKernel:
 
     def ready(self, rows: int, k: int, d: int) -> str:
         return "float32 BLAS"
-
-    def hold(
-        self,
-        blocks: Sequence[NDArray[np.float32]],
-        metric: str,
-        k: int,
-        weights: NDArray[np.int64] = ALIKE,
-    ) -> Held:
-        return self.hold_each(blocks, [len(b) for b in blocks], blocks[0].shape[1], metric, weights)
-
-    def hold_each(
-        self,
-        blocks: Sequence[NDArray[np.float32]],
-        sizes: Sequence[int],
-        d: int,
-        metric: str,
-        weights: NDArray[np.int64] = ALIKE,
-    ) -> Held:
-        return PlainHeld(self, blocks, sum(sizes), metric, weights)
 
     @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
     def prepare(self, centers: NDArray[np.float32], metric: str) -> PreparedCenters:

@@ -77,12 +77,12 @@ class Bytes:
     ) -> Bytes:
         """Round rows; (slots, width) and (slots,)."""
         count, d = len(slots.order), x.shape[1]
-        width = -(-d // tile.columns) * tile.columns
-        packed = torch.empty(count, width, dtype=torch.int8, device=x.device)
+        chunks = -(-d // tile.columns)
+        packed = torch.empty(count, chunks * tile.columns, dtype=torch.int8, device=x.device)
         floats = torch.empty(4, count, device=x.device)
         rows = count // len(slots.block_groups)
         programs.round_rows[(len(slots.block_groups),)](
-            *(x, slots.order, slots.block_groups, references, scale, packed, *floats, d, width),
+            *(x, slots.order, slots.block_groups, references, scale, packed, *floats, d, chunks),
             ROWS=rows,
             COLUMNS=tile.columns,
         )
@@ -143,13 +143,15 @@ class Around:
         certain = torch.empty(len(x), dtype=torch.bool, device=x.device)
         slots = Slots.of(group, len(self._references), tile.rows)
         rows = Bytes.of(x, slots, self._references, self._owner.scale, tile)
+        chunks = rows.packed.shape[1] // tile.columns
         programs.lowest_two[(len(slots.block_groups),)](
             *(rows.packed, slots.order, rows.steps, rows.sizes, rows.errors, slots.block_groups),
             *(self._centers.packed, self._centers.steps, self._lows, self._norms, self._slacks),
-            *(self._thetas, labels, certain, len(self._owner.scaled), rows.packed.shape[1]),
+            *(self._thetas, labels, certain, len(self._owner.scaled), chunks),
             ROWS=tile.rows,
             CENTERS=tile.centers,
             COLUMNS=tile.columns,
+            WHOLE=chunks == 1,
             num_warps=tile.warps,
         )
         return labels, certain

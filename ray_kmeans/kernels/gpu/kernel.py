@@ -28,7 +28,7 @@ log = logging.getLogger("ray_kmeans")
 BYTES = "int8 tensor cores (Triton)"
 FLOATS = "float32 (torch)"
 CHECKS = [
-    *product(("squared_euclidean", "cosine"), (300, 20), (200, 8), (1.0,)),
+    *product(("squared_euclidean", "cosine"), (300, 20), (200, 70, 8), (1.0,)),
     ("squared_euclidean", 20, 8, 2.0**-140),
 ]
 """Metric, centers, columns and size of the values of the self-check. Those below 2^-126 must not be
@@ -54,15 +54,6 @@ class GpuKernel(PortableKernel):
         how = BYTES if self._uses_bytes() else FLOATS + self._remark
         room = min(self._device.room(0) / max(4 * rows * d, 1), 1.0)
         return f"{how} on {self._device.name}, with room for {room:.0%} of the rows as float32"
-
-    def hold(
-        self,
-        blocks: Sequence[NDArray[np.float32]],
-        metric: str,
-        k: int,
-        weights: NDArray[np.int64] = ALIKE,
-    ) -> Held:
-        return self.hold_each(blocks, [len(b) for b in blocks], blocks[0].shape[1], metric, weights)
 
     def hold_each(
         self,

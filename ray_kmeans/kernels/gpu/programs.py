@@ -32,7 +32,15 @@ def _residuals(x, base, columns, reference, scale, d, is_there):
     return tl.where(mask, values * scale - g[None, :], 0.0)
 
 
-@triton.jit(do_not_specialize=["d", "width"])
+@triton.jit
+def _steps_of(largest, near):
+    """Return the step in which a largest magnitude is 127, and nearly its inverse."""
+    is_worth = near & (largest >= _SMALL_R)
+    step = tl.where(is_worth, largest / 127.0, 0.0)
+    return step, tl.where(is_worth, 126.9999 / tl.where(is_worth, largest, 1.0), 0.0)
+
+
+@triton.jit(do_not_specialize=["d", "chunks"])
 def round_rows(
     x,  # (n, d)  IN, any type that float32 holds
     order,  # (slots,)  IN, numbers of rows
@@ -45,10 +53,11 @@ def round_rows(
     errors,  # (slots,)  OUT  |r - r'|, infinite for a row that is too far away
     squares,  # (slots,)  OUT  |r|^2
     d,
-    width,
+    chunks,  # of columns
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    width = chunks * COLUMNS  # so that the compiler knows what divides it
     slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     rows = tl.load(order + slots).to(tl.int64)
     base = rows * d
@@ -61,9 +70,7 @@ def round_rows(
         square += tl.sum(r * r, axis=1)
         largest = tl.maximum(largest, tl.max(tl.abs(r), axis=1))
     near = square < _FAR_AWAY * _FAR_AWAY  # not where it is not a number
-    whole_steps = near & (largest >= _SMALL_R)
-    step = tl.where(whole_steps, largest / 127.0, 0.0)
-    inverse = tl.where(whole_steps, 126.9999 / tl.where(whole_steps, largest, 1.0), 0.0)
+    step, inverse = _steps_of(largest, near)
     whole = tl.zeros((ROWS,), tl.float32)
     error = tl.zeros((ROWS,), tl.float32)
     for first in range(0, width, COLUMNS):
@@ -84,18 +91,40 @@ def round_rows(
 
 
 @triton.jit
-def _products(packed, rows, panel, centers, width, COLUMNS: tl.constexpr):
-    """Return the products of a tile of rows and one of centers: whole numbers, so exact."""
-    columns = tl.arange(0, COLUMNS)
-    a = packed + rows[:, None] * width + columns[None, :]
-    b = panel + centers[None, :] * width + columns[:, None]
-    total = tl.dot(tl.load(a), tl.load(b), out_dtype=tl.int32)
-    for first in range(COLUMNS, width, COLUMNS):
-        total = tl.dot(tl.load(a + first), tl.load(b + first), total, out_dtype=tl.int32)
+def _products(first, rows, centers, chunks, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
+    """Return the products of a tile of rows and one of centers: whole numbers, so exact.
+
+    `first`: the first chunk of columns of the rows; `rows` and `centers`: where each begins.
+    """
+    total = tl.dot(first, tl.load(centers), out_dtype=tl.int32)
+    if not WHOLE:  # else the loop over centers is the innermost one, which Triton pipelines
+        for chunk in range(1, chunks):
+            here = chunk * COLUMNS
+            total = tl.dot(tl.load(rows + here), tl.load(centers + here), total, out_dtype=tl.int32)
     return total
 
 
-@triton.jit(do_not_specialize=["k", "width"])
+@triton.jit
+def _keys(product, weight, reach, lows, norms, steps, centers, tile):
+    """Return where the scores begin, q - a - R E - 2 w t p, with the tile's number as last bits."""
+    begin = tl.load(lows + centers)[None, :] - reach[:, None] * tl.load(norms + centers)[None, :]
+    product = tl.load(steps + centers)[None, :] * product.to(tl.float32)
+    low = begin + weight[:, None] * product
+    bits = (low.to(tl.int32, bitcast=True) & _MASK) | tile
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _across_lanes(best, rival, lanes, CENTERS: tl.constexpr):
+    """Return the lowest two keys of each row, given those of its lanes, and the center of one."""
+    low = tl.min(best, axis=1)
+    lane = tl.min(tl.where(best == low[:, None], lanes[None, :], CENTERS), axis=1)
+    others = tl.where(lanes[None, :] == lane[:, None], rival, best)
+    tile = low.to(tl.int32, bitcast=True) & (_TILES - 1)
+    return low, tl.min(others, axis=1), tile * CENTERS + lane
+
+
+@triton.jit(do_not_specialize=["k", "chunks"])
 def lowest_two(
     packed,  # (slots, width)  IN
     order,  # (slots,)  IN
@@ -112,20 +141,25 @@ def lowest_two(
     labels,  # (n,)  OUT, of the lowest score
     certain,  # (n,)  OUT, whether no other center can be the nearest
     k,
-    width,
+    chunks,  # of columns
     ROWS: tl.constexpr,
     CENTERS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether one chunk has all columns
 ):
+    width = chunks * COLUMNS  # so that the compiler knows what divides it
     slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     group = tl.load(block_groups + tl.program_id(0)).to(tl.int64)
     tiles = tl.cdiv(k, CENTERS)
     begin = group * tiles * CENTERS
     weight = -2.0 * tl.load(steps + slots)
     size = tl.load(sizes + slots)
-    # 2.002 is more than 2 (1 + 2^-10).
-    reach = 2.002 * (tl.load(errors + slots) + tl.load(thetas + group) * size)
-    reach += 0.0001220703125 * size  # 2^-13
+    # R: 2.002 is more than 2 (1 + 2^-10), and the other one 2^-13.
+    off = tl.load(errors + slots) + tl.load(thetas + group) * size
+    reach = 2.002 * off + 0.0001220703125 * size
+    columns = tl.arange(0, COLUMNS)
+    row_bytes = packed + slots[:, None] * width + columns[None, :]
+    first_chunk = tl.load(row_bytes)
     lanes = tl.arange(0, CENTERS)
     lowest = tl.full((ROWS,), 3e38, tl.float32)
     second = tl.full((ROWS,), 3e38, tl.float32)
@@ -136,26 +170,20 @@ def lowest_two(
         rival = tl.full((ROWS, CENTERS), 3e38, tl.float32)
         for tile in range(first, min(first + _TILES, tiles)):
             centers = begin + tile * CENTERS + lanes
-            product = _products(packed, slots, panels, centers, width, COLUMNS).to(tl.float32)
-            low = tl.load(lows + centers)[None, :] - reach[:, None] * tl.load(norms + centers)[None]
-            low += weight[:, None] * (tl.load(center_steps + centers)[None, :] * product)
-            bits = (low.to(tl.int32, bitcast=True) & _MASK) | (tile - first)
-            key = bits.to(tl.float32, bitcast=True)
+            place = panels + centers[None, :] * width + columns[:, None]
+            product = _products(first_chunk, row_bytes, place, chunks, COLUMNS, WHOLE)
+            key = _keys(product, weight, reach, lows, norms, center_steps, centers, tile - first)
             rival = tl.minimum(rival, tl.maximum(best, key))
             best = tl.minimum(best, key)
-        low = tl.min(best, axis=1)
-        lane = tl.min(tl.where(best == low[:, None], lanes[None, :], CENTERS), axis=1)
-        others = tl.where(lanes[None, :] == lane[:, None], rival, best)
-        tile = first + (low.to(tl.int32, bitcast=True) & (_TILES - 1))
-        is_lower = low < lowest
-        second = tl.minimum(second, tl.where(is_lower, lowest, low))
-        second = tl.minimum(second, tl.min(others, axis=1))
-        nearest = tl.where(is_lower, tile * CENTERS + lane, nearest)
-        lowest = tl.minimum(lowest, low)
+        found, other, center = _across_lanes(best, rival, lanes, CENTERS)
+        is_lower = found < lowest
+        second = tl.minimum(tl.minimum(second, other), tl.where(is_lower, lowest, found))
+        nearest = tl.where(is_lower, first * CENTERS + center, nearest)
+        lowest = tl.minimum(lowest, found)
     nearest = tl.minimum(nearest, k - 1)  # it may be anything where a score is not a number
-    upper = lowest + tl.load(slacks + begin + nearest)
-    upper += 2.0 * reach * tl.load(norms + begin + nearest)
-    rows = tl.load(order + slots)
+    best_center = begin + nearest
+    upper = lowest + tl.load(slacks + best_center) + 2.0 * reach * tl.load(norms + best_center)
     is_certain = (second > upper) & (reach < _FAR_AWAY * _FAR_AWAY)
+    rows = tl.load(order + slots)
     tl.store(labels + rows, nearest, mask=rows >= 0)
     tl.store(certain + rows, is_certain, mask=rows >= 0)
