@@ -1,4 +1,4 @@
-"""Rows on a device: what fits stays there, in the narrowest type, and the rest is sent each time."""
+"""Rows on a device: what fits stays there, as narrow as may be; the rest is sent each time."""
 
 from __future__ import annotations
 

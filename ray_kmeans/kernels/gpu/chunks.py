@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels.gpu.device import Device
+
+log = logging.getLogger("ray_kmeans")
 
 NARROW = (torch.int8, torch.uint8, torch.float16, torch.bfloat16)
 
@@ -60,6 +63,11 @@ class Chunks:
         held = sum(each.nbytes for each in self._staying)
         if small.nbytes > self._device.room(held):
             self._is_full = True
+            log.warning(
+                "%s has room for %.0f%% of the rows; the others are sent to it for every sweep",
+                self._device.name,
+                100 * self.share_staying,
+            )
             return rows
         self._staying.append(small)
         return small

@@ -52,13 +52,14 @@ class Device:
         return min(self.total // PIECES, LARGEST_PIECE)
 
     def room(self, held: int) -> int:
-        """Return the bytes that are left for rows, next to those that are `held`."""
-        ours = self.total - held
+        """Return the bytes left for rows; `held`: what these take, where torch cannot say."""
+        left = self.total - held
         if self.is_gpu:
-            free, _ = torch.cuda.mem_get_info(self.handle)
-            cached = torch.cuda.memory_reserved(self.handle)
-            ours = min(ours, free + cached - torch.cuda.memory_allocated(self.handle))
-        return ours - SPARE_PIECES * self.piece
+            taken = torch.cuda.memory_allocated(self.handle)  # by all shards of this process
+            free, _ = torch.cuda.mem_get_info(self.handle)  # others may compute there too
+            cached = torch.cuda.memory_reserved(self.handle) - taken
+            left = min(self.total - taken, free + cached)
+        return left - SPARE_PIECES * self.piece
 
     def put(self, array: NDArray[Any]) -> torch.Tensor:
         """Return a copy of an array on the device."""
