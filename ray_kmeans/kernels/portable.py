@@ -72,15 +72,16 @@ class PreparedCenters:
 def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
     """Return a power of two that brings the spread of the centers near 1, and their mean (d,)."""
     mean = np.zeros(centers.shape[1])
-    spread = drift.spread(centers, mean)
-    return float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126)))), mean
+    return scale_for(drift.spread(centers, mean)), mean
+
+
+def scale_for(spread: float) -> float:
+    """Return a power of two that brings a spread near 1."""
+    return float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126))))
 
 
 class PortableKernel(HoldsPlainly):
     """BLAS for the product, numba for everything else. Releases the GIL."""
-
-    roundoff = 2.0**-24
-    """By what share an operation on float32 is off at most, where products are made."""
 
     def __init__(self, threads: int) -> None:
         self._threads = Threads(threads)
@@ -98,7 +99,7 @@ class PortableKernel(HoldsPlainly):
         unrounded = exact * scale - scaled_mean
         e = unrounded.astype(np.float32).astype(np.float64)
         squares = (e * e).sum(axis=1)
-        g = (d + 16) * self.roundoff * 1.01
+        g = (d + 16) * 2.0**-24 * 1.01
         tiny = (d + 1) * 2.0**-120
         if cosine:
             products = -2 * (unrounded * scaled_mean)

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ray_kmeans.kernels.gpu import programs
 from ray_kmeans.kernels.gpu.device import Device, steps
@@ -160,16 +159,14 @@ class Around:
 class ByBytes:
     """Centers that label rows."""
 
-    def __init__(
-        self, centers: NDArray[np.float32], rest: ByFloats, rows: int, device: Device, tile: Tile
-    ) -> None:
+    def __init__(self, rest: ByFloats, rows: int, device: Device, tile: Tile) -> None:
         self._rest = rest
         self._device = device
         self.tile = tile
         self.cosine = rest.cosine
         self.scale = rest.scale
-        self.scaled = device.put(centers) * self.scale
-        k, d = centers.shape
+        self.scaled = rest.centers * self.scale
+        k, d = self.scaled.shape
         self._groups = min(max(rows // GROUP_ROWS, 1), max(device.piece // (k * (d + 32)), 1), k)
 
     @np.errstate(over="ignore", invalid="ignore")  # NumPy computes in Triton's interpreter
@@ -187,9 +184,9 @@ class ByBytes:
         elif (before < 0).any():  # what is found around the mean is a guess, and tells the group
             before, _ = self._far.nearest(rows, torch.zeros_like(before))
         labels, certain = around.nearest(rows, group_of[before])
-        is_open = ~certain
-        if is_open.any():
-            labels[is_open] = self._rest.label(rows[is_open])
+        some = (~certain).nonzero().flatten()
+        if len(some):
+            labels[some] = self._rest.label(rows[some])
         return labels
 
     @cached_property

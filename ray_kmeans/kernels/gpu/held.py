@@ -69,7 +69,7 @@ class HeldOnDevice:
     def _sweep(self, centers: NDArray[np.float32]) -> None:
         if len(centers) != self._k:
             self._begin(len(centers))
-        labeller = self._labeller_of(np.array(centers))
+        labeller = self._labeller_of(centers)
         for rows, before, weights in zip(self._chunks, self._known, self._weights, strict=True):
             after = labeller.label(rows, before)
             if self._sums is not None:

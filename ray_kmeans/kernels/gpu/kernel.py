@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from ray_kmeans.kernels import ALIKE, Held
 from ray_kmeans.kernels.gpu.chunks import Chunks
 from ray_kmeans.kernels.gpu.device import Device, steps
-from ray_kmeans.kernels.gpu.floats import ROUNDOFF, ByFloats
+from ray_kmeans.kernels.gpu.floats import ByFloats
 from ray_kmeans.kernels.gpu.held import HeldOnDevice, Labeller
 from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
 
@@ -41,8 +42,6 @@ class GpuKernel(PortableKernel):
     `by_bytes`: whether Triton labels rows that are held; None: where it is right. Rows that pass by
     are labelled by float32 products: they have no labels from before, which bytes gain by.
     """
-
-    roundoff = ROUNDOFF
 
     def __init__(self, threads: int, device: Device, by_bytes: bool | None = None) -> None:
         super().__init__(threads)
@@ -66,18 +65,17 @@ class GpuKernel(PortableKernel):
         chunks = Chunks(blocks, sizes, d, self._device)
 
         def labeller_of(centers: NDArray[np.float32]) -> Labeller:
-            floats: ByFloats = self.prepare(centers, metric).floats
+            floats = ByFloats(centers, metric, self._device)
             if not self._uses_bytes():
                 return floats
             from ray_kmeans.kernels.gpu.bytes import ByBytes, Tile  # Triton may be missing
 
-            return ByBytes(centers, floats, max(chunks.sizes), self._device, Tile.of(d))
+            return ByBytes(floats, max(chunks.sizes), self._device, Tile.of(d))
 
         return HeldOnDevice(chunks, labeller_of, self._device, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
-        prepared = super().prepare(centers, metric)
-        return PreparedOnDevice(prepared, ByFloats(prepared, self._device))
+        return PreparedOnDevice(centers, metric, ByFloats(centers, metric, self._device))
 
     def assign(
         self,
@@ -95,6 +93,8 @@ class GpuKernel(PortableKernel):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
+        if prepared.on_host is None:
+            prepared.on_host = super().prepare(prepared.centers, prepared.metric)
         super().assign_second(rows, prepared.on_host, labels, seconds)
 
     def _uses_bytes(self) -> bool:
@@ -111,11 +111,14 @@ def load(name: str, threads: int, share: float) -> GpuKernel:
     return GpuKernel(threads, device, by_bytes=name == "gpu-triton")
 
 
-class PreparedOnDevice(NamedTuple):
-    """Centers for the kernel of the CPU, and for the device."""
+@dataclass
+class PreparedOnDevice:
+    """Centers for the device, and for the kernel of the CPU once that is asked."""
 
-    on_host: PreparedCenters
+    centers: NDArray[np.float32]
+    metric: str
     floats: ByFloats
+    on_host: PreparedCenters | None = None
 
 
 @cache
