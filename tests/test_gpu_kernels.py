@@ -95,6 +95,8 @@ def test_more_centers_than_a_key_has_room_for(triton, monkeypatch):
     monkeypatch.setattr(programs, "_MASK", programs.tl.constexpr(-2))
     name, seen = triton
     X, centers = blobs(200, 9, 100, "squared_euclidean")
+    pairs = np.random.default_rng(0).integers(0, 100, (60, 2))
+    X[:60] = centers[pairs].mean(axis=1)  # near to two that may be 64 centers apart
 
     labels = hold(X, "squared_euclidean", 100, name).assign(centers)
 
@@ -149,6 +151,15 @@ def test_ties_alone_are_left_to_exact_sums(case, ties, monkeypatch):
     labels_of(X, centers, "gpu-torch")
 
     assert (sum(left) > 0) == ties
+
+
+@pytest.mark.parametrize("shift", range(12))
+def test_a_tie_is_one_in_whatever_order_its_terms_are_added(shift):
+    X, centers = CASES["ties of 33 coordinates"]
+    rolled = np.roll(centers, shift, axis=0)  # float64 tells some of them apart
+    about = torch.from_numpy(X.copy()), torch.from_numpy(rolled), torch.ones(3, 12) > 0
+
+    assert settling.settle(*about, False, 2**20).tolist() == [0, 0, 0]
 
 
 def _counted(call, counts):

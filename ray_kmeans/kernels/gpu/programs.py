@@ -183,7 +183,7 @@ def lowest_two(
     nearest = tl.minimum(nearest, k - 1)  # it may be anything where a score is not a number
     best_center = begin + nearest
     upper = lowest + tl.load(slacks + best_center) + 2.0 * reach * tl.load(norms + best_center)
-    is_certain = (second > upper) & (reach < _FAR_AWAY * _FAR_AWAY)
+    is_certain = second > upper  # not where one of them is infinite, or not a number
     rows = tl.load(order + slots)
     tl.store(labels + rows, nearest, mask=rows >= 0)
     tl.store(certain + rows, is_certain, mask=rows >= 0)
