@@ -50,7 +50,7 @@ def resources(cubin):
 
 if __name__ == "__main__":
     for capability in map(int, sys.argv[1:]):
-        for d in (32, 128, 129):
+        for d in (128, 129):
             tile = Tile.of(d)
             sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns}
             build(programs.round_rows, capability, 4, **sizes)

@@ -41,11 +41,12 @@ class Chunks:
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Yield (n_i, d), each chunk in a type that holds its values; good until the next one."""
         staying = len(self._staying)
-        yield from self._staying[:staying]
         if staying == len(self.sizes):
+            yield from self._staying
             return
         with Pipe(self._device, max(self.sizes[staying:]) * self._d) as pipe:
             pipe.send(self._fetch(staying), self.sizes[staying], self._d)
+            yield from self._staying[:staying]
             for number in range(staying, len(self.sizes)):
                 if number + 1 < len(self.sizes):
                     pipe.send(self._fetch(number + 1), self.sizes[number + 1], self._d)
