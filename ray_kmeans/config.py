@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
-from ray_kmeans.errors import ConfigError, NotAvailableError
+from ray_kmeans.errors import ConfigError
 from ray_kmeans.remote import redacted
 
 
@@ -37,8 +37,12 @@ class MachineOptions:
     all that its node has, or 1 where num_workers is given. Lower it to leave CPUs to others."""
 
     backend: str = "auto"
-    """What computes: 'auto' takes the best that a worker has; today that is 'cpu'. Every backend
-    gives the same bits."""
+    """What labels rows and sums them up: 'cpu', or 'gpu' (pip install 'ray-kmeans[gpu]'). 'auto' is
+    'cpu': GPUs are taken by who asks for them. Either gives the same bits."""
+
+    gpus_per_worker: float | None = None
+    """With backend='gpu': the GPU, or the share of one, that Ray keeps for a worker, which takes no
+    more of its memory. None: 1. Lower it where several workers are to share a GPU."""
 
     worker_memory_bytes: int | None = None
     """What one worker may hold. None: its share of its node's memory, as Ray counts it."""
@@ -72,8 +76,9 @@ class MachineOptions:
                 self._check_whole(name, low)
         for name in ("worker_start_timeout_s", "worker_replace_timeout_s"):
             self._check_above_zero(name)
-        if self.cpus_per_worker is not None:
-            self._check_above_zero("cpus_per_worker")
+        for name in ("cpus_per_worker", "gpus_per_worker"):
+            if getattr(self, name) is not None:
+                self._check_above_zero(name)
         given = [self.min_workers, self.num_workers or None, self.max_workers]
         ordered = [value for value in given if value is not None]
         if ordered != sorted(ordered):
@@ -85,10 +90,21 @@ class MachineOptions:
             raise ConfigError(
                 f"cache={self.cache!r} is unknown. Give 'auto', 'memory', 'disk' or 'source'."
             )
-        if self.backend == "gpu":
-            raise NotAvailableError("backend='gpu'", "Give 'auto' or 'cpu'.")
-        if self.backend not in ("auto", "cpu"):
-            raise ConfigError(f"backend={self.backend!r} is unknown. Give 'auto' or 'cpu'.")
+        if self.backend not in ("auto", "cpu", "gpu"):
+            raise ConfigError(f"backend={self.backend!r} is unknown. Give 'auto', 'cpu' or 'gpu'.")
+        if self.gpus_per_worker is not None:
+            self._check_gpus(self.gpus_per_worker)
+
+    def _check_gpus(self, gpus: float) -> None:
+        if self.backend != "gpu":
+            raise ConfigError(
+                f"gpus_per_worker={gpus!r} needs backend='gpu'; it is {self.backend!r}."
+            )
+        if gpus > 1:
+            raise ConfigError(
+                f"gpus_per_worker={gpus!r} is more than a worker can use, which is one. Give 1, or "
+                "a share of one, and more workers."
+            )
 
     def _check_whole(self, name: str, low: int) -> None:
         value = getattr(self, name)

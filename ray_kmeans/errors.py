@@ -2,7 +2,6 @@
 
 RayKMeansError
     ConfigError (ValueError)
-        NotAvailableError
         ModelMismatchError
         BudgetError
     DataError (ValueError)
@@ -32,18 +31,6 @@ class RayKMeansError(Exception):
 
 class ConfigError(RayKMeansError, ValueError):
     """An argument cannot be used; raised before any worker starts."""
-
-
-class NotAvailableError(ConfigError):
-    """An argument of the seed's API that this version does not serve yet."""
-
-    def __init__(self, argument: str, instead: str) -> None:
-        super().__init__(argument, instead)
-        self.argument = argument
-        self.instead = instead
-
-    def __str__(self) -> str:
-        return f"{self.argument} is not available in this version. {self.instead}"
 
 
 class ModelMismatchError(ConfigError):

@@ -22,6 +22,7 @@ from ray_kmeans.data.plan import (
 )
 from ray_kmeans.data.source import Source, is_only_here
 from ray_kmeans.errors import BudgetError, ConfigError, DataError
+from ray_kmeans.kernels import gpu
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines
 from ray_kmeans.store.publish import Place
@@ -68,6 +69,8 @@ def plan_shards(
         rows=max(sum(block.rows for block in shard) for shard in shards),
         num_bytes=most_bytes(shards, needs[0], *needs[2:], *keep.in_memory),
         replace_timeout_s=config.worker_replace_timeout_s,
+        kernel="gpu" if config.backend == "gpu" else "cpu",
+        gpus=gpus_of(config),
     )
     return split(layout.blocks, most, together) if most else shards, options
 
@@ -120,10 +123,14 @@ def worker_memory(config: RunConfig) -> int:
 def workforce(config: RunConfig) -> tuple[int, float]:
     """Return how many workers there may be and the CPUs of each; joins or starts Ray if needed."""
     if config.num_workers == 0:
+        if config.backend == "gpu":
+            gpu.check()
         return 1, config.cpus_per_worker or _cpus_here()
     from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
 
     on_ray.connect(config.ray_address, config.num_workers, config.cpus_per_worker)
+    if config.backend == "gpu" and config.num_workers is None:
+        return share_gpus(on_ray.nodes_with_gpus(), config.cpus_per_worker, gpus_of(config))
     return share_cpus(on_ray.node_cpus(), config.num_workers, config.cpus_per_worker)
 
 
@@ -151,6 +158,38 @@ def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) ->
     return max(sum(int(node / cpus) for node in nodes), 1), cpus
 
 
+def share_gpus(
+    nodes: Sequence[tuple[float, float]], cpus: float | None, gpus: float
+) -> tuple[int, float]:
+    """Share nodes of (CPUs, GPUs) out: as many workers as have room, and the CPUs of each.
+
+    By default those of the node with the fewest CPUs for a worker. Raises ConfigError where there
+    is room for none.
+
+    >>> share_gpus([(64, 8), (16, 1)], None, 1), share_gpus([(4, 1), (4, 1)], 2, 0.25)
+    ((9, 8), (4, 2))
+    """
+    rooms = [int(of_node / gpus + 1e-9) for _, of_node in nodes]
+    if cpus is None:
+        shares = [
+            int(of_node // room) for (of_node, _), room in zip(nodes, rooms, strict=True) if room
+        ]
+        cpus = max(min(shares, default=1), 1)
+    rooms = [min(room, int(node[0] / cpus)) for room, node in zip(rooms, nodes, strict=True)]
+    if not sum(rooms):
+        raise ConfigError(
+            f"backend='gpu' needs nodes with {gpus:g} GPU and {cpus:g} CPU for a worker; of those "
+            f"of the Ray cluster {len(nodes)} have GPUs, {sum(of for _, of in nodes):g} in all. "
+            "Give num_workers to wait for nodes that come later, or backend='cpu'."
+        )
+    return sum(rooms), cpus
+
+
+def gpus_of(config: RunConfig) -> float:
+    """Return what a worker has of a GPU."""
+    return float(config.gpus_per_worker or 1) if config.backend == "gpu" else 0.0
+
+
 @contextmanager
 def open_pool(
     source: Source,
@@ -173,7 +212,8 @@ def open_pool(
         emit(planned(options))
     pool: Pool
     if config.num_workers == 0:
-        pool = LocalPool(source, shards, metric, threads=options.threads, keep=options.keep)
+        how = options.kernel, options.threads, options.keep, options.gpus
+        pool = LocalPool(source, shards, metric, *how)
     else:
         from ray_kmeans.cluster import on_ray
 

@@ -43,6 +43,17 @@ def huge_norms_with_tiny_differences():
     return X, X[:8].copy()
 
 
+def rows_far_beside_the_bisector(far=1e4):
+    """All centers are near 0 and two by two on either side of a plane; rows lie far along it."""
+    rng = np.random.default_rng(6)
+    turn, _ = np.linalg.qr(rng.normal(size=(5, 5)))
+    X = rng.normal(size=(60, 5)) * far
+    X[:, 0] = 0
+    halves = np.eye(5)[0] + rng.normal(size=(4, 5)) * [0, 1e-3, 1e-3, 1e-3, 1e-3]
+    centers = np.vstack([halves, halves * [-1, 1, 1, 1, 1]])
+    return (X @ turn).astype(np.float32), (centers @ turn).astype(np.float32)
+
+
 def the_whole_range_of_float32():
     rng = np.random.default_rng(2)
     X = (rng.choice([-1, 1], (60, 4)) * 10.0 ** rng.uniform(-44, 38.5, (60, 4))).astype(np.float32)
@@ -125,6 +136,7 @@ CASES = {
     "one last bit beside the bisector": one_last_bit_beside_the_bisector(),
     "far from 0": gaussian(offset=1e4, spread=1e-2),
     "huge norms, tiny differences": huge_norms_with_tiny_differences(),
+    "far rows beside the bisector": rows_far_beside_the_bisector(),
     "the whole range of float32": the_whole_range_of_float32(),
     "denormals": denormals(),
     "denormals beside ones": denormals_beside_ones(),

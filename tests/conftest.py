@@ -10,6 +10,8 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TQDM", "0")
+if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/kfd"))):
+    os.environ["TRITON_INTERPRET"] = "1"  # there is no GPU; Triton reads it when it is imported
 # numba's cache does not see when a function is changed that another one calls.
 os.environ["NUMBA_CACHE_DIR"] = "{}/ray-kmeans-tests-{:08x}".format(
     tempfile.gettempdir(),
@@ -73,6 +75,18 @@ def skip_without(unit):
 
     if unit not in machine.units():
         pytest.skip(f"this processor has no {unit}")
+
+
+GPU_KERNELS = ("gpu-torch", "gpu-triton")
+"""What labels on a GPU; without one on CPU tensors, by Triton's interpreter for its programs."""
+
+
+def small_tiles(monkeypatch):
+    """Let Triton's programs, and what they work on, be as small as the interpreter wants them."""
+    from ray_kmeans.kernels.gpu import bytes as by
+
+    monkeypatch.setattr(by.Tile, "of", lambda d: by.Tile(rows=32, centers=32, columns=32))
+    monkeypatch.setattr(by, "GROUP_ROWS", 48)
 
 
 def by_bytes(monkeypatch, unit):
@@ -142,12 +156,13 @@ def gaussian():
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """A Ray on this machine for all tests that want one, with eight logical CPUs."""
+    """A Ray on this machine for all tests that want one, with eight logical CPUs and one GPU."""
     import ray
 
     with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:  # socket paths are short
         ray.init(
             num_cpus=8,
+            num_gpus=1,
             include_dashboard=False,
             object_store_memory=300 * 2**20,
             log_to_driver=False,

@@ -51,6 +51,12 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     }
     | {f"kernels.{name}" for name in ("summing", "tiles", "vectors")},
     "llvmlite": {f"kernels.{name}" for name in ("machine", "narrow", "tiles", "vectors")},
+    "torch": {"kernels.gpu"}
+    | {
+        f"kernels.gpu.{name}"
+        for name in ("bytes", "chunks", "device", "floats", "held", "kernel", "settling", "summing")
+    },
+    "triton": {"kernels.gpu.programs"},
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"remote", "store.publish", "data.files"},
     "tenacity": {"remote"},
@@ -125,6 +131,8 @@ def test_every_module_has_a_place():
         ("clustering.lloyd", "from ray_kmeans.config import RunConfig", "ray_kmeans.config"),
         ("clustering.lloyd", "from ray_kmeans import kernels", "ray_kmeans.kernels"),
         ("kernels.reference", "from numba import njit", "numba"),
+        ("kernels.cpu", "import torch", "torch"),
+        ("kernels.gpu.bytes", "import triton.language as tl", "triton.language"),
         ("data.array", "from ray_kmeans.store import publish", "ray_kmeans.store.publish"),
         ("cluster.pool", "import ray.util", "ray.util"),
         ("cluster.worker", "import ray_kmeans.data.plan as plan", "ray_kmeans.data.plan"),
@@ -176,8 +184,8 @@ def run_fresh(code):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_importing_the_package_loads_neither_ray_nor_numba_nor_tyro():
-    slow = {"ray", "numba", "tyro"}
+def test_importing_the_package_loads_neither_ray_nor_numba_nor_torch_nor_tyro():
+    slow = {"ray", "numba", "tyro", "torch", "triton"}
 
     use = "from ray_kmeans import KMeansClustering"
     loaded = run_fresh(f"{use}; import sys; print(*sorted(sys.modules))").split()
@@ -203,6 +211,16 @@ def test_the_package_has_the_names_of_its_public_module_and_no_others():
     assert all(getattr(ray_kmeans, name) is getattr(names, name) for name in public)
     with pytest.raises(AttributeError, match="no attribute 'KMeans'"):
         ray_kmeans.KMeans
+
+
+def test_the_kernel_of_the_cpu_loads_neither_torch_nor_triton():
+    loaded = run_fresh(
+        "import sys; from ray_kmeans import kernels; kernels.load('cpu')\n"
+        "print(*sorted(sys.modules))"
+    ).split()
+
+    assert "numba" in loaded
+    assert {"torch", "triton"} & set(loaded) == set()
 
 
 def test_a_model_is_read_where_ray_and_numba_are_not_installed(tmp_path):

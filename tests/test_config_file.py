@@ -61,7 +61,13 @@ def another(hint, name):
         return inside[-1]
     if kind is tuple:
         return ["x", "y"]
-    special = {"cache": "disk", "backend": "cpu", "use_mini_batch": False, "progress": False}
+    special = {
+        "gpus_per_worker": 0.5,
+        "cache": "disk",
+        "backend": "gpu",
+        "use_mini_batch": False,
+        "progress": False,
+    }
     plain = {int: 3, float: 2.5, str: "text", bool: True}
     return special.get(name, plain.get(hint))
 

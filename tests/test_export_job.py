@@ -101,6 +101,7 @@ def test_a_saved_model_is_asked_of_the_class(km, tmp_path, monkeypatch, capsys):
         (RunConfig(num_workers=3, ray_address="h:1"), "on Ray at h:1, 3 workers of 1 CPU"),
         (RunConfig(num_workers=3, cpus_per_worker=2), "3 workers of 2 CPUs"),
         (RunConfig(cpus_per_worker=0.5), "all workers of 0.5 CPUs"),
+        (RunConfig(backend="gpu", gpus_per_worker=0.5), "all workers of 0.5 GPU"),
     ],
 )
 def test_the_first_line_tells_the_workers(config, where, capsys):

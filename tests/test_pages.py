@@ -366,7 +366,7 @@ def test_every_error_with_a_sentence_of_its_own_is_on_the_page():
     of_their_own = {name for name, each in classes.items() if "__str__" in vars(each)}
 
     assert named <= set(classes)
-    assert of_their_own - named == {"NotAvailableError", "NoDataError"}  # say all there is to do
+    assert of_their_own - named == {"NoDataError"}  # say all there is to do
 
 
 # --- migrating.md ------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from ray_kmeans.errors import (
     ModelMismatchError,
     NoDataError,
     NonFiniteError,
-    NotAvailableError,
     NotFittedError,
     RayKMeansError,
     TooFewRowsError,
@@ -236,7 +235,9 @@ def test_partial_fit_refuses_what_fit_refuses(place, params, error, message):
         ({"save_summary_steps": None}, f"save_summary_steps=None {WHOLE_NUMBER}"),
         ({"log_step_count_steps": True}, f"log_step_count_steps=True {WHOLE_NUMBER}"),
         ({"cpus_per_worker": 0}, "cpus_per_worker=0 must be a number above 0"),
-        ({"backend": "tpu"}, "backend='tpu' .*Give 'auto' or 'cpu'"),
+        ({"backend": "tpu"}, "backend='tpu' .*Give 'auto', 'cpu' or 'gpu'"),
+        ({"gpus_per_worker": 1}, "gpus_per_worker=1 needs backend='gpu'; it is 'auto'"),
+        ({"backend": "gpu", "gpus_per_worker": 2}, "gpus_per_worker=2 is more than .*more workers"),
         ({"storage_options": "key"}, "storage_options is a str; it must be a dict"),
     ],
     ids=case_id,
@@ -354,17 +355,6 @@ def test_wrong_max_steps_are_refused(place, arguments, message):
     refused(lambda: model(place).fit(X, **arguments), ConfigError, message)
 
     assert not place.exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"backend": "gpu"}, "backend='gpu' is not available .*Give 'auto' or 'cpu'"),
-    ],
-    ids=case_id,
-)
-def test_what_is_not_available_yet_says_so(arguments, message):
-    refused(lambda: RunConfig(**arguments), NotAvailableError, message)
 
 
 # --- calls of a model that is there ----------------------------------------------------------

@@ -91,6 +91,8 @@ def join(config: RunConfig) -> None:
 
 def _workers(config: RunConfig) -> str:
     count, cpus = config.num_workers, config.cpus_per_worker
+    if config.backend == "gpu":
+        return f"{count or 'all'} workers of {config.gpus_per_worker or 1:g} GPU"
     if count is None and cpus is None:
         return "one worker per node"
     return f"{count or 'all'} workers of {cpus or 1:g} CPU{'s'[: cpus not in (None, 1)]}"

@@ -44,23 +44,30 @@ class Crew:
         self.expect(count)
         missing = count - self.welcome(count, patience)
         if missing and timeout > patience:
-            self._emit(ev.Waiting(missing, count, _free_cpus()))
+            self._emit(ev.Waiting(missing, count, _free("CPU")))
             missing -= self.welcome(missing, timeout - patience)
         if count - missing < (self.options.fewest or count):
-            free = _free_cpus()
             raise WorkersLostError(
                 f"{missing} of {count} workers did not start within "
-                f"worker_start_timeout_s={timeout:g}; each needs {self.options.cpus:g} CPU "
-                f"and {free:g} are free. Lower num_workers or cpus_per_worker, or wait longer."
+                f"worker_start_timeout_s={timeout:g}; each needs {self._needs()}. "
+                "Lower num_workers or cpus_per_worker, or wait longer."
             )
         self.expect((self.options.most or count) - count)
+
+    def _needs(self) -> str:
+        """Say what a worker needs, and what is free."""
+        needs = f"{self.options.cpus:g} CPU and {_free('CPU'):g} are free"
+        if self.options.gpus:
+            needs += f", and {self.options.gpus:g} GPU and {_free('GPU'):g} are free"
+        return needs
 
     def expect(self, count: int) -> None:
         """Ask Ray for so many more; they are there when they are welcomed."""
         for _ in range(count):
             # A dead worker is replaced here: restarted by Ray it would have no rows.
-            actor: Any = ray.remote(num_cpus=self.options.cpus, max_restarts=0, max_task_retries=0)
-            host = actor(KMeansWorker).remote(self._metric, self.options.threads, self.options.keep)
+            takes: Any = {"num_cpus": self.options.cpus, "num_gpus": self.options.gpus or None}
+            actor: Any = ray.remote(**takes, max_restarts=0, max_task_retries=0)
+            host = actor(KMeansWorker).remote(self._metric, self.options)
             self._expected[host.hello.remote()] = host
 
     def welcome(self, count: int, timeout: float) -> int:
@@ -155,5 +162,5 @@ def _check_same(host: str, version: str) -> None:
         )
 
 
-def _free_cpus() -> float:
-    return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+def _free(kind: str) -> float:
+    return float(ray.available_resources().get(kind, 0))  # type: ignore[no-untyped-call]

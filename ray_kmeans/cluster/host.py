@@ -7,8 +7,8 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.shard import Block, Reader
-from ray_kmeans.cluster.shelf import Keep
 from ray_kmeans.cluster.worker import ShardWorker, this_process
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.version import __version__
@@ -17,8 +17,8 @@ from ray_kmeans.version import __version__
 class KMeansWorker:
     """Shards by their number. Each is a worker of its own, and they take turns."""
 
-    def __init__(self, metric: str, threads: int, keep: Keep) -> None:
-        self._how = metric, "cpu", threads, keep
+    def __init__(self, metric: str, options: WorkerOptions) -> None:
+        self._how = metric, options.kernel, options.threads, options.keep, options.gpus
         self._workers: dict[int, ShardWorker] = {}
 
     def hello(self) -> tuple[str, str]:

@@ -53,6 +53,13 @@ def node_cpus() -> list[int]:
     return [count for count in counts if count > 0] or [1]
 
 
+def nodes_with_gpus() -> list[tuple[float, float]]:
+    """Return (CPUs, GPUs) of each node that has any of both, as Ray counts them."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    return [(r["CPU"], r["GPU"]) for r in resources if r.get("CPU") and r.get("GPU")]
+
+
 def memory_per_cpu() -> int:
     """Return the memory for each CPU of the node where that is least, in bytes by Ray."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]

@@ -28,6 +28,10 @@ class WorkerOptions:
     """That the worker with that shard holds, as planned."""
     replace_timeout_s: float = 30.0
     """After a loss, before the others take the shards over."""
+    kernel: str = "cpu"
+    """What computes, by the name that `kernels.load` takes."""
+    gpus: float = 0.0
+    """What a worker has of a GPU."""
 
     @property
     def threads(self) -> int:

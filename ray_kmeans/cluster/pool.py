@@ -181,9 +181,10 @@ class LocalPool(Pool):
         kernel: str = "cpu",
         threads: int = 1,
         keep: Keep = Keep(),  # noqa: B008 (frozen)
+        gpus: float = 1.0,
     ) -> None:
         self.metric = metric
-        self._how = kernel, threads, keep
+        self._how = kernel, threads, keep, gpus
         self.take(source, shards)
 
     def take(self, source: Reader, shards: Sequence[Sequence[Block]]) -> None:

@@ -28,7 +28,7 @@ from ray_kmeans.clustering.grid import Extent, Grid, Squares
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN, without_direction
 from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
-from ray_kmeans.kernels.moving import PlainHeld, counts_of
+from ray_kmeans.kernels.moving import counts_of
 from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
@@ -55,10 +55,11 @@ class ShardWorker:
         kernel: str = "cpu",
         threads: int = 1,
         keep: Keep = Keep(),  # noqa: B008 (frozen)
+        gpus: float = 1.0,
     ) -> None:
         self._metric = metric
         self._keep = keep
-        self._kernel = kernels.load(kernel, threads)
+        self._kernel = kernels.load(kernel, threads, gpus)
         self._threads = Threads(threads)
         self._loaded: Shard | None = None
         self._grid: Grid | None = None
@@ -270,8 +271,8 @@ class ShardWorker:
             if rows.stays:
                 self._held = self._kernel.hold(list(rows), self._metric, len(centers), weights)
             else:
-                total = sum(rows.sizes)
-                self._held = PlainHeld(self._kernel, rows, total, self._metric, weights)
+                about = rows.sizes, self._shard.features, self._metric, weights
+                self._held = self._kernel.hold_each(rows, *about)
         return self._held
 
     def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:

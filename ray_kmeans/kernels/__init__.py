@@ -52,6 +52,16 @@ class Kernel(Protocol):
         `weights`: of all rows (n,), as in `accumulate`.
         """
 
+    def hold_each(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        sizes: Sequence[int],
+        d: int,
+        metric: str,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        """Hold blocks (n_i, d), of these sizes, that are made anew whenever one is asked for."""
+
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
         """Do the work that depends on the centers (k, d) alone, once per sweep."""
 
@@ -123,17 +133,23 @@ def column_keys(n_features: int) -> NDArray[np.uint64]:
     return np.asarray(keys | np.uint64(1))
 
 
-def load(name: str = "cpu", threads: int = 1) -> Kernel:
+def load(name: str = "cpu", threads: int = 1, share: float = 1.0) -> Kernel:
     """Return the kernel of that name, which may use so many threads.
 
     'cpu': the fastest that this processor has for the work at hand; 'portable': float32 BLAS;
-    'amx', 'vnni': products of bytes by this unit, for tests; 'reference': NumPy, obvious. Imports
-    numba only when it is asked for, so that reading a model needs none.
+    'gpu': the first GPU of this process, of whose memory `share` is ours. For tests: 'amx', 'vnni':
+    products of bytes by this unit; 'gpu-torch', 'gpu-triton': what may label on a GPU, on the CPU
+    where there is none; 'reference': NumPy, obvious. Imports numba or torch only when it is asked
+    for, so that reading a model needs none.
     """
     if name == "reference":
         from ray_kmeans.kernels import reference
 
         return reference.ReferenceKernel()
+    if name.startswith("gpu"):
+        from ray_kmeans.kernels import gpu
+
+        return gpu.load(name, threads, share)
     from ray_kmeans.kernels import cpu, portable
 
     if name == "portable":

@@ -85,18 +85,26 @@ def settle(rows, centers, cosine, lows, first, upper, left_out, nearest, scores)
             candidate = first + j
             if lows[j, i] > upper[i] or candidate == left_out[i]:
                 continue  # written so that a NaN is a candidate
-            found = score(rows[i], centers[candidate], cosine)
-            best = nearest[i]
-            if best < 0 or is_nearer(
-                rows[i],
-                centers[candidate],
-                found,
-                centers[best],
-                (scores[i, 0], scores[i, 1]),
-                cosine,
-            ):
-                nearest[i] = candidate
-                scores[i, 0], scores[i, 1] = found
+            _compare(rows[i], centers, candidate, cosine, i, nearest, scores)
+
+
+@njit(nogil=True, cache=True)
+def settle_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
+    """Do the same for pairs of a row and a center, those of a row in ascending order."""
+    for pair in range(len(numbers)):
+        i = numbers[pair]
+        _compare(rows[i], centers, candidates[pair], cosine, i, nearest, scores)
+
+
+@njit(nogil=True, cache=True)
+def _compare(row, centers, candidate, cosine, i, nearest, scores):
+    found = score(row, centers[candidate], cosine)
+    best = nearest[i]
+    if best < 0 or is_nearer(
+        row, centers[candidate], found, centers[best], (scores[i, 0], scores[i, 1]), cosine
+    ):
+        nearest[i] = candidate
+        scores[i, 0], scores[i, 1] = found
 
 
 @njit(nogil=True, cache=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import ALIKE
+from ray_kmeans.kernels import ALIKE, Held
 
 
 class Moves(NamedTuple):
@@ -92,6 +92,29 @@ def counts_of(
     # With weights these are sums of floats, and exact: all together are below 2**53.
     times = weights if len(weights) else None
     return np.bincount(labels, times, minlength=k).astype(np.int64)
+
+
+class HoldsPlainly:
+    """A kernel that labels rows that are held from the start each time."""
+
+    def hold(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        metric: str,
+        k: int,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        return self.hold_each(blocks, [len(b) for b in blocks], blocks[0].shape[1], metric, weights)
+
+    def hold_each(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        sizes: Sequence[int],
+        d: int,
+        metric: str,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        return PlainHeld(self, blocks, sum(sizes), metric, weights)
 
 
 class PlainHeld:

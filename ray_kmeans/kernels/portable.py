@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from ray_kmeans.kernels import ALIKE, Held, column_keys, drift, loops, summing
-from ray_kmeans.kernels.moving import Moves, PlainHeld
+from ray_kmeans.kernels import ALIKE, column_keys, drift, loops, summing
+from ray_kmeans.kernels.moving import HoldsPlainly, Moves
 from ray_kmeans.kernels.space import Rows
 from ray_kmeans.kernels.threads import Threads
 
@@ -72,11 +72,15 @@ class PreparedCenters:
 def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
     """Return a power of two that brings the spread of the centers near 1, and their mean (d,)."""
     mean = np.zeros(centers.shape[1])
-    spread = drift.spread(centers, mean)
-    return float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126)))), mean
+    return scale_for(drift.spread(centers, mean)), mean
 
 
-class PortableKernel:
+def scale_for(spread: float) -> float:
+    """Return a power of two that brings a spread near 1."""
+    return float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126))))
+
+
+class PortableKernel(HoldsPlainly):
     """BLAS for the product, numba for everything else. Releases the GIL."""
 
     def __init__(self, threads: int) -> None:
@@ -84,15 +88,6 @@ class PortableKernel:
 
     def ready(self, rows: int, k: int, d: int) -> str:
         return "float32 BLAS"
-
-    def hold(
-        self,
-        blocks: Sequence[NDArray[np.float32]],
-        metric: str,
-        k: int,
-        weights: NDArray[np.int64] = ALIKE,
-    ) -> Held:
-        return PlainHeld(self, blocks, sum(map(len, blocks)), metric, weights)
 
     @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
     def prepare(self, centers: NDArray[np.float32], metric: str) -> PreparedCenters:

@@ -9,24 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import ALIKE, COARSE_UNITS, Held, column_keys
-from ray_kmeans.kernels.moving import Moves, PlainHeld
+from ray_kmeans.kernels import ALIKE, COARSE_UNITS, column_keys
+from ray_kmeans.kernels.moving import HoldsPlainly, Moves
 
 
-class ReferenceKernel:
+class ReferenceKernel(HoldsPlainly):
     """Slow and obvious; every other kernel must give the same bits."""
 
     def ready(self, rows: int, k: int, d: int) -> str:
         return "reference"
-
-    def hold(
-        self,
-        blocks: Sequence[NDArray[np.float32]],
-        metric: str,
-        k: int,
-        weights: NDArray[np.int64] = ALIKE,
-    ) -> Held:
-        return PlainHeld(self, blocks, sum(map(len, blocks)), metric, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> tuple[NDArray[np.float32], str]:
         return centers, metric

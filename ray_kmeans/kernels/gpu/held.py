@@ -1,0 +1,77 @@
+"""Rows on a device that are labelled again and again, with sums and counts that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ray_kmeans.kernels import ALIKE
+from ray_kmeans.kernels.gpu.chunks import Chunks
+from ray_kmeans.kernels.gpu.device import Device
+from ray_kmeans.kernels.gpu.summing import Sums
+
+
+class Labeller(Protocol):
+    """Centers that label rows."""
+
+    def label(self, rows: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """Return the labels (n,) int32 of rows (n, d), given those from before, -1 for none."""
+
+
+class HeldOnDevice:
+    """Labels, sums and counts stay on the device; the rows do as far as there is room for them."""
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        labeller_of: Callable[[NDArray[np.float32]], Labeller],
+        device: Device,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> None:
+        self._chunks = chunks
+        self._labeller_of = labeller_of
+        self._device = device
+        self._weights: Sequence[Any] = [None] * len(chunks.sizes)
+        if len(weights):
+            self._weights = device.put(weights).split(chunks.sizes)
+        self._k = 0
+        self._sums: Sums | None = None
+
+    def assign(self, centers: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return the labels of all rows (n,)."""
+        self._sweep(centers)
+        return self._labels
+
+    def sums(
+        self, centers: NDArray[np.float32], scale: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Label all rows; return sums (k, d) in whole units of the grid, and counts (k,)."""
+        if self._sums is None or len(centers) != self._k:
+            self._begin(len(centers))
+            self._sums = Sums(len(centers), scale, self._device)
+        self._sweep(centers)
+        return self._sums.host()
+
+    @property
+    def _labels(self) -> NDArray[np.int32]:
+        return np.concatenate([labels.cpu().numpy() for labels in self._known])
+
+    def _begin(self, k: int) -> None:
+        """Forget all labels."""
+        self._k, self._sums = k, None
+        empty = torch.full((sum(self._chunks.sizes),), -1, dtype=torch.int32)
+        self._known = empty.to(self._device.handle).split(self._chunks.sizes)
+
+    def _sweep(self, centers: NDArray[np.float32]) -> None:
+        if len(centers) != self._k:
+            self._begin(len(centers))
+        labeller = self._labeller_of(centers)
+        for rows, before, weights in zip(self._chunks, self._known, self._weights, strict=True):
+            after = labeller.label(rows, before)
+            if self._sums is not None:
+                self._sums.move(rows, before, after, weights)
+            before.copy_(after)

@@ -1,0 +1,152 @@
+"""The kernel for GPUs: labels, and sums of rows that are held, on the device; the rest on the CPU.
+
+Triton's programs label rows where they run and pass a check in this process, else torch alone does;
+the kernel's name says which. Both give the bits of the CPU's kernels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ray_kmeans.kernels import ALIKE, Held
+from ray_kmeans.kernels.gpu.chunks import Chunks
+from ray_kmeans.kernels.gpu.device import Device, steps
+from ray_kmeans.kernels.gpu.floats import ByFloats
+from ray_kmeans.kernels.gpu.held import HeldOnDevice, Labeller
+from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
+
+log = logging.getLogger("ray_kmeans")
+
+BYTES = "int8 tensor cores (Triton)"
+FLOATS = "float32 (torch)"
+CHECKS = [
+    *product(("squared_euclidean", "cosine"), (300, 20), (200, 70, 8), (1.0,)),
+    ("squared_euclidean", 20, 8, 2.0**-140),
+]
+"""Metric, centers, columns and size of the values of the self-check. Those below 2^-126 must not be
+taken for zero."""
+
+
+class GpuKernel(PortableKernel):
+    """Labels and sums on a device.
+
+    `by_bytes`: whether Triton labels rows that are held; None: where it is right. Rows that pass by
+    are labelled by float32 products: they have no labels from before, which bytes gain by.
+    """
+
+    def __init__(self, threads: int, device: Device, by_bytes: bool | None = None) -> None:
+        super().__init__(threads)
+        self._device = device
+        self._by_bytes = by_bytes
+        self._remark = ""
+
+    def ready(self, rows: int, k: int, d: int) -> str:
+        how = BYTES if self._uses_bytes() else FLOATS + self._remark
+        room = min(self._device.room(0) / max(4 * rows * d, 1), 1.0)
+        return f"{how} on {self._device.name}, with room for {room:.0%} of the rows as float32"
+
+    def hold_each(
+        self,
+        blocks: Sequence[NDArray[np.float32]],
+        sizes: Sequence[int],
+        d: int,
+        metric: str,
+        weights: NDArray[np.int64] = ALIKE,
+    ) -> Held:
+        chunks = Chunks(blocks, sizes, d, self._device)
+
+        def labeller_of(centers: NDArray[np.float32]) -> Labeller:
+            floats = ByFloats(centers, metric, self._device)
+            if not self._uses_bytes():
+                return floats
+            from ray_kmeans.kernels.gpu.bytes import ByBytes, Tile  # Triton may be missing
+
+            return ByBytes(floats, max(chunks.sizes), self._device, Tile.of(d))
+
+        return HeldOnDevice(chunks, labeller_of, self._device, weights)
+
+    def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
+        return PreparedOnDevice(centers, metric, ByFloats(centers, metric, self._device))
+
+    def assign(
+        self,
+        rows: NDArray[np.float32],
+        prepared: Any,
+        labels: NDArray[np.int32],
+    ) -> None:
+        for part in steps(len(rows), 4 * rows.shape[1], self._device.piece):
+            labels[part] = prepared.floats.label(self._device.put(rows[part])).cpu().numpy()
+
+    def assign_second(
+        self,
+        rows: NDArray[np.float32],
+        prepared: Any,
+        labels: NDArray[np.int32],
+        seconds: NDArray[np.int32],
+    ) -> None:
+        if prepared.on_host is None:
+            prepared.on_host = super().prepare(prepared.centers, prepared.metric)
+        super().assign_second(rows, prepared.on_host, labels, seconds)
+
+    def _uses_bytes(self) -> bool:
+        if self._by_bytes is None:
+            self._by_bytes, self._remark = bytes_are_right(self._device)
+        return self._by_bytes
+
+
+def load(name: str, threads: int, share: float) -> GpuKernel:
+    """Return 'gpu'; for tests 'gpu-torch' or 'gpu-triton', on the CPU where there is no GPU."""
+    if name == "gpu":
+        return GpuKernel(threads, Device.of_gpu(share))
+    device = Device.of_gpu(share) if torch.cuda.is_available() else Device.of_cpu()
+    return GpuKernel(threads, device, by_bytes=name == "gpu-triton")
+
+
+@dataclass
+class PreparedOnDevice:
+    """Centers for the device, and for the kernel of the CPU once that is asked."""
+
+    centers: NDArray[np.float32]
+    metric: str
+    floats: ByFloats
+    on_host: PreparedCenters | None = None
+
+
+@cache
+def bytes_are_right(device: Device) -> tuple[bool, str]:
+    """Return whether Triton labels a small set right on a device, and what to say if not."""
+    try:
+        wrong = _wrong_labels(device)
+    except Exception as error:  # a compiler has many, and torch can do the work
+        log.warning("Triton does not run on %s, so torch labels: %s", device.name, error)
+        return False, ", as Triton does not run here"
+    if wrong:
+        log.warning("Triton failed its self-check on %s, so torch labels", device.name)
+        return False, ", as Triton failed its self-check"
+    return True, ""
+
+
+def _wrong_labels(device: Device) -> int:
+    """Label rows with near ties by bytes and on the CPU; return how many labels differ."""
+    rng = np.random.default_rng(0)
+    portable, wrong = PortableKernel(1), 0
+    for metric, k, d, size in CHECKS:
+        centers = rng.standard_normal((k, d), np.float32)
+        rows = centers[rng.integers(0, k, 700)] + rng.standard_normal((700, d), np.float32)
+        rows[: k - 1] = (centers[1:] + centers[:-1]) / 2  # about as near to one as to the other
+        rows, centers = rows * np.float32(size), centers * np.float32(size)
+        held = GpuKernel(1, device, by_bytes=True).hold([rows], metric, k)
+        for moved in (centers, centers[::-1].copy()):
+            expected = np.empty(len(rows), np.int32)
+            portable.assign(rows, portable.prepare(moved, metric), expected)
+            wrong += int((held.assign(moved) != expected).sum())
+    return wrong
