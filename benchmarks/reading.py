@@ -119,6 +119,8 @@ def by_ray_data(place: Place, rows: int, features: int) -> None:
     import ray
 
     matrix = np.empty((rows, features), np.float32)
+    if not ray.is_initialized():
+        ray.init("local")
     dataset = ray.data.read_parquet(place.path, filesystem=place.arrow)
     at = 0
     for batch in dataset.iter_batches(batch_size=8192, batch_format="numpy"):

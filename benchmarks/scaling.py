@@ -10,16 +10,20 @@ through the object store, once for each node; sums come back
   coordinator.
 
 All workers are on one machine here: bytes move through its memory, and the processes share its
-cores. So the seconds say what calls, copies and additions cost; the bytes say what a network would
-carry. The model at the end is fitted to these seconds (least squares, non-negative) and adds the
-time of the bytes on a network of a named speed; it predicts, it was not measured.
+cores. So `ms` says what all calls, copies and additions cost together, which on a cluster are done
+side by side; `own ms` is the processor time of the coordinator alone, which is not. The bytes say
+what a network would carry. The model at the end is fitted to the own times (least squares,
+non-negative), takes the part of a worker from the lines with the fewest workers, and adds the time
+of the bytes on a network of a named speed; it predicts, it was not measured.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -40,6 +44,8 @@ REPEATS = 5
 STORE_BYTES = 6 * 2**30
 STAR, SLICES = 2**62, 0
 """Values of SLICE_FROM that make all sums go one way."""
+NODES, VALUES, GBITS = (16, 64, 256, 1000), (10**6, 10**7, 10**8), (10, 100)
+"""For which the model predicts."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Line:
     values: int
     way: str
     seconds: float
+    own: float
+    """Seconds of processor time of this process, which coordinates."""
     coordinator_mb: float
     """What this process, which coordinates, holds more than before."""
 
@@ -85,13 +93,15 @@ def measure(pool: Any, workers: int, values: int) -> list[Line]:
     for way, slice_from in (("star", STAR), ("slices", SLICES)):
         ray_pool.SLICE_FROM = slice_from
         pool.sweep(centers)
-        before, times = forget_peak() or 0, []
+        before, times, own = forget_peak() or 0, [], []
         for _ in range(REPEATS):
-            begin = time.perf_counter()
+            begin, begin_own = time.perf_counter(), time.process_time()
             pool.sweep(centers)
             times.append(time.perf_counter() - begin)
+            own.append(time.process_time() - begin_own)
         more = (peak() - before) / 2**20
-        lines.append(Line(workers, centers.size, way, statistics.median(times), more))
+        seconds = statistics.median(times), statistics.median(own)
+        lines.append(Line(workers, centers.size, way, *seconds, more))
     return lines
 
 
@@ -112,8 +122,9 @@ def lines_of(options: Options) -> list[Line]:
                     lines.append(line)
                     print(
                         f"| {line.workers} | {line.values:,} | {line.way} | "
-                        f"{line.seconds * 1e3:,.1f} | {line.received / 1e6:,.1f} | "
-                        f"{line.busiest / 1e6:,.1f} | {line.coordinator_mb:,.0f} |",
+                        f"{line.seconds * 1e3:,.1f} | {line.own * 1e3:,.1f} | "
+                        f"{line.received / 1e6:,.1f} | {line.busiest / 1e6:,.1f} | "
+                        f"{line.coordinator_mb:,.0f} |",
                         flush=True,
                     )
         finally:
@@ -122,28 +133,69 @@ def lines_of(options: Options) -> list[Line]:
 
 
 def fitted(lines: list[Line], way: str) -> tuple[float, float, float]:
-    """Return seconds a call, a worker, and a byte of all workers' sums, fitted to a way's lines."""
+    """Return own seconds a call, a worker, and a byte received, fitted to a way's lines."""
     chosen = [line for line in lines if line.way == way]
-    weights = np.array([1 / line.seconds for line in chosen])  # relative errors count alike
-    design = np.array([[1.0, line.workers, 8.0 * line.values * line.workers] for line in chosen])
+    weights = np.array([1 / line.own for line in chosen])  # relative errors count alike
+    design = np.array([[1.0, line.workers, line.received] for line in chosen])
     found, _ = nnls(design * weights[:, None], np.ones(len(chosen)))
     return tuple(found.tolist())
 
 
+def of_a_worker(lines: list[Line], way: str) -> float:
+    """Return the seconds that a worker takes for each value of k times d, beside the others."""
+    fewest = min(line.workers for line in lines)
+    alone = [line for line in lines if line.way == way and line.workers == fewest]
+    largest = max(alone, key=lambda line: line.values)
+    return max(largest.seconds - largest.own, 0.0) / largest.values
+
+
+def seconds_to_add() -> float:
+    """Return the seconds that adding up takes for each byte that comes in, in one thread."""
+    total, more = np.zeros(10**7, np.int64), np.ones(10**7, np.int64)
+    begin = time.perf_counter()
+    for _ in range(REPEATS):
+        total += more
+    return (time.perf_counter() - begin) / REPEATS / more.nbytes
+
+
+def predicted(
+    line: Line, cost: tuple[float, float, float], worker_s: float, add_s: float, gbit: float
+) -> float:
+    """Return the seconds of an iteration besides computing, with a worker on each node.
+
+    Centers go out as a tree of copies from node to node. Sums come in at the speed of the network
+    of who gets most; in slices, each of some workers adds up what it gets in one thread.
+    """
+    call, of_call, byte = cost
+    out = 4 * line.values * math.ceil(math.log2(line.workers + 1))
+    moved = 8e-9 / gbit * (out + line.busiest)
+    added = add_s * line.busiest if line.way == "slices" else 0.0
+    own = call + of_call * line.workers + byte * line.received
+    return own + worker_s * line.values + added + moved
+
+
 def main(options: Options) -> None:
     say_where("ray", "numpy")
-    ray.init(
-        num_cpus=8, include_dashboard=False, object_store_memory=STORE_BYTES, log_to_driver=False
-    )
-    print("| workers | k d | way | ms | MB to the coordinator | MB to the busiest | MB it holds |")
-    print("|---|---|---|---|---|---|---|")
+    about: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
+    ray.init("local", num_cpus=8, object_store_memory=STORE_BYTES, **about)
+    print("| workers | k d | way | ms | own ms | MB to coordinator | MB to busiest | MB it holds |")
+    print("|---|---|---|---|---|---|---|---|")
     lines = lines_of(options)
-    for way in ("star", "slices"):
-        call, worker, byte = fitted(lines, way)
+    add_s = seconds_to_add()
+    costs = {way: (fitted(lines, way), of_a_worker(lines, way)) for way in ("star", "slices")}
+    for way, ((call, of_call, byte), worker_s) in costs.items():
         print(
-            f"\n{way}: {call * 1e3:.2f} ms + {worker * 1e3:.2f} ms a worker + "
-            f"{byte * 1e9:.2f} ns a byte of all sums"
+            f"\n{way}: {call * 1e3:.2f} ms + {of_call * 1e3:.2f} ms a worker + {byte * 1e9:.2f} ns "
+            f"a byte that the coordinator gets; in a worker {worker_s * 1e9:.2f} ns a value"
         )
+    print(f"\nadding up: {add_s * 1e9:.2f} ns a byte")
+    print("\n| nodes | k d | network | star s | slices s |\n|---|---|---|---|---|")
+    for nodes, values, gbit in product(NODES, VALUES, GBITS):
+        star, slices = (
+            predicted(Line(nodes, values, way, 0.0, 0.0, 0.0), *costs[way], add_s, gbit)
+            for way in costs
+        )
+        print(f"| {nodes:,} | {values:,} | {gbit} Gbit/s | {star:,.2f} | {slices:,.2f} |")
 
 
 if __name__ == "__main__":
