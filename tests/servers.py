@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -11,16 +12,25 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 
 BIN = Path(sys.executable).parent
 
 
+PORTS = itertools.cycle(Random(os.getpid()).sample(range(20_000, 32_000), 12_000))
+"""Below those that the system gives to whoever asks for any, in an order of this process's own: a
+port stays free until the server that is told it has started."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that this process was not given before."""
+    for port in PORTS:
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")
 
 
 def wait_for(url: str, process: subprocess.Popen, seconds: float) -> None:

@@ -51,17 +51,25 @@ class Ranges(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, or all, as far as the file goes; copied once at most of a piece."""
+        left = max(self._size - self._at, 0)
+        wanted = left if size < 0 else min(size, left)
+        parts: list[bytes] = []
+        while wanted:
+            begin, piece = self._piece(wanted)
+            here = self._at - begin
+            parts.append(piece[here : here + wanted])
+            self._at += len(parts[-1])
+            wanted -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill the buffer as far as the file goes."""
         wanted = memoryview(buffer).cast("B")
-        done = 0
-        while done < len(wanted) and self._at < self._size:
-            begin, piece = self._piece(len(wanted) - done)
-            part = memoryview(piece)[self._at - begin :][: len(wanted) - done]
-            wanted[done : done + len(part)] = part
-            done += len(part)
-            self._at += len(part)
-        return done
+        found = self.read(len(wanted))
+        wanted[: len(found)] = found
+        return len(found)
 
     def close(self) -> None:
         for _, piece in self._pieces.values():
