@@ -54,14 +54,20 @@ class Store:
 @contextmanager
 def running(command, endpoint, seconds=40.0, **kwargs):
     """Run a server without state worth keeping, from its first answer on."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(list(map(str, command)), **quiet, **kwargs)
-    try:
-        wait_for(endpoint, process, seconds)
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(list(map(str, command)), stdout=said, stderr=said, **kwargs)
+        try:
+            wait_for(endpoint, process, seconds)
+        except AssertionError as error:
+            said.seek(0)
+            process.kill()
+            last = said.read()[-2000:].decode(errors="replace")
+            raise AssertionError(f"{error}\n{last}") from None
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
 
 
 def s3_at(endpoint: str, key=KEY, secret=SECRET, **more) -> Store:
