@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from ray_kmeans.cluster.pool import Moved, rows_of
 from ray_kmeans.clustering.state import FitState, digest
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.data.plan import Block, Layout, Shard, pieces_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.versions import contents_of
 from ray_kmeans.errors import ConfigError
@@ -77,16 +76,13 @@ class Labelling:
     def write(self, output: LabelledOutput, run: Run) -> tuple[Written, int]:
         """Write all that is missing; also return how many parts have a number."""
         together = blocks_of_a_part(len(self.layout.blocks))
-        runs = [
-            list(blocks)
-            for _, blocks in groupby(self.layout.blocks, key=lambda block: block.index // together)
-        ]
+        runs = pieces_of(self.layout.blocks, together)
         written = self._write_parts(run, runs, together)
         if self.how.by_cluster:
             written = self._gather(output, run, written, [blocks[0] for blocks in runs])
         return written, len(runs)
 
-    def _write_parts(self, run: Run, runs: list[list[Block]], together: int) -> Written:
+    def _write_parts(self, run: Run, runs: list[Shard], together: int) -> Written:
         """Write the parts that are not there; the blocks of the others are not even read."""
         parts: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)

@@ -91,6 +91,11 @@ def cut(
     return blocks
 
 
+def pieces_of(blocks: Sequence[Block], together: int) -> list[Shard]:
+    """Put blocks together whose numbers are among the same so many, counted from 0 on."""
+    return [tuple(run) for _, run in groupby(blocks, key=lambda block: block.index // together)]
+
+
 def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Shard, ...]:
     """Deal the blocks out in consecutive runs of about equal rows; no shard is empty.
 
@@ -101,7 +106,7 @@ def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Sh
     >>> [[b.rows for b in shard] for shard in split(cut("f", [4, 4, 1, 3], features=8), 3, 2)]
     [[4, 4], [1, 3]]
     """
-    pieces = [tuple(run) for _, run in groupby(blocks, key=lambda block: block.index // together)]
+    pieces = pieces_of(blocks, together)
     sizes = [sum(block.rows for block in piece) for piece in pieces]
     n_shards = min(n_shards, len(pieces))
     shards: list[Shard] = []
