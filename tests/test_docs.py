@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
@@ -47,7 +48,23 @@ def test_ci_runs_the_line_of_the_readme():
         x.strip() for x in README.splitlines() if x.strip().startswith("pip install '.[test]' &&")
     ]
 
-    assert line in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert line in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("bad", ["pip", "laws", "ray", "ruff", "mypy", ""])
+def test_ci_fails_where_any_of_its_commands_fails(tmp_path, bad):
+    script = '[ "$(basename "$0")" != "$BAD" ] || exit 1\n'
+    of_pytest = 'case "$*" in *not*) kind=laws;; *) kind=ray;; esac; [ "$kind" != "$BAD" ]\n'
+    of_python = 'mkdir -p "$3/bin" && touch "$3/bin/activate"\n'
+    special = {"pytest": of_pytest, "python3": of_python}
+    for name in ("pip", "pytest", "ruff", "mypy", "chromium", "python3"):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{special.get(name, script)}")
+        (tmp_path / name).chmod(0o755)
+
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "BAD": bad}
+    done = subprocess.run([ROOT / ".ci" / "run"], env=environment, check=False)
+
+    assert (done.returncode == 0) == (bad == "")
 
 
 def test_every_field_of_the_config_stands_in_the_readme():

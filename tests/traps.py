@@ -18,6 +18,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import ray
+
 from ray_kmeans import RunConfig, answers, runs
 from ray_kmeans.cluster import ray_pool
 from ray_kmeans.clustering.stopping import StopRule
@@ -30,6 +32,8 @@ ROOT = Path(__file__).parents[1]
 
 K = 12
 STEPS = 12
+NOTICE_S = 3
+"""From the notice to the end of a spot machine."""
 _role = ""
 """What this process is; '' where no trap is set."""
 
@@ -43,7 +47,8 @@ class Trap:
     """module:name, or module:class.name"""
     victim: str
     """'worker', 'coordinator' or 'driver': killed, where the process at the point is one, that one.
-    'node': and the raylet above it. 'link': the network of its machine goes down."""
+    'node': and the raylet above it. 'spot': its node, which is told beforehand.
+    'link': the network of its machine goes down."""
     call: int = 1
     slices: bool = False
     """Add the sums of all workers up in slices, as with many clusters."""
@@ -85,11 +90,32 @@ class Trap:
         if self.victim == "link":
             subprocess.run(["ip", "link", "set", "eth0", "down"], check=True)
             return
+        if self.victim == "spot":
+            give_notice()
+            time.sleep(60)  # at work when it goes
+            return
         if self.victim == "node":
             os.kill(os.getppid(), signal.SIGKILL)
         here = self.victim in (_role, "node")
         pid = os.getpid() if here else int(Path(self.place, self.victim).read_text())
         os.kill(pid, signal.SIGKILL)
+
+
+def give_notice():
+    """Tell Ray, as a cloud's autoscaler does, that this node will be taken away."""
+    about = ray.get_runtime_context()
+    reason = "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"
+    subprocess.run(
+        [
+            Path(sys.executable).with_name("ray"),
+            "drain-node",
+            f"--address={about.gcs_address}",
+            f"--node-id={about.get_node_id()}",
+            *reason,
+            f"--deadline-remaining-seconds={NOTICE_S}",
+        ],
+        check=True,
+    )
 
 
 class TrappedSource:
