@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError
 
+from ray_kmeans import interrupt
 from ray_kmeans.cluster import on_ray
 from ray_kmeans.cluster.crew import Crew
+from ray_kmeans.errors import RunStoppedError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.labelled import MANIFEST
 from ray_kmeans.store.model_dir import ModelDir
@@ -217,6 +220,17 @@ def test_one_that_stays_out_of_reach_is_lost(monkeypatch):
         raise ActorUnavailableError("out of reach", None)
 
     with pytest.raises(ActorUnavailableError):
+        on_ray._answer(ask)
+
+
+def test_who_is_asked_to_end_does_not_wait_for_one_out_of_reach(monkeypatch):
+    monkeypatch.setattr(interrupt, "_asked", asked := threading.Event())
+
+    def ask():
+        asked.set()
+        raise ActorUnavailableError("out of reach", None)
+
+    with pytest.raises(RunStoppedError):
         on_ray._answer(ask)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from ray_kmeans.cluster.host import KMeansWorker
 from ray_kmeans.cluster.options import WorkerOptions
@@ -15,6 +16,8 @@ from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.version import __version__
 
+LOST = RayActorError, OutOfMemoryError
+"""What Ray raises for an actor that is gone; the second one where Ray itself killed it."""
 PATIENCE_S = 10.0
 """Wait for the start of workers before the user hears of it."""
 MOST_FALSE_STARTS = 3
@@ -86,7 +89,7 @@ class Crew:
             host = self._expected.pop(done[0])
             try:
                 _check_same(*ray.get(done[0]))
-            except ray.exceptions.RayActorError as error:
+            except LOST as error:
                 self._start_again(error)
                 continue
             self._false_starts = 0

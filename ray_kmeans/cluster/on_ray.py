@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans import interrupt
 from ray_kmeans.cluster.actor import Coordinator
 from ray_kmeans.cluster.coordinator import FitPlan, Store
-from ray_kmeans.cluster.crew import first_line
+from ray_kmeans.cluster.crew import LOST, first_line
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.cluster.shard import Block
@@ -94,7 +94,7 @@ def fit_on_ray(
             about = plan, store, shared, shards, options, name is not None
             _check_same(plan, _answer(partial(coordinator.start.remote, *about)))
             return _follow(coordinator, emit)
-        except RayActorError as error:
+        except LOST as error:
             cause = first_line(error)
             ray.kill(coordinator)  # one out of reach would keep its name
             if losses == MAX_COORDINATOR_LOSSES:
@@ -147,7 +147,10 @@ def _coordinator(name: str | None) -> Any:
 
 
 def _answer(ask: Callable[[], Any]) -> Any:
-    """Return the coordinator's answer; ask again while Ray does not know whether it is dead."""
+    """Return the coordinator's answer; ask again while Ray does not know whether it is dead.
+
+    Who is asked to end meanwhile does not wait for it.
+    """
     end = time.monotonic() + DOUBT_S
     while True:
         try:
@@ -155,6 +158,7 @@ def _answer(ask: Callable[[], Any]) -> Any:
         except ActorUnavailableError:
             if time.monotonic() > end:
                 raise
+        interrupt.check()
         time.sleep(POLL_S)
 
 

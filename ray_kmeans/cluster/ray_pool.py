@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from ray_kmeans.cluster.calls import Call, Group, Submit, by_host, submitted, until_lag
-from ray_kmeans.cluster.crew import Crew, dealt, first_line
+from ray_kmeans.cluster.crew import LOST, Crew, dealt, first_line
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import Moved, Pool, nobody, rows_of
 from ray_kmeans.cluster.shard import Block
@@ -129,7 +129,7 @@ class RayPool(Pool):
             try:
                 found = ray.get(added)
                 return type(found[0]).joined(found)
-            except (RayActorError, ObjectLostError):
+            except (*LOST, ObjectLostError):
                 continue  # a host is lost, and its slices with it: the others label in no time
         raise WorkersLostError("workers died again and again while their sums were added up.")
 
@@ -166,7 +166,7 @@ class RayPool(Pool):
                 answer = ray.get(done[0])
             except RayTaskError as error:
                 raise self._first_cause(group, error) from None
-            except RayActorError as error:
+            except LOST as error:
                 lost = missing & set(group) - {s for call in pending.values() for s in call.group}
                 pending |= self._redo(submit, host, lost, error)
                 continue
@@ -191,7 +191,7 @@ class RayPool(Pool):
                 self._crew.set_aside(before)  # until it has done what it was asked
 
     def _redo(
-        self, submit: Submit, host: Any, lost: set[int], error: RayActorError
+        self, submit: Submit, host: Any, lost: set[int], error: Exception
     ) -> dict[Any, Call]:
         """Give all shards of a dead host to others, and submit those whose answer is missing."""
         cause = first_line(error)
