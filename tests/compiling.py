@@ -14,13 +14,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ray_kmeans.kernels.gpu import programs
-from ray_kmeans.kernels.gpu.bytes import Tile
+from ray_kmeans.kernels.gpu import programs, rounding
+from ray_kmeans.kernels.gpu.around import MOST_CANDIDATES
+from ray_kmeans.kernels.gpu.packing import Tile
 
 KINDS = {
     **dict.fromkeys(["packed", "panels"], "*i8"),
-    **dict.fromkeys(["order", "block_groups", "labels"], "*i32"),
-    **dict.fromkeys(["d", "k", "chunks"], "i32"),
+    **dict.fromkeys(
+        ["order", "block_groups", "visits", "names", "labels", "found", "counts"], "*i32"
+    ),
+    **dict.fromkeys(["d", "tiles", "chunks"], "i32"),
     "certain": "*i1",
     "scale": "fp32",
 }
@@ -53,8 +56,10 @@ if __name__ == "__main__":
         for d in (128, 129):
             tile = Tile.of(d)
             sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns}
-            build(programs.round_rows, capability, 4, **sizes)
+            build(rounding.round_rows, capability, 4, **sizes)
             sizes |= {"CENTERS": tile.centers, "WHOLE": d <= tile.columns}
-            built = build(programs.lowest_two, capability, tile.warps, **sizes)
-            units = {word for word in built.asm["ptx"].split() if "mma" in word and "s8" in word}
-            print(capability, d, *units, resources(built.asm["cubin"]))
+            more = {"MOST": MOST_CANDIDATES}
+            for program, own in ((programs.lowest_two, {}), (programs.list_candidates, more)):
+                built = build(program, capability, tile.warps, **sizes, **own)
+                units = {u for u in built.asm["ptx"].split() if "mma" in u and "s8" in u}
+                print(capability, d, *units, resources(built.asm["cubin"]))

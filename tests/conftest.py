@@ -84,8 +84,9 @@ GPU_KERNELS = ("gpu-torch", "gpu-triton")
 def small_tiles(monkeypatch):
     """Let Triton's programs, and what they work on, be as small as the interpreter wants them."""
     from ray_kmeans.kernels.gpu import bytes as by
+    from ray_kmeans.kernels.gpu.packing import Tile
 
-    monkeypatch.setattr(by.Tile, "of", lambda d: by.Tile(rows=32, centers=32, columns=32))
+    monkeypatch.setattr(Tile, "of", lambda d: Tile(rows=32, centers=32, columns=32))
     monkeypatch.setattr(by, "GROUP_ROWS", 48)
 
 

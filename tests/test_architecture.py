@@ -54,9 +54,12 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "torch": {"kernels.gpu"}
     | {
         f"kernels.gpu.{name}"
-        for name in ("bytes", "chunks", "device", "floats", "held", "kernel", "settling", "summing")
+        for name in (
+            *("around", "bytes", "chunks", "device", "floats", "held", "kernel", "packing"),
+            *("settling", "summing"),
+        )
     },
-    "triton": {"kernels.gpu.programs"},
+    "triton": {"kernels.gpu.programs", "kernels.gpu.rounding"},
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"remote", "store.publish", "data.files"},
     "tenacity": {"remote"},

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels.gpu import bytes as by
+from ray_kmeans.kernels.gpu import around as by
+from ray_kmeans.kernels.gpu import bytes as by_bytes
 from ray_kmeans.kernels.gpu import kernel as gpu
 from ray_kmeans.kernels.gpu import programs, settling
 from ray_kmeans.kernels.gpu.device import Device
+from ray_kmeans.kernels.gpu.floats import ByFloats
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties
 from tests.conftest import GPU_KERNELS, labels_of, small_tiles
@@ -36,9 +38,9 @@ def triton(monkeypatch):
     seen = []
 
     def nearest(around, *about):
-        labels, certain = found(around, *about)
+        labels, uppers, certain = found(around, *about)
         seen.append((len(around._references), float(certain.float().mean())))
-        return labels, certain
+        return labels, uppers, certain
 
     found = by.Around.nearest
     monkeypatch.setattr(by.Around, "nearest", nearest)
@@ -106,6 +108,59 @@ def test_more_centers_than_a_key_has_room_for(triton, monkeypatch):
     assert seen[-1][1] > 0.5
 
 
+def test_tiles_of_centers_that_are_too_far_are_not_visited(triton, monkeypatch):
+    name, _ = triton
+    found, seen = by.Around._visits, []
+
+    def visits(around, *about):
+        counts = found(around, *about)
+        seen.append(float(counts.float().mean()) / around._begins.shape[1])
+        return counts
+
+    monkeypatch.setattr(by.Around, "_visits", visits)
+    monkeypatch.setattr(by_bytes, "GROUP_ROWS", 3)
+    X, centers = blobs(400, 3, 300, "squared_euclidean")
+    held = hold(X, "squared_euclidean", 300, name)
+
+    steps = walk(X, centers, "squared_euclidean", ["lloyd"] * 2)
+    assert_follows(held, X, steps, "squared_euclidean")
+
+    assert seen[0] == 1  # nothing is known of a row without a label
+    assert max(seen[-2:]) < 0.5
+
+
+@METRICS
+def test_rows_that_bytes_leave_open_are_told_apart_among_their_candidates(
+    metric, triton, monkeypatch
+):
+    left = []
+    monkeypatch.setattr(ByFloats, "label", _counted(ByFloats.label, left))
+    name, seen = triton
+    X, centers = blobs(200, 9, 40, metric)
+    pairs = np.random.default_rng(0).integers(0, 40, (100, 2))
+    X[:100] = centers[pairs].mean(axis=1)
+
+    labels = hold(X, metric, 40, name).assign(centers)
+
+    np.testing.assert_array_equal(labels, labels_of(X, centers, "portable", metric))
+    assert seen[-1][1] < 0.9
+    assert not left
+
+
+def test_a_row_with_more_candidates_than_places_gets_the_lowest_of_a_tie(triton, monkeypatch):
+    left = []
+    monkeypatch.setattr(ByFloats, "label", _counted(ByFloats.label, left))
+    name, _ = triton
+    X, centers = blobs(60, 9, 50, "squared_euclidean")
+    centers[20:45] = centers[20]
+
+    labels = hold(X, "squared_euclidean", 50, name).assign(centers)
+
+    np.testing.assert_array_equal(labels, oracle.labels(X, centers))
+    assert 20 in labels
+    assert sum(left) >= (labels == 20).sum()
+
+
 def test_rows_count_as_often_as_they_weigh(kernel):
     X, centers = gaussian(n=60, d=5, k=6)
     times = np.random.default_rng(0).integers(0, 2**40, 60)
@@ -159,15 +214,16 @@ def test_ties_alone_are_left_to_exact_sums(case, ties, monkeypatch):
 def test_a_tie_is_one_in_whatever_order_its_terms_are_added(shift):
     X, centers = CASES["ties of 33 coordinates"]
     rolled = np.roll(centers, shift, axis=0)  # float64 tells some of them apart
-    about = torch.from_numpy(X.copy()), torch.from_numpy(rolled), torch.ones(3, 12) > 0
+    pairs = torch.ones(3, 12).nonzero(as_tuple=True)
+    about = torch.from_numpy(X.copy()), torch.from_numpy(rolled), *pairs
 
     assert settling.settle(*about, False, 2**20).tolist() == [0, 0, 0]
 
 
 def _counted(call, counts):
-    def counted(rows, *about):
-        counts.append(len(rows))
-        return call(rows, *about)
+    def counted(*about):
+        counts.append(len(next(each for each in about if isinstance(each, torch.Tensor))))
+        return call(*about)
 
     return counted
 
@@ -211,17 +267,34 @@ def test_triton_that_fails_its_check_steps_aside_and_says_so(fails, remark, monk
     np.testing.assert_array_equal(labels, oracle.labels(X, centers))
 
 
-@pytest.mark.parametrize("damage", ["lows", "reach"])
-def test_a_program_that_certifies_too_much_fails_the_check(damage, monkeypatch):
+def _certain(labels, uppers, certain):
+    return labels, uppers, certain | True
+
+
+def _first(labels, uppers, certain):
+    return labels * 0, uppers, certain
+
+
+@pytest.mark.parametrize(
+    ("part", "damaged"),
+    [
+        ("nearest", _certain),
+        ("nearest", _first),
+        ("_visits", lambda visits: visits * 0 + 1),
+        ("candidates", lambda found, counts: (found * 0, counts * 0 + 1)),
+    ],
+    ids=["certain", "lowest", "visits", "candidates"],
+)
+def test_a_program_that_finds_something_else_fails_the_check(part, damaged, monkeypatch):
     """The check finds what it is there to find."""
     small_tiles(monkeypatch)
-    monkeypatch.setattr(gpu, "CHECKS", [("squared_euclidean", 20, 8, 1.0)])
-    found = by.Around.nearest
+    monkeypatch.setattr(gpu, "CHECKS", [("squared_euclidean", 70, 8, 1.0)])
+    found = getattr(by.Around, part)
 
-    def nearest(around, *about):
-        labels, certain = found(around, *about)
-        return (labels, certain | True) if damage == "reach" else (labels * 0, certain)
+    def damage(around, *about):
+        answer = found(around, *about)
+        return damaged(*answer) if isinstance(answer, tuple) else damaged(answer)
 
-    monkeypatch.setattr(by.Around, "nearest", nearest)
+    monkeypatch.setattr(by.Around, part, damage)
 
     assert gpu._wrong_labels(kernels.load("gpu-triton")._device) > 0

@@ -18,11 +18,14 @@ pytest.importorskip("triton", reason="there is no Triton for this system")
         (90, "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8"),
     ],
 )
-def test_they_multiply_bytes_by_tensor_cores_and_spill_no_registers(capability, unit, monkeypatch):
+def test_they_multiply_bytes_by_tensor_cores_and_spill_few_registers(capability, unit, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     command = [sys.executable, "-m", "tests.compiling", str(capability)]
 
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert re.findall(r"STACK:\d+", said) == ["STACK:0"] * 2
-    assert said.count(unit) == 2
+    # Each is built for one chunk of columns and for more; few rows come to the second program.
+    stacks = [int(found) for found in re.findall(r"STACK:(\d+)", said)]
+    assert stacks[::2] == [0, 0]
+    assert max(stacks[1::2]) <= 16
+    assert said.count(unit) == 4

@@ -190,9 +190,7 @@ class RayPool(Pool):
             if before is not host and before not in self._home.values():
                 self._crew.set_aside(before)  # until it has done what it was asked
 
-    def _redo(
-        self, submit: Submit, host: Any, lost: set[int], error: Exception
-    ) -> dict[Any, Call]:
+    def _redo(self, submit: Submit, host: Any, lost: set[int], error: Exception) -> dict[Any, Call]:
         """Give all shards of a dead host to others, and submit those whose answer is missing."""
         cause = first_line(error)
         for shard in sorted(lost):

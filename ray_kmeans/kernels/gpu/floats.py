@@ -72,7 +72,8 @@ class ByFloats:
         some = is_open.nonzero().flatten()
         if len(some):
             candidates = ~(lows[some] > upper[some, None])
-            about = self.centers, candidates, self.cosine, self._device.piece
+            pairs = candidates.nonzero(as_tuple=True)
+            about = self.centers, *pairs, self.cosine, self._device.piece
             labels[some] = settle(rows[some], *about)
         return labels.int()
 

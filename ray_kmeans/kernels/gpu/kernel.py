@@ -68,7 +68,8 @@ class GpuKernel(PortableKernel):
             floats = ByFloats(centers, metric, self._device)
             if not self._uses_bytes():
                 return floats
-            from ray_kmeans.kernels.gpu.bytes import ByBytes, Tile  # Triton may be missing
+            from ray_kmeans.kernels.gpu.bytes import ByBytes  # Triton may be missing
+            from ray_kmeans.kernels.gpu.packing import Tile
 
             return ByBytes(floats, max(chunks.sizes), self._device, Tile.of(d))
 

@@ -1,4 +1,4 @@
-"""The two Triton programs: rows to bytes around a reference, and the lowest two scores of each row.
+"""The Triton programs that score: the lowest two of each row, and the centers that may be lowest.
 
 Sizes are numbers of the run, not of the compilation. Rows stand in blocks, each of one group, whose
 reference they share; a slot of row -1 is empty. What is written and why is said in
@@ -14,80 +14,18 @@ ID_BITS = 8
 """Low bits of a score that give way to the number of its tile of centers, as in `vectors`."""
 TILES_AT_ONCE = 2**ID_BITS
 
-_FAR_AWAY = tl.constexpr(2.0**30)
-_ROOM = tl.constexpr(1.01)
-_SMALL_R = tl.constexpr(2.0**-50)
-_LITTLE = tl.constexpr(2.0**-21)
 _MASK = tl.constexpr(-TILES_AT_ONCE)
 _TILES = tl.constexpr(TILES_AT_ONCE)
 
 
 @triton.jit
-def _residuals(x, base, columns, reference, scale, d, is_there):
-    """Return scale x - g for a tile of rows and columns; zeros beyond the last column."""
-    inside = columns < d
-    mask = is_there[:, None] & inside[None, :]
-    values = tl.load(x + base[:, None] + columns[None, :], mask=mask, other=0).to(tl.float32)
-    g = tl.load(reference + columns, mask=inside, other=0.0)
-    return tl.where(mask, values * scale - g[None, :], 0.0)
+def _reach(sizes, errors, slots, theta):
+    """Return R, by which a score is off for each unit of a center's norm.
 
-
-@triton.jit
-def _steps_of(largest, near):
-    """Return the step in which a largest magnitude is 127, and nearly its inverse."""
-    is_worth = near & (largest >= _SMALL_R)
-    step = tl.where(is_worth, largest / 127.0, 0.0)
-    return step, tl.where(is_worth, 126.9999 / tl.where(is_worth, largest, 1.0), 0.0)
-
-
-@triton.jit(do_not_specialize=["d", "chunks"])
-def round_rows(
-    x,  # (n, d)  IN, any type that float32 holds
-    order,  # (slots,)  IN, numbers of rows
-    block_groups,  # (blocks,)  IN
-    references,  # (groups, d)  IN
-    scale,  # IN
-    packed,  # (slots, width)  OUT, int8
-    steps,  # (slots,)  OUT
-    sizes,  # (slots,)  OUT  |r'|
-    errors,  # (slots,)  OUT  |r - r'|, infinite for a row that is too far away
-    squares,  # (slots,)  OUT  |r|^2
-    d,
-    chunks,  # of columns
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    width = chunks * COLUMNS  # so that the compiler knows what divides it
-    slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    rows = tl.load(order + slots).to(tl.int64)
-    base = rows * d
-    reference = references + tl.load(block_groups + tl.program_id(0)).to(tl.int64) * d
-    square = tl.zeros((ROWS,), tl.float32)
-    largest = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, width, COLUMNS):
-        columns = first + tl.arange(0, COLUMNS)
-        r = _residuals(x, base, columns, reference, scale, d, rows >= 0)
-        square += tl.sum(r * r, axis=1)
-        largest = tl.maximum(largest, tl.max(tl.abs(r), axis=1))
-    near = square < _FAR_AWAY * _FAR_AWAY  # not where it is not a number
-    step, inverse = _steps_of(largest, near)
-    whole = tl.zeros((ROWS,), tl.float32)
-    error = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, width, COLUMNS):
-        columns = first + tl.arange(0, COLUMNS)
-        r = _residuals(x, base, columns, reference, scale, d, rows >= 0)
-        r = tl.where(near[:, None], r, 0.0)
-        q = tl.floor(r * inverse[:, None] + 0.5)
-        off = r - step[:, None] * q
-        error += tl.sum(off * off, axis=1)
-        whole += tl.sum(q * q, axis=1)
-        tl.store(packed + slots[:, None] * width + columns[None, :], q.to(tl.int8))
-    size = step * tl.sqrt(whole) * _ROOM
-    off = tl.sqrt(error) * _ROOM + _LITTLE * size + _SMALL_R
-    tl.store(steps + slots, step)
-    tl.store(sizes + slots, size)
-    tl.store(errors + slots, tl.where(near, off, float("inf")))
-    tl.store(squares + slots, square)
+    2.002 is more than 2 (1 + 2^-10), and the other one 2^-13.
+    """
+    size = tl.load(sizes + slots)
+    return 2.002 * (tl.load(errors + slots) + theta * size) + 0.0001220703125 * size
 
 
 @triton.jit
@@ -124,7 +62,7 @@ def _across_lanes(best, rival, lanes, CENTERS: tl.constexpr):
     return low, tl.min(others, axis=1), tile * CENTERS + lane
 
 
-@triton.jit(do_not_specialize=["k", "chunks"])
+@triton.jit(do_not_specialize=["tiles", "chunks"])
 def lowest_two(
     packed,  # (slots, width)  IN
     order,  # (slots,)  IN
@@ -132,15 +70,18 @@ def lowest_two(
     sizes,  # (slots,)  IN
     errors,  # (slots,)  IN
     block_groups,  # (blocks,)  IN
+    visits,  # (blocks,)  IN, tiles of centers that may hold the nearest one
     panels,  # (groups, tiles * CENTERS, width)  IN, the centers in bytes around each reference
     center_steps,  # (groups, tiles * CENTERS)  IN
     lows,  # (groups, tiles * CENTERS)  IN  q - a
     norms,  # (groups, tiles * CENTERS)  IN  E
-    slacks,  # (groups, tiles * CENTERS)  IN  2 a
+    names,  # (groups, tiles * CENTERS)  IN, numbers of the centers
     thetas,  # (groups,)  IN
+    slacks,  # (groups, tiles * CENTERS)  IN  2 a
     labels,  # (n,)  OUT, of the lowest score
+    uppers,  # (n,)  OUT, where the lowest score ends
     certain,  # (n,)  OUT, whether no other center can be the nearest
-    k,
+    tiles,
     chunks,  # of columns
     ROWS: tl.constexpr,
     CENTERS: tl.constexpr,
@@ -150,13 +91,9 @@ def lowest_two(
     width = chunks * COLUMNS  # so that the compiler knows what divides it
     slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     group = tl.load(block_groups + tl.program_id(0)).to(tl.int64)
-    tiles = tl.cdiv(k, CENTERS)
     begin = group * tiles * CENTERS
     weight = -2.0 * tl.load(steps + slots)
-    size = tl.load(sizes + slots)
-    # R: 2.002 is more than 2 (1 + 2^-10), and the other one 2^-13.
-    off = tl.load(errors + slots) + tl.load(thetas + group) * size
-    reach = 2.002 * off + 0.0001220703125 * size
+    reach = _reach(sizes, errors, slots, tl.load(thetas + group))
     columns = tl.arange(0, COLUMNS)
     row_bytes = packed + slots[:, None] * width + columns[None, :]
     first_chunk = tl.load(row_bytes)
@@ -164,11 +101,12 @@ def lowest_two(
     lowest = tl.full((ROWS,), 3e38, tl.float32)
     second = tl.full((ROWS,), 3e38, tl.float32)
     nearest = tl.zeros((ROWS,), tl.int32)
-    for first in range(0, tiles, _TILES):
+    last = tl.load(visits + tl.program_id(0))
+    for first in range(0, last, _TILES):
         # Each lane keeps its two lowest scores, so that nothing is compared across lanes but here.
         best = tl.full((ROWS, CENTERS), 3e38, tl.float32)
         rival = tl.full((ROWS, CENTERS), 3e38, tl.float32)
-        for tile in range(first, min(first + _TILES, tiles)):
+        for tile in range(first, min(first + _TILES, last)):
             centers = begin + tile * CENTERS + lanes
             place = panels + centers[None, :] * width + columns[:, None]
             product = _products(first_chunk, row_bytes, place, chunks, COLUMNS, WHOLE)
@@ -180,10 +118,65 @@ def lowest_two(
         second = tl.minimum(tl.minimum(second, other), tl.where(is_lower, lowest, found))
         nearest = tl.where(is_lower, first * CENTERS + center, nearest)
         lowest = tl.minimum(lowest, found)
-    nearest = tl.minimum(nearest, k - 1)  # it may be anything where a score is not a number
+    nearest = tl.minimum(nearest, tiles * CENTERS - 1)  # anything where a score is not a number
     best_center = begin + nearest
     upper = lowest + tl.load(slacks + best_center) + 2.0 * reach * tl.load(norms + best_center)
     is_certain = second > upper  # not where one of them is infinite, or not a number
     rows = tl.load(order + slots)
-    tl.store(labels + rows, nearest, mask=rows >= 0)
+    tl.store(labels + rows, tl.load(names + best_center), mask=rows >= 0)
+    tl.store(uppers + rows, upper, mask=rows >= 0)
     tl.store(certain + rows, is_certain, mask=rows >= 0)
+
+
+@triton.jit(do_not_specialize=["tiles", "chunks"])
+def list_candidates(
+    packed,  # (slots, width)  IN, and so on, as for `lowest_two`
+    order,
+    steps,
+    sizes,
+    errors,
+    block_groups,
+    visits,
+    panels,
+    center_steps,
+    lows,
+    norms,
+    names,
+    thetas,
+    uppers,  # (n,)  IN
+    found,  # (n, MOST)  OUT, the centers whose scores begin below, in the first places
+    counts,  # (n,)  OUT, how many they are, also where they are more than there are places
+    tiles,
+    chunks,  # of columns
+    ROWS: tl.constexpr,
+    CENTERS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    MOST: tl.constexpr,
+):
+    width = chunks * COLUMNS
+    slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows = tl.load(order + slots).to(tl.int64)
+    group = tl.load(block_groups + tl.program_id(0)).to(tl.int64)
+    begin = group * tiles * CENTERS
+    weight = -2.0 * tl.load(steps + slots)
+    reach = _reach(sizes, errors, slots, tl.load(thetas + group))
+    columns = tl.arange(0, COLUMNS)
+    row_bytes = packed + slots[:, None] * width + columns[None, :]
+    first_chunk = tl.load(row_bytes)
+    lanes = tl.arange(0, CENTERS)
+    upper = tl.load(uppers + rows, mask=rows >= 0, other=-float("inf"))
+    count = tl.zeros((ROWS,), tl.int32)
+    for tile in range(tl.load(visits + tl.program_id(0))):
+        centers = begin + tile * CENTERS + lanes
+        place = panels + centers[None, :] * width + columns[:, None]
+        product = _products(first_chunk, row_bytes, place, chunks, COLUMNS, WHOLE)
+        number = (_TILES - 1) & tile
+        key = _keys(product, weight, reach, lows, norms, center_steps, centers, number)
+        may_be = (key <= upper[:, None]).to(tl.int32)
+        if tl.max(tl.max(may_be, axis=1), axis=0) > 0:
+            at = count[:, None] + tl.cumsum(may_be, axis=1) - 1
+            named = tl.broadcast_to(tl.load(names + centers)[None, :], (ROWS, CENTERS))
+            tl.store(found + rows[:, None] * MOST + at, named, mask=(may_be > 0) & (at < MOST))
+            count += tl.sum(may_be, axis=1)
+    tl.store(counts + rows, count, mask=rows >= 0)

@@ -17,12 +17,12 @@ from ray_kmeans.kernels.gpu.device import steps
 def settle(
     rows: torch.Tensor,  # (m, d)  IN
     centers: torch.Tensor,  # (k, d)  IN, float32
-    candidates: torch.Tensor,  # (m, k)  IN, one of each row at least
+    numbers: torch.Tensor,  # (pairs,)  IN, rows, each with one pair at least
+    columns: torch.Tensor,  # (pairs,)  IN, centers, of each row in ascending order
     cosine: bool,
     budget: int,
 ) -> torch.Tensor:
     """Return the nearest of the candidates of each row (m,), the lowest one of a tie."""
-    numbers, columns = candidates.nonzero(as_tuple=True)
     found, error = _scores(rows, centers, numbers, columns, cosine, budget)
     upper = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
     upper.scatter_reduce_(0, numbers, found + error, "amin")
