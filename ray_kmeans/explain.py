@@ -7,7 +7,8 @@ from enum import Enum
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE
 from ray_kmeans.clustering.narrow import item_bytes
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import WORKER_BASE_BYTES, Layout
+from ray_kmeans.data.footprint import WORKER_BASE_BYTES
+from ray_kmeans.data.plan import Layout
 from ray_kmeans.resources import plan_shards, worker_memory
 
 PLACES = {

@@ -6,20 +6,15 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ray_kmeans.cluster.options import WorkerOptions, threads_of
 from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep
+from ray_kmeans.clustering.narrow import item_bytes
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import (
-    Layout,
-    Shard,
-    check_budget,
-    most_bytes,
-    most_rows,
-    readers_of,
-    split,
-)
+from ray_kmeans.data.footprint import Footprint, readers_of
+from ray_kmeans.data.plan import Layout, Shard, rows_of, split
 from ray_kmeans.data.source import Source, is_only_here
 from ray_kmeans.errors import BudgetError, ConfigError, DataError
 from ray_kmeans.kernels import gpu
@@ -55,9 +50,13 @@ def plan_shards(
     shards = split(layout.blocks, workers or count, together)
     most = None if workers else config.max_workers
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
-    needs = num_clusters, worker_memory(config), drawn, threads_of(cpus)
-    place, narrow = _where(config.cache if workers is None else MEMORY, shards, layout, needs)
-    keep = Keep(place, config.cache_dir, readers_of(threads_of(cpus)), narrow)
+    allowed, threads = worker_memory(config), threads_of(cpus)
+    staged = gpu.STAGED_BYTES if config.backend == "gpu" else 0
+    footprint = Footprint(num_clusters, drawn, threads, staged_bytes=staged)
+    wanted = config.cache if workers is None else MEMORY
+    place, narrow = _where(wanted, shards, layout, footprint, allowed)
+    footprint = _kept(footprint, place, narrow)
+    keep = Keep(place, config.cache_dir, readers_of(threads), narrow)
     options = WorkerOptions(
         cpus,
         config.worker_start_timeout_s,
@@ -65,9 +64,9 @@ def plan_shards(
         count=workers or len(shards),
         fewest=config.min_workers,
         most=most,
-        most_rows=most_rows(shards, *needs, *keep.in_memory),
-        rows=max(sum(block.rows for block in shard) for shard in shards),
-        num_bytes=most_bytes(shards, needs[0], *needs[2:], *keep.in_memory),
+        most_rows=footprint.rows_within(shards, allowed),
+        rows=max(map(rows_of, shards)),
+        num_bytes=footprint.most(shards),
         replace_timeout_s=config.worker_replace_timeout_s,
         kernel="gpu" if config.backend == "gpu" else "cpu",
         gpus=gpus_of(config),
@@ -82,8 +81,15 @@ def planned(options: WorkerOptions) -> ev.Planned:
     return ev.Planned(count, options.threads, options.rows, place, options.num_bytes)
 
 
+def _kept(footprint: Footprint, place: str, narrow: str | None) -> Footprint:
+    """Return the same with rows that are kept there, in memory in a narrower type or as float32."""
+    if place != MEMORY:
+        return replace(footprint, kept=False)
+    return replace(footprint, kept=narrow is None, item_bytes=item_bytes(narrow) if narrow else 0)
+
+
 def _where(
-    wanted: str, shards: Sequence[Shard], layout: Layout, needs: tuple[int, int, int, int]
+    wanted: str, shards: Sequence[Shard], layout: Layout, footprint: Footprint, allowed: int
 ) -> tuple[str, str | None]:
     """Return the first place for the rows that has room for them, and the type to keep them in.
 
@@ -97,7 +103,7 @@ def _where(
         if wanted != place and (wanted != "auto" or place == SOURCE):
             continue
         try:
-            check_budget(shards, *needs, *Keep(place, narrow=kind).in_memory)
+            _kept(footprint, place, kind).check(shards, allowed)
         except BudgetError as error:
             problem = error
             continue

@@ -8,7 +8,8 @@ import pytest
 
 from ray_kmeans.cli import main
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.plan import WORKER_BASE_BYTES, split, worker_bytes
+from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
+from ray_kmeans.data.plan import split
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import BudgetError
 from ray_kmeans.explain import explain, in_units
@@ -40,7 +41,7 @@ def test_a_plan_tells_the_bytes_that_are_promised(numbers):
 
     text = explain(layout, 50, config, None)
 
-    promised = worker_bytes(split(layout.blocks, 1)[0], 50)
+    promised = Footprint(50).of(split(layout.blocks, 1)[0])
     assert f"{in_units(promised)} in a worker at most" in text
     assert f"{in_units(WORKER_BASE_BYTES)} of it before any row; it may hold 10.0 GiB" in text
 

@@ -16,7 +16,8 @@ from ray_kmeans.cluster.pool import LocalPool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep
 from ray_kmeans.clustering.narrow import BFLOAT16, STORED, narrowed, widened
 from ray_kmeans.data import plan
-from ray_kmeans.data.plan import split, worker_bytes
+from ray_kmeans.data.footprint import Footprint
+from ray_kmeans.data.plan import split
 from ray_kmeans.errors import BudgetError, DataError
 from ray_kmeans.resources import plan_shards
 from tests.files import put, put_array, put_table, rows_of
@@ -74,7 +75,7 @@ def test_a_fit_on_narrow_rows_has_the_bits_of_the_same_values_in_float32(
     models = []
     for name, rows, keep in (("wide", X.astype(np.float32), MEMORY), ("narrow", X, place)):
         blocks = open_source(rows).describe().blocks
-        memory = worker_bytes(tuple(blocks), 7, size or 0, kept=False, item_bytes=X.itemsize)
+        memory = Footprint(7, size or 0, kept=False, item_bytes=X.itemsize).of(tuple(blocks))
         config = RunConfig(
             num_workers=0,
             cpus_per_worker=1,
@@ -172,9 +173,9 @@ def test_rows_are_kept_in_the_first_place_that_has_room(wanted, room, expected, 
     layout = open_source(np.zeros((50_000, 64), np.int8)).describe()
     shard = layout.blocks
     memory = {
-        "float32": worker_bytes(shard, 7),
-        "int8": worker_bytes(shard, 7, kept=False, item_bytes=1),
-        "a block": worker_bytes(shard, 7, kept=False),
+        "float32": Footprint(7).of(shard),
+        "int8": Footprint(7, kept=False, item_bytes=1).of(shard),
+        "a block": Footprint(7, kept=False).of(shard),
     }[room]
     config = RunConfig(num_workers=0, cpus_per_worker=1, cache=wanted, worker_memory_bytes=memory)
     caplog.set_level(logging.WARNING, "ray_kmeans")

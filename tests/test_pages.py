@@ -22,7 +22,8 @@ import pytest
 import yaml
 
 from ray_kmeans import KMeansClustering, RunConfig, cli, errors, serving
-from ray_kmeans.data.plan import cut, split, worker_bytes
+from ray_kmeans.data.footprint import Footprint
+from ray_kmeans.data.plan import cut, split
 from ray_kmeans.explain import in_units
 from ray_kmeans.serving import requests
 
@@ -258,7 +259,7 @@ def blocks_of_rows(rows, d):
 def held(rows, d, k, nodes, kept=True, item_bytes=0):
     shards = split(blocks_of_rows(rows, d), nodes)
     largest = max(shards, key=lambda shard: sum(block.rows for block in shard))
-    return worker_bytes(largest, k, 0, THREADS, kept, item_bytes)
+    return Footprint(k, 0, THREADS, kept, item_bytes).of(largest)
 
 
 def fewest(rows, d, k, **how):

@@ -12,8 +12,8 @@ from ray_kmeans import kernels
 from ray_kmeans.cluster.worker import ShardWorker
 from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, project
 from ray_kmeans.clustering.partials import Partials
-from ray_kmeans.data import plan
-from ray_kmeans.data.plan import BLOCK_ROWS, Layout, check_budget, cut, split, worker_bytes
+from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
+from ray_kmeans.data.plan import BLOCK_ROWS, Layout, cut, split
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import BudgetError
 
@@ -123,10 +123,10 @@ def shard_of(rows=100_000, features=32):
 @pytest.mark.parametrize("more", [{"rows": 200_000}, {"features": 33}, {"num_clusters": 51}])
 def test_a_worker_needs_more_for_more_of_anything(more):
     def needed(num_clusters=50, **data):
-        return worker_bytes(shard_of(**data), num_clusters)
+        return Footprint(num_clusters).of(shard_of(**data))
 
     row = 32 * 4 + 4 + 12  # values, label, seeding
-    assert needed(**more) > needed() > plan.WORKER_BASE_BYTES + 100_000 * row
+    assert needed(**more) > needed() > WORKER_BASE_BYTES + 100_000 * row
 
 
 @pytest.mark.parametrize("metric", [SQUARED_EUCLIDEAN, COSINE])
@@ -158,11 +158,22 @@ def test_a_worker_that_seeds_holds_twelve_more_bytes_a_row_until_the_end(metric)
     assert after < 20_000
 
 
+def test_rows_on_their_way_to_a_gpu_stand_in_two_stages_of_some_size():
+    def staged(rows, size):
+        shard = shard_of(rows=rows)
+        return Footprint(50, staged_bytes=size).of(shard) - Footprint(50).of(shard)
+
+    row = 4 * 32
+    assert staged(100_000, 10**6) == 2 * (10**6 + BLOCK_ROWS * row)
+    assert staged(1000, 10**6) == 2 * 1000 * row
+    assert staged(1000, 0) == 0
+
+
 def test_a_worker_needs_more_for_larger_blocks():
     small = tuple(cut("f", [1000] * 16, 32))
     large = (replace(small[0], rows=16_000),)
 
-    assert worker_bytes(large, 50) > worker_bytes(small, 50)
+    assert Footprint(50).of(large) > Footprint(50).of(small)
 
 
 @pytest.mark.parametrize("metric", [SQUARED_EUCLIDEAN, COSINE])
@@ -189,23 +200,23 @@ def test_a_sweep_takes_no_more_than_was_promised(features, n_clusters, metric):
     finally:
         tracemalloc.stop()
 
-    promised = worker_bytes(shard, n_clusters) - plan.WORKER_BASE_BYTES
+    promised = Footprint(n_clusters).of(shard) - WORKER_BASE_BYTES
     assert promised / 8 < peak <= promised
 
 
 def test_what_fits_is_allowed():
     shards = split(shard_of(), 3)
-    needed = max(worker_bytes(shard, 50) for shard in shards)
+    needed = Footprint(50).most(shards)
 
-    check_budget(shards, 50, needed)
+    Footprint(50).check(shards, needed)
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers_and_the_knob():
     shards = split(shard_of(), 3)
-    needed = max(worker_bytes(shard, 50) for shard in shards)
+    needed = Footprint(50).most(shards)
 
     with pytest.raises(BudgetError) as caught:
-        check_budget(shards, 50, needed - 1)
+        Footprint(50).check(shards, needed - 1)
 
     assert (caught.value.needed_bytes, caught.value.allowed_bytes) == (needed, needed - 1)
     for part in (f"{needed:,}", f"{needed - 1:,}", "32 float32", "50 centers", "num_workers"):
@@ -214,8 +225,8 @@ def test_what_does_not_fit_is_refused_with_both_numbers_and_the_knob():
 
 def test_the_worker_with_the_most_rows_decides():
     small, large = tuple(cut("f", [10], 8)), tuple(cut("f", [10_000], 8))
-    allowed = worker_bytes(small, 5)
+    allowed = Footprint(5).of(small)
 
     for shards in ((small, large), (large, small)):
         with pytest.raises(BudgetError, match=r"10,000 rows x 8"):
-            check_budget(shards, 5, allowed)
+            Footprint(5).check(shards, allowed)

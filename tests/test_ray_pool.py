@@ -13,7 +13,8 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, answers, runs
 from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.plan import split, worker_bytes
+from ray_kmeans.data.footprint import Footprint
+from ray_kmeans.data.plan import split
 from ray_kmeans.data.source import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import BudgetError, DataError, NonFiniteError, WorkersLostError
@@ -210,7 +211,7 @@ def test_a_worker_stays_within_the_bytes_that_the_plan_promised(tmp_path, params
     fit_and_watch(source, tmp_path / "m", 100, StopRule(steps=6), watch, **params)
 
     shards = split(source.describe().blocks, 2)
-    promised = max(worker_bytes(shard, 100) for shard in shards)
+    promised = Footprint(100).most(shards)
     assert peaks
     assert 0.5 * promised < max(peaks) <= promised
 

@@ -16,7 +16,8 @@ from ray_kmeans.cluster.pool import LocalPool
 from ray_kmeans.cluster.shard import runs_of
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep, OnDisk
 from ray_kmeans.data import plan
-from ray_kmeans.data.plan import split, worker_bytes
+from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
+from ray_kmeans.data.plan import split
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import BudgetError, ConfigError, StoreError
 from ray_kmeans.kernels import load
@@ -150,7 +151,7 @@ def test_an_unknown_place_is_refused():
 def test_rows_that_do_not_fit_go_to_disk_and_the_log_says_so(X, tmp_path, caplog):
     X = np.tile(X, (400, 1))
     shards = split(open_source(X).describe().blocks, 1)
-    allowed = (worker_bytes(shards[0], 7) + worker_bytes(shards[0], 7, kept=False)) // 2
+    allowed = (Footprint(7).of(shards[0]) + Footprint(7, kept=False).of(shards[0])) // 2
     models = {}
     for place in ("auto", MEMORY, DISK):
         models[place] = fitted(X, tmp_path, place, use_mini_batch=False)
@@ -197,7 +198,7 @@ def test_ten_times_the_memory_fits_through_disk_and_through_reading_again(place,
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "warm.npy", X[:50_000])
     shard = split(open_source(str(tmp_path / "x.npy")).describe().blocks, 1)[0]
-    promised = worker_bytes(shard, 20, kept=False) - plan.WORKER_BASE_BYTES
+    promised = Footprint(20, kept=False).of(shard) - WORKER_BASE_BYTES
     assert X.nbytes > 10 * promised
 
     arguments = [f"{tmp_path}/x.npy", str(tmp_path), place, f"{tmp_path}/warm.npy"]

@@ -38,13 +38,6 @@ class Keep:
     narrow: str | None = None
     """The narrower type in which they are kept, and made float32 of for each look."""
 
-    @property
-    def in_memory(self) -> tuple[bool, int]:
-        """Whether all rows stay there as float32, and else the bytes of a value that does; or 0."""
-        if self.place != MEMORY:
-            return False, 0
-        return (True, 0) if self.narrow is None else (False, item_bytes(self.narrow))
-
 
 class Shelf(Sequence[Rows]):
     """The rows of each block of a shard, (rows, features); filled once, then read.

@@ -1,4 +1,4 @@
-"""Which blocks exist, who reads them, and how many bytes that takes. Pure: reads nothing."""
+"""Which blocks exist, and who reads them. Pure: reads nothing."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeAlias
 
-from ray_kmeans.errors import BudgetError
-
 BLOCK_ROWS = 8_192
 """Rows of a block at most; a constant, so that blocks follow from the data alone."""
-
-READERS = 4
-"""Threads of a worker that read at once, at most."""
-
-WORKER_BASE_BYTES = 550 * 2**20
-"""A worker before it holds any row: Python, Ray, Arrow, numba, and compiling the kernels, which
-takes most of it, the first time alone."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,7 @@ def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Sh
     [[4, 4], [1, 3]]
     """
     pieces = pieces_of(blocks, together)
-    sizes = [sum(block.rows for block in piece) for piece in pieces]
+    sizes = list(map(rows_of, pieces))
     n_shards = min(n_shards, len(pieces))
     shards: list[Shard] = []
     left_rows = sum(sizes)
@@ -125,92 +116,6 @@ def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Sh
     return tuple(shards)
 
 
-def worker_bytes(
-    shard: Shard,
-    num_clusters: int,
-    batch_rows: int = 0,
-    threads: int = 1,
-    kept: bool = True,
-    item_bytes: int = 0,
-) -> int:
-    """Bound what a worker holds: its rows, some blocks while reading, the centers, the partials.
-
-    Beside its rows it keeps them in bytes, a quarter as large, with some numbers for each row. Rows
-    that are not `kept` in memory take some numbers each, and those of one block what all take else;
-    besides `item_bytes` for each value, where these are kept in a type narrower than float32.
-    `batch_rows`: of mini-batches that are drawn from the data, whose numbers every worker makes.
-    """
-    features = shard[0].features
-    columns = 64 * -(-features // 64)
-    in_bytes = min(columns, 4 * -(-features // 4)) if features <= 64 else columns
-    per_row = 4 * features + in_bytes + 92  # weight, bounds, labels, moves; potential when seeding
-    n_rows = sum(block.rows for block in shard)
-    largest = max(block.rows for block in shard)
-    elsewhere = (32 + item_bytes * features) * n_rows + largest * per_row
-    rows = n_rows * per_row if kept else elsewhere
-    reading = 3 * readers_of(threads) * largest * features * 4
-    prepared = num_clusters * (columns * 6 + (features + 1) * (4 + 3 * 8))
-    partials = 3 * num_clusters * (features + 1) * 8
-    tile_rows = min(max(2**17 // num_clusters, 512), 2048)
-    tile = tile_rows * (min(num_clusters, 1024) + features + 4) * 4
-    of_thread = max(tile, num_clusters * (2 * columns + 48) + 2**20)
-    drawing = 64 * batch_rows
-    fixed = reading + prepared + partials + threads * of_thread + drawing
-    return WORKER_BASE_BYTES + rows + fixed
-
-
-def readers_of(threads: int) -> int:
-    """Return how many of a worker's threads read at once; each holds some blocks."""
-    return min(threads, READERS)
-
-
-def most_bytes(
-    shards: Sequence[Shard],
-    num_clusters: int,
-    batch_rows: int = 0,
-    threads: int = 1,
-    kept: bool = True,
-    item_bytes: int = 0,
-) -> int:
-    """Return what the worker with most to hold holds."""
-    about = num_clusters, batch_rows, threads, kept, item_bytes
-    return max(worker_bytes(shard, *about) for shard in shards)
-
-
-def most_rows(
-    shards: Sequence[Shard],
-    num_clusters: int,
-    allowed_bytes: int,
-    batch_rows: int = 0,
-    threads: int = 1,
-    kept: bool = True,
-    item_bytes: int = 0,
-) -> int:
-    """Return how many rows a worker may hold, beyond those of the largest of these shards too."""
-    shard = max(shards, key=lambda shard: sum(block.rows for block in shard))
-    rows = sum(block.rows for block in shard)
-    once, twice = (
-        worker_bytes(blocks, num_clusters, batch_rows, threads, kept, item_bytes)
-        for blocks in (shard, shard + shard)
-    )
-    return rows + int((allowed_bytes - once) / (twice - once) * rows)
-
-
-def check_budget(
-    shards: Sequence[Shard],
-    num_clusters: int,
-    allowed_bytes: int,
-    batch_rows: int = 0,
-    threads: int = 1,
-    kept: bool = True,
-    item_bytes: int = 0,
-) -> None:
-    """Raise BudgetError if a worker would not fit into `allowed_bytes`."""
-    needed = most_bytes(shards, num_clusters, batch_rows, threads, kept, item_bytes)
-    if needed > allowed_bytes:
-        rows = max(sum(block.rows for block in shard) for shard in shards)
-        features = shards[0][0].features
-        where = "float32" if kept else "float32 that are not kept in memory"
-        where = f"values of {item_bytes} bytes" if item_bytes else where
-        detail = f"{rows:,} rows x {features:,} {where} and {num_clusters:,} centers"
-        raise BudgetError(needed, allowed_bytes, detail)
+def rows_of(shard: Shard) -> int:
+    """Return the number of rows."""
+    return sum(block.rows for block in shard)

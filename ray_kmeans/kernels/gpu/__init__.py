@@ -5,6 +5,9 @@ from __future__ import annotations
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.kernels import Kernel
 
+STAGED_BYTES = 2**29
+"""Of rows on their way to a GPU at once, at most, but for the last block of them."""
+
 
 def load(name: str, threads: int, share: float) -> Kernel:
     """Return the kernel of a name, as `kernels.load` has it."""

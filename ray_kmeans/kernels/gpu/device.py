@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-LARGEST_PIECE = 2**29
+from ray_kmeans.kernels.gpu import STAGED_BYTES
+
 PIECES = 64
 """Of the memory that is ours: what is worked on at once takes some of them."""
 SPARE_PIECES = 16
@@ -49,7 +50,7 @@ class Device:
     @property
     def piece(self) -> int:
         """Bytes of what is worked on at once, of each kind."""
-        return min(self.total // PIECES, LARGEST_PIECE)
+        return min(self.total // PIECES, STAGED_BYTES)
 
     def room(self, held: int) -> int:
         """Return the bytes left for rows; `held`: what these take, where torch cannot say."""
