@@ -10,7 +10,7 @@ cache; one worker in this process with all threads; the ways take turns.
 - table: `pyarrow.parquet.write_table` of id, row, cluster_idx and distance of all rows to one file,
   synced to the disk.
 - predict: `ShardWorker.write_labels` of the same rows in memory: labels, distances, the column id
-  read from the data, one part per block, hashed, each synced to the disk.
+  read from the data, in parts of some blocks, hashed, each synced to the disk.
 - with second: the same with the second-nearest centers.
 - by cluster: what `--by-cluster` takes beyond predict.
 
@@ -50,6 +50,8 @@ class Options:
     """Compare predict with a sweep and a write."""
 
     turns: int = 5
+    together: int = 16
+    """Blocks of a part: 16 for large data, 1 for small ones."""
 
 
 def put_data(folder: Path, n: int, d: int, k: int) -> NDArray[np.float32]:
@@ -73,8 +75,11 @@ def timed(call: Callable[[], object]) -> float:
 class Turn:
     """One turn of all ways; a worker of its own for each, so that none knows rows already."""
 
-    def __init__(self, folder: Path, source: Source, centers: NDArray[np.float32]) -> None:
+    def __init__(
+        self, folder: Path, source: Source, centers: NDArray[np.float32], together: int
+    ) -> None:
         self._out = folder / "out"
+        self._together = together
         self._source = source
         self._blocks = source.describe().blocks
         self._centers = centers
@@ -102,7 +107,8 @@ class Turn:
         worker = self._worker()
         parts = Parts(str(self._out / ("second" if second else "parts")))
         begin = time.perf_counter()
-        self._parts, _ = worker.write_labels(self._centers, parts, ("id",), second)
+        about = self._centers, parts, ("id",), second, self._together
+        self._parts, _ = worker.write_labels(*about)
         return time.perf_counter() - begin
 
     def _table(self) -> float:
@@ -132,7 +138,8 @@ def main() -> None:
     for n, d, k in SIZES:
         with tempfile.TemporaryDirectory() as place:
             centers = put_data(Path(place) / "data", n, d, k)
-            turn = Turn(Path(place), open_source(f"{place}/data", ["vector"]), centers)
+            source = open_source(f"{place}/data", ["vector"])
+            turn = Turn(Path(place), source, centers, options.together)
             turn.seconds()  # compiles
             turns = [turn.seconds() for _ in range(options.turns)]
         for name in ("sweep", "table", "predict", "by cluster", "with second"):
