@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import interrupt
-from ray_kmeans.cluster.pool import Pool, nobody
+from ray_kmeans.cluster.pool import Moved, Pool, nobody
 from ray_kmeans.cluster.reached import Reached
 from ray_kmeans.cluster.saver import Saver
 from ray_kmeans.cluster.seeding import Initial, choose_centers, work_of
@@ -244,7 +244,7 @@ def _is_due(plan: FitPlan, seconds: float, iterations: int) -> bool:
 
 def _load(pool: Pool, emit: ev.Emit) -> Summary:
     begin = time.perf_counter()
-    summary = pool.summarize(ev.begin(emit, ev.Phase.READING, pool.num_rows, "rows"))
+    summary = pool.summarize(_heeding(ev.begin(emit, ev.Phase.READING, pool.num_rows, "rows")))
     emit(
         ev.DataLoaded(
             rows=summary.counting,
@@ -257,6 +257,16 @@ def _load(pool: Pool, emit: ev.Emit) -> Summary:
     for message in _oddities(summary):
         emit(ev.Warned(message))
     return summary
+
+
+def _heeding(moved: Moved) -> Moved:
+    """Return the same for what may take long: it ends where this process is asked to end."""
+
+    def heeded(done: int) -> None:
+        interrupt.check()
+        moved(done)
+
+    return heeded
 
 
 def _oddities(summary: Summary) -> Iterator[str]:
@@ -287,7 +297,7 @@ def _seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.
     work = work_of(plan.initial, plan.num_clusters)
     about = plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
     moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else nobody
-    centers = choose_centers(*about, moved)
+    centers = choose_centers(*about, _heeding(moved))
     emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
     if isinstance(plan.initial, str):
         _warn_of_copies(centers, emit)

@@ -1,0 +1,46 @@
+"""A process that is asked to end does so also while it reads or seeds."""
+
+from __future__ import annotations
+
+from threading import Event
+
+import numpy as np
+import pytest
+
+from ray_kmeans import KMeansClustering, RunConfig, interrupt, runs
+from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans.data.source import open_source
+from ray_kmeans.errors import RunStoppedError
+from ray_kmeans.observe import events as ev
+from ray_kmeans.store.model_dir import ModelDir
+
+X = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+CONFIG = RunConfig(num_workers=0, progress=False)
+
+
+@pytest.mark.parametrize("initial", ["kmeans_plus_plus", "kmeans_parallel", "kmc2"])
+@pytest.mark.parametrize("phase", [ev.Phase.READING, ev.Phase.SEEDING])
+def test_who_is_asked_to_end_while_it_reads_or_seeds_ends_there(
+    phase, initial, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(interrupt, "_asked", asked := Event())
+    seen = []
+
+    def tell(event):
+        seen.append(event)
+        if isinstance(event, ev.PhaseBegan) and event.phase is phase:
+            asked.set()
+
+    km = KMeansClustering(20, initial_clusters=initial, use_mini_batch=False)
+    plan = runs.plan_fit(km.get_params(), CONFIG, StopRule(max_steps=3), None)
+    store = ModelDir.at(str(tmp_path), {}, 5)
+
+    with pytest.raises(RunStoppedError):
+        runs.fit(plan, open_source(X), store, CONFIG, listeners=[tell])
+
+    assert store.latest() is None
+    assert not any(isinstance(event, ev.Seeded) for event in seen)
+
+    monkeypatch.setattr(interrupt, "_asked", Event())
+    runs.fit(plan, open_source(X), store, CONFIG)
+    assert store.latest().iteration == 3
