@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.checks import initial_centers
-from ray_kmeans.cluster.coordinator import FitPlan, run_fit, run_stream
+from ray_kmeans.cluster.coordinator import run_fit, run_stream
+from ray_kmeans.cluster.fit_plan import FitPlan
 from ray_kmeans.cluster.trainers import Loadable
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.clustering.stopping import StopRule

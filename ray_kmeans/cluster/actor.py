@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import ray
 
-from ray_kmeans.cluster.coordinator import FitPlan, HeldStore, Store, run_fit
+from ray_kmeans.cluster.coordinator import run_fit
+from ray_kmeans.cluster.fit_plan import FitPlan, HeldStore, Store
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.cluster.reached import Reached

@@ -8,26 +8,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ray_kmeans import interrupt
-from ray_kmeans.cluster.pool import Moved, Pool, nobody
+from ray_kmeans.cluster.fit_plan import FitPlan, HeldStore
+from ray_kmeans.cluster.pool import Pool
 from ray_kmeans.cluster.reached import Reached
 from ray_kmeans.cluster.saver import Saver
-from ray_kmeans.cluster.seeding import Initial, choose_centers, work_of
-from ray_kmeans.cluster.trainers import FullBatch, Loadable, MiniBatch, Stream, Trainer
-from ray_kmeans.cluster.worker import this_process
-from ray_kmeans.clustering.batches import Batches
-from ray_kmeans.clustering.grid import Summary
-from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.cluster.starting import load, seeded
+from ray_kmeans.cluster.trainers import Loadable, Stream, Trainer
 from ray_kmeans.clustering.partials import Partials
-from ray_kmeans.clustering.state import FitState, Stop, digest
-from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans.clustering.state import FitState, Stop
 from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitors
@@ -36,76 +27,6 @@ _OTHER_COUNTS = (
     "the model was trained with mini_batch_steps_per_iteration={}: its counts mean something else, "
     "so they begin anew at its centers."
 )
-
-
-class HeldStore(Protocol):
-    """Where states are kept, by one run alone."""
-
-    def latest(self) -> FitState | None: ...
-    def save(self, state: FitState) -> str: ...
-    def checkpoints(self) -> list[str]: ...
-
-
-class Store(Protocol):
-    """The same before a run has it."""
-
-    def latest(self) -> FitState | None: ...
-    def checkpoints(self) -> list[str]: ...
-    def held(self, what: str) -> AbstractContextManager[HeldStore]: ...
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """What a fit is to do; the same plan on the same data gives the same bits anywhere."""
-
-    num_clusters: int
-    initial: Initial
-    metric: str
-    random_seed: int
-    retries: int
-    """Further candidates for each center of k-means++."""
-    rule: StopRule
-    batch_size: int | None
-    """Rows of a mini-batch; None for full batch."""
-    steps_per_iteration: int
-    """Mini-batch: steps between two updates of the centers."""
-    empty_clusters: str
-    """Full batch: 'keep' or 'farthest'."""
-    checkpoint_steps: int | None
-    checkpoint_secs: float
-
-    def trainer(self, pool: Pool, summary: Summary) -> Trainer:
-        """Return what makes the steps."""
-        if self.batch_size is None:
-            return FullBatch(pool, summary, self.rule, self.empty_clusters)
-        batches = self._batches(self.batch_size, summary)
-        return MiniBatch(pool, summary, self.rule, batches, self.steps_per_iteration)
-
-    def data_name(self, summary: Summary) -> str:
-        """Return a name for what a fit sees: the data, and how they are cut into batches."""
-        if self.batch_size is None:
-            return summary.digest
-        batches = self._batches(self.batch_size, summary)
-        return f"{summary.digest} in batches of {batches.size}, seed {batches.seed}"
-
-    @property
-    def name(self) -> str:
-        """A name for all that decides the result: equal plans have equal names."""
-        initial = self.initial
-        if isinstance(initial, np.ndarray):
-            initial = digest(initial)
-        elif callable(initial):
-            named = initial if hasattr(initial, "__qualname__") else type(initial)
-            initial = f"{named.__module__}.{named.__qualname__}"
-        return repr(replace(self, initial=initial, checkpoint_steps=None, checkpoint_secs=0.0))
-
-    @property
-    def asked(self) -> str:
-        """A name for what a fit is to do with the data: the same call has the same."""
-        return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration"
-
-    def _batches(self, size: int, summary: Summary) -> Batches:
-        return Batches(summary.rows, min(size, summary.rows), self.random_seed)
 
 
 def run_fit(
@@ -117,12 +38,12 @@ def run_fit(
     reached: Reached | None = None,
 ) -> FitState:
     """Fit and return the final state, which is also the last checkpoint."""
-    summary = _load(pool, emit)
+    summary = load(pool, emit)
     Partials.get_ready(summary)
     emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters))))
     found = store.latest()
     with Saver(store, emit) as saver:
-        state = _seeded(plan, pool, summary, saver, emit) if found is None else found
+        state = seeded(plan, pool, summary, saver, emit) if found is None else found
         state = state.begin(plan.data_name(summary), plan.asked)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), reached or Reached())
         return _train(plan, plan.trainer(pool, summary), state, watch)
@@ -142,7 +63,7 @@ def run_stream(
     """
     found = store.latest()
     with Saver(store, emit) as saver:
-        state = _seeded(plan, pool, _load(pool, emit), saver, emit) if found is None else found
+        state = seeded(plan, pool, load(pool, emit), saver, emit) if found is None else found
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), Reached())
         return _train(plan, trainer, state.begin(""), watch)
@@ -240,86 +161,3 @@ def _is_due(plan: FitPlan, seconds: float, iterations: int) -> bool:
     if plan.checkpoint_steps is None:
         return iterations > 0 and seconds >= plan.checkpoint_secs
     return iterations >= plan.checkpoint_steps
-
-
-def _load(pool: Pool, emit: ev.Emit) -> Summary:
-    begin = time.perf_counter()
-    summary = pool.summarize(_heeding(ev.begin(emit, ev.Phase.READING, pool.num_rows, "rows")))
-    emit(
-        ev.DataLoaded(
-            rows=summary.counting,
-            features=len(summary.grid.exponent),
-            seconds=time.perf_counter() - begin,
-            coordinator=this_process(),
-            workers=tuple(pool.ask("where")),
-        )
-    )
-    for message in _oddities(summary):
-        emit(ev.Warned(message))
-    return summary
-
-
-def _heeding(moved: Moved) -> Moved:
-    """Return the same for what may take long: it ends where this process is asked to end."""
-
-    def heeded(done: int) -> None:
-        interrupt.check()
-        moved(done)
-
-    return heeded
-
-
-def _oddities(summary: Summary) -> Iterator[str]:
-    """Yield what a user should know of the data."""
-    if summary.dropped:
-        yield (
-            f"{summary.dropped:,} of {summary.rows:,} rows hold NaN, null or infinity: they are "
-            "left out, and get no label."
-        )
-    coarse = np.flatnonzero(summary.squares.coarse > summary.rows // 100)
-    if len(coarse):
-        yield (
-            f"column {coarse[0]} ({len(coarse)} such) reaches values so large that over 1 % of "
-            "its other values vanish beside them, also in the centers. "
-            "Remove the outliers (or fill values), or scale the column."
-        )
-    if summary.metric == COSINE and summary.zeros:
-        yield (
-            f"{summary.zeros:,} of {summary.counting:,} rows are zero: they have no direction. "
-            "Their cosine distance to every center is 1, and they count for the first cluster. "
-            "Remove them if that is not what you want."
-        )
-
-
-def _seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.Emit) -> FitState:
-    """Choose the centers to start from, and save them: a seeding is not lost either."""
-    begin = time.perf_counter()
-    work = work_of(plan.initial, plan.num_clusters)
-    about = plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
-    moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else nobody
-    centers = choose_centers(*about, _heeding(moved))
-    emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
-    if isinstance(plan.initial, str):
-        _warn_of_copies(centers, emit)
-    state = FitState.initial(centers, plan.metric)
-    saver.save(state)
-    saver.flush()  # a seeding is not lost either
-    return state
-
-
-def _warn_of_copies(centers: NDArray[np.float32], emit: ev.Emit) -> None:
-    copies = len(centers) - len(np.unique(centers, axis=0))
-    if copies:
-        emit(
-            ev.Warned(
-                f"{copies} of {len(centers)} initial centers are copies of another one, because "
-                "the data hold equal rows; their clusters stay empty. Lower num_clusters, or "
-                "remove duplicate rows."
-            )
-        )
-
-
-def _name_of(initial: Initial) -> str:
-    if isinstance(initial, str):
-        return initial
-    return "given centers" if isinstance(initial, np.ndarray) else "a function"

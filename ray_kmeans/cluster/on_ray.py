@@ -15,8 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans import interrupt
 from ray_kmeans.cluster.actor import Coordinator
-from ray_kmeans.cluster.coordinator import FitPlan, Store
 from ray_kmeans.cluster.crew import LOST, first_line
+from ray_kmeans.cluster.fit_plan import FitPlan, Store
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.cluster.shard import Block

@@ -1,0 +1,87 @@
+"""What a fit is to do, and where its states are kept."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.seeding import Initial
+from ray_kmeans.cluster.trainers import FullBatch, MiniBatch, Trainer
+from ray_kmeans.clustering.batches import Batches
+from ray_kmeans.clustering.grid import Summary
+from ray_kmeans.clustering.state import FitState, digest
+from ray_kmeans.clustering.stopping import StopRule
+
+
+class HeldStore(Protocol):
+    """Where states are kept, by one run alone."""
+
+    def latest(self) -> FitState | None: ...
+    def save(self, state: FitState) -> str: ...
+    def checkpoints(self) -> list[str]: ...
+
+
+class Store(Protocol):
+    """The same before a run has it."""
+
+    def latest(self) -> FitState | None: ...
+    def checkpoints(self) -> list[str]: ...
+    def held(self, what: str) -> AbstractContextManager[HeldStore]: ...
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What a fit is to do; the same plan on the same data gives the same bits anywhere."""
+
+    num_clusters: int
+    initial: Initial
+    metric: str
+    random_seed: int
+    retries: int
+    """Further candidates for each center of k-means++."""
+    rule: StopRule
+    batch_size: int | None
+    """Rows of a mini-batch; None for full batch."""
+    steps_per_iteration: int
+    """Mini-batch: steps between two updates of the centers."""
+    empty_clusters: str
+    """Full batch: 'keep' or 'farthest'."""
+    checkpoint_steps: int | None
+    checkpoint_secs: float
+
+    def trainer(self, pool: Pool, summary: Summary) -> Trainer:
+        """Return what makes the steps."""
+        if self.batch_size is None:
+            return FullBatch(pool, summary, self.rule, self.empty_clusters)
+        batches = self._batches(self.batch_size, summary)
+        return MiniBatch(pool, summary, self.rule, batches, self.steps_per_iteration)
+
+    def data_name(self, summary: Summary) -> str:
+        """Return a name for what a fit sees: the data, and how they are cut into batches."""
+        if self.batch_size is None:
+            return summary.digest
+        batches = self._batches(self.batch_size, summary)
+        return f"{summary.digest} in batches of {batches.size}, seed {batches.seed}"
+
+    @property
+    def name(self) -> str:
+        """A name for all that decides the result: equal plans have equal names."""
+        initial = self.initial
+        if isinstance(initial, np.ndarray):
+            initial = digest(initial)
+        elif callable(initial):
+            named = initial if hasattr(initial, "__qualname__") else type(initial)
+            initial = f"{named.__module__}.{named.__qualname__}"
+        return repr(replace(self, initial=initial, checkpoint_steps=None, checkpoint_secs=0.0))
+
+    @property
+    def asked(self) -> str:
+        """A name for what a fit is to do with the data: the same call has the same."""
+        return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration"
+
+    def _batches(self, size: int, summary: Summary) -> Batches:
+        return Batches(summary.rows, min(size, summary.rows), self.random_seed)
