@@ -119,8 +119,8 @@ def test_tiles_of_centers_that_are_too_far_are_not_visited(triton, monkeypatch):
 
     monkeypatch.setattr(by.Around, "_visits", visits)
     monkeypatch.setattr(by_bytes, "GROUP_ROWS", 3)
-    X, centers = blobs(400, 3, 300, "squared_euclidean")
-    held = hold(X, "squared_euclidean", 300, name)
+    X, centers = blobs(150, 2, 128, "squared_euclidean")
+    held = hold(X, "squared_euclidean", 128, name)
 
     steps = walk(X, centers, "squared_euclidean", ["lloyd"] * 2)
     assert_follows(held, X, steps, "squared_euclidean")
