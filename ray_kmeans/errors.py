@@ -196,6 +196,10 @@ class WorkersLostError(RayKMeansError, RuntimeError):
     """Workers died, or never started, more often than a fit can bear."""
 
 
+class NoRoomError(RayKMeansError, MemoryError):
+    """What is to travel between processes finds no room on its way."""
+
+
 class RunStoppedError(RayKMeansError, RuntimeError):
     """The process was asked to end (SIGTERM) while a fit ran; what it had reached is saved."""
 

@@ -17,6 +17,7 @@ from ray_kmeans.cluster.fit_plan import FitPlan, HeldStore, Store
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.cluster.reached import Reached
+from ray_kmeans.cluster.sending import put
 from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.errors import RayKMeansError
@@ -107,7 +108,7 @@ class Coordinator:
         shards: Sequence[Sequence[Block]],
         options: WorkerOptions,
     ) -> FitState:
-        ref = source[0] if isinstance(source[0], ray.ObjectRef) else ray.put(source[0])
+        ref = source[0] if isinstance(source[0], ray.ObjectRef) else put(source[0])
         emit = self._events.append
         pool = RayPool(ref, shards, plan.metric, options, emit)
         try:

@@ -19,6 +19,7 @@ from ray_kmeans.cluster.crew import LOST, first_line
 from ray_kmeans.cluster.fit_plan import FitPlan, Store
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
+from ray_kmeans.cluster.sending import put
 from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.errors import ConfigError, RunStoppedError, WorkersLostError
@@ -86,7 +87,7 @@ def fit_on_ray(
 
     With a `name` it outlives this process, and who comes with the same name follows it.
     """
-    shared = [source if name else ray.put(source)]  # what this process puts ends with it
+    shared = [source if name else put(source)]  # what this process puts ends with it
     before = store.checkpoints()[-1:]
     for losses in range(MAX_COORDINATOR_LOSSES + 1):
         coordinator = _coordinator(name)
@@ -126,7 +127,7 @@ def open_pool(
 
 def share(source: Any) -> Any:
     """Return what stands for a source in calls to workers: its rows travel once for each node."""
-    return ray.put(source)
+    return put(source)
 
 
 def _coordinator(name: str | None) -> Any:

@@ -18,6 +18,7 @@ from ray_kmeans.cluster.calls import Call, Group, Submit, by_host, submitted, un
 from ray_kmeans.cluster.crew import LOST, Crew, dealt, first_line
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import Moved, Pool, nobody, rows_of
+from ray_kmeans.cluster.sending import room, sent
 from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.errors import WorkersLostError
@@ -25,7 +26,6 @@ from ray_kmeans.observe import events as ev
 
 MAX_LOSSES = 3
 """Times in a row that the worker of one shard may die: then it is the shard."""
-INLINE_BYTES = 64 * 1024
 
 SLICE_FROM = 2**27
 MOST_SLICES = 16
@@ -80,7 +80,7 @@ class RayPool(Pool):
         return extent
 
     def ask(self, method: str, *args: Any, moved: Moved = nobody) -> list[Any]:
-        shared = [_shared(arg) for arg in args]
+        shared = [sent(arg) for arg in args]
         return self._ask(method, shared, moved)
 
     def _ask(
@@ -103,7 +103,7 @@ class RayPool(Pool):
     def total(self, method: str, *args: Any) -> Any:
         self._turn_to_newcomers()
         slices = self._slices_for(args[0])
-        shared = [_shared(arg) for arg in args]
+        shared = [sent(arg) for arg in args]
         if slices > 1:
             return self._total_in_slices(slices, method, shared)
         answers = self._gather(lambda host, group: host.total.remote(group, method, *shared))
@@ -134,7 +134,7 @@ class RayPool(Pool):
         raise WorkersLostError("workers died again and again while their sums were added up.")
 
     def remember(self, method: str, *args: Any) -> list[Any]:
-        shared = tuple(_shared(arg) for arg in args)
+        shared = tuple(sent(arg) for arg in args)
         # The first time on a node it compiles: no reason to give its rows to another one.
         answers = self._ask(method, shared, may_lag=True)
         self._remembered.append((method, shared))
@@ -163,7 +163,8 @@ class RayPool(Pool):
                 continue
             host, group, parts = pending.pop(done[0])
             try:
-                answer = ray.get(done[0])
+                with room():
+                    answer = ray.get(done[0])
             except RayTaskError as error:
                 raise self._first_cause(group, error) from None
             except LOST as error:
@@ -300,8 +301,3 @@ class RayPool(Pool):
         except RayTaskError as first:
             error = first
         return error.cause  # type: ignore[no-any-return]
-
-
-def _shared(arg: Any) -> Any:
-    """Put what is large into the object store once; what is small travels faster with the call."""
-    return ray.put(arg) if getattr(arg, "nbytes", 0) > INLINE_BYTES else arg
