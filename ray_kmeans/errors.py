@@ -16,6 +16,7 @@ RayKMeansError
         DiskFullError
         RequestError
     WorkersLostError (RuntimeError)
+    NoRoomError (MemoryError)
     RunStoppedError (RuntimeError)
 
 A class that has fields gives them to ``Exception.__init__`` and builds its sentence in ``__str__``:

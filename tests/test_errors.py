@@ -27,6 +27,7 @@ EXAMPLES = [
     errors.DiskFullError("/m/centers.npy", 4_000_128, 65_536),
     errors.RequestError("info bucket/x failed after 8 attempts: OSError: Service Unavailable."),
     errors.WorkersLostError("worker 3 died 4 times in a row."),
+    errors.NoRoomError("Ray's object store is full."),
     errors.RunStoppedError(),
 ]
 NAMES = [type(error).__name__ for error in EXAMPLES]
