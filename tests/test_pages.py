@@ -23,7 +23,7 @@ import yaml
 
 from ray_kmeans import KMeansClustering, RunConfig, cli, errors, serving
 from ray_kmeans.data.footprint import Footprint
-from ray_kmeans.data.plan import cut, split
+from ray_kmeans.data.plan import cut, rows_of, split
 from ray_kmeans.explain import in_units
 from ray_kmeans.serving import requests
 
@@ -256,10 +256,12 @@ def blocks_of_rows(rows, d):
 
 
 @cache
+def largest_shard(rows, d, nodes):
+    return max(split(blocks_of_rows(rows, d), nodes), key=rows_of)
+
+
 def held(rows, d, k, nodes, kept=True, item_bytes=0):
-    shards = split(blocks_of_rows(rows, d), nodes)
-    largest = max(shards, key=lambda shard: sum(block.rows for block in shard))
-    return Footprint(k, 0, THREADS, kept, item_bytes).of(largest)
+    return Footprint(k, 0, THREADS, kept, item_bytes).of(largest_shard(rows, d, nodes))
 
 
 def fewest(rows, d, k, **how):
