@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ray_kmeans.cluster.pool import Moved, rows_of
+from ray_kmeans.cluster.pool import rows_of
+from ray_kmeans.cluster.tally import Moved
 from ray_kmeans.clustering.state import FitState, digest
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Block, Layout, Shard, pieces_of
@@ -114,7 +115,9 @@ class Labelling:
             blocks = [replace(firsts[bundle[0]], index=bundle[0]) for bundle in missing]
             with self._pool(blocks) as pool:
                 pool.load()
-                files |= pool.gather(place, missing, width)
+                rows = sum(written.parts[part].rows for bundle in missing for part in bundle)
+                moved = ev.begin(self.emit, ev.Phase.GATHERING, rows, "rows")
+                files |= pool.gather(place, missing, width, _scaled(moved, rows_of(blocks), rows))
         parts = [part for bundle in bundles for part in files[bundle[0]]]
         return Written(parts, written.counts, width)
 
@@ -125,6 +128,11 @@ class Labelling:
 
     def _moved(self, phase: ev.Phase, blocks: list[Block]) -> Moved:
         return ev.begin(self.emit, phase, rows_of(blocks), "rows")
+
+
+def _scaled(moved: Moved, of: int, rows: int) -> Moved:
+    """Return what hears how many of some rows are done, and tells it as a share of others."""
+    return lambda done: moved(done * rows // of)
 
 
 def blocks_of_a_part(blocks: int) -> int:

@@ -20,6 +20,8 @@ LOST = RayActorError, OutOfMemoryError
 """What Ray raises for an actor that is gone; the second one where Ray itself killed it."""
 PATIENCE_S = 10.0
 """Wait for the start of workers before the user hears of it."""
+LOOKS = "looks"
+"""The group of calls that a host answers while it works."""
 MOST_FALSE_STARTS = 3
 """Workers in a row that die before they answer: then the next one will, too."""
 
@@ -69,7 +71,8 @@ class Crew:
         for _ in range(count):
             # A dead worker is replaced here: restarted by Ray it would have no rows.
             takes: Any = {"num_cpus": self.options.cpus, "num_gpus": self.options.gpus or None}
-            actor: Any = ray.remote(**takes, max_restarts=0, max_task_retries=0)
+            takes |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {LOOKS: 1}}
+            actor: Any = ray.remote(**takes)
             host = actor(KMeansWorker).remote(self._metric, self.options)
             self._expected[host.hello.remote()] = host
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.shard import Block, Reader
+from ray_kmeans.cluster.tally import Tally
 from ray_kmeans.cluster.worker import ShardWorker, this_process
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.version import __version__
@@ -20,6 +21,11 @@ class KMeansWorker:
     def __init__(self, metric: str, options: WorkerOptions) -> None:
         self._how = metric, options.kernel, options.threads, options.keep, options.gpus
         self._workers: dict[int, ShardWorker] = {}
+        self._done = 0
+
+    def rows_done(self) -> int:
+        """Return how many rows are done of what this host is asked now."""
+        return self._done
 
     def hello(self) -> tuple[str, str]:
         """Return the name of this machine and the version of ray_kmeans here."""
@@ -29,12 +35,14 @@ class KMeansWorker:
         self, numbers: Sequence[int], source: Reader, shards: Sequence[Sequence[Block]]
     ) -> list[Extent]:
         """Read some shards; one that is here already is read anew."""
-        extents = []
+        extents, tally = [], Tally(self._note)
         for number, blocks in zip(numbers, shards, strict=True):
             self._workers.pop(number, None)
             worker = ShardWorker(*self._how)
+            worker.noted = tally
             extents.append(worker.load(source, blocks))
             self._workers[number] = worker
+        self._note(0)
         return extents
 
     def drop(self, numbers: Sequence[int]) -> None:
@@ -44,7 +52,13 @@ class KMeansWorker:
 
     def ask(self, numbers: Sequence[int], method: str, *args: Any) -> list[Any]:
         """Call a method of the worker of each of these shards."""
-        return [getattr(self._workers[number], method)(*args) for number in numbers]
+        answers, tally = [], Tally(self._note)
+        for number in numbers:
+            worker = self._workers[number]
+            worker.noted = tally
+            answers.append(getattr(worker, method)(*args))
+        self._note(0)
+        return answers
 
     def total(self, numbers: Sequence[int], method: str, *args: Any) -> Any:
         """Return the sum of what `ask` would."""
@@ -57,3 +71,6 @@ class KMeansWorker:
     def add_up(self, *slices: Any) -> Any:
         """Return the sum of one slice of several hosts."""
         return reduce(add, slices)
+
+    def _note(self, rows: int) -> None:
+        self._done = rows

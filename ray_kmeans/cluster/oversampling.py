@@ -13,8 +13,9 @@ from ray_kmeans.cluster.greedy import (
     plus_plus,
     rows_in_any_order,
 )
-from ray_kmeans.cluster.pool import Moved, Pool, nobody
+from ray_kmeans.cluster.pool import Pool
 from ray_kmeans.cluster.potential import SEEDING_METRIC
+from ray_kmeans.cluster.tally import Moved, nobody
 from ray_kmeans.clustering import draws
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import without_direction

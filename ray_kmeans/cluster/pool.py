@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ray_kmeans.cluster import lottery
 from ray_kmeans.cluster.labels import Gatherer, Writer
 from ray_kmeans.cluster.shard import Block, Reader
 from ray_kmeans.cluster.shelf import Keep
+from ray_kmeans.cluster.tally import Moved, Tally, nobody
 from ray_kmeans.cluster.worker import ShardWorker
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.exact_total import as_float
@@ -25,13 +26,6 @@ from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.clustering.weights import TOTAL_BITS
 from ray_kmeans.errors import DataError, NonFiniteError
-
-Moved: TypeAlias = Callable[[int], None]
-"""Hears of how many rows the workers have answered for."""
-
-
-def nobody(rows: int) -> None:
-    """Hear nothing."""
 
 
 class Pool(ABC):
@@ -157,10 +151,14 @@ class Pool(ABC):
         return parts, np.sum([counts for _, counts in answers], axis=0)
 
     def gather(
-        self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int
+        self,
+        output: Gatherer,
+        bundles: Sequence[Sequence[int]],
+        width: int,
+        moved: Moved = nobody,
     ) -> dict[int, list[Any]]:
         """Gather labelled rows by cluster; return the files of each bundle, by its first block."""
-        answers = self.ask("gather", output, bundles, width)
+        answers = self.ask("gather", output, bundles, width, moved=moved)
         return {first: files for answer in answers for first, files in answer}
 
 
@@ -206,6 +204,7 @@ class LocalPool(Pool):
         """Call for one shard after the other. Nobody waits for another one here."""
         answers, rows = [], 0
         for number, shard in enumerate(self._shards):
+            self._workers[number].noted = Tally(moved, rows)
             answers.append(call(number))
             rows += rows_of(shard)
             moved(rows)

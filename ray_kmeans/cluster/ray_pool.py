@@ -16,10 +16,12 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from ray_kmeans.cluster.calls import Call, Group, Submit, by_host, submitted, until_lag
 from ray_kmeans.cluster.crew import LOST, Crew, dealt, first_line
+from ray_kmeans.cluster.looks import Looks
 from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.cluster.pool import Moved, Pool, nobody, rows_of
+from ray_kmeans.cluster.pool import Pool, rows_of
 from ray_kmeans.cluster.sending import room, sent
 from ray_kmeans.cluster.shard import Block
+from ray_kmeans.cluster.tally import Moved, nobody
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.observe import events as ev
@@ -154,9 +156,14 @@ class RayPool(Pool):
         answers: dict[Group, Any] = {}
         began, first, taken = time.monotonic(), 0.0, list[float]()
         helped: set[Group] = set()
+        looks = Looks(moved, self._rows)
         while len(missing := self._missing(answers)) > 0:
             patience = None if may_lag else until_lag(began, taken)
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=patience)
+            within = looks.within(patience)
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=within)
+            if not done and within != patience:
+                looks.tell(missing, pending)
+                continue
             if not done:
                 pending |= self._help(submit, missing - set().union(*helped), helped)
                 taken = []  # none but the helpers is waited for in this way
@@ -175,7 +182,7 @@ class RayPool(Pool):
                 answers[group] = parts or answer
                 taken.append(time.monotonic() - began)
                 self._note(host, group)
-                moved(sum(self._rows) - sum(self._rows[shard] for shard in missing - set(group)))
+                looks.tell(missing - set(group), pending)
                 first, self.answered = first or time.perf_counter(), time.perf_counter()
         self.waited += self.answered - first
         return answers

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ray_kmeans.cluster.greedy import PoolField, candidates_of, plus_plus, some_rows
 from ray_kmeans.cluster.oversampling import ROUNDS, kmeans_parallel, markov_chains
-from ray_kmeans.cluster.pool import Moved, Pool, nobody
+from ray_kmeans.cluster.pool import Pool
+from ray_kmeans.cluster.tally import Moved, nobody
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import project
 from ray_kmeans.errors import ConfigError, TooFewRowsError

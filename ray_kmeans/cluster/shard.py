@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.cluster.shelf import Keep, Shelf, shelf_for
+from ray_kmeans.cluster.tally import Moved, nobody
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.clustering.metric import project
 from ray_kmeans.clustering.weights import Span, in_units
@@ -82,9 +83,9 @@ class Shard:
         self._out: dict[int, NDArray[np.bool_]] = {}
         self._begins = list(accumulate((block.rows for block in blocks), initial=0))
 
-    def load(self) -> Extent:
-        """Read all rows, and return their extent."""
-        runs = runs_of(self.blocks, self._keep.readers)
+    def load(self, noted: Moved = nobody) -> Extent:
+        """Read all rows, and return their extent. `noted` hears of the rows of each block."""
+        runs = [(*run, noted) for run in runs_of(self.blocks, self._keep.readers)]
         extents = Threads(len(runs)).run(self._load_run, runs)
         extent: Extent = reduce(add, extents)
         return extent
@@ -127,13 +128,14 @@ class Shard:
             return ALIKE
         return np.concatenate([ALIKE, *(self.weights_in(h)[at] for h, at in self.inside(numbers))])
 
-    def _load_run(self, first: int, blocks: Sequence[Block]) -> Extent:
+    def _load_run(self, first: int, blocks: Sequence[Block], noted: Moved) -> Extent:
         extent = Extent(0, np.zeros(self.features, np.float32))
         source = self.source
         weights = source.weights_of(blocks) if isinstance(source, Weighing) else repeat(None)
         pairs = zip(source.read(blocks), weights, strict=False)
         for here, ((block, rows), given) in enumerate(pairs, start=first):
             extent += self._admit(here, block, rows, given)
+            noted(block.rows)
         return extent
 
     def _admit(

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from ray_kmeans import interrupt
 from ray_kmeans.cluster.fit_plan import FitPlan
-from ray_kmeans.cluster.pool import Moved, Pool, nobody
+from ray_kmeans.cluster.pool import Pool
 from ray_kmeans.cluster.saver import Saver
 from ray_kmeans.cluster.seeding import Initial, choose_centers, work_of
+from ray_kmeans.cluster.tally import Moved, nobody
 from ray_kmeans.cluster.worker import this_process
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.metric import COSINE

@@ -22,6 +22,7 @@ from ray_kmeans.cluster.labels import Gatherer, Labelled, Labeller, Writer, kept
 from ray_kmeans.cluster.potential import Potential
 from ray_kmeans.cluster.shard import Block, Reader, Shard
 from ray_kmeans.cluster.shelf import Keep
+from ray_kmeans.cluster.tally import Moved, nobody
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.exact_total import exact_total
 from ray_kmeans.clustering.grid import Extent, Grid, Squares
@@ -61,6 +62,8 @@ class ShardWorker:
         self._keep = keep
         self._kernel = kernels.load(kernel, threads, gpus)
         self._threads = Threads(threads)
+        self.noted: Moved = nobody
+        """Hears of rows that are read, or whose labels are on their way to be written."""
         self._loaded: Shard | None = None
         self._grid: Grid | None = None
         self._held: kernels.Held | None = None
@@ -79,7 +82,7 @@ class ShardWorker:
         """Read the shard, and return its extent, with the rows that are not finite counted."""
         self._loaded = self._held = self._potential = None
         shard = Shard(source, blocks, self._metric, self._keep, self._kernel.fingerprint)
-        extent = shard.load()
+        extent = shard.load(self.noted)
         self._loaded = shard
         return extent
 
@@ -232,6 +235,7 @@ class ShardWorker:
                 out = self._shard.out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
                 yield how.labelled(self._shard.blocks[here], rows, labels, out)
+                self.noted(len(rows))
 
         kept = kept_of(self._shard.source, self._shard.blocks, keep_columns)
         stays = self._shard.rows.stays
@@ -243,8 +247,12 @@ class ShardWorker:
         self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int
     ) -> list[tuple[int, Any]]:
         """Gather labelled rows by cluster: the bundles of blocks that begin in this shard."""
-        mine = {block.index for block in self._shard.blocks}
-        return [(b[0], output.gather(b, width)) for b in bundles if b[0] in mine]
+        mine, files = {block.index: block.rows for block in self._shard.blocks}, []
+        for bundle in bundles:
+            if bundle[0] in mine:
+                files.append((bundle[0], output.gather(bundle, width)))
+                self.noted(mine[bundle[0]])
+        return files
 
     @property
     def _shard(self) -> Shard:

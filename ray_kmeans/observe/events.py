@@ -43,6 +43,7 @@ class Phase(Enum):
     SEEDING = "seeding"
     ITERATIONS = "iterations"
     WRITING = "writing"
+    GATHERING = "gathering"
 
 
 @dataclass(frozen=True)

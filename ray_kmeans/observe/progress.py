@@ -21,7 +21,7 @@ LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """A bar for each phase of a run: reading, seeding, iterations, writing.
+    """A bar for each phase of a run: reading, seeding, iterations, writing, gathering.
 
     Each says how much is done of how much, for how long yet, and how fast; that of the iterations
     also the inertia and the rows per second. It is drawn on a terminal. The log of a submitted Ray
@@ -66,7 +66,7 @@ class Progress:
 
     def _begin(self, phase: Phase, name: str, **kind: Any) -> None:
         self._end()
-        leave = phase in (Phase.ITERATIONS, Phase.WRITING)  # what came of the others is said below
+        leave = phase not in (Phase.READING, Phase.SEEDING)  # what came of these is said below
         self._bar = tqdm(**{"desc": name, "leave": leave, **kind, **self._how})
         self._phase = phase
 
