@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -148,6 +148,23 @@ def dealt(
         found[number] = host
         load[host] += rows[number]
     return found
+
+
+def moves(
+    homes: dict[int, Any], moving: dict[int, tuple[Any, Any]], hosts: Sequence[Any]
+) -> Iterator[tuple[int, Any]]:
+    """Yield shards that should go to hosts that have at least two fewer, and these hosts.
+
+    `moving` are those under way, by shard: where to, and the call that reads them there.
+    """
+    there = homes | {shard: host for shard, (host, _) in moving.items()}
+    held = Counter({host: 0 for host in hosts}) + Counter(there.values())
+    for shard, home in homes.items():
+        least = min(hosts, key=lambda host: held[host])
+        if shard not in moving and held[home] >= held[least] + 2:
+            held[home] -= 1
+            held[least] += 1
+            yield shard, least
 
 
 def first_line(error: Exception) -> str:

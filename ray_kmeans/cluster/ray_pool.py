@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError, RayTaskError
 
 from ray_kmeans.cluster.calls import Call, Group, Submit, by_host, submitted, until_lag
-from ray_kmeans.cluster.crew import LOST, Crew, dealt, first_line
+from ray_kmeans.cluster.crew import LOST, Crew, dealt, first_line, moves
 from ray_kmeans.cluster.looks import Looks
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import Pool, rows_of
@@ -285,20 +285,8 @@ class RayPool(Pool):
                     self._home[shard] = host
         if self._crew.welcome(1, 0.0):
             self._emit(ev.WorkersJoined(len(self._crew.hosts)))
-        for shard, host in list(self._wanted_moves()):
+        for shard, host in list(moves(self._home, self._moving, self._crew.hosts)):
             self._moving[shard] = host, self._send(host, (shard,))
-
-    def _wanted_moves(self) -> Iterator[tuple[int, Any]]:
-        """Yield shards that should go to hosts that have at least two fewer."""
-        hosts = self._crew.hosts
-        homes = self._home | {shard: host for shard, (host, _) in self._moving.items()}
-        held = Counter({host: 0 for host in hosts}) + Counter(homes.values())
-        for shard, home in self._home.items():
-            least = min(hosts, key=lambda host: held[host])
-            if shard not in self._moving and held[home] >= held[least] + 2:
-                held[home] -= 1
-                held[least] += 1
-                yield shard, least
 
     def _first_cause(self, group: Group, error: RayTaskError) -> BaseException:
         """Return what went wrong; where a host could not read a shard, that."""

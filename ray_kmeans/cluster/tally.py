@@ -19,11 +19,11 @@ class Tally:
 
     def __init__(self, moved: Moved, rows: int = 0) -> None:
         self._moved = moved
-        self._rows = rows
+        self.rows = rows
         self._lock = Lock()
 
     def __call__(self, rows: int) -> None:
         """Take note of so many more."""
         with self._lock:
-            self._rows += rows
-            self._moved(self._rows)
+            self.rows += rows
+            self._moved(self.rows)
