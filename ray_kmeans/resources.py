@@ -52,7 +52,8 @@ def plan_shards(
     drawn = batch_size if batch_size and batch_size < layout.rows else 0
     allowed, threads = worker_memory(config), threads_of(cpus)
     staged = gpu.STAGED_BYTES if config.backend == "gpu" else 0
-    footprint = Footprint(num_clusters, drawn, threads, staged_bytes=staged)
+    by_group = layout.is_read_whole
+    footprint = Footprint(num_clusters, drawn, threads, by_group=by_group, staged_bytes=staged)
     wanted = config.cache if workers is None else MEMORY
     place, narrow = _where(wanted, shards, layout, footprint, allowed)
     footprint = _kept(footprint, place, narrow)

@@ -380,3 +380,16 @@ def test_rows_of_a_mapped_file_are_not_copied_to_be_read(tmp_path):
 
         for _ in source.read(blocks):
             assert pa.default_memory_pool().bytes_allocated() - before < 100_000
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_batches_that_are_read_whole_are_told(form, compression, where, tmp_path):
+    root = str(tmp_path) if where == "local" else f"memory://{uuid.uuid4()}"
+    batch = as_batch(0, 100, "List", "")
+    put_batches(root, "a.arrow", [batch], form, compression=compression)
+
+    layout = open_source(root, columns=["vector"]).describe()
+
+    assert layout.is_read_whole == (where == "memory" or compression is not None)

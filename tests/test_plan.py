@@ -158,6 +158,14 @@ def test_a_worker_that_seeds_holds_twelve_more_bytes_a_row_until_the_end(metric)
     assert after < 20_000
 
 
+def test_row_groups_that_are_read_whole_are_planned_whole():
+    shard = tuple(cut("f", [3 * BLOCK_ROWS, 10], 32)) + tuple(cut("g", [BLOCK_ROWS], 32))
+
+    more = Footprint(50, threads=2, by_group=True).of(shard) - Footprint(50, threads=2).of(shard)
+
+    assert more == 3 * 2 * 2 * BLOCK_ROWS * 4 * 32
+
+
 def test_rows_on_their_way_to_a_gpu_stand_in_two_stages_of_some_size():
     def staged(rows, size):
         shard = shard_of(rows=rows)

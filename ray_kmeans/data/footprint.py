@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_kmeans.data.plan import Shard, rows_of
+from ray_kmeans.data.plan import Shard, groups_of, rows_of
 from ray_kmeans.errors import BudgetError
 
 WORKER_BASE_BYTES = 550 * 2**20
@@ -28,6 +28,8 @@ class Footprint:
     """Whether all rows stay in memory as float32."""
     item_bytes: int = 0
     """Of each value that stays in memory in a narrower type; 0 where none does."""
+    by_group: bool = False
+    """Whether all rows of a row group are in memory while some of them are read."""
     staged_bytes: int = 0
     """Of rows on their way to a GPU, at most; there are two such stages."""
 
@@ -46,7 +48,8 @@ class Footprint:
         largest = max(block.rows for block in shard)
         elsewhere = (32 + self.item_bytes * features) * n_rows + largest * per_row
         rows = n_rows * per_row if self.kept else elsewhere
-        reading = 3 * readers_of(self.threads) * largest * features * 4
+        at_once = max(map(rows_of, groups_of(shard))) if self.by_group else largest
+        reading = 3 * readers_of(self.threads) * at_once * features * 4
         prepared = k * (columns * 6 + (features + 1) * (4 + 3 * 8))
         partials = 3 * k * (features + 1) * 8
         tile_rows = min(max(2**17 // k, 512), 2048)

@@ -90,6 +90,8 @@ class Head:
     """Other columns, that may be passed through."""
     narrow: str | None = None
     """The type of all values where that is narrower than float32, see `clustering.narrow`."""
+    is_read_whole: bool = False
+    """Whether all rows of a part are in memory while some of them are read."""
 
 
 class Format(Protocol):
@@ -136,7 +138,8 @@ class FileSource:
             blocks += cut(file.shown, head.group_rows, features, first, len(blocks))
             first += sum(head.group_rows)
         types = {head.narrow for head in heads}
-        return Layout(tuple(blocks), features, types.pop() if len(types) == 1 else None)
+        narrow = types.pop() if len(types) == 1 else None
+        return Layout(tuple(blocks), features, narrow, any(head.is_read_whole for head in heads))
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         for path, of_file in groupby(blocks, key=lambda block: block.file):

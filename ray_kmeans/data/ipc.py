@@ -22,8 +22,8 @@ from ray_kmeans.errors import DataError
 class Ipc:
     """Record batches are the parts.
 
-    A record batch is read whole where it is compressed or not on this machine; most writers keep
-    them to some MB. Of a stream that is not on this machine, with the columns that are not wanted.
+    A record batch is read whole where it is compressed or not on this machine. Of a stream that is
+    not on this machine, with the columns that are not wanted, which no plan counts.
     """
 
     columns: tuple[str, ...]
@@ -37,12 +37,15 @@ class Ipc:
     def head(self, file: Opened) -> Head:
         batches = _batches(file, self.columns)
         arrow.choose_columns(batches.schema, self.columns, file.path)
-        rows = batches.rows()
+        found = batches.found()
+        rows = tuple(message.rows for message in found)
+        is_whole = not file.local or any(message.is_compressed for message in found)
         features = arrow.features_of(batches.schema, self.columns)
         if features == 0:
             features = self._first_length(batches, len(rows))
         about = batches.schema, self.columns
-        return Head(rows, features, arrow.kind_of(*about), narrow=arrow.narrow_of(*about))
+        kind, narrow = arrow.kind_of(*about), arrow.narrow_of(*about)
+        return Head(rows, features, kind, narrow=narrow, is_read_whole=is_whole)
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         batches = _batches(file, self.columns)
@@ -83,8 +86,9 @@ class _File:
         options = _only([] if file.local else self._fields)
         self._reader = pa.ipc.open_file(source, options=options)
 
-    def rows(self) -> tuple[int, ...]:
-        return tuple(message.rows for message in batches_of_file(self._file))
+    def found(self) -> list[Message]:
+        """Return all record batches."""
+        return batches_of_file(self._file)
 
     def batch(self, number: int) -> pa.RecordBatch:
         batch = self._reader.get_batch(number)
@@ -110,10 +114,11 @@ class _Stream:
         self.schema = pa.ipc.read_schema(self._bytes(schema))
         self._options = _only(_fields(names, self.schema))
 
-    def rows(self) -> tuple[int, ...]:
+    def found(self) -> list[Message]:
+        """Return all record batches."""
         while self._go_on():
             pass
-        return tuple(message.rows for message, _ in self._batches)
+        return [message for message, _ in self._batches]
 
     def batch(self, number: int) -> pa.RecordBatch:
         while len(self._batches) <= number and self._go_on():

@@ -33,6 +33,7 @@ class Message:
     """Of the body, which is never read here."""
     rows: int
     """0 where it is no record batch."""
+    is_compressed: bool = False
 
 
 def batches_of_file(file: Opened) -> list[Message]:
@@ -95,12 +96,14 @@ def _message(file: Opened, begin: int, lead: int, header: bytes) -> Message:
         table = _table(header, 0)
         kind = _number(header, table, 1, "<B")
         body = _number(header, table, 3, "<q")
-        rows = _rows(header, _table(header, _field(header, table, 2))) if kind == BATCH else 0
+        batch = _table(header, _field(header, table, 2)) if kind == BATCH else 0
+        rows = _rows(header, batch) if batch else 0
+        is_compressed = bool(batch and _field(header, batch, 3))
     except struct.error:
         raise _damaged(file, begin) from None
     if kind not in (SCHEMA, DICTIONARY, BATCH) or min(body, rows) < 0:
         raise _damaged(file, begin)
-    return Message(kind, begin, begin + lead + len(header) + body, rows)
+    return Message(kind, begin, begin + lead + len(header) + body, rows, is_compressed)
 
 
 def _rows(header: bytes, batch: int) -> int:

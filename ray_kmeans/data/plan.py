@@ -47,6 +47,8 @@ class Layout:
     features: int
     narrow: str | None = None
     """The type of all values where that is narrower than float32, see `clustering.narrow`."""
+    is_read_whole: bool = False
+    """Whether all rows of a row group are in memory while some of them are read."""
 
     @property
     def rows(self) -> int:
@@ -59,7 +61,7 @@ class Layout:
             for block in self.blocks
             if block.first < rows
         ]
-        return Layout(tuple(kept), self.features, self.narrow)
+        return replace(self, blocks=tuple(kept))
 
 
 def cut(
@@ -114,6 +116,11 @@ def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Sh
         shards.append(tuple(chain.from_iterable(pieces[begin:end])))
         begin, left_rows = end, left_rows - rows
     return tuple(shards)
+
+
+def groups_of(shard: Shard) -> list[Shard]:
+    """Return the blocks of each row group."""
+    return [tuple(run) for _, run in groupby(shard, key=lambda block: (block.file, block.group))]
 
 
 def rows_of(shard: Shard) -> int:
