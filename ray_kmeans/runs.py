@@ -207,9 +207,9 @@ def _loadable(source: Source, plan: FitPlan, config: RunConfig, workers: int) ->
     shards, _ = plan_shards(source.describe(), plan.num_clusters, config, workers=workers)
     if config.num_workers == 0:
         return source, shards
-    from ray_kmeans.cluster import on_ray
+    from ray_kmeans.cluster import sending
 
-    return on_ray.share(source), shards
+    return sending.put(source), shards
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ray_kmeans.cluster import on_ray
 from ray_kmeans.cluster.coordinator import run_fit, run_stream
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
+from ray_kmeans.cluster.sending import put
 from ray_kmeans.clustering.state import Stop
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.data.plan import split
@@ -104,7 +105,7 @@ def turn(pool, source, number):
 
 def loadable(source, number):
     """Return a source and its blocks as `RayPool.take` wants them."""
-    return on_ray.share(source), split(source.describe().blocks, number)
+    return put(source), split(source.describe().blocks, number)
 
 
 def descendants(root):

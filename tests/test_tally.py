@@ -118,6 +118,7 @@ def test_two_hosts_at_the_same_work_count_for_no_more_than_is_left():
     pending = {name: Call(Host(80), (1,), []) for name in ("slow", "helper")}
 
     for _ in range(2):
+        found.look(pending)
         found.tell({1}, pending)
         time.sleep(0.05)
     found.tell({1}, {})  # the calls were given up: it does not go backwards

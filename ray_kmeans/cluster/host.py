@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from operator import add
 from typing import Any
@@ -35,14 +36,14 @@ class KMeansWorker:
         self, numbers: Sequence[int], source: Reader, shards: Sequence[Sequence[Block]]
     ) -> list[Extent]:
         """Read some shards; one that is here already is read anew."""
-        extents, tally = [], Tally(self._note)
-        for number, blocks in zip(numbers, shards, strict=True):
-            self._workers.pop(number, None)
-            worker = ShardWorker(*self._how)
-            worker.noted = tally
-            extents.append(worker.load(source, blocks))
-            self._workers[number] = worker
-        self._note(0)
+        extents = []
+        with self._tally() as tally:
+            for number, blocks in zip(numbers, shards, strict=True):
+                self._workers.pop(number, None)
+                worker = ShardWorker(*self._how)
+                worker.noted = tally
+                extents.append(worker.load(source, blocks))
+                self._workers[number] = worker
         return extents
 
     def drop(self, numbers: Sequence[int]) -> None:
@@ -52,12 +53,12 @@ class KMeansWorker:
 
     def ask(self, numbers: Sequence[int], method: str, *args: Any) -> list[Any]:
         """Call a method of the worker of each of these shards."""
-        answers, tally = [], Tally(self._note)
-        for number in numbers:
-            worker = self._workers[number]
-            worker.noted = tally
-            answers.append(getattr(worker, method)(*args))
-        self._note(0)
+        answers = []
+        with self._tally() as tally:
+            for number in numbers:
+                worker = self._workers[number]
+                worker.noted = tally
+                answers.append(getattr(worker, method)(*args))
         return answers
 
     def total(self, numbers: Sequence[int], method: str, *args: Any) -> Any:
@@ -71,6 +72,14 @@ class KMeansWorker:
     def add_up(self, *slices: Any) -> Any:
         """Return the sum of one slice of several hosts."""
         return reduce(add, slices)
+
+    @contextmanager
+    def _tally(self) -> Iterator[Tally]:
+        """Give what counts the rows of one call."""
+        try:
+            yield Tally(self._note)
+        finally:
+            self._note(0)
 
     def _note(self, rows: int) -> None:
         self._done = rows

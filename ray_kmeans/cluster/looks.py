@@ -36,13 +36,13 @@ class Looks:
         """Tell of all shards but those that are missing, and what is known of these."""
         if self._moved is nobody:
             return
-        self._look(pending)
         left = sum(self._rows[shard] for shard in missing)
         under_way = sum(self._found.get(each, 0) for each in pending)
         self._most = max(self._most, sum(self._rows) - left + min(under_way, left))
         self._moved(self._most)
 
-    def _look(self, pending: Mapping[Any, Call]) -> None:
+    def look(self, pending: Mapping[Any, Call]) -> None:
+        """Take note of what has been answered, and ask again."""
         come, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)
         for look in come:
             each = self._asked.pop(look)

@@ -122,12 +122,7 @@ def open_pool(
     emit: ev.Emit,
 ) -> RayPool:
     """Return a pool that this process owns."""
-    return RayPool(share(source), shards, metric, options, emit)
-
-
-def share(source: Any) -> Any:
-    """Return what stands for a source in calls to workers: its rows travel once for each node."""
-    return put(source)
+    return RayPool(put(source), shards, metric, options, emit)
 
 
 def _coordinator(name: str | None) -> Any:

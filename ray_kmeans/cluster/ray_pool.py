@@ -162,6 +162,7 @@ class RayPool(Pool):
             within = looks.within(patience)
             done, _ = ray.wait(list(pending), num_returns=1, timeout=within)
             if not done and within != patience:
+                looks.look(pending)
                 looks.tell(missing, pending)
                 continue
             if not done:

@@ -29,6 +29,15 @@ def _reach(sizes, errors, slots, theta):
 
 
 @triton.jit
+def _of_block(steps, sizes, errors, block_groups, thetas, ROWS: tl.constexpr):
+    """Return the slots of this program's rows, their group, -2 w, and R."""
+    slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    group = tl.load(block_groups + tl.program_id(0)).to(tl.int64)
+    reach = _reach(sizes, errors, slots, tl.load(thetas + group))
+    return slots, group, -2.0 * tl.load(steps + slots), reach
+
+
+@triton.jit
 def _products(first, rows, centers, chunks, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
     """Return the products of a tile of rows and one of centers: whole numbers, so exact.
 
@@ -88,12 +97,9 @@ def lowest_two(
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr,  # whether one chunk has all columns
 ):
+    slots, group, weight, reach = _of_block(steps, sizes, errors, block_groups, thetas, ROWS)
     width = chunks * COLUMNS  # so that the compiler knows what divides it
-    slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    group = tl.load(block_groups + tl.program_id(0)).to(tl.int64)
     begin = group * tiles * CENTERS
-    weight = -2.0 * tl.load(steps + slots)
-    reach = _reach(sizes, errors, slots, tl.load(thetas + group))
     columns = tl.arange(0, COLUMNS)
     row_bytes = packed + slots[:, None] * width + columns[None, :]
     first_chunk = tl.load(row_bytes)
@@ -154,17 +160,14 @@ def list_candidates(
     WHOLE: tl.constexpr,
     MOST: tl.constexpr,
 ):
-    width = chunks * COLUMNS
-    slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    rows = tl.load(order + slots).to(tl.int64)
-    group = tl.load(block_groups + tl.program_id(0)).to(tl.int64)
+    slots, group, weight, reach = _of_block(steps, sizes, errors, block_groups, thetas, ROWS)
+    width = chunks * COLUMNS  # so that the compiler knows what divides it
     begin = group * tiles * CENTERS
-    weight = -2.0 * tl.load(steps + slots)
-    reach = _reach(sizes, errors, slots, tl.load(thetas + group))
     columns = tl.arange(0, COLUMNS)
     row_bytes = packed + slots[:, None] * width + columns[None, :]
     first_chunk = tl.load(row_bytes)
     lanes = tl.arange(0, CENTERS)
+    rows = tl.load(order + slots).to(tl.int64)
     upper = tl.load(uppers + rows, mask=rows >= 0, other=-float("inf"))
     count = tl.zeros((ROWS,), tl.int32)
     for tile in range(tl.load(visits + tl.program_id(0))):
