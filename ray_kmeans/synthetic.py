@@ -20,8 +20,6 @@ from ray_kmeans.store.dataset_dir import DatasetDir
 from ray_kmeans.store.publish import absolute
 
 FORMATS = ("parquet", "npy")
-AT_ONCE = 10_000
-"""Tasks that Ray is told of at once, where their number is not limited."""
 
 Call: TypeAlias = tuple[DatasetDir, Mixture, str, int, int]
 
@@ -65,7 +63,7 @@ def _made(calls: Iterable[Call], config: RunConfig) -> Iterator[int]:
         from ray_kmeans.cluster import on_ray, tasks  # ray is not imported where it is not used
 
         on_ray.connect(config.ray_address, config.num_workers, None)
-        yield from tasks.outcomes(write_file, calls, config.num_workers or AT_ONCE)
+        yield from tasks.outcomes(write_file, calls, config.num_workers)
 
 
 def write_file(place: DatasetDir, mixture: Mixture, name: str, start: int, stop: int) -> int:
