@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from ray_kmeans.kernels import ALIKE, Held, machine
 from ray_kmeans.kernels.held import HeldRows
 from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
+from ray_kmeans.kernels.second import SecondNearest
 from ray_kmeans.kernels.threads import Threads
 
 log = logging.getLogger("ray_kmeans")
@@ -28,6 +30,16 @@ SCAN = 16
 """What looking at a score costs, in columns of its product."""
 AT_ONCE = 2**16
 """Rows that are labelled at once where they do not stay: bounds the memory for their bytes."""
+
+
+@dataclass
+class Prepared:
+    """Centers, and what is made of them once where it is needed."""
+
+    centers: NDArray[np.float32]
+    metric: str
+    portable: PreparedCenters | None = None
+    second: SecondNearest | None = None
 
 
 class CpuKernel(PortableKernel):
@@ -60,18 +72,17 @@ class CpuKernel(PortableKernel):
         return HeldRows(blocks, metric, unit.of, self._threads, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
-        return centers, metric, []
+        return Prepared(centers, metric)
 
     def assign(self, rows: NDArray[np.float32], prepared: Any, labels: NDArray[np.int32]) -> None:
-        centers, metric, _ = prepared
-        unit = self._unit_for(len(rows), *centers.shape)
+        unit = self._unit_for(len(rows), *prepared.centers.shape)
         if unit is None:
             super().assign(rows, self._portable(prepared), labels)
             return
         for start in range(0, len(rows), AT_ONCE):
             part = np.ascontiguousarray(rows[start : start + AT_ONCE])
-            held = HeldRows([part], metric, unit.of, self._threads)
-            labels[start : start + AT_ONCE] = held.assign(centers)
+            held = HeldRows([part], prepared.metric, unit.of, self._threads)
+            labels[start : start + AT_ONCE] = held.assign(prepared.centers)
 
     def assign_second(
         self,
@@ -80,15 +91,23 @@ class CpuKernel(PortableKernel):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
-        super().assign_second(rows, self._portable(prepared), labels, seconds)
+        unit = self._unit_for(len(rows), *prepared.centers.shape)
+        if unit is None:
+            super().assign_second(rows, self._portable(prepared), labels, seconds)
+            return
+        if prepared.second is None:
+            about = prepared.centers, prepared.metric, unit.of, self._threads
+            prepared.second = SecondNearest(*about)
+        left = prepared.second.label(np.ascontiguousarray(rows), labels, seconds)
+        if len(left):
+            found = np.empty(len(left), np.int32)
+            super().assign_second(rows[left], self._portable(prepared), labels[left], found)
+            seconds[left] = found
 
-    def _portable(self, prepared: Any) -> PreparedCenters:
-        """Return the centers as the portable kernel prepares them, which it does once."""
-        centers, metric, portable = prepared
-        if not portable:
-            portable.append(super().prepare(centers, metric))
-        found: PreparedCenters = portable[0]
-        return found
+    def _portable(self, prepared: Prepared) -> PreparedCenters:
+        if prepared.portable is None:
+            prepared.portable = super().prepare(prepared.centers, prepared.metric)
+        return prepared.portable
 
     def _unit_for(self, rows: int, k: int, d: int) -> machine.Unit | None:
         if self._unit is not None:
@@ -127,4 +146,20 @@ def _is_right(unit: machine.Unit) -> bool:
             right &= bool((held.assign(moved) == expected).all())
             held.sums(moved, np.ones(rows.shape[1]))
             held.regroup()
+        right &= _is_second_right(rows, moved, metric, expected, unit)
     return right
+
+
+def _is_second_right(
+    rows: NDArray[np.float32],
+    centers: NDArray[np.float32],
+    metric: str,
+    labels: NDArray[np.int32],
+    unit: machine.Unit,
+) -> bool:
+    expected, found = np.empty((2, len(rows)), np.int32)
+    portable = PortableKernel(1)
+    portable.assign_second(rows, portable.prepare(centers, metric), labels, expected)
+    left = SecondNearest(centers, metric, unit.of, Threads(1)).label(rows, labels, found)
+    found[left] = expected[left]
+    return bool((found == expected).all())

@@ -20,13 +20,11 @@ from ray_kmeans.kernels.rounding import (
     SMALL_R,
     address_of,
     norms_around,
-    round_centers,
 )
-from ray_kmeans.kernels.settling import LIVE, MOVED, OPENED, VISITED, settle_open
+from ray_kmeans.kernels.settling import LIVE, MOVED, OPENED, VISITED, settle_all
 from ray_kmeans.kernels.slabs import HIGHEST, KNOWN, NEVER, OPEN
 from ray_kmeans.kernels.space import bare
 from ray_kmeans.kernels.vectors import CENTERS_AT_ONCE, LANES, floats_at, prefetch
-from ray_kmeans.kernels.visit import fill_up
 
 MOST_VALUES = 2**12
 """Values of all centers up to which this is the faster way."""
@@ -183,22 +181,7 @@ def visit_part_by_floats(unit, p, parts, rows, slots, references, target, moved,
         n_opened = take_block(first, count, n_opened, slots, target, margin[1], moved, tally, space)
     tally[OPENED] += n_opened
     if n_opened:
-        settle(unit, rows, slots, target, (g, shift), margin, n_opened, moved, tally, space)
-
-
-@bare
-def settle(unit, rows, slots, target, reference, margin, n_opened, moved, tally, space):
-    """Label the rows that are open, by more bytes and by float64."""
-    g, shift = reference
-    k = len(target.centers)
-    for j in range(k):
-        space.kept[j] = j
-    theta = round_centers(target, g, k, space)
-    padded = fill_up(k, space)
-    part = g, k, HIGHEST, shift
-    settle_open(
-        unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
-    )
+        settle_all(unit, rows, slots, target, (g, shift), margin, n_opened, moved, tally, space)
 
 
 @bare

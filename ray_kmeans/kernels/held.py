@@ -22,7 +22,15 @@ from ray_kmeans.kernels.narrow import FLOAT_COLUMNS
 from ray_kmeans.kernels.products import BLOCK_ROWS
 from ray_kmeans.kernels.rounding import round_parts
 from ray_kmeans.kernels.settling import HARD, LIVE, MOVED, OPENED, VISITED
-from ray_kmeans.kernels.space import Coarse, Rows, Space, Target, padded, quads_for
+from ray_kmeans.kernels.space import (
+    NONE_LEFT_OUT,
+    Coarse,
+    Rows,
+    Space,
+    Target,
+    padded,
+    quads_for,
+)
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
 from ray_kmeans.kernels.visit import visit
 
@@ -166,6 +174,7 @@ class HeldRows(MovingSums):
             self._moves,
             self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
             np.float32(self._safe_gap),
+            NONE_LEFT_OUT,
         )
         by_floats = self._coarse is None
         known: Any = self._references if by_floats else self._coarse

@@ -18,10 +18,20 @@ from ray_kmeans.kernels.rounding import (
     FAR_AWAY,
     address_of,
     fetch_row,
+    round_centers,
     round_centers_finely,
     round_finely,
 )
-from ray_kmeans.kernels.slabs import KNOWN, OPEN, certify, multiply_finely, nearest_finely
+from ray_kmeans.kernels.slabs import (
+    HIGHEST,
+    KNOWN,
+    OPEN,
+    certify,
+    fill_up,
+    leave_out,
+    multiply_finely,
+    nearest_finely,
+)
 from ray_kmeans.kernels.space import bare, bare_sum
 
 MOVED, HARD, OPENED, FINE, VISITED, LIVE = range(6)
@@ -63,6 +73,18 @@ def take(slot, label, labels, moved, tally):
         labels[slot] = label
         moved[tally[MOVED]] = slot
         tally[MOVED] += 1
+
+
+@bare
+def leave(slot, moved, tally):
+    """Leave a row to the caller."""
+    tally[HARD] += 1
+    moved[len(moved) - tally[HARD]] = slot
+
+
+@bare
+def is_left_out(slot, center, target):
+    return len(target.left_out) > 0 and target.left_out[slot] == center
 
 
 @bare
@@ -141,11 +163,18 @@ def settle_open(
     for start in range(0, n_opened, SLAB):
         some = space.opened[start : min(start + SLAB, n_opened)]
         load_finely(some, rows, slots.order, target, g, theta, fine_theta, space)
-        nearest_finely(unit, (len(some) + BLOCK_ROWS - 1) // BLOCK_ROWS, padded, space)
+        leaves_out = len(target.left_out) > 0
+        n_blocks = (len(some) + BLOCK_ROWS - 1) // BLOCK_ROWS
+        nearest_finely(unit, n_blocks, padded, leaves_out, space)
+        if leaves_out:
+            leave_out(some, n_kept, target.left_out, space)
         certify(len(some), n_kept, others, target, margin, space)
         n_left = 0
         for i in range(len(some)):
             slots.bounds[some[i]] = space.bounds[i]
+            if is_left_out(some[i], space.labels[i], target):  # only where no score was a number
+                leave(some[i], moved, tally)
+                continue
             if space.bounds[i] == OPEN:
                 x = vectors.floats_at(address_of(rows, slots.order[some[i]], d), d)
                 c = target.centers[space.labels[i]]
@@ -160,6 +189,21 @@ def settle_open(
         for begin in range(0, n_left, BLOCK_ROWS):
             chosen = space.left[begin : min(begin + BLOCK_ROWS, n_left)]
             settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, space)
+
+
+@bare
+def settle_all(unit, rows, slots, target, reference, margin, n_opened, moved, tally, space):
+    """Label open rows by two bytes and by float64, among all centers."""
+    g, shift = reference
+    k = len(target.centers)
+    for j in range(k):
+        space.kept[j] = j
+    theta = round_centers(target, g, k, space)
+    padded = fill_up(k, space)
+    part = g, k, HIGHEST, shift
+    settle_open(
+        unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
+    )
 
 
 @bare
@@ -188,8 +232,9 @@ def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally
             bits &= (1 << len(chosen)) - 1  # a score that is not a number is below anything
             i = 0
             while bits:
-                if bits & 1 and space.counts[i] <= many:
-                    slot = some[chosen[i]]
+                slot = some[chosen[i]]
+                is_rival = bits & 1 and not is_left_out(slot, space.kept[chunk + j], target)
+                if is_rival and space.counts[i] <= many:
                     x = vectors.floats_at(
                         address_of(rows, slots.order[slot], target.centers.shape[1]),
                         target.centers.shape[1],
@@ -200,8 +245,7 @@ def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally
     for i in range(len(chosen)):
         slot = some[chosen[i]]
         if space.counts[i] > many:
-            tally[HARD] += 1
-            moved[len(moved) - tally[HARD]] = slot
+            leave(slot, moved, tally)
         else:
             take(slot, space.kept[space.best[0, chosen[i]]], slots.labels, moved, tally)
 

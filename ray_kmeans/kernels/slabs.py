@@ -104,7 +104,24 @@ def fold_chunk(three, chunk, first, block, sums, space):
 
 
 @bare
-def nearest_finely(unit, n_blocks, padded, space):
+def fold_chunk_finely(three, chunk, first, block, space):
+    c, at, sums = 4 * chunk, 4 * BLOCK_ROWS * block, space.sums.ctypes.data
+    steps, lows = space.steps.ctypes.data + c, space.lows.ctypes.data + c
+    norms, numbers = space.norms.ctypes.data + c, NUMBERS.ctypes.data + 4 * (chunk - first)
+    weights, reaches = space.weights.ctypes.data + at, space.reaches.ctypes.data + at
+    lowest = space.panel_lowest.ctypes.data + at
+    if three:
+        vectors.fold_three_finely(
+            sums, CHUNK_CENTERS, steps, lows, norms, numbers, weights, reaches, lowest
+        )
+    else:
+        vectors.fold_two_finely(
+            sums, CHUNK_CENTERS, steps, lows, norms, numbers, weights, reaches, lowest
+        )
+
+
+@bare
+def nearest_finely(unit, n_blocks, padded, three, space):
     """Do the same for the rows that were rounded to two bytes."""
     line = space.packed.shape[1] * 4 * BLOCK_ROWS
     for first in range(0, padded, PANEL_CENTERS):
@@ -114,18 +131,7 @@ def nearest_finely(unit, n_blocks, padded, space):
                 rows = space.packed.ctypes.data + i * line
                 second_rows = space.second_packed.ctypes.data + i * line
                 multiply_finely(unit, rows, second_rows, chunk, space)
-                c, at = 4 * chunk, 4 * BLOCK_ROWS * i
-                vectors.fold_fine(
-                    space.sums.ctypes.data,
-                    CHUNK_CENTERS,
-                    space.steps.ctypes.data + c,
-                    space.lows.ctypes.data + c,
-                    space.norms.ctypes.data + c,
-                    NUMBERS.ctypes.data + 4 * (chunk - first),
-                    space.weights.ctypes.data + at,
-                    space.reaches.ctypes.data + at,
-                    space.panel_lowest.ctypes.data + at,
-                )
+                fold_chunk_finely(three, chunk, first, i, space)
         merge(first, space)
 
 
@@ -175,6 +181,29 @@ def insert(first, keys, bits, lowest, best):
         lowest[0, i] = key if key < a else a
         lowest[1, i] = middle if middle < b else b
         lowest[2, i] = last if last < c else c
+
+
+@bare
+def fill_up(n_kept, space):
+    """Add centers that never win, up to a whole chunk; return how many there are then."""
+    padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
+    for i in range(n_kept, padded):  # whatever bytes stand there count for nothing
+        space.lows[i] = NEVER
+        space.norms[i] = space.steps[i] = space.slacks[i] = np.float32(0.0)
+    return padded
+
+
+@bare
+def leave_out(some, n_kept, left_out, space):
+    """Take out of the three lowest scores of each row that of one center, where it is lowest or next."""
+    for i in range(len(some)):
+        center = left_out[some[i]]
+        is_lowest = space.kept[min(space.best[0, i], n_kept - 1)] == center
+        is_next = space.kept[min(space.best[1, i], n_kept - 1)] == center
+        if is_lowest:
+            space.best[0, i], space.lowest[0, i] = space.best[1, i], space.lowest[1, i]
+        if is_lowest or is_next:
+            space.lowest[1, i] = space.lowest[2, i]
 
 
 @bare

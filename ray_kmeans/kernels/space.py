@@ -17,6 +17,7 @@ from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
 from ray_kmeans.kernels.vectors import SLAB, SUMS_BYTES
 
 HINT_ROWS = 256
+NONE_LEFT_OUT: NDArray[np.int32] = np.empty(0, np.int32)
 SLAB_BLOCKS = SLAB // BLOCK_ROWS
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -88,6 +89,8 @@ class Target(NamedTuple):
     """(k,) how far of that since the last pass."""
     safe_gap: np.float32
     """What a bound must be lower by, where scores are not quite squared distances."""
+    left_out: Ints
+    """(slots,) the center that each row does not get; empty where it may be any."""
 
 
 class Space(NamedTuple):

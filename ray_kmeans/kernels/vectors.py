@@ -250,7 +250,7 @@ def _below(kind: str) -> Any:
 
 
 fold_three, fold_two = _fold(ONE_BYTE, 3), _fold(ONE_BYTE, 2)
-fold_fine = _fold(TWO_BYTES, 2)
+fold_two_finely, fold_three_finely = _fold(TWO_BYTES, 2), _fold(TWO_BYTES, 3)
 below_fine = _below(TWO_BYTES)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_kmeans.kernels import products
-from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.products import BLOCK_ROWS
 from ray_kmeans.kernels.rounding import norms_around, round_centers
 from ray_kmeans.kernels.settling import (
     LIVE,
@@ -22,7 +22,7 @@ from ray_kmeans.kernels.settling import (
     settle_pairs,
     take,
 )
-from ray_kmeans.kernels.slabs import HIGHEST, NEVER, OPEN, certify, load_slab, nearest
+from ray_kmeans.kernels.slabs import HIGHEST, OPEN, certify, fill_up, load_slab, nearest
 from ray_kmeans.kernels.space import SLAB_BLOCKS, bare
 
 
@@ -97,16 +97,6 @@ def prune(radius, space):
             space.kept[count] = j
             count += 1
     return count, others
-
-
-@bare
-def fill_up(n_kept, space):
-    """Add centers that never win, up to a whole chunk; return how many there are then."""
-    padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
-    for i in range(n_kept, padded):  # whatever bytes stand there count for nothing
-        space.lows[i] = NEVER
-        space.norms[i] = space.steps[i] = space.slacks[i] = np.float32(0.0)
-    return padded
 
 
 @bare
