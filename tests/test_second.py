@@ -56,7 +56,7 @@ def expected_of(case, metric):
 
 
 @pytest.mark.parametrize(
-    "way", ["portable", "portable in small tiles", "cpu", "reference", "amx", "vnni"]
+    "way", ["portable", "portable in small tiles", "cpu", "reference", "amx", "vnni", "gpu-torch"]
 )
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", MANY)

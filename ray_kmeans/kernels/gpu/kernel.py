@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels import ALIKE, Held
+from ray_kmeans.kernels.cpu import CpuKernel, Prepared
 from ray_kmeans.kernels.gpu.chunks import Chunks
 from ray_kmeans.kernels.gpu.device import Device, steps
 from ray_kmeans.kernels.gpu.floats import ByFloats
 from ray_kmeans.kernels.gpu.held import HeldOnDevice, Labeller
-from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
+from ray_kmeans.kernels.portable import PortableKernel
 
 log = logging.getLogger("ray_kmeans")
 
@@ -45,6 +46,7 @@ class GpuKernel(PortableKernel):
 
     def __init__(self, threads: int, device: Device, by_bytes: bool | None = None) -> None:
         super().__init__(threads)
+        self._cpu = CpuKernel(threads)
         self._device = device
         self._by_bytes = by_bytes
         self._remark = ""
@@ -95,8 +97,8 @@ class GpuKernel(PortableKernel):
         seconds: NDArray[np.int32],
     ) -> None:
         if prepared.on_host is None:
-            prepared.on_host = super().prepare(prepared.centers, prepared.metric)
-        super().assign_second(rows, prepared.on_host, labels, seconds)
+            prepared.on_host = self._cpu.prepare(prepared.centers, prepared.metric)
+        self._cpu.assign_second(rows, prepared.on_host, labels, seconds)
 
     def _uses_bytes(self) -> bool:
         if self._by_bytes is None:
@@ -119,7 +121,7 @@ class PreparedOnDevice:
     centers: NDArray[np.float32]
     metric: str
     floats: ByFloats
-    on_host: PreparedCenters | None = None
+    on_host: Prepared | None = None
 
 
 @cache
