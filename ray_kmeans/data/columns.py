@@ -97,7 +97,9 @@ def narrow_of(schema: pa.Schema, names: Sequence[str]) -> str | None:
     kinds = [_plain_type(_type_at(schema, name)) for name in names]
     values = {_plain_type(kind.value_type) if is_vector(kind) else kind for kind in kinds}
     kind = values.pop()
-    return narrow_name(np.dtype(kind.to_pandas_dtype())) if not values else None
+    if values:
+        return None
+    return narrow_name(pa.array([], kind).to_numpy(zero_copy_only=False).dtype)
 
 
 def kept(table: Any, names: Sequence[str], place: str) -> pa.Table:
