@@ -15,6 +15,7 @@ from ray_kmeans import kernels
 from ray_kmeans.clustering.metric import project
 from ray_kmeans.kernels import machine, portable, settling
 from ray_kmeans.kernels.second import SecondNearest
+from ray_kmeans.kernels.space import Spaces
 from ray_kmeans.kernels.threads import Threads
 from tests.cases import CASES, gaussian
 from tests.conftest import UNITS, skip_without
@@ -45,7 +46,8 @@ def both_of(X, centers, kernel, metric):
 
 def left_of(X, centers, found, unit, metric):
     """Return the rows that bytes leave to BLAS."""
-    seconds = SecondNearest(centers, metric, machine.units()[unit].of, Threads(1))
+    about = machine.units()[unit].of, Threads(1), Spaces()
+    seconds = SecondNearest(centers, metric, *about)
     return seconds.label(X, *np.ascontiguousarray(found.T))
 
 

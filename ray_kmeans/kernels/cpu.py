@@ -20,6 +20,7 @@ from ray_kmeans.kernels import ALIKE, Held, machine
 from ray_kmeans.kernels.held import HeldRows
 from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
 from ray_kmeans.kernels.second import SecondNearest
+from ray_kmeans.kernels.space import Spaces
 from ray_kmeans.kernels.threads import Threads
 
 log = logging.getLogger("ray_kmeans")
@@ -51,6 +52,7 @@ class CpuKernel(PortableKernel):
     def __init__(self, threads: int, unit: str | None = None) -> None:
         super().__init__(threads)
         self._unit = unit
+        self._spaces = Spaces()
 
     def ready(self, rows: int, k: int, d: int) -> str:
         unit = self._unit_for(rows, k, d)
@@ -69,7 +71,7 @@ class CpuKernel(PortableKernel):
         unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
         if unit is None:
             return super().hold(blocks, metric, k, weights)
-        return HeldRows(blocks, metric, unit.of, self._threads, weights)
+        return HeldRows(blocks, metric, unit.of, self._threads, weights, self._spaces)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
         return Prepared(centers, metric)
@@ -81,7 +83,8 @@ class CpuKernel(PortableKernel):
             return
         for start in range(0, len(rows), AT_ONCE):
             part = np.ascontiguousarray(rows[start : start + AT_ONCE])
-            held = HeldRows([part], prepared.metric, unit.of, self._threads)
+            about = [part], prepared.metric, unit.of, self._threads
+            held = HeldRows(*about, spaces=self._spaces)
             labels[start : start + AT_ONCE] = held.assign(prepared.centers)
 
     def assign_second(
@@ -96,7 +99,7 @@ class CpuKernel(PortableKernel):
             super().assign_second(rows, self._portable(prepared), labels, seconds)
             return
         if prepared.second is None:
-            about = prepared.centers, prepared.metric, unit.of, self._threads
+            about = prepared.centers, prepared.metric, unit.of, self._threads, self._spaces
             prepared.second = SecondNearest(*about)
         left = prepared.second.label(np.ascontiguousarray(rows), labels, seconds)
         if len(left):
@@ -160,6 +163,7 @@ def _is_second_right(
     expected, found = np.empty((2, len(rows)), np.int32)
     portable = PortableKernel(1)
     portable.assign_second(rows, portable.prepare(centers, metric), labels, expected)
-    left = SecondNearest(centers, metric, unit.of, Threads(1)).label(rows, labels, found)
+    second = SecondNearest(centers, metric, unit.of, Threads(1), Spaces())
+    left = second.label(rows, labels, found)
     found[left] = expected[left]
     return bool((found == expected).all())

@@ -26,7 +26,7 @@ from ray_kmeans.kernels.space import (
     NONE_LEFT_OUT,
     Coarse,
     Rows,
-    Space,
+    Spaces,
     Target,
     padded,
     quads_for,
@@ -57,6 +57,7 @@ class HeldRows(MovingSums):
         unit_of: Callable[[int], Any],
         threads: Threads,
         weights: NDArray[np.int64] = ALIKE,
+        spaces: Spaces | None = None,
     ) -> None:
         super().__init__(blocks, weights)
         self._metric = metric
@@ -65,7 +66,7 @@ class HeldRows(MovingSums):
         self._quads = quads_for(self._d)
         self._unit = unit_of(self._quads)
         self._rows = Rows.of(blocks)
-        self._spaces: list[Space] = []
+        self._spaces = spaces or Spaces()
         self._centers = np.empty((0, self._d), np.float32)
         self._usual, self._excess = -1, 0.0
         self._coarse: Coarse | None = None
@@ -93,7 +94,6 @@ class HeldRows(MovingSums):
 
     def _begin(self, centers: NDArray[np.float32]) -> None:
         """Label all rows without knowing anything of them."""
-        self._spaces = []
         self._scale, mean = portable.scale_of(centers)
         self._travels = self._step = np.zeros(len(centers))
         self._slots = Slots.of_rows(len(self._labels))
@@ -218,15 +218,12 @@ class HeldRows(MovingSums):
         return moved
 
     def _with_space(self, work: Callable[..., None]) -> Callable[..., None]:
-        """Return the work with memory as its last argument, which one call at a time has."""
+        """Return the work with memory of its own as its last argument."""
 
         def call(*arguments: Any) -> None:
-            try:
-                space = self._spaces.pop()
-            except IndexError:
-                space = Space.of(len(self._centers), self._d, self._quads, PART_BLOCKS)
-            work(*arguments, space)
-            self._spaces.append(space)
+            about = len(self._centers), self._d, self._quads, PART_BLOCKS
+            with self._spaces.one(*about) as space:
+                work(*arguments, space)
 
         return call
 

@@ -19,7 +19,7 @@ from ray_kmeans.kernels.products import BLOCK_ROWS
 from ray_kmeans.kernels.rounding import norms_around
 from ray_kmeans.kernels.settling import HARD, settle_all
 from ray_kmeans.kernels.slabs import HIGHEST
-from ray_kmeans.kernels.space import Rows, Space, Target, bare, padded, quads_for
+from ray_kmeans.kernels.space import Rows, Spaces, Target, bare, padded, quads_for
 from ray_kmeans.kernels.threads import Threads
 
 AT_ONCE = PART_BLOCKS * BLOCK_ROWS
@@ -36,6 +36,7 @@ class SecondNearest:
         metric: str,
         unit_of: Callable[[int], Any],
         threads: Threads,
+        spaces: Spaces,
     ) -> None:
         self._centers = np.array(centers)  # writable, as compiled code has met them
         self._cosine = metric == portable.COSINE
@@ -47,7 +48,7 @@ class SecondNearest:
         self._scaled = padded(self._centers * self._scale)
         self._reference = padded((mean * scale).astype(np.float32)[None])[0]
         self._still = np.zeros(len(centers), np.float32)
-        self._spaces: list[Space] = []
+        self._spaces = spaces
 
     @np.errstate(over="ignore", invalid="ignore")
     def label(
@@ -71,14 +72,9 @@ class SecondNearest:
         return np.concatenate([np.empty(0, np.int64), *hard])
 
     def _piece(self, first: int, last: int, *about: Any) -> NDArray[np.int32]:
-        try:
-            space = self._spaces.pop()
-        except IndexError:
-            k, d = self._centers.shape
-            space = Space.of(k, d, self._quads, PART_BLOCKS)
         moved, tally = np.empty(last - first, np.int32), np.zeros(6, np.int64)
-        visit_seconds(first, last, *about, moved, tally, space)
-        self._spaces.append(space)
+        with self._spaces.one(*self._centers.shape, self._quads, PART_BLOCKS) as space:
+            visit_seconds(first, last, *about, moved, tally, space)
         return moved[len(moved) - tally[HARD] :]
 
 

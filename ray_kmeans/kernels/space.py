@@ -5,7 +5,8 @@ The loops allocate nothing: numba would count who refers to each array, in every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -197,6 +198,27 @@ class Space(NamedTuple):
             both[1].view(np.int32),
         ]
         return cls(*fields)
+
+
+class Spaces:
+    """The memory of threads, for centers of one shape at a time."""
+
+    def __init__(self) -> None:
+        self._shape: tuple[int, ...] = ()
+        self._free: list[Space] = []
+
+    @contextmanager
+    def one(self, *shape: int) -> Iterator[Space]:
+        """Lend memory for these arguments of `Space.of`, which nobody else has meanwhile."""
+        if shape != self._shape:
+            self._shape, self._free = shape, []
+        try:
+            space = self._free.pop()
+        except IndexError:
+            space = Space.of(*shape)
+        yield space
+        if shape == self._shape:
+            self._free.append(space)
 
 
 def padded(matrix: Floats) -> Floats:
