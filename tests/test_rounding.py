@@ -14,7 +14,16 @@ from numba import njit
 from ray_kmeans.kernels import products, rounding
 from ray_kmeans.kernels.portable import scale_of
 from ray_kmeans.kernels.rounding import FINER
-from ray_kmeans.kernels.space import Coarse, Parts, Rows, Space, Target, padded, quads_for
+from ray_kmeans.kernels.space import (
+    NONE_LEFT_OUT,
+    Coarse,
+    Parts,
+    Rows,
+    Space,
+    Target,
+    padded,
+    quads_for,
+)
 from tests.conftest import UNITS, skip_without
 from tests.oracle import exact
 
@@ -61,6 +70,7 @@ class Rounded:
             moves=np.zeros(k, np.float32),
             step=np.zeros(k, np.float32),
             safe_gap=np.float32(0),
+            left_out=NONE_LEFT_OUT,
         )
         self.space = Space.of(k, d, quads, blocks)
         self.space.kept[:] = np.arange(k)
