@@ -32,6 +32,7 @@ def submit(address, *command):
     )
 
 
+SECRETS = {"AWS_ACCESS_KEY_ID": "id-of-key", "AWS_SECRET_ACCESS_KEY": "very-secret"}
 LONG = ("--num-clusters", "12", "--batch-size", "200", "--max-steps", "1500", "--num-workers", "2")
 
 
@@ -48,25 +49,30 @@ def ray_job(address, *command, **options):
     )
 
 
+@pytest.fixture(scope="module")
+def address():
+    with ray_head(num_cpus=3, environment=SECRETS) as address:
+        yield address
+
+
 def test_a_job_that_is_stopped_saves_its_iterations_and_goes_on_when_it_is_submitted_again(
-    tmp_path,
+    tmp_path, address
 ):
     model, undisturbed = tmp_path / "model", tmp_path / "undisturbed"
     local = KMeansClustering(12, str(undisturbed), config=RunConfig(num_workers=0))
     local.fit(str(DATA), batch_size=200, max_steps=1500)
     command = ("python", "jobs/fit.py", str(DATA), str(model), *LONG, "--log-step-count-steps", "1")
 
-    with ray_head(num_cpus=3, environment={}) as address:
-        job = ("--submission-id", "first", "--no-wait", "--working-dir", ".", "--", *command)
-        assert ray_job(address, "submit", *job).returncode == 0
-        end = time.monotonic() + 90
-        while "iteration=20 " not in ray_job(address, "logs", "first").stdout:
-            assert time.monotonic() < end
-            time.sleep(2)  # asking takes a processor for a second
+    job = ("--submission-id", "first", "--no-wait", "--working-dir", ".", "--", *command)
+    assert ray_job(address, "submit", *job).returncode == 0
+    end = time.monotonic() + 90
+    while "iteration=20 " not in ray_job(address, "logs", "first").stdout:
+        assert time.monotonic() < end
+        time.sleep(2)  # asking takes a processor for a second
 
-        stopped = ray_job(address, "stop", "first")
-        state = ModelDir.at(str(model), {}, 5).latest()
-        again = submit(address, *command)
+    stopped = ray_job(address, "stop", "first")
+    state = ModelDir.at(str(model), {}, 5).latest()
+    again = submit(address, *command)
 
     assert "was stopped" in stopped.stdout + stopped.stderr
     assert 20 <= state.iteration < 1500
@@ -76,13 +82,12 @@ def test_a_job_that_is_stopped_saves_its_iterations_and_goes_on_when_it_is_submi
     assert km.history() == local.history()
 
 
-def test_fit_and_predict_run_as_submitted_jobs_on_s3(tmp_path):
+def test_fit_and_predict_run_as_submitted_jobs_on_s3(tmp_path, address):
     local = KMeansClustering(
         12, str(tmp_path), use_mini_batch=False, config=RunConfig(num_workers=0)
     ).fit(str(DATA), max_steps=6)
 
-    secrets = {"AWS_ACCESS_KEY_ID": "id-of-key", "AWS_SECRET_ACCESS_KEY": "very-secret"}
-    with s3_server() as options, ray_head(num_cpus=3, environment=secrets) as address:
+    with s3_server() as options:
         import s3fs
 
         store = s3fs.S3FileSystem(**options)
