@@ -159,11 +159,11 @@ def settle_open(
     g, n_kept, others, shift = part
     d = target.centers.shape[1]
     fine_theta = round_centers_finely(target, g, n_kept, space)
+    leaves_out = len(target.left_out) > 0
     tally[FINE] += n_opened
     for start in range(0, n_opened, SLAB):
         some = space.opened[start : min(start + SLAB, n_opened)]
         load_finely(some, rows, slots.order, target, g, theta, fine_theta, space)
-        leaves_out = len(target.left_out) > 0
         n_blocks = (len(some) + BLOCK_ROWS - 1) // BLOCK_ROWS
         nearest_finely(unit, n_blocks, padded, leaves_out, space)
         if leaves_out:

@@ -89,35 +89,36 @@ def panel_at(panel, offsets, chunk):
 
 
 @bare
-def fold_chunk(three, chunk, first, block, sums, space):
+def addresses_of(chunk, first, block, space):
+    """Return where that is what products of a chunk of centers and a block of rows are folded with."""
     c, at = 4 * chunk, 4 * BLOCK_ROWS * block
-    steps, lows = space.steps.ctypes.data + c, space.lows.ctypes.data + c
-    norms, numbers = space.norms.ctypes.data + c, NUMBERS.ctypes.data + 4 * (chunk - first)
-    weights, reaches = space.weights.ctypes.data + at, space.reaches.ctypes.data + at
-    lowest = space.panel_lowest.ctypes.data + at
-    if three:
-        vectors.fold_three(
-            sums, CHUNK_CENTERS, steps, lows, norms, numbers, weights, reaches, lowest
-        )
-    else:
-        vectors.fold_two(sums, CHUNK_CENTERS, steps, lows, norms, numbers, weights, reaches, lowest)
+    return (
+        space.steps.ctypes.data + c,
+        space.lows.ctypes.data + c,
+        space.norms.ctypes.data + c,
+        NUMBERS.ctypes.data + 4 * (chunk - first),
+        space.weights.ctypes.data + at,
+        space.reaches.ctypes.data + at,
+        space.panel_lowest.ctypes.data + at,
+    )
 
 
 @bare
-def fold_chunk_finely(three, chunk, first, block, space):
-    c, at, sums = 4 * chunk, 4 * BLOCK_ROWS * block, space.sums.ctypes.data
-    steps, lows = space.steps.ctypes.data + c, space.lows.ctypes.data + c
-    norms, numbers = space.norms.ctypes.data + c, NUMBERS.ctypes.data + 4 * (chunk - first)
-    weights, reaches = space.weights.ctypes.data + at, space.reaches.ctypes.data + at
-    lowest = space.panel_lowest.ctypes.data + at
+def fold_chunk(three, chunk, first, block, sums, space):
+    about = addresses_of(chunk, first, block, space)
     if three:
-        vectors.fold_three_finely(
-            sums, CHUNK_CENTERS, steps, lows, norms, numbers, weights, reaches, lowest
-        )
+        vectors.fold_three(sums, CHUNK_CENTERS, *about)
     else:
-        vectors.fold_two_finely(
-            sums, CHUNK_CENTERS, steps, lows, norms, numbers, weights, reaches, lowest
-        )
+        vectors.fold_two(sums, CHUNK_CENTERS, *about)
+
+
+@bare
+def fold_chunk_finely(three, chunk, first, block, sums, space):
+    about = addresses_of(chunk, first, block, space)
+    if three:
+        vectors.fold_three_finely(sums, CHUNK_CENTERS, *about)
+    else:
+        vectors.fold_two_finely(sums, CHUNK_CENTERS, *about)
 
 
 @bare
@@ -131,7 +132,7 @@ def nearest_finely(unit, n_blocks, padded, three, space):
                 rows = space.packed.ctypes.data + i * line
                 second_rows = space.second_packed.ctypes.data + i * line
                 multiply_finely(unit, rows, second_rows, chunk, space)
-                fold_chunk_finely(three, chunk, first, i, space)
+                fold_chunk_finely(three, chunk, first, i, space.sums.ctypes.data, space)
         merge(first, space)
 
 

@@ -78,7 +78,8 @@ class GpuKernel(PortableKernel):
         return HeldOnDevice(chunks, labeller_of, self._device, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
-        return PreparedOnDevice(centers, metric, ByFloats(centers, metric, self._device))
+        floats = ByFloats(centers, metric, self._device)
+        return PreparedOnDevice(floats, self._cpu.prepare(centers, metric))
 
     def assign(
         self,
@@ -96,8 +97,6 @@ class GpuKernel(PortableKernel):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
-        if prepared.on_host is None:
-            prepared.on_host = self._cpu.prepare(prepared.centers, prepared.metric)
         self._cpu.assign_second(rows, prepared.on_host, labels, seconds)
 
     def _uses_bytes(self) -> bool:
@@ -116,12 +115,10 @@ def load(name: str, threads: int, share: float) -> GpuKernel:
 
 @dataclass
 class PreparedOnDevice:
-    """Centers for the device, and for the kernel of the CPU once that is asked."""
+    """Centers for the device, and for the kernel of the CPU."""
 
-    centers: NDArray[np.float32]
-    metric: str
     floats: ByFloats
-    on_host: Prepared | None = None
+    on_host: Prepared
 
 
 @cache
