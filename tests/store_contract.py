@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
 from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError, StoreError
 from ray_kmeans.store import publish
@@ -49,6 +50,7 @@ def full_state():
         asked="steps=7",
         data_since=2,
         running=Running(4, 3, sums),
+        rows=RowSpec(("a", "b", "c"), '[["lang", "=", "en"]]', "drop", "w", (0.1, 1e300, -3.0)),
     )
 
 

@@ -44,7 +44,7 @@ def run_fit(
     found = store.latest()
     with Saver(store, emit) as saver:
         state = seeded(plan, pool, summary, saver, emit) if found is None else found
-        state = state.begin(plan.data_name(summary), plan.asked)
+        state = replace(state.begin(plan.data_name(summary), plan.asked), rows=plan.rows)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), reached or Reached())
         return _train(plan, plan.trainer(pool, summary), state, watch)
 
@@ -66,7 +66,7 @@ def run_stream(
         state = seeded(plan, pool, load(pool, emit), saver, emit) if found is None else found
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), Reached())
-        return _train(plan, trainer, state.begin(""), watch)
+        return _train(plan, trainer, replace(state.begin(""), rows=plan.rows), watch)
 
 
 @dataclass(frozen=True)

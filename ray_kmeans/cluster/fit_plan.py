@@ -13,6 +13,7 @@ from ray_kmeans.cluster.seeding import Initial
 from ray_kmeans.cluster.trainers import FullBatch, MiniBatch, Trainer
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Summary
+from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, digest
 from ray_kmeans.clustering.stopping import StopRule
 
@@ -52,6 +53,8 @@ class FitPlan:
     """Full batch: 'keep' or 'farthest'."""
     checkpoint_steps: int | None
     checkpoint_secs: float
+    rows: RowSpec | None = None
+    """How the rows are read, which the states of this fit keep."""
 
     def trainer(self, pool: Pool, summary: Summary) -> Trainer:
         """Return what makes the steps."""

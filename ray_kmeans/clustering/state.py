@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.row_spec import RowSpec
 
 
 class Stop(Enum):
@@ -81,6 +82,8 @@ class FitState:
     """The iteration at which a fit first saw these data: where their first epoch began."""
     running: Running | None = None
     """None for full batch."""
+    rows: RowSpec | None = None
+    """How the rows were read; None in checkpoints of versions before this was kept."""
 
     @classmethod
     def initial(cls, centers: NDArray[np.float32], metric: str = SQUARED_EUCLIDEAN) -> FitState:

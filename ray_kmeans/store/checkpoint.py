@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
 from ray_kmeans.errors import CheckpointError
 from ray_kmeans.store import publish
@@ -55,6 +56,7 @@ def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
         "asked": state.asked,
         "data_since": state.data_since,
         "mini_batch": [running.steps_per_iteration, running.done] if running else None,
+        "rows": state.rows.to_json() if state.rows else None,
         "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
     }
 
@@ -108,6 +110,7 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         asked=manifest["asked"],
         data_since=manifest["data_since"],
         running=_running(running, arrays) if running else None,
+        rows=RowSpec.from_json(manifest["rows"]) if manifest.get("rows") else None,
     )
 
 

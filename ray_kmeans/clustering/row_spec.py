@@ -1,0 +1,34 @@
+"""How the rows of a model are made from its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """How a fit read its rows, so that later calls read other data in the same way."""
+
+    columns: tuple[str, ...] = ()
+    """Names of the columns that make up a row, in this order: one column of vectors, or several
+    columns of numbers. Empty where the data have no names, as arrays."""
+    filters: str = ""
+    """JSON of the filters that the rows passed; empty where there were none."""
+    nonfinite: str = "error"
+    """What became of rows that hold NaN, null or infinity: 'error' or 'drop'."""
+    sample_weight: str = ""
+    """The column of weights; empty where there was none."""
+    shift: tuple[float, ...] = ()
+    """(d,) values that were subtracted from the columns in float64; empty where none were."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as they stand in the manifest of a checkpoint."""
+        return {**asdict(self), "columns": list(self.columns), "shift": list(self.shift)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> RowSpec:
+        """Return what `to_json` wrote; raises TypeError or ValueError for anything else."""
+        columns, shift = tuple(found["columns"]), tuple(map(float, found["shift"]))
+        return cls(**{**found, "columns": columns, "shift": shift})
