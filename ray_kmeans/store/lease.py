@@ -46,9 +46,15 @@ class Lease:
     """The right to write to a place, held from `take` to `release`, or while `with` lasts."""
 
     def __init__(
-        self, place: publish.Place, owner: str, what: str, times: Times | None = None
+        self,
+        place: publish.Place,
+        owner: str,
+        what: str,
+        times: Times | None = None,
+        folder: str = "lease",
     ) -> None:
         self._place = place
+        self._folder = folder
         self._times = times or Times()
         self._holder = Holder(owner, uuid.uuid4().hex, what)
         self._epoch = 0
@@ -168,13 +174,13 @@ class Lease:
     def _epochs(self) -> list[int]:
         self._place.fs.invalidate_cache()
         try:
-            found = self._place.fs.ls(f"{self._place.path}/lease", detail=False)
+            found = self._place.fs.ls(f"{self._place.path}/{self._folder}", detail=False)
         except FileNotFoundError:
             return []
         return [int(name[1]) for path in found if (name := NAME.search(path))]
 
     def _path(self, epoch: int) -> str:
-        return f"{self._place.path}/lease/{epoch:08d}.json"
+        return f"{self._place.path}/{self._folder}/{epoch:08d}.json"
 
     def _read(self, epoch: int) -> bytes:
         """Return what is in the file of an epoch; nothing where it was deleted meanwhile."""

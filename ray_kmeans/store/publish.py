@@ -26,8 +26,8 @@ NOT_SERVED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 """How a file system says that it has no hard links, or does not sync folders (FAT, and object
 stores that are mounted)."""
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-UNPUBLISHED = re.compile(r"\.\w+\.partial$")
-"""How the name of a local file ends until it is whole."""
+UNPUBLISHED = re.compile(r"\.[0-9a-f]{32}\.ray-kmeans-partial$")
+"""How the name of a local file ends until it is whole; no other program gives such a name."""
 
 _one_at_a_time = Lock()
 
@@ -143,8 +143,21 @@ def is_unpublished(name: str) -> bool:
     return UNPUBLISHED.search(name) is not None
 
 
+def published_name(name: str) -> str:
+    """Return the name that an unpublished file was to get.
+
+    >>> published_name("part-00000012.parquet." + 32 * "a" + ".ray-kmeans-partial")
+    'part-00000012.parquet'
+    """
+    return UNPUBLISHED.sub("", name)
+
+
+def _beside(path: str) -> str:
+    return f"{path}.{uuid.uuid4().hex}.ray-kmeans-partial"
+
+
 def _has_links(path: str) -> bool:
-    beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+    beside = _beside(path)
     try:
         os.link(path, beside)
     except OSError as error:
@@ -159,7 +172,7 @@ def _has_links(path: str) -> bool:
 def _written_beside(path: str, data: bytes) -> Iterator[str]:
     """Write a local file under another name; what is still there of it at the end is removed."""
     folder = os.path.dirname(path)
-    beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+    beside = _beside(path)
     try:
         os.makedirs(folder, exist_ok=True)
         with open(beside, "wb") as file:
