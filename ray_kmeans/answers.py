@@ -24,7 +24,7 @@ from ray_kmeans.observe.listeners import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.remote import redacted
 from ray_kmeans.resources import check_reachable, open_pool
-from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled import Counted, Held, LabelledOutput, Run
 
 log = logging.getLogger("ray_kmeans")
 
@@ -156,12 +156,12 @@ def write_labels(
     second: bool = False,
     by_cluster: bool = False,
     append: bool = False,
-) -> int:
-    """Write label and distance of every row, by the workers; return the number of rows.
+) -> Counted:
+    """Write label and distance of every row, by the workers; return how many rows there are.
 
     What a run that was cut off has written stays, and only the rest is. `second`: also the
     second-nearest center. `by_cluster`: in folders by cluster. `append`: to what is there already
-    of other data.
+    of other data. Raises BusyError where another run writes to the same place.
     """
     layout = source.describe()
     if not layout.blocks:
@@ -171,16 +171,36 @@ def write_labels(
         raise ConfigError("second=True: the model has one cluster, so there is no second. Omit it.")
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
     how = How(tuple(keep_columns), second, by_cluster)
-    run = output.begin(how.content(state, source, layout), append)
-    if run is None:
-        log.info("%r is complete already: nothing is written", output.shown)
-        return layout.rows
-    with closing(Progress(config.progress)) as progress:
-        emit = tell_all([LogLines(), progress])
-        written, numbers = Labelling(state, source, layout, config, how, emit).write(output, run)
-    model = {"model_dir": redacted(model_dir), "iteration": state.iteration}
-    output.finish(run, written, model, numbers)
-    return layout.rows
+    content = how.content(state, source, layout)
+    done = output.complete(content, append)
+    if done is None:
+        with output.held() as held, closing(Progress(config.progress)) as progress:
+            emit = tell_all([LogLines(), progress])
+            labelling = Labelling(state, source, layout, config, how, emit)
+            run = held.begin(content, append)
+            if run.there is None or run.damaged:
+                about = {"model_dir": redacted(model_dir), "iteration": state.iteration}
+                return _written(labelling, output, held, run, about)
+            done = run.there
+    log.info("%r is complete already: nothing is written", output.shown)
+    return done
+
+
+def _written(
+    labelling: Labelling, output: LabelledOutput, held: Held, run: Run, model: Mapping[str, Any]
+) -> Counted:
+    """Write what is missing of an output, and last that it is complete."""
+    if run.there is None:
+        written, numbers = labelling.write(output, run)
+        return held.finish(run, written, model, numbers)
+    log.warning(
+        "%r is complete, but %d of its parts are missing or not as they were written (%s): "
+        "they are written again",
+        output.shown,
+        len(run.damaged),
+        run.damaged[0].name,
+    )
+    return held.mend(run, labelling.mend(output, run))
 
 
 def check_features(features: int, state: FitState, model_dir: str) -> None:

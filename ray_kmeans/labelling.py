@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_kmeans.cluster.pool import rows_of
 from ray_kmeans.cluster.tally import Moved
@@ -17,7 +19,7 @@ from ray_kmeans.data.versions import contents_of
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.resources import open_pool
-from ray_kmeans.store.by_cluster import ByCluster
+from ray_kmeans.store.by_cluster import Bundle, ByCluster, bundles_of
 from ray_kmeans.store.labelled import Content, LabelledOutput, Run, Written
 from ray_kmeans.store.parts import Part
 
@@ -76,14 +78,44 @@ class Labelling:
 
     def write(self, output: LabelledOutput, run: Run) -> tuple[Written, int]:
         """Write all that is missing; also return how many parts have a number."""
-        together = blocks_of_a_part(len(self.layout.blocks))
-        runs = pieces_of(self.layout.blocks, together)
-        written = self._write_parts(run, runs, together)
+        runs = self._runs
+        written = self._write_parts(run, runs)
         if self.how.by_cluster:
-            written = self._gather(output, run, written, [blocks[0] for blocks in runs])
+            place = ByCluster(output.url, output.storage_options, run.parts)
+            bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
+            files = place.done(bundles)
+            files |= self._gather(place, [b for b in bundles if b[0] not in files], width, runs)
+            parts = [part for bundle in bundles for part in files[bundle[0]]]
+            written = Written(parts, written.counts, width)
         return written, len(runs)
 
-    def _write_parts(self, run: Run, runs: list[Shard], together: int) -> Written:
+    def mend(self, output: LabelledOutput, run: Run) -> list[Part]:
+        """Write again what is damaged of a run that was complete, with all of its bundles."""
+        runs = self._runs
+        if not self.how.by_cluster:
+            return self._label(run, runs, [run.parts.index_of(part.name) for part in run.damaged])[
+                0
+            ]
+        place = ByCluster(output.url, output.storage_options, run.parts)
+        names = [part["name"] for part in run.before["parts"]]
+        mine = [run.parts.index_of(name) for name in names if run.parts.prefix in name]
+        bad = {run.parts.index_of(part.name) for part in run.damaged}
+        bundles = [b for b in bundles_of(mine, len(runs)) if b[0] in bad]
+        self._label(run, runs, [index for bundle in bundles for index in bundle])
+        files = self._gather(place, bundles, run.before["width"], runs)
+        return [part for bundle in bundles for part in files[bundle[0]]]
+
+    @property
+    def _together(self) -> int:
+        """How many blocks make a part."""
+        return blocks_of_a_part(len(self.layout.blocks))
+
+    @property
+    def _runs(self) -> list[Shard]:
+        """The blocks of each part."""
+        return pieces_of(self.layout.blocks, self._together)
+
+    def _write_parts(self, run: Run, runs: list[Shard]) -> Written:
         """Write the parts that are not there; the blocks of the others are not even read."""
         parts: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)
@@ -92,34 +124,40 @@ class Labelling:
             counts[labels[labels >= 0]] += rows[labels >= 0]
         missing = [index for index in range(len(runs)) if index not in parts]
         if missing:
-            blocks = [block for index in missing for block in runs[index]]
-            with self._pool(blocks, together) as pool:
-                pool.read(self._moved(ev.Phase.READING, blocks))
-                how = run.parts, self.how.keep_columns, self.how.second, together
-                moved = self._moved(ev.Phase.WRITING, blocks)
-                new, more = pool.write_labels(self.state.centers, *how, moved)
+            new, more = self._label(run, runs, missing)
             parts |= dict(zip(missing, new, strict=True))
             counts += more
         return Written([parts[index] for index in range(len(runs))], counts)
 
+    def _label(
+        self, run: Run, runs: list[Shard], missing: list[int]
+    ) -> tuple[list[Part], NDArray[np.int64]]:
+        """Write these parts; return them, and the rows of each label."""
+        blocks = [block for index in missing for block in runs[index]]
+        together = self._together
+        with self._pool(blocks, together) as pool:
+            pool.read(self._moved(ev.Phase.READING, blocks))
+            how = run.parts, self.how.keep_columns, self.how.second, together
+            moved = self._moved(ev.Phase.WRITING, blocks)
+            found: tuple[list[Part], NDArray[np.int64]]
+            found = pool.write_labels(self.state.centers, *how, moved)
+        return found
+
     def _gather(
-        self, output: LabelledOutput, run: Run, written: Written, firsts: list[Block]
-    ) -> Written:
-        """Put the rows of all parts in order of their clusters, bundle by bundle."""
-        place = ByCluster(output.url, output.storage_options, run.parts)
-        bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
-        files = place.done(bundles)
-        missing = [bundle for bundle in bundles if bundle[0] not in files]
-        if missing:
-            # The workers have let go of the rows, and hold for each bundle its first block alone.
-            blocks = [replace(firsts[bundle[0]], index=bundle[0]) for bundle in missing]
-            with self._pool(blocks) as pool:
-                pool.load()
-                rows = sum(written.parts[part].rows for bundle in missing for part in bundle)
-                moved = ev.begin(self.emit, ev.Phase.GATHERING, rows, "rows")
-                files |= pool.gather(place, missing, width, _scaled(moved, rows_of(blocks), rows))
-        parts = [part for bundle in bundles for part in files[bundle[0]]]
-        return Written(parts, written.counts, width)
+        self, place: ByCluster, bundles: Sequence[Bundle], width: int, runs: list[Shard]
+    ) -> dict[int, list[Part]]:
+        """Put the rows of some parts in order of their clusters; return the files by bundle."""
+        if not bundles:
+            return {}
+        # The workers have let go of the rows, and hold for each bundle its first block alone.
+        blocks = [replace(runs[bundle[0]][0], index=bundle[0]) for bundle in bundles]
+        with self._pool(blocks) as pool:
+            pool.load()
+            rows = rows_of([block for b in bundles for part in b for block in runs[part]])
+            moved = ev.begin(self.emit, ev.Phase.GATHERING, rows, "rows")
+            found: dict[int, list[Part]]
+            found = pool.gather(place, bundles, width, _scaled(moved, rows_of(blocks), rows))
+        return found
 
     def _pool(self, blocks: list[Block], together: int = 1) -> Any:
         layout = replace(self.layout, blocks=tuple(blocks))

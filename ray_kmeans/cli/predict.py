@@ -12,7 +12,7 @@ from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.explain import Work, explain
 from ray_kmeans.remote import redacted
-from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled import Counted, LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
 
@@ -65,4 +65,17 @@ def run(flags: Predict) -> None:
         by_cluster=flags.by_cluster,
         append=flags.append,
     )
-    print(redacted(f"{rows:,} rows labelled: {flags.output}"))
+    print(redacted(f"{_counted(rows)}: {flags.output}"))
+
+
+def _counted(found: Counted) -> str:
+    """Say how many rows have a cluster, and apart from them how many have none.
+
+    >>> _counted(Counted(1000, 0)), _counted(Counted(1000, 3))
+    ('1,000 rows labelled', '997 rows labelled, 3 left out (cluster -1)')
+    """
+    if not found.left_out:
+        return f"{found.rows:,} rows labelled"
+    return (
+        f"{found.rows - found.left_out:,} rows labelled, {found.left_out:,} left out (cluster -1)"
+    )

@@ -1,10 +1,10 @@
 """Labelled output in folders by cluster, made of its parts in order of the data once all are there.
 
-_by_cluster/part-00000012.parquet         some rows of the data, as they were labelled
-_by_cluster/plan.json                     which parts make a bundle, and clusters of a folder
-_by_cluster/00000012.json                 the files of the bundle from part 12 on: it is done
-cluster=00007/part-00000012.parquet       its rows of cluster 7, in order
-cluster_range=00000-00024/part-...        its rows of 25 clusters, where there are many
+_by_cluster-<run>/part-<run>-00000012.parquet    some rows of the data, as they were labelled
+_by_cluster-<run>/plan.json                      which parts make a bundle, and clusters of a folder
+_by_cluster-<run>/00000012.json                  the files of the bundle from part 12 on: it is done
+cluster=00007/part-<run>-00000012.parquet        its rows of cluster 7, in order
+cluster_range=00000-00024/part-...               its rows of 25 clusters, where there are many
 
 A file for each part and cluster would be a storm of small ones: a bundle has up to a million rows
 (or 64 MiB of parts), and a folder so many clusters that there are 4,096 files at most, or one for
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +84,7 @@ class ByCluster(publish.Place):
             begins = np.flatnonzero(np.diff(folders, prepend=-2)).tolist()
             lengths = np.diff([*begins, len(folders)]).tolist()
             names = [self._name(int(folders[begin]), width, bundle[0]) for begin in begins]
-            root = Parts(self.url, self.storage_options, self.parts.stamp)
+            root = replace(self.parts, url=self.url)
             files = list(pool.map(root.publish, names, map(table.slice, begins, lengths)))
         marker = publish.seal({"files": [asdict(file) for file in files]})
         self.parts.put(_marker(bundle[0]), marker)
@@ -92,7 +92,19 @@ class ByCluster(publish.Place):
 
     def _name(self, folder: int, width: int, first_part: int) -> str:
         number = self.parts.first_part + first_part
-        return f"{folder_of(folder, width)}/part-{number:08d}.parquet"
+        return f"{folder_of(folder, width)}/{self.parts.prefix}{number:08d}.parquet"
+
+
+def bundles_of(numbers: Sequence[int], parts: int) -> list[Bundle]:
+    """Return the bundles of which files were made, by the number of the first part of each.
+
+    `numbers`: of all the files of a run. `parts`: how many the run had in order of the data.
+
+    >>> bundles_of([0, 0, 2, 0, 2], 5)
+    [[0, 1], [2, 3, 4]]
+    """
+    firsts = sorted(set(numbers))
+    return [list(range(*ends)) for ends in zip(firsts, [*firsts[1:], parts], strict=True)]
 
 
 def bundled(parts: Sequence[Part]) -> Iterator[Bundle]:

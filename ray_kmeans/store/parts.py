@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ray_kmeans.errors import LeaseLostError
 from ray_kmeans.store import publish
+from ray_kmeans.store.manifests import Manifests
+from ray_kmeans.store.output_names import OLD_PREFIX, marker_of
 
 ROW, LABEL = "row", "cluster_idx"
 STAMP, BODY = b"ray_kmeans", b"ray_kmeans_sha256"
@@ -22,6 +27,7 @@ ROW_GROUP = 2**17
 DISTINCT = (ROW, "distance", "second_distance")
 """Columns whose values differ: a dictionary of them would cost time and room."""
 READ_AT_ONCE = 8
+SUCCESSOR = "run of another model, other data or other flags"
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Labels, and how many rows have each."""
@@ -48,6 +54,45 @@ class Parts(publish.Place):
     first_part: int = 0
     first_row: int = 0
     """Numbers of its first part and row; more than 0 where it adds to an output."""
+    prefix: str = OLD_PREFIX
+    """How the names of its parts begin."""
+    home: str = ""
+    """URL of the output, where the run's marker stands as long as it may write; '': it may."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Make `data` visible under a name here, in one step, while the run may write.
+
+        Another run that takes the place over deletes the marker first, so it is looked for before,
+        and once more afterwards: this process may have slept between the two.
+        """
+        if self._may_write():
+            super().put(name, data)
+            if self._may_write():
+                return
+            self._take_back(name)
+        raise LeaseLostError(self._output.shown, SUCCESSOR)
+
+    @cached_property
+    def _output(self) -> Manifests:
+        return Manifests(self.home or self.url, self.storage_options)
+
+    def _may_write(self) -> bool:
+        if not self.home:
+            return True
+        with self._output.said(f"{self._output.shown!r} cannot be checked for other runs"):
+            self.fs.invalidate_cache()
+            try:
+                self.fs.info(f"{self._output.path}/{marker_of(self.stamp)}")
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _take_back(self, name: str) -> None:
+        """Remove what was written too late, unless a manifest has it: then the bytes are right."""
+        named = {part["name"] for part in self._output.newest().get("parts", ())}
+        if self.url != self.home or name not in named:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(f"{self._root}/{name}")
 
     def write(
         self,
@@ -78,6 +123,10 @@ class Parts(publish.Place):
         data = content.getvalue()
         self.put(name, data)
         return Part(name, table.num_rows, len(data), publish.sha256(data))
+
+    def index_of(self, name: str) -> int:
+        """Return which part of the run has this name, in whatever folder."""
+        return int(name[-16:-8]) - self.first_part
 
     def there(self, runs: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Part, Counts]]:
         """Yield the index, the part and the labels of each run of blocks that is there and whole.
@@ -126,4 +175,32 @@ class Parts(publish.Place):
         return Part(name, rows, len(data), publish.sha256(data)), (labels, counts)
 
     def _name(self, index: int) -> str:
-        return f"part-{self.first_part + index:08d}.parquet"
+        return f"{self.prefix}{self.first_part + index:08d}.parquet"
+
+
+def damaged(place: publish.Place, parts: Sequence[Part], sizes: Mapping[str, int]) -> list[Part]:
+    """Return those parts that are not there as they were written, by their size and their hash.
+
+    `sizes`: of all files of the place, by name.
+    """
+
+    def is_whole(part: Part) -> bool:
+        if sizes.get(part.name) != part.size:
+            return False
+        try:
+            data = place.fs.cat_file(f"{place.path}/{part.name}")
+        except FileNotFoundError:
+            return False
+        return publish.sha256(data) == part.sha256
+
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        return [part for part, ok in zip(parts, pool.map(is_whole, parts), strict=True) if not ok]
+
+
+def is_of_run(data: bytes, run: str) -> bool:
+    """Tell whether these bytes are a part of the run whose stamp begins so, by its footer."""
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    except (pa.ArrowException, OSError):
+        return False
+    return bool(run) and metadata.get(STAMP, b"").startswith(run.encode())
