@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import uuid
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from ray_kmeans.data import plan
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, StoreError
 from ray_kmeans.store import publish
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
+from ray_kmeans.store.output_names import marker_of
 from ray_kmeans.store.parts import Parts
 from tests import oracle
 from tests.files import put_array, put_table
@@ -54,9 +56,10 @@ def url(tmp_path, request):
 def write(data, url, **options):
     output = LabelledOutput.at(url, {})
     model_dir = "the/model"
-    return answers.write_labels(
+    found = answers.write_labels(
         STATE, open_source(data), output, HERE, model_dir=model_dir, **options
     )
+    return found.rows
 
 
 def files_of(url):
@@ -160,14 +163,19 @@ def test_an_output_that_failed_has_no_manifest_and_can_be_written_again(data, ur
 
 
 def test_the_manifest_is_written_last(data, url, monkeypatch):
-    put, written = publish.put, []
-    monkeypatch.setattr(
-        publish, "put", lambda fs, path, data: written.append(path) or put(fs, path, data)
-    )
+    written = []
+    for name in ("put", "create"):
+        before = getattr(publish, name)
+        monkeypatch.setattr(
+            publish,
+            name,
+            lambda fs, path, data, do=before: written.append(path) or do(fs, path, data),
+        )
 
     write(data, url)
 
-    names = [path.rsplit("/", 1)[-1] for path in written if "_unfinished" not in path]
+    written = [path for path in written if "/_unfinished" not in path and "/_lease/" not in path]
+    names = [path.rsplit("/", 1)[-1] for path in written]
     assert names.index(MANIFEST) == len(names) - 1 == len(manifest_of(url)["parts"])
 
 
@@ -207,7 +215,8 @@ def test_rows_that_are_not_finite_are_refused(url):
     with pytest.raises(NonFiniteError, match="1 rows"):
         write(x, url)
 
-    assert files_of(url).keys() == {"_unfinished.json"}
+    [marker] = files_of(url)
+    assert re.fullmatch(r"_unfinished-[0-9a-f]{12}\.json", marker)
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
@@ -232,10 +241,11 @@ def test_memory_output_needs_this_process_alone(monkeypatch):
 
 
 def test_an_output_survives_pickling(url):
-    parts = LabelledOutput.at(url, {}).begin({}).parts
-    parts.names()  # from now on it is open
+    with LabelledOutput.at(url, {}).held() as held:
+        parts = held.begin({}).parts
+        parts.names()  # from now on it is open
 
-    again = pickle.loads(pickle.dumps(parts))
+        again = pickle.loads(pickle.dumps(parts))
 
-    part = again.write(0, 0, {"cluster_idx": np.array([1], np.int32)}, None)
-    assert files_of(url).keys() == {part.name, "_unfinished.json"}
+        part = again.write(0, 0, {"cluster_idx": np.array([1], np.int32)}, None)
+    assert files_of(url).keys() == {part.name, marker_of(parts.stamp)}

@@ -187,7 +187,7 @@ class LabelledOutput(publish.Place):
         begun, which may be at work, is for the one to judge that holds the place.
         """
         content = _as_json(content)
-        with self.said(f"{self.shown!r} cannot be read"):
+        with self.said(f"{self.shown!r} cannot be written"):
             look = self.look()
             if look.open and _there(look.manifest, content, append) is None:
                 return None
@@ -390,8 +390,9 @@ class Held:
             self._lease.check()
             output.manifests.promote()
             output.remove(output.leftovers(look, run, at_end=run.is_complete))
-            if not run.is_complete:
+            if not run.is_complete and _name(run) not in look.open:
                 self._mark(run)
+            self._lease.check()
         return run
 
     def _mark(self, run: Run) -> None:
