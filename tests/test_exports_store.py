@@ -220,7 +220,8 @@ class ExportContract:
         for name, data in foreign.items():
             publish.put(store.fs, f"{store._root}/{name}", data)
         output = LabelledOutput.at(f"{place[0]}/13", place[1])
-        output.finish(output.begin({}), Written([], np.zeros(2, np.int64)), {}, 0)
+        with output.held() as held:
+            held.finish(held.begin({}), Written([], np.zeros(2, np.int64)), {}, 0)
 
         clock.now = 101
         store.publish(FILES, keep=1)
@@ -229,6 +230,18 @@ class ExportContract:
         assert found.pop(f"13/{MANIFEST}")
         assert {n: found.pop(n) for n in foreign} == foreign
         assert {name.split("/")[0] for name in found} == {"101"}
+
+    def test_a_file_of_others_in_an_old_export_stays(self, store, place, seen, numbers, clock):
+        store.publish(FILES)
+        names = [f"{NOW}/notes.txt", f"{NOW}/assets.extra/mine", f"{NOW}/x.abc.partial"]
+        for name in names:
+            publish.put(store.fs, f"{store._root}/{name}", b"mine")
+        clock.now += 1
+
+        store.publish(FILES, keep=1)
+
+        assert numbers() == [NOW + 1]
+        assert {n for n in seen() if n.startswith(f"{NOW}/")} == set(names)
 
     def test_old_exports_go_after_the_new_one_is_there(self, store, numbers, clock, monkeypatch):
         store.publish(FILES)
@@ -339,7 +352,7 @@ class ObjectStoreContract(ExportContract):
     ):
         with monkeypatch.context() as patch:
             patch.setattr(publish, "put", after(2, KeyboardInterrupt(), publish.put))
-            patch.setattr(ExportDir, "_remove", after(0, OSError()))
+            patch.setattr(ExportDir, "_remove_files", after(0, OSError()))
             with pytest.raises(KeyboardInterrupt):
                 store.publish(FILES)
         left = seen()
@@ -352,7 +365,8 @@ class ObjectStoreContract(ExportContract):
     def test_an_old_export_loses_its_manifest_first(self, store, seen, numbers, clock, monkeypatch):
         store.publish(FILES)
         clock.now += 1
-        monkeypatch.setattr(store.fs, "rm", after(0, OSError("gone away")))
+        gone = after(2, OSError("gone away"), store.fs.rm_file)  # the claim and the manifest go
+        monkeypatch.setattr(store.fs, "rm_file", gone)
         with pytest.raises(StoreError, match="gone away"):
             store.publish(FILES, keep=1)
 

@@ -151,6 +151,28 @@ def test_a_place_that_holds_files_is_refused_and_left_as_it_is(tmp_path):
     assert files_of(tmp_path) == {"a.txt": b"mine"}
 
 
+@pytest.mark.parametrize("name", ["x.abc.partial", "part-00000000.parquet.1a2b3c4d.partial"])
+def test_a_half_download_of_others_makes_a_place_no_empty_one(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+
+    with pytest.raises(StoreError, match=rf"holds files already \({name}\)"):
+        made(tmp_path)
+
+    assert files_of(tmp_path) == {name: b"mine"}
+
+
+def test_only_what_is_ours_is_deleted_when_a_data_set_is_continued(tmp_path):
+    made(tmp_path)
+    mine = ["x.abc.partial", f"x.{32 * 'a'}.ray-kmeans-partial", "part-1.npy.1a2b3c4d.partial"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    before = files_of(tmp_path)
+
+    made(tmp_path)
+
+    assert files_of(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("num_rows", 19_999), ("num_clusters", 8), ("spread", 0.25), ("random_seed", 4)],
@@ -184,7 +206,8 @@ def test_what_was_cut_off_is_continued(writes, file_format, tmp_path, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             made(cut, file_format=file_format)
     there = {path: path.stat().st_mtime_ns for path in cut.glob(f"part-*.{file_format}")}
-    (cut / "part-00000002.npy.1a2b.partial").write_text("of a writer that was killed")
+    for ending in (f"{32 * 'a'}.ray-kmeans-partial", "1a2b3c4d.partial"):
+        (cut / f"part-00000002.npy.{ending}").write_text("of a writer that was killed")
     made(tmp_path / "cut", file_format=file_format)
 
     assert len(there) == (writes if file_format == "parquet" else writes // 2)

@@ -8,6 +8,7 @@ or part-00000000.npy     the vectors, and _labels/part-00000000.npy, which reade
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,9 @@ from ray_kmeans.store import publish
 MANIFEST = "_dataset.json"
 ROW_GROUP = 16_384
 """Rows of a row group: what one worker reads at least."""
+OWN = re.compile(rf"{MANIFEST}|part-\d{{8}}\.(?:parquet|npy)")
+OLD_UNPUBLISHED = re.compile(r"part-\d{8}\.(?:parquet|npy)\.[0-9a-f]{8}\.partial")
+"""How unfinished files were called until 2026; others may give such names too."""
 
 
 class DatasetDir(publish.Place):
@@ -34,7 +38,8 @@ class DatasetDir(publish.Place):
         """
         with self.said(f"{self.shown!r} cannot be written"):
             found = self._names()
-            names = {name for name in found if not publish.is_unpublished(name)}
+            left = set(filter(_is_unpublished, found))
+            names = found - left
             if names and MANIFEST not in names:
                 raise StoreError(
                     f"{self.shown!r} holds files already ({min(names)}). Give an empty place."
@@ -47,7 +52,8 @@ class DatasetDir(publish.Place):
                     f"{self.shown!r} holds another data set ({', '.join(other)}). Give another "
                     "place, or ask for the same."
                 )
-            for name in found - names:  # else other readers would take it for data
+            # The manifest says that the place is ours; other readers would take these for data.
+            for name in left | set(filter(OLD_UNPUBLISHED.fullmatch, names)):
                 self.fs.rm_file(f"{self.path}/{name}")
             return names
 
@@ -67,6 +73,12 @@ class DatasetDir(publish.Place):
         except FileNotFoundError:
             return set()
         return {path.rstrip("/").rsplit("/", 1)[-1] for path in found} - {""}
+
+
+def _is_unpublished(name: str) -> bool:
+    """Tell whether a killed writer of a data set has left this file."""
+    target = publish.published_name(name)
+    return target != name and OWN.fullmatch(target) is not None
 
 
 def _npy(array: NDArray[Any]) -> bytes:

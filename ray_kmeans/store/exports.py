@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray_kmeans.errors import ConfigError, NoDataError
 from ray_kmeans.remote import Remote, said
 from ray_kmeans.store import publish
+
+log = logging.getLogger("ray_kmeans")
 
 MANIFEST = "_manifest.json"
 KIND = "ray_kmeans export"
@@ -90,7 +93,7 @@ class ExportDir(publish.Place):
                 publish.put(self.fs, f"{path}/{name}", data)
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
-                self._remove(path)
+                self._remove_files(path, [MANIFEST, claim.rsplit("/", 1)[-1], *content])
             raise
         return number
 
@@ -113,28 +116,38 @@ class ExportDir(publish.Place):
 
     def _delete_old(self, new: str, keep: int) -> None:
         others = [name for name in self._names(self._root) if NUMBER.fullmatch(name)]
-        own = [name for name in others if name != new and self._is_export(name)]
+        own = {name: files for name in others if name != new and (files := self._files_of(name))}
         for name in sorted(own, key=int, reverse=True)[keep - 1 :]:
-            self._remove(f"{self._root}/{name}")
+            self._remove(f"{self._root}/{name}", own[name])
 
-    def _is_export(self, name: str) -> bool:
+    def _files_of(self, name: str) -> list[str]:
+        """Return the files of an export, the manifest first; none where it is not one of ours."""
         try:
             data = self.fs.cat_file(f"{self._root}/{name}/{MANIFEST}")
         except (FileNotFoundError, NotADirectoryError):
-            return False
-        return (publish.unseal(data) or {}).get("kind") == KIND
+            return []
+        found = publish.unseal(data) or {}
+        return [MANIFEST, *found["files"]] if found.get("kind") == KIND else []
 
-    def _remove(self, path: str) -> None:
-        """Delete an export, or what is there of one, so that no reader finds a part of it."""
-        with contextlib.suppress(FileNotFoundError):  # another process deletes it too
-            if self._local:
-                hidden = f"{self._root}/.{uuid.uuid4().hex}.deleted"
+    def _remove(self, path: str, files: Sequence[str]) -> None:
+        """Delete an export, so that no reader finds a part of it; files of others in it stay."""
+        if not self._local:
+            self._remove_files(path, files)
+            return
+        there = {each[len(path) + 1 :] for each in self.fs.find(path)}
+        if there <= set(files):
+            hidden = f"{self._root}/.{uuid.uuid4().hex}.deleted"
+            with contextlib.suppress(FileNotFoundError):  # another process deletes it too
                 os.rename(path, hidden)
                 shutil.rmtree(hidden)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    self.fs.rm_file(f"{path}/{MANIFEST}")
-                self.fs.rm(path, recursive=True)
+            return
+        log.warning("files in %r are not of its export and stay: %s", path, there - set(files))
+        self._remove_files(path, files)
+
+    def _remove_files(self, path: str, files: Sequence[str]) -> None:
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(f"{path}/{name}")
 
     def _names(self, path: str) -> list[str]:
         self.fs.invalidate_cache()

@@ -391,20 +391,15 @@ class Held:
             output.manifests.promote()
             output.remove(output.leftovers(look, run, at_end=run.is_complete))
             if not run.is_complete and _name(run) not in look.open:
-                self._mark(run)
-            self._lease.check()
+                publish.put(output.fs, f"{output.path}/{_name(run)}", run.marker)
+            try:
+                self._lease.check()
+            except LeaseLostError:
+                # Who follows may write the same, under this marker; but not beside a new manifest.
+                if output.manifests.newest() != run.before:
+                    output.remove([_name(run)])
+                raise
         return run
-
-    def _mark(self, run: Run) -> None:
-        output = self._output
-        publish.put(output.fs, f"{output.path}/{_name(run)}", run.marker)
-        try:
-            self._lease.check()
-        except LeaseLostError:
-            # Who follows may write the same, under this marker; but not once there is a manifest.
-            if output.manifests.newest() != run.before:
-                output.remove([_name(run)])
-            raise
 
     def finish(self, run: Run, written: Written, model: Mapping[str, Any], numbers: int) -> Counted:
         """Publish the manifest: from now on the output is complete.
