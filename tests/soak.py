@@ -325,7 +325,8 @@ def labels(
     done = lambda: (outputs[1] / "_manifest.json").exists()  # noqa: E731
     wrong = lane.job(args, place / "log", 2, done, follows=False)
     contents = [
-        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("[!_]*")}
+        | {"_manifest.json": (folder / "_manifest.json").read_bytes()}
         for folder in outputs
     ]
     return [wrong] if wrong else [] if contents[0] == contents[1] else ["the labels differ"]

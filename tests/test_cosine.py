@@ -616,10 +616,10 @@ class TestAnswers:
         output = LabelledOutput.at(str(tmp_path / "labels"), {})
         state = ModelDir.at(km.model_dir, {}, 5).fitted()
 
-        rows = answers.write_labels(state, open_source(x), output, HERE, model_dir=km.model_dir)
+        found = answers.write_labels(state, open_source(x), output, HERE, model_dir=km.model_dir)
 
-        table = pq.read_table(tmp_path / "labels" / "part-00000000.parquet")
-        assert rows == 240
+        table = pq.read_table(tmp_path / "labels")
+        assert (found.rows, found.left_out) == (240, 0)
         np.testing.assert_array_equal(table["cluster_idx"].to_numpy(), labels_of(km, x))
         np.testing.assert_array_equal(table["distance"].to_numpy(), km.transform(x).min(axis=1))
 

@@ -99,7 +99,7 @@ def test_labelled_output_by_workers_equals_that_of_this_process(on_real_data, tm
     for num_workers in (0, 3):
         output = LabelledOutput.at(str(tmp_path / str(num_workers)), {})
 
-        rows = answers.write_labels(
+        found = answers.write_labels(
             state,
             open_source(str(DATA)),
             output,
@@ -108,7 +108,7 @@ def test_labelled_output_by_workers_equals_that_of_this_process(on_real_data, tm
             keep_columns=["synset"],
         )
 
-        assert rows == 6000
+        assert found.rows == 6000
         tables.append(pq.read_table(output.url))
     assert tables[0].equals(tables[1])
     expected = list(on_real_data.predict_cluster_idx(str(DATA)))

@@ -301,7 +301,7 @@ def test_labelled_output_says_which_rows_were_dropped(tmp_path, small_blocks):
     km = fitted(tmp_path, X, "km", initial=X[:4])
     output = LabelledOutput.at(str(tmp_path / "out"), {})
 
-    rows = answers.write_labels(
+    found = answers.write_labels(
         km._state(),
         open_source(holes, nonfinite="drop"),
         output,
@@ -310,7 +310,8 @@ def test_labelled_output_says_which_rows_were_dropped(tmp_path, small_blocks):
     )
 
     table = pq.read_table(tmp_path / "out")
-    assert rows == table.num_rows == 400
+    assert found.rows == table.num_rows == 400
+    assert found.left_out == len(bad)
     labels, distances = (table[name].to_numpy() for name in ("cluster_idx", "distance"))
     assert np.flatnonzero(labels == -1).tolist() == bad.tolist()
     assert np.flatnonzero(np.isnan(distances)).tolist() == bad.tolist()

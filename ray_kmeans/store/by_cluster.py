@@ -68,8 +68,7 @@ class ByCluster(publish.Place):
         found: dict[int, list[Part]] = {}
         for first in (bundle[0] for bundle in bundles):
             if _marker(first) in names:
-                data = self.fs.cat_file(f"{self.parts.path}/{_marker(first)}")
-                marker = publish.unseal(data)
+                marker = publish.unseal(self.parts.read(_marker(first)))
                 if marker is not None:
                     found[first] = [Part(**part) for part in marker["files"]]
         return found

@@ -145,20 +145,30 @@ class Parts(publish.Place):
     def names(self) -> set[str]:
         """Return the names of the files here, without those in folders."""
         self.fs.invalidate_cache()
-        try:
-            found = self.fs.ls(self._root, detail=False)
-        except FileNotFoundError:
-            return set()
+        with self.said(f"{self.shown!r} cannot be read"):
+            try:
+                found = self.fs.ls(self._root, detail=False)
+            except FileNotFoundError:
+                return set()
         return {str(path).rsplit("/", 1)[-1] for path in found}
 
     def table(self, index: int) -> pa.Table:
         """Return what was written as a part."""
-        data = self.fs.cat_file(f"{self._root}/{self._name(index)}")
-        return pq.read_table(pa.BufferReader(data))
+        return pq.read_table(pa.BufferReader(self.read(self._name(index))))
+
+    def read(self, name: str) -> bytes:
+        """Return what was written under a name; an error where it is gone."""
+        with self.said(f"{self.shown!r} cannot be read"):
+            try:
+                return bytes(self.fs.cat_file(f"{self._root}/{name}"))
+            except FileNotFoundError:
+                if self._may_write():
+                    raise
+        raise LeaseLostError(self._output.shown, SUCCESSOR)
 
     def _look(self, index: int, blocks: Sequence[Any]) -> tuple[Part, Counts] | None:
         name = self._name(index)
-        data = bytes(self.fs.cat_file(f"{self._root}/{name}"))
+        data = self.read(name)
         body = data[: -8 - int.from_bytes(data[-8:-4], "little")]
         try:
             file = pq.ParquetFile(pa.BufferReader(data))
