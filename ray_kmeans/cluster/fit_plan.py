@@ -81,8 +81,8 @@ class FitPlan:
         elif callable(initial):
             named = initial if hasattr(initial, "__qualname__") else type(initial)
             initial = f"{named.__module__}.{named.__qualname__}"
-        saving = {"checkpoint_steps": None, "checkpoint_secs": 0.0, "in_danger": False}
-        return repr(replace(self, initial=initial, **saving))
+        plan = replace(self, checkpoint_steps=None, checkpoint_secs=0.0, in_danger=False)
+        return repr(replace(plan, initial=initial))
 
     @property
     def asked(self) -> str:
