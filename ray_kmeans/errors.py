@@ -202,10 +202,14 @@ class NoRoomError(RayKMeansError, MemoryError):
 
 
 class RunStoppedError(RayKMeansError, RuntimeError):
-    """The process was asked to end (SIGTERM) while a fit ran; what it had reached is saved."""
+    """The process was asked to end (SIGTERM, Ctrl-C) while a fit ran; what it reached is saved."""
+
+    def __init__(self, by: str = "SIGTERM") -> None:
+        super().__init__(by)
+        self.by = by
 
     def __str__(self) -> str:
         return (
-            "stopped by SIGTERM. All finished iterations are saved; run the same again and it goes "
-            "on from there."
+            f"stopped by {self.by}. All finished iterations are saved; run the same again and it "
+            "goes on from there."
         )

@@ -1,4 +1,8 @@
-"""A signal that asks this process to end: noted here, and looked at between two steps."""
+"""Signals that ask this process to end: SIGTERM is noted, and looked at between two steps.
+
+Ctrl-C (SIGINT) is Python's own KeyboardInterrupt at once, wherever the process is: what holds steps
+that are not saved saves them as it passes.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,21 @@ from types import FrameType
 
 from ray_kmeans.errors import RunStoppedError
 
+CTRL_C = "Ctrl-C"
 _asked = Event()
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note SIGTERM meanwhile, instead of ending at once.
+    """Note SIGTERM meanwhile, instead of ending at once; Ctrl-C is a RunStoppedError, too.
 
     Ray sets a handler of its own when it is joined, so this comes after.
     """
     before = signal.signal(signal.SIGTERM, _note)
     try:
         yield
+    except KeyboardInterrupt:
+        raise RunStoppedError(CTRL_C) from None
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 

@@ -60,9 +60,10 @@ def _made(calls: Iterable[Call], config: RunConfig) -> Iterator[int]:
     if config.num_workers == 0:
         yield from (write_file(*call) for call in calls)
     else:
-        from ray_kmeans.cluster import on_ray, tasks  # ray is not imported where it is not used
+        from ray_kmeans.cluster import on_ray, room, tasks  # ray is not imported where not used
 
         on_ray.connect(config.ray_address, config.num_workers, None)
+        room.check(1, 1)
         yield from tasks.outcomes(write_file, calls, config.num_workers)
 
 

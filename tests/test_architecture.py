@@ -43,7 +43,7 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ONLY_IN = {  # who may import a library: a room, or one module of it
     "ray": {
         f"cluster.{name}"
-        for name in ("actor", "crew", "ray_pool", "on_ray", "sending", "looks", "tasks")
+        for name in ("actor", "crew", "ray_pool", "on_ray", "room", "sending", "looks", "tasks")
     }
     | {"data.ray_blocks", "observe.metrics", "serving.replica"},
     "starlette": {"serving.replica"},

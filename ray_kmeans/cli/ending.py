@@ -3,20 +3,24 @@
 0    it is done
 1    an error, in one line
 2    flags that it does not take
+130  stopped by Ctrl-C (SIGINT); by a second one, at once
 143  stopped by SIGTERM
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
+from ray_kmeans import interrupt
 from ray_kmeans.errors import RayKMeansError, RunStoppedError
 
 STOPPED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
 """As shells tell it."""
 
 
@@ -25,17 +29,23 @@ def run(call: Callable[[], None]) -> None:
     quiet = sys.stderr.isatty()  # a terminal has the progress bar
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ray_kmeans").setLevel(logging.WARNING if quiet else logging.INFO)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     end_at_sigterm()
+    if before[signal.SIGINT] is not signal.SIG_IGN:  # as of what runs in the background
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         call()
     except RunStoppedError as stopped:
         say(str(stopped))
-        sys.exit(STOPPED)
+        sys.exit(INTERRUPTED if stopped.by == interrupt.CTRL_C else STOPPED)
+    except KeyboardInterrupt:
+        say(f"stopped by {interrupt.CTRL_C}. Run the same again.")
+        sys.exit(INTERRUPTED)
     except RayKMeansError as error:
         sys.exit(f"error: {error}")
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def end_at_sigterm() -> None:
@@ -49,6 +59,16 @@ def end_at_sigterm() -> None:
 def say(text: str) -> None:
     """Tell it on standard error, where it does not mix with results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Let what runs end in good order; end at once where that is asked a second time."""
+    signal.signal(signal.SIGINT, _end_at_once)
+    raise KeyboardInterrupt
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ It wires and computes nothing itself: a pool, a store and a listener are handed 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitors
 
+LEAST_SAVE_S = 1.0
+"""Between two saves of a fit in danger."""
 _OTHER_COUNTS = (
     "the model was trained with mini_batch_steps_per_iteration={}: its counts mean something else, "
     "so they begin anew at its centers."
@@ -80,8 +83,8 @@ class _Watch:
     reached: Reached
 
     def save(self, state: FitState) -> None:
-        self.reached.forget()
         self.saver.save(state)
+        self.reached.leave_to(self.saver)
 
 
 def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
@@ -104,15 +107,17 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
 
 def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
     """Step until there is a reason to stop; the last state is not saved here."""
-    saved_at, saved_iteration = time.monotonic(), state.iteration
+    began, saved_iteration = time.monotonic(), state.iteration
+    saved_at = began if not plan.in_danger else -math.inf
     watch.monitors.begin(state)
     stop = None
     try:
         while stop is None and (stop := trainer.why_stop(state)) is None:
             interrupt.check()
-            if _is_due(plan, time.monotonic() - saved_at, state.iteration - saved_iteration):
+            now, iterations = time.monotonic(), state.iteration - saved_iteration
+            if iterations and _is_due(plan, now - saved_at, iterations, now - began):
                 watch.save(state)
-                saved_at, saved_iteration = time.monotonic(), state.iteration
+                saved_at, saved_iteration = now, state.iteration
             before = state
             state, parts = _step(plan, trainer, state, watch.monitors)
             if state is before:
@@ -157,7 +162,14 @@ def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
     return min(left, plan.checkpoint_steps or left)
 
 
-def _is_due(plan: FitPlan, seconds: float, iterations: int) -> bool:
+def _is_due(plan: FitPlan, seconds: float, iterations: int, age: float) -> bool:
+    """Tell whether to save, so long and so many iterations after the last time.
+
+    Of a fit in danger no more is lost than a tenth of what this coordinator has lived, so that
+    every one that makes an iteration gets on, and one that lives long is not slowed down.
+    """
+    if plan.in_danger and seconds >= max(LEAST_SAVE_S, age / 10):
+        return True
     if plan.checkpoint_steps is None:
-        return iterations > 0 and seconds >= plan.checkpoint_secs
+        return seconds >= plan.checkpoint_secs
     return iterations >= plan.checkpoint_steps

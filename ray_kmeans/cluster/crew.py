@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from ray_kmeans.cluster.host import KMeansWorker
+from ray_kmeans.cluster.losses import MOST_PROVEN
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
@@ -18,12 +19,12 @@ from ray_kmeans.version import __version__
 
 LOST = RayActorError, OutOfMemoryError
 """What Ray raises for an actor that is gone; the second one where Ray itself killed it."""
-PATIENCE_S = 10.0
+PATIENCE_S = 5.0
 """Wait for the start of workers before the user hears of it."""
 LOOKS = "looks"
 """The group of calls that a host answers while it works."""
 MOST_FALSE_STARTS = 3
-"""Workers in a row that die before they answer: then the next one will, too."""
+"""Workers in a row that cannot be made where they start: then the next one cannot, too."""
 
 
 class Crew:
@@ -102,7 +103,8 @@ class Crew:
 
     def _start_again(self, error: Exception) -> None:
         self._false_starts += 1
-        if self._false_starts >= MOST_FALSE_STARTS:
+        most = MOST_FALSE_STARTS if dies_by_itself(error) else MOST_PROVEN
+        if self._false_starts >= most:
             raise WorkersLostError(
                 f"{self._false_starts} workers in a row died as they started, the last one with: "
                 f"{_last_line(error)} Install ray_kmeans {__version__} and what it needs on every "
@@ -165,6 +167,15 @@ def moves(
             held[home] -= 1
             held[least] += 1
             yield shard, least
+
+
+def dies_by_itself(error: Exception) -> bool:
+    """Tell whether it is sure that nothing from outside killed an actor.
+
+    It raised where it was made; or Ray ended it, because it took too much memory.
+    """
+    is_made = not getattr(error, "actor_init_failed", False)
+    return isinstance(error, OutOfMemoryError) or not is_made or "low on memory" in str(error)
 
 
 def first_line(error: Exception) -> str:

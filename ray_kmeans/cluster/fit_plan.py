@@ -53,6 +53,8 @@ class FitPlan:
     """Full batch: 'keep' or 'farthest'."""
     checkpoint_steps: int | None
     checkpoint_secs: float
+    in_danger: bool = False
+    """A coordinator has died: the next one saves as often as if it were to die soon, too."""
     rows: RowSpec | None = None
     """How the rows are read, which the states of this fit keep."""
 
@@ -79,7 +81,8 @@ class FitPlan:
         elif callable(initial):
             named = initial if hasattr(initial, "__qualname__") else type(initial)
             initial = f"{named.__module__}.{named.__qualname__}"
-        return repr(replace(self, initial=initial, checkpoint_steps=None, checkpoint_secs=0.0))
+        plan = replace(self, checkpoint_steps=None, checkpoint_secs=0.0, in_danger=False)
+        return repr(replace(plan, initial=initial))
 
     @property
     def asked(self) -> str:

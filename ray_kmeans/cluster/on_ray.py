@@ -6,17 +6,22 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError
+from ray._private import services
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans import interrupt
+from ray_kmeans.cluster import head, room
 from ray_kmeans.cluster.actor import Coordinator
-from ray_kmeans.cluster.crew import LOST, first_line
+from ray_kmeans.cluster.crew import LOST, dies_by_itself, first_line
 from ray_kmeans.cluster.fit_plan import FitPlan, Store
+from ray_kmeans.cluster.losses import CoordinatorLosses
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.cluster.sending import put
@@ -27,7 +32,6 @@ from ray_kmeans.observe import events as ev
 
 POLL_S = 0.1
 NAMESPACE = "ray_kmeans"
-MAX_COORDINATOR_LOSSES = 3
 DOUBT_S = 90.0
 """That a coordinator may be out of reach; Ray says within it whether its node is dead."""
 
@@ -39,12 +43,32 @@ def connect(address: str | None, num_workers: int | None, cpus_per_worker: float
     """
     if ray.is_initialized():
         return
-    if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False)
+    wanted = address if address and address != "auto" else os.environ.get("RAY_ADDRESS") or address
+    if wanted and wanted != "local":
+        _join(wanted, f"ray_address={address!r}" if wanted == address else f"RAY_ADDRESS={wanted}")
     else:
         cpus = max(os.cpu_count() or 1, math.ceil((num_workers or 1) * (cpus_per_worker or 1)))
         # "local": else Ray would join one that somebody runs on this machine, and take no num_cpus.
         ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+
+
+def _join(address: str, said: str) -> None:
+    """Join a cluster; ConfigError, within seconds, where none answers."""
+    head.refuse_other_ways(address, said)
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+    except ConnectionError:
+        raise ConfigError(
+            f"{said}: no Ray runs on this machine. Start one (ray start --head), give HOST:PORT of "
+            "the head of a cluster, or no address to start a Ray for this run alone."
+        ) from None
+    except (ValueError, OSError):
+        found = address
+    head.check(found or address, said)
+    try:
+        ray.init(address=found or address, log_to_driver=False)
+    except (RuntimeError, ValueError, OSError, RayError) as error:
+        raise ConfigError(f"{said}: Ray cannot join there: {first_line(error)}") from error
 
 
 def node_cpus() -> list[int]:
@@ -89,29 +113,59 @@ def fit_on_ray(
     """
     shared = [source if name else put(source)]  # what this process puts ends with it
     before = store.checkpoints()[-1:]
-    for losses in range(MAX_COORDINATOR_LOSSES + 1):
+    losses = CoordinatorLosses(before)
+    if name is None or not _is_running(name):
+        _check_room(options, len(shards))
+    while True:
         coordinator = _coordinator(name)
         try:
             about = plan, store, shared, shards, options, name is not None
             _check_same(plan, _answer(partial(coordinator.start.remote, *about)))
             return _follow(coordinator, emit)
         except LOST as error:
-            cause = first_line(error)
             ray.kill(coordinator)  # one out of reach would keep its name
-            if losses == MAX_COORDINATOR_LOSSES:
+            state, reached = store.latest(), store.checkpoints()[-1:]
+            losses.add(reached)
+            ended = state is not None and state.stop is not None and reached != before
+            if not ended and losses.is_hopeless(dies_by_itself(error)):
                 raise WorkersLostError(
-                    f"the coordinator died {losses + 1} times: {cause}"
+                    f"the coordinator died {losses.count} times without an iteration between: "
+                    f"{first_line(error)}"
                 ) from error
-            emit(ev.CoordinatorReplaced(cause))
-            state = store.latest()
-            if state and state.stop and store.checkpoints()[-1:] != before:
+            emit(ev.CoordinatorReplaced(first_line(error)))
+            if state is not None and state.stop is not None and ended:
                 emit(ev.FitEnded(state.stop, state.iteration))
                 return state  # it died when all was done
+            plan = replace(plan, in_danger=True)
+            options = replace(options, proven=bool(reached))
+        except (KeyboardInterrupt, RunStoppedError):
+            _stop(coordinator)
+            raise
         except BaseException:
             if name is None:
                 ray.kill(coordinator)
             raise
-    raise AssertionError("unreachable")
+
+
+def _stop(coordinator: Any) -> None:
+    """Let a coordinator save what it has reached, and end it."""
+    with suppress(*LOST, ActorUnavailableError):
+        ray.get(coordinator.stop.remote())
+    ray.kill(coordinator)
+
+
+def _check_room(options: WorkerOptions, shards: int) -> None:
+    fewest = options.fewest or options.count or shards
+    room.check(fewest, options.cpus, options.gpus, options.start_timeout_s)
+
+
+def _is_running(name: str) -> bool:
+    """Tell whether there is a detached fit of this name; it has its workers, or waits for them."""
+    try:
+        ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def open_pool(
@@ -122,6 +176,7 @@ def open_pool(
     emit: ev.Emit,
 ) -> RayPool:
     """Return a pool that this process owns."""
+    _check_room(options, len(shards))
     return RayPool(put(source), shards, metric, options, emit)
 
 
@@ -170,7 +225,7 @@ def _check_same(asked: FitPlan, running: FitPlan) -> None:
 def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
     """Pass the coordinator's events on until the fit ends; return its result or raise its error.
 
-    Whoever sees its end, or is asked to end it, ends the coordinator.
+    Whoever sees its end ends the coordinator.
     """
     seen = 0
     while True:
@@ -178,12 +233,7 @@ def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
         for event in events:
             emit(event)
         seen += len(events)
-        try:
-            interrupt.check()
-        except RunStoppedError:
-            ray.get(coordinator.stop.remote())
-            ray.kill(coordinator)
-            raise
+        interrupt.check()
         if outcome is not None:
             ray.kill(coordinator)
             if outcome.error is not None:

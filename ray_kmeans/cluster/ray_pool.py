@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError, RayTaskError
 
 from ray_kmeans.cluster.calls import Call, Group, Submit, by_host, submitted, until_lag
-from ray_kmeans.cluster.crew import LOST, Crew, dealt, first_line, moves
+from ray_kmeans.cluster.crew import LOST, Crew, dealt, dies_by_itself, first_line, moves
 from ray_kmeans.cluster.looks import Looks
+from ray_kmeans.cluster.losses import MOST, MOST_PROVEN
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import Pool, rows_of
 from ray_kmeans.cluster.sending import room, sent
@@ -25,9 +26,6 @@ from ray_kmeans.cluster.tally import Moved, nobody
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.observe import events as ev
-
-MAX_LOSSES = 3
-"""Times in a row that the worker of one shard may die: then it is the shard."""
 
 SLICE_FROM = 2**27
 MOST_SLICES = 16
@@ -62,6 +60,8 @@ class RayPool(Pool):
             self.close()
             raise
         self._home: dict[int, Any] = {}
+        self._proven: set[int] = set()
+        """Shards that a worker has answered for: they do not kill whoever reads them."""
         self.take(source, shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
@@ -72,6 +72,8 @@ class RayPool(Pool):
         self._rows = [rows_of(shard) for shard in shards]
         self._remembered = []
         self._is_loaded = False
+        self._losses.clear()
+        self._proven = set(range(len(shards))) if self._crew.options.proven else set()
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
 
@@ -123,7 +125,7 @@ class RayPool(Pool):
         def submit(host: Any, group: Group) -> Any:
             return host.sliced.options(num_returns=slices + 1).remote(group, slices, method, *args)
 
-        for _ in range(MAX_LOSSES):
+        for _ in range(MOST_PROVEN):
             parts = self._gather(submit).values()
             hosts = [self._crew.hosts[i % len(self._crew.hosts)] for i in range(slices)]
             columns = zip(*parts, strict=True)
@@ -195,6 +197,7 @@ class RayPool(Pool):
         """Take note of an answer: the shards are where it came from."""
         for shard in group:
             self._losses.pop(shard, None)
+            self._proven.add(shard)
             before, self._home[shard] = self._home[shard], host
             if before is not host and before not in self._home.values():
                 self._crew.set_aside(before)  # until it has done what it was asked
@@ -204,7 +207,8 @@ class RayPool(Pool):
         cause = first_line(error)
         for shard in sorted(lost):
             self._losses[shard] += 1
-            if self._losses[shard] > MAX_LOSSES:
+            may_live = shard in self._proven and not dies_by_itself(error)
+            if self._losses[shard] > (MOST_PROVEN if may_live else MOST):
                 raise WorkersLostError(
                     f"worker {shard} died {self._losses[shard]} times in a row, the last time with:"
                     f" {cause} See the Ray logs of its node. The plan was for at most "

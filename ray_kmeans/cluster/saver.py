@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Protocol
 
@@ -61,9 +61,18 @@ class Saver:
 
     def flush(self) -> None:
         """Wait until all is saved, emit its event, and raise what went wrong."""
-        under_way, self._under_way = self._under_way, None
+        if self._under_way is not None:
+            try:
+                saved = self._under_way.result()
+            finally:
+                self._under_way = None
+            self._emit(saved)
+
+    def wait(self) -> None:
+        """Wait for the write that is under way, if there is one; for any thread."""
+        under_way = self._under_way
         if under_way is not None:
-            self._emit(under_way.result())
+            wait([under_way])
 
     def _write(self, state: FitState) -> ev.CheckpointSaved:
         begin = time.perf_counter()

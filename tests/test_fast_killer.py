@@ -1,0 +1,99 @@
+"""A killer that goes round and leaves time for an iteration now and then changes no bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.cluster import losses
+from ray_kmeans.cluster.losses import CoordinatorLosses
+from ray_kmeans.demo import DATA
+from tests.servers import lasting_ray
+from tests.test_ray_training import bits, descendants, state_of
+
+ROOT = Path(__file__).parents[1]
+K = 60
+STEPS = 20
+PARAMS = {"use_mini_batch": False, "initial_clusters": "kmeans_plus_plus"}
+BETWEEN_S = 1.5, 4.0
+TITLES = "ray::KMeansWorker", "ray::Coordinator"
+LONGEST_S = 500
+
+
+def victims(head):
+    """Return the pids of all workers and coordinators below a head."""
+    below = descendants(head.pid).items()
+    return sorted(pid for pid, title in below if title.startswith(TITLES))
+
+
+def kill_around(process, head, draw):
+    """Kill a random worker or coordinator every few seconds until the process ends; count them."""
+    killed, end = 0, time.monotonic() + LONGEST_S
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            process.wait(draw.uniform(*BETWEEN_S))
+        except subprocess.TimeoutExpired:
+            there = victims(head)
+            if there:
+                os.kill(draw.choice(there), signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_fit_under_a_killer_of_random_processes_ends_with_the_same_bits(workers, tmp_path):
+    here = RunConfig(num_workers=0, progress=False)
+    KMeansClustering(K, str(tmp_path / "here"), config=here, **PARAMS).fit(str(DATA), max_steps=STEPS)
+
+    with lasting_ray(4) as (head, address):
+        flags = ["--no-use-mini-batch", "--initial-clusters=kmeans_plus_plus", "--cache=source"]
+        flags += [f"--max-steps={STEPS}", f"--num-workers={workers}", "--log-step-count-steps=1"]
+        command = [sys.executable, "jobs/fit.py", str(DATA), str(tmp_path / "there")]
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                [*command, f"--num-clusters={K}", *flags],
+                cwd=ROOT,
+                env={**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+            )
+            killed = kill_around(process, head, Random(workers))
+            process.kill()
+
+    said = (tmp_path / "log").read_text()
+    assert process.returncode == 0, said
+    assert killed, "it ended before anything was killed"
+    assert bits(state_of(tmp_path / "there")) == bits(state_of(tmp_path / "here"))
+
+
+def test_deaths_of_a_coordinator_are_counted_from_the_last_checkpoint_on(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(losses.time, "monotonic", lambda: now[0])
+    deaths = CoordinatorLosses([])
+
+    for number in range(50):  # each one gets on
+        deaths.add([f"checkpoint {number}"])
+        assert deaths.count == 1
+        now[0] += losses.STILL_S
+        assert not deaths.is_hopeless(True)
+
+    for count in range(2, losses.MOST + 3):
+        deaths.add(["checkpoint 49"])
+        assert deaths.count == count
+        assert deaths.is_hopeless(True) == (count > losses.MOST)
+        assert deaths.is_hopeless(False) == (count > losses.MOST)
+    deaths.add(["checkpoint 50"])
+    for _ in range(50):  # one after the other in no time
+        deaths.add(["checkpoint 50"])
+        assert not deaths.is_hopeless(False)
+    now[0] += losses.STILL_S
+    assert deaths.is_hopeless(False)
