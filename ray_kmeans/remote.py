@@ -56,8 +56,21 @@ SHORTEST_SECRET = 4
 CHAIN = "::"
 """What stands between the URLs of a chain in fsspec."""
 CHAINED = frozenset(
-    "simplecache filecache blockcache cached zip tar libarchive reference dir asyncwrapper"
-    " git github generic".split()  # noqa: SIM905
+    [
+        "simplecache",
+        "filecache",
+        "blockcache",
+        "cached",
+        "zip",
+        "tar",
+        "libarchive",
+        "reference",
+        "dir",
+        "asyncwrapper",
+        "git",
+        "github",
+        "generic",
+    ]
 )
 """Stores that a chain may begin with; elsewhere '::' is part of a name."""
 

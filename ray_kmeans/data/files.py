@@ -115,8 +115,8 @@ def _files_of(remote: Remote, suffixes: Sequence[str], ending: str) -> list[File
         names = ", ".join(sorted(map(_name, found))[:5]) or "nothing"
         ends = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
         raise NoDataError(
-            f"{remote.shown!r} holds no {ends} file; found: {names}. Files whose names end otherwise "
-            "are read if you say what they are: format='parquet', in a job --format parquet."
+            f"{remote.shown!r} holds no {ends} file; found: {names}. Say what files with other "
+            "names are by format='parquet', in a job by --format parquet."
         )
     _check(fitting)
     files = [replace(File.of(info), ending=ending) for info in fitting]

@@ -1,6 +1,6 @@
-"""JSON with an object in each line (.jsonl, .ndjson), plain or gzipped. Prefer Parquet for many rows.
+"""JSON with an object in each line (.jsonl, .ndjson), plain or gzipped.
 
-As with CSV, a file is read once before the run to count its rows, and from its start by every
+Prefer Parquet for many rows. As with CSV, a file is read once before the run to count its rows, and from its start by every
 worker. The first one is read twice: which columns there are, and of which types, all lines tell.
 """
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ray_kmeans.kernels import ALIKE, Held
 
-
 JOINED_ROWS = 8_192
 """Rows of small blocks that are put side by side."""
 
