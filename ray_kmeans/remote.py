@@ -55,23 +55,8 @@ FOR_GOOD = (
 SHORTEST_SECRET = 4
 CHAIN = "::"
 """What stands between the URLs of a chain in fsspec."""
-CHAINED = frozenset(
-    [
-        "simplecache",
-        "filecache",
-        "blockcache",
-        "cached",
-        "zip",
-        "tar",
-        "libarchive",
-        "reference",
-        "dir",
-        "asyncwrapper",
-        "git",
-        "github",
-        "generic",
-    ]
-)
+CHAINED = {"simplecache", "filecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir"}
+CHAINED |= {"reference", "asyncwrapper", "generic"}
 """Stores that a chain may begin with; elsewhere '::' is part of a name."""
 
 
@@ -203,8 +188,8 @@ class Remote:
         first, *rest = self.url.split(CHAIN)
         if rest and first.partition("://")[0] in CHAINED:
             raise ConfigError(
-                f"{self.shown!r} is a chain of stores ({first.partition('://')[0]}{CHAIN}), which is "
-                "not served: what a cache or an archive holds is not seen to change. Name the files "
+                f"{self.shown!r} is a chain of stores ({CHAIN}), which is not served: "
+                "what a cache or an archive holds is not seen to change. Name the files "
                 "themselves, unpacked."
             )
 

@@ -1,7 +1,8 @@
 """JSON with an object in each line (.jsonl, .ndjson), plain or gzipped.
 
-Prefer Parquet for many rows. As with CSV, a file is read once before the run to count its rows, and from its start by every
-worker. The first one is read twice: which columns there are, and of which types, all lines tell.
+Prefer Parquet for many rows. As with CSV, a file is read once before the run to count
+its rows, and from its start by every worker. The first one is read twice: all its lines tell which
+columns there are, and of which types.
 """
 
 from __future__ import annotations
