@@ -215,7 +215,7 @@ def _opened(url: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
         protocol = url.partition("://")[0] if "://" in url.partition(CHAIN)[0] else "file"
         kind = fsspec.get_filesystem_class(protocol)
         fs = fsspec.filesystem(protocol, **{**kind._get_kwargs_from_urls(url), **options})
-        path = kind._strip_protocol(url)
+        path = kind._strip_protocol(url.replace(CHAIN, "\0")).replace("\0", CHAIN)
     if "file" in protocols_of(fs):  # '~name' of nobody is a name like any other
         path = os.path.join(os.getcwd(), path)
     return fs, path

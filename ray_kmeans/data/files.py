@@ -109,26 +109,30 @@ def _files_of(remote: Remote, suffixes: Sequence[str], ending: str) -> list[File
         found = _find(remote)
     if found is None:
         raise NoDataError(f"{remote.shown!r} does not exist. Give a file, a directory or a glob.")
-    suffixes = ("",) if ending else tuple(suffixes)
-    fitting = [each for each in found if _name(each).lower().endswith(suffixes)]
-    if not fitting:
-        names = ", ".join(sorted(map(_name, found))[:5]) or "nothing"
-        ends = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+    ends = ("",) if ending else tuple(suffixes)
+    fitting = [(info, owner) for info, owner in found if _name(info).lower().endswith(ends)]
+    ours = sorted({owner for _, owner in fitting if owner})
+    if ours:
+        log.warning("passed over as data, as ray_kmeans wrote it: %s", ", ".join(ours))
+    theirs = [info for info, owner in fitting if not owner]
+    if not theirs:
+        names = ", ".join(sorted(_name(info) for info, _ in found)[:5]) or "nothing"
+        what = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
         raise NoDataError(
-            f"{remote.shown!r} holds no {ends} file; found: {names}. Say what files with other "
+            f"{remote.shown!r} holds no {what} file; found: {names}. Say what files with other "
             "names are by format='parquet', in a job by --format parquet."
         )
-    _check(fitting)
-    files = [replace(File.of(info), ending=ending) for info in fitting]
+    _check(theirs)
+    files = [replace(File.of(info), ending=ending) for info in theirs]
     return sorted(files, key=lambda file: file.path)
 
 
-def _find(remote: Remote) -> list[Info] | None:
-    """Return what the store says of each file."""
+def _find(remote: Remote) -> list[tuple[Info, str]] | None:
+    """Return what the store says of each file, with the folder of ours that it is in, or ''."""
     path, listing = remote.path, Listing(remote)
     info = listing.info(path)
     if info is not None and info["type"] != "directory":
-        return [info]
+        return [(info, "")]
     is_pattern = info is None and not remote.is_protocol("http") and PATTERN.search(path)
     if info is None and not is_pattern:
         return None
@@ -138,9 +142,7 @@ def _find(remote: Remote) -> list[Info] | None:
     names = [name[len(place) + 1 :] for name in listing.names]
     ours = folders_of_ours(names, lambda name: bytes(remote.fs.cat_file(f"{place}/{name}")))
     owners = {name: folder_above(name, ours) for name in files}
-    for folder in sorted(filter(None, set(owners.values()))):
-        log.warning("%s/%s is passed over as data: ray_kmeans wrote it.", place, folder)
-    return [each for name, each in files.items() if not owners[name]]
+    return [(each, owners[name] and f"{place}/{owners[name]}") for name, each in files.items()]
 
 
 def _check(files: Sequence[Info]) -> None:

@@ -71,8 +71,6 @@ class Listing:
         """
         first, *rest = pattern.split("/")
         parts = [part for part in rest if part]
-        if any("**" in part and part != "**" for part in parts):
-            raise ConfigError(f"{pattern!r} is no pattern: '**' stands for whole folders alone.")
         if parts[-1:] == ["**"]:
             parts.append("*")
         folders = [first or "/"]
@@ -88,10 +86,10 @@ class Listing:
 
     def _into(self, folder: str, part: str) -> Iterator[str]:
         """Yield the folders that a part of a pattern leads to."""
-        if part == "**":
-            yield from self._folders(folder) if self.info(folder) else ()
-        elif not PATTERN.search(part):
+        if not PATTERN.search(part):
             yield _joined(folder, part)
+        elif part == "**" and not self._fitting(folder, part):
+            yield from self._folders(folder) if self.info(folder) else ()
         else:
             for info in self._fitting(folder, part):
                 if self._at_its_end(info)["type"] == "directory":
@@ -117,8 +115,10 @@ class Listing:
         except (FileNotFoundError, NotADirectoryError):
             return []
         same = [info for info in found if str(info["name"]).rstrip("/") == _joined(folder, part)]
-        if same or not PATTERN.search(part):
+        if same or not PATTERN.search(part) or part == "**":
             return same
+        if "**" in part:
+            raise ConfigError(f"{part!r} is no pattern: '**' stands for whole folders alone.")
         fits = re.compile(glob_translate(part)).match
         return [info for info in found if fits(str(info["name"]).rstrip("/").rpartition("/")[2])]
 
