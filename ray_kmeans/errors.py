@@ -6,6 +6,7 @@ RayKMeansError
         BudgetError
     DataError (ValueError)
         NoDataError (FileNotFoundError)
+        NoColumnError
         NonFiniteError
         TooFewRowsError
     NotFittedError (ValueError, AttributeError)
@@ -76,6 +77,10 @@ class NoDataError(DataError, FileNotFoundError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class NoColumnError(DataError):
+    """A column to be passed through is not in a file."""
 
 
 class NonFiniteError(DataError):

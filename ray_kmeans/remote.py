@@ -7,7 +7,9 @@ Clients of stores do so too, but too briefly for a job of hours.
 
 from __future__ import annotations
 
+import glob
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +53,11 @@ FOR_GOOD = (
     NotADirectoryError,
 )
 SHORTEST_SECRET = 4
+CHAIN = "::"
+"""What stands between the URLs of a chain in fsspec."""
+CHAINED = {"simplecache", "filecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir"}
+CHAINED |= {"reference", "asyncwrapper", "generic"}
+"""Stores that a chain may begin with; elsewhere '::' is part of a name."""
 
 
 REQUESTS = frozenset(
@@ -70,6 +77,11 @@ class Patient:
         self._options = storage_options
         here = not {"file", "memory"}.isdisjoint(protocols_of(fs))
         self._attempts, self._patience_s = (1, 0.0) if here else (ATTEMPTS, PATIENCE_S)
+
+    def rm(self, path: str, recursive: bool = False) -> Any:
+        """Delete what has this very name: most clients take `[`, `?` and `*` for a pattern."""
+        literal = path if "file" in protocols_of(self._fs) else glob.escape(path)
+        return self._ask("rm", self._fs.rm, literal, recursive=recursive)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._fs, name)
@@ -155,8 +167,9 @@ class Remote:
     def _opened(self) -> tuple[FileSystem, str]:
         # A cached listing would hide what another process has written.
         options = {"use_listings_cache": False, **self.storage_options}
+        self._check()
         try:
-            fs, path = fsspec.core.url_to_fs(self.url, **options)
+            fs, path = _opened(self.url, options)
         except ImportError as error:
             extra = EXTRAS.get(self.url.partition("://")[0])
             hint = f" Run: pip install 'ray-kmeans[{extra}]'." if extra else ""
@@ -168,9 +181,44 @@ class Remote:
             raise ConfigError(f"{self.shown!r} cannot be opened: {cause}.") from None
         return Patient(fs, self.storage_options), str(path).rstrip("/") or "/"
 
+    def _check(self) -> None:
+        """Raise ConfigError for a URL that no store is opened for."""
+        if not is_text(self.url):
+            raise ConfigError(f"{self.url!r} is not UTF-8. Rename it, or what it is in.")
+        first, *rest = self.url.split(CHAIN)
+        if rest and first.partition("://")[0] in CHAINED:
+            raise ConfigError(
+                f"{self.shown!r} is a chain of stores ({CHAIN}), which is not served: "
+                "what a cache or an archive holds is not seen to change. Name the files "
+                "themselves, unpacked."
+            )
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open store behind; the other process makes its own."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name is UTF-8: Python holds the bytes of others as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _opened(url: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
+    """Return the store and the path on it; '::' in a name stands for itself."""
+    if CHAIN not in url:
+        fs, path = fsspec.core.url_to_fs(url, **options)
+    else:
+        protocol = url.partition("://")[0] if "://" in url.partition(CHAIN)[0] else "file"
+        kind = fsspec.get_filesystem_class(protocol)
+        fs = fsspec.filesystem(protocol, **{**kind._get_kwargs_from_urls(url), **options})
+        path = kind._strip_protocol(url.replace(CHAIN, "\0")).replace("\0", CHAIN)
+    if "file" in protocols_of(fs):  # '~name' of nobody is a name like any other
+        path = os.path.join(os.getcwd(), path)
+    return fs, path
 
 
 def protocols_of(fs: FileSystem) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     },
     "triton": {"kernels.gpu.programs", "kernels.gpu.rounding"},
     "threadpoolctl": {"kernels.portable"},
-    "fsspec": {"remote", "store.publish", "data.files"},
+    "fsspec": {"remote", "data.listing"},
     "tenacity": {"remote"},
     "pyarrow": {"data", "store", "demo"},
     "deltalake": {"data.delta"},

@@ -29,6 +29,7 @@ EXAMPLES = [
     errors.WorkersLostError("worker 3 died 4 times in a row."),
     errors.NoRoomError("Ray's object store is full."),
     errors.RunStoppedError(),
+    errors.NoColumnError("keep_columns=['id'] are not in a.parquet: ['v']."),
 ]
 NAMES = [type(error).__name__ for error in EXAMPLES]
 

@@ -249,6 +249,6 @@ def test_key_value_folders_are_columns_to_keep_and_no_features(root):
 
     assert layout.features == 2
     assert kept == [
-        {"lang": ["de", "de"], "a": [1.0, 2.0], "day": ["1", "1"]},
-        {"lang": ["en", "en"], "a": [1.0, 2.0], "day": ["2", "2"]},
+        {"lang": ["de", "de"], "a": [1.0, 2.0], "day": [1, 1]},
+        {"lang": ["en", "en"], "a": [1.0, 2.0], "day": [2, 2]},
     ]

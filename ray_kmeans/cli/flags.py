@@ -36,6 +36,8 @@ class Rows:
     cluster -1."""
     nonfinite: Literal["error", "drop"] = "error"
     """'drop': rows with NaN, null or infinity are left out, with the cluster -1, and counted."""
+    format: str | None = None
+    """What the files are (parquet, csv, jsonl, npy, ...) where their names do not tell."""
 
     def open(self, uri: str, config: RunConfig, sample_weight: str | None = None) -> Source:
         """Return these rows of the data at a URI."""
@@ -46,6 +48,7 @@ class Rows:
             sample_weight=sample_weight,
             filters=parsed("filters", self.filters),
             nonfinite=self.nonfinite,
+            format=self.format,
         )
 
 

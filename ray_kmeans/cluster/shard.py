@@ -175,11 +175,14 @@ def runs_of(blocks: Sequence[Block], count: int) -> list[tuple[int, Sequence[Blo
 
     What is decoded together, the blocks of a row group, stays together.
     """
-    groups = [list(group) for _, group in groupby(blocks, key=lambda b: (b.file, b.group))]
     fair = sum(block.rows for block in blocks) / count
     runs: list[list[Block]] = [[]]
-    for group in groups:
-        if sum(block.rows for block in runs[-1]) >= fair:
+    rows = 0  # of the last run
+    for _, of_group in groupby(blocks, key=lambda block: (block.file, block.group)):
+        if rows >= fair:
             runs.append([])
+            rows = 0
+        group = list(of_group)
         runs[-1] += group
+        rows += sum(block.rows for block in group)
     return list(zip(accumulate(map(len, runs), initial=0), runs, strict=False))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow as pa
 from ray_kmeans.data.files import File
 from ray_kmeans.data.format import HEADS_AT_ONCE
 from ray_kmeans.data.parquet import BATCH_ROWS
-from ray_kmeans.data.plan import Block
+from ray_kmeans.data.plan import Block, passes_over
 from ray_kmeans.data.tables import TableSource, readable
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.remote import protocols_of
@@ -45,7 +45,7 @@ class ArrowDataset:
             file.check(_as_it_is(fragment))
             for group, of_group in groupby(of_file, key=lambda block: block.group):
                 part = _part(fragment, group)
-                for run in _ascending(list(of_group)):
+                for run in passes_over(list(of_group)):
                     yield from _cut_batches(self._batches(part, names), run)
             file.check(_as_it_is(fragment))
 
@@ -136,17 +136,6 @@ def _as_it_is(fragment: Any) -> File:
     if not info.is_file:
         raise DataError(f"{fragment.path} is gone since the dataset was made.")
     return File(fragment.path, info.size, str(info.mtime_ns or ""))
-
-
-def _ascending(blocks: list[Block]) -> Iterator[list[Block]]:
-    """Yield runs of blocks that one pass over their part meets in order."""
-    run = blocks[:1]
-    for before, after in pairwise(blocks):
-        if after.skip <= before.skip:
-            yield run
-            run = []
-        run.append(after)
-    yield run
 
 
 def _cut_batches(batches: Iterator[Any], blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.clustering.narrow import narrow_name
 from ray_kmeans.data.plan import Block
-from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.errors import ConfigError, DataError, NoColumnError
 
 LISTS = (
     pa.types.is_fixed_size_list,
@@ -109,10 +109,10 @@ def kept(table: Any, names: Sequence[str], place: str) -> pa.Table:
 
 
 def check_kept(names: Sequence[str], schema: pa.Schema, place: str) -> None:
-    """Raise DataError for columns to be passed through that are not there."""
+    """Raise NoColumnError for columns to be passed through that are not there."""
     missing = [name for name in names if _type_at(schema, name) is None]
     if missing:
-        raise DataError(f"keep_columns={missing} are not in {place}: {schema.names}.")
+        raise NoColumnError(f"keep_columns={missing} are not in {place}: {schema.names}.")
 
 
 def is_vector(kind: pa.DataType) -> bool:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.format import Head, Opened
-from ray_kmeans.data.plan import Block
+from ray_kmeans.data.plan import Block, passes_over
 from ray_kmeans.errors import DataError
 
 READ_BYTES = 2**22
@@ -57,7 +57,7 @@ class Csv:
         return Head((rows,), len(self.columns))
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        for run in _runs(blocks):
+        for run in passes_over(blocks):
             batches = _batches(file, self.columns, pa.float64())
             yield from arrow.cut_batches(batches, self.columns, run)
 
@@ -74,18 +74,6 @@ class Csv:
             if begin >= stop:
                 break
         return arrow.kept(pa.Table.from_batches(parts), names, file.path)
-
-
-def _runs(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Yield blocks that can be read in one pass over the file: those in its order."""
-    run: list[Block] = []
-    for block in blocks:
-        if run and block.start <= run[-1].start:
-            yield run
-            run = []
-        run.append(block)
-    if run:
-        yield run
 
 
 def _start(file: Opened) -> pa.Table:
@@ -127,7 +115,7 @@ def _batches(file: Opened, names: Sequence[str], kind: pa.DataType) -> Iterator[
 
 @contextmanager
 def _reader(file: Opened, options: text.ConvertOptions) -> Iterator[text.CSVStreamingReader]:
-    path = file.path.lower()
+    path = file.kind
     separator = "\t" if path.removesuffix(".gz").endswith(".tsv") else ","
     with file.fresh() as source:
         bytes_of = pa.CompressedInputStream(source, "gzip") if path.endswith(".gz") else source

@@ -82,7 +82,7 @@ def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
             _path(remote, action["path"]),
             action["size_bytes"],
             "",  # files of a table are never written again
-            tuple((action.get("partition") or {}).items()),
+            keys=tuple((action.get("partition") or {}).items()),
         )
         for action in actions
     ]

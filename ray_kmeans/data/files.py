@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from fsspec.utils import glob_translate
-
+from ray_kmeans.data.listing import PATTERN, Info, Listing
+from ray_kmeans.data.own import folder_above, folders_of_ours
+from ray_kmeans.data.partitions import keys_of
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.remote import Remote, redacted, said
+from ray_kmeans.remote import Remote, is_text, redacted, said
+
+log = logging.getLogger("ray_kmeans")
 
 VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
 """What stores call the mark of a file's content, the surest first."""
-
-FLAT = ("s3", "gcs", "abfs")
-"""Stores that list all below a place at once, whatever the folders."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +29,8 @@ class File:
     size: int
     version: str
     """A mark that changes with the content; '' where the store has none."""
+    ending: str = ""
+    """The suffix as whose file it is read, where that was given and not told by its name."""
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> File:
@@ -43,16 +46,27 @@ class File:
     @property
     def shown(self) -> str:
         """The path as people may see it: of a URL neither password nor query, which may sign it."""
-        return redacted(self.path.partition("?")[0]) if "://" in self.path else self.path
+        return _shown(self.path)
 
     def __repr__(self) -> str:
         return f"File({self.shown!r}, {self.size}, {self.version!r})"
 
     @property
-    def partitions(self) -> dict[str, str]:
-        """The key=value folders on the way to it, as Hive names them."""
-        folders = (part.partition("=") for part in self.shown.split("/")[:-1])
-        return {key: value for key, equals, value in folders if key and equals}
+    def partitions(self) -> dict[str, Any]:
+        """The keys and values of the key=value folders on the way to it, as Hive names them."""
+        return keys_of(self.shown)
+
+    @property
+    def kind(self) -> str:
+        """What tells how it is read: the ending that was given, or else its name."""
+        return self.ending or self.shown.lower()
+
+    def now(self, remote: Remote) -> File:
+        """Return the file as it is now; raises FileNotFoundError where it is gone."""
+        if not remote.is_protocol("file"):
+            return File.of(remote.fs.info(self.path))
+        found = os.stat(self.path)  # as fsspec does, in a fifth of the time
+        return File(self.path, found.st_size, str(found.st_mtime))
 
     def check(self, now: File) -> None:
         """Raise DataError if it is another one now."""
@@ -65,19 +79,24 @@ class File:
 
 
 def list_files(
-    uris: Sequence[str], storage_options: Mapping[str, Any], suffixes: Sequence[str]
+    uris: Sequence[str],
+    storage_options: Mapping[str, Any],
+    suffixes: Sequence[str],
+    ending: str = "",
 ) -> tuple[Remote, tuple[File, ...]]:
     """Return the store and the files of some URIs, each a file, a directory or a glob.
 
-    Those of a directory or glob in sorted order, and only those with one of the suffixes; in a
-    directory, files and folders whose names start with '_' or '.' are passed over, as everywhere in
-    the Parquet world.
+    A URI is what has this very name, and a glob only where nothing has. The files of a directory or
+    glob come in sorted order, and only those with one of the suffixes; in a directory, files and
+    folders whose names start with '_' or '.' are passed over, as everywhere in the Parquet world,
+    and so is what this product wrote. Where an `ending` is given, all are taken, and read as files
+    of that suffix.
     """
     remotes = [Remote(uri, storage_options) for uri in uris]
     kinds = {str(remote.fs.protocol) for remote in remotes}
     if len(kinds) > 1:
         raise ConfigError(f"the URIs are on several stores ({', '.join(sorted(kinds))}); give one.")
-    files = tuple(file for each in remotes for file in _files_of(each, suffixes))
+    files = tuple(file for each in remotes for file in _files_of(each, suffixes, ending))
     paths = {file.shown: file.path for file in files}
     twice = next((file.shown for file in files if paths[file.shown] != file.path), None)
     if twice:
@@ -85,53 +104,60 @@ def list_files(
     return remotes[0], files
 
 
-def _files_of(remote: Remote, suffixes: Sequence[str]) -> list[File]:
+def _files_of(remote: Remote, suffixes: Sequence[str], ending: str) -> list[File]:
     with said(f"{remote.shown!r} cannot be listed", remote.storage_options):
         found = _find(remote)
     if found is None:
         raise NoDataError(f"{remote.shown!r} does not exist. Give a file, a directory or a glob.")
-    files = [File.of(info) for info in found.values()]
-    fitting = [file for file in files if file.shown.lower().endswith(tuple(suffixes))]
-    if not fitting:
-        names = ", ".join(sorted(file.shown.rsplit("/", 1)[-1] for file in files)[:5]) or "nothing"
-        ends = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
-        raise NoDataError(f"{remote.shown!r} holds no {ends} file; found: {names}.")
-    return sorted(fitting, key=lambda file: file.path)
+    ends = ("",) if ending else tuple(suffixes)
+    fitting = [(info, owner) for info, owner in found if _name(info).lower().endswith(ends)]
+    ours = sorted({owner for _, owner in fitting if owner})
+    if ours:
+        log.warning("passed over as data, as ray_kmeans wrote it: %s", ", ".join(ours))
+    theirs = [info for info, owner in fitting if not owner]
+    if not theirs:
+        names = ", ".join(sorted(_name(info) for info, _ in found)[:5]) or "nothing"
+        what = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise NoDataError(
+            f"{remote.shown!r} holds no {what} file; found: {names}. Say what files with other "
+            "names are by format='parquet', in a job by --format parquet."
+        )
+    _check(theirs)
+    files = [replace(File.of(info), ending=ending) for info in theirs]
+    return sorted(files, key=lambda file: file.path)
 
 
-def _find(remote: Remote) -> dict[str, Any] | None:
-    """Return what the store says of each file, by path."""
-    fs, path = remote.fs, remote.path
-    fs.invalidate_cache()
-    pattern = not remote.is_protocol("http") and re.search(r"[*?[]", path)
-    place = path[: pattern.start()].rpartition("/")[0] or "/" if pattern else path
-    try:
-        info = fs.info(place)
-    except FileNotFoundError:
-        return {} if pattern else None
-    if pattern:
-        levels = None if "**" in path else path[len(place) + 1 :].count("/")
-        fits = re.compile(glob_translate(path)).match
-        return {name: each for name, each in _below(fs, place, levels) if fits(name)}
-    if info["type"] != "directory":
-        return {path: info}
-    flat = any(map(remote.is_protocol, FLAT))
-    found = fs.find(path, detail=True).items() if flat else _below(fs, path)
-    return {name: each for name, each in found if _is_data(name[len(path) :])}
+def _find(remote: Remote) -> list[tuple[Info, str]] | None:
+    """Return what the store says of each file, with the folder of ours that it is in, or ''."""
+    path, listing = remote.path, Listing(remote)
+    info = listing.info(path)
+    if info is not None and info["type"] != "directory":
+        return [(info, "")]
+    is_pattern = info is None and not remote.is_protocol("http") and PATTERN.search(path)
+    if info is None and not is_pattern:
+        return None
+    place = path[: is_pattern.start()].rpartition("/")[0] if is_pattern else path.rstrip("/")
+    found = listing.matching(path) if is_pattern else listing.below(path)
+    files = {str(each["name"])[len(place) + 1 :]: each for each in found}
+    names = [name[len(place) + 1 :] for name in listing.names]
+    ours = folders_of_ours(names, lambda name: bytes(remote.fs.cat_file(f"{place}/{name}")))
+    owners = {name: folder_above(name, ours) for name in files}
+    return [(each, owners[name] and f"{place}/{owners[name]}") for name, each in files.items()]
 
 
-def _below(fs: Any, path: str, levels: int | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield the files below a folder, to so many levels; raises for a folder that has no list.
-
-    fsspec's own walk leaves such a folder out, in silence.
-    """
-    for info in fs.ls(path, detail=True):
-        name = str(info["name"]).rstrip("/")
-        if info["type"] != "directory":
-            yield name, info
-        elif name != path and levels != 0:
-            yield from _below(fs, name, levels and levels - 1)
+def _check(files: Sequence[Info]) -> None:
+    """Raise DataError for what cannot be read as a file, or not be named in text."""
+    for info in files:
+        name = str(info["name"])
+        if not is_text(name):
+            raise DataError(f"{name!r} is not UTF-8. Rename it, or the folder that it is in.")
+        if info["type"] == "other":
+            raise DataError(f"{name} is a pipe, a socket or a device. Give a file.")
 
 
-def _is_data(path: str) -> bool:
-    return not any(part.startswith(("_", ".")) for part in path.split("/") if part)
+def _name(info: Info) -> str:
+    return _shown(str(info["name"])).rpartition("/")[2]
+
+
+def _shown(path: str) -> str:
+    return redacted(path.partition("?")[0]) if "://" in path else path

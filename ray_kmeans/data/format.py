@@ -14,11 +14,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.data import partitions
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.files import File
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.ranges import Ranges
-from ray_kmeans.errors import ConfigError, DataError, RayKMeansError, RequestError
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NoColumnError,
+    RayKMeansError,
+    RequestError,
+)
 from ray_kmeans.remote import Remote, redacted
 
 HEADS_AT_ONCE = 16
@@ -32,6 +39,8 @@ class Opened:
         self._path = file.path
         self.path = file.shown
         """As people may see it."""
+        self.kind = file.kind
+        """What tells how it is read, as '.csv.gz': the end of it does."""
         self.size = file.size
         self.local = file.path if remote.is_protocol("file") else None
         """Its path where it is on this machine."""
@@ -148,14 +157,33 @@ class FileSource:
                     yield block, np.ascontiguousarray(to_float32(rows, block.place))
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        file = self._by_path[block.file]
-        partitions = {name: file.partitions[name] for name in names if name in file.partitions}
-        stored = [name for name in names if name not in partitions]
+        file, keys = self._by_path[block.file], self.partition_schema
+        there = [name for name in names if name in keys.names and name in file.partitions]
         with self._unchanged(file) as opened:
+            columns = {
+                name: self._stored(opened, block, name, keys)
+                for name in names
+                if name in keys.names and name not in there
+            }
+            stored = [name for name in names if name not in there and name not in columns]
             table = self.format.columns_of(opened, block, stored) if stored else None
-        columns = dict(zip(stored, table.columns, strict=True)) if table else {}
-        columns |= {key: pa.array([value] * block.rows) for key, value in partitions.items()}
+        columns |= dict(zip(stored, table.columns, strict=True)) if table else {}
+        for name in there:
+            kind = keys.field(name).type
+            columns[name] = partitions.column(file.partitions[name], kind, block.rows)
         return pa.table({name: columns[name] for name in names})
+
+    def _stored(self, opened: Opened, block: Block, name: str, keys: pa.Schema) -> Any:
+        """Return a column that other files have as a folder; null where this one has neither."""
+        try:
+            return self.format.columns_of(opened, block, [name]).column(0)
+        except (ConfigError, NoColumnError):
+            return pa.nulls(block.rows, keys.field(name).type)
+
+    @cached_property
+    def partition_schema(self) -> pa.Schema:
+        """The keys of key=value folders, each with one type over all files."""
+        return partitions.schema_of(self.files)
 
     def _head(self, file: File) -> Head:
         with self._opened(file) as here:
@@ -181,10 +209,10 @@ class FileSource:
 
     def _check(self, file: File) -> None:
         try:
-            now = self.remote.fs.info(file.path)
+            now = file.now(self.remote)
         except FileNotFoundError:
             raise DataError(f"{file.shown} is gone since the run was planned.") from None
-        file.check(File.of(now))
+        file.check(now)
 
     @cached_property
     def _by_path(self) -> dict[str, File]:

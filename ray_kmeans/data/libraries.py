@@ -64,11 +64,9 @@ def open_folder(
 
 
 def _names_in(remote: Remote) -> set[str]:
-    if any(mark in remote.path for mark in "*?["):
-        return set()
     try:
         info = remote.fs.info(remote.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     if info["type"] != "directory":
         return set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeAlias
@@ -121,6 +121,18 @@ def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Sh
 def groups_of(shard: Shard) -> list[Shard]:
     """Return the blocks of each row group."""
     return [tuple(run) for _, run in groupby(shard, key=lambda block: (block.file, block.group))]
+
+
+def passes_over(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Yield the blocks of a file in runs that are in its order: each takes one pass over it."""
+    run: list[Block] = []
+    for block in blocks:
+        if run and block.start <= run[-1].start:
+            yield run
+            run = []
+        run.append(block)
+    if run:
+        yield run
 
 
 def rows_of(shard: Shard) -> int:

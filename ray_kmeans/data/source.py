@@ -18,6 +18,7 @@ from ray_kmeans.data.csv import Csv
 from ray_kmeans.data.files import list_files
 from ray_kmeans.data.format import FileSource, Format, Opened, opened
 from ray_kmeans.data.ipc import Ipc
+from ray_kmeans.data.json_lines import JsonLines
 from ray_kmeans.data.libraries import open_folder, opener_of
 from ray_kmeans.data.npy import Npy
 from ray_kmeans.data.npz import Npz
@@ -30,6 +31,8 @@ from ray_kmeans.errors import ConfigError, DataError
 
 FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
     ".parquet": Parquet.of,
+    ".pq": Parquet.of,
+    ".parq": Parquet.of,
     ".npy": Npy.of,
     ".npz": Npz.of,
     ".safetensors": Safetensors.of,
@@ -42,6 +45,7 @@ FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
     ".csv.gz": Csv.of,
     ".tsv": Csv.of,
     ".tsv.gz": Csv.of,
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"), JsonLines.of),
 }
 """By the end of a file's name: what makes of its first file, and the columns wanted, its format."""
 
@@ -108,6 +112,7 @@ def open_source(
     sample_weight: Any = None,
     filters: Any = None,
     nonfinite: str = "error",
+    format: str | None = None,
 ) -> Source:
     """Return the source for an array, a table, a dict of columns, a URI or a source itself.
 
@@ -130,6 +135,9 @@ def open_source(
         place in memory all the same, keep their numbers, and get the label -1.
     nonfinite : 'error' or 'drop'
         Of rows with NaN, null or infinity. 'drop': they are left out and counted in a warning.
+    format : str, optional
+        What the files are, as 'parquet', 'csv.gz' or 'jsonl', where their names do not end so: then
+        all files of a directory or glob are read that way. None: the end of each name tells it.
 
     Raises
     ------
@@ -137,7 +145,7 @@ def open_source(
         For what cannot be a data set.
     """
     check_nonfinite(nonfinite)
-    source = _opened(x, columns, storage_options)
+    source = _opened(x, columns, storage_options, format)
     return with_weights(source, sample_weight, filters, nonfinite == "drop")
 
 
@@ -148,12 +156,17 @@ def check_nonfinite(nonfinite: str) -> None:
 
 
 def _opened(
-    x: Any, columns: Sequence[str] | None, storage_options: Mapping[str, Any] | None
+    x: Any,
+    columns: Sequence[str] | None,
+    storage_options: Mapping[str, Any] | None,
+    format: str | None,
 ) -> Source:
     if isinstance(x, str | os.PathLike):
-        return _open_files([os.fspath(x)], columns, storage_options or {})
+        return _open_files([os.fspath(x)], columns, storage_options or {}, format)
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
-        return _open_files([os.fspath(each) for each in x], columns, storage_options or {})
+        return _open_files([os.fspath(each) for each in x], columns, storage_options or {}, format)
+    if format is not None:
+        raise ConfigError(f"format={format!r} is for files, and x is a {type(x).__name__}.")
     if isinstance(x, Source):
         return x
     open_it = opener_of(x)
@@ -188,14 +201,20 @@ def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
 
 
 def _open_files(
-    uris: Sequence[str], columns: Sequence[str] | None, storage_options: Mapping[str, Any]
+    uris: Sequence[str],
+    columns: Sequence[str] | None,
+    storage_options: Mapping[str, Any],
+    format: str | None,
 ) -> Source:
+    ending = _ending(format)
     if len(uris) == 1 and not uris[0].lower().endswith(tuple(FORMATS)):
         found = open_folder(uris[0], columns, storage_options)
-        if found:
+        if found and not ending:
             return found
-    remote, files = list_files(uris, storage_options, tuple(FORMATS))
-    kinds = {suffix_of(file.shown) for file in files}
+        if found:
+            raise ConfigError(f"format={format!r}, and {uris[0]!r} is a table of a library.")
+    remote, files = list_files(uris, storage_options, tuple(FORMATS), ending)
+    kinds = {suffix_of(file.kind) for file in files}
     if len({FORMATS[kind] for kind in kinds}) > 1:
         raise ConfigError(
             f"{remote.shown!r} holds files of several formats: {', '.join(sorted(kinds))}. "
@@ -204,6 +223,17 @@ def _open_files(
     with opened(remote, files[0]) as first:
         chosen = FORMATS[kinds.pop()](first, columns or None)
     return FileSource(remote, files, chosen)
+
+
+def _ending(format: str | None) -> str:
+    """Return the end of the names of files of a format; '' where their names tell it."""
+    if format is None:
+        return ""
+    ending = f".{str(format).lower().removeprefix('.')}"
+    if ending not in FORMATS:
+        known = ", ".join(suffix[1:] for suffix in FORMATS)
+        raise ConfigError(f"format={format!r} is unknown. Give one of {known}.")
+    return ending
 
 
 def suffix_of(path: str) -> str:

@@ -12,16 +12,17 @@ TASKS_PER_THREAD = 4
 
 
 class Threads:
-    """So many threads; one of them is the caller where that is all."""
+    """So many threads; the caller is the only one where there is one, or one piece of work."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
     def run(self, work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Call `work` with each of these arguments, at once; return the results in order."""
-        if self.count == 1:
-            return [work(*each) for each in arguments]
-        return list(_executor(self.count).map(lambda each: work(*each), arguments))
+        pieces = list(arguments)
+        if self.count == 1 or len(pieces) == 1:
+            return [work(*each) for each in pieces]
+        return list(_executor(self.count).map(lambda each: work(*each), pieces))
 
 
 @lru_cache

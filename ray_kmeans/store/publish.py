@@ -15,8 +15,6 @@ from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
 from typing import Any
 
-import fsspec
-
 from ray_kmeans.errors import DiskFullError
 from ray_kmeans.remote import FileSystem, Remote, protocols_of, said
 
@@ -34,7 +32,7 @@ _one_at_a_time = Lock()
 
 def absolute(url: str) -> str:
     """Return a URL, or for a local path the absolute one."""
-    return url if "://" in url else str(fsspec.core.url_to_fs(url)[1])
+    return url if "://" in url else Remote(url).path
 
 
 class Place(Remote):
