@@ -38,6 +38,11 @@ class WeightedSource:
     def only_here(self) -> bool:
         return bool(getattr(self.source, "only_here", False))
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that make up a row; () where they have none."""
+        return columns_of_rows(self.source)
+
     def describe(self) -> Layout:
         layout = self.source.describe()
         if isinstance(self.weights, np.ndarray) and len(self.weights) != layout.rows:
@@ -109,6 +114,11 @@ class WeightedSource:
         passes = np.zeros(table.num_rows, np.bool_)
         passes[left.column("").to_numpy()] = True
         return passes
+
+
+def columns_of_rows(source: Any) -> tuple[str, ...]:
+    """Return the names of the columns that make up a row of a source; () where they have none."""
+    return tuple(getattr(source, "columns", ()))
 
 
 def with_weights(source: Source, weights: Any, filters: Any, drop_nonfinite: bool) -> Source:
