@@ -45,7 +45,8 @@ class ArraySource:
     def of_table(
         cls, table: pa.Table | pa.RecordBatch, columns: Sequence[str] | None
     ) -> ArraySource:
-        keys = [] if columns else _keys_of(table)
+        spans = {} if columns else arrow.spans_of(table)
+        keys = [name for name, span in spans.items() if counts_rows([span])]
         names = choose_columns(table.schema, columns, "the table", keys=keys)
         features = arrow.features_of(table.schema, names) or arrow.vector_length(table, names[0])
         if features == 0 and table.num_rows:
@@ -84,15 +85,3 @@ class ArraySource:
                 f"keep_columns={list(names)}: an array has no columns to pass through."
             )
         return arrow.kept(self.table.slice(block.first, block.rows), names, "the table")
-
-
-def _keys_of(table: Any) -> list[str]:
-    """Return the columns whose numbers seem to number the rows."""
-    numbers = [field.name for field in table.schema if _is_plain_number(field.type)]
-    numbers = [name for name in numbers if table.schema.get_field_index(name) >= 0]
-    return [name for name in numbers if counts_rows([arrow.span_of(table, name)])]
-
-
-def _is_plain_number(kind: pa.DataType) -> bool:
-    """Tell whether columns of this type have a least and a largest value."""
-    return arrow.is_number(kind) and arrow.plain_type(kind) == kind

@@ -122,7 +122,7 @@ def counts_rows(spans: Sequence[Span]) -> bool:
     >>> counts_rows([(5, 9, 5), (0, 4, 5)]), counts_rows([(0, 9, 10)] * 2), counts_rows([(0, 9, 9)])
     (True, True, False)
     """
-    if not spans or any(low != int(low) or high != int(high) for low, high, _ in spans):
+    if not spans or any(low % 1 != 0 or high % 1 != 0 for low, high, _ in spans):
         return False
     lows, highs, counts = zip(*spans, strict=True)
     together = max(highs) - min(lows) + 1 == sum(counts)

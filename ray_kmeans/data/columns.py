@@ -168,11 +168,22 @@ def vector_length(batch: Any, name: str) -> int:
     return next((len(vector) for vector in array if vector.is_valid), 0)
 
 
-def span_of(table: Any, name: str) -> tuple[float, float, int]:
-    """Return the least and the largest number of a column, and how many it has; 0 for none."""
-    column = table.column(name)
-    both = pc.min_max(column).as_py()
-    return both["min"] or 0, both["max"] or 0, len(column) - column.null_count
+def spans_of(table: Any) -> dict[str, tuple[float, float, int]]:
+    """Return the least and largest number of columns of numbers, and how many numbers they hold.
+
+    Of none where a row is a vector, and of no column that shares its name.
+    """
+    schema = table.schema
+    if any(map(is_vector, schema.types)):
+        return {}
+    spans = {}
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        has_order = is_number(kind) and plain_type(kind) == kind and not pa.types.is_float16(kind)
+        if has_order and schema.get_field_index(name) >= 0:
+            column = table.column(name)
+            both = pc.min_max(column).as_py()
+            spans[name] = both["min"] or 0, both["max"] or 0, len(column) - column.null_count
+    return spans
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

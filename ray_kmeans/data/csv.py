@@ -62,9 +62,7 @@ class Csv:
             others = [pa.field(f.name, pa.float64()) for f in named if f not in flags]
             return Look(pa.schema([*flags, *others]))
         _check_texts(file.path, start)
-        numbers = [field.name for field in named if arrow.is_number(field.type)]
-        spans = {name: arrow.span_of(start, name) for name in numbers}
-        return Look(pa.schema(named), (), {}, spans, _numbers_as_text(start))
+        return Look(pa.schema(named), (), {}, arrow.spans_of(start), _numbers_as_text(start))
 
     def head_of(self, file: Opened, look: Look) -> Head:
         """Read the whole file, for its rows are not known without; finds what is no number too."""

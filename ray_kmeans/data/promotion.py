@@ -64,7 +64,7 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _lasting(kind: pa.DataType) -> pa.DataType:
-    """Return the type; of a dictionary that may have too few numbers for those of all parts, not."""
+    """Return the type, or what it encodes where it has too few numbers for the values of all."""
     if pa.types.is_dictionary(kind) and not pa.types.is_int32(kind.index_type):
         return _plain(kind)
     return kind
