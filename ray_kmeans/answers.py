@@ -170,7 +170,7 @@ def write_labels(
     if second and len(state.centers) < 2:
         raise ConfigError("second=True: the model has one cluster, so there is no second. Omit it.")
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
-    how = How(tuple(keep_columns), second, by_cluster)
+    how = How(tuple(keep_columns), second, by_cluster).of(source, output if append else None)
     run = output.begin(how.content(state, source, layout), append)
     if run is None:
         log.info("%r is complete already: nothing is written", output.shown)

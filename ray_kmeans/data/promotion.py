@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -46,6 +48,30 @@ def _with(
             "output cannot hold both. Write the files anew with one type, or do not keep it."
         )
     return (file if pa.types.is_null(found) else first), both
+
+
+def held_by(there: pa.Schema, kept: pa.Schema) -> pa.Schema:
+    """Return the types of an output that is added to; DataError where one cannot hold the data's.
+
+    >>> held_by(pa.schema([("id", pa.int64())]), pa.schema([("id", pa.int32())])).types
+    [DataType(int64)]
+    """
+    for name, old, new in zip(kept.names, there.types, kept.types, strict=True):
+        if _common(_plain(old), _plain(new)) != _plain(old):
+            raise DataError(
+                f"append: column {name!r} is {new} in the data and {old} in the output, which "
+                "cannot hold it. Give data like those that are there, or another place."
+            )
+    return there
+
+
+def kept_schema(source: Any, names: Sequence[str]) -> pa.Schema:
+    """Return the type of each column that is to be passed through, for all rows of a source."""
+    if hasattr(source, "kept_schema"):
+        schema: pa.Schema = source.kept_schema(names)
+        return schema
+    first = replace(source.describe().blocks[0], rows=1)
+    return source.columns_of(first, names).schema.remove_metadata()
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

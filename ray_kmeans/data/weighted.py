@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.data.promotion import kept_schema
 from ray_kmeans.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class WeightedSource:
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         return self.source.columns_of(block, names)
+
+    def kept_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return the type of each column that is to be passed through."""
+        return kept_schema(self.source, names)
 
     def weights_of(self, blocks: Sequence[Block]) -> Iterator[Floats | None]:
         """Yield the weights of the rows of each block; None where all are 1.

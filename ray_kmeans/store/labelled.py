@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.errors import StoreError
@@ -39,6 +41,7 @@ WORDS = {
     "blocks": "the rows of each file",
     "rows": "filters, weights or nonfinite",
     "columns": "keep_columns",
+    "features": "the columns of a row",
     "second": "second",
     "by_cluster": "by_cluster",
 }
@@ -139,6 +142,21 @@ class LabelledOutput(publish.Place):
             publish.put(self.fs, f"{self._root}/{MANIFEST}", publish.seal(manifest))
             self._tidy()
 
+    def kept_schema(self, names: Sequence[str]) -> pa.Schema | None:
+        """Return the types that a finished output has for these columns; None where it has others.
+
+        None too where no output is there yet.
+        """
+        with self.said(f"{self.shown!r} cannot be read"):
+            parts = _opened(self._read(MANIFEST)).get("parts")
+            if not parts:
+                return None
+            with self.fs.open(f"{self._root}/{parts[0]['name']}") as file:
+                schema = pq.read_schema(file)
+        if not set(names) <= set(schema.names):
+            return None
+        return pa.schema([(name, schema.field(name).type) for name in names])
+
     def _mark(
         self, marker: bytes | None, mine: bytes, content: Content, before: Mapping[str, Any]
     ) -> None:
@@ -185,7 +203,7 @@ class LabelledOutput(publish.Place):
                 "add to. Leave append out, or give the place of one."
             )
         ours = {"data": None, "blocks": None}
-        differing = _differing({**found["of"], **ours}, {**content, **ours})
+        differing = _differing(_said(found, content, **ours), {**content, **ours})
         if differing:
             raise StoreError(
                 f"append: the output in {self.shown!r} differs in {differing}. Give what it was "
@@ -238,7 +256,12 @@ def _is_of(manifest: Mapping[str, Any], content: Content) -> bool:
     """Tell whether an output is of this and nothing else."""
     if not manifest:
         return False
-    return bool({**manifest["of"], "data": manifest["data"]} == content)
+    return bool(_said(manifest, content, data=manifest["data"]) == content)
+
+
+def _said(manifest: Mapping[str, Any], content: Content, **instead: Any) -> Content:
+    """Return what an output says it is of; versions before did not say which columns rows have."""
+    return {"features": content.get("features"), **manifest["of"], **instead}
 
 
 def _differing(one: Content, other: Content) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ray_kmeans.errors import DataError
 from ray_kmeans.store import publish
 
 ROW, LABEL = "row", "cluster_idx"
@@ -48,6 +49,8 @@ class Parts(publish.Place):
     first_part: int = 0
     first_row: int = 0
     """Numbers of its first part and row; more than 0 where it adds to an output."""
+    kept: pa.Schema | None = None
+    """The types of the columns kept, in all parts; None: as the data have them."""
 
     def write(
         self,
@@ -57,7 +60,8 @@ class Parts(publish.Place):
         kept: Sequence[pa.Table],
     ) -> Part:
         """Publish part `index`: the columns kept, of one table after the other, row, and these."""
-        whole = pa.concat_tables(kept) if kept else pa.table({})
+        tables = [_as_kept(table, self.kept) for table in kept]
+        whole = pa.concat_tables(tables) if tables else pa.table({})
         table = dict(zip(whole.column_names, whole.columns, strict=True))
         first = self.first_row + first_row
         table[ROW] = pa.array(np.arange(first, first + len(columns[LABEL])))
@@ -127,3 +131,20 @@ class Parts(publish.Place):
 
     def _name(self, index: int) -> str:
         return f"part-{self.first_part + index:08d}.parquet"
+
+
+def _as_kept(table: pa.Table, kept: pa.Schema | None) -> pa.Table:
+    """Return columns in the types of the output; DataError for a value that has none there."""
+    if kept is None or table.schema.equals(kept):
+        return table
+    columns = {}
+    for field in kept:
+        try:
+            columns[field.name] = table.column(field.name).cast(field.type)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"keep_columns: column {field.name!r} is {field.type} in the output, and holds a "
+                f"value that this cannot be: {str(error).splitlines()[0]} Write the files anew "
+                "with one type, or do not keep it."
+            ) from None
+    return pa.table(columns)
