@@ -156,7 +156,8 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
 def joined(sources: Iterator[Source]) -> Source:
     """Return all batches as one source, in memory: full batch visits them again and again."""
     rows: list[NDArray[np.float32]] = []
-    weights, drop, names = [np.empty(0)], False, ()
+    weights, drop = [np.empty(0)], False
+    names: tuple[str, ...] = ()
     for source in sources:
         names = names or columns_of_rows(source)
         weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)

@@ -45,8 +45,8 @@ def run(flags: Evaluate) -> None:
     layout = source.describe()
     check_features(layout.features, state, flags.model_dir)
     if flags.explain:
-        about = {"work": Work.EVALUATE, "features": said_of(source)}
-        print(explain(layout, len(state.centers), config, **about))
+        k, features = len(state.centers), said_of(source)
+        print(explain(layout, k, config, work=Work.EVALUATE, features=features))
         return
     what = f"{flags.uri} by {flags.model_dir}"
     announce("evaluate", what, flags.output, config, rows=source)

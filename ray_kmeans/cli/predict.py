@@ -51,8 +51,8 @@ def run(flags: Predict) -> None:
     if flags.explain:
         layout = source.describe()
         answers.check_features(layout.features, state, flags.model_dir)
-        about = {"work": Work.PREDICT, "features": said_of(source)}
-        print(explain(layout, len(state.centers), config, **about))
+        k, features = len(state.centers), said_of(source)
+        print(explain(layout, k, config, work=Work.PREDICT, features=features))
         return
     announce("predict", flags.uri, flags.output, config, rows=source)
     join(config)

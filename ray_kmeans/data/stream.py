@@ -41,8 +41,11 @@ def open_batches(
     wanted: tuple[str, ...] = ()
     for number, batch in enumerate(stream, start=1):
         x = without_targets(batch)
-        about = {"storage_options": storage_options, "sample_weight": sample_weight}
-        source = open_by_name(wanted, x, **about) if wanted else open_for(state, x, **about)
+        about = None, storage_options
+        if wanted:
+            source = open_by_name(wanted, x, *about, sample_weight=sample_weight)
+        else:
+            source = open_for(state, x, *about, sample_weight=sample_weight)
         wanted = wanted or columns_of_rows(source)
         layout = source.describe()
         features = features or layout.features
