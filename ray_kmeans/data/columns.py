@@ -60,7 +60,8 @@ def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
 
 def of_unknown_length(schema: pa.Schema, names: Sequence[str]) -> list[str]:
     """Return those of the columns that hold vectors whose length only a row can tell."""
-    vectors = [name for name in names if is_vector(type_at(schema, name))]
+    there = [name for name in names if type_at(schema, name) is not None]
+    vectors = [name for name in there if is_vector(type_at(schema, name))]
     return [name for name in vectors if features_of(schema, [name]) == 0]
 
 

@@ -41,9 +41,9 @@ class Ipc:
         found = batches.found()
         rows = tuple(message.rows for message in found)
         is_whole = not file.local or any(message.is_compressed for message in found)
-        named = [name for name in self.columns if arrow.type_at(batches.schema, name)]
-        vectors = arrow.of_unknown_length(batches.schema, named or batches.schema.names)
-        lengths = {name: _first_length(batches, len(rows), name) for name in vectors}
+        vectors = arrow.of_unknown_length(batches.schema, self.columns or batches.schema.names)
+        some = batches if self.columns or not vectors else _batches(file, vectors)
+        lengths = {name: _first_length(some, len(rows), name) for name in vectors}
         return Look(batches.schema, rows, lengths, is_read_whole=is_whole)
 
     def head_of(self, file: Opened, look: Look) -> Head:

@@ -42,8 +42,7 @@ class Parquet:
         parquet = _file(file)
         meta, schema = parquet.metadata, parquet.schema_arrow
         rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
-        named = [name for name in self.columns if arrow.type_at(schema, name)]
-        vectors = arrow.of_unknown_length(schema, named or schema.names)
+        vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
         lengths = {name: _first_length(parquet, name) for name in vectors}
         return Look(schema, rows, lengths, {} if self.columns else _spans(meta, schema))
 
