@@ -187,7 +187,7 @@ def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan
     """Return the plan with how its rows are read, which the log tells."""
     spec = spec_of(source, found.rows if found else None)
     if spec.columns:
-        log.info("features=%s", shortened(spec.columns))
+        log.info("features: %s", shortened(spec.columns))
     shift = plan.rows.shift if plan.rows else ()
     return replace(plan, rows=replace(spec, shift=shift))
 

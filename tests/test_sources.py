@@ -8,6 +8,7 @@ import pytest
 from ray_kmeans.data import parquet, plan
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.source import open_source
+from ray_kmeans.errors import ConfigError
 from ray_kmeans.testing import SourceContract
 from tests.conftest import shared_data
 from tests.files import put, put_array, put_table, rows_of

@@ -160,7 +160,7 @@ def _warn_of_order() -> None:
     warnings.warn(
         "the checkpoint of this model is of a version that did not keep the names of its columns, "
         "so data are read in the order that they have. Make sure that it is the order of the fit; "
-        "one more fit on the same data keeps the names.",
+        "a fit that goes on from it keeps their names.",
         UserWarning,
         stacklevel=2,
     )

@@ -50,6 +50,17 @@ def _with(
     return (file if pa.types.is_null(found) else first), both
 
 
+def filled(schema: pa.Schema, others: Iterable[pa.Schema]) -> pa.Schema:
+    """Return a schema in which a column of nulls has the type that another one has for it."""
+    types: dict[str, pa.DataType] = {}
+    for field in (field for other in others for field in other):
+        if not pa.types.is_null(field.type):
+            types.setdefault(field.name, field.type)
+    empty = [field for field in schema if pa.types.is_null(field.type)]
+    new = {f.name: f.with_type(types[f.name]) for f in empty if f.name in types}
+    return pa.schema([new.get(field.name, field) for field in schema])
+
+
 def held_by(there: pa.Schema, kept: pa.Schema) -> pa.Schema:
     """Return the types of an output that is added to; DataError where one cannot hold the data's.
 
