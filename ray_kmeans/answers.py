@@ -170,7 +170,7 @@ def write_labels(
     if second and len(state.centers) < 2:
         raise ConfigError("second=True: the model has one cluster, so there is no second. Omit it.")
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
-    how = How(tuple(keep_columns), second, by_cluster)
+    how = How(tuple(keep_columns), second, by_cluster).of(source, output if append else None)
     content = how.content(state, source, layout)
     done = output.complete(content, append)
     if done is None:

@@ -87,23 +87,29 @@ class NonFiniteError(DataError):
     """Rows with NaN, null or infinity.
 
     ``places`` holds (where, rows, first row) for every file and row group that has such rows; the
-    first row by its number in the file, from 0.
+    first row by its number in the file, from 0. ``columns`` says for each of them which column of
+    that first row it is, as "column 'x'".
     """
 
-    def __init__(self, places: tuple[tuple[str, int, int], ...]) -> None:
-        super().__init__(places)
+    def __init__(
+        self, places: tuple[tuple[str, int, int], ...], columns: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(places, columns)
         self.places = places
+        self.columns = columns
 
     def __str__(self) -> str:
         total = sum(rows for _, rows, _ in self.places)
+        columns = [f", {column}" for column in self.columns] or [""] * len(self.places)
         shown = ", ".join(
-            f"{rows:,} in {where} (the first is row {first:,})"
-            for where, rows, first in self.places[:5]
+            f"{rows:,} in {where} (the first is row {first:,}{column})"
+            for (where, rows, first), column in zip(self.places[:5], columns, strict=False)
         )
         more = f" and {len(self.places) - 5} more places" if len(self.places) > 5 else ""
         return (
             f"{total:,} rows hold NaN, null or infinity: {shown}{more}. "
-            "Remove or fill these rows; distances to them mean nothing."
+            "Remove or fill these rows, or leave them out with nonfinite='drop' "
+            "(--nonfinite drop); distances to them mean nothing."
         )
 
 

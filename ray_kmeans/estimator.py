@@ -247,19 +247,19 @@ class KMeansClustering(Model):
         lookers = check_monitors(monitors)
         rule = StopRule(rule.steps, rule.max_steps, params["relative_tolerance"])
         store = self._model_dir()
-        if rule.max_steps is not None:
-            found = store.matching(params["num_clusters"], params["distance_metric"])
-            if found and found.iteration >= rule.max_steps:
-                return self
+        found = store.matching(params["num_clusters"], params["distance_metric"])
+        if rule.max_steps is not None and found and found.iteration >= rule.max_steps:
+            return self
         plan = runs.plan_fit(params, config, rule, batch_size or default_size)
         data = the_data(x, input_fn)
         if not is_stream(data):
-            source = self._open(data, sample_weight)
+            source = self._open(data, found, sample_weight)
             runs.fit(plan, source, store, config, lookers, self._listeners)
             return self
         check_no_batch_size(batch_size)
         check_weight_of_batches(sample_weight)
-        batches = open_batches(data, config.storage_options, sample_weight=sample_weight)
+        about = config.storage_options, None, sample_weight, found
+        batches = open_batches(data, *about)
         if params["use_mini_batch"]:
             runs.fit_stream(plan, batches, store, config, lookers, self._listeners)
         else:

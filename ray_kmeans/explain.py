@@ -41,8 +41,9 @@ def explain(
     config: RunConfig,
     batch_size: int | None = None,
     work: Work = Work.FIT,
+    features: str = "",
 ) -> str:
-    """Return what a run would hold and move, a line each.
+    """Return what a run would hold and move, a line each; `features` are the columns of a row.
 
     Joins or starts Ray, to know the nodes, where workers are to run there. Raises what the run
     would: BudgetError where it does not fit the memory.
@@ -56,6 +57,7 @@ def explain(
         "data": f"{layout.rows:,} rows x {layout.features:,} features, {in_units(_bytes(layout))} "
         f"as {layout.narrow or 'float32'}; {files:,} file{'s'[: files != 1]}, "
         f"{len(layout.blocks):,} blocks",
+        "features": features,
         "workers": f"{options.count:,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and at most "
         f"{options.rows:,} rows each",
         "rows": f"as {keep.narrow or 'float32'} {PLACES[keep.place]} (cache={config.cache!r})",
@@ -68,7 +70,7 @@ def explain(
             labels=in_units(LABEL_BYTES * layout.rows),
         ),
     }
-    return "\n".join(f"{name:<8} {line}" for name, line in lines.items())
+    return "\n".join(f"{name:<8} {line}" for name, line in lines.items() if line)
 
 
 def in_units(size: float) -> str:

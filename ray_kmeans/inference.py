@@ -15,8 +15,7 @@ from ray_kmeans.clustering.metric import project
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.plan import Block, Layout
 from ray_kmeans.data.source import Source
-from ray_kmeans.data.weighted import WeightedSource
-from ray_kmeans.errors import NonFiniteError
+from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
 
 ALL_SCORES = "all_scores"
 CLUSTER_IDX = "cluster_idx"
@@ -98,7 +97,7 @@ def batches_of(
 def _blocks_of(source: Source, layout: Layout) -> Iterator[NDArray[np.float32]]:
     """Yield the rows of each block; what is not finite is an error where it is not left out."""
     weights: Iterable[NDArray[np.float64] | None]
-    drop, weights = False, repeat(None)
+    drop, weights, names = False, repeat(None), columns_of_rows(source)
     if isinstance(source, WeightedSource):
         drop, weights = source.drop_nonfinite, source.weights_of(layout.blocks)
     for (block, rows), given in zip(source.read(layout.blocks), weights, strict=False):
@@ -106,16 +105,14 @@ def _blocks_of(source: Source, layout: Layout) -> Iterator[NDArray[np.float32]]:
         if drop:
             out = out | np.logical_not(np.isfinite(rows).all(axis=1))
         if not out.any():
-            yield _finite(rows, block)
+            yield _finite(rows, block, names)
         else:
-            _finite(np.where(out[:, None], np.float32(0), rows), block)
+            _finite(np.where(out[:, None], np.float32(0), rows), block, names)
             yield np.where(out[:, None], np.float32(np.nan), rows)
 
 
-def _finite(rows: NDArray[np.float32], block: Block) -> NDArray[np.float32]:
-    extent = Extent.of_rows(rows, block.place, block.start)
-    if extent.nonfinite:
-        raise NonFiniteError(extent.nonfinite)
+def _finite(rows: NDArray[np.float32], block: Block, names: Sequence[str]) -> NDArray[np.float32]:
+    Extent.of_rows(rows, block.place, block.start, names).check_finite()
     return rows
 
 

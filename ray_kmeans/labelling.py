@@ -14,8 +14,10 @@ from ray_kmeans.cluster.tally import Moved
 from ray_kmeans.clustering.state import FitState, digest
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Block, Layout, Shard, pieces_of
+from ray_kmeans.data.promotion import held_by, kept_schema
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.versions import contents_of
+from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.resources import open_pool
@@ -40,19 +42,12 @@ class How:
     keep_columns: tuple[str, ...]
     second: bool
     by_cluster: bool
+    kept: Any = None
+    """The Arrow schema of the columns kept, which all parts have."""
 
-    def content(self, state: FitState, source: Source, layout: Layout) -> Content:
-        """Return what the output is of; raises ConfigError for columns that it cannot have."""
-        return {
-            "model": [digest(state.centers), state.metric],
-            **contents_of(source, layout),
-            "columns": self._types(source, layout),
-            "second": self.second,
-            "by_cluster": self.by_cluster,
-        }
-
-    def _types(self, source: Source, layout: Layout) -> list[tuple[str, str]]:
-        """Return the columns kept with their types; a name that is not there raises."""
+    def of(self, source: Source, before: LabelledOutput | None) -> How:
+        """Return the same with the types of what is kept, those of the output `before` if it is
+        added to; raises ConfigError or DataError for columns that no output can have."""
         own = OWN_COLUMNS + (SECOND_COLUMNS if self.second else ())
         taken = [name for name in self.keep_columns if name in own]
         if taken:
@@ -60,9 +55,21 @@ class How:
                 f"keep_columns={taken}: the output has columns of these names itself."
             )
         if not self.keep_columns:
-            return []
-        first = replace(layout.blocks[0], rows=1)
-        return [(f.name, str(f.type)) for f in source.columns_of(first, self.keep_columns).schema]
+            return self
+        kept = kept_schema(source, self.keep_columns)
+        there = before.kept_schema(self.keep_columns) if before else None
+        return replace(self, kept=kept if there is None else held_by(there, kept))
+
+    def content(self, state: FitState, source: Source, layout: Layout) -> Content:
+        """Return what the output is of."""
+        return {
+            "model": [digest(state.centers), state.metric],
+            **contents_of(source, layout),
+            "columns": [(each.name, str(each.type)) for each in self.kept or ()],
+            "features": list(columns_of_rows(source)),
+            "second": self.second,
+            "by_cluster": self.by_cluster,
+        }
 
 
 @dataclass(frozen=True)
@@ -117,17 +124,17 @@ class Labelling:
 
     def _write_parts(self, run: Run, runs: list[Shard]) -> Written:
         """Write the parts that are not there; the blocks of the others are not even read."""
-        parts: dict[int, Part] = {}
+        found: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)
         for index, part, (labels, rows) in run.parts.there(runs):
-            parts[index] = part
+            found[index] = part
             counts[labels[labels >= 0]] += rows[labels >= 0]
-        missing = [index for index in range(len(runs)) if index not in parts]
+        missing = [index for index in range(len(runs)) if index not in found]
         if missing:
             new, more = self._label(run, runs, missing)
-            parts |= dict(zip(missing, new, strict=True))
+            found |= dict(zip(missing, new, strict=True))
             counts += more
-        return Written([parts[index] for index in range(len(runs))], counts)
+        return Written([found[index] for index in range(len(runs))], counts)
 
     def _label(
         self, run: Run, runs: list[Shard], missing: list[int]
@@ -137,7 +144,8 @@ class Labelling:
         together = self._together
         with self._pool(blocks, together) as pool:
             pool.read(self._moved(ev.Phase.READING, blocks))
-            how = run.parts, self.how.keep_columns, self.how.second, together
+            parts = replace(run.parts, kept=self.how.kept)
+            how = parts, self.how.keep_columns, self.how.second, together
             moved = self._moved(ev.Phase.WRITING, blocks)
             found: tuple[list[Part], NDArray[np.int64]]
             found = pool.write_labels(self.state.centers, *how, moved)

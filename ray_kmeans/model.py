@@ -29,8 +29,9 @@ from ray_kmeans.checks import (
 )
 from ray_kmeans.clustering.state import FitState, Iteration, Stop
 from ray_kmeans.config import RunConfig
+from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.plan import Layout
-from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.observe.monitors import Monitors, check_monitors
@@ -205,7 +206,7 @@ class Model(ABC):
             check_no_batch_size(batch_size)
             check_weight_of_batches(sample_weight)
             about = self.config.storage_options, state.centers.shape[1], sample_weight
-            sources = open_batches(data, *about)
+            sources = open_batches(data, *about, state)
             losses, means = answers.loss_of_stream(state, sources, steps, metrics)
         else:
             source, layout = self._checked(data, state, sample_weight)
@@ -288,7 +289,8 @@ class Model(ABC):
         state = self._state()
         predict = inference.ReadyModel(state, outputs)
         if is_stream(data):
-            opened = open_batches(data, self.config.storage_options, state.centers.shape[1])
+            features = state.centers.shape[1]
+            opened = open_batches(data, self.config.storage_options, features, state=state)
             sources = ((source, source.describe()) for source in opened)
         else:
             sources = (each for each in [self._checked(data, state)])
@@ -396,14 +398,14 @@ default_batch_size
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _open(self, data: Any, sample_weight: Any = None) -> Source:
+    def _open(self, data: Any, state: FitState | None, sample_weight: Any = None) -> Source:
         options = self.config.storage_options
-        return open_source(data, storage_options=options, sample_weight=sample_weight)
+        return open_for(state, data, storage_options=options, sample_weight=sample_weight)
 
     def _checked(
         self, data: Any, state: FitState, sample_weight: Any = None
     ) -> tuple[Source, Layout]:
-        source = self._open(data, sample_weight)
+        source = self._open(data, state, sample_weight)
         layout = source.describe()
         answers.check_features(layout.features, state, self.model_dir)
         return source, layout

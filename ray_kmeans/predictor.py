@@ -8,7 +8,8 @@ from typing import Any
 from ray_kmeans.answers import check_features
 from ray_kmeans.checks import a_path, chosen_outputs
 from ray_kmeans.data import ray_batch
-from ray_kmeans.data.source import check_nonfinite, open_source
+from ray_kmeans.data.model_rows import open_for
+from ray_kmeans.data.source import check_nonfinite
 from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, DISTANCE, ReadyModel, batches_of, whole
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -27,7 +28,8 @@ class Predictor:
     model_dir : str
         Path or fsspec URL of a fitted model, which the actors reach.
     columns : list of str, optional
-        The column of vectors, or the columns of numbers; needed where there is a choice.
+        The column of vectors, or the columns of numbers; default those that the model was fitted
+        on.
     outputs : sequence of 'all_scores', 'cluster_idx' and 'distance', optional
         What each batch gets as new columns; default the last two. 'distance' is that to the nearest
         center (squared Euclidean, or 1 - cos), float32, and 'all_scores' are those to all k.
@@ -64,10 +66,11 @@ class Predictor:
 
         Raises DataError for rows that are not as wide as the model's.
         """
-        table = ray_batch.table_of(batch, self._columns)
+        spec = self._state.rows
+        table = ray_batch.table_of(batch, self._columns or (spec.columns if spec else None))
         if not table.num_rows:
             return ray_batch.with_columns(batch, self._model(self._state.centers[:0]))
-        source = open_source(table, self._columns, nonfinite=self._nonfinite)
+        source = open_for(self._state, table, self._columns, nonfinite=self._nonfinite)
         layout = source.describe()
         check_features(layout.features, self._state, self._model_dir)
         answers = whole(map(self._model, batches_of(source, layout, None)))

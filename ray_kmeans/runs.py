@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from ray_kmeans.clustering.state import FitState
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.array import ArraySource
+from ray_kmeans.data.choice import shortened
+from ray_kmeans.data.model_rows import spec_of
 from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source
-from ray_kmeans.data.weighted import WeightedSource, with_weights
+from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe import summaries
@@ -80,6 +83,7 @@ def fit(
     layout = source.describe()
     found = store.matching(plan.num_clusters, plan.metric)
     check_shapes(layout, plan, _rows_needed(plan, found))
+    plan = _with_rows(plan, source, found)
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
@@ -121,6 +125,7 @@ def fit_stream(
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
     check_shapes(layout, plan, needed)
+    plan = _with_rows(plan, first, found)
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": first})
     _check_store(store, found, layout, plan)
     k, metric, workers = plan.num_clusters, plan.metric, workforce(config)[0]
@@ -152,7 +157,9 @@ def joined(sources: Iterator[Source]) -> Source:
     """Return all batches as one source, in memory: full batch visits them again and again."""
     rows: list[NDArray[np.float32]] = []
     weights, drop = [np.empty(0)], False
+    names: tuple[str, ...] = ()
     for source in sources:
+        names = names or columns_of_rows(source)
         weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
         blocks = weighted.describe().blocks
         rows += [some for _, some in weighted.read(blocks)]
@@ -160,7 +167,8 @@ def joined(sources: Iterator[Source]) -> Source:
         weights += [np.ones(block.rows) if some is None else some for block, some in given]
         drop |= weighted.drop_nonfinite
     array = np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
-    return with_weights(ArraySource.of(array), np.concatenate(weights), None, drop)
+    whole = replace(ArraySource.of(array), columns=names)
+    return with_weights(whole, np.concatenate(weights), None, drop)
 
 
 def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
@@ -173,6 +181,15 @@ def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
             f"initial_clusters has {initial.shape[1]} features and the data have "
             f"{layout.features}; they must have the same."
         )
+
+
+def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan:
+    """Return the plan with how its rows are read, which the log tells."""
+    spec = spec_of(source, found.rows if found else None)
+    if spec.columns:
+        log.info("features: %s", shortened(spec.columns))
+    shift = plan.rows.shift if plan.rows else ()
+    return replace(plan, rows=replace(spec, shift=shift))
 
 
 def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: FitPlan) -> None:

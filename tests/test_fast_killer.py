@@ -52,7 +52,9 @@ def kill_around(process, head, draw):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_fit_under_a_killer_of_random_processes_ends_with_the_same_bits(workers, tmp_path):
     here = RunConfig(num_workers=0, progress=False)
-    KMeansClustering(K, str(tmp_path / "here"), config=here, **PARAMS).fit(str(DATA), max_steps=STEPS)
+    KMeansClustering(K, str(tmp_path / "here"), config=here, **PARAMS).fit(
+        str(DATA), max_steps=STEPS
+    )
 
     with lasting_ray(4) as (head, address):
         flags = ["--no-use-mini-batch", "--initial-clusters=kmeans_plus_plus", "--cache=source"]

@@ -49,10 +49,10 @@ def test_rows_that_are_not_finite_are_counted_by_place():
 
     a, b, a_again = (Extent.of_rows(X, *where) for where in (("a", 60), ("b", 0), ("a", 30)))
 
-    assert a.nonfinite == (("a", 3, 61),)
+    assert a.nonfinite == (("a", 3, 61, "column 0"),)
     assert clean.nonfinite == ()
     whole = a + clean + b + a_again
-    assert whole.nonfinite == (("a", 6, 31), ("b", 3, 1))
+    assert whole.nonfinite == (("a", 6, 31, "column 0"), ("b", 3, 1, "column 0"))
     assert whole.rows == 21
     assert same_extent((a + clean) + (b + a_again), whole)
 

@@ -183,7 +183,7 @@ def test_a_black_hole_is_said_within_seconds(tmp_path):
         "print(time.monotonic() - begin)"
     )
     with machines.machines(tmp_path, 1) as (machine,):
-        run = f"export PYTHONPATH={ROOT}; {sys.executable} -c \"{code}\""
+        run = f'export PYTHONPATH={ROOT}; {sys.executable} -c "{code}"'
         done = machines.run(tmp_path, machine, run, 60)
 
     said, took = done.stdout.strip().splitlines()[-2:]

@@ -81,7 +81,7 @@ class TestADatasetOfArrow:
 
     def test_partitions_are_columns_to_keep_and_no_features(self, tmp_path):
         for year in (1, 2):
-            put_table(tmp_path, f"year={year}/x.parquet", pa.table({"a": [1.0 * year], "b": [3]}))
+            put_table(tmp_path, f"year={year}/x.parquet", pa.table({"a": [1.0 * year], "b": [3.0]}))
         x = ds.dataset(tmp_path, partitioning="hive")
 
         source = open_source(x)

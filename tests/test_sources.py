@@ -8,6 +8,7 @@ import pytest
 from ray_kmeans.data import parquet, plan
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.source import open_source
+from ray_kmeans.errors import ConfigError
 from ray_kmeans.testing import SourceContract
 from tests.conftest import shared_data
 from tests.files import put, put_array, put_table, rows_of
@@ -175,11 +176,14 @@ def test_columns_go_by_name_whatever_their_order_in_a_file(root):
     assert rows_of(root).tolist() == [[1, 2], [3, 4]]
 
 
-def test_the_first_file_decides_which_columns_are_read(root):
-    put_table(root, "1.parquet", pa.table({"a": [1.0], "b": [2.0]}))
+@pytest.mark.parametrize("first", ["1", "3"])
+def test_a_column_of_some_files_alone_is_named_with_a_file_that_lacks_it(root, first):
+    put_table(root, f"{first}.parquet", pa.table({"a": [1.0], "b": [2.0]}))
     put_table(root, "2.parquet", pa.table({"a": [3.0], "b": [4.0], "more": [5.0]}))
 
-    assert rows_of(root).tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(ConfigError, match=rf"\['more'\] are not in .*{first}\.parquet"):
+        open_source(root)
+    assert sorted(rows_of(open_source(root, columns=["a", "b"])).tolist()) == [[1, 2], [3, 4]]
 
 
 def test_hidden_files_and_other_formats_are_passed_over(root):

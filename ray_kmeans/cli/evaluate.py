@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from ray_kmeans.answers import check_features
 from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
 from ray_kmeans.config import MachineOptions, RunConfig
+from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.evaluation import Evaluation, evaluate_on
 from ray_kmeans.explain import Work, explain
 from ray_kmeans.remote import redacted
@@ -40,13 +41,15 @@ def run(flags: Evaluate) -> None:
     config = run_config(flags.run, flags.storage_options)
     model = ModelDir.of(flags.model_dir, config)
     state = model.fitted()
-    source = flags.open(flags.uri, config, flags.sample_weight)
+    source = flags.open(flags.uri, config, state, flags.sample_weight)
     layout = source.describe()
     check_features(layout.features, state, flags.model_dir)
     if flags.explain:
-        print(explain(layout, len(state.centers), config, work=Work.EVALUATE))
+        k, features = len(state.centers), said_of(source)
+        print(explain(layout, k, config, work=Work.EVALUATE, features=features))
         return
-    announce("evaluate", f"{flags.uri} by {flags.model_dir}", flags.output, config)
+    what = f"{flags.uri} by {flags.model_dir}"
+    announce("evaluate", what, flags.output, config, rows=source)
     join(config)
     result = evaluate_on(source, layout, state, config)
     print(result.table())

@@ -11,11 +11,13 @@ from tyro.conf import Positional, arg
 from ray_kmeans import interrupt
 from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
 from ray_kmeans.config import RunOptions
+from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.explain import explain
 from ray_kmeans.observe.table import fit_table
 from ray_kmeans.remote import redacted
 from ray_kmeans.runs import BATCH_SIZE
+from ray_kmeans.store.model_dir import ModelDir
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ def run(flags: Fit) -> None:
     """Fit, and print how that went."""
     config = run_config(flags.run, flags.storage_options)
     km = KMeansClustering(**_shared(flags), config=config)
-    source = flags.open(flags.uri, config, flags.sample_weight)
+    found = ModelDir.of(flags.model_dir, config).latest()
+    source = flags.open(flags.uri, config, found, flags.sample_weight)
     if flags.explain:
         drawn = (flags.batch_size or BATCH_SIZE) if flags.use_mini_batch else None
-        print(explain(source.describe(), flags.num_clusters, config, drawn))
+        features = said_of(source)
+        print(explain(source.describe(), flags.num_clusters, config, drawn, features=features))
         return
-    announce("fit", flags.uri, flags.model_dir, config)
+    announce("fit", flags.uri, flags.model_dir, config, rows=source)
     join(config)
     with interrupt.listening():
         km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ray_kmeans.cli import ending
+from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import MachineOptions, RunConfig
-from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.data.model_rows import open_for, said_of
+from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.remote import redacted
 from ray_kmeans.resources import workforce
@@ -39,9 +41,16 @@ class Rows:
     format: str | None = None
     """What the files are (parquet, csv, jsonl, npy, ...) where their names do not tell."""
 
-    def open(self, uri: str, config: RunConfig, sample_weight: str | None = None) -> Source:
-        """Return these rows of the data at a URI."""
-        return open_source(
+    def open(
+        self,
+        uri: str,
+        config: RunConfig,
+        state: FitState | None,
+        sample_weight: str | None = None,
+    ) -> Source:
+        """Return these rows of the data at a URI, as a model that is there reads them."""
+        return open_for(
+            state,
             uri,
             self.columns,
             config.storage_options,
@@ -74,10 +83,20 @@ def parsed(name: str, text: str) -> Any:
 
 
 def announce(
-    name: str, source: str, target: str | None, config: RunConfig, crew: str | None = None
+    name: str,
+    source: str,
+    target: str | None,
+    config: RunConfig,
+    crew: str | None = None,
+    rows: Source | None = None,
 ) -> None:
-    """Say what runs where; the crew are the workers, where no other is named."""
+    """Say what runs where, and by which columns of these rows.
+
+    The crew are the workers, where no other is named.
+    """
     way = f"{source} -> {target}" if target else source
+    features = said_of(rows) if rows is not None else ""
+    way += f", features: {features}" if features else ""
     where = "in this process"
     if config.num_workers != 0:
         address = config.ray_address or "RAY_ADDRESS, else this machine"

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from ray_kmeans import answers
 from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
 from ray_kmeans.config import MachineOptions
+from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.explain import Work, explain
 from ray_kmeans.remote import redacted
 from ray_kmeans.store.labelled import Counted, LabelledOutput
@@ -46,13 +47,14 @@ def run(flags: Predict) -> None:
     config = run_config(flags.run, flags.storage_options)
     model = ModelDir.of(flags.model_dir, config)
     state = model.fitted()
-    source = flags.open(flags.uri, config)
+    source = flags.open(flags.uri, config, state)
     if flags.explain:
         layout = source.describe()
         answers.check_features(layout.features, state, flags.model_dir)
-        print(explain(layout, len(state.centers), config, work=Work.PREDICT))
+        k, features = len(state.centers), said_of(source)
+        print(explain(layout, k, config, work=Work.PREDICT, features=features))
         return
-    announce("predict", flags.uri, flags.output, config)
+    announce("predict", flags.uri, flags.output, config, rows=source)
     join(config)
     rows = answers.write_labels(
         state,

@@ -25,7 +25,7 @@ from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.minibatch import BatchPartials
 from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.clustering.weights import TOTAL_BITS
-from ray_kmeans.errors import DataError, NonFiniteError
+from ray_kmeans.errors import DataError
 
 
 class Pool(ABC):
@@ -74,8 +74,7 @@ class Pool(ABC):
     def read(self, moved: Moved = nobody) -> Extent:
         """Load the data. Raises DataError for rows that cannot be clustered."""
         extent = self.load(moved)
-        if extent.nonfinite:
-            raise NonFiniteError(extent.nonfinite)
+        extent.check_finite()
         if extent.span.rows == 0:
             raise DataError(_no_rows(extent))
         return extent

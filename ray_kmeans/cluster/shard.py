@@ -74,6 +74,7 @@ class Shard:
         self.source = source
         self.blocks = blocks
         self.features = blocks[0].features
+        self._names: Sequence[str] = getattr(source, "columns", ())
         self._seen = partial(project, metric=metric)
         self._keep = keep
         self.rows: Shelf = shelf_for(keep, blocks, self._read_again, hash_of, self._seen)
@@ -143,7 +144,7 @@ class Shard:
     ) -> Extent:
         """Put the rows of a block on the shelf, those that do not count as zeros."""
         rows = self._seen(read)
-        extent = Extent.of_rows(rows, block.place, block.start)
+        extent = Extent.of_rows(rows, block.place, block.start, self._names, read)
         bad: NDArray[np.bool_] = np.zeros(block.rows, np.bool_)
         if extent.nonfinite and isinstance(self.source, Weighing) and self.source.drop_nonfinite:
             bad = np.logical_not(np.isfinite(rows).all(axis=1))
@@ -154,7 +155,7 @@ class Shard:
             if out.any():
                 self._out[here] = out
                 read, rows = _blank(read, out), _blank(rows, out)
-                extent = Extent.of_rows(rows, block.place, block.start)
+                extent = Extent.of_rows(rows, block.place, block.start, self._names, read)
                 extent = replace(extent, zeros=extent.zeros - int(out.sum()))
             extent = replace(extent, weights=Span.of(given), dropped=int(bad.sum()))
         self.rows.put(here, read if self._keep.narrow else rows)

@@ -11,6 +11,7 @@ as so many rows, in units of the weights (see `weights`).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.twofold import Twofold
 from ray_kmeans.clustering.weights import Span
+from ray_kmeans.errors import NonFiniteError
 
 SUM_BITS = 62
 
@@ -31,8 +33,9 @@ class Extent:
     rows: int
     column_max: NDArray[np.float32]
     """(d,) largest magnitude of each column."""
-    nonfinite: tuple[tuple[str, int, int], ...] = ()
-    """(place, rows, first row) for every place that has rows with NaN, null or infinity."""
+    nonfinite: tuple[tuple[str, int, int, str], ...] = ()
+    """(place, rows, first row, its first column that is not finite) for every place that has rows
+    with NaN, null or infinity."""
     zeros: int = 0
     """Rows that are zero in every column: without a direction, where that matters."""
     weights: Span | None = None
@@ -44,20 +47,41 @@ class Extent:
     def span(self) -> Span:
         return self.weights or Span.of_ones(self.rows)
 
+    def check_finite(self) -> None:
+        """Raise NonFiniteError for rows that hold NaN, null or infinity."""
+        if self.nonfinite:
+            places = tuple((place, rows, first) for place, rows, first, _ in self.nonfinite)
+            raise NonFiniteError(places, tuple(column for *_, column in self.nonfinite))
+
     @classmethod
-    def of_rows(cls, rows: NDArray[np.float32], place: str = "", start: int = 0) -> Extent:
-        """Measure rows of shape (n, d); `start` is the number of the first, for messages."""
+    def of_rows(
+        cls,
+        rows: NDArray[np.float32],
+        place: str = "",
+        start: int = 0,
+        names: Sequence[str] = (),
+        read: NDArray[np.float32] | None = None,
+    ) -> Extent:
+        """Measure rows of shape (n, d).
+
+        `start`, the number of the first one, the names of their columns, and the rows as they were
+        `read` where these are others, are for messages.
+        """
         from ray_kmeans.clustering import loops  # numba takes a while to import
 
         column_max = np.zeros(rows.shape[1], np.float32)
         bad, first, zeros = loops.extent(rows.view(np.int32), column_max.view(np.int32))
-        return cls(len(rows), column_max, ((place, bad, start + first),) if bad else (), zeros)
+        places: tuple[tuple[str, int, int, str], ...] = ()
+        if bad:
+            column = _column((rows if read is None else read)[first], names)
+            places = ((place, bad, start + first, column),)
+        return cls(len(rows), column_max, places, zeros)
 
     def __add__(self, other: Extent) -> Extent:
-        places = {place: (rows, first) for place, rows, first in self.nonfinite}
-        for place, rows, first in other.nonfinite:
-            before, begin = places.get(place, (0, first))
-            places[place] = before + rows, min(begin, first)
+        places = {place: (rows, first, column) for place, rows, first, column in self.nonfinite}
+        for place, rows, first, column in other.nonfinite:
+            before, begin, name = places.get(place, (0, first, column))
+            places[place] = before + rows, *min((begin, name), (first, column))
         weighted = self.weights is not None or other.weights is not None
         return Extent(
             self.rows + other.rows,
@@ -67,6 +91,14 @@ class Extent:
             self.span + other.span if weighted else None,
             self.dropped + other.dropped,
         )
+
+
+def _column(row: NDArray[np.float32], names: Sequence[str]) -> str:
+    """Say which column of a row is the first that is not finite."""
+    number = int(np.argmin(np.isfinite(row)))
+    if len(names) == len(row):
+        return f"column {names[number]!r}"
+    return f"value {number} of column {names[0]!r}" if names else f"column {number}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.clustering.narrow import narrow_name
 from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.choice import choose_columns, counts_rows
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.errors import ConfigError, DataError
 
@@ -26,6 +27,10 @@ class ArraySource:
     """(n, d), C order, float32 or a narrower type."""
     table: pa.Table | None = None
     """The table that the rows come from, for columns to be passed through."""
+    columns: tuple[str, ...] = ()
+    """The names of the columns that make up a row; () where they have none."""
+    by_name: bool = False
+    """Whether the user named the columns."""
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> ArraySource:
@@ -40,13 +45,24 @@ class ArraySource:
     def of_table(
         cls, table: pa.Table | pa.RecordBatch, columns: Sequence[str] | None
     ) -> ArraySource:
-        names = arrow.choose_columns(table.schema, columns, "the table")
+        spans = {} if columns else arrow.spans_of(table)
+        keys = [name for name, span in spans.items() if counts_rows([span])]
+        names = choose_columns(table.schema, columns, "the table", keys=keys)
         features = arrow.features_of(table.schema, names) or arrow.vector_length(table, names[0])
         if features == 0 and table.num_rows:
             raise DataError(f"column {names[0]!r} of the table holds no vector.")
         rows = arrow.matrix(table, names, features, "the table")
         whole = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-        return cls(np.ascontiguousarray(rows), whole)
+        return cls(np.ascontiguousarray(rows), whole, names, bool(columns))
+
+    def with_columns(self, columns: Sequence[str]) -> ArraySource:
+        """Return the same table with rows of these columns; ConfigError where there are others."""
+        assert self.table is not None
+        return replace(ArraySource.of_table(self.table, columns), by_name=self.by_name)
+
+    def kept_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return the type of each column that is to be passed through."""
+        return self.columns_of(replace(self.describe().blocks[0], rows=0), names).schema
 
     @property
     def only_here(self) -> bool:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_kmeans.data.columns import is_vector
 from ray_kmeans.data.files import File
 from ray_kmeans.data.format import HEADS_AT_ONCE
 from ray_kmeans.data.parquet import BATCH_ROWS
 from ray_kmeans.data.plan import Block, passes_over
+from ray_kmeans.data.promotion import filled
 from ray_kmeans.data.tables import TableSource, readable
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.remote import protocols_of
@@ -70,7 +72,7 @@ class ArrowDataset:
 def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
     """Return the source of a pyarrow.dataset.Dataset of files, in its order.
 
-    Where no columns are given they are chosen among those in the first file, not among keys of
+    Where no columns are given they are chosen among those in its files, not among keys of
     partitions.
     """
     try:
@@ -83,12 +85,13 @@ def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
     if not fragments:
         raise NoDataError("x is a dataset without a file.")
     _check(x, fragments)
-    with readable(NAME):
-        with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
-            files = tuple(pool.map(_as_it_is, fragments))
-        there = fragments[0].physical_schema.names
-    stored = pa.schema([field for field in x.schema if field.name in there])
-    tables = ArrowDataset(fragments, x.schema, files)
+    with readable(NAME), ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+        files = tuple(pool.map(_as_it_is, fragments))
+        of_files = list(pool.map(_schema_of, fragments))
+    schema = _whole_schema(x.schema, of_files, columns)
+    there = {name for of_file in of_files for name in of_file.names}
+    stored = pa.schema([field for field in schema if field.name in there])
+    tables = ArrowDataset(fragments, schema, files)
     only_here = _in_memory(fragments[0].filesystem)
     return TableSource.of(tables, columns, stored, only_here=only_here)
 
@@ -106,6 +109,28 @@ def _check(x: Any, fragments: Sequence[Any]) -> None:
         if path in paths:
             raise ConfigError(f"x is a dataset that holds {path} twice. Give each file once.")
         paths.add(path)
+
+
+def _schema_of(fragment: Any) -> pa.Schema:
+    with readable(fragment.path):
+        return fragment.physical_schema
+
+
+def _whole_schema(
+    schema: pa.Schema, of_files: Sequence[pa.Schema], columns: Sequence[str] | None
+) -> pa.Schema:
+    """Return the schema of the dataset, whose first file alone may have made it.
+
+    Raises ConfigError for vectors that only other files have, where no columns are named.
+    """
+    vectors = {f.name: f for of_file in of_files for f in of_file if is_vector(f.type)}
+    lost = [name for name in vectors if name not in schema.names]
+    if lost and not columns:
+        raise ConfigError(
+            f"x is a dataset whose schema {schema.names} has no {lost}, which some of its files "
+            "have. Give it a schema, or the columns that are meant."
+        )
+    return filled(schema, of_files)
 
 
 def _is_parquet(fragment: Any) -> bool:

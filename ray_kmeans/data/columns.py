@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.clustering.narrow import narrow_name
 from ray_kmeans.data.plan import Block
-from ray_kmeans.errors import ConfigError, DataError, NoColumnError
+from ray_kmeans.errors import DataError, NoColumnError
 
 LISTS = (
     pa.types.is_fixed_size_list,
@@ -40,64 +40,37 @@ def to_float32(values: NDArray[Any], place: str) -> NDArray[np.float32]:
     return result
 
 
-def choose_columns(schema: pa.Schema, wanted: Sequence[str] | None, place: str) -> tuple[str, ...]:
-    """Return the columns that make up a row: one column of vectors, or several of numbers.
-
-    A field of a struct is one where it is wanted by its path, as 'doc.embedding'.
-    """
-    names = tuple(wanted or _columns_of_rows(schema, place))
-    types = {name: _type_at(schema, name) for name in names}
-    missing = [name for name, kind in types.items() if kind is None]
-    if missing:
-        twice = {name for name in missing if schema.names.count(name) > 1}
-        those = f"{schema.names}{', one name for several columns' if twice else ''}"
-        raise ConfigError(f"columns={missing} are not in {place}, which has {those}.")
-    vectors = [name for name, kind in types.items() if is_vector(kind)]
-    plain = [name for name, kind in types.items() if is_number(kind)]
-    if len(vectors) + len(plain) < len(types) or (vectors and len(names) > 1):
-        shown = {name: str(kind) for name, kind in types.items()}
-        raise ConfigError(f"columns={shown} of {place}: give one of vectors or some of numbers.")
-    return names
-
-
-def _columns_of_rows(schema: pa.Schema, place: str) -> list[str]:
-    """Return the one column of vectors or else all of numbers, where none are wanted by name."""
-    vectors = [field.name for field in schema if is_vector(field.type)]
-    if len(vectors) > 1:
-        raise ConfigError(
-            f"{place} has several columns of vectors: {vectors}. Choose with columns."
-        )
-    plain = [field.name for field in schema if is_number(field.type)]
-    if not vectors and not plain:
-        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
-        nested = any(pa.types.is_struct(field.type) for field in schema)
-        hint = " Name a field of a struct with columns, as in 'doc.embedding'." if nested else ""
-        raise DataError(
-            f"{place} has no numeric column ({found}). Choose another file or table.{hint}"
-        )
-    return vectors or plain
-
-
 def kind_of(schema: pa.Schema, names: Sequence[str]) -> str:
-    """Say whether a row is a vector or several numbers."""
-    vectors = is_vector(_type_at(schema, names[0]))
-    return "a column of vectors" if vectors else "columns of numbers"
+    """Say whether a row is a vector or several numbers; '' where it is null in all rows."""
+    kind = type_at(schema, names[0])
+    if len(names) == 1 and pa.types.is_null(kind):
+        return ""
+    return "a column of vectors" if is_vector(kind) else "columns of numbers"
 
 
 def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
     """Return the length of a row; 0 where only a row can tell."""
-    kind = _plain_type(_type_at(schema, names[0]))
+    kind = plain_type(type_at(schema, names[0]))
+    if len(names) == 1 and pa.types.is_null(kind):
+        return 0
     if not is_vector(kind):
         return len(names)
     return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
 
 
+def of_unknown_length(schema: pa.Schema, names: Sequence[str]) -> list[str]:
+    """Return those of the columns that hold vectors whose length only a row can tell."""
+    there = [name for name in names if type_at(schema, name) is not None]
+    vectors = [name for name in there if is_vector(type_at(schema, name))]
+    return [name for name in vectors if features_of(schema, [name]) == 0]
+
+
 def narrow_of(schema: pa.Schema, names: Sequence[str]) -> str | None:
     """Return the type of all values where that is one narrower than float32."""
-    kinds = [_plain_type(_type_at(schema, name)) for name in names]
-    values = {_plain_type(kind.value_type) if is_vector(kind) else kind for kind in kinds}
+    kinds = [plain_type(type_at(schema, name)) for name in names]
+    values = {plain_type(kind.value_type) if is_vector(kind) else kind for kind in kinds}
     kind = values.pop()
-    if values:
+    if values or not is_number(kind):
         return None
     return narrow_name(pa.array([], kind).to_numpy(zero_copy_only=False).dtype)
 
@@ -110,20 +83,27 @@ def kept(table: Any, names: Sequence[str], place: str) -> pa.Table:
 
 def check_kept(names: Sequence[str], schema: pa.Schema, place: str) -> None:
     """Raise NoColumnError for columns to be passed through that are not there."""
-    missing = [name for name in names if _type_at(schema, name) is None]
+    missing = [name for name in names if type_at(schema, name) is None]
     if missing:
         raise NoColumnError(f"keep_columns={missing} are not in {place}: {schema.names}.")
 
 
 def is_vector(kind: pa.DataType) -> bool:
-    """Tell whether a column holds lists of numbers."""
-    kind = _plain_type(kind)
-    return any(test(kind) for test in LISTS) and is_number(kind.value_type)
+    """Tell whether a column holds lists of what can be read as numbers."""
+    kind = plain_type(kind)
+    return any(test(kind) for test in LISTS) and is_readable(kind.value_type)
 
 
 def is_number(kind: pa.DataType) -> bool:
-    kind = _plain_type(kind)
+    """Tell whether a column holds numbers as computers have them."""
+    kind = plain_type(kind)
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def is_readable(kind: pa.DataType) -> bool:
+    """Tell whether a column holds what is read as numbers where it is named: decimals, booleans."""
+    plain = plain_type(kind)
+    return is_number(plain) or pa.types.is_decimal(plain) or pa.types.is_boolean(plain)
 
 
 def path_of(fields: Any, name: str) -> tuple[str, ...]:
@@ -138,7 +118,8 @@ def path_of(fields: Any, name: str) -> tuple[str, ...]:
     return (outer, *below) if below else ()
 
 
-def _type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
+def type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
+    """Return the type of a column, or of a field of structs; None where there is none."""
     path = path_of(schema, name)
     if not path:
         return None
@@ -162,13 +143,22 @@ def matrix(
     `place` and `first_row`, the number of its first row there, are for messages.
     """
     arrays = [_plain(_at(batch, name)) for name in columns]
-    if len(arrays) == 1 and not is_number(arrays[0].type):
+    if len(arrays) == 1 and pa.types.is_null(arrays[0].type):
+        return np.full((batch.num_rows, features), np.nan, np.float32)
+    if len(arrays) == 1 and not is_readable(arrays[0].type):
         return _vectors(arrays[0], features, f"column {columns[0]!r}, {place}", first_row)
     rows = np.empty((batch.num_rows, len(columns)), np.float32)
     for index, (name, array) in enumerate(zip(columns, arrays, strict=True)):
-        values = array.to_numpy(zero_copy_only=False)
-        rows[:, index] = to_float32(values, f"column {name!r}, {place}")
+        rows[:, index] = to_float32(_numbers(array), f"column {name!r}, {place}")
     return rows
+
+
+def _numbers(array: Any) -> NDArray[Any]:
+    """Return a column of numbers; decimals, booleans and nulls become float64."""
+    if not is_number(array.type):
+        array = array.cast(pa.float64())
+    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return values
 
 
 def vector_length(batch: Any, name: str) -> int:
@@ -179,11 +169,29 @@ def vector_length(batch: Any, name: str) -> int:
     return next((len(vector) for vector in array if vector.is_valid), 0)
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
+def spans_of(table: Any) -> dict[str, tuple[float, float, int]]:
+    """Return the least and largest number of columns of numbers, and how many numbers they hold.
+
+    Of none where a row is a vector, and of no column that shares its name.
+    """
+    schema = table.schema
+    if any(map(is_vector, schema.types)):
+        return {}
+    spans = {}
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        has_order = is_number(kind) and plain_type(kind) == kind and not pa.types.is_float16(kind)
+        if has_order and schema.get_field_index(name) >= 0:
+            column = table.column(name)
+            both = pc.min_max(column).as_py()
+            spans[name] = both["min"] or 0, both["max"] or 0, len(column) - column.null_count
+    return spans
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return what a dictionary encodes and an extension (as FixedShapeTensor) is stored as."""
     if pa.types.is_dictionary(kind):
-        return _plain_type(kind.value_type)
-    return _plain_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
+        return plain_type(kind.value_type)
+    return plain_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _plain(array: Any) -> Any:
@@ -198,7 +206,7 @@ def _plain(array: Any) -> Any:
 def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[np.float32]:
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     # flatten() leaves out null lists, and honours slices, which .values does not.
-    values = array.flatten().to_numpy(zero_copy_only=False)
+    values = _numbers(_plain(array.flatten()))
     if pa.types.is_fixed_size_list(array.type):
         lengths = np.full(int(valid.sum()), array.type.list_size)
     else:

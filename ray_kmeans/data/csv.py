@@ -8,7 +8,7 @@ start, and columns that are kept are read from there for every block.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,16 @@ import pyarrow.csv as text
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.format import Head, Opened
+from ray_kmeans.data.format import Head, Look, Opened
 from ray_kmeans.data.plan import Block, passes_over
 from ray_kmeans.errors import DataError
 
 READ_BYTES = 2**22
 """Bytes that are parsed at once: bounds the memory, and the length of a row."""
+WRITTEN_NUMBER = (
+    r"^\s*[-+]?[$€£]?\s?(\d{1,3}([,' ]\d{3})+(\.\d+)?|\d+,\d+|\d+(\.\d+)?)\s?[%€£]?\s*$"
+)
+"""Thousands set apart, a comma for the point, a sign of money or a percent: no parser's numbers."""
 NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 
 
@@ -34,39 +38,52 @@ class Csv:
 
     columns: tuple[str, ...]
     """In this order."""
+    flags: tuple[str, ...] = ()
+    """Those of them that hold true and false."""
 
     @classmethod
     def of(cls, first: Opened, columns: Sequence[str] | None) -> Csv:
-        """Choose all columns that hold numbers at the start of the first file if none are given.
+        return cls(tuple(columns or ()))
 
-        Not one without a name: pandas writes its index so.
+    def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Csv:
+        seen = (zip(look.schema.names, look.schema.types, strict=True) for look in looks)
+        flags = {name for pairs in seen for name, kind in pairs if pa.types.is_boolean(kind)}
+        return Csv(columns, tuple(name for name in columns if name in flags))
+
+    def look(self, file: Opened) -> Look:
+        """Return what the columns seem to hold at the start of the file, and their names.
+
+        A column without a name is left out: pandas writes its index so.
         """
-        start = _start(first)
+        start = _start(file)
         named = [field for field in start.schema if field.name]
-        if not columns:
-            _check_texts(first.path, start)
-        else:  # whether they hold numbers is seen when they are read
-            named = [pa.field(field.name, pa.float64()) for field in named]
-        return cls(arrow.choose_columns(pa.schema(named), columns, first.path))
+        if self.columns:  # whether they hold numbers is seen when they are read
+            flags = [field for field in named if pa.types.is_boolean(field.type)]
+            others = [pa.field(f.name, pa.float64()) for f in named if f not in flags]
+            return Look(pa.schema([*flags, *others]))
+        _check_texts(file.path, start)
+        return Look(pa.schema(named), (), {}, arrow.spans_of(start), _numbers_as_text(start))
 
-    def head(self, file: Opened) -> Head:
+    def head_of(self, file: Opened, look: Look) -> Head:
         """Read the whole file, for its rows are not known without; finds what is no number too."""
-        there = pa.schema([pa.field(name, pa.float64()) for name in _start(file).schema.names])
-        arrow.choose_columns(there, self.columns, file.path)
-        rows = sum(batch.num_rows for batch in _batches(file, self.columns, pa.float64()))
+        rows = sum(batch.num_rows for batch in _batches(file, self.columns, self._types))
         return Head((rows,), len(self.columns))
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for run in passes_over(blocks):
-            batches = _batches(file, self.columns, pa.float64())
+            batches = _batches(file, self.columns, self._types)
             yield from arrow.cut_batches(batches, self.columns, run)
+
+    @property
+    def _types(self) -> dict[str, pa.DataType]:
+        return {n: pa.bool_() if n in self.flags else pa.float64() for n in self.columns}
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns as text, as the file has them: no later line can contradict."""
         arrow.check_kept(names, _start(file).schema, file.path)
         parts: list[pa.RecordBatch] = []
         begin, stop = 0, block.start + block.rows
-        for batch in _batches(file, names, pa.string()):
+        for batch in _batches(file, names, dict.fromkeys(names, pa.string())):
             low, high = max(block.start - begin, 0), min(stop - begin, batch.num_rows)
             if low < high:
                 parts.append(batch.slice(low, high - low))
@@ -106,9 +123,22 @@ def _check_texts(path: str, start: pa.Table) -> None:
             )
 
 
-def _batches(file: Opened, names: Sequence[str], kind: pa.DataType) -> Iterator[pa.RecordBatch]:
+def _numbers_as_text(start: pa.Table) -> dict[str, str]:
+    """Return the columns of text most of whose values people read as numbers, with one of each."""
+    found = {}
+    for name, column in zip(start.schema.names, start.columns, strict=True):
+        if name and pa.types.is_string(column.type):
+            are_numbers = pc.match_substring_regex(column, WRITTEN_NUMBER)
+            if 2 * (pc.sum(are_numbers).as_py() or 0) > len(column):
+                found[name] = f"text as {column[pc.index(are_numbers, True).as_py()].as_py()!r}"
+    return found
+
+
+def _batches(
+    file: Opened, names: Sequence[str], types: Mapping[str, pa.DataType]
+) -> Iterator[pa.RecordBatch]:
     """Read some columns from the start of the file to its end, a few MB at a time."""
-    options = text.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, kind))
+    options = text.ConvertOptions(include_columns=names, column_types=types)
     with _reader(file, options) as reader:
         yield from reader
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from ray_kmeans.data.columns import choose_columns
+from ray_kmeans.data.choice import choose_columns
 from ray_kmeans.data.files import File
 from ray_kmeans.data.format import HEADS_AT_ONCE, FileSource
 from ray_kmeans.data.parquet import Parquet
@@ -50,7 +50,8 @@ def open_delta(
     files, schema = _newest(remote)
     if not files:
         raise NoDataError(f"{remote.shown!r} is a Delta table without a row.")
-    return FileSource(remote, files, Parquet(choose_columns(schema, columns or None, remote.shown)))
+    chosen = choose_columns(schema, columns or None, remote.shown)
+    return FileSource(remote, files, Parquet(chosen), by_name=bool(columns))
 
 
 def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:

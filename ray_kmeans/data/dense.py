@@ -89,7 +89,7 @@ class DenseFormat(ABC):
         yield from read_dense(file, self.dense(file), blocks)
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file, names)
+        raise no_columns(file.path, names)
 
 
 def read_dense(

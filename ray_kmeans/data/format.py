@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.data import columns as arrow
 from ray_kmeans.data import partitions
+from ray_kmeans.data.choice import Span, check_columns, choose_among, counts_rows
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.files import File
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
+from ray_kmeans.data.promotion import promoted
 from ray_kmeans.data.ranges import Ranges
 from ray_kmeans.errors import (
     ConfigError,
@@ -29,6 +32,8 @@ from ray_kmeans.errors import (
 from ray_kmeans.remote import Remote, redacted
 
 HEADS_AT_ONCE = 16
+
+T = TypeVar("T")
 
 
 class Opened:
@@ -95,12 +100,38 @@ class Head:
     """0 where no row tells."""
     kind: str = ""
     """Of its rows, for formats where files of one data set must agree in it."""
-    columns: tuple[str, ...] = field(default=())
-    """Other columns, that may be passed through."""
     narrow: str | None = None
     """The type of all values where that is narrower than float32, see `clustering.narrow`."""
     is_read_whole: bool = False
     """Whether all rows of a part are in memory while some of them are read."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a file says of its columns, whichever of them make up a row."""
+
+    schema: pa.Schema
+    group_rows: tuple[int, ...] = ()
+    """As in `Head`; empty where rows are counted only when they are read."""
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    """Length of the first vector, of columns whose type does not tell it; 0: all are null."""
+    spans: Mapping[str, Span] = field(default_factory=dict)
+    """The numbers of columns that may be keys of the rows."""
+    doubtful: Mapping[str, str] = field(default_factory=dict)
+    """Columns beyond what their types tell that could be features, with what they hold."""
+    is_read_whole: bool = False
+
+    def tells(self, names: Sequence[str]) -> bool:
+        """Tell whether the length of a row of these columns is known."""
+        return bool(arrow.features_of(self.schema, names)) or names[0] in self.lengths
+
+    def head(self, names: Sequence[str], place: str) -> Head:
+        """Return the head of a file whose rows are made of these columns."""
+        check_columns(self.schema, names, place)
+        features = arrow.features_of(self.schema, names) or self.lengths.get(names[0], 0)
+        kind, narrow = arrow.kind_of(self.schema, names), arrow.narrow_of(self.schema, names)
+        whole = self.is_read_whole
+        return Head(self.group_rows, features, kind, narrow=narrow, is_read_whole=whole)
 
 
 class Format(Protocol):
@@ -116,17 +147,90 @@ class Format(Protocol):
         """Read other columns of the rows of a block."""
 
 
+@runtime_checkable
+class Tabular(Protocol):
+    """The same for files with columns that have names, of which some make up a row."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column of vectors, or the columns of numbers, in this order; () before the choice."""
+
+    def look(self, file: Opened) -> Look:
+        """Return what the file says of its columns: of those chosen, or of all."""
+
+    def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Tabular:
+        """Return the format with these columns, for files that look so."""
+
+    def head_of(self, file: Opened, look: Look) -> Head:
+        """Return what the file says of its rows."""
+
+    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Read some of its blocks, in the order given: (rows, features) of any number type."""
+
+    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+        """Read other columns of the rows of a block."""
+
+
+Make: TypeAlias = Callable[[Opened, Sequence[str] | None], Format | Tabular]
+"""What makes of the first file, and of the columns wanted, the format of all."""
+
+
 @dataclass(frozen=True)
 class FileSource:
     """Files of one format, one after the other."""
 
     remote: Remote
     files: tuple[File, ...]
-    format: Format
+    format: Format | Tabular
+    by_name: bool = False
+    """Whether the user named the columns."""
+
+    @classmethod
+    def of(
+        cls, make: Make, remote: Remote, files: tuple[File, ...], columns: Sequence[str] | None
+    ) -> FileSource:
+        """Return the source of some files; where no columns are given, all files are asked."""
+        with opened(remote, files[0]) as first:
+            made = make(first, columns)
+        source = cls(remote, files, made, by_name=bool(columns))
+        return source._choosing(made.columns) if isinstance(made, Tabular) else source
 
     @property
     def only_here(self) -> bool:
         return self.remote.only_here
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that make up a row; () where they have none."""
+        return self.format.columns if isinstance(self.format, Tabular) else ()
+
+    def with_columns(self, columns: Sequence[str]) -> FileSource:
+        """Return the same files with rows of these columns; ConfigError where one has others."""
+        assert isinstance(self.format, Tabular)
+        kinds = {id(look.schema): (look.schema, file) for file, look in self._looked()}
+        for schema, file in kinds.values():
+            check_columns(schema, columns, file.shown)
+        source = replace(self, format=self.format.with_columns(tuple(columns), self._looks))
+        if all(look.tells(columns) for look in self._looks):
+            source.__dict__["_looks"] = self._looks
+        return source
+
+    def kept_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return one type for each column that is to be passed through, whatever each file has.
+
+        Raises DataError where a file has no such column, or types that do not go together.
+        """
+        if isinstance(self.format, Tabular):
+            schemas = [look.schema for look in self._looks]
+        else:
+            schemas = [pa.schema([])] * len(self.files)
+            if any(name not in file.partitions for file in self.files for name in names):
+                raise no_columns(self.files[0].shown, names)
+        of_files = (
+            (file.shown, {name: _type_in(file, schema, name) for name in names})
+            for file, schema in zip(self.files, schemas, strict=True)
+        )
+        return promoted(of_files, names)
 
     def describe(self) -> Layout:
         return self._layout
@@ -134,16 +238,17 @@ class FileSource:
     @cached_property
     def _layout(self) -> Layout:
         """Made once: a head may take a request to a store, or reading the whole file."""
-        with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
-            heads = list(pool.map(self._head, self.files))
+        heads = self._heads()
         features = next((head.features for head in heads if head.features), 0)
         if features == 0 and any(sum(head.group_rows) for head in heads):
             raise DataError(f"no row of {self.files[0].shown} tells how many features there are.")
         blocks: list[Block] = []
         first = 0
-        for file, head in zip(self.files, heads, strict=True):
-            if head.features not in (0, features) or head.kind != heads[0].kind:
-                raise DataError(_differs(file, head, self.files[0], heads[0], features))
+        pairs = list(zip(self.files, heads, strict=True))
+        first_file, told = next(((f, head) for f, head in pairs if head.features), pairs[0])
+        for file, head in pairs:
+            if head.features not in (0, features) or head.kind not in ("", told.kind):
+                raise DataError(_differs(file, head, first_file, told, features))
             blocks += cut(file.shown, head.group_rows, features, first, len(blocks))
             first += sum(head.group_rows)
         types = {head.narrow for head in heads}
@@ -185,9 +290,53 @@ class FileSource:
         """The keys of key=value folders, each with one type over all files."""
         return partitions.schema_of(self.files)
 
-    def _head(self, file: File) -> Head:
-        with self._opened(file) as here:
-            return self.format.head(here)
+    def _choosing(self, columns: Sequence[str]) -> FileSource:
+        """Return the source with these columns, or with those that all files together tell."""
+        if not columns:
+            looks = self._looks
+            keys = [name for name in looks[0].spans if counts_rows(_spans(looks, name))]
+            doubtful = {name: what for look in looks for name, what in look.doubtful.items()}
+            schemas = {id(look.schema): look.schema for look in looks}
+            columns = choose_among(list(schemas.values()), self._shown, keys, doubtful)
+        return self.with_columns(columns)
+
+    @property
+    def _shown(self) -> str:
+        """What messages call all files."""
+        first = self.files[0].shown
+        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1:,} more files"
+
+    @cached_property
+    def _looks(self) -> list[Look]:
+        """Made once, see `_layout`; looks at files with equal columns share one schema."""
+        assert isinstance(self.format, Tabular)
+        known: dict[bytes, pa.Schema] = {}
+        looks: list[Look] = []
+        for look in self._each(self.format.look, [()] * len(self.files)):
+            schema = look.schema.remove_metadata()
+            if looks and schema.equals(looks[-1].schema):
+                schema = looks[-1].schema
+            schema = known.setdefault(schema.serialize().to_pybytes(), schema)
+            looks.append(replace(look, schema=schema))
+        return looks
+
+    def _looked(self) -> Iterator[tuple[File, Look]]:
+        return zip(self.files, self._looks, strict=True)
+
+    def _heads(self) -> list[Head]:
+        if isinstance(self.format, Tabular):
+            return self._each(self.format.head_of, [(look,) for look in self._looks])
+        return self._each(self.format.head, [()] * len(self.files))
+
+    def _each(self, ask: Callable[..., T], more: Sequence[tuple[Any, ...]]) -> list[T]:
+        """Ask something of every file, of some at once."""
+
+        def one(file: File, given: tuple[Any, ...]) -> T:
+            with self._opened(file) as here:
+                return ask(here, *given)
+
+        with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+            return list(pool.map(one, self.files, more))
 
     @contextmanager
     def _opened(self, file: File) -> Iterator[Opened]:
@@ -236,8 +385,21 @@ def refuse_columns(first: Opened, columns: Sequence[str] | None) -> None:
         )
 
 
-def no_columns(file: Opened, names: Sequence[str]) -> ConfigError:
-    return ConfigError(f"keep_columns={list(names)}: {file.path} has no columns to pass through.")
+def no_columns(path: str, names: Sequence[str]) -> ConfigError:
+    return ConfigError(f"keep_columns={list(names)}: {path} has no columns to pass through.")
+
+
+def _spans(looks: Sequence[Look], name: str) -> list[Span]:
+    """Return the numbers of a column in each file; [] unless all files tell them."""
+    spans = [look.spans[name] for look in looks if name in look.spans]
+    return spans if len(spans) == len(looks) else []
+
+
+def _type_in(file: File, schema: pa.Schema, name: str) -> pa.DataType | None:
+    """Return the type of a column of a file, or of a key of its folders; None where it has none."""
+    if name in file.partitions:
+        return pa.array([file.partitions[name]]).type
+    return arrow.type_at(schema, name)
 
 
 def _differs(file: File, head: Head, first: File, of_first: Head, features: int) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.format import Head, Opened
+from ray_kmeans.data.format import Head, Look, Opened
 from ray_kmeans.data.messages import BATCH, MAGIC, SCHEMA, Message, batches_of_file, walk
 from ray_kmeans.data.plan import Block
 from ray_kmeans.errors import DataError
@@ -31,21 +31,23 @@ class Ipc:
 
     @classmethod
     def of(cls, first: Opened, columns: Sequence[str] | None) -> Ipc:
-        """Choose the columns by the first file where none are given."""
-        return cls(arrow.choose_columns(_batches(first).schema, columns, first.path))
+        return cls(tuple(columns or ()))
 
-    def head(self, file: Opened) -> Head:
+    def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Ipc:
+        return Ipc(columns)
+
+    def look(self, file: Opened) -> Look:
         batches = _batches(file, self.columns)
-        arrow.choose_columns(batches.schema, self.columns, file.path)
         found = batches.found()
         rows = tuple(message.rows for message in found)
         is_whole = not file.local or any(message.is_compressed for message in found)
-        features = arrow.features_of(batches.schema, self.columns)
-        if features == 0:
-            features = self._first_length(batches, len(rows))
-        about = batches.schema, self.columns
-        kind, narrow = arrow.kind_of(*about), arrow.narrow_of(*about)
-        return Head(rows, features, kind, narrow=narrow, is_read_whole=is_whole)
+        vectors = arrow.of_unknown_length(batches.schema, self.columns or batches.schema.names)
+        some = batches if self.columns or not vectors else _batches(file, vectors)
+        lengths = {name: _first_length(some, len(rows), name) for name in vectors}
+        return Look(batches.schema, rows, lengths, is_read_whole=is_whole)
+
+    def head_of(self, file: Opened, look: Look) -> Head:
+        return look.head(self.columns, file.path)
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         batches = _batches(file, self.columns)
@@ -60,11 +62,12 @@ class Ipc:
         part = batches.batch(block.group).slice(block.skip, block.rows)
         return arrow.kept(part, names, block.file)
 
-    def _first_length(self, batches: _File | _Stream, count: int) -> int:
-        """Return the length of the first vector; 0 where there is none."""
-        read = (batches.batch(number) for number in range(count))
-        lengths = (arrow.vector_length(batch, self.columns[0]) for batch in read)
-        return next((length for length in lengths if length), 0)
+
+def _first_length(batches: _File | _Stream, count: int, name: str) -> int:
+    """Return the length of the first vector of a column; 0 where there is none."""
+    read = (batches.batch(number) for number in range(count))
+    lengths = (arrow.vector_length(batch, name) for batch in read)
+    return next((length for length in lengths if length), 0)
 
 
 def _batches(file: Opened, names: Sequence[str] = ()) -> _File | _Stream:

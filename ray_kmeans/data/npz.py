@@ -59,7 +59,7 @@ class Npz:
                 yield from _inflate(archive, info, dense, blocks)
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file, names)
+        raise no_columns(file.path, names)
 
     def _member(self, file: Opened, archive: zipfile.ZipFile) -> tuple[zipfile.ZipInfo, Dense]:
         """Return the member, and where in its bytes the rows are."""

@@ -13,12 +13,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.format import Head, Opened
+from ray_kmeans.data.choice import Span
+from ray_kmeans.data.format import Head, Look, Opened
 from ray_kmeans.data.plan import Block
 
 BATCH_ROWS = 2048
 """Rows decoded at once: Arrow then holds some MB, whatever the size of a row group."""
 BUFFER_BYTES = 2**20
+MOST_SPANS = 64
+"""Columns whose statistics are asked whether they are keys, the first of a file."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,21 @@ class Parquet:
 
     @classmethod
     def of(cls, first: Opened, columns: Sequence[str] | None) -> Parquet:
-        """Choose the columns by the first file where none are given."""
-        return cls(arrow.choose_columns(_file(first).schema_arrow, columns, first.path))
+        return cls(tuple(columns or ()))
 
-    def head(self, file: Opened) -> Head:
+    def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Parquet:
+        return Parquet(columns)
+
+    def look(self, file: Opened) -> Look:
         parquet = _file(file)
         meta, schema = parquet.metadata, parquet.schema_arrow
-        arrow.choose_columns(schema, self.columns, file.path)
         rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
-        features = arrow.features_of(schema, self.columns)
-        if features == 0:
-            features = self._first_length(parquet)
-        kind, narrow = arrow.kind_of(schema, self.columns), arrow.narrow_of(schema, self.columns)
-        return Head(rows, features, kind, narrow=narrow)
+        vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
+        lengths = {name: _first_length(parquet, name) for name in vectors}
+        return Look(schema, rows, lengths, {} if self.columns else _spans(meta, schema))
+
+    def head_of(self, file: Opened, look: Look) -> Head:
+        return look.head(self.columns, file.path)
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         parquet = _file(file)
@@ -55,11 +60,35 @@ class Parquet:
         group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
         return arrow.kept(group.slice(block.skip, block.rows), names, block.file)
 
-    def _first_length(self, parquet: Any) -> int:
-        """Return the length of the first vector; 0 where there is none."""
-        batches = parquet.iter_batches(batch_size=64, columns=list(self.columns))
-        lengths = (arrow.vector_length(batch, self.columns[0]) for batch in batches)
-        return next((length for length in lengths if length), 0)
+
+def _first_length(parquet: Any, name: str) -> int:
+    """Return the length of the first vector of a column; 0 where there is none."""
+    batches = parquet.iter_batches(batch_size=64, columns=[name])
+    lengths = (arrow.vector_length(batch, name) for batch in batches)
+    return next((length for length in lengths if length), 0)
+
+
+def _spans(meta: Any, schema: pa.Schema) -> dict[str, Span]:
+    """Return the least and largest numbers of columns that may be keys, as the footer has them."""
+    if any(map(arrow.is_vector, schema.types)):
+        return {}
+    leaves = {meta.schema.column(i).path: i for i in range(min(meta.num_columns, MOST_SPANS))}
+    names = [f.name for f in schema if arrow.is_number(f.type) and f.name in leaves]
+    spans = {name: _span(meta, leaves[name]) for name in names}
+    return {name: span for name, span in spans.items() if span}
+
+
+def _span(meta: Any, leaf: int) -> Span | None:
+    """Return what the statistics of a column say; None where they are missing, or not whole."""
+    lows, highs, count = [], [], 0
+    for group in range(meta.num_row_groups):
+        said = meta.row_group(group).column(leaf).statistics
+        if said is None or not said.has_min_max or said.min % 1 or said.max % 1:
+            return None
+        lows.append(said.min)
+        highs.append(said.max)
+        count += said.num_values
+    return (min(lows), max(highs), count) if lows else None
 
 
 def _file(file: Opened) -> Any:

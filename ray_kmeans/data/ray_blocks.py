@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_kmeans.data.plan import Block
+from ray_kmeans.data.promotion import filled
 from ray_kmeans.data.tables import TableSource
 from ray_kmeans.errors import DataError, NoDataError
 
@@ -65,7 +66,9 @@ def open_ray_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
     if not pairs:
         raise NoDataError("x is a Ray dataset without a row.")
     refs, rows = zip(*pairs, strict=True)
-    return TableSource.of(RayBlocks(refs, rows, _table(refs[0]).schema), columns)
+    others = [bundle.schema for bundle in bundles if isinstance(bundle.schema, pa.Schema)]
+    schema = filled(_table(refs[0]).schema, others)
+    return TableSource.of(RayBlocks(refs, rows, schema), columns)
 
 
 def _table(ref: Any) -> pa.Table:

@@ -73,7 +73,7 @@ class Safetensors:
             yield block, widened(rows, BFLOAT16) if tensor.dtype == "BF16" else rows
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file, names)
+        raise no_columns(file.path, names)
 
     def _tensor(self, file: Opened) -> Tensor:
         tensors = tensors_of(file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.bigann import BigAnn
 from ray_kmeans.data.csv import Csv
 from ray_kmeans.data.files import list_files
-from ray_kmeans.data.format import FileSource, Format, Opened, opened
+from ray_kmeans.data.format import FileSource, Make
 from ray_kmeans.data.ipc import Ipc
 from ray_kmeans.data.json_lines import JsonLines
 from ray_kmeans.data.libraries import open_folder, opener_of
@@ -29,7 +29,7 @@ from ray_kmeans.data.vecs import Vecs
 from ray_kmeans.data.weighted import with_weights
 from ray_kmeans.errors import ConfigError, DataError
 
-FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
+FORMATS: Mapping[str, Make] = {
     ".parquet": Parquet.of,
     ".pq": Parquet.of,
     ".parq": Parquet.of,
@@ -220,9 +220,7 @@ def _open_files(
             f"{remote.shown!r} holds files of several formats: {', '.join(sorted(kinds))}. "
             f"Give a glob, as in {remote.shown.rstrip('/')}/*{sorted(kinds)[-1]}."
         )
-    with opened(remote, files[0]) as first:
-        chosen = FORMATS[kinds.pop()](first, columns or None)
-    return FileSource(remote, files, chosen)
+    return FileSource.of(FORMATS[kinds.pop()], remote, files, columns or None)
 
 
 def _ending(format: str | None) -> str:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.libraries import opener_of
-from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.data.model_rows import open_by_name, open_for
+from ray_kmeans.data.source import Source
+from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError
 
 
@@ -28,14 +31,22 @@ def open_batches(
     storage_options: Mapping[str, Any],
     features: int | None = None,
     sample_weight: str | None = None,
+    state: FitState | None = None,
 ) -> Iterator[Source]:
     """Yield a source for each batch that has rows; all must have the same features.
 
-    A batch is anything that `open_source` takes, or the seed's pair (features, None).
+    A batch is anything that `open_source` takes, or the seed's pair (features, None). Its columns
+    go by the names that the model has, or else those of the first batch with names.
     """
+    wanted: tuple[str, ...] = ()
     for number, batch in enumerate(stream, start=1):
         x = without_targets(batch)
-        source = open_source(x, storage_options=storage_options, sample_weight=sample_weight)
+        about = None, storage_options
+        if wanted:
+            source = open_by_name(wanted, x, *about, sample_weight=sample_weight)
+        else:
+            source = open_for(state, x, *about, sample_weight=sample_weight)
+        wanted = wanted or columns_of_rows(source)
         layout = source.describe()
         features = features or layout.features
         if layout.features != features:

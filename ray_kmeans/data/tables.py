@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.choice import check_columns, choose_columns
 from ray_kmeans.data.plan import Block, Layout, cut
+from ray_kmeans.data.promotion import promoted
 from ray_kmeans.errors import DataError, RayKMeansError
 from ray_kmeans.remote import redacted
 
@@ -46,6 +48,8 @@ class TableSource:
     columns: tuple[str, ...]
     """The column of vectors, or the columns of numbers, by name and in this order."""
     only_here: bool = False
+    by_name: bool = False
+    """Whether the user named the columns."""
 
     @classmethod
     def of(
@@ -58,8 +62,19 @@ class TableSource:
     ) -> TableSource:
         """Choose the columns, of those that are `stored` where none are given."""
         schema = tables.schema if columns else (stored or tables.schema)
-        chosen = arrow.choose_columns(schema, columns or None, tables.name)
-        return cls(tables, chosen, only_here)
+        chosen = choose_columns(schema, columns or None, tables.name)
+        return cls(tables, chosen, only_here, bool(columns))
+
+    def with_columns(self, columns: Sequence[str]) -> TableSource:
+        """Return the same tables with rows of these columns; ConfigError where there are others."""
+        check_columns(self.tables.schema, columns, self.tables.name)
+        return replace(self, columns=tuple(columns))
+
+    def kept_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return the type of each column that is to be passed through."""
+        arrow.check_kept(names, self.tables.schema, self.tables.name)
+        types = {name: arrow.type_at(self.tables.schema, name) for name in names}
+        return promoted([(self.tables.name, types)], names)
 
     def describe(self) -> Layout:
         with readable(self.tables.name):

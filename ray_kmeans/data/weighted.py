@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.data.promotion import kept_schema
 from ray_kmeans.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class WeightedSource:
     def only_here(self) -> bool:
         return bool(getattr(self.source, "only_here", False))
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that make up a row; () where they have none."""
+        return columns_of_rows(self.source)
+
     def describe(self) -> Layout:
         layout = self.source.describe()
         if isinstance(self.weights, np.ndarray) and len(self.weights) != layout.rows:
@@ -54,6 +60,10 @@ class WeightedSource:
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         return self.source.columns_of(block, names)
+
+    def kept_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return the type of each column that is to be passed through."""
+        return kept_schema(self.source, names)
 
     def weights_of(self, blocks: Sequence[Block]) -> Iterator[Floats | None]:
         """Yield the weights of the rows of each block; None where all are 1.
@@ -109,6 +119,11 @@ class WeightedSource:
         passes = np.zeros(table.num_rows, np.bool_)
         passes[left.column("").to_numpy()] = True
         return passes
+
+
+def columns_of_rows(source: Any) -> tuple[str, ...]:
+    """Return the names of the columns that make up a row of a source; () where they have none."""
+    return tuple(getattr(source, "columns", ()))
 
 
 def with_weights(source: Source, weights: Any, filters: Any, drop_nonfinite: bool) -> Source:

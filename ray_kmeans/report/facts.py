@@ -10,7 +10,8 @@ import numpy as np
 from ray_kmeans.answers import check_features
 from ray_kmeans.clustering.metric import COSINE
 from ray_kmeans.clustering.state import FitState
-from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.data.model_rows import taken_from
+from ray_kmeans.data.source import Source
 from ray_kmeans.observe import journal
 from ray_kmeans.observe.journal import Run
 from ray_kmeans.remote import redacted
@@ -91,7 +92,7 @@ def _look_at(
     state: FitState,
     plane: Plane,
 ) -> Data:
-    source = open_source(list(data), columns, model.storage_options)
+    source = taken_from(state, list(data), columns, model.storage_options)
     layout = source.describe()
     check_features(layout.features, state, model.url)
     if show:

@@ -82,6 +82,7 @@ def sample_of(source: Source, layout: Layout, state: FitState, plane: Plane) -> 
     for block, end, batch in zip(blocks, ends.tolist(), batches, strict=True):
         low, high = np.searchsorted(drawn, (end - block.rows, end))
         here = drawn[low:high] - (end - block.rows)
+        here = here[np.logical_not(np.isnan(batch[here, 0]))]  # rows that are left out
         rows = project(batch[here], state.metric)
         own = predict(rows)[CLUSTER_IDX]
         numbers.append(block.first + here)

@@ -49,6 +49,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.errors import LeaseLostError, StoreError
@@ -71,6 +73,7 @@ WORDS = {
     "blocks": "the rows of each file",
     "rows": "filters, weights or nonfinite",
     "columns": "keep_columns",
+    "features": "the columns of a row",
     "second": "second",
     "by_cluster": "by_cluster",
 }
@@ -245,6 +248,21 @@ class LabelledOutput(publish.Place):
         old = filter(names.OLD_WORK.fullmatch, look.sizes)
         return [*unpublished, *others, *(old if names.OLD_MARKER in over else ()), *sorted(over)]
 
+    def kept_schema(self, names: Sequence[str]) -> pa.Schema | None:
+        """Return the types that a finished output has for these columns; None where it has others.
+
+        None too where no output is there yet.
+        """
+        with self.said(f"{self.shown!r} cannot be read"):
+            parts = self.manifests.newest().get("parts")
+            if not parts:
+                return None
+            with self.fs.open(f"{self._root}/{parts[0]['name']}") as file:
+                schema = pq.read_schema(file)
+        if not set(names) <= set(schema.names):
+            return None
+        return pa.schema([(name, schema.field(name).type) for name in names])
+
     def remove(self, found: Sequence[str]) -> None:
         """Delete files, and on a disk the folders of work that are empty then; markers last."""
 
@@ -345,7 +363,7 @@ class LabelledOutput(publish.Place):
                 f"append: {self.shown!r} holds no finished output ({MANIFEST}, format {FORMAT}) to "
                 "add to. Leave append out, or give the place of one."
             )
-        differing = _differing(_but_data(found["of"]), _but_data(content))
+        differing = _differing(_but_data(_said(found, content)), _but_data(content))
         if differing:
             raise StoreError(
                 f"append: the output in {self.shown!r} differs in {differing}. Give what it was "
@@ -485,9 +503,9 @@ def _there(manifest: Mapping[str, Any], content: Content, append: bool) -> tuple
         if publish.sha256(_marker(content, after)) == run["stamp"]:
             return (number, slice(first, last)) if append or len(manifest["runs"]) == 1 else None
         after, first = run["stamp"], last
-    if len(manifest["runs"]) == 1 and {**manifest["of"], "data": manifest["data"]} == content:
+    if len(manifest["runs"]) == 1 and _said(manifest, content, data=manifest["data"]) == content:
         return 0, slice(None)  # format 2 had no stamps
-    same = not _differing(_but_data(manifest["of"]), _but_data(content))
+    same = not _differing(_but_data(_said(manifest, content)), _but_data(content))
     if append and same and content["data"] and _keys(content["data"]) <= _keys(manifest["data"]):
         return -1, slice(None)
     return None
@@ -499,6 +517,11 @@ def _keys(data: Sequence[Any]) -> set[str]:
 
 def _but_data(content: Content) -> dict[str, Any]:
     return {**content, "data": None, "blocks": None}
+
+
+def _said(manifest: Mapping[str, Any], content: Content, **instead: Any) -> Content:
+    """Return what an output says it is of; versions before did not say which columns rows have."""
+    return {"features": content.get("features"), **manifest["of"], **instead}
 
 
 def _differing(one: Content, other: Content) -> str:

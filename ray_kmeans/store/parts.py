@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ray_kmeans.errors import LeaseLostError
+from ray_kmeans.errors import DataError, LeaseLostError
 from ray_kmeans.store import publish
 from ray_kmeans.store.manifests import Manifests
 from ray_kmeans.store.output_names import OLD_PREFIX, marker_of
@@ -54,6 +54,8 @@ class Parts(publish.Place):
     first_part: int = 0
     first_row: int = 0
     """Numbers of its first part and row; more than 0 where it adds to an output."""
+    kept: pa.Schema | None = None
+    """The types of the columns kept, in all parts; None: as the data have them."""
     prefix: str = OLD_PREFIX
     """How the names of its parts begin."""
     home: str = ""
@@ -102,7 +104,8 @@ class Parts(publish.Place):
         kept: Sequence[pa.Table],
     ) -> Part:
         """Publish part `index`: the columns kept, of one table after the other, row, and these."""
-        whole = pa.concat_tables(kept) if kept else pa.table({})
+        tables = [_as_kept(table, self.kept) for table in kept]
+        whole = pa.concat_tables(tables) if tables else pa.table({})
         table = dict(zip(whole.column_names, whole.columns, strict=True))
         first = self.first_row + first_row
         table[ROW] = pa.array(np.arange(first, first + len(columns[LABEL])))
@@ -214,3 +217,20 @@ def is_of_run(data: bytes, run: str) -> bool:
     except (pa.ArrowException, OSError):
         return False
     return bool(run) and metadata.get(STAMP, b"").startswith(run.encode())
+
+
+def _as_kept(table: pa.Table, kept: pa.Schema | None) -> pa.Table:
+    """Return columns in the types of the output; DataError for a value that has none there."""
+    if kept is None or table.schema.equals(kept):
+        return table
+    columns = {}
+    for field in kept:
+        try:
+            columns[field.name] = table.column(field.name).cast(field.type)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"keep_columns: column {field.name!r} is {field.type} in the output, and holds a "
+                f"value that this cannot be: {str(error).splitlines()[0]} Write the files anew "
+                "with one type, or do not keep it."
+            ) from None
+    return pa.table(columns)

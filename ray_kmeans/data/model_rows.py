@@ -1,0 +1,175 @@
+"""Data as a model reads them: by the names of the columns that it was fitted on."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+from ray_kmeans.clustering.row_spec import RowSpec
+from ray_kmeans.clustering.state import FitState
+from ray_kmeans.data.choice import shortened
+from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
+from ray_kmeans.errors import ConfigError, DataError
+
+
+def spec_of(source: Source, before: RowSpec | None = None) -> RowSpec:
+    """Return how a source reads its rows; where it has no names, those of the fit `before` stay."""
+    weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
+    weights = weighted.weights
+    return RowSpec(
+        columns=weighted.columns or (before.columns if before else ()),
+        filters=json.dumps(weighted.filters, default=_as_json) if weighted.filters else "",
+        nonfinite="drop" if weighted.drop_nonfinite else "error",
+        sample_weight=weights if isinstance(weights, str) else "",
+    )
+
+
+def open_for(
+    state: FitState | None,
+    x: Any,
+    columns: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **counting: Any,
+) -> Source:
+    """Return the source of data for a model, its columns in the model's order, whatever theirs.
+
+    Parameters
+    ----------
+    state : FitState or None
+        The model. None, or one without names: data are opened as for a new model.
+    x, columns, storage_options, counting
+        As in `open_source`.
+
+    Raises
+    ------
+    ConfigError
+        Where data with names have others than the model, with both lists. One column of vectors
+        that the user names is taken for the model's, whatever its name; so are data without names.
+    """
+    wanted = state.rows.columns if state and state.rows else ()
+    source = open_by_name(wanted, x, columns, storage_options, **counting)
+    if state is not None and state.rows is None and columns_of_rows(source):
+        _warn_of_order()
+    return source
+
+
+def open_by_name(
+    wanted: tuple[str, ...],
+    x: Any,
+    columns: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **counting: Any,
+) -> Source:
+    """Return the same by the names of the model's columns; () where it has none."""
+    if not wanted:
+        return open_source(x, columns, storage_options, **counting)
+    if not columns and not isinstance(x, Source):
+        return _open_unnamed(wanted, x, storage_options, counting)
+    if columns and len(columns) > 1 and set(columns) != set(wanted):
+        raise _other_names(columns, wanted)
+    chosen = wanted if columns and len(columns) > 1 else columns
+    return _in_order(open_source(x, chosen, storage_options, **counting), wanted)
+
+
+def taken_from(
+    state: FitState,
+    x: Any,
+    columns: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Source:
+    """Return the source of data like those of the fit: with its filters and weights, too."""
+    rows = state.rows or RowSpec()
+    return open_for(
+        state,
+        x,
+        columns,
+        storage_options,
+        sample_weight=rows.sample_weight or None,
+        filters=json.loads(rows.filters) if rows.filters else None,
+        nonfinite=rows.nonfinite,
+    )
+
+
+def said_of(source: Source) -> str:
+    """Return the names of the columns that make up a row, for people; '' where there are none."""
+    return shortened(columns_of_rows(source))
+
+
+def _open_unnamed(
+    wanted: tuple[str, ...], x: Any, storage_options: Any, counting: Mapping[str, Any]
+) -> Source:
+    """Open data of which the user names no columns: by the model's, where the data have names."""
+    try:
+        source = open_source(x, wanted, storage_options, **counting)
+        if columns_of_rows(source) in ((), wanted):
+            return source
+        missing = ""
+    except (ConfigError, DataError) as error:
+        missing = str(error)
+    try:
+        source = open_source(x, None, storage_options, **counting)
+    except ConfigError as question:  # they have names, among which there is a choice
+        if str(question) == missing:
+            raise
+        raise ConfigError(f"{_fitted_on(wanted)}, and {missing}") from None
+    if columns_of_rows(source):
+        raise _other_names(columns_of_rows(source), wanted)
+    return source
+
+
+def _in_order(source: Source, wanted: tuple[str, ...]) -> Source:
+    """Return a source with the model's columns in its order, or one of vectors that is named."""
+    if isinstance(source, WeightedSource):
+        inner = _in_order(source.source, wanted)
+        return WeightedSource(inner, source.weights, source.filters, source.drop_nonfinite)
+    names = columns_of_rows(source)
+    if names in ((), wanted):
+        return source
+    is_named = getattr(source, "by_name", True)
+    if is_named and len(names) == 1 and source.describe().features > 1:
+        return source
+    if is_named and set(names) != set(wanted):
+        raise _other_names(names, wanted)
+    other_way: Any = source
+    try:
+        ordered: Source = other_way.with_columns(wanted)
+    except (ConfigError, AttributeError):
+        raise _other_names(names, wanted) from None
+    return ordered
+
+
+def _other_names(names: Sequence[str], wanted: Sequence[str]) -> ConfigError:
+    hint = "Give data with these columns, or rename theirs."
+    if len(wanted) == 1:
+        hint += " A column of vectors under another name is taken where columns names it."
+    return ConfigError(f"{_fitted_on(wanted)}, and the data have {shortened(names)}. {hint}")
+
+
+def _fitted_on(wanted: Sequence[str]) -> str:
+    return f"the model was fitted on the columns {shortened(wanted)}"
+
+
+@lru_cache
+def _warn_of_order() -> None:
+    """Warn, once in a process."""
+    warnings.warn(
+        "the checkpoint of this model is of a version that did not keep the names of its columns, "
+        "so data are read in the order that they have. Make sure that it is the order of the fit; "
+        "a fit that goes on from it keeps their names.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value of a filter that JSON has no word for as one that it has."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "item"):  # a number of NumPy
+        return value.item()
+    return value.isoformat() if isinstance(value, date) else str(value)
