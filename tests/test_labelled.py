@@ -247,5 +247,5 @@ def test_an_output_survives_pickling(url):
 
         again = pickle.loads(pickle.dumps(parts))
 
-        part = again.write(0, 0, {"cluster_idx": np.array([1], np.int32)}, None)
+        part = again.write(0, 0, {"cluster_idx": np.array([1], np.int32)}, [])
     assert files_of(url).keys() == {part.name, marker_of(parts.stamp)}
