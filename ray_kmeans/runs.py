@@ -23,7 +23,7 @@ from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, with_weights
-from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
+from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError, install_hint
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe import summaries
 from ray_kmeans.observe.journal import Journal
@@ -142,9 +142,9 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
         summaries.write_evaluation(scalars, result["global_step"], place.put)
     elif name is not None:
         log.warning(
-            "name=%r names a TensorBoard file, but tensorboardX is not installed: "
-            "pip install 'ray-kmeans[tensorboard]'.",
+            "name=%r names a TensorBoard file, but tensorboardX is not installed. %s",
             name,
+            install_hint("tensorboard"),
         )
 
 

@@ -224,7 +224,7 @@ def test_a_command_that_cannot_be_read_is_found(at_work):
         "ray job submit --address x -- python jobs/fit.py s3://b/v s3://b/m --k 3",
         "serve run ray_kmeans.serving:builder model_dir=m rows=3",
         "serve run ray_kmeans.serving:nothing model_dir=m",
-        "pip install 'ray-kmeans[serving]'",
+        "pip install '.[serving]'",
         "curl http://127.0.0.1:8000/ -d '{}'",
         "rm -r model",
     ]
