@@ -54,7 +54,7 @@ class ModelMismatchError(ConfigError):
 
     def __str__(self) -> str:
         return (
-            f"model_dir={self.model_dir!r} holds a model with {self.found}, but this fit asks for "
+            f"model_dir={self.model_dir!r} holds a model with {self.found}, but this call asks for "
             f"{self.asked}. Give another model_dir, or ask for what the model has."
         )
 

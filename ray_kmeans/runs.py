@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from ray_kmeans.checks import initial_centers
 from ray_kmeans.cluster.coordinator import run_fit, run_stream
 from ray_kmeans.cluster.fit_plan import FitPlan
+from ray_kmeans.cluster.seeding import KMEANS_PLUS_PLUS
 from ray_kmeans.cluster.trainers import Loadable
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.clustering.state import FitState, Origin
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.array import ArraySource
@@ -31,6 +33,7 @@ from ray_kmeans.observe.listeners import LogLines, tell_all, warn
 from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.summaries import Summaries, tensorboard_installed
+from ray_kmeans.parameters import level_of_caller
 from ray_kmeans.resources import check_reachable, open_pool, plan_shards, planned, workforce
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.store.publish import Place
@@ -61,6 +64,44 @@ def plan_fit(
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
+
+
+def is_done(plan: FitPlan, store: ModelDir) -> bool:
+    """Tell whether all of `max_steps` are made, and say so; then no data are needed."""
+    if plan.rule.max_steps is None:
+        return False
+    found = store.matching(plan.num_clusters, plan.metric)
+    if found is None or found.iteration < plan.rule.max_steps:
+        return False
+    _warn_of_origin(store, found, plan)
+    log.info("%s", ev.EndedBefore(found.stop, found.iteration))
+    return True
+
+
+def _warn_of_origin(store: ModelDir, found: FitState, plan: FitPlan) -> None:
+    """Warn of a model that is continued and was begun in another way than is asked for now."""
+    differing = others_asked(found.origin, plan.origin) if found.origin else []
+    if differing:
+        had, asked = (" and ".join(each) for each in zip(*differing, strict=True))
+        warnings.warn(
+            f"model_dir={store.shown!r} holds a model that was begun with {had}: that model is "
+            f"continued, and {asked} chooses no other centers for it. Give another model_dir to "
+            "begin anew.",
+            stacklevel=level_of_caller(),
+        )
+
+
+def others_asked(had: Origin, asked: Origin) -> list[tuple[str, str]]:
+    """Return what was asked for, other than the defaults, and differs from what a model has."""
+    default, found = Origin(), []
+    if asked.initial not in (default.initial, had.initial):
+        found.append((f"initial_clusters={had.initial!r}", f"initial_clusters={asked.initial!r}"))
+    if asked.random_seed not in (default.random_seed, had.random_seed) and had.is_drawn:
+        found.append((f"random_seed={had.random_seed}", f"random_seed={asked.random_seed}"))
+    name = "kmeans_plus_plus_num_retries"
+    if asked.retries not in (default.retries, had.retries) and had.initial == KMEANS_PLUS_PLUS:
+        found.append((f"{name}={had.retries}", f"{name}={asked.retries}"))
+    return found
 
 
 def fit(
@@ -178,6 +219,8 @@ def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
 def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: FitPlan) -> None:
     if found is not None and found.centers.shape[1] != layout.features:
         store.matching(plan.num_clusters, plan.metric, layout.features)  # says what is there
+    if found is not None:
+        _warn_of_origin(store, found, plan)
     store.check_writable()
 
 

@@ -45,7 +45,7 @@ def _model(facts: Facts, made: date) -> Section:
         ("distance", state.metric.replace("_", " ")),
         ("training", _training(state)),
         ("steps", state.iteration),
-        ("ended", state.stop.value if state.stop else "not yet: the fit was cut off"),
+        ("ended", _ended(state)),
     ]
     if state.history:
         last = state.history[-1]
@@ -56,6 +56,14 @@ def _model(facts: Facts, made: date) -> Section:
         rows += [("data", facts.data.name), ("sample", looked_at)]
     rows.append(("report made", made.isoformat()))
     return Section("model", "The model", table=Table("", (), rows))
+
+
+def _ended(state: FitState) -> str:
+    if state.stop is not None:
+        return state.stop.value
+    if state.iteration:
+        return "not yet: the fit was cut off"
+    return "not begun: these are the centers that a fit would start from"
 
 
 def _training(state: FitState) -> str:
