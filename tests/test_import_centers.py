@@ -249,3 +249,12 @@ def test_a_file_that_cannot_start_a_fit_is_refused(tmp_path, monkeypatch, value,
         cli.main(["fit", "x.npy", "m", *started, "--num-workers", "0"])
 
     assert not (tmp_path / "m").exists()
+
+
+def test_a_report_of_imported_centers_says_what_they_are(tmp_path):
+    import_centers(CENTERS, str(tmp_path / "m"), config=HERE)
+
+    cli.main(["report", str(tmp_path / "m"), str(tmp_path / "report.html")])
+
+    page = (tmp_path / "report.html").read_text()
+    assert "not begun: these are the centers that were given" in page
