@@ -1,6 +1,6 @@
 """Lloyd iterations on the GPU of one machine, beside the fastest libraries there are for it.
 
-    pip install 'ray-kmeans[gpu]' flash-kmeans fastkmeans  # and cuVS and cuML from NVIDIA
+    pip install '.[gpu]' flash-kmeans fastkmeans  # and cuVS and cuML from NVIDIA
     python benchmarks/gpu.py
 
 Every contender has the same rows on the GPU, a mixture around k overlapping centers, and the same

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from ray_kmeans.names import Monitor as Monitor
     from ray_kmeans.names import Predictor as Predictor
     from ray_kmeans.names import RunConfig as RunConfig
+    from ray_kmeans.names import import_centers as import_centers
+    from ray_kmeans.names import load_model as load_model
     from ray_kmeans.names import open_source as open_source
 
 
 PUBLIC = (
     *("EarlyStopping", "KMeansClustering", "Monitor", "Predictor", "RunConfig"),
-    *("errors", "open_source"),
+    *("errors", "import_centers", "load_model", "open_source"),
 )
 
 

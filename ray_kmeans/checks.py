@@ -28,8 +28,8 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     for name in ("random_seed", "kmeans_plus_plus_num_retries"):
         if isinstance(params[name], bool) or not isinstance(params[name], Integral):
             raise ConfigError(f"{name}={params[name]!r} must be a whole number.")
-    _check_choice("distance_metric", params["distance_metric"], METRICS)
-    _check_choice("empty_clusters", params["empty_clusters"], EMPTY_CLUSTERS)
+    check_choice("distance_metric", params["distance_metric"], METRICS)
+    check_choice("empty_clusters", params["empty_clusters"], EMPTY_CLUSTERS)
     if not isinstance(params["use_mini_batch"], bool | np.bool_):
         raise ConfigError(f"use_mini_batch={params['use_mini_batch']!r} must be True or False.")
     _check_tolerance(params["relative_tolerance"])
@@ -52,7 +52,7 @@ def check_count(name: str, value: Any) -> None:
 def initial_centers(initial: Any, num_clusters: int) -> seeding.Initial:
     """Return the name of a method, a function, or the centers given as an array, float32."""
     if isinstance(initial, str):
-        _check_choice("initial_clusters", initial, INITS, ", an array or a function")
+        check_choice("initial_clusters", initial, INITS, ", an array or a function")
         return initial
     if callable(initial):
         function: Callable[..., Any] = initial
@@ -177,7 +177,8 @@ def chosen_outputs(outputs: Sequence[str] | None, known: tuple[str, ...]) -> tup
     return chosen
 
 
-def _check_choice(name: str, value: Any, known: Sequence[str], more: str = "") -> None:
+def check_choice(name: str, value: Any, known: Sequence[str], more: str = "") -> None:
+    """Raise ConfigError unless it is one of the known names."""
     if not isinstance(value, str) or value not in known:
         choices = ", ".join(repr(each) for each in known)
         raise ConfigError(f"{name}={value!r} is unknown. Give one of {choices}{more}.")

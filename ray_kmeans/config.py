@@ -37,8 +37,8 @@ class MachineOptions:
     all that its node has, or 1 where num_workers is given. Lower it to leave CPUs to others."""
 
     backend: str = "auto"
-    """What labels rows and sums them up: 'cpu', or 'gpu' (pip install 'ray-kmeans[gpu]'). 'auto' is
-    'cpu': GPUs are taken by who asks for them. Either gives the same bits."""
+    """What labels rows and sums them up: 'cpu', or 'gpu' (pip install '.[gpu]' in a clone). 'auto'
+    is 'cpu': GPUs are taken by who asks for them. Either gives the same bits."""
 
     gpus_per_worker: float | None = None
     """With backend='gpu': the GPU, or the share of one, that Ray keeps for a worker, which takes no
@@ -141,7 +141,7 @@ class RunOptions(MachineOptions):
     save_summary_steps: int = 100
     """Steps between two entries of the TensorBoard file in model_dir (loss/raw, global_step/sec,
     rows/sec, shift, empty_clusters). Written where tensorboardX is installed:
-    pip install 'ray-kmeans[tensorboard]'."""
+    pip install '.[tensorboard]' in a clone."""
 
     log_step_count_steps: int = 100
     """Steps between two log lines; one comes anyway when 10 seconds have passed. 1 shows all."""

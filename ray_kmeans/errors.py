@@ -27,6 +27,15 @@ pickle rebuilds an exception from ``args``, so it crosses Ray unchanged.
 from __future__ import annotations
 
 
+def install_hint(extra: str) -> str:
+    """Return the sentence that says how to install the packages of an extra.
+
+    >>> install_hint("s3")
+    "Run in a clone of ray-kmeans: pip install '.[s3]'."
+    """
+    return f"Run in a clone of ray-kmeans: pip install '.[{extra}]'."
+
+
 class RayKMeansError(Exception):
     """Base class: ``except RayKMeansError`` catches what we raise and nothing else."""
 
@@ -46,7 +55,7 @@ class ModelMismatchError(ConfigError):
 
     def __str__(self) -> str:
         return (
-            f"model_dir={self.model_dir!r} holds a model with {self.found}, but this fit asks for "
+            f"model_dir={self.model_dir!r} holds a model with {self.found}, but this call asks for "
             f"{self.asked}. Give another model_dir, or ask for what the model has."
         )
 

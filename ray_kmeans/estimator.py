@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ray_kmeans import answers, parameters, runs
@@ -22,10 +25,11 @@ from ray_kmeans.checks import (
 )
 from ray_kmeans.cluster import seeding
 from ray_kmeans.clustering import metric
+from ray_kmeans.clustering.state import FitState
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.stream import is_stream, open_batches
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
 from ray_kmeans.model import Model
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import check_monitors
@@ -206,7 +210,8 @@ class KMeansClustering(Model):
         """
         check_steps(steps, max_steps)
         rule = StopRule(steps, max_steps)
-        return self._fit(x, y, input_fn, rule, batch_size, monitors, None, sample_weight)
+        with self._without_a_trace_of_failure():
+            return self._fit(x, y, input_fn, rule, batch_size, monitors, None, sample_weight)
 
     def partial_fit(
         self,
@@ -227,7 +232,8 @@ class KMeansClustering(Model):
         check_steps(steps, None)
         size = runs.WHOLE if batch_size is None else None
         rule = StopRule(steps)
-        return self._fit(x, y, input_fn, rule, batch_size, monitors, size, sample_weight)
+        with self._without_a_trace_of_failure():
+            return self._fit(x, y, input_fn, rule, batch_size, monitors, size, sample_weight)
 
     def _fit(
         self,
@@ -248,9 +254,9 @@ class KMeansClustering(Model):
         rule = StopRule(rule.steps, rule.max_steps, params["relative_tolerance"])
         store = self._model_dir()
         found = store.matching(params["num_clusters"], params["distance_metric"])
-        if rule.max_steps is not None and found and found.iteration >= rule.max_steps:
-            return self
         plan = runs.plan_fit(params, config, rule, batch_size or default_size)
+        if runs.is_done(plan, store):
+            return self
         data = the_data(x, input_fn)
         if not is_stream(data):
             source = self._open(data, found, sample_weight)
@@ -289,6 +295,32 @@ class KMeansClustering(Model):
             return KMeansClustering(**{**self._params, **own}).partial_fit(features)
 
         return answers.model_fn(state, source, layout, mode, train)
+
+    def _state(self, checkpoint: str | None = None) -> FitState:
+        given = self._params["model_dir"] or self.config.model_dir or self._temporary_dir
+        if not given and checkpoint is None:
+            raise NotFittedError("no model_dir was given, and nothing is fitted yet. Call fit.")
+        state = super()._state(checkpoint)
+        k, metric = self._params["num_clusters"], self._params["distance_metric"]
+        metric = state.metric if metric == _PARAMETERS["distance_metric"].default else metric
+        if (len(state.centers), state.metric) != (k, metric):
+            sentence = "{} clusters by {} distance"
+            found = sentence.format(len(state.centers), state.metric)
+            shown = self._model_dir().shown if checkpoint is None else redacted(checkpoint)
+            raise ModelMismatchError(shown, found, sentence.format(k, metric))
+        return state
+
+    @contextmanager
+    def _without_a_trace_of_failure(self) -> Iterator[None]:
+        """Leave no temporary folder where nothing is saved in it."""
+        try:
+            yield
+        except BaseException:
+            place = self._temporary_dir and Path(self._temporary_dir)
+            if place and not any((place / "checkpoints").rglob("*.json")):
+                shutil.rmtree(place, ignore_errors=True)
+                self._temporary_dir = None
+            raise
 
     def __repr__(self) -> str:
         given = (

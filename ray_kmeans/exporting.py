@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_kmeans.clustering.state import FitState
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.export.onnx_graph import onnx_model
 from ray_kmeans.export.saved_model import saved_model_files, tensorflow_installed
 from ray_kmeans.parameters import level_of_caller
@@ -62,8 +62,8 @@ def saved_model(
     """Return the files of a SavedModel; none, with a warning, where TensorFlow is missing."""
     if serving_input_fn is None and not tensorflow_installed():
         warnings.warn(
-            "the export holds no SavedModel, because TensorFlow is not installed: "
-            "pip install 'ray-kmeans[tensorflow]'.",
+            "the export holds no SavedModel, because TensorFlow is not installed. "
+            f"{install_hint('tensorflow')}",
             stacklevel=level_of_caller(),
         )
         return {}
@@ -80,8 +80,7 @@ def check_tensorflow() -> None:
     """Raise ConfigError unless a SavedModel can be written here."""
     if not tensorflow_installed():
         raise ConfigError(
-            "a SavedModel needs TensorFlow, which is not installed. "
-            "Run: pip install 'ray-kmeans[tensorflow]'."
+            f"a SavedModel needs TensorFlow, which is not installed. {install_hint('tensorflow')}"
         )
 
 

@@ -381,8 +381,8 @@ default_batch_size
 
         Notes
         -----
-        The SavedModel is written where TensorFlow is installed (``ray-kmeans[tensorflow]``); else a
-        warning says that it is missing. The ONNX graph needs ``ray-kmeans[onnx]``.
+        The SavedModel is written where TensorFlow is installed (extra ``[tensorflow]``); else a
+        warning says that it is missing. The ONNX graph needs the extra ``[onnx]``.
         """
         exporting.refuse(
             default_output_alternative_key=default_output_alternative_key,

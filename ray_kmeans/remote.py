@@ -21,7 +21,7 @@ from urllib.parse import quote
 import fsspec
 import tenacity
 
-from ray_kmeans.errors import ConfigError, RayKMeansError, RequestError, StoreError
+from ray_kmeans.errors import ConfigError, RayKMeansError, RequestError, StoreError, install_hint
 
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""
@@ -172,7 +172,7 @@ class Remote:
             fs, path = _opened(self.url, options)
         except ImportError as error:
             extra = EXTRAS.get(self.url.partition("://")[0])
-            hint = f" Run: pip install 'ray-kmeans[{extra}]'." if extra else ""
+            hint = f" {install_hint(extra)}" if extra else ""
             raise ConfigError(
                 f"{self.shown!r} needs a package that is not installed: {error}.{hint}"
             ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from ray_kmeans.checks import initial_centers
 from ray_kmeans.cluster.coordinator import run_fit, run_stream
 from ray_kmeans.cluster.fit_plan import FitPlan
+from ray_kmeans.cluster.seeding import KMEANS_PLUS_PLUS
 from ray_kmeans.cluster.trainers import Loadable
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.clustering.state import FitState, Origin
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.array import ArraySource
@@ -26,7 +28,7 @@ from ray_kmeans.data.model_rows import spec_of
 from ray_kmeans.data.plan import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
-from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
+from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError, install_hint
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe import summaries
 from ray_kmeans.observe.journal import Journal
@@ -34,6 +36,7 @@ from ray_kmeans.observe.listeners import LogLines, tell_all, warn
 from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.summaries import Summaries, tensorboard_installed
+from ray_kmeans.parameters import level_of_caller
 from ray_kmeans.resources import check_reachable, open_pool, plan_shards, planned, workforce
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.store.publish import Place
@@ -64,6 +67,44 @@ def plan_fit(
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
+
+
+def is_done(plan: FitPlan, store: ModelDir) -> bool:
+    """Tell whether all of `max_steps` are made, and say so; then no data are needed."""
+    if plan.rule.max_steps is None:
+        return False
+    found = store.matching(plan.num_clusters, plan.metric)
+    if found is None or found.iteration < plan.rule.max_steps:
+        return False
+    _warn_of_origin(store, found, plan)
+    log.info("%s", ev.EndedBefore(found.stop, found.iteration))
+    return True
+
+
+def _warn_of_origin(store: ModelDir, found: FitState, plan: FitPlan) -> None:
+    """Warn of a model that is continued and was begun in another way than is asked for now."""
+    differing = others_asked(found.origin, plan.origin) if found.origin else []
+    if differing:
+        had, asked = (" and ".join(each) for each in zip(*differing, strict=True))
+        warnings.warn(
+            f"model_dir={store.shown!r} holds a model that was begun with {had}: that model is "
+            f"continued, and {asked} chooses no other centers for it. Give another model_dir to "
+            "begin anew.",
+            stacklevel=level_of_caller(),
+        )
+
+
+def others_asked(had: Origin, asked: Origin) -> list[tuple[str, str]]:
+    """Return what was asked for, other than the defaults, and differs from what a model has."""
+    default, found = Origin(), []
+    if asked.initial not in (default.initial, had.initial):
+        found.append((f"initial_clusters={had.initial!r}", f"initial_clusters={asked.initial!r}"))
+    if asked.random_seed not in (default.random_seed, had.random_seed) and had.is_drawn:
+        found.append((f"random_seed={had.random_seed}", f"random_seed={asked.random_seed}"))
+    name = "kmeans_plus_plus_num_retries"
+    if asked.retries not in (default.retries, had.retries) and had.initial == KMEANS_PLUS_PLUS:
+        found.append((f"{name}={had.retries}", f"{name}={asked.retries}"))
+    return found
 
 
 def fit(
@@ -147,9 +188,9 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
         summaries.write_evaluation(scalars, result["global_step"], place.put)
     elif name is not None:
         log.warning(
-            "name=%r names a TensorBoard file, but tensorboardX is not installed: "
-            "pip install 'ray-kmeans[tensorboard]'.",
+            "name=%r names a TensorBoard file, but tensorboardX is not installed. %s",
             name,
+            install_hint("tensorboard"),
         )
 
 
@@ -195,6 +236,8 @@ def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan
 def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: FitPlan) -> None:
     if found is not None and found.centers.shape[1] != layout.features:
         store.matching(plan.num_clusters, plan.metric, layout.features)  # says what is there
+    if found is not None:
+        _warn_of_origin(store, found, plan)
     store.check_writable()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN
 from ray_kmeans.clustering.row_spec import RowSpec
-from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
+from ray_kmeans.clustering.state import FitState, Iteration, Origin, Running, Stop
 from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError, StoreError
 from ray_kmeans.store import publish
 from ray_kmeans.store.model_dir import ModelDir
@@ -51,6 +51,7 @@ def full_state():
         data_since=2,
         running=Running(4, 3, sums),
         rows=RowSpec(("a", "b", "c"), '[["lang", "=", "en"]]', "drop", "w", (0.1, 1e300, -3.0)),
+        origin=Origin("kmc2", 2**40, 7),
     )
 
 

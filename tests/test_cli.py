@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import ray_kmeans
 from ray_kmeans import KMeansClustering, cli, config
 from ray_kmeans.demo import DATA
 from tests.files import put_array, put_table
@@ -87,7 +88,7 @@ def test_the_next_step_that_fit_prints_is_python_that_runs(numbers, tmp_path, ca
 
     expression = capsys.readouterr().out.strip().splitlines()[-1]
 
-    assert eval(expression, {"KMeansClustering": KMeansClustering}).shape == (4, 3)
+    assert eval(expression, {"ray_kmeans": ray_kmeans}).shape == (4, 3)
 
 
 @pytest.mark.parametrize("more", [[LLOYD], ["--batch-size", "25"]], ids=["all rows", "mini-batch"])

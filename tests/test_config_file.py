@@ -179,7 +179,6 @@ def test_unknown_keys_are_named_with_the_nearest_that_is_known(name, tmp_path, c
         ("relative_tolerance", "small"),
         ("columns", "x"),
         ("columns", [1]),
-        ("initial_clusters", "best"),
         ("uri", ["a"]),
         ("cache_dir", 7),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from ray_kmeans import KMeansClustering
 from ray_kmeans.config import RunConfig
+from ray_kmeans.errors import install_hint
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,6 +64,25 @@ def test_every_field_of_the_config_stands_in_the_readme():
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == {
         f.name for f in fields(RunConfig)
     }
+
+
+def test_no_line_to_install_from_an_index_that_does_not_have_the_package():
+    asked = ["git", "ls-files", "-z", "*.py", "*.md", "*.yaml", "*.sh", "*Dockerfile", ".ci/*"]
+    listed = subprocess.run(asked, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    from_an_index = re.compile(
+        r"ray-kmeans\[[^\]]*\](?! @ )|ray_kmeans\[[a-z]|pip install ['\"]?ray[-_]kmeans"
+    )
+    found = [
+        (name, line)
+        for name in listed.split("\0")
+        if name and (ROOT / name) != Path(__file__) and (ROOT / name).exists()
+        for line in (ROOT / name).read_text().splitlines()
+        if from_an_index.search(line)
+    ]
+
+    assert found == []
+    assert from_an_index.search("pip install 'ray-kmeans[s3]'")
+    assert install_hint("s3").endswith("pip install '.[s3]'.")
 
 
 @pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.stem)

@@ -112,7 +112,8 @@ def test_a_model_that_is_there_wins_over_initial_clusters(tmp_path, gaussian):
     first = model(3, tmp_path / "a", gaussian[:3]).fit(gaussian, steps=5)
     model(3, tmp_path / "b", gaussian[:3]).fit(gaussian, steps=2)
 
-    second = model(3, tmp_path / "b", gaussian[50:53]).fit(gaussian, steps=3)
+    with pytest.warns(UserWarning, match="that model is continued"):
+        second = model(3, tmp_path / "b", gaussian[50:53]).fit(gaussian, steps=3)
 
     assert second.history() == first.history()
 

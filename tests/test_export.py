@@ -86,7 +86,7 @@ def test_a_saved_model_goes_beside_the_graph_and_says_the_same(km, tmp_path):
 def test_without_tensorflow_a_warning_says_what_is_missing(km, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "tensorflow_installed", lambda: False)
 
-    with pytest.warns(UserWarning, match=r"no SavedModel.*pip install 'ray-kmeans\[tensorflow\]'"):
+    with pytest.warns(UserWarning, match=r"no SavedModel.*pip install '\.\[tensorflow\]'"):
         path = km.export_savedmodel(str(tmp_path / "out"))
 
     assert sorted(p.name for p in Path(path).iterdir()) == ["_manifest.json", "model.onnx"]
@@ -134,7 +134,7 @@ def test_a_model_that_is_not_there_cannot_be_exported(tmp_path):
 def test_a_missing_package_is_said_with_the_line_that_installs_it(km, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
 
-    with pytest.raises(ConfigError, match=r"pip install 'ray-kmeans\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[onnx\]'"):
         km.export(str(tmp_path / "out"))
 
 

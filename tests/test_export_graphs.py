@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.export import COSINE, SQUARED_EUCLIDEAN, first_equals, middle
 from ray_kmeans.export.onnx_graph import OPSET, onnx_model
 from ray_kmeans.export.saved_model import SIGNATURES, saved_model_files, tensorflow_installed
@@ -52,7 +52,7 @@ def centers_for(metric, rows):
 
 def run_onnx(centers, metric, **options):
     """Return a function from rows to the three outputs."""
-    reason = "the packages onnx and onnxruntime are not installed: pip install 'ray-kmeans[test]'"
+    reason = "the packages onnx and onnxruntime are not installed: pip install '.[test]'"
     pytest.importorskip("onnx", reason=reason)
     pytest.importorskip("onnxruntime", reason=reason)
     return session_of(onnx_model(centers, metric, {}, **options))
@@ -66,7 +66,7 @@ def session_of(model):
 
 
 def the_tensorflow():
-    reason = "the package tensorflow is not installed: pip install 'ray-kmeans[tensorflow]'"
+    reason = "the package tensorflow is not installed: pip install '.[tensorflow]'"
     return pytest.importorskip("tensorflow", reason=reason)
 
 
@@ -318,7 +318,8 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(make, package
     with pytest.raises(ConfigError) as caught:
         make(np.zeros((2, 3), np.float32), COSINE)
 
-    assert f"needs the package {package}: pip install 'ray-kmeans[{package}]'" in str(caught.value)
+    assert f"needs the package {package}, which is not installed." in str(caught.value)
+    assert str(caught.value).endswith(install_hint(package))
 
 
 def test_importing_the_exports_loads_neither_onnx_nor_tensorflow():

@@ -78,7 +78,7 @@ def test_a_saved_model_without_tensorflow_is_an_error_that_says_what_to_install(
 ):
     monkeypatch.setattr(exporting, "tensorflow_installed", lambda: False)
 
-    with pytest.raises(SystemExit, match=r"pip install 'ray-kmeans\[tensorflow\]'"):
+    with pytest.raises(SystemExit, match=r"pip install '\.\[tensorflow\]'"):
         cli.main(["export", km.model_dir, str(tmp_path / "out"), "--format", "savedmodel"])
 
     assert not (tmp_path / "out").exists()

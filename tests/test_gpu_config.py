@@ -39,7 +39,7 @@ def test_without_a_gpu_a_fit_here_is_refused_before_it_reads(tmp_path):
 def test_without_torch_it_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
 
-    with pytest.raises(ConfigError, match=r"needs torch.*pip install 'ray-kmeans\[gpu\]'"):
+    with pytest.raises(ConfigError, match=r"needs torch.*pip install '\.\[gpu\]'"):
         fit(tmp_path, RunConfig(num_workers=0, backend="gpu"))
 
 

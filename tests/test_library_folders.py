@@ -424,4 +424,4 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
     put(tmp_path, f"{name}/_delta_log/0.json", lambda file: file.write(b""))
     monkeypatch.setitem(sys.modules, library, None)
 
-    refuse(tmp_path / name, ConfigError, f"pip install 'ray-kmeans[{extra}]'")
+    refuse(tmp_path / name, ConfigError, f"pip install '.[{extra}]'")

@@ -186,7 +186,7 @@ def test_every_event_can_be_logged_and_drawn():
 
     events = [*RUN, ev.Warned("w"), ev.WorkerReplaced(1, "c"), ev.CoordinatorReplaced("c")]
     events += [ev.Waiting(1, 2, 0.5), ev.WorkersLag(1, 20), ev.WorkersJoined(3)]
-    events.append(ev.Logged("l"))
+    events += [ev.Logged("l"), ev.EndedBefore(Stop.CONVERGED, 9)]
     for event in events:
         listen(event)
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, errors, serving
+from ray_kmeans import KMeansClustering, RunConfig, cli, errors, inference, serving
 from ray_kmeans.data.footprint import Footprint
 from ray_kmeans.data.plan import cut, rows_of, split
 from ray_kmeans.explain import in_units
@@ -94,7 +94,8 @@ class Checker:
                 patch.setattr(cli, "COMMANDS", PARSING)
                 cli.main(args)
         else:
-            cli.main([*args, *(["--num-workers", "0"] if args[0] != "report" else [])])
+            alone = args[0] in ("report", "import-centers")
+            cli.main([*args, *([] if alone else ["--num-workers", "0"])])
 
     def job(self, args):
         script = Path(args[0]).name
@@ -201,6 +202,8 @@ def check_that_both_sides_agree(names):
     by_spark = KMeansClustering(20, "from-spark", distance_metric="cosine", config=names["here"])
     labels = by_spark.predict(x, as_iterable=False)["cluster_idx"]
     assert labels.tolist() == labels_in("labelled-from-spark")
+    assert names["their_labels"].tolist() == names["labels"].tolist()
+    assert names["labels"].tolist() == labels_in("labelled-by-imported")
     check_the_columns_of_curator(x)
 
 
@@ -217,6 +220,26 @@ def check_the_columns_of_curator(x):
     )
 
 
+def test_no_example_of_labels_holds_the_distances_of_all_rows_to_all_centers(at_work, monkeypatch):
+    """Of 200,000 rows and 1,000 centers these are 2 GB beside the labels."""
+    largest = []
+    all_of = inference.whole
+
+    def whole(batches):
+        found = all_of(batches)
+        largest.append(sum(each.nbytes for each in found.values()))
+        return found
+
+    monkeypatch.setattr(inference, "whole", whole)
+    for name in ("migrating", "tuning"):
+        for kind, text in blocks_of(PAGES[name]):
+            at_work.check(kind, text)
+
+    rows, centers = len(at_work.names["x"]), 20
+    assert rows * 8 in largest  # the labels of all
+    assert max(largest) < rows * centers * 4 / 2
+
+
 def test_a_command_that_cannot_be_read_is_found(at_work):
     wrong = [
         "ray-kmeans fit s3://b/v s3://b/m",
@@ -224,7 +247,7 @@ def test_a_command_that_cannot_be_read_is_found(at_work):
         "ray job submit --address x -- python jobs/fit.py s3://b/v s3://b/m --k 3",
         "serve run ray_kmeans.serving:builder model_dir=m rows=3",
         "serve run ray_kmeans.serving:nothing model_dir=m",
-        "pip install 'ray-kmeans[serving]'",
+        "pip install '.[serving]'",
         "curl http://127.0.0.1:8000/ -d '{}'",
         "rm -r model",
     ]

@@ -209,8 +209,9 @@ def test_a_clone_of_a_model_without_model_dir_has_a_directory_of_its_own(tmp_pat
 
     clone = sklearn.base.clone(km)
 
-    with pytest.warns(UserWarning, match="no model_dir was given"), pytest.raises(NotFittedError):
+    with pytest.raises(NotFittedError, match="no model_dir was given"):
         clone.clusters()
+    assert [str(path) for path in tmp_path.iterdir()] == [km.model_dir]
 
 
 def test_nested_names_reach_through_a_pipeline(km):

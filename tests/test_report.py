@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -321,27 +322,46 @@ def test_a_gap_of_cosine_is_that_of_directions():
     np.testing.assert_allclose(gaps.distances, [0.4, 0.2, 0.2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("at_once", [1, 45, 10**6])
-def test_gaps_do_not_depend_on_how_many_are_looked_for_at_once(monkeypatch, at_once):
-    centers = X[:40]
-    whole = gaps_of(centers, "squared_euclidean")
-    monkeypatch.setattr("ray_kmeans.report.centers.SCORES_AT_ONCE", at_once)
+def true_nearest(centers):
+    """Return the nearest other center of each, and the squared distance, by exact fractions."""
+    exact = [[Fraction(value) for value in row] for row in centers.tolist()]
+    found = []
+    for one, row in enumerate(exact):
+        squares = [sum((a - b) ** 2 for a, b in zip(row, each, strict=True)) for each in exact]
+        others = [(square, other) for other, square in enumerate(squares) if other != one]
+        square, other = min(others)
+        found.append((other, float(square)))
+    return found
 
-    parts = gaps_of(centers, "squared_euclidean")
 
-    assert parts.nearest.tolist() == whole.nearest.tolist()
+@pytest.mark.parametrize("seed", range(3))
+def test_the_nearest_other_center_is_the_true_one_also_where_centers_nearly_coincide(seed):
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(40, 3)).astype(np.float32) + np.float32(1000)
+    centers[20:30] = np.nextafter(centers[:10], np.float32(2000))
+    centers[30] = centers[31]
+
+    gaps = gaps_of(centers, "squared_euclidean")
+
+    assert gaps.nearest.tolist() == [other for other, _ in true_nearest(centers)]
 
 
-def test_the_closest_pairs_are_shown_once_each_and_the_closest_first(page, model):
-    centers = model.fitted().centers.astype(float)
-    squares = ((centers[:, None] - centers) ** 2).sum(axis=2) + np.diag(np.full(K, np.inf))
-    pairs = {tuple(sorted((i, int(squares[i].argmin())))) for i in range(K)}
-    expected = sorted((squares[pair], *pair) for pair in pairs)[:10]
+def test_a_row_of_the_table_of_gaps_names_the_nearest_other_center_of_its_cluster(page, model):
+    nearest = true_nearest(model.fitted().centers)
+    expected = sorted((square, one, other) for one, (other, square) in enumerate(nearest))[:20]
 
     rows = table(page, "gaps")
 
     assert [(int(a), int(b)) for a, b, _ in rows] == [(a, b) for _, a, b in expected]
     assert [number(row[2]) for row in rows] == pytest.approx([d for d, *_ in expected], rel=1e-5)
+
+
+def test_a_center_whose_nearest_has_a_nearer_one_itself_names_its_own_nearest():
+    """Of 0, 1 and 2.5: the nearest of 2.5 is 1, and that of 1 is 0."""
+    gaps = gaps_of(np.array([[0.0], [2.5], [1.0]], np.float32), "squared_euclidean")
+
+    assert gaps.smallest(3) == [(0, 2, 1.0), (2, 0, 1.0), (1, 2, 2.25)]
+    assert gaps.smallest(1) == [(0, 2, 1.0)]
 
 
 COUNTS = np.array([5, 1, 3])
@@ -665,7 +685,7 @@ def test_a_missing_package_is_said_with_the_line_that_installs_it(model, tmp_pat
     assert ended.returncode == 1
     assert "\nerror: a report needs matplotlib and jinja2" in ended.stderr
     assert package in ended.stderr.split("(")[1]
-    assert ended.stderr.endswith("Run: pip install 'ray-kmeans[report]'.\n")
+    assert ended.stderr.endswith("Run in a clone of ray-kmeans: pip install '.[report]'.\n")
 
 
 def test_the_command_makes_the_page_and_says_where_it_is(model, data, page, tmp_path, capsys):

@@ -346,7 +346,8 @@ def test_a_new_object_on_the_same_directory_goes_on_and_takes_no_centers_of_its_
     whole = new(4, X[:4], "whole", **params).fit(X, steps=2).fit(X, steps=3)
     km.fit(X, steps=2)
 
-    other = new(4, X[50:54], "m", **params).fit(X, steps=3)
+    with pytest.warns(UserWarning, match="that model is continued, and initial_clus"):
+        other = new(4, X[50:54], "m", **params).fit(X, steps=3)
 
     assert other.history() == whole.history()
     np.testing.assert_array_equal(other.clusters(), whole.clusters())

@@ -215,7 +215,7 @@ def test_without_ray_serve_the_line_that_installs_it_is_said(km, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray.serve", None)
     monkeypatch.delattr("ray.serve")
 
-    with pytest.raises(ConfigError, match=r"pip install 'ray-kmeans\[serve\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[serve\]'"):
         serving.nearest(km.model_dir)
 
 

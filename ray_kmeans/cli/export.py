@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from ray_kmeans import exporting
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
-from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.loading import load_model
 from ray_kmeans.remote import redacted
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -36,7 +36,7 @@ def run(flags: Export) -> None:
     model = ModelDir.of(flags.model_dir, config)
     state = model.fitted()
     announce("export", flags.model_dir, flags.output, config)
-    km = KMeansClustering(len(state.centers), flags.model_dir, config=config)
+    km = load_model(flags.model_dir, config)
     if flags.format == "onnx":
         path = km.export(flags.output)
     elif flags.format == "savedmodel":

@@ -14,6 +14,8 @@ from ray_kmeans.config import RunOptions
 from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.explain import explain
+from ray_kmeans.importing import initial_clusters_of
+from ray_kmeans.observe.events import EndedBefore
 from ray_kmeans.observe.table import fit_table
 from ray_kmeans.remote import redacted
 from ray_kmeans.runs import BATCH_SIZE
@@ -30,8 +32,9 @@ class Fit(WeighedRows, Configured):
     """Directory or fsspec URL for the model and its checkpoints."""
     num_clusters: int
     """Number of clusters."""
-    initial_clusters: Literal["random", "kmeans_plus_plus", "kmc2", "kmeans_parallel"] = "random"
-    """How the initial centers are chosen among the rows."""
+    initial_clusters: str = "random"
+    """How the initial centers are chosen among the rows: random, kmeans_plus_plus, kmc2 or
+    kmeans_parallel; or a file that holds them, as import-centers takes it."""
     distance_metric: Literal["squared_euclidean", "cosine"] = "squared_euclidean"
     """'cosine' is spherical k-means."""
     random_seed: int = 0
@@ -61,6 +64,9 @@ def run(flags: Fit) -> None:
     """Fit, and print how that went."""
     config = run_config(flags.run, flags.storage_options)
     km = KMeansClustering(**_shared(flags), config=config)
+    km.set_params(
+        initial_clusters=initial_clusters_of(flags.initial_clusters, config.storage_options)
+    )
     found = ModelDir.of(flags.model_dir, config).latest()
     source = flags.open(flags.uri, config, found, flags.sample_weight)
     if flags.explain:
@@ -70,13 +76,16 @@ def run(flags: Fit) -> None:
         return
     announce("fit", flags.uri, flags.model_dir, config, rows=source)
     join(config)
+    before = km.checkpoints()[-1:]
     with interrupt.listening():
         km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
+    if before and km.checkpoints()[-1:] == before:
+        print(EndedBefore(km.why_stopped(), len(km.history())))
     sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
     print(fit_table(km.history(), km.why_stopped(), sizes))
     model_dir = redacted(flags.model_dir)
     print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
-    print(f"  KMeansClustering({flags.num_clusters}, {model_dir!r}).clusters()")
+    print(f"  ray_kmeans.load_model({model_dir!r}).clusters()")
 
 
 def _shared(flags: Fit) -> dict[str, Any]:

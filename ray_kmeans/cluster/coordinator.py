@@ -19,7 +19,7 @@ from ray_kmeans.cluster.saver import Saver
 from ray_kmeans.cluster.starting import load, seeded
 from ray_kmeans.cluster.trainers import Loadable, Stream, Trainer
 from ray_kmeans.clustering.partials import Partials
-from ray_kmeans.clustering.state import FitState, Stop
+from ray_kmeans.clustering.state import OWN_ENDS, FitState, Stop
 from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitors
@@ -42,14 +42,30 @@ def run_fit(
 ) -> FitState:
     """Fit and return the final state, which is also the last checkpoint."""
     summary = load(pool, emit)
+    found, trainer = plan.reopened(store.latest()), plan.trainer(pool, summary)
+    if found is not None and _has_ended(found, plan, trainer, plan.data_name(summary)):
+        emit(ev.EndedBefore(found.stop, found.iteration))
+        return found
     Partials.get_ready(summary)
     emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters))))
-    found = store.latest()
     with Saver(store, emit) as saver:
         state = seeded(plan, pool, summary, saver, emit) if found is None else found
         state = replace(state.begin(plan.data_name(summary), plan.asked), rows=plan.rows)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), reached or Reached())
-        return _train(plan, plan.trainer(pool, summary), state, watch)
+        return _train(plan, trainer, state, watch)
+
+
+def _has_ended(found: FitState, plan: FitPlan, trainer: Trainer, data: str) -> bool:
+    """Tell whether a model is at the end of the fit that is asked for.
+
+    So it is where its last fit, on the same data, ended by its own rule and the rule of this one
+    ends there too. `steps` are always more; but at a fixed point no step changes anything.
+    """
+    more = plan.rule.steps is not None and found.stop is not Stop.CONVERGED
+    if found.stop not in OWN_ENDS or more or not found.saw(data):
+        return False
+    again = replace(found, stop=None)
+    return trainer.start(again) is again and trainer.why_stop(again) is not None
 
 
 def run_stream(
@@ -91,15 +107,14 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
     """Step until there is a reason to stop, and save the last state."""
     last = plan.rule.last_step(state.began)
     watch.emit(ev.FitStarted(plan.num_clusters, state.iteration, last))
-    if state.stop is None:
-        started = trainer.start(state)
-        if state.running and started.running and state.running is not started.running:
-            watch.emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
-        state = _iterate(plan, trainer, started, watch)
-        watch.emit(ev.Peaks(tuple(trainer.pool.ask("peak_bytes"))))
-        watch.save(state)
-        watch.saver.flush()
-        watch.monitors.end(state)
+    started = trainer.start(state)
+    if state.running and started.running and state.running is not started.running:
+        watch.emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
+    state = _iterate(plan, trainer, started, watch)
+    watch.emit(ev.Peaks(tuple(trainer.pool.ask("peak_bytes"))))
+    watch.save(state)
+    watch.saver.flush()
+    watch.monitors.end(state)
     assert state.stop is not None
     watch.emit(ev.FitEnded(state.stop, state.iteration))
     return state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,8 +14,11 @@ from ray_kmeans.cluster.trainers import FullBatch, MiniBatch, Trainer
 from ray_kmeans.clustering.batches import Batches
 from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.row_spec import RowSpec
-from ray_kmeans.clustering.state import FitState, digest
+from ray_kmeans.clustering.state import GIVEN, FitState, Origin, digest
 from ray_kmeans.clustering.stopping import StopRule
+
+FARTHEST = ", empty clusters move to the farthest rows"
+"""Stands in what a fit was asked for where it moves the centers of empty clusters."""
 
 
 class HeldStore(Protocol):
@@ -79,15 +82,36 @@ class FitPlan:
         if isinstance(initial, np.ndarray):
             initial = digest(initial)
         elif callable(initial):
-            named = initial if hasattr(initial, "__qualname__") else type(initial)
-            initial = f"{named.__module__}.{named.__qualname__}"
+            initial = _qualified(initial)
         plan = replace(self, checkpoint_steps=None, checkpoint_secs=0.0, in_danger=False)
         return repr(replace(plan, initial=initial))
 
     @property
     def asked(self) -> str:
         """A name for what a fit is to do with the data: the same call has the same."""
-        return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration"
+        policy = FARTHEST if self.empty_clusters == "farthest" else ""
+        return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}"
+
+    def reopened(self, found: FitState | None) -> FitState | None:
+        """Return a model without its end where empty clusters, kept so far, are to be moved now."""
+        if found is None or FARTHEST not in self.asked or FARTHEST in found.asked:
+            return found
+        return replace(found, stop=None) if any(line.empty for line in found.lines[-1:]) else found
+
+    @property
+    def origin(self) -> Origin:
+        """Where the first centers of a new model come from."""
+        initial = self.initial
+        if isinstance(initial, np.ndarray):
+            initial = f"{GIVEN} {digest(initial)}"
+        elif callable(initial):
+            initial = f"the function {_qualified(initial)}"
+        return Origin(initial, self.random_seed, self.retries)
 
     def _batches(self, size: int, summary: Summary) -> Batches:
         return Batches(summary.rows, min(size, summary.rows), self.random_seed)
+
+
+def _qualified(function: Any) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -82,7 +82,7 @@ def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.E
     emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
     if isinstance(plan.initial, str):
         _warn_of_copies(centers, emit)
-    state = replace(FitState.initial(centers, plan.metric), rows=plan.rows)
+    state = replace(FitState.initial(centers, plan.metric, plan.origin), rows=plan.rows)
     saver.save(state)
     saver.flush()  # a seeding is not lost either
     return state

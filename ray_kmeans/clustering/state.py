@@ -26,6 +26,31 @@ class Stop(Enum):
     MONITOR = "a monitor asked to stop"
 
 
+OWN_ENDS = (Stop.CONVERGED, Stop.TOLERANCE, Stop.CYCLE, Stop.NO_IMPROVEMENT, Stop.EPOCHS)
+"""Ends that follow from the data and the rule alone: the same fit, asked for again, ends there."""
+
+
+GIVEN = "the given centers"
+"""Begins the name of centers that were given."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the first centers of a model came from; it does not change while the model trains."""
+
+    initial: str = "random"
+    """The method that chose them, or a name for centers or a function that were given."""
+    random_seed: int = 0
+    """The seed of the first fit."""
+    retries: int = 2
+    """Further candidates for each center of k-means++."""
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the seed decided which centers these are."""
+        return not self.initial.startswith(GIVEN)
+
+
 @dataclass(frozen=True)
 class Iteration:
     """One line of the history: one step."""
@@ -84,11 +109,18 @@ class FitState:
     """None for full batch."""
     rows: RowSpec | None = None
     """How the rows were read; None in checkpoints of versions before this was kept."""
+    origin: Origin | None = None
+    """Where the first centers came from; None in checkpoints of versions before this was kept."""
 
     @classmethod
-    def initial(cls, centers: NDArray[np.float32], metric: str = SQUARED_EUCLIDEAN) -> FitState:
+    def initial(
+        cls,
+        centers: NDArray[np.float32],
+        metric: str = SQUARED_EUCLIDEAN,
+        origin: Origin | None = None,
+    ) -> FitState:
         """Return the state before the first step; for cosine, `centers` are unit rows."""
-        return cls(centers, np.zeros(len(centers), np.int64), metric)
+        return cls(centers, np.zeros(len(centers), np.int64), metric, origin=origin)
 
     def begin(self, data: str, asked: str = "") -> FitState:
         """Return the state in which a fit on these data starts.
@@ -97,7 +129,7 @@ class FitState:
         is run again equals one that was not killed, also in its number of steps. A fit at its fixed
         point stays there.
         """
-        same = data == self.data and data != ""
+        same = self.saw(data)
         cut_off = self.stop is None and asked == self.asked
         if same and (cut_off or self.stop is Stop.CONVERGED):
             return self
@@ -109,6 +141,10 @@ class FitState:
             asked=asked,
             data_since=self.data_since if same else self.iteration,
         )
+
+    def saw(self, data: str) -> bool:
+        """Tell whether the last fit saw these data, and was not one of data without a name."""
+        return data == self.data and data != ""
 
     @property
     def lines(self) -> tuple[Iteration, ...]:

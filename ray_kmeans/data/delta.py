@@ -18,7 +18,7 @@ from ray_kmeans.data.files import File
 from ray_kmeans.data.format import HEADS_AT_ONCE, FileSource
 from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.tables import readable
-from ray_kmeans.errors import ConfigError, NoDataError
+from ray_kmeans.errors import ConfigError, NoDataError, install_hint
 from ray_kmeans.remote import Remote, said
 
 LOG = "_delta_log"
@@ -64,7 +64,8 @@ def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
         from deltalake.exceptions import DeltaError
     except ImportError:
         raise ConfigError(
-            f"{remote.shown!r} is a Delta table. Run: pip install 'ray-kmeans[delta]'."
+            f"{remote.shown!r} is a Delta table, and deltalake is not installed. "
+            f"{install_hint('delta')}"
         ) from None
     with TemporaryDirectory(prefix="ray-kmeans-delta") as folder:
         with said(f"the log of {remote.shown!r} cannot be read", remote.storage_options):

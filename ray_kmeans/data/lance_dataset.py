@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ray_kmeans.data.plan import Block
 from ray_kmeans.data.tables import TableSource, readable
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.remote import Remote
 
 WORDS = {
@@ -72,7 +72,7 @@ def open_lance_folder(
         import lance
     except ImportError:
         raise ConfigError(
-            f"{Remote(uri).shown!r} needs Lance. Run: pip install 'ray-kmeans[lance]'."
+            f"{Remote(uri).shown!r} needs Lance, which is not installed. {install_hint('lance')}"
         ) from None
     with readable(Remote(uri).shown):
         return open_lance(

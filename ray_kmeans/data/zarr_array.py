@@ -15,7 +15,7 @@ from ray_kmeans.clustering.narrow import narrow_name
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.tables import readable
-from ray_kmeans.errors import ConfigError, DataError, NoDataError
+from ray_kmeans.errors import ConfigError, DataError, NoDataError, install_hint
 from ray_kmeans.remote import Remote, protocols_of
 
 
@@ -70,7 +70,7 @@ def open_zarr_folder(
         import zarr
     except ImportError:
         raise ConfigError(
-            f"{remote.shown!r} needs Zarr. Run: pip install 'ray-kmeans[zarr]'."
+            f"{remote.shown!r} needs Zarr, which is not installed. {install_hint('zarr')}"
         ) from None
     if not remote.fs.isdir(remote.path):
         raise NoDataError(f"{remote.shown!r} does not exist. Give the folder of a Zarr array.")

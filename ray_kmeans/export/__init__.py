@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.clustering.metric import COSINE as COSINE
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, install_hint
 
 
 def middle(centers: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -48,5 +48,6 @@ def check_metric(metric: str) -> None:
 def missing(what: str, package: str) -> ConfigError:
     """Return the error for an export whose package is not installed."""
     return ConfigError(
-        f"the export as {what} needs the package {package}: pip install 'ray-kmeans[{package}]'"
+        f"the export as {what} needs the package {package}, which is not installed. "
+        f"{install_hint(package)}"
     )

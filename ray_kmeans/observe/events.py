@@ -234,6 +234,20 @@ class FitEnded:
     iteration: int
 
 
+@dataclass(frozen=True)
+class EndedBefore:
+    """The model is at the end of the fit that is asked for, so nothing is to do."""
+
+    stop: Stop | None
+    """Why it ended; None where nothing else than the number of its steps says so."""
+    iteration: int
+
+    def __str__(self) -> str:
+        """Say so in words."""
+        why = self.stop.value if self.stop else "the steps asked for are made"
+        return f"the model has ended already, after {self.iteration:,} steps: {why}; nothing to do"
+
+
 Event: TypeAlias = (
     Planned
     | Waiting
@@ -253,6 +267,7 @@ Event: TypeAlias = (
     | Warned
     | Logged
     | FitEnded
+    | EndedBefore
 )
 
 Emit: TypeAlias = Callable[[Event], None]

@@ -36,7 +36,7 @@ class RayMetrics:
     first event. Steps that are made again after a loss count again: they are work. A gauge is
     served for two of Ray's reports (20 s) after each step, so there are gaps in long steps.
 
-    A run without Ray (``num_workers=0``) has none of this. Nodes need ``ray-kmeans[jobs]``, whose
+    A run without Ray (``num_workers=0``) has none of this. Nodes need the extra ``[jobs]``, whose
     Ray has the agent that serves.
     """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.observe import events as ev
 
 log = logging.getLogger("ray_kmeans")
@@ -108,7 +108,7 @@ class _EventFile:
         except ImportError as error:
             raise ConfigError(
                 "summaries for TensorBoard need tensorboardX, which cannot be imported here "
-                f"({error}). Run: pip install 'ray-kmeans[tensorboard]'."
+                f"({error}). {install_hint('tensorboard')}"
             ) from error
         with ExitStack() as opened:
             folder = Path(opened.enter_context(TemporaryDirectory(prefix="ray_kmeans-")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.store.publish import Place, absolute, put
 
@@ -41,7 +41,7 @@ def write_report(
     except ImportError as error:
         raise ConfigError(
             f"a report needs matplotlib and jinja2, which cannot be imported here ({error}). "
-            "Run: pip install 'ray-kmeans[report]'."
+            f"{install_hint('report')}"
         ) from error
     for name, value in {"columns": list(columns), "show": show}.items():
         if value and not data:

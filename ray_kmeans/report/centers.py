@@ -9,11 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.clustering.metric import COSINE
 from ray_kmeans.clustering.state import FitState
-
-SCORES_AT_ONCE = 2**23
-"""64 MB of them."""
 
 
 @dataclass(frozen=True)
@@ -85,39 +81,23 @@ class Gaps:
     """How near each center is to its nearest other one."""
 
     nearest: NDArray[np.int64]
-    """(k,) which that is."""
+    """(k,) which that is, over the reals; a tie goes to the lowest index."""
     distances: NDArray[np.float64]
     """(k,) to it, by the metric of the model."""
 
-    def closest_pairs(self, number: int) -> list[tuple[int, int, float]]:
-        """Return the pairs of a center and its nearest that are closest, each once."""
-        pairs = set()
-        for one, (other, distance) in enumerate(zip(self.nearest, self.distances, strict=True)):
-            pairs.add((float(distance), min(one, int(other)), max(one, int(other))))
-        return [(one, other, distance) for distance, one, other in sorted(pairs)[:number]]
+    def smallest(self, number: int) -> list[tuple[int, int, float]]:
+        """Return (center, its nearest other one, distance) of those that are nearest to one."""
+        order = np.argsort(self.distances, kind="stable")[:number].tolist()
+        return [(one, int(self.nearest[one]), float(self.distances[one])) for one in order]
 
 
 def gaps_of(centers: NDArray[np.float32], metric: str) -> Gaps | None:
     """Return the gaps between centers (k, d); None where there is a single one."""
     if len(centers) == 1:
         return None
-    nearest = _nearest_others(centers, metric)
-    # The kernel has all digits also where centers nearly coincide.
-    others = nearest.astype(np.int32)
-    distances = kernels.load().distances_to(centers, centers, others, metric)
-    return Gaps(nearest, distances)
-
-
-def _nearest_others(centers: NDArray[np.float32], metric: str) -> NDArray[np.int64]:
-    exact = centers.astype(np.float64)
-    if metric != COSINE:
-        exact -= exact.mean(axis=0)
-    squares = np.zeros(len(exact)) if metric == COSINE else (exact**2).sum(axis=1)
-    nearest = np.empty(len(exact), np.int64)
-    step = max(SCORES_AT_ONCE // len(exact), 1)
-    for start in range(0, len(exact), step):
-        numbers = np.arange(start, min(start + step, len(exact)))
-        scores = squares - 2 * exact[numbers] @ exact.T
-        scores[numbers - start, numbers] = np.inf
-        nearest[numbers] = scores.argmin(axis=1)
-    return nearest
+    kernel = kernels.load("portable")  # compiles least: a page is made once
+    themselves = np.arange(len(centers), dtype=np.int32)
+    nearest = np.empty(len(centers), np.int32)
+    kernel.assign_second(centers, kernel.prepare(centers, metric), themselves, nearest)
+    distances = kernel.distances_to(centers, centers, nearest, metric)
+    return Gaps(nearest.astype(np.int64), distances)

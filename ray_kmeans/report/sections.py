@@ -21,7 +21,8 @@ from ray_kmeans.report.run_sections import RUNS
 
 STEPS_SHOWN = 4
 """First steps, and as many last ones, that stand in the table."""
-PAIRS_SHOWN = 10
+GAPS_SHOWN = 20
+"""Centers that stand in the table of gaps; two that are nearest to each other stand there twice."""
 
 
 def title(facts: Facts) -> str:
@@ -45,7 +46,7 @@ def _model(facts: Facts, made: date) -> Section:
         ("distance", state.metric.replace("_", " ")),
         ("training", _training(state)),
         ("steps", state.iteration),
-        ("ended", state.stop.value if state.stop else "not yet: the fit was cut off"),
+        ("ended", _ended(state)),
     ]
     if state.history:
         last = state.history[-1]
@@ -56,6 +57,14 @@ def _model(facts: Facts, made: date) -> Section:
         rows += [("data", facts.data.name), ("sample", looked_at)]
     rows.append(("report made", made.isoformat()))
     return Section("model", "The model", table=Table("", (), rows))
+
+
+def _ended(state: FitState) -> str:
+    if state.stop is not None:
+        return state.stop.value
+    if not state.iteration and state.origin and not state.origin.is_drawn:
+        return "not begun: these are the centers that were given"
+    return "not yet: the fit was cut off"
 
 
 def _training(state: FitState) -> str:
@@ -140,9 +149,10 @@ def _gaps(facts: Facts) -> Section | None:
     text += "Clusters whose centers are much closer than that are nearly the same."
     text += _zeros(facts.gaps.distances)
     figure = figures.histogram("gaps", facts.gaps.distances, f"{facts.distance} to the nearest")
-    columns = ("cluster", "nearest", facts.distance)
-    pairs = facts.gaps.closest_pairs(PAIRS_SHOWN)
-    table = Table("The closest centers", columns, pairs)
+    columns = ("cluster", "its nearest other cluster", facts.distance)
+    rows = facts.gaps.smallest(GAPS_SHOWN)
+    caption = "The smallest gaps: each center with the nearest other one"
+    table = Table(caption, columns, rows)
     return Section("gaps", "Gaps between centers", text, figure, table)
 
 

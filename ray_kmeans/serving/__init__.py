@@ -9,7 +9,7 @@ from typing import Any
 
 from ray_kmeans.checks import a_path, check_count
 from ray_kmeans.data.source import is_only_here
-from ray_kmeans.errors import ConfigError, NotFittedError
+from ray_kmeans.errors import ConfigError, NotFittedError, install_hint
 from ray_kmeans.store.model_dir import ModelDir
 
 
@@ -120,6 +120,6 @@ def _deployment() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"serving needs Ray Serve, which cannot be imported here ({error}). "
-            "Run: pip install 'ray-kmeans[serve]'."
+            f"{install_hint('serve')}"
         ) from error
     return replica.deployment

@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.row_spec import RowSpec
-from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
+from ray_kmeans.clustering.state import FitState, Iteration, Origin, Running, Stop
 from ray_kmeans.errors import CheckpointError
 from ray_kmeans.store import publish
 
@@ -57,6 +57,7 @@ def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
         "data_since": state.data_since,
         "mini_batch": [running.steps_per_iteration, running.done] if running else None,
         "rows": state.rows.to_json() if state.rows else None,
+        "origin": asdict(state.origin) if state.origin else None,
         "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
     }
 
@@ -111,6 +112,7 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         data_since=manifest["data_since"],
         running=_running(running, arrays) if running else None,
         rows=RowSpec.from_json(manifest["rows"]) if manifest.get("rows") else None,
+        origin=Origin(**manifest["origin"]) if manifest.get("origin") else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.kernels import Kernel
 
 STAGED_BYTES = 2**29
@@ -24,8 +24,8 @@ def check() -> None:
         import torch
     except ImportError as error:
         raise ConfigError(
-            f"backend='gpu' needs torch, which cannot be imported here ({error}). Run: "
-            "pip install 'ray-kmeans[gpu]'."
+            f"backend='gpu' needs torch, which cannot be imported here ({error}). "
+            f"{install_hint('gpu')}"
         ) from error
     if not torch.cuda.is_available():
         raise ConfigError(
