@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,3 +119,6 @@ def in_background(fetch: Fetch, begin: int, end: int) -> Future[bytes]:
 @lru_cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ray-kmeans-reading")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked

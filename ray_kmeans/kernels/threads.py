@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -27,3 +28,6 @@ class Threads:
 @lru_cache
 def _executor(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="ray-kmeans")
+
+
+os.register_at_fork(after_in_child=_executor.cache_clear)  # threads are not forked

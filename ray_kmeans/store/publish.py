@@ -12,11 +12,12 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import fsspec
 
+from ray_kmeans import forks
 from ray_kmeans.errors import DiskFullError
 from ray_kmeans.remote import FileSystem, Remote, protocols_of, said
 
@@ -29,7 +30,8 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 UNPUBLISHED = re.compile(r"\.\w+\.partial$")
 """How the name of a local file ends until it is whole."""
 
-_one_at_a_time = Lock()
+_one_at_a_time = RLock()
+forks.hold_while_forking(_one_at_a_time)
 
 
 def absolute(url: str) -> str:
