@@ -67,6 +67,7 @@ ONLY_IN = {  # who may import a library: a room, or one module of it
     "lance": {"data.lance_dataset"},
     "zarr": {"data.zarr_array"},
     "pytest": {"testing"},
+    "sklearn": {"estimator"},
     "tqdm": {"observe.progress"},
     "tyro": {"cli"},
     "yaml": {"cli.config_file"},
@@ -188,7 +189,7 @@ def run_fresh(code):
 
 
 def test_importing_the_package_loads_neither_ray_nor_numba_nor_torch_nor_tyro():
-    slow = {"ray", "numba", "tyro", "torch", "triton"}
+    slow = {"ray", "numba", "tyro", "torch", "triton", "sklearn"}
 
     use = "from ray_kmeans import KMeansClustering"
     loaded = run_fresh(f"{use}; import sys; print(*sorted(sys.modules))").split()

@@ -198,7 +198,7 @@ def test_a_child_of_a_process_that_uses_ray_says_so_at_once(tmp_path):
     began = time.monotonic()
     name, text = forked(on_ray)
     assert time.monotonic() - began < 10
-    assert (name, text) == forked(lambda: forked(on_ray))
+    assert forked(lambda: forked(on_ray))[0] == ConfigError.__name__
     assert name == ConfigError.__name__
     assert f"forked from process {os.getpid()}, whose connection to Ray it cannot use" in text
     assert forked(lambda: found(tmp_path / "without")) == expected
