@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ray_kmeans.errors import ConfigError
@@ -24,9 +25,13 @@ def hold_while_forking(lock: Any) -> None:
 
     It must be one that a thread may take twice.
     """
-    os.register_at_fork(
-        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
-    )
+    at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
+def at_fork(**calls: Callable[[], Any]) -> None:
+    """Have these called by `os.register_at_fork`, where a system has forks."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**calls)
 
 
 def check(name: str) -> None:
@@ -56,4 +61,4 @@ def _note() -> None:
     _left = _Left(os.getpid(), frozenset(names))
 
 
-os.register_at_fork(before=_note)
+at_fork(before=_note)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeAlias
+
+from ray_kmeans import forks
 
 FIRST_PIECE = 2**16
 """Bytes that are asked for at first: enough for most headers and footers."""
@@ -121,4 +122,4 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ray-kmeans-reading")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads are not forked
+forks.at_fork(after_in_child=_pool.cache_clear)  # threads are not forked

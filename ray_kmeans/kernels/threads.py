@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
+
+from ray_kmeans import forks
 
 TASKS_PER_THREAD = 4
 """Pieces of work for each thread, so that none waits long for the last."""
@@ -30,4 +31,4 @@ def _executor(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="ray-kmeans")
 
 
-os.register_at_fork(after_in_child=_executor.cache_clear)  # threads are not forked
+forks.at_fork(after_in_child=_executor.cache_clear)  # threads are not forked
