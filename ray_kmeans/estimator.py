@@ -322,6 +322,17 @@ class KMeansClustering(Model):
                 self._temporary_dir = None
             raise
 
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn's pipelines what this is; only they call it, so it is there then."""
+        from sklearn.utils import Tags, TargetTags, TransformerTags
+
+        return Tags("clusterer", TargetTags(required=False), TransformerTags())
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell whether there is a model; makes no directory for one."""
+        place = self._params["model_dir"] or self.config.model_dir or self._temporary_dir
+        return place is not None and bool(self.checkpoints())
+
     def __repr__(self) -> str:
         given = (
             f"{name}={value!r}"

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -163,8 +163,16 @@ class Remote:
         """Tell whether the store is of this kind, as 'file' or 'memory'."""
         return name in protocols_of(self.fs)
 
-    @cached_property
+    @property
     def _opened(self) -> tuple[FileSystem, str]:
+        """The open store and the path there; a child that was forked opens it anew."""
+        found = self.__dict__.get("_found")
+        if found is None or found[0] != os.getpid():
+            found = self.__dict__["_found"] = os.getpid(), self._open()
+        opened: tuple[FileSystem, str] = found[1]
+        return opened
+
+    def _open(self) -> tuple[FileSystem, str]:
         # A cached listing would hide what another process has written.
         options = {"use_listings_cache": False, **self.storage_options}
         self._check()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from ray_kmeans import forks
 from ray_kmeans.cluster.options import WorkerOptions, threads_of
 from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep
@@ -133,6 +134,7 @@ def workforce(config: RunConfig) -> tuple[int, float]:
         if config.backend == "gpu":
             gpu.check()
         return 1, config.cpus_per_worker or _cpus_here()
+    forks.check("ray")
     from ray_kmeans.cluster import on_ray  # ray is not imported where it is not used
 
     on_ray.connect(config.ray_address, config.num_workers, config.cpus_per_worker)

@@ -16,6 +16,7 @@ import pytest
 import ray_kmeans
 from ray_kmeans import KMeansClustering, cli, config
 from ray_kmeans.demo import DATA
+from tests.commands import refused
 from tests.files import put_array, put_table
 
 HERE = ["--num-workers", "0"]
@@ -51,13 +52,7 @@ def run(*args):
 
 def error_of(*args):
     """Return the one line with which a command ends that cannot do what it should."""
-    with pytest.raises(SystemExit) as caught:
-        run(*args)
-    line = caught.value.code
-    assert isinstance(line, str)
-    assert line.startswith("error: ")
-    assert "\n" not in line
-    return line
+    return refused([*args, *HERE])[1]
 
 
 def test_fit_then_predict_on_real_data(glosses, tmp_path, capsys):

@@ -15,6 +15,7 @@ import yaml
 from ray_kmeans import cli
 from ray_kmeans.cli.config_file import flags_of
 from ray_kmeans.cli.flags import JSON
+from tests.commands import refused
 
 FIT = {"uri": "data", "model_dir": "model", "num_clusters": 7}
 
@@ -39,14 +40,10 @@ def put(path, values, dump=json.dumps):
     return str(path)
 
 
-def refusal(capsys, name, *words):
+def refusal(name, *words):
     """Return the line with which a command ends that has a wrong file."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main([name, *words])
-    line = caught.value.code
-    assert isinstance(line, str), capsys.readouterr().err
-    assert line.startswith("error: ")
-    assert "\n" not in line
+    code, line = refused([name, *words])
+    assert code == 2
     return line
 
 
@@ -127,7 +124,7 @@ def test_the_places_may_stand_in_the_file_or_on_the_command_line(tmp_path, parse
     some = put(tmp_path / "some.yaml", {"uri": "data", "num_clusters": 7}, yaml.safe_dump)
 
     assert parse("fit", "a", "b", f"--config={path}").uri == "a"
-    line = refusal(capsys, "fit", "model", "--config", some)
+    line = refusal("fit", "model", "--config", some)
 
     assert "holds uri, but not ['uri', 'model_dir']" in line
 
@@ -160,7 +157,7 @@ def test_unknown_keys_are_named_with_the_nearest_that_is_known(name, tmp_path, c
     if "run" in {f.name for f in fields(cli.COMMANDS[name].flags)}:
         misspelt |= {"run": None, "cpus-per-worker": "cpus_per_worker"}
 
-    line = refusal(capsys, name, "--config", put(tmp_path / "c.json", {**misspelt, "config": 1}))
+    line = refusal(name, "--config", put(tmp_path / "c.json", {**misspelt, "config": 1}))
 
     assert "'config'" in line
     for key, nearest in misspelt.items():
@@ -184,7 +181,7 @@ def test_unknown_keys_are_named_with_the_nearest_that_is_known(name, tmp_path, c
     ],
 )
 def test_a_value_of_another_type_is_refused(key, value, tmp_path, capsys):
-    line = refusal(capsys, "fit", "--config", put(tmp_path / "c.json", {**FIT, key: value}))
+    line = refusal("fit", "--config", put(tmp_path / "c.json", {**FIT, key: value}))
 
     assert f"{key}={value!r}; it takes " in line
 
@@ -192,13 +189,13 @@ def test_a_value_of_another_type_is_refused(key, value, tmp_path, capsys):
 def test_a_password_in_a_value_that_is_refused_is_not_repeated(tmp_path, capsys):
     path = put(tmp_path / "c.json", {**FIT, "uri": ["s3://me:hush@bucket/x"]})
 
-    assert "hush" not in refusal(capsys, "fit", "--config", path)
+    assert "hush" not in refusal("fit", "--config", path)
 
 
 def test_a_value_that_no_run_can_use_is_refused(tmp_path, capsys):
     path = put(tmp_path / "c.json", {**FIT, "keep_checkpoint_max": 0})
 
-    assert "keep_checkpoint_max=0 must be" in refusal(capsys, "fit", "--config", path)
+    assert "keep_checkpoint_max=0 must be" in refusal("fit", "--config", path)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +213,7 @@ def test_a_value_that_no_run_can_use_is_refused(tmp_path, capsys):
     ],
 )
 def test_a_file_that_is_none_is_refused_and_not_repeated(name, text, said, tmp_path, capsys):
-    line = refusal(capsys, "fit", "--config", put(tmp_path / name, text))
+    line = refusal("fit", "--config", put(tmp_path / name, text))
 
     assert said in line
     assert "= 1" not in line

@@ -171,7 +171,7 @@ def test_who_follows_a_detached_fit_must_ask_for_the_same(address, tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
 
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "with other parameters" in text
     assert process.returncode == 143
     assert comes_true(lambda: not workers_of(address))

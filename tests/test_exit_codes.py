@@ -14,14 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import ray_kmeans
 from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.cli import ending
+from tests.commands import refused
 
 ROOT = Path(__file__).parents[1]
 MADE = ["--num-rows", "400000", "--num-features", "8", "--num-clusters", "5"]
 MADE += ["--rows-per-file", "1000"]
 WRONG = {
-    "make-dataset": ["x", "--num-rows", "0", "--num-features", "2", "--num-clusters", "1"],
     "fit": ["nowhere", "m", "--num-clusters", "2"],
     "predict": ["nowhere", "m", "x"],
     "evaluate": ["nowhere", "m"],
@@ -34,7 +35,7 @@ def test_the_readme_names_every_exit_code():
     line = re.search(r"^- Exit codes: (.*?)^- ", (ROOT / "README.md").read_text(), re.M | re.S)[1]
     listed = re.findall(r"^(\d+) ", ending.__doc__, re.MULTILINE)
 
-    assert re.findall(r"\b(\d+) ", line) == listed == ["0", "1", "2", "143"]
+    assert re.findall(r"\b(\d+) ", line) == listed == ["0", "1", "2", "141", "143"]
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -52,13 +53,106 @@ def test_an_error_is_one_line_and_1(name, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-@pytest.mark.parametrize("words", [["--no-such-flag"], ["a", "b", "c", "d", "e"]])
-def test_flags_that_a_command_does_not_take_are_2(name, words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main([name, *words])
+@pytest.mark.parametrize("words", [["--no-such-flag"], ["a", "b", "c", "d", "e"], ["--config"]])
+def test_flags_that_a_command_does_not_take_are_2(name, words):
+    code, line = refused([name, *words])
 
-    assert caught.value.code == 2
-    assert capsys.readouterr().err
+    assert code == 2
+    assert line.endswith(f"See `ray-kmeans {name} --help`.")
+
+
+TWO = ["x.npy", "m", "--num-clusters", "2", "--num-workers", "0"]
+MAKE = ["make-dataset", "x", "--num-features", "2", "--num-clusters", "1", "--num-rows"]
+UNUSABLE = {
+    "nothing": (["fit"], "these are missing: URI MODEL_DIR --num-clusters"),
+    "no command": (["fid", "a"], "'fid' is no command. Give one of fit, predict,"),
+    "no command but a flag": (["--num-rows"], "'--num-rows' is no command"),
+    "a misspelled flag": (
+        ["fit", *TWO, "--distance-metrik", "hush"],
+        r"--distance-metrik is not known \(nearest: --distance-metric\)",
+    ),
+    "a misspelled flag with =": (
+        ["fit", *TWO, "--storage-option={'key': 'hush'}"],
+        r"--storage-option is not known \(nearest: --storage-options\)",
+    ),
+    "a value in several words": (
+        ["fit", *TWO, "--storage-options", "{}", "'hush'"],
+        "more words than it takes; quote a value",
+    ),
+    "no of what is no switch": (["fit", *TWO, "--no-num-clusters"], "--no-num-clusters is not"),
+    "no value": (["fit", *TWO, "--max-steps"], "Missing value for argument '--max-steps'"),
+    "text for a number": (["fit", *TWO[:3], "x"], "--num-clusters takes int, not 'x'"),
+    "a fraction for a whole number": (["fit", *TWO[:3], "2.5"], "takes int, not '2.5'"),
+    "text for a number or none": (
+        ["fit", *TWO, "--relative-tolerance", "abc"],
+        r"--relative-tolerance takes float \| None, not 'abc'",
+    ),
+    "another choice": (["fit", *TWO, "--nonfinite", "x"], "invalid choice 'x' for argument"),
+    "a value that the config refuses": (["fit", *TWO, "--cache", "x"], "error: cache='x' is unkno"),
+    "a number that the config refuses": (
+        ["fit", *TWO[:4], "--num-workers", "-1"],
+        "error: num_workers=-1 must be a whole number of at least 0",
+    ),
+    "a number that the command refuses": ([*MAKE, "0"], "num_rows=0"),
+    "filters that are not JSON": (
+        ["predict", "a", "b", "c", "--filters", "["],
+        "error: filters is not JSON: Expecting value",
+    ),
+    "options that are not JSON": (["fit", *TWO, "--storage-options", "{hush"], "not JSON: Expect"),
+    "options that are no dict": (["fit", *TWO, "--storage-options", "[1]"], "is a list; it must"),
+    "flags that exclude each other": (
+        ["fit", *TWO, "--batch-size", "9", "--no-use-mini-batch"],
+        "batch_size",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_flags_that_cannot_be_used_are_one_line_and_2(case, tmp_path, monkeypatch):
+    words, told = UNUSABLE[case]
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones((9, 2), np.float32))
+
+    code, line = refused(words)
+
+    assert code == 2
+    assert re.search(told, line)
+    assert "hush" not in line
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_the_version_is_told(capsys):
+    for call in (
+        lambda: cli.main(["--version"]),
+        lambda: cli.main(["fit", "--version"]),
+        lambda: cli.job("report", ["--version"]),
+    ):
+        call()
+        assert capsys.readouterr().out == f"ray-kmeans {ray_kmeans.__version__}\n"
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-c", "from ray_kmeans.cli import main; main()", "fit", "--help"],
+        ["jobs/make_dataset.py", "--num-rows", "20", *MADE[2:], "--num-workers", "0"],
+    ],
+)
+def test_a_reader_that_goes_away_is_no_error(words, buffered, tmp_path):
+    env = {**os.environ, "PYTHONUNBUFFERED": buffered, "PYTHONPATH": str(ROOT)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, *words, *([str(tmp_path / "x")] if "--help" not in words else [])]
+
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120, env=env
+    )
+
+    os.close(writing)
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
 
 
 def test_no_command_and_help_tell_all_commands(capsys):
@@ -69,13 +163,6 @@ def test_no_command_and_help_tell_all_commands(capsys):
         assert caught.value.code == 0
         shown = capsys.readouterr().out
         assert {name for name in cli.COMMANDS if name not in shown} == set()
-
-
-def test_a_command_that_is_none_is_2(capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["fid", "a", "b"])
-
-    assert caught.value.code == 2
 
 
 def test_the_handler_of_sigterm_is_put_back(tmp_path):

@@ -682,7 +682,7 @@ def test_a_missing_package_is_said_with_the_line_that_installs_it(model, tmp_pat
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
 
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "\nerror: a report needs matplotlib and jinja2" in ended.stderr
     assert package in ended.stderr.split("(")[1]
     assert ended.stderr.endswith("Run in a clone of ray-kmeans: pip install '.[report]'.\n")

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tyro
-from tyro.conf import OmitArgPrefixes
 
 from ray_kmeans.cli import (
-    config_file,
     demo,
     ending,
     evaluate,
@@ -20,7 +18,12 @@ from ray_kmeans.cli import (
     make_dataset,
     predict,
     report,
+    words,
 )
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.version import __version__
+
+VERSION = "--version"
 
 
 class Command(NamedTuple):
@@ -48,20 +51,26 @@ def main(args: Sequence[str] | None = None) -> None:
     if name in COMMANDS:
         job(name, rest, prog=f"ray-kmeans {name}")
     else:
-        tyro.extras.subcommand_cli_from_dict(
-            {name: command.flags for name, command in COMMANDS.items()},
-            prog="ray-kmeans",
-            args=[name],
-        )
+        ending.run(lambda: _tell(name))
+
+
+def _tell(name: str) -> None:
+    """Answer a first word that is no command."""
+    if name == VERSION:
+        print(f"ray-kmeans {__version__}")
+        return
+    if not name.startswith(("-h", "--help", "--tyro")):
+        hint = f"Give one of {', '.join(COMMANDS)}, or --help."
+        raise ConfigError(f"{name!r} is no command. {hint}")
+    kinds = {name: command.flags for name, command in COMMANDS.items()}
+    tyro.extras.subcommand_cli_from_dict(kinds, prog="ray-kmeans", args=[name])
 
 
 def job(name: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run one command as a script of its own (jobs/*.py)."""
     kind, run = COMMANDS[name]
-    words = list(sys.argv[1:] if args is None else args)
-
-    def parse_and_run() -> None:
-        defaults = config_file.defaults_in(words, kind)
-        run(tyro.cli(kind, prog=prog, args=words, default=defaults, config=(OmitArgPrefixes,)))
-
-    ending.run(parse_and_run)
+    given = list(sys.argv[1:] if args is None else args)
+    if VERSION in given:
+        ending.run(lambda: _tell(VERSION))
+    else:
+        ending.run(lambda: run(words.flags_in(given, kind, prog)))

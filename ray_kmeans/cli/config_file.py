@@ -55,7 +55,7 @@ def defaults_of(path: str, kind: type[T]) -> T:
         if name in JSON and not isinstance(value, str):
             values[name] = json.dumps(value, default=str)
         elif not fits(value, known[name]):
-            takes = _in_words(known[name])
+            takes = in_words(known[name])
             raise ConfigError(redacted(f"{shown!r} holds {name}={value!r}; it takes {takes}."))
     _check_places(values, kind, shown)
     return _made(kind, values)
@@ -90,7 +90,8 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _in_words(hint: Any) -> str:
+def in_words(hint: Any) -> str:
+    """Return a type as people read it."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 

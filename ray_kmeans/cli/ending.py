@@ -2,8 +2,9 @@
 
 0    it is done
 1    an error, in one line
-2    flags that it does not take
+2    flags, or values of them, that cannot be used: in one line too
 130  stopped by Ctrl-C (SIGINT); by a second one, at once
+141  whoever read what it prints has gone, as `| head` does
 143  stopped by SIGTERM
 """
 
@@ -11,17 +12,27 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
 from ray_kmeans import interrupt
-from ray_kmeans.errors import RayKMeansError, RunStoppedError
+from ray_kmeans.errors import (
+    BudgetError,
+    ConfigError,
+    ModelMismatchError,
+    RayKMeansError,
+    RunStoppedError,
+)
 
 STOPPED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 """As shells tell it."""
+UNREAD = 128 + 13
+"""As shells tell that a reader has gone (SIGPIPE)."""
+UNUSABLE = 2
 
 
 def run(call: Callable[[], None]) -> None:
@@ -34,13 +45,25 @@ def run(call: Callable[[], None]) -> None:
     if before[signal.SIGINT] is not signal.SIG_IGN:  # as of what runs in the background
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        call()
+        try:
+            call()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        sys.exit(UNREAD)
     except RunStoppedError as stopped:
         say(str(stopped))
         sys.exit(INTERRUPTED if stopped.by == interrupt.CTRL_C else STOPPED)
     except KeyboardInterrupt:
         say(f"stopped by {interrupt.CTRL_C}. Run the same again.")
         sys.exit(INTERRUPTED)
+    except (BudgetError, ModelMismatchError) as error:  # of what there is, not of the flags alone
+        sys.exit(f"error: {error}")
+    except ConfigError as error:
+        say(f"error: {error}")
+        sys.exit(UNUSABLE)
     except RayKMeansError as error:
         sys.exit(f"error: {error}")
     finally:
@@ -54,6 +77,16 @@ def end_at_sigterm() -> None:
     Ray sets a handler of its own when it is joined, so this is to be called again after.
     """
     signal.signal(signal.SIGTERM, _end)
+
+
+def _is_unread() -> bool:
+    """Tell whether nobody reads what we print; then nothing more is tried to be printed."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    unread = any(state & select.POLLERR for _, state in asked.poll(0))
+    if unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return unread
 
 
 def say(text: str) -> None:

@@ -54,6 +54,19 @@ def open_delta(
     return FileSource(remote, files, Parquet(chosen), by_name=bool(columns))
 
 
+def _opened(deltalake: Any, folder: str) -> Any:
+    """Return the table; deltalake's threads are not forked, which it says by a panic of Rust."""
+    try:
+        return deltalake.DeltaTable(folder)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ConfigError(
+            f"deltalake cannot read a table in this process ({str(error).partition(' - ')[0]}). "
+            "Start it by multiprocessing.get_context('spawn') or 'forkserver'."
+        ) from None
+
+
 def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
     """Return the files of the newest version, and the columns that they hold.
 
@@ -71,7 +84,7 @@ def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
         with said(f"the log of {remote.shown!r} cannot be read", remote.storage_options):
             _copy_log(remote, Path(folder) / LOG)
         with readable(f"the log of {remote.shown}", DeltaError):
-            table = deltalake.DeltaTable(folder)
+            table = _opened(deltalake, folder)
             actions = pa.table(table.get_add_actions(flatten=False)).to_pylist()
             schema = pa.schema(table.schema().to_arrow())
             metadata = table.metadata()

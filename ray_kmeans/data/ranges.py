@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeAlias
 
+from ray_kmeans import forks
+
 FIRST_PIECE = 2**16
 """Bytes that are asked for at first: enough for most headers and footers."""
 PIECE = 2**22
@@ -118,3 +120,6 @@ def in_background(fetch: Fetch, begin: int, end: int) -> Future[bytes]:
 @lru_cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ray-kmeans-reading")
+
+
+forks.at_fork(after_in_child=_pool.cache_clear)  # threads are not forked

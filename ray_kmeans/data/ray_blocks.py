@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_kmeans import forks
 from ray_kmeans.data.plan import Block
 from ray_kmeans.data.promotion import filled
 from ray_kmeans.data.tables import TableSource
@@ -56,6 +57,7 @@ class RayBlocks:
 
 def open_ray_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
     """Run what the dataset has still to do, and return the source of its blocks."""
+    forks.check("ray")
     bundles = list(x.materialize().iter_internal_ref_bundles())
     pairs = [
         (ref, block.num_rows)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ray_kmeans.jit import njit
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def spread(centers, mean):
     """Write the mean of the centers, and return how far one is from it in any column at most."""
     k, d = centers.shape
@@ -22,7 +23,7 @@ def spread(centers, mean):
     return most.max()
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(nogil=True, fastmath={"reassoc", "contract"})
 def moved(before, after, distances):
     """Write how far each center came."""
     k, d = before.shape

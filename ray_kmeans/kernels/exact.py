@@ -11,13 +11,14 @@ terms of |x-a|^2 - |x-b|^2 = sum a^2 - b^2 - 2xa + 2xb and of x.b - x.a exact as
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ray_kmeans.jit import njit
 
 MAX_PARTS = 640
 """Floats that do not overlap, within 2**-298 .. 2**290: at worst one for every bit."""
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(nogil=True, fastmath={"reassoc", "contract"})
 def squared_distance(x, c):
     """Return |x - c|^2 in float64, off by at most (d + 4) * 2**-53 of itself in any order."""
     total = 0.0
@@ -27,7 +28,7 @@ def squared_distance(x, c):
     return total
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(nogil=True, fastmath={"reassoc", "contract"})
 def product_and_size(x, c):
     """Return x.c in float64, off by at most (d + 4) * 2**-53 of the second, sum |x_l c_l|."""
     total = 0.0
@@ -39,7 +40,7 @@ def product_and_size(x, c):
     return total, size
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def score(x, c, cosine):
     """Return the score in float64 and by how much at most it is off, also after one more addition.
 
@@ -54,7 +55,7 @@ def score(x, c, cosine):
     return found, (x.shape[0] + 8) * 2.0**-53 * size
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _grow(parts, used, term):
     kept = 0
     for i in range(used):
@@ -72,7 +73,7 @@ def _grow(parts, used, term):
     return kept
 
 
-@njit(nogil=True, cache=True, _nrt=True)
+@njit(nogil=True, _nrt=True)
 def difference_of_distances(x, a, b):
     """Return a number with the sign of |x-a|^2 - |x-b|^2 over the reals."""
     parts = np.empty(MAX_PARTS)
@@ -89,7 +90,7 @@ def difference_of_distances(x, a, b):
     return parts[used - 1] if used else 0.0
 
 
-@njit(nogil=True, cache=True, _nrt=True)
+@njit(nogil=True, _nrt=True)
 def difference_of_products(x, a, b):
     """Return a number with the sign of x.b - x.a over the reals."""
     parts = np.empty(MAX_PARTS)
@@ -104,7 +105,7 @@ def difference_of_products(x, a, b):
     return parts[used - 1] if used else 0.0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def is_nearer(x, a, score_a, b, score_b, cosine):
     """Tell whether x is strictly nearer to a than to b, given the result of `score` for both."""
     found_a, error_a = score_a

@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ray_kmeans.jit import njit
 from ray_kmeans.kernels.products import BLOCK_ROWS
 from ray_kmeans.kernels.space import Parts, bare
 
@@ -123,7 +123,7 @@ def take_back(slots, parts, moves, safe_gap):
                 slots.bounds[slot] = bound - abs(bound) * np.float32(2.0**-20)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _bucket(left):
     if not left > 0:
         return 0
@@ -131,14 +131,14 @@ def _bucket(left):
     return max(1, min(exponent + 20, BUCKETS - 1))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _count(order, labels, bounds, group_of, counts):
     for slot in range(len(order)):
         if order[slot] >= 0:
             counts[group_of[labels[slot]], _bucket(bounds[slot])] += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _place(order, labels, bounds, group_of, places, new_order, new_labels, new_bounds):
     for slot in range(len(order)):
         if order[slot] >= 0:

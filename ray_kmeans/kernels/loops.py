@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ray_kmeans.jit import njit
 from ray_kmeans.kernels import vectors
 from ray_kmeans.kernels.exact import is_nearer, score
 from ray_kmeans.kernels.rounding import address_of
@@ -17,7 +17,7 @@ TILE_CENTERS = 64
 """A tile of `distances` takes 16 KB, its sums 32 KB: whatever the shape, no more memory than that."""
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(nogil=True, fastmath={"reassoc", "contract"})
 def center(rows, scaled_mean, scale, residuals):
     # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term any underflow.
     n, d = rows.shape
@@ -31,7 +31,7 @@ def center(rows, scaled_mean, scale, residuals):
         residuals[i, d + 1] = np.sqrt(total) * np.float32(1.01) + np.float32(2.0**-60)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def scan(lows, first, lowest, second, labels):
     # Rows run along the vector lanes, so the state of a tile stays in the first-level cache.
     panel, n = lows.shape
@@ -51,7 +51,7 @@ def scan(lows, first, lowest, second, labels):
             labels[i] = label if is_lowest else labels[i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain):
     n, width = residuals.shape
     for i in range(n):
@@ -65,7 +65,7 @@ def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain)
             upper[i] = np.inf
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def mask(lows, first, left_out):
     panel, n = lows.shape
     for i in range(n):
@@ -73,7 +73,7 @@ def mask(lows, first, left_out):
             lows[left_out[i] - first, i] = np.inf
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def settle(rows, centers, cosine, lows, first, upper, left_out, nearest, scores):
     panel, n = lows.shape
     for i in range(n):
@@ -88,7 +88,7 @@ def settle(rows, centers, cosine, lows, first, upper, left_out, nearest, scores)
             _compare(rows[i], centers, candidate, cosine, i, nearest, scores)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def settle_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
     """Do the same for pairs of a row and a center, those of a row in ascending order."""
     for pair in range(len(numbers)):
@@ -96,7 +96,7 @@ def settle_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
         _compare(rows[i], centers, candidates[pair], cosine, i, nearest, scores)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _compare(row, centers, candidate, cosine, i, nearest, scores):
     found = score(row, centers[candidate], cosine)
     best = nearest[i]
@@ -107,14 +107,14 @@ def _compare(row, centers, candidate, cosine, i, nearest, scores):
         scores[i, 0], scores[i, 1] = found
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def gather(blocks, numbers, rows):
     n, d = rows.shape
     for i in range(n):
         rows[i] = vectors.floats_at(address_of(blocks, numbers[i], d), d)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _term(x, c, cosine):
     if cosine:
         return np.float64(x) * np.float64(c)
@@ -122,12 +122,12 @@ def _term(x, c, cosine):
     return difference * difference
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _distance(total, cosine):
     return max(0.0, 1.0 - total) if cosine else total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _turn(rows, tile):
     # Eight rows at a time, so that a line of the tile is filled at once.
     n, d = rows.shape
@@ -141,7 +141,7 @@ def _turn(rows, tile):
             tile[column, i] = rows[i, column]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _four(center, column):
     return (
         np.float64(center[column]),
@@ -151,7 +151,7 @@ def _four(center, column):
     )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _add_squares(tile, centers, totals):
     # Rows run along the vector lanes, so the order of additions does not depend on their number.
     # Four columns at a time spare loads and stores of the totals; each is still added by itself.
@@ -171,7 +171,7 @@ def _add_squares(tile, centers, totals):
                 totals[j, i] += difference * difference
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _add_products(tile, centers, totals):
     k, d = centers.shape
     whole = d // 4 * 4
@@ -188,7 +188,7 @@ def _add_products(tile, centers, totals):
                 totals[j, i] += tile[c, i] * c0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _write(totals, cosine, result):
     n, panel = result.shape
     if cosine:
@@ -200,7 +200,7 @@ def _write(totals, cosine, result):
             result[i, j] = totals[j, i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def distances(rows, centers, cosine, result):
     n, d = rows.shape
     k = centers.shape[0]
@@ -222,7 +222,7 @@ def distances(rows, centers, cosine, result):
             _write(totals, cosine, result[start:end, first:last])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def distances_to(rows, centers, labels, cosine, result):
     # Four rows at a time: each addition waits for the one before it in the same row.
     n, d = rows.shape
@@ -244,7 +244,7 @@ def distances_to(rows, centers, labels, cosine, result):
         result[i] = _distance(total, cosine)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def fingerprint(bits, keys, weights):
     n, d = bits.shape
     total = np.uint64(0)

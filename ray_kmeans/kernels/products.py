@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from ray_kmeans.jit import njit
 from ray_kmeans.kernels import tiles, vectors
 
 BLOCK_ROWS = 32
@@ -104,7 +104,7 @@ def _store(unit: Any, sums: Any) -> Any:
     return lambda unit, sums: None
 
 
-@njit(nogil=True, cache=True, _nrt=False)
+@njit(nogil=True, _nrt=False)
 def _by_tiles(rows, quads, centers):
     chunks = (quads + 15) // 16
     tiles.zero_0()
@@ -124,7 +124,7 @@ def _by_tiles(rows, quads, centers):
         tiles.multiply_3()
 
 
-@njit(nogil=True, cache=True, _nrt=False)
+@njit(nogil=True, _nrt=False)
 def _store_tiles(sums):
     tiles.store_0(sums, 128)
     tiles.store_1(sums + 64, 128)
@@ -132,7 +132,7 @@ def _store_tiles(sums):
     tiles.store_3(sums + 16 * 128 + 64, 128)
 
 
-@njit(nogil=True, cache=True, _nrt=False)
+@njit(nogil=True, _nrt=False)
 def _by_vectors(rows, quads, centers, offsets, sums):
     chunks = (quads + 15) // 16
     for tile in range(2):

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ray_kmeans.jit import njit
 from ray_kmeans.kernels.narrow import FLOAT_COLUMNS
 from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
 from ray_kmeans.kernels.vectors import SLAB, SUMS_BYTES
@@ -25,11 +25,9 @@ Floats: TypeAlias = NDArray[np.float32]
 Ints: TypeAlias = NDArray[np.int32]
 Bytes: TypeAlias = NDArray[np.int8]
 
-bare = njit(nogil=True, cache=True, _nrt=False, error_model="numpy")
+bare = njit(nogil=True, _nrt=False, error_model="numpy")
 """Compile a loop that allocates nothing, and divides unasked: LLVM can make vectors of such."""
-bare_sum = njit(
-    nogil=True, cache=True, _nrt=False, error_model="numpy", fastmath={"reassoc", "contract"}
-)
+bare_sum = njit(nogil=True, _nrt=False, error_model="numpy", fastmath={"reassoc", "contract"})
 """The same; its sums are bounded for any order of their terms."""
 
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ray_kmeans.jit import njit
 from ray_kmeans.kernels import COARSE_UNITS, vectors
 from ray_kmeans.kernels.rounding import AHEAD, address_of, fetch_row
 
@@ -15,7 +15,7 @@ FEW_MOVES = 1024
 """Rows up to which one thread moves them."""
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def accumulate(rows, labels, scale, sums, weights):
     n, d = rows.shape
     for i in range(n):
@@ -49,7 +49,7 @@ def move_rows(
         threads.run(_move, [(*everything, sums, 0, count, part, threads.count) for part in parts])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, of):
     """Take moves from `begin` to `end` that concern the clusters of a part into its sums."""
     d = sums.shape[1]
@@ -70,13 +70,13 @@ def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, 
     return sums
 
 
-@njit(nogil=True, cache=True, _nrt=False)
+@njit(nogil=True, _nrt=False)
 def _add(row, scale, total, times):
     for column in range(len(row)):
         total[column] += times * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
 
 
-@njit(nogil=True, cache=True, _nrt=False)
+@njit(nogil=True, _nrt=False)
 def _shift(row, scale, old, new, times):
     for column in range(len(row)):
         units = times * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
@@ -84,7 +84,7 @@ def _shift(row, scale, old, new, times):
         new[column] += units
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def accumulate_squares(rows, scale, half_bits, limbs, coarse, weights):
     n, d = rows.shape
     half = np.int64(1) << (half_bits - 1)

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
+from ray_kmeans import forks
+
 TASKS_PER_THREAD = 4
 """Pieces of work for each thread, so that none waits long for the last."""
 
@@ -28,3 +30,6 @@ class Threads:
 @lru_cache
 def _executor(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="ray-kmeans")
+
+
+forks.at_fork(after_in_child=_executor.cache_clear)  # threads are not forked

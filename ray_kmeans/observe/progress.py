@@ -9,7 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+from tqdm.std import TqdmDefaultWriteLock
 
+from ray_kmeans import forks
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.events import Phase
 
@@ -18,6 +20,8 @@ RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 LINE_EVERY_S = 10.0
 """Shortest time between two lines of one phase in the log of a job."""
+
+forks.hold_while_forking(TqdmDefaultWriteLock.th_lock)
 
 
 class Progress:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import time
 import uuid
@@ -92,6 +93,11 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLostError where another one has taken the lease; called before each save."""
+        if not self._is_held_here:
+            raise StoreError(
+                f"{self._place.shown!r} is written to by process {self._holder.pid}, from which "
+                "this one was forked: only that one goes on with it. Give this one another place."
+            )
         with self._said("cannot be checked for other runs"):
             newest = max(self._epochs(), default=0)
             if newest > self._epoch:
@@ -103,6 +109,8 @@ class Lease:
         The first epoch leaves nothing behind. The file of a later one stays: there was a holder
         before, which may only sleep, and must find that it was followed.
         """
+        if not self._is_held_here:
+            return
         self._ended.set()
         if self._heart is not None:
             self._heart.join()
@@ -113,6 +121,11 @@ class Lease:
                 self._place.fs.rm_file(self._path(1))
             else:
                 self._write(released=True)
+
+    @property
+    def _is_held_here(self) -> bool:
+        """Whether this process took it: a forked child has a copy of it, without a heart."""
+        return self._holder.pid == os.getpid()
 
     def _wait_until_free(self) -> int:
         """Return the highest epoch, 0 where there is none, once its holder is gone.

@@ -12,9 +12,10 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from threading import Lock
+from threading import RLock
 from typing import Any
 
+from ray_kmeans import forks
 from ray_kmeans.errors import DiskFullError
 from ray_kmeans.remote import FileSystem, Remote, protocols_of, said
 
@@ -27,7 +28,8 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 UNPUBLISHED = re.compile(r"\.[0-9a-f]{32}\.ray-kmeans-partial$")
 """How the name of a local file ends until it is whole; no other program gives such a name."""
 
-_one_at_a_time = Lock()
+_one_at_a_time = RLock()
+forks.hold_while_forking(_one_at_a_time)
 
 
 def absolute(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_kmeans import forks
 from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.kernels import Kernel
 
@@ -27,6 +28,7 @@ def check() -> None:
             f"backend='gpu' needs torch, which cannot be imported here ({error}). "
             f"{install_hint('gpu')}"
         ) from error
+    forks.check("cuda")
     if not torch.cuda.is_available():
         raise ConfigError(
             f"backend='gpu' needs a GPU, and torch {torch.__version__} sees none here. Install a "

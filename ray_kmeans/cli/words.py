@@ -1,0 +1,91 @@
+"""From the words of a command line to flags; what is wrong with them is said in one line."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
+from typing import Any, TypeVar
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from ray_kmeans.cli import config_file
+from ray_kmeans.cli.flags import JSON, parsed
+from ray_kmeans.errors import ConfigError
+
+T = TypeVar("T")
+
+OWN = ("config", "help", "version")
+BORDER = "│┃|"
+
+
+def flags_in(words: Sequence[str], kind: type[T], prog: str | None) -> T:
+    """Return the flags that some words give; ConfigError for words that it does not take."""
+    _check_names(words, kind, prog)
+    defaults = config_file.defaults_in(words, kind)
+    told = io.StringIO()
+    how: dict[str, Any] = {"prog": prog, "default": defaults, "config": (OmitArgPrefixes,)}
+    try:
+        with redirect_stderr(told):
+            flags = tyro.cli(kind, args=words, **how)
+    except SystemExit as ended:
+        if not ended.code:
+            raise  # after --help
+        sentence = _sentence(told.getvalue(), config_file.flags_of(kind))
+        raise ConfigError(f"{sentence} {see_help(prog)}") from None
+    for name in set(JSON) & set(vars(flags)):
+        parsed(name, vars(flags)[name])
+    return flags
+
+
+def see_help(prog: str | None) -> str:
+    return f"See `{prog} --help`." if prog else "See --help."
+
+
+def _check_names(words: Sequence[str], kind: type[Any], prog: str | None) -> None:
+    """Raise ConfigError for a flag that there is not; what follows it is not shown."""
+    known = config_file.flags_of(kind)
+    for word in words:
+        if not word.startswith("--") or word == "--":
+            continue
+        flag = word.partition("=")[0]
+        name = flag[2:].replace("-", "_")
+        bare = name.removeprefix("no_")
+        if name in known or name in OWN or known.get(bare) is bool or flag.startswith("--tyro"):
+            continue
+        nearest = config_file.nearest(bare, known).replace("_", "-")
+        raise ConfigError(f"{flag} is not known (nearest: --{nearest}). {see_help(prog)}")
+
+
+def _sentence(told: str, known: Mapping[str, Any]) -> str:
+    """Return what tyro says in a box as a sentence, without the help of each flag.
+
+    Words that are left over are not repeated: they may be parts of a value with a secret.
+    """
+    said = " ".join(_first_part(told)) or "the words cannot be read."
+    if said.startswith("Unrecognized"):
+        return "there are more words than it takes; quote a value that holds spaces."
+    missing = re.match(r"Missing from .*?: (.*)|Required options: (.*)", said)
+    if missing:
+        return f"these are missing: {missing[1] or missing[2]}."
+    said = said.removeprefix("Error parsing run: ")
+    flag = re.match(r"Error parsing --([\w-]+): ", said)
+    if flag and (hint := known.get(flag[1].replace("-", "_"))) is not None:
+        value = re.search(r"'([^']*)'\W*$", said.partition(" Got errors")[0])
+        given = f", not {value[1]!r}" if value else ""
+        return f"--{flag[1]} takes {config_file.in_words(hint)}{given}."
+    return said if said.endswith(".") else f"{said}."
+
+
+def _first_part(told: str) -> Iterator[str]:
+    """Yield the lines of a box down to its first rule."""
+    for line in told.splitlines():
+        text = line.strip().strip(BORDER)
+        if line.lstrip()[:1] in "╭╰":
+            continue
+        if re.fullmatch(r"\s*─+\s*", text):
+            return
+        if not text.startswith(" " * 9):  # the help of a flag
+            yield text.strip()
