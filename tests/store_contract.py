@@ -11,11 +11,11 @@ import fsspec
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
 from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError, StoreError
-from ray_kmeans.store import publish
+from ray_kmeans.store import numbered, publish
 from ray_kmeans.store.model_dir import ModelDir
 
 
@@ -32,9 +32,9 @@ def state_at(iteration, **more):
 def full_state():
     """Return a state whose every field differs from its default, with floats of all digits."""
     rng = np.random.default_rng(0)
-    centers = np.vstack([rng.normal(size=(4, 3)), [[1e-45, -0.0, 3.4e38]]]).astype(np.float32)
+    centers = unit_rows(np.vstack([rng.normal(size=(4, 3)), [[1e-45, -0.0, 3.4e38]]]))
     lines = [
-        Iteration(i, 2**40 + i, float(rng.normal()) * 1e30, 1 / 3, empty=i, digest=f"d{i}")
+        Iteration(i, 2**40 + i, abs(rng.normal()) * 1e30, 1 / 3, empty=i, digest=f"d{i}")
         for i in (1, 2, 3)
     ]
     sums = rng.normal(size=(2, 5, 3)) * 10.0 ** rng.integers(-300, 300, (2, 5, 3))
@@ -43,12 +43,12 @@ def full_state():
         counts=rng.integers(0, 2**62, 5),
         metric=COSINE,
         iteration=3,
-        began=1,
+        began=2,
         history=tuple(lines),
         stop=Stop.CYCLE,
         data="c0ffee",
         asked="steps=7",
-        data_since=2,
+        data_since=1,
         running=Running(4, 3, sums),
         rows=RowSpec(("a", "b", "c"), '[["lang", "=", "en"]]', "drop", "w", (0.1, 1e300, -3.0)),
     )
@@ -125,7 +125,7 @@ class ModelDirContract:
     def test_save_returns_the_path_of_the_manifest(self, store, files):
         path = store.save(state_at(7))
 
-        assert path.endswith("00000000-iteration-7.json")
+        assert path.endswith("00000000-00000000-iteration-7.json")
         assert files.manifests() == [path]
 
     def test_a_checkpoint_without_manifest_is_invisible(self, store, files):
@@ -253,7 +253,7 @@ class ModelDirContract:
             paths = list(threads.map(save, range(len(stores))))
 
         names = [path.rsplit("/", 1)[-1] for each in paths for path in each]
-        assert len({name[:8] for name in names}) == len(names)
+        assert len({name[:17] for name in names}) == len(names)
         for writer, each in enumerate(paths):
             for n, path in zip(rounds, each, strict=True):
                 state = stores[0].fitted(path.rsplit("/", 1)[-1])
@@ -262,7 +262,8 @@ class ModelDirContract:
     def test_a_manifest_is_never_replaced(self, store, place, monkeypatch):
         """Where a store lets both have a number, the second one hears of it."""
         ModelDir.at(*place, keep=3).save(state_at(5))
-        monkeypatch.setattr(ModelDir, "_claim", lambda self: (0, "data/00000000-ffffffff"))
+        claimed = numbered.Number(0, 0), "data/00000000-00000000-ffffffff"
+        monkeypatch.setattr(ModelDir, "_claim", lambda self: claimed)
 
         with pytest.raises(StoreError, match=r"iteration-5.json' was saved by another run"):
             store.save(state_at(5, data="other"))
@@ -454,4 +455,5 @@ class Files:
 
     def numbers(self):
         """Return the numbers of the checkpoints that have data, or had begun to."""
-        return sorted({int(blob.rpartition("/data/")[2][:8]) for blob in self.blobs()})
+        names = {blob.rpartition("/data/")[2].partition("/")[0] for blob in self.blobs()}
+        return sorted({numbered.of_data(name).number for name in names})

@@ -26,8 +26,8 @@ NOT_SERVED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 """How a file system says that it has no hard links, or does not sync folders (FAT, and object
 stores that are mounted)."""
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-UNPUBLISHED = re.compile(r"\.\w+\.partial$")
-"""How the name of a local file ends until it is whole."""
+UNPUBLISHED = re.compile(r".+\.[0-9a-f]{32}\.ray-kmeans-partial", re.DOTALL)
+"""The name of a local file until it is whole: nobody else gives such a name."""
 
 _one_at_a_time = Lock()
 
@@ -140,11 +140,11 @@ def _link(path: str, data: bytes) -> None:
 
 def is_unpublished(name: str) -> bool:
     """Tell whether a name is that of a local file which is not whole: its writer was killed."""
-    return UNPUBLISHED.search(name) is not None
+    return UNPUBLISHED.fullmatch(name) is not None
 
 
 def _has_links(path: str) -> bool:
-    beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+    beside = f"{path}.{uuid.uuid4().hex}.ray-kmeans-partial"
     try:
         os.link(path, beside)
     except OSError as error:
@@ -159,7 +159,7 @@ def _has_links(path: str) -> bool:
 def _written_beside(path: str, data: bytes) -> Iterator[str]:
     """Write a local file under another name; what is still there of it at the end is removed."""
     folder = os.path.dirname(path)
-    beside = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+    beside = f"{path}.{uuid.uuid4().hex}.ray-kmeans-partial"
     try:
         os.makedirs(folder, exist_ok=True)
         with open(beside, "wb") as file:
