@@ -19,6 +19,34 @@ from ray_kmeans.store import numbered, publish
 from ray_kmeans.store.model_dir import ModelDir
 
 
+OTHERS = [
+    ".DS_Store",
+    ".nfs00000000000a1b2c00000001",
+    "._00000000-iteration-1.json",
+    "._00000000-00000000-iteration-1.json",
+    "notes.json",
+    "0000-notes.partial",
+    "00000000-notes.partial",
+    "00000000-iteration-1.json.1a2b3c4d.partial",
+    "00000000-iteration-1.json.bak",
+    "00000000-iteration-x.json",
+    "00000000-my-notes",
+    "00000000-claim.txt",
+    "00000000-claims",
+    "0-iteration-1.json",
+    "000000000-iteration-1.json",
+    f"notes.{32 * '0'}.ray-kmeans-partial",
+    f"00000000-iteration-1.json.{31 * '0'}.ray-kmeans-partial",
+    f"00000000-iteration-1.json.{32 * '0'}.ray-kmeans-partial.txt",
+    "00000000 holidays/photo.jpg",
+    "00000000-00000000-photos/photo.jpg",
+    "00000007-iteration-9.json/photo.jpg",
+    "00000001-00000007-iteration-9.json/photo.jpg",
+]
+"""Names in a folder of checkpoints that this product gives to nothing."""
+ABOVE = ["notes.json", ".DS_Store", "lease/.DS_Store", "lease/notes.json", "lease/old/x"]
+
+
 def state_at(iteration, **more):
     """Return a state whose every value says which iteration it is of."""
     return FitState(
@@ -216,6 +244,34 @@ class ModelDirContract:
             store.save(state_at(iteration))
 
         assert files.numbers() == [4, 5, 6]
+
+    def test_files_of_others_are_passed_over_and_stay(self, store, files, place):
+        names = [*OTHERS, *(f"data/{name}" for name in OTHERS)]
+        names += ["data/00000000-1a2b3c4d/notes.txt", "data/00000000-1a2b3c4d/.DS_Store"]
+        names += [f"data/00000000-00000000-1a2b3c4d/{name}" for name in OTHERS]
+        theirs = {f"{files.root}/{name}": name.encode() for name in names}
+        theirs |= {f"{place[0].rpartition('://')[2]}/{name}": b"theirs" for name in ABOVE}
+        for path, content in theirs.items():
+            publish.put(store.fs, path, content)
+        for name in ("centers.npy", f"sums.npy.{32 * '0'}.ray-kmeans-partial"):
+            publish.put(store.fs, f"{files.root}/data/00000000-1a2b3c4d/{name}", b"ours")
+        assert store.latest() is None
+        assert store.checkpoints() == []
+
+        for run in range(3):
+            with store.held("fit") as held:
+                for iteration in range(4):
+                    held.save(state_at(4 * run + iteration))
+
+        assert_same(store.latest(), state_at(11))
+        ours = {store.checkpoints()[n].rpartition("/")[2]: n for n in range(3)}
+        for name, n in ours.items():
+            assert_same(store.fitted(name), state_at(9 + n))
+        for path, content in theirs.items():
+            assert files.fs.cat_file(path) == content
+        left = {path.removeprefix(f"{files.root}/") for path in files.all()} - set(names)
+        assert {name for name in left if name.endswith(".json")} == set(ours)
+        assert len(left) == 3 * (1 + 1 + 3)  # manifest, claim, three arrays
 
     @staticmethod
     def be_killed():

@@ -33,7 +33,7 @@ NAME = re.compile(rf"({DIGITS})\.json")
 NAMED = "{}/{:08d}.json"
 ATTEMPTS = 20
 """To create the file of the next epoch, while others are quicker."""
-EPOCHS_WAITED = 10
+EPOCHS_WAITED = 4
 """Holders that one waits for, one after the other: beyond, the lists of the store cannot be true."""
 LATE_LISTS = 10
 """Looks until a list must show a file that was written."""
