@@ -115,7 +115,7 @@ def test_a_failed_local_write_leaves_no_half_file_behind(tmp_path, monkeypatch):
             store.save(state_at(1))
 
     assert_same(store.latest(), state_at(0))
-    assert [path.name for path in tmp_path.rglob("*.partial")] == []
+    assert [path.name for path in tmp_path.rglob("*partial")] == []
 
 
 @pytest.mark.parametrize("write", [publish.put, publish.create])

@@ -45,6 +45,8 @@ TYPES = {
     "sums": ("<f8",),
 }
 """The arrays of a checkpoint, and which types of numbers each may have."""
+UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
+"""What comes of values of another kind than those that are written."""
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?s:..)\{'descr': (.{1,400}), 'fortran_order': False, "
     rb"'shape': \(((?:\d{1,18}(?:, )?)*,?)\), \} *\n"
@@ -100,7 +102,7 @@ def read(path: str, sealed: bytes, fetch: Callable[[str], bytes]) -> FitState:
     try:
         state = _state(manifest, _arrays_of(path, manifest["files"], fetch))
         problem = problem_of(state) or _other_shape(manifest, state)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(path, f"it cannot be understood ({error!r:.200})") from None
     if problem is not None:
         raise CheckpointError(path, f"it holds no state of a fit: {problem:.200}")
@@ -172,6 +174,8 @@ def _from_npy(content: bytes, types: Sequence[Any]) -> NDArray[Any]:
 
 def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> FitState:
     running, stop, rows = manifest["mini_batch"], manifest["stop"], manifest.get("rows")
+    if running is None and "sums" in arrays:
+        raise ValueError("sums are of mini-batches, and it has none")
     return FitState(
         centers=arrays["centers"],
         counts=arrays["counts"],

@@ -172,7 +172,11 @@ class ModelDir(publish.Place):
 
     def _manifests(self) -> list[str]:
         """Return the paths of all manifests, the oldest first."""
-        found = [(number, name) for name in self._files(self._root) if (number := numbered.of_manifest(name))]
+        found = [
+            (number, name)
+            for name in self._files(self._root)
+            if (number := numbered.of_manifest(name))
+        ]
         return [f"{self._root}/{name}" for _, name in sorted(found)]
 
     def _files(self, folder: str) -> list[str]:
