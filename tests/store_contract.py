@@ -18,7 +18,6 @@ from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedErro
 from ray_kmeans.store import numbered, publish
 from ray_kmeans.store.model_dir import ModelDir
 
-
 OTHERS = [
     ".DS_Store",
     ".nfs00000000000a1b2c00000001",
@@ -62,8 +61,16 @@ def full_state():
     rng = np.random.default_rng(0)
     centers = unit_rows(np.vstack([rng.normal(size=(4, 3)), [[1e-45, -0.0, 3.4e38]]]))
     lines = [
-        Iteration(i, 2**40 + i, abs(rng.normal()) * 1e30, 1 / 3, empty=i, digest=f"d{i}")
-        for i in (1, 2, 3)
+        Iteration(
+            i,
+            2**40 + i,
+            abs(rng.normal()) * 1e30,
+            1 / 3,
+            empty=i,
+            digest=f"d{i}",
+            smoothed=smoothed,
+        )
+        for i, smoothed in ((1, None), (2, 0.1), (3, 1e300))
     ]
     sums = rng.normal(size=(2, 5, 3)) * 10.0 ** rng.integers(-300, 300, (2, 5, 3))
     return FitState(

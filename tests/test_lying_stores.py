@@ -42,8 +42,6 @@ class Lying(MemoryFileSystem):
 
     protocol = "lying"
     cachable = False
-    store: dict = {}
-    pseudo_dirs: list = [""]
     shown = staticmethod(lambda names: names)
     unreadable = ""
 

@@ -12,10 +12,12 @@ from ray_kmeans import interrupt
 from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
 from ray_kmeans.config import RunOptions
 from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.evaluation import after_mini_batch
 from ray_kmeans.explain import explain
 from ray_kmeans.observe.table import fit_table
 from ray_kmeans.remote import redacted
 from ray_kmeans.runs import BATCH_SIZE
+from ray_kmeans.store.model_dir import ModelDir
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,11 @@ def run(flags: Fit) -> None:
     join(config)
     with interrupt.listening():
         km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
-    sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
-    print(fit_table(km.history(), km.why_stopped(), sizes))
+    drawn = flags.use_mini_batch
+    sizes = None if drawn else km.counts()  # mini-batch counts rows of many steps
+    print(fit_table(km.history(), km.why_stopped(), sizes, mini_batch=drawn))
+    if drawn:
+        print(after_mini_batch(source, ModelDir.of(flags.model_dir, config).fitted(), config))
     model_dir = redacted(flags.model_dir)
     print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
     print(f"  KMeansClustering({flags.num_clusters}, {model_dir!r}).clusters()")

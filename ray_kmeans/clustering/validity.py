@@ -83,6 +83,8 @@ def _of_history(history: tuple[Iteration, ...], last: int, clusters: int) -> Ite
             yield f"history has {line.rows} rows and {line.empty} empty clusters in one step"
         if not (0 <= line.inertia < math.inf and 0 <= line.shift < math.inf):
             yield f"history has the inertia {line.inertia} and the shift {line.shift} in one step"
+        if line.smoothed is not None and not 0 <= line.smoothed < math.inf:
+            yield f"history has the smoothed loss {line.smoothed}"
 
 
 def _of_running(

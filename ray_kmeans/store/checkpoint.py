@@ -12,7 +12,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,12 @@ LINE = np.dtype(
     ]
 )
 """A line of the history, as it is stored."""
+SMOOTHED_LINE = np.dtype([*LINE.descr, ("smoothed", "<f8")])
+"""The same of mini-batch; NaN stands for None."""
 TYPES = {
     "centers": ("<f4",),
     "counts": ("<i8", "<f8"),
-    "history": (LINE,),
+    "history": (LINE, SMOOTHED_LINE),
     "sums": ("<f8",),
 }
 """The arrays of a checkpoint, and which types of numbers each may have."""
@@ -129,7 +131,7 @@ def _arrays_of(
         folders.add(folder)
         arrays[array] = _array(path, name, expected, fetch)
     if len(folders) != 1 or not {"centers", "counts", "history"} <= set(arrays) <= set(TYPES):
-        raise ValueError(f"the files {sorted(files)} are not those of one checkpoint")
+        raise ValueError(f"its files are not those of one checkpoint: {sorted(files)}")
     return arrays
 
 
@@ -193,15 +195,22 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
 
 
 def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
-    history = np.array([astuple(line) for line in state.history], LINE)
     arrays: dict[str, NDArray[Any]] = {
         "centers": state.centers,
         "counts": state.counts,
-        "history": history,
+        "history": _history(state.history),
     }
     if state.running and state.counts.any():  # else the sums are zero
         arrays["sums"] = state.running.sums
     return arrays
+
+
+def _history(lines: Sequence[Iteration]) -> NDArray[Any]:
+    if all(line.smoothed is None for line in lines):
+        return np.array([astuple(line)[:-1] for line in lines], LINE)
+    no_value = math.nan
+    filled = (replace(line, smoothed=no_value) if line.smoothed is None else line for line in lines)
+    return np.array([astuple(line) for line in filled], SMOOTHED_LINE)
 
 
 def _running(described: list[int], arrays: Mapping[str, NDArray[Any]]) -> Running:
@@ -212,9 +221,10 @@ def _running(described: list[int], arrays: Mapping[str, NDArray[Any]]) -> Runnin
     return Running(steps_per_iteration, done, arrays.get("sums", zero))
 
 
-def _line(iteration: int, rows: int, *measured: Any) -> Iteration:
-    inertia, shift, empty, digest = measured
-    return Iteration(iteration, rows, inertia, shift, empty, digest.decode())
+def _line(iteration: int, rows: int, inertia: float, shift: float, *more: Any) -> Iteration:
+    empty, digest, *smoothed = more
+    known = [value for value in smoothed if not math.isnan(value)]
+    return Iteration(iteration, rows, inertia, shift, empty, digest.decode(), *known)
 
 
 def _npy(array: NDArray[Any]) -> bytes:

@@ -34,7 +34,7 @@ NAMED = "{}/{:08d}.json"
 ATTEMPTS = 20
 """To create the file of the next epoch, while others are quicker."""
 EPOCHS_WAITED = 4
-"""Holders that one waits for, one after the other: beyond, the lists of the store cannot be true."""
+"""Holders that one waits for, one after the other; beyond, the lists cannot be true."""
 LATE_LISTS = 10
 """Looks until a list must show a file that was written."""
 LONGEST_PAUSE_S = 1.0
@@ -144,7 +144,7 @@ class Lease:
             epoch = max(self._wait_until_free(refused), refused, floor) + 1
             if epoch > HIGHEST:
                 raise StoreError(
-                    f"a file there has the number {epoch - 1}, which no run gives. Delete that file."
+                    f"a file there has the number {epoch - 1}, which no run gives. Delete the file."
                 )
             if self._create(epoch):
                 return
