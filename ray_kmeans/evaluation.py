@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
@@ -13,6 +13,11 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.resources import check_reachable, open_pool
+
+CHEAP_VALUES = 2**24
+"""Numbers of a data set (64 MiB as float32) that are read again for the figures of all rows."""
+CHEAP_PRODUCTS = 2**33
+"""Multiplications of a sweep that are made for them: about a second of one core."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,25 @@ def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConf
         largest_share=float(counts.max()) / weight,
         distance_metric=state.metric,
         global_step=state.iteration,
+    )
+
+
+def after_mini_batch(source: Source, state: FitState, config: RunConfig) -> str:
+    """Return what mini-batch itself does not know: the loss and the spread of all rows.
+
+    They cost a sweep. It is made in this process where it is cheap by what it reads and multiplies,
+    as the metadata tell; else the command that makes it is named.
+    """
+    layout = source.describe()
+    values = layout.rows * layout.features
+    if values > CHEAP_VALUES or values * len(state.centers) > CHEAP_PRODUCTS:
+        return "loss and sizes of all rows: ray-kmeans evaluate (mini-batch visited some each step)"
+    here = replace(config, num_workers=0, progress=False)
+    found = evaluate_on(source, layout, state, here)
+    return (
+        f"all {found.rows:,} rows: loss per row {found.mean_loss:,.6g}, "
+        f"{found.num_clusters - found.empty_clusters:,} of {found.num_clusters:,} clusters have "
+        f"rows, the largest {found.largest_share:.1%} of them"
     )
 
 

@@ -90,9 +90,12 @@ class Model(ABC):
         return history_table(state.history, state.metric)
 
     def counts(self) -> NDArray[Any]:
-        """Return the rows of each cluster in the last sweep, or the counts of mini-batch, (k,).
+        """Return the rows of each cluster in the last sweep, (k,); of mini-batch other counts.
 
-        int64; float64 for the sums of weights that are not whole.
+        int64; float64 for the sums of weights that are not whole. With mini-batches these are no
+        sizes of clusters: they count the rows of all steps so far, one that was drawn again counts
+        again, and so does each initial center; with several steps per iteration they begin anew
+        after each one. ``ray-kmeans evaluate`` tells how all rows spread.
         """
         return self._state().counts
 

@@ -45,6 +45,10 @@ log = logging.getLogger("ray_kmeans")
 
 BATCH_SIZE = 65_536
 """Rows of a mini-batch by default: fixed, so that it does not depend on the workers."""
+ALL_IN_A_BATCH = (
+    "the data have {:,} rows and a batch has {:,}, so each step of mini-batch visits everything. "
+    "Full batch ends sooner and at its fixed point: use_mini_batch=False, or --no-use-mini-batch."
+)
 WHOLE = 2**62
 """A batch size that no data set reaches: one batch is everything."""
 
@@ -122,6 +126,8 @@ def fit(
     if config.detached and monitors:
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
     layout = source.describe()
+    if plan.batch_size is not None and layout.rows <= plan.batch_size:
+        log.warning("%s", ALL_IN_A_BATCH.format(layout.rows, plan.batch_size))
     found = store.matching(plan.num_clusters, plan.metric)
     check_shapes(layout, plan, _rows_needed(plan, found))
     plan = _with_rows(plan, source, found)

@@ -11,12 +11,39 @@ import fsspec
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, Iteration, Origin, Running, Stop
 from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError, StoreError
-from ray_kmeans.store import publish
+from ray_kmeans.store import numbered, publish
 from ray_kmeans.store.model_dir import ModelDir
+
+OTHERS = [
+    ".DS_Store",
+    ".nfs00000000000a1b2c00000001",
+    "._00000000-iteration-1.json",
+    "._00000000-00000000-iteration-1.json",
+    "notes.json",
+    "0000-notes.partial",
+    "00000000-notes.partial",
+    "00000000-iteration-1.json.1a2b3c4d.partial",
+    "00000000-iteration-1.json.bak",
+    "00000000-iteration-x.json",
+    "00000000-my-notes",
+    "00000000-claim.txt",
+    "00000000-claims",
+    "0-iteration-1.json",
+    "000000000-iteration-1.json",
+    f"notes.{32 * '0'}.ray-kmeans-partial",
+    f"00000000-iteration-1.json.{31 * '0'}.ray-kmeans-partial",
+    f"00000000-iteration-1.json.{32 * '0'}.ray-kmeans-partial.txt",
+    "00000000 holidays/photo.jpg",
+    "00000000-00000000-photos/photo.jpg",
+    "00000007-iteration-9.json/photo.jpg",
+    "00000001-00000007-iteration-9.json/photo.jpg",
+]
+"""Names in a folder of checkpoints that this product gives to nothing."""
+ABOVE = ["notes.json", ".DS_Store", "lease/.DS_Store", "lease/notes.json", "lease/old/x"]
 
 
 def state_at(iteration, **more):
@@ -32,10 +59,18 @@ def state_at(iteration, **more):
 def full_state():
     """Return a state whose every field differs from its default, with floats of all digits."""
     rng = np.random.default_rng(0)
-    centers = np.vstack([rng.normal(size=(4, 3)), [[1e-45, -0.0, 3.4e38]]]).astype(np.float32)
+    centers = unit_rows(np.vstack([rng.normal(size=(4, 3)), [[1e-45, -0.0, 3.4e38]]]))
     lines = [
-        Iteration(i, 2**40 + i, float(rng.normal()) * 1e30, 1 / 3, empty=i, digest=f"d{i}")
-        for i in (1, 2, 3)
+        Iteration(
+            i,
+            2**40 + i,
+            abs(rng.normal()) * 1e30,
+            1 / 3,
+            empty=i,
+            digest=f"d{i}",
+            smoothed=smoothed,
+        )
+        for i, smoothed in ((1, None), (2, 0.1), (3, 1e300))
     ]
     sums = rng.normal(size=(2, 5, 3)) * 10.0 ** rng.integers(-300, 300, (2, 5, 3))
     return FitState(
@@ -43,12 +78,12 @@ def full_state():
         counts=rng.integers(0, 2**62, 5),
         metric=COSINE,
         iteration=3,
-        began=1,
+        began=2,
         history=tuple(lines),
         stop=Stop.CYCLE,
         data="c0ffee",
         asked="steps=7",
-        data_since=2,
+        data_since=1,
         running=Running(4, 3, sums),
         rows=RowSpec(("a", "b", "c"), '[["lang", "=", "en"]]', "drop", "w", (0.1, 1e300, -3.0)),
         origin=Origin("kmc2", 2**40, 7),
@@ -126,7 +161,7 @@ class ModelDirContract:
     def test_save_returns_the_path_of_the_manifest(self, store, files):
         path = store.save(state_at(7))
 
-        assert path.endswith("00000000-iteration-7.json")
+        assert path.endswith("00000000-00000000-iteration-7.json")
         assert files.manifests() == [path]
 
     def test_a_checkpoint_without_manifest_is_invisible(self, store, files):
@@ -218,6 +253,34 @@ class ModelDirContract:
 
         assert files.numbers() == [4, 5, 6]
 
+    def test_files_of_others_are_passed_over_and_stay(self, store, files, place):
+        names = [*OTHERS, *(f"data/{name}" for name in OTHERS)]
+        names += ["data/00000000-1a2b3c4d/notes.txt", "data/00000000-1a2b3c4d/.DS_Store"]
+        names += [f"data/00000000-00000000-1a2b3c4d/{name}" for name in OTHERS]
+        theirs = {f"{files.root}/{name}": name.encode() for name in names}
+        theirs |= {f"{place[0].rpartition('://')[2]}/{name}": b"theirs" for name in ABOVE}
+        for path, content in theirs.items():
+            publish.put(store.fs, path, content)
+        for name in ("centers.npy", f"sums.npy.{32 * '0'}.ray-kmeans-partial"):
+            publish.put(store.fs, f"{files.root}/data/00000000-1a2b3c4d/{name}", b"ours")
+        assert store.latest() is None
+        assert store.checkpoints() == []
+
+        for run in range(3):
+            with store.held("fit") as held:
+                for iteration in range(4):
+                    held.save(state_at(4 * run + iteration))
+
+        assert_same(store.latest(), state_at(11))
+        ours = {store.checkpoints()[n].rpartition("/")[2]: n for n in range(3)}
+        for name, n in ours.items():
+            assert_same(store.fitted(name), state_at(9 + n))
+        for path, content in theirs.items():
+            assert files.fs.cat_file(path) == content
+        left = {path.removeprefix(f"{files.root}/") for path in files.all()} - set(names)
+        assert {name for name in left if name.endswith(".json")} == set(ours)
+        assert len(left) == 3 * (1 + 1 + 3)  # manifest, claim, three arrays
+
     @staticmethod
     def be_killed():
         raise KeyboardInterrupt
@@ -254,7 +317,7 @@ class ModelDirContract:
             paths = list(threads.map(save, range(len(stores))))
 
         names = [path.rsplit("/", 1)[-1] for each in paths for path in each]
-        assert len({name[:8] for name in names}) == len(names)
+        assert len({name[:17] for name in names}) == len(names)
         for writer, each in enumerate(paths):
             for n, path in zip(rounds, each, strict=True):
                 state = stores[0].fitted(path.rsplit("/", 1)[-1])
@@ -263,7 +326,8 @@ class ModelDirContract:
     def test_a_manifest_is_never_replaced(self, store, place, monkeypatch):
         """Where a store lets both have a number, the second one hears of it."""
         ModelDir.at(*place, keep=3).save(state_at(5))
-        monkeypatch.setattr(ModelDir, "_claim", lambda self: (0, "data/00000000-ffffffff"))
+        claimed = numbered.Number(0, 0), "data/00000000-00000000-ffffffff"
+        monkeypatch.setattr(ModelDir, "_claim", lambda self: claimed)
 
         with pytest.raises(StoreError, match=r"iteration-5.json' was saved by another run"):
             store.save(state_at(5, data="other"))
@@ -455,4 +519,5 @@ class Files:
 
     def numbers(self):
         """Return the numbers of the checkpoints that have data, or had begun to."""
-        return sorted({int(blob.rpartition("/data/")[2][:8]) for blob in self.blobs()})
+        names = {blob.rpartition("/data/")[2].partition("/")[0] for blob in self.blobs()}
+        return sorted({numbered.of_data(name).number for name in names})

@@ -118,12 +118,15 @@ def check_files(model_dir):
     files = {
         str(path.relative_to(model_dir)) for path in Path(model_dir).rglob("*") if path.is_file()
     }
-    manifests = sorted(name for name in files if re.fullmatch(r"checkpoints/\d{8}-.*\.json", name))
-    numbers = {Path(name).name[:8] for name in manifests}
+    named = r"\d{8}-\d{8}-"
+    manifests = sorted(
+        name for name in files if re.fullmatch(rf"checkpoints/{named}.*\.json", name)
+    )
+    numbers = {Path(name).name[:17] for name in manifests}
     rest = files - set(manifests)
-    parts = {name for name in rest if re.fullmatch(r"checkpoints/data/\d{8}-[\w/.]+", name)}
+    parts = {name for name in rest if re.fullmatch(rf"checkpoints/data/{named}[\w/.]+", name)}
     assert len(manifests) == 2
-    assert {Path(name).relative_to("checkpoints/data").parts[0][:8] for name in parts} >= numbers
+    assert {Path(name).relative_to("checkpoints/data").parts[0][:17] for name in parts} >= numbers
     assert {name for name in files if "partial" in name} == set()
     others = r"lease/\d{8}\.json|runs/\d{8}T\d{6}-[0-9a-f]{8}\.json|events\.out\.tfevents\..*"
     assert [name for name in rest - parts if not re.fullmatch(others, name)] == []

@@ -258,7 +258,7 @@ def test_who_slept_over_an_epoch_does_not_take_it_again(local, monkeypatch):
     wait = late._wait_until_free
     second, third = lease_on(local, "run-7", NEVER), lease_on(local, "run-7")
 
-    def sleepy():
+    def sleepy(refused):
         monkeypatch.setattr(late, "_wait_until_free", wait)
         second.take()
         third.take()

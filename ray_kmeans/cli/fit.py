@@ -13,6 +13,7 @@ from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_co
 from ray_kmeans.config import RunOptions
 from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.evaluation import after_mini_batch
 from ray_kmeans.explain import explain
 from ray_kmeans.importing import initial_clusters_of
 from ray_kmeans.observe.events import EndedBefore
@@ -81,8 +82,11 @@ def run(flags: Fit) -> None:
         km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
     if before and km.checkpoints()[-1:] == before:
         print(EndedBefore(km.why_stopped(), len(km.history())))
-    sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
-    print(fit_table(km.history(), km.why_stopped(), sizes))
+    drawn = flags.use_mini_batch
+    sizes = None if drawn else km.counts()  # mini-batch counts rows of many steps
+    print(fit_table(km.history(), km.why_stopped(), sizes, mini_batch=drawn))
+    if drawn:
+        print(after_mini_batch(source, ModelDir.of(flags.model_dir, config).fitted(), config))
     model_dir = redacted(flags.model_dir)
     print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
     print(f"  ray_kmeans.load_model({model_dir!r}).clusters()")

@@ -17,7 +17,7 @@ from ray_kmeans.cluster.pool import Pool
 from ray_kmeans.cluster.reached import Reached
 from ray_kmeans.cluster.saver import Saver
 from ray_kmeans.cluster.starting import load, seeded
-from ray_kmeans.cluster.trainers import Loadable, Stream, Trainer
+from ray_kmeans.cluster.trainers import FullBatch, Loadable, Stream, Trainer
 from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.clustering.state import OWN_ENDS, FitState, Stop
 from ray_kmeans.errors import StoreError
@@ -106,7 +106,8 @@ class _Watch:
 def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
     """Step until there is a reason to stop, and save the last state."""
     last = plan.rule.last_step(state.began)
-    watch.emit(ev.FitStarted(plan.num_clusters, state.iteration, last))
+    mini_batch = not isinstance(trainer, FullBatch)
+    watch.emit(ev.FitStarted(plan.num_clusters, state.iteration, last, mini_batch))
     started = trainer.start(state)
     if state.running and started.running and state.running is not started.running:
         watch.emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 from ray_kmeans.cluster.pool import Pool
@@ -87,9 +88,9 @@ class MiniBatch:
         seen = self.pool.sweep_batches(state.centers, self._batches, first, steps)
         rows = [self._batches.rows_in(first + number) for number in range(steps)]
         state = minibatch.advance(state, seen, rows, self._summary.grid)
-        for line in state.history[-steps:]:
-            self._watch.see(line)
-        return state
+        made = state.history[-steps:]
+        seen_to = (replace(line, smoothed=self._watch.see(line)) for line in made)
+        return replace(state, history=(*state.history[:-steps], *seen_to))
 
     def _at_once(self, state: FitState, first: int) -> int:
         """Return how many steps may be summed up at once, so that nothing is lost."""

@@ -66,6 +66,14 @@ class Iteration:
     """Clusters without a row: in the sweep, or since their mini-batch counts began."""
     digest: str
     """Names the centers after the update."""
+    smoothed: float | None = None
+    """Loss per row, averaged over about one epoch: what ends mini-batch. None for full batch, where
+    the input has no known end, and within an iteration of several steps."""
+
+    @property
+    def loss_per_row(self) -> float:
+        """The mean of these distances: batches of different sizes can be compared by it."""
+        return self.inertia / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True)

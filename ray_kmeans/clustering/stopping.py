@@ -82,17 +82,18 @@ class LossWatch:
         for line in state.lines:
             self.see(line)
 
-    def see(self, line: Iteration) -> None:
-        """Take note of one more step."""
+    def see(self, line: Iteration) -> float | None:
+        """Take note of one more step; return the smoothed loss where it ends an iteration."""
         self._loss += line.inertia
         self._rows += line.rows
         self._in_iteration += 1
         if self._in_iteration < self._m:
-            return
+            return None
         if self._complete:
             self._compare()
         self._complete = True
         self._in_iteration, self._loss, self._rows = 0, 0.0, 0
+        return self._smoothed
 
     def why_stop(self, state: FitState) -> Stop | None:
         """Return the reason to stop before the next step, or None."""

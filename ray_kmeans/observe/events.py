@@ -123,6 +123,8 @@ class FitStarted:
     """Steps already done: 0 for a new model, else it continues."""
     last_iteration: int | None
     """Where steps or max_steps end the fit, if given."""
+    mini_batch: bool = False
+    """Whether a step visits some rows, so that what it sums up is not of all."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,8 @@ from ray_kmeans.observe import events as ev
 log = logging.getLogger("ray_kmeans")
 
 FOLDER = "runs"
+NAMED = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}\.json")
+"""The names of these files in it."""
 VERSION = 1
 MOST_SPANS = 512
 """Spans of a run at most; when there are more, two neighbours become one."""
@@ -80,7 +83,7 @@ class Run:
                 return None
             spans = [Span(**span) for span in found.pop("spans")]
             return Run(spans=spans, **found)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 
+from ray_kmeans.clustering.state import Iteration
 from ray_kmeans.observe import events as ev
 
 log = logging.getLogger("ray_kmeans")
@@ -27,9 +28,10 @@ def tell_all(listeners: Sequence[ev.Emit]) -> ev.Emit:
 
 
 class LogLines:
-    """One log line for the first and every n-th iteration, and one for all else that matters.
+    """One log line for the first, the last and every n-th iteration, and one for all that matters.
 
-    A line is also logged when the last one is long ago, so that a slow fit never looks dead.
+    Before the n-th there are also the 10th, 20th, 50th, 100th, ... of a fit. A line is also logged
+    when the last one is long ago, so that a slow fit never looks dead.
 
     Notes
     -----
@@ -48,12 +50,19 @@ class LogLines:
     `rows_per_s`   rows / seconds
     =============  =========================================================================
 
-    `inertia` and `shift` have all digits that bring the same bits back; the timings have six.
+    `inertia` and `shift` have all digits that bring the same bits back; the timings have six. The
+    line of a mini-batch goes on with two more pairs, of six digits, since batches differ in size:
+    `loss_per_row` of the batch, and `smoothed`, the same over about one epoch, by which the fit
+    ends; None for input that has no known end, and within an iteration of several steps.
     """
 
     def __init__(self, every: int = 100) -> None:
         self._every = every
         self._logged_at = -math.inf
+        self._mini_batch = False
+        self._began: int | None = None
+        self._unlogged: ev.IterationDone | None = None
+        """The newest iteration, where it has no line."""
 
     def __call__(self, event: ev.Event) -> None:
         match event:
@@ -72,15 +81,31 @@ class LogLines:
             case ev.PhaseMoved():
                 pass  # how far it is, the progress bar says
             case _:
+                if isinstance(event, ev.FitStarted):
+                    self._mini_batch = event.mini_batch
+                if isinstance(event, ev.FitEnded) and self._unlogged is not None:
+                    self._log(self._unlogged)
                 log.info("%s", _text(event))
 
     def _iteration(self, event: ev.IterationDone) -> None:
-        now = time.monotonic()
-        long_ago = now - self._logged_at >= LOG_AT_LEAST_EVERY_S
-        if not long_ago and event.line.iteration % self._every != 0:
-            return
-        self._logged_at = now
-        log.info("%s", _pairs(event))
+        iteration = event.line.iteration
+        if self._began is None:
+            self._began = iteration - 1
+        long_ago = time.monotonic() - self._logged_at >= LOG_AT_LEAST_EVERY_S
+        if long_ago or iteration % self._every == 0 or self._is_among_the_first(iteration):
+            self._log(event)
+        else:
+            self._unlogged = event
+
+    def _is_among_the_first(self, iteration: int) -> bool:
+        """Tell whether it is the 10th, 20th, 50th, 100th, ... of this fit, before the n-th."""
+        assert self._began is not None
+        count = iteration - self._began
+        return 10 <= count < self._every and str(count).rstrip("0") in ("1", "2", "5")
+
+    def _log(self, event: ev.IterationDone) -> None:
+        self._logged_at, self._unlogged = time.monotonic(), None
+        log.info("%s%s", _pairs(event), _of_batch(event.line) if self._mini_batch else "")
 
 
 def _text(event: ev.Event) -> str:
@@ -114,6 +139,12 @@ def _pairs(event: ev.IterationDone) -> str:
         f"shift={float(line.shift)!r} empty={line.empty} seconds={event.seconds:.6g} "
         f"rows_per_s={event.rows_per_s:.6g}"
     )
+
+
+def _of_batch(line: Iteration) -> str:
+    """Return what the line of a mini-batch says besides."""
+    smoothed = "None" if line.smoothed is None else f"{line.smoothed:.6g}"
+    return f" loss_per_row={line.loss_per_row:.6g} smoothed={smoothed}"
 
 
 def warn(event: ev.Event) -> None:

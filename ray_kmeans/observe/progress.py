@@ -12,6 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from tqdm.std import TqdmDefaultWriteLock
 
 from ray_kmeans import forks
+from ray_kmeans.clustering.state import Iteration
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.events import Phase
 
@@ -28,7 +29,8 @@ class Progress:
     """A bar for each phase of a run: reading, seeding, iterations, writing, gathering.
 
     Each says how much is done of how much, for how long yet, and how fast; that of the iterations
-    also the inertia and the rows per second. It is drawn on a terminal. The log of a submitted Ray
+    also the inertia and the rows per second; with mini-batches the loss per row of the batch, and
+    the smoothed one that ends the fit. It is drawn on a terminal. The log of a submitted Ray
     job keeps all that is written, so there it is a line, at most one every 10 seconds, and none for
     a phase that is shorter. Where standard error is anything else, nothing is shown.
     """
@@ -38,6 +40,7 @@ class Progress:
         self._is_drawn = self._how.get("file") is sys.stderr
         self._bar: Any = None
         self._phase: Phase | None = None
+        self._loss = _loss_of_all
         self._opened = ExitStack()
         if self._is_drawn:  # else a log line on the same terminal would begin behind the bar
             self._opened.enter_context(logging_redirect_tqdm())
@@ -54,12 +57,13 @@ class Progress:
                 self._begin(phase, phase.value, total=total, unit=f" {unit}", unit_scale=many)
             case ev.PhaseMoved(phase, done) if phase is self._phase:
                 self._move(done)
-            case ev.FitStarted(clusters, iteration, last):
+            case ev.FitStarted(clusters, iteration, last, mini_batch):
+                self._loss = _loss_of_batch if mini_batch else _loss_of_all
                 name = f"k-means, {clusters} clusters"
                 self._begin(Phase.ITERATIONS, name, initial=iteration, total=last, unit="it")
             case ev.IterationDone() if self._phase is Phase.ITERATIONS:
                 speed = tqdm.format_sizeof(event.rows_per_s)
-                text = f"inertia {event.line.inertia:.6g}, {speed} rows/s"
+                text = f"{self._loss(event.line)}, {speed} rows/s"
                 self._bar.set_postfix_str(text, refresh=False)
                 self._move(event.line.iteration)
             case ev.DataLoaded() | ev.Seeded() | ev.FitEnded():
@@ -86,6 +90,16 @@ class Progress:
         """Write what came of a phase on a line of its own. What went wrong is in the log."""
         if self._is_drawn and (text := _in_words(event)):
             tqdm.write(text, file=sys.stderr)
+
+
+def _loss_of_all(line: Iteration) -> str:
+    return f"inertia {line.inertia:.6g}"
+
+
+def _loss_of_batch(line: Iteration) -> str:
+    """Return the loss per row, for batches differ in their size, and what ends the fit."""
+    smoothed = "" if line.smoothed is None else f" (smoothed {line.smoothed:.6g})"
+    return f"loss per row {line.loss_per_row:.6g}{smoothed}"
 
 
 def _in_words(event: ev.Event) -> str:

@@ -38,12 +38,14 @@ class Summaries:
     """Scalars of a fit, published with every checkpoint.
 
     'loss/raw' and 'global_step/sec' are the seed's, with its names; 'rows/sec', 'shift' and
-    'empty_clusters' stand beside them.
+    'empty_clusters' stand beside them, and with mini-batches 'loss/per_row' and 'loss/smoothed',
+    since 'loss/raw' sums up one batch there. All steps of full batch are drawn.
 
     Parameters
     ----------
     every : int
-        Iterations between two points of a curve (``save_summary_steps``); the first is drawn, too.
+        Steps of mini-batch between two points of a curve (``save_summary_steps``); the first and
+        the last one are drawn, too.
     publish : callable
         Takes the name of the event file and all of its content so far.
     """
@@ -51,15 +53,23 @@ class Summaries:
     def __init__(self, every: int, publish: Publish) -> None:
         self._every = every
         self._publish = publish
+        self._mini_batch = True
         self._drawn = 0
         self._published = 0
+        self._undrawn: ev.IterationDone | None = None
+        """The newest step, where it has no point."""
         self._file = _EventFile()
 
     def __call__(self, event: ev.Event) -> None:
         match event:
+            case ev.FitStarted():
+                self._mini_batch = event.mini_batch
             case ev.IterationDone():
-                self._draw(event)
-            case ev.CheckpointSaved() | ev.FitEnded():
+                self._see(event)
+            case ev.CheckpointSaved():
+                self._publish_new()
+            case ev.FitEnded():
+                self._draw_last()
                 self._publish_new()
 
     def close(self) -> None:
@@ -69,18 +79,29 @@ class Summaries:
         """
         try:
             with self._file:
+                self._draw_last()
                 self._publish_new()
         except Exception:
             log.warning("the last summaries are not published", exc_info=True)
         self._published = self._drawn
 
-    def _draw(self, event: ev.IterationDone) -> None:
+    def _see(self, event: ev.IterationDone) -> None:
         iteration = event.line.iteration
-        # Steps are done again when a fit goes on from its last checkpoint; they are drawn already.
-        new = iteration > self._drawn
-        if new and (self._drawn == 0 or iteration % self._every == 0):
-            self._file.add(_scalars(event), iteration)
-            self._drawn = iteration
+        if iteration <= self._drawn:
+            return  # done again, as the fit went on from its last checkpoint
+        if self._drawn == 0 or iteration % self._every == 0 or not self._mini_batch:
+            self._draw(event)
+        else:
+            self._undrawn = event
+
+    def _draw_last(self) -> None:
+        if self._undrawn is not None:
+            self._draw(self._undrawn)
+
+    def _draw(self, event: ev.IterationDone) -> None:
+        self._undrawn = None
+        self._drawn = event.line.iteration
+        self._file.add(_scalars(event, self._mini_batch), self._drawn)
 
     def _publish_new(self) -> None:
         if self._published < self._drawn:
@@ -88,13 +109,16 @@ class Summaries:
             self._published = self._drawn
 
 
-def _scalars(event: ev.IterationDone) -> dict[str, float]:
+def _scalars(event: ev.IterationDone, mini_batch: bool) -> dict[str, float]:
+    line = event.line
+    of_batch = {"loss/per_row": line.loss_per_row, "loss/smoothed": line.smoothed}
     return {
         "loss/raw": event.line.inertia,
         "global_step/sec": 1 / event.seconds if event.seconds else math.inf,
         "rows/sec": event.rows_per_s,
         "shift": event.line.shift,
         "empty_clusters": event.line.empty,
+        **{tag: y for tag, y in of_batch.items() if mini_batch and y is not None},
     }
 
 

@@ -23,10 +23,10 @@ class Sizes:
 
 
 def sizes_of(state: FitState, sampled: NDArray[np.int64] | None) -> Sizes | None:
-    """Return the sizes by the last sweep, else by the labels of a sample, else by mini-batches.
+    """Return the sizes by the last sweep, else by the labels of a sample.
 
-    None where nothing counts rows. Mini-batch counts while the centers still move, so that a sample
-    knows better.
+    None where nothing counts rows: mini-batch counts those of many steps, each as often as it was
+    drawn and by centers that moved, which are no sizes.
     """
     running = state.running
     if running is None and state.counts.any():
@@ -34,11 +34,6 @@ def sizes_of(state: FitState, sampled: NDArray[np.int64] | None) -> Sizes | None
     if sampled is not None:
         counts = np.bincount(sampled, minlength=len(state.centers))
         return Sizes(counts, f"{len(sampled):,} sampled rows")
-    if running is not None and running.steps_per_iteration == 1 and state.history:
-        # the initial center counts as a row
-        return Sizes(
-            state.counts - 1, "rows of all mini-batches; one that was drawn again counts again"
-        )
     return None
 
 

@@ -66,11 +66,15 @@ def skewed(values: NDArray[Any]) -> bool:
 
 @rc_context(STYLE)
 def loss(history: Sequence[Iteration], distance: str) -> Figure:
-    """Draw the mean distance of a row to its center in each step."""
+    """Draw the mean distance of a row to its center in each step, and that smoothed."""
     canvas = Canvas(figsize=(6, 2.8))
     axes = canvas.subplots()
-    values = np.array([line.inertia / line.rows for line in history])
+    values = np.array([line.loss_per_row for line in history])
     axes.plot([line.iteration for line in history], values, color=BLUE, marker=_marker(history))
+    smoothed = [(x.iteration, x.smoothed) for x in history if x.smoothed is not None]
+    if smoothed:
+        axes.plot(*zip(*smoothed, strict=True), color=ORANGE, label="smoothed")
+        axes.legend(frameon=False)
     if skewed(values):
         axes.set_yscale("log", nonpositive="mask")  # a loss may be 0 at the end
     axes.set_ylabel(f"mean {distance}")

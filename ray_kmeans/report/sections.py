@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ray_kmeans.clustering.state import FitState, Iteration
 from ray_kmeans.report import figures
 from ray_kmeans.report.facts import LARGEST_SHOWN, SMALLEST_SHOWN, Facts
-from ray_kmeans.report.page import Section, Table
+from ray_kmeans.report.page import Cell, Section, Table
 from ray_kmeans.report.run_sections import RUNS
 
 STEPS_SHOWN = 4
@@ -50,7 +50,11 @@ def _model(facts: Facts, made: date) -> Section:
     ]
     if state.history:
         last = state.history[-1]
-        rows += [("inertia of the last step", last.inertia), ("rows of that step", last.rows)]
+        of_batch = [("loss per row of the last step", last.loss_per_row)]
+        if last.smoothed is not None:
+            of_batch.append(("the same, smoothed over an epoch", last.smoothed))
+        rows += of_batch if state.running else [("inertia of the last step", last.inertia)]
+        rows.append(("rows of that step", last.rows))
     if facts.data:
         sample = facts.data.sample
         looked_at = f"{len(sample.numbers):,} of {sample.of_rows:,} rows"
@@ -82,14 +86,24 @@ def _loss(facts: Facts) -> Section | None:
         "How far a row is from its center, on the average over the rows of a step, before that "
         "step moves the centers. Inertia is the sum of these distances."
     )
-    columns = ("step", "rows", "inertia", "largest move", "empty clusters")
-    lines = [
-        (line.iteration, line.rows, line.inertia, line.shift, line.empty) for line in _ends(history)
-    ]
+    smoothed = any(line.smoothed is not None for line in history)
+    if smoothed:
+        text += " Smoothed, it is that of about one epoch: when it no longer falls, the fit ends."
+    columns = ("step", "rows", "inertia", "loss per row", *["smoothed"][: int(smoothed)])
+    columns += ("largest move", "empty clusters")
+    lines = [_line_of(line, smoothed) for line in _ends(history)]
     few = len(lines) == len(history)
     caption = "All steps" if few else f"The first and the last {STEPS_SHOWN} steps"
     table = Table(caption, columns, lines)
     return Section("loss", "Loss", text, figures.loss(history, facts.distance), table)
+
+
+def _line_of(line: Iteration, smoothed: bool) -> tuple[Cell, ...]:
+    average: tuple[Cell, ...] = ()
+    if smoothed:
+        average = ("" if line.smoothed is None else line.smoothed,)
+    loss = line.inertia, line.loss_per_row, *average
+    return line.iteration, line.rows, *loss, line.shift, line.empty
 
 
 def _ends(history: Sequence[Iteration]) -> Sequence[Iteration]:
@@ -110,7 +124,8 @@ def _sizes(facts: Facts) -> Section:
     name, heading = "sizes", "Sizes of the clusters"
     if facts.sizes is None:
         text = (
-            "This model counts no rows. Give data with the report, and it counts those of a sample."
+            "No step of this model visited all rows, so their clusters are not known. Give data "
+            "with the report, and it counts those of a sample."
         )
         return Section(name, heading, text)
     counts = facts.sizes.counts

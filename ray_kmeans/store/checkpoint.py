@@ -1,15 +1,18 @@
 """A checkpoint as files: from a state to arrays and a manifest, and back.
 
 Arrays are .npy files; the manifest is JSON and names them with their hashes. Nothing in either can
-make code run, and no name leads out of the folder of the checkpoints.
+make code run, and no name leads out of the folder of the checkpoints. What is read is taken for a
+state only where it can be one (see `clustering.validity`): hashes tell that nobody changed a file
+by chance, and not that it makes sense.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,12 @@ from numpy.typing import NDArray
 
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, Iteration, Origin, Running, Stop
+from ray_kmeans.clustering.validity import problem_of
 from ray_kmeans.errors import CheckpointError
 from ray_kmeans.store import publish
 
 FORMAT = 2
-BLOB = re.compile(r"data/\d{8}-[0-9a-f]+/[a-z]+\.npy")
+BLOB = re.compile(r"(data/(?:\d{8,15}-)?\d{8,15}-[0-9a-f]+)/([a-z]+)\.npy")
 """The files that a manifest may name: all below its own folder."""
 LINE = np.dtype(
     [
@@ -34,6 +38,22 @@ LINE = np.dtype(
     ]
 )
 """A line of the history, as it is stored."""
+SMOOTHED_LINE = np.dtype([*LINE.descr, ("smoothed", "<f8")])
+"""The same of mini-batch; NaN stands for None."""
+TYPES = {
+    "centers": ("<f4",),
+    "counts": ("<i8", "<f8"),
+    "history": (LINE, SMOOTHED_LINE),
+    "sums": ("<f8",),
+}
+"""The arrays of a checkpoint, and which types of numbers each may have."""
+UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
+"""What comes of values of another kind than those that are written."""
+HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(?s:..)\{'descr': (.{1,400}), 'fortran_order': False, "
+    rb"'shape': \(((?:\d{1,18}(?:, )?)*,?)\), \} *\n"
+)
+"""How a .npy file begins, as numpy writes it."""
 
 
 def blobs_of(state: FitState, folder: str) -> dict[str, bytes]:
@@ -62,43 +82,104 @@ def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
     }
 
 
+def is_array(name: str) -> bool:
+    """Tell whether a file in the folder of a checkpoint is one of its arrays, whole or not."""
+    if publish.is_unpublished(name):
+        name = name.rsplit(".", 2)[0]
+    return name.removesuffix(".npy") in TYPES and name.endswith(".npy")
+
+
 def read(path: str, sealed: bytes, fetch: Callable[[str], bytes]) -> FitState:
     """Return the state of a manifest; `fetch` gives a file by its name.
 
-    Raises CheckpointError for whatever is not as it was written.
+    Raises CheckpointError for whatever is not as it was written, or is no state of a fit.
     """
-    manifest = publish.unseal(sealed)
+    try:
+        manifest = publish.unseal(sealed)
+    except RecursionError:
+        manifest = None
     if manifest is None:
         raise CheckpointError(path, "the manifest is not what was written")
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(path, f"its format is {manifest.get('format')}, not {FORMAT}")
+        raise CheckpointError(path, f"its format is {manifest.get('format')!r:.40}, not {FORMAT}")
     try:
-        arrays = {
-            name.rsplit("/", 1)[-1].removesuffix(".npy"): _array(path, name, expected, fetch)
-            for name, expected in manifest["files"].items()
-        }
-        return _state(manifest, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(path, f"it cannot be understood ({error!r})") from None
+        state = _state(manifest, _arrays_of(path, manifest["files"], fetch))
+        problem = problem_of(state) or _other_shape(manifest, state)
+    except UNREADABLE as error:
+        raise CheckpointError(path, f"it cannot be understood ({error!r:.200})") from None
+    if problem is not None:
+        raise CheckpointError(path, f"it holds no state of a fit: {problem:.200}")
+    return state
+
+
+def _other_shape(manifest: Mapping[str, Any], state: FitState) -> str | None:
+    """Return in words where the manifest tells of another model than its arrays."""
+    told = manifest["num_clusters"], manifest["num_features"]
+    if told == state.centers.shape and all(type(number) is int for number in told):
+        return None
+    return f"centers has shape {state.centers.shape}, and the manifest says {told!r}"
+
+
+def _arrays_of(
+    path: str, files: Mapping[str, Mapping[str, Any]], fetch: Callable[[str], bytes]
+) -> dict[str, NDArray[Any]]:
+    arrays, folders = {}, set()
+    for name, expected in files.items():
+        found = BLOB.fullmatch(name)
+        if found is None:
+            raise CheckpointError(path, f"{name!r:.200} is not the name of a file of a checkpoint")
+        folder, array = found.groups()
+        folders.add(folder)
+        arrays[array] = _array(path, name, expected, fetch)
+    if len(folders) != 1 or not {"centers", "counts", "history"} <= set(arrays) <= set(TYPES):
+        raise ValueError(f"its files are not those of one checkpoint: {sorted(files)}")
+    return arrays
 
 
 def _array(
     path: str, name: str, expected: Mapping[str, Any], fetch: Callable[[str], bytes]
 ) -> NDArray[Any]:
-    if not BLOB.fullmatch(name):
-        raise CheckpointError(path, f"{name!r} is not the name of a file of a checkpoint")
     try:
         content = fetch(name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(path, f"{name} is missing") from None
+    except IsADirectoryError:
+        raise CheckpointError(path, f"{name} is a folder") from None
     if publish.sha256(content) != expected["sha256"]:
         raise CheckpointError(path, f"{name} is not what was written")
-    array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    try:
+        array = _from_npy(content, TYPES[name.rsplit("/", 1)[-1].removesuffix(".npy")])
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if len(content) != expected["size"]:
+        raise ValueError(f"{name} has {len(content)} bytes, not {expected['size']!r:.40}")
     return array
 
 
+def _from_npy(content: bytes, types: Sequence[Any]) -> NDArray[Any]:
+    """Return the array of a .npy file; nothing is made that is larger than the file.
+
+    Only what `_npy` writes is read: one of these types, C order, and as many values as it says.
+    """
+    header = HEADER.match(content)
+    if header is None or header.end() != 10 + int.from_bytes(content[8:10], "little"):
+        raise ValueError("it is no .npy file of rows of plain numbers")
+    by_descr = {repr(np.lib.format.dtype_to_descr(np.dtype(kind))): kind for kind in types}
+    kind = by_descr.get(header[1].decode("latin-1"))
+    if kind is None:
+        raise ValueError(f"its type is {header[1].decode('latin-1')}, not {' or '.join(by_descr)}")
+    shape = tuple(int(size) for size in header[2].split(b",") if size.strip())
+    values = content[header.end() :]
+    if math.prod(shape) * np.dtype(kind).itemsize != len(values):
+        raise ValueError(f"it says to have the shape {shape}, and has {len(values):,} bytes")
+    return np.frombuffer(values, kind).reshape(shape).copy()
+
+
 def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> FitState:
-    running = manifest["mini_batch"]
+    running, stop = manifest["mini_batch"], manifest["stop"]
+    rows, origin = manifest.get("rows"), manifest.get("origin")
+    if running is None and "sums" in arrays:
+        raise ValueError("sums are of mini-batches, and it has none")
     return FitState(
         centers=arrays["centers"],
         counts=arrays["counts"],
@@ -106,40 +187,50 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         iteration=manifest["iteration"],
         began=manifest["began"],
         history=tuple(_line(*line) for line in arrays["history"].tolist()),
-        stop=Stop[manifest["stop"]] if manifest["stop"] else None,
+        stop=None if stop is None else Stop[stop],
         data=manifest["data"],
         asked=manifest["asked"],
         data_since=manifest["data_since"],
-        running=_running(running, arrays) if running else None,
-        rows=RowSpec.from_json(manifest["rows"]) if manifest.get("rows") else None,
-        origin=Origin(**manifest["origin"]) if manifest.get("origin") else None,
+        running=None if running is None else _running(running, arrays),
+        rows=None if rows is None else RowSpec.from_json(rows),
+        origin=None if origin is None else Origin(**origin),
     )
 
 
 def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
-    history = np.array([astuple(line) for line in state.history], LINE)
     arrays: dict[str, NDArray[Any]] = {
         "centers": state.centers,
         "counts": state.counts,
-        "history": history,
+        "history": _history(state.history),
     }
     if state.running and state.counts.any():  # else the sums are zero
         arrays["sums"] = state.running.sums
     return arrays
 
 
+def _history(lines: Sequence[Iteration]) -> NDArray[Any]:
+    if all(line.smoothed is None for line in lines):
+        return np.array([astuple(line)[:-1] for line in lines], LINE)
+    no_value = math.nan
+    filled = (replace(line, smoothed=no_value) if line.smoothed is None else line for line in lines)
+    return np.array([astuple(line) for line in filled], SMOOTHED_LINE)
+
+
 def _running(described: list[int], arrays: Mapping[str, NDArray[Any]]) -> Running:
     steps_per_iteration, done = described
+    if "sums" not in arrays and arrays["counts"].any():
+        raise ValueError("its file of sums is not named")
     zero = np.zeros((2, *arrays["centers"].shape))
     return Running(steps_per_iteration, done, arrays.get("sums", zero))
 
 
-def _line(iteration: int, rows: int, *measured: Any) -> Iteration:
-    inertia, shift, empty, digest = measured
-    return Iteration(iteration, rows, inertia, shift, empty, digest.decode())
+def _line(iteration: int, rows: int, inertia: float, shift: float, *more: Any) -> Iteration:
+    empty, digest, *smoothed = more
+    known = [value for value in smoothed if not math.isnan(value)]
+    return Iteration(iteration, rows, inertia, shift, empty, digest.decode(), *known)
 
 
 def _npy(array: NDArray[Any]) -> bytes:
     content = io.BytesIO()
-    np.save(content, array, allow_pickle=False)
+    np.save(content, np.ascontiguousarray(array), allow_pickle=False)
     return content.getvalue()

@@ -36,8 +36,12 @@ def _schema(metric: str) -> pa.Schema:
         ("shift", pa.float64(), length, "Largest move of any coordinate of any center."),
         ("empty", pa.int64(), "clusters", "Clusters without a row."),
         ("digest", pa.string(), "1", "Names the centers after the update."),
+        ("smoothed", pa.float64(), distance, "Mean loss of a row, smoothed, of mini-batch."),
+        ("loss_per_row", pa.float64(), distance, "Mean of the distances before the update."),
     ]
     return pa.schema(
-        pa.field(name, kind, nullable=False, metadata={"unit": unit, "description": meaning})
+        pa.field(
+            name, kind, nullable=name == "smoothed", metadata={"unit": unit, "description": meaning}
+        )
         for name, kind, unit, meaning in columns
     )

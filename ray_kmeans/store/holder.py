@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 
 PROC = Path("/proc")
+LONGEST_S = 1e10
+"""Longer than any run: some hundred years."""
 GONE = ("Z", "X")
 """States of a process that has ended and that nobody has asked about yet."""
 
@@ -38,15 +40,33 @@ class Holder:
     def parse(cls, data: bytes) -> Holder:
         """Return the holder in a file; a file that is not understood has one that is not known."""
         try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError):
+            found = cls(**json.loads(data))
+        except (ValueError, TypeError, RecursionError):
+            found = None
+        if found is None or not found._is_sane:
             return cls("", "", "run", "a host that its file does not tell", pid=0, machine="")
+        return found
 
     def __bytes__(self) -> bytes:
         return json.dumps(asdict(self), indent=1).encode()
 
     def __str__(self) -> str:
         return f"{self.what} of process {self.pid} on {self.host}"
+
+    @property
+    def _is_sane(self) -> bool:
+        """Whether all fields are of their kind: what a file holds may be anything."""
+        texts = self.owner, self.nonce, self.what, self.host, self.machine
+        numbers = self.pid, self.started, self.beat
+        time = self.runs_for_s
+        return (
+            all(isinstance(text, str) and text.isprintable() for text in texts)
+            and all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+            and 0 < self.pid < 2**31
+            and type(time) in (int, float)
+            and 0 <= time < LONGEST_S
+            and isinstance(self.released, bool)
+        )
 
     @property
     def runs_for(self) -> str:

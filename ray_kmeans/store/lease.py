@@ -6,7 +6,8 @@ To take the lease is to create the file of the next epoch, which a store lets on
 Its holder writes a higher number into the file again and again. Who wants it next watches that
 number: where it moves the holder is alive, wherever it is and whatever its clock says; where it
 stands still for long enough, by the watcher's own clock, the next epoch may be taken. A holder that
-was paused finds the higher epoch before it saves anything.
+was paused finds the higher epoch before it saves anything; and where it was paused after that look,
+what it saves bears its own epoch, and so is older than what the next one saves (see `numbered`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,20 @@ from types import TracebackType
 from ray_kmeans.errors import BusyError, LeaseLostError, StoreError
 from ray_kmeans.store import publish
 from ray_kmeans.store.holder import Holder
+from ray_kmeans.store.numbered import DIGITS, HIGHEST
 
 log = logging.getLogger("ray_kmeans")
 
-NAME = re.compile(r"/(\d{8})\.json$")
+NAME = re.compile(rf"({DIGITS})\.json")
+NAMED = "{}/{:08d}.json"
+ATTEMPTS = 20
+"""To create the file of the next epoch, while others are quicker."""
+EPOCHS_WAITED = 4
+"""Holders that one waits for, one after the other; beyond, the lists cannot be true."""
+LATE_LISTS = 10
+"""Looks until a list must show a file that was written."""
+LONGEST_PAUSE_S = 1.0
+"""Between two of these."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +89,20 @@ class Lease:
         except StoreError as failed:  # what went wrong before is what to hear of
             log.warning("the next run here will wait for %.0f s: %s", self._times.lease_s, failed)
 
-    def take(self) -> None:
-        """Hold the lease; BusyError, after some seconds, where another one is alive."""
+    @property
+    def epoch(self) -> int:
+        """The number of this holding: each one has a higher one than all before."""
+        return self._epoch
+
+    def take(self, floor: int = 0) -> None:
+        """Hold the lease, with an epoch above `floor`.
+
+        Raises BusyError, after some seconds, where another one is alive, and StoreError where the
+        store does not tell. `floor` is the highest epoch that is known from elsewhere: the lease's
+        own files may have been deleted.
+        """
         with self._said("cannot be leased"):
-            while not self._create(self._wait_until_free() + 1):
-                pass  # another one was quicker: it is the one to wait for now
+            self._take(floor)
             for epoch in self._epochs():
                 if epoch < self._epoch:
                     with contextlib.suppress(FileNotFoundError):
@@ -106,8 +126,11 @@ class Lease:
     def release(self) -> None:
         """Let go, so that the next one need not wait.
 
-        The first epoch leaves nothing behind. The file of a later one stays: there was a holder
-        before, which may only sleep, and must find that it was followed.
+        The first epoch leaves nothing behind: nobody held the lease before, so nobody sleeps who
+        must find that it was followed. Who takes the lease next begins above the epochs that are
+        known from elsewhere (`floor`), so with a second epoch where this one has saved something;
+        and where it has not, nothing bears the number that is given again. The file of a later
+        epoch stays: there was a holder before, which may only sleep.
         """
         if not self._is_held_here:
             return
@@ -127,7 +150,24 @@ class Lease:
         """Whether this process took it: a forked child has a copy of it, without a heart."""
         return self._holder.pid == os.getpid()
 
-    def _wait_until_free(self) -> int:
+    def _take(self, floor: int) -> None:
+        refused = 0
+        """The last epoch whose file another one has, though no list may show it."""
+        for _ in range(ATTEMPTS):
+            epoch = max(self._wait_until_free(refused), refused, floor) + 1
+            if epoch > HIGHEST:
+                raise StoreError(
+                    f"a file there has the number {epoch - 1}, which no run gives. Delete the file."
+                )
+            if self._create(epoch):
+                return
+            refused = epoch  # another one was quicker: it is the one to wait for now
+        raise StoreError(
+            f"in {ATTEMPTS} attempts another run was always quicker. Start one at a time; and "
+            f"where none is alive, delete the folder {self._folder!r} there."
+        )
+
+    def _wait_until_free(self, refused: int) -> int:
         """Return the highest epoch, 0 where there is none, once its holder is gone.
 
         What counts is the number of looks at a file that stays the same, not the time between them:
@@ -135,25 +175,53 @@ class Lease:
         """
         looks = max(round(self._times.lease_s / self._times.poll_s), 1)
         epoch, seen, same = 0, b"", 0
-        while newest := max(self._epochs(), default=0):
-            found = self._read(newest)
+        for _ in range(EPOCHS_WAITED * (looks + 2)):
+            newest, found = self._newest(refused)
             holder = Holder.parse(found)
-            if holder.released or holder.owner == self._holder.owner or holder.is_gone:
-                break
+            if not newest or holder.released or self._is_mine(holder) or holder.is_gone:
+                return newest
             if newest != epoch:
                 epoch, seen, same = newest, found, 0
                 log.warning("%r is held by a %s; is it alive?", self._place.shown, holder)
             elif found not in (seen, b""):
                 raise BusyError(self._place.shown, str(holder), holder.runs_for)
             elif (same := same + 1) > looks:
-                break
+                return newest
             time.sleep(self._times.poll_s)
-        return newest
+        raise StoreError(
+            f"{EPOCHS_WAITED} holders came one after the other, or the lists of this store are not "
+            f"those of now. Start one run at a time; and where none is alive, delete the folder "
+            f"{self._folder!r} there."
+        )
+
+    def _newest(self, refused: int) -> tuple[int, bytes]:
+        """Return the highest epoch that has a file, and what is in it; 0 where there is none."""
+        newest = max(self._epochs(), default=0)
+        if refused > newest and (found := self._look(refused)):  # the lists are late
+            return refused, found
+        return newest, self._look(newest) if newest else b""
+
+    def _look(self, epoch: int) -> bytes:
+        """Read the file of an epoch, or say what to do where that cannot be."""
+        try:
+            return self._read(epoch)
+        except Exception as error:
+            raise StoreError(
+                f"{NAMED.format(self._folder, epoch)} cannot be read ({type(error).__name__}: "
+                f"{error}). Let this user read it; or, where no run is alive, delete it."
+            ) from None
+
+    def _is_mine(self, holder: Holder) -> bool:
+        return holder.owner == self._holder.owner
 
     def _create(self, epoch: int) -> bool:
         """Tell whether this epoch is ours."""
         fs, path, data = self._place.fs, self._path(epoch), bytes(self._holder)
-        if not publish.create(fs, path, data):
+        try:
+            created = publish.create(fs, path, data)
+        except IsADirectoryError:  # somebody's folder: the next number is free
+            return False
+        if not created:
             return False
         if not publish.is_exclusive(fs, path, data):
             log.warning(
@@ -165,8 +233,26 @@ class Lease:
             if self._read(epoch) != data:
                 return False
         self._epoch = epoch
-        # Who was paused before it wrote may have taken an epoch that is long gone.
-        return max(self._epochs()) == epoch
+        return self._is_highest(epoch)
+
+    def _is_highest(self, epoch: int) -> bool:
+        """Tell whether no list shows a higher epoch than this one, which was created just now.
+
+        Who was paused before it wrote may have taken an epoch that is long gone. A list that does
+        not show the file is older than it, and does not show others either.
+        """
+        for _ in range(LATE_LISTS):
+            newest = max(self._epochs(), default=0)
+            if newest >= epoch:
+                return newest == epoch
+            time.sleep(min(self._times.poll_s, LONGEST_PAUSE_S))
+        with contextlib.suppress(FileNotFoundError):
+            self._place.fs.rm_file(self._path(epoch))
+        raise StoreError(
+            f"{NAMED.format(self._folder, epoch)} was written and no list shows it, so a second "
+            "run would not be noticed. Give a store whose lists show what was written before (a "
+            "cache between, as of listings, may have to be turned off)."
+        )
 
     def _beat(self) -> None:
         beat, failed = 0, False
@@ -185,21 +271,23 @@ class Lease:
         publish.put(self._place.fs, self._path(self._epoch), bytes(holder))
 
     def _epochs(self) -> list[int]:
+        """Return the epochs that have a file; what else lies there is somebody else's."""
         self._place.fs.invalidate_cache()
         try:
-            found = self._place.fs.ls(f"{self._place.path}/{self._folder}", detail=False)
+            found = self._place.fs.ls(f"{self._place.path}/{self._folder}", detail=True)
         except FileNotFoundError:
             return []
-        return [int(name[1]) for path in found if (name := NAME.search(path))]
+        names = [each["name"].rsplit("/", 1)[-1] for each in found if each["type"] != "directory"]
+        return [int(name[1]) for name in map(NAME.fullmatch, names) if name]
 
     def _path(self, epoch: int) -> str:
-        return f"{self._place.path}/{self._folder}/{epoch:08d}.json"
+        return f"{self._place.path}/{NAMED.format(self._folder, epoch)}"
 
     def _read(self, epoch: int) -> bytes:
         """Return what is in the file of an epoch; nothing where it was deleted meanwhile."""
         try:
             return bytes(self._place.fs.cat_file(self._path(epoch)))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return b""
 
     def _said(self, what: str) -> AbstractContextManager[None]:

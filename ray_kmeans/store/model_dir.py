@@ -1,9 +1,13 @@
 """The model's directory: numbered checkpoints, each visible once its manifest is.
 
-checkpoints/00000003-iteration-12.json         manifest: the commit point, written last
-checkpoints/data/00000003-claim                whose number 3 is: only one can have created it
-checkpoints/data/00000003-<id>/*.npy           the arrays of the state; names are never reused
-lease/                                         which run may write (see `lease`)
+checkpoints/00000002-00000003-iteration-12.json    manifest: the commit point, written last
+checkpoints/data/00000002-00000003-claim           whose number 3 is: only one can have created it
+checkpoints/data/00000002-00000003-<id>/*.npy      the arrays of the state; names are never reused
+lease/                                             which run may write (see `lease`)
+
+The first number is the epoch of the lease that the saving run holds. The newest checkpoint is the
+highest by epoch, then by number; so what a run saves after another one has taken over (it slept,
+and did not know) is never the newest. Names of anything else are passed over, and stay.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,18 +25,17 @@ from ray_kmeans.config import RunConfig
 from ray_kmeans.errors import (
     CheckpointError,
     DiskFullError,
+    LeaseLostError,
     ModelMismatchError,
     NotFittedError,
     StoreError,
 )
 from ray_kmeans.remote import redacted
-from ray_kmeans.store import checkpoint, publish
+from ray_kmeans.store import checkpoint, numbered, publish
 from ray_kmeans.store.lease import Lease, Times
+from ray_kmeans.store.numbered import Number
 
 log = logging.getLogger("ray_kmeans")
-
-UNPUBLISHED = re.compile(r"\d{8}-.*\.partial")
-"""A manifest under the name that it has on a disk until it is whole; a killed writer leaves it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +49,8 @@ class ModelDir(publish.Place):
     """Whether `latest` may pass over damaged checkpoints, with a warning."""
     owner: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
     """Names the run that writes here; it stays the same in other processes of that run."""
+    lease: Lease | None = field(default=None, compare=False)
+    """What gives this run the right to save here, where it has that; see `held`."""
 
     @classmethod
     def at(
@@ -63,9 +68,11 @@ class ModelDir(publish.Place):
     @contextmanager
     def held(self, what: str, times: Times | None = None) -> Iterator[Held]:
         """Give the right to save here, to one run at a time; BusyError where another has it."""
-        place = publish.Place(self.url, self.storage_options)
-        with Lease(place, self.owner, what, times) as lease:
-            yield Held(self, lease)
+        lease = Lease(publish.Place(self.url, self.storage_options), self.owner, what, times)
+        with ExitStack() as held:
+            lease.take(floor=self._highest_epoch())
+            held.push(lease)
+            yield Held(replace(self, lease=lease))
 
     def latest(self) -> FitState | None:
         """Return the newest state; None where there is none.
@@ -83,10 +90,16 @@ class ModelDir(publish.Place):
                         raise
 
     def save(self, state: FitState) -> str:
-        """Publish a state and return the path of its manifest; delete what is older than `keep`."""
+        """Publish a state and return the path of its manifest; delete what is older than `keep`.
+
+        Raises LeaseLostError where another run has taken over, also while this one saved. What it
+        has published by then stays only where the other one has saved nothing yet, for that one may
+        have begun from it; else it goes, since nobody needs what is older than the newest.
+        """
+        self._check_lease()
         with self.said(f"cannot save a checkpoint to {self.shown!r}"):
             number, data = self._claim()
-            path = f"{self._root}/{number:08d}-iteration-{state.iteration}.json"
+            path = f"{self._root}/{number}-iteration-{state.iteration}.json"
             blobs = checkpoint.blobs_of(state, data)
             manifest = checkpoint.manifest_of(state, blobs)
             try:
@@ -94,15 +107,17 @@ class ModelDir(publish.Place):
                     publish.put(self.fs, f"{self._root}/{name}", content)
                 created = publish.create(self.fs, path, publish.seal(manifest))
             except DiskFullError:
-                with suppress(FileNotFoundError):
-                    self.fs.rm(f"{self._root}/{data}", recursive=True)
+                self._delete_data(data)
                 raise
             if not created:
                 raise StoreError(
                     f"{path!r} was saved by another run. Give each run a model_dir of its own."
                 )
+            manifests = self._manifests()
+            self._check_newest(manifests, path, data)
+            self._check_lease()
             try:
-                self._delete_old()
+                self._delete_old(manifests)
             except OSError as error:  # the checkpoint is there, and the next save tries again
                 log.warning("old checkpoints cannot be deleted in %r: %s", self.shown, error)
         return path
@@ -119,10 +134,12 @@ class ModelDir(publish.Place):
         with self.said(f"model_dir={self.shown!r} cannot be read"):
             return [f"{self.url.rstrip('/')}/checkpoints/{_name(p)}" for p in self._manifests()]
 
-    def records(self, folder: str) -> list[bytes]:
-        """Return what the files of a folder hold, in the order of their names."""
+    def records(self, folder: str, named: re.Pattern[str]) -> list[bytes]:
+        """Return what the files of a folder hold whose names are such, in the order of these."""
         with self.said(f"model_dir={self.shown!r} cannot be read"):
-            return [self.fs.cat_file(path) for path in self._listed(f"{self.path}/{folder}")]
+            root = f"{self.path}/{folder}"
+            names = [name for name in self._files(root) if named.fullmatch(name)]
+            return [self.fs.cat_file(f"{root}/{name}") for name in names]
 
     def matching(
         self, num_clusters: int, metric: str, num_features: int | None = None
@@ -154,23 +171,42 @@ class ModelDir(publish.Place):
         return f"{super()._root}/checkpoints"
 
     def _manifests(self) -> list[str]:
-        return [path for path in self._listed(self._root) if path.endswith(".json")]
+        """Return the paths of all manifests, the oldest first."""
+        found = [
+            (number, name)
+            for name in self._files(self._root)
+            if (number := numbered.of_manifest(name))
+        ]
+        return [f"{self._root}/{name}" for _, name in sorted(found)]
 
-    def _listed(self, folder: str) -> list[str]:
+    def _files(self, folder: str) -> list[str]:
+        return [name for name, is_folder in self._listed(folder) if not is_folder]
+
+    def _listed(self, folder: str) -> list[tuple[str, bool]]:
+        """Return the names in a folder, sorted, and whether each one is a folder itself."""
         self.fs.invalidate_cache()
         try:
-            return sorted(self.fs.ls(folder, detail=False))
+            found = self.fs.ls(folder, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        return sorted((_name(each["name"]), each["type"] == "directory") for each in found)
 
-    def _claim(self) -> tuple[int, str]:
+    def _used(self) -> list[Number]:
+        """Return the numbers of all checkpoints, also of those that were only begun."""
+        begun = (numbered.of_data(name) for name, _ in self._listed(f"{self._root}/data"))
+        return [*map(_number_at, self._manifests()), *(number for number in begun if number)]
+
+    def _highest_epoch(self) -> int:
+        with self.said(f"model_dir={self.shown!r} cannot be read"):
+            return max((number.epoch for number in self._used()), default=0)
+
+    def _claim(self) -> tuple[Number, str]:
         """Return a number that no other writer has, and a folder for data that is ours alone."""
-        used = [*self._manifests(), *self._listed(f"{self._root}/data")]
-        number = max(map(_number, used), default=-1) + 1
-        mine = uuid.uuid4().hex[:8]
-        while not publish.create(self.fs, f"{self._root}/data/{number:08d}-claim", mine.encode()):
-            number += 1
-        return number, f"data/{number:08d}-{mine}"
+        last = max((number.number for number in self._used()), default=-1)
+        number, mine = Number(self._epoch, last + 1), uuid.uuid4().hex[:8]
+        while not publish.create(self.fs, f"{self._root}/data/{number}-claim", mine.encode()):
+            number = Number(self._epoch, number.number + 1)
+        return number, f"data/{number}-{mine}"
 
     def _of(self, checkpoint: str) -> FitState:
         """Return the state of a checkpoint: its file name here, or a path or URL anywhere."""
@@ -207,32 +243,66 @@ class ModelDir(publish.Place):
 
         return checkpoint.read(path, self.fs.cat_file(path), fetch)
 
-    def _delete_old(self) -> None:
-        """Delete manifests first, so that a reader never finds one without its data.
+    @property
+    def _epoch(self) -> int:
+        return self.lease.epoch if self.lease else 0
 
-        Data without a manifest are what a killed save has left, or of one that is under way; they
-        go once `keep` newer checkpoints are there.
+    def _check_lease(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
+
+    def _check_newest(self, manifests: list[str], path: str, data: str) -> None:
+        """Raise LeaseLostError, and delete this checkpoint, where a newer run has saved one."""
+        if _number_at(manifests[-1]).epoch <= self._epoch:
+            return
+        with suppress(OSError):
+            self.fs.rm_file(path)
+            self._delete_data(data)
+        self._check_lease()  # which can tell whose the newer one is
+        raise LeaseLostError(self.shown, "run that has saved since then")
+
+    def _delete_old(self, manifests: list[str]) -> None:
+        """Delete all but the newest of these manifests, and data that are older.
+
+        Manifests go first, so that a reader never finds one without its data. Data without a
+        manifest are what a killed save has left, or of one that is under way; they go once `keep`
+        newer checkpoints are there. A run that sleeps here while another one takes over deletes
+        only what was old before: whatever the other one saves is newer.
         """
-        manifests = self._manifests()
         for path in manifests[: -self.keep]:
             self.fs.rm_file(path)
         if len(manifests) < self.keep:
             return
-        oldest = _number(manifests[-self.keep])
-        for path in self._listed(f"{self._root}/data"):
-            if _number(path) < oldest:
-                self.fs.rm(path, recursive=True)
-        for path in self._listed(self._root):
-            if UNPUBLISHED.fullmatch(_name(path)) and _number(path) < oldest:
-                self.fs.rm_file(path)
+        oldest = _number_at(manifests[-self.keep])
+        for name, is_folder in self._listed(f"{self._root}/data"):
+            number = numbered.of_data(name) or numbered.of_unpublished(name)
+            if number is None or number >= oldest:
+                continue
+            if is_folder:
+                self._delete_data(f"data/{name}")
+            else:
+                self.fs.rm_file(f"{self._root}/data/{name}")
+        for name in self._files(self._root):
+            number = numbered.of_unpublished(name)
+            if number is not None and number < oldest:
+                self.fs.rm_file(f"{self._root}/{name}")
+
+    def _delete_data(self, folder: str) -> None:
+        """Delete the arrays of a checkpoint, and their folder where nothing else is in it."""
+        path = f"{self._root}/{folder}"
+        ours = [f"{path}/{name}" for name in self._files(path) if checkpoint.is_array(name)]
+        with suppress(FileNotFoundError):
+            if ours:
+                self.fs.rm(ours)
+        with suppress(OSError, NotImplementedError):  # something else is in it; a store has none
+            self.fs.rmdir(path)
 
 
 class Held:
-    """A model's directory that one run alone may write to: each save makes sure of that first."""
+    """A model's directory that one run alone may write to: each save makes sure of that."""
 
-    def __init__(self, store: ModelDir, lease: Lease) -> None:
+    def __init__(self, store: ModelDir) -> None:
         self._store = store
-        self._lease = lease
 
     def latest(self) -> FitState | None:
         """Return the newest state; None where there is none."""
@@ -247,7 +317,6 @@ class Held:
 
         Raises LeaseLostError where another run has taken over.
         """
-        self._lease.check()
         return self._store.save(state)
 
 
@@ -255,5 +324,7 @@ def _name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _number(path: str) -> int:
-    return int(_name(path)[:8])
+def _number_at(path: str) -> Number:
+    number = numbered.of_manifest(_name(path))
+    assert number is not None
+    return number

@@ -25,8 +25,8 @@ NOT_SERVED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 """How a file system says that it has no hard links, or does not sync folders (FAT, and object
 stores that are mounted)."""
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-UNPUBLISHED = re.compile(r"\.[0-9a-f]{32}\.ray-kmeans-partial$")
-"""How the name of a local file ends until it is whole; no other program gives such a name."""
+UNPUBLISHED = re.compile(r"(.+)\.[0-9a-f]{32}\.ray-kmeans-partial", re.DOTALL)
+"""The name of a local file until it is whole; no other program gives such a name."""
 
 _one_at_a_time = RLock()
 forks.hold_while_forking(_one_at_a_time)
@@ -140,7 +140,7 @@ def _link(path: str, data: bytes) -> None:
 
 def is_unpublished(name: str) -> bool:
     """Tell whether a name is that of a local file which is not whole: its writer was killed."""
-    return UNPUBLISHED.search(name) is not None
+    return UNPUBLISHED.fullmatch(name) is not None
 
 
 def published_name(name: str) -> str:
@@ -149,7 +149,7 @@ def published_name(name: str) -> str:
     >>> published_name("part-00000012.parquet." + 32 * "a" + ".ray-kmeans-partial")
     'part-00000012.parquet'
     """
-    return UNPUBLISHED.sub("", name)
+    return UNPUBLISHED.sub(r"\1", name)
 
 
 def _beside(path: str) -> str:
