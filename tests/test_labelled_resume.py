@@ -96,8 +96,8 @@ def check_complete(url, rows=N):
     np.testing.assert_array_equal(found, expected)
     assert manifest["clusters"] == np.bincount(expected, minlength=K).tolist()
     assert manifest["rows"] == rows
-    generation = manifest["generation"]
-    records = {f"{RECORDS}/{generation:08d}.json"} if generation > 1 else set()
+    generation = manifest.get("generation", 0)
+    records = {f"{RECORDS}/{generation:08d}.json"} if generation and manifest["runs"][1:] else set()
     named = {part["name"] for part in manifest["parts"]}
     assert files_of(url).keys() == {MANIFEST, *records, *named}
 

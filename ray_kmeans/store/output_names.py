@@ -29,9 +29,9 @@ _PART = r"part-([0-9a-f]{12})-\d{8}\.parquet"
 _NOTE = r"(?:plan|\d{8})\.json"
 MARKER = re.compile(r"_unfinished-([0-9a-f]{12})\.json")
 FINAL = re.compile(rf"(?:{_FOLDER})?{_PART}")
-WORKING = re.compile(rf"_by_cluster-([0-9a-f]{{12}})/(?:{_NOTE}|part-\1-\d{{8}}\.parquet)")
+WORKING = re.compile(rf"_by_cluster-([0-9a-f]{{12}})/(?:{_NOTE}|part-(?:\1-)?\d{{8}}\.parquet)")
 RECORD = re.compile(rf"{RECORDS}/(\d{{8}})\.json")
-OTHER = re.compile(rf"{MANIFEST}|{LEASE}/\d{{8}}\.json|{OLD_MARKER}")
+OTHER = re.compile(rf"{MANIFEST}|{OLD_MARKER}")
 OLD_UNPUBLISHED = re.compile(
     rf"(?:{OLD_WORKING}/|{_FOLDER})?part-\d{{8}}\.parquet\.[0-9a-f]{{8}}\.partial"
 )
@@ -67,7 +67,7 @@ def is_unpublished(name: str) -> bool:
     """Tell whether a killed writer of this product has left this file.
 
     Only in a place that is known to be ours: versions until format 2 gave names that others may
-    give as well.
+    give as well. Those of a lease are left alone: its holder writes there all the time.
 
     >>> is_unpublished("_manifest.json." + 32 * "0" + ".ray-kmeans-partial")
     True
