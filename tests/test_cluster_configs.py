@@ -447,6 +447,31 @@ def test_a_cluster_in_kubernetes_asks_for_the_token_and_for_secrets_by_reference
     assert "NetworkPolicy" in {other["kind"] for other in others}
 
 
+@of(KUBERNETES)
+def test_a_policy_of_a_cluster_is_about_its_own_pods_alone(path):
+    """Two clusters in one namespace: neither replaces the other's policy, nor is under it."""
+    ours, *others = documents(path)
+    spec = ours["spec"].get("rayClusterSpec", ours["spec"])
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    own = {"app": ours["metadata"]["name"]}
+
+    assert [group["template"]["metadata"]["labels"] for group in groups] == [own] * len(groups)
+    policies = {
+        each["metadata"]["name"]: each["spec"] for each in others if each["kind"] == "NetworkPolicy"
+    }
+    assert policies[own["app"]]["podSelector"] == {"matchLabels": own}
+    for name, policy in policies.items():
+        assert policy["podSelector"] == {"matchLabels": {"app": name}}
+
+
+def test_no_two_files_name_anything_alike():
+    named = [
+        (each["kind"], each["metadata"]["name"]) for path in KUBERNETES for each in documents(path)
+    ]
+
+    assert len(set(named)) == len(named)
+
+
 def ports_of(path):
     """Return the ports that the commands of a file name, as they name them."""
     text = path.read_text().replace("--min-worker-port=", "--worker-port=")
@@ -554,9 +579,26 @@ def test_the_image_copies_all_that_the_package_is_built_of_and_nothing_more():
     assert {name for name in copied if not (ROOT / name).exists()} == set()
 
 
+def test_the_image_is_built_of_what_it_copies_and_of_no_data_or_keys_beside_it():
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    copied = {"pyproject.toml", "ray_kmeans", PYPROJECT["readme"], *PYPROJECT["license-files"]}
+
+    assert rules[0] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
+
+
+def test_the_image_has_all_that_a_command_needs():
+    """What an error of a command tells to install is there; TensorFlow's SavedModels are not."""
+    [installed, _] = re.findall(r"'\.\[([\w,]+)\]'", DOCKERFILE.read_text())
+
+    wanted = set(PYPROJECT["optional-dependencies"]) - {"test", "gpu", "tensorflow"}
+    assert set(installed.split(",")) == wanted
+
+
 def test_the_image_is_not_run_by_root_and_takes_every_store():
     users = [rest for kind, rest in instructions() if kind == "USER"]
-    installed, of_gpus = re.findall(r"pip install .*'\.\[([\w,]+)\]'", DOCKERFILE.read_text())
+    installed, of_gpus = re.findall(r"'\.\[([\w,]+)\]'", DOCKERFILE.read_text())
 
     assert users == ["1000:100"]
     assert {"s3", "gcs", "azure", "jobs"} <= set(installed.split(","))

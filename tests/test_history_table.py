@@ -16,6 +16,7 @@ LINES = [
     Iteration(1, 2**40, 1 / 3, 0.1 + 0.2, 2, "0123456789abcdef"),
     Iteration(2, 1, math.inf, 0.0, 0, "fedcba9876543210"),
     Iteration(3, 1, 5e-324, 1e300, 0, ""),
+    Iteration(4, 8, 3.0, 1e300, 0, "", smoothed=0.1 + 0.2),
 ]
 
 
@@ -23,8 +24,10 @@ LINES = [
 def test_a_row_is_a_line_of_the_history(lines):
     table = history_table(lines, SQUARED_EUCLIDEAN)
 
-    assert table.to_pylist() == [asdict(line) for line in lines]
-    assert table.column_names == [field.name for field in fields(Iteration)]
+    assert table.to_pylist() == [
+        {**asdict(line), "loss_per_row": line.inertia / line.rows} for line in lines
+    ]
+    assert table.column_names == [*(field.name for field in fields(Iteration)), "loss_per_row"]
 
 
 @pytest.mark.parametrize("metric", [SQUARED_EUCLIDEAN, COSINE])

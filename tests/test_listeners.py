@@ -107,9 +107,9 @@ def test_the_documents_show_a_line_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("every", "iterations"), [(1, [1, 2, 3, 4, 5, 6]), (3, [1, 3, 6]), (4, [1, 4]), (99, [1])]
+    ("every", "iterations"), [(1, [1, 2, 3, 4, 5, 6]), (3, [1, 3, 6]), (4, [1, 4, 6]), (99, [1, 6])]
 )
-def test_the_first_and_every_nth_iteration_is_logged(tmp_path, caplog, every, iterations):
+def test_the_first_the_last_and_every_nth_iteration_is_logged(tmp_path, caplog, every, iterations):
     caplog.set_level(logging.INFO, "ray_kmeans")
 
     km = fit(tmp_path, log_step_count_steps=every)
@@ -131,7 +131,45 @@ def logged_iterations(caplog, listener, events):
 
 
 def test_a_log_that_sees_a_fit_continue_begins_with_its_first_iteration(caplog):
-    assert logged_iterations(caplog, LogLines(), map(done, range(147, 305))) == [147, 200, 300]
+    assert logged_iterations(caplog, LogLines(), map(done, range(147, 305))) == [
+        147,
+        *(156, 166, 196),  # its 10th, 20th and 50th
+        *(200, 300),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "logged"),
+    [
+        (100, 31, [1, 10, 20, 31]),
+        (100, 86, [1, 10, 20, 50, 86]),
+        (100, 100, [1, 10, 20, 50, 100]),
+        (1000, 777, [1, 10, 20, 50, 100, 200, 500, 777]),
+        (7, 20, [1, 7, 14, 20]),
+        (15, 9, [1, 9]),
+        (100, 1, [1]),
+    ],
+)
+def test_a_short_run_has_some_lines_and_its_last_one(caplog, every, steps, logged):
+    events = [*map(done, range(1, steps + 1)), ev.FitEnded(Stop.CONVERGED, steps)]
+
+    assert logged_iterations(caplog, LogLines(every), events) == logged
+    assert caplog.messages[-1].startswith("stop=CONVERGED")
+
+
+def test_a_line_of_a_mini_batch_has_the_loss_per_row_and_what_ends_the_fit(caplog):
+    caplog.set_level(logging.INFO, "ray_kmeans")
+    listen = LogLines(1)
+    listen(ev.FitStarted(4, 0, None, mini_batch=True))
+    listen(ev.IterationDone(Iteration(1, 200, 50.0, 0.5, 0, "d", 0.26), 2.0))
+    listen(ev.IterationDone(Iteration(2, 10, 4.0, 0.5, 0, "d"), 2.0))
+
+    assert caplog.messages[-2:] == [
+        "iteration=1 rows=200 inertia=50.0 shift=0.5 empty=0 seconds=2 rows_per_s=100 "
+        "loss_per_row=0.25 smoothed=0.26",
+        "iteration=2 rows=10 inertia=4.0 shift=0.5 empty=0 seconds=2 rows_per_s=5 "
+        "loss_per_row=0.4 smoothed=None",
+    ]
 
 
 def test_slow_iterations_are_logged_though_they_are_few(caplog, monkeypatch):

@@ -210,7 +210,8 @@ def test_the_steps_are_the_first_and_the_last_of_the_history(page, model):
 
     assert len(rows) == 8
     for row, line in zip(rows, [*history[:4], *history[-4:]], strict=True):
-        expected = (line.iteration, line.rows, line.inertia, line.shift, line.empty)
+        loss = line.inertia, line.inertia / line.rows
+        expected = (line.iteration, line.rows, *loss, line.shift, line.empty)
         assert [number(cell) for cell in row] == pytest.approx(expected, rel=1e-5)
 
 
@@ -375,7 +376,7 @@ OF_MINI_BATCH = np.zeros((2, 3, 4))
         (None, COUNTS, [0, 2, 2], [5, 1, 3], "last step"),
         (None, np.zeros(3, int), None, None, ""),
         (None, np.zeros(3, int), [0, 2, 2], [1, 0, 2], "sampled"),
-        (Running(1, 0, OF_MINI_BATCH), COUNTS, None, [4, 0, 2], "mini-batches"),
+        (Running(1, 0, OF_MINI_BATCH), COUNTS, None, None, ""),
         (Running(1, 0, OF_MINI_BATCH), COUNTS, [0, 2, 2], [1, 0, 2], "sampled"),
         (Running(4, 2, OF_MINI_BATCH), COUNTS, None, None, ""),
         (Running(4, 2, OF_MINI_BATCH), COUNTS, [1, 1], [0, 2, 0], "sampled"),
@@ -578,11 +579,14 @@ def test_every_kind_of_model_has_its_page(tmp_path, data, params):
     missing = {"gaps"} if len(state.centers) == 1 else set()
     assert set(sections(text)) == {*OF_MODELS, *OF_RUNS} - missing
     assert set(sections(with_data)) == {*sections(text), "examples"}
-    assert number(facts(text)["inertia of the last step"]) == pytest.approx(
-        state.history[-1].inertia, rel=1e-5
-    )
+    last, drawn = state.history[-1], params.get("use_mini_batch", False)
+    name = "loss per row" if drawn else "inertia"
+    loss = last.loss_per_row if drawn else last.inertia
+    assert number(facts(text)[f"{name} of the last step"]) == pytest.approx(loss, rel=1e-5)
+    assert ("when it no longer falls, the fit ends" in text) == drawn
+    assert ("No step of this model visited all rows" in text) == drawn
     assert facts(text)["distance"] == params.get("distance_metric", "squared euclidean")
-    assert ("mini-batches" in facts(text)["training"]) == params.get("use_mini_batch", False)
+    assert ("mini-batches" in facts(text)["training"]) == drawn
     assert ("3 for each update" in facts(text)["training"]) == (
         params.get("mini_batch_steps_per_iteration") == 3
     )
@@ -765,6 +769,10 @@ def test_the_page_tells_the_time_the_plan_and_the_failures_of_all_runs(tmp_path)
     Path(model.url, "runs", "b.json").write_bytes(record("2026-02-01T10:00:00+00:00"))
     Path(model.url, "runs", "a.json").write_bytes(later)
     Path(model.url, "runs", "c.json").write_bytes(b"no record")
+    Path(model.url, "runs", "d.json").write_bytes(b"[" * 100_000)
+    Path(model.url, "runs", "e.json").mkdir()
+    for name in (".DS_Store", "._a.json", ".nfs01", "notes.txt"):
+        Path(model.url, "runs", name).write_bytes(b"theirs")
 
     text = made(model, tmp_path)
 

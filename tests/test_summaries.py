@@ -106,17 +106,49 @@ def cut_off(*events):
     ("every", "iterations", "drawn"),
     [
         (1, range(1, 6), [1, 2, 3, 4, 5]),
-        (3, range(1, 8), [1, 3, 6]),
-        (100, range(1, 8), [1]),
-        (100, range(147, 302), [147, 200, 300]),  # a fit that continues
+        (3, range(1, 8), [1, 3, 6, 7]),
+        (100, range(1, 8), [1, 7]),
+        (100, range(1, 87), [1, 86]),
+        (100, range(147, 302), [147, 200, 300, 301]),  # a fit that continues
         (5, [1, 2, 5, 3, 4, 5, 6, 10], [1, 5, 10]),  # steps done again after a coordinator died
     ],
 )
-def test_the_first_and_every_nth_iteration_is_drawn_once(published, every, iterations, drawn):
-    draw(published, every, [*map(done, iterations), ENDED])
+def test_of_mini_batch_the_first_the_last_and_every_nth_iteration_is_drawn_once(
+    published, every, iterations, drawn
+):
+    begun = ev.FitStarted(4, iterations[0] - 1, None, mini_batch=True)
+    draw(published, every, [begun, *map(done, iterations), ENDED])
 
     curves = published.curves()
     assert [tag for tag in curves if list(curves[tag]) != drawn] == []
+
+
+def test_of_full_batch_every_iteration_is_drawn_once(published):
+    steps = [*range(1, 60), *range(50, 87)]  # some again, after a coordinator died
+    begun = ev.FitStarted(4, 0, None, mini_batch=False)
+
+    draw(published, 100, [begun, *map(done, steps), ENDED])
+
+    curves = published.curves()
+    assert [tag for tag in curves if list(curves[tag]) != [*range(1, 87)]] == []
+
+
+def test_the_last_step_of_a_mini_batch_fit_that_is_cut_off_is_drawn(published):
+    begun = ev.FitStarted(4, 0, None, mini_batch=True)
+    with pytest.raises(ZeroDivisionError):
+        draw(published, 100, cut_off(begun, *map(done, range(1, 8))))
+
+    assert list(published.curves()["loss/raw"]) == [1, 7]
+
+
+def test_a_mini_batch_has_curves_of_its_loss_per_row_and_of_what_ends_the_fit(published):
+    begun = ev.FitStarted(4, 0, None, mini_batch=True)
+    steps = [Iteration(1, 200, 50.0, 0.5, 0, "d", 0.5), Iteration(2, 8, 4.0, 0.5, 0, "d")]
+    draw(published, 1, [begun, *(ev.IterationDone(line, 1.0) for line in steps), ENDED])
+
+    curves = published.curves()
+    assert curves["loss/per_row"] == {1: 0.25, 2: 0.5}
+    assert curves["loss/smoothed"] == {1: 0.5}
 
 
 def test_a_point_is_the_loss_and_the_speed_of_its_step_and_what_became_of_the_clusters(published):
@@ -157,10 +189,13 @@ def test_nothing_is_published_where_nothing_is_new(published):
     with closing(Summaries(4, published)) as summaries:
         summaries(SAVED)
         assert published.puts == 0
-        for event in [done(1), SAVED, done(2), SAVED, ENDED]:
+        for event in [done(1), SAVED, done(2), SAVED]:
             summaries(event)
         assert published.puts == 1
-    assert published.puts == 1
+        summaries(ENDED)  # which draws the last step
+        assert published.puts == 2
+        summaries(ENDED)
+    assert published.puts == 2
 
 
 def test_other_events_are_not_the_business_of_summaries(published):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,8 +15,6 @@ from ray_kmeans.observe import events as ev
 log = logging.getLogger("ray_kmeans")
 
 FOLDER = "runs"
-NAMED = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}\.json")
-"""The names of these files in it."""
 VERSION = 1
 MOST_SPANS = 512
 """Spans of a run at most; when there are more, two neighbours become one."""

@@ -53,7 +53,8 @@ class Summaries:
     def __init__(self, every: int, publish: Publish) -> None:
         self._every = every
         self._publish = publish
-        self._mini_batch = True
+        self._apart = every
+        self._mini_batch = False
         self._drawn = 0
         self._published = 0
         self._undrawn: ev.IterationDone | None = None
@@ -64,6 +65,7 @@ class Summaries:
         match event:
             case ev.FitStarted():
                 self._mini_batch = event.mini_batch
+                self._apart = self._every if event.mini_batch else 1
             case ev.IterationDone():
                 self._see(event)
             case ev.CheckpointSaved():
@@ -89,7 +91,7 @@ class Summaries:
         iteration = event.line.iteration
         if iteration <= self._drawn:
             return  # done again, as the fit went on from its last checkpoint
-        if self._drawn == 0 or iteration % self._every == 0 or not self._mini_batch:
+        if self._drawn == 0 or iteration % self._apart == 0:
             self._draw(event)
         else:
             self._undrawn = event

@@ -80,7 +80,7 @@ def facts_of(
 
 
 def _runs_of(model: ModelDir) -> tuple[Run, ...]:
-    found = map(Run.parse, model.records(journal.FOLDER, journal.NAMED))
+    found = map(Run.parse, model.records(journal.FOLDER))
     return tuple(sorted((run for run in found if run), key=lambda run: run.began))
 
 

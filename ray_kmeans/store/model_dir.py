@@ -13,7 +13,6 @@ and did not know) is never the newest. Names of anything else are passed over, a
 from __future__ import annotations
 
 import logging
-import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -134,12 +133,12 @@ class ModelDir(publish.Place):
         with self.said(f"model_dir={self.shown!r} cannot be read"):
             return [f"{self.url.rstrip('/')}/checkpoints/{_name(p)}" for p in self._manifests()]
 
-    def records(self, folder: str, named: re.Pattern[str]) -> list[bytes]:
-        """Return what the files of a folder hold whose names are such, in the order of these."""
+    def records(self, folder: str) -> list[bytes]:
+        """Return what the JSON files of a folder hold, in the order of their names."""
         with self.said(f"model_dir={self.shown!r} cannot be read"):
             root = f"{self.path}/{folder}"
-            names = [name for name in self._files(root) if named.fullmatch(name)]
-            return [self.fs.cat_file(f"{root}/{name}") for name in names]
+            names = [name for name in self._files(root) if name.endswith(".json")]
+            return [self.fs.cat_file(f"{root}/{name}") for name in names if name[0] != "."]
 
     def matching(
         self, num_clusters: int, metric: str, num_features: int | None = None
