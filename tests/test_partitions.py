@@ -133,9 +133,17 @@ def test_one_type_for_a_key_over_all_files(tmp_path):
     assert source.partition_schema == pa.schema([("k", pa.string())])
 
 
-def test_two_values_of_one_key_are_refused():
-    with pytest.raises(DataError, match="two folders that give 'k' different values"):
-        keys_of("k=1/k=2/x.parquet")
+def test_two_values_of_one_key_are_refused_where_it_is_asked_for(tmp_path):
+    write(tmp_path, ["k=1/k=2/l=3", "k=1/k=1/l=4"])
+    source = open_source(tmp_path, ["v"])
+    one, two = source.describe().blocks
+
+    with pytest.raises(DataError, match=r"folders that give 'k' different values \(\['1', '2'\]\)"):
+        source.columns_of(two, ["k"])
+    assert source.columns_of(one, ["k"]).to_pydict() == {"k": [1]}
+    assert source.columns_of(two, ["l"]).to_pydict() == {"l": [3]}
+
+
+def test_a_folder_that_is_no_text_is_refused():
     with pytest.raises(DataError, match="no UTF-8 once it is unquoted"):
         keys_of("k=%ff/x.parquet")
-    assert keys_of("k=1/k=1/x.parquet") == {"k": "1"}
