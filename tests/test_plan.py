@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from itertools import groupby
 
 import hypothesis.strategies as st
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
+from ray_kmeans.cluster.shard import runs_of
 from ray_kmeans.cluster.worker import ShardWorker
 from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, project
 from ray_kmeans.clustering.partials import Partials
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
-from ray_kmeans.data.plan import BLOCK_ROWS, Layout, cut, split
+from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut, split
 from ray_kmeans.data.source import open_source
+from ray_kmeans.data.versions import contents_of
 from ray_kmeans.errors import BudgetError
+from ray_kmeans.kernels.moving import joined
 
 group_rows = st.lists(st.integers(0, 3 * BLOCK_ROWS), max_size=30)
 
@@ -44,11 +48,69 @@ def test_a_group_is_cut_into_as_few_blocks_as_can_be():
     assert [block.rows for block in blocks] == [BLOCK_ROWS, BLOCK_ROWS, 1, 5]
 
 
+@given(group_rows, st.integers(1, 9))
+def test_runs_for_readers_are_those_of_the_obvious_way(sizes, readers):
+    blocks = cut("f", sizes, 8)
+
+    def obvious():
+        groups = [list(group) for _, group in groupby(blocks, key=lambda block: block.group)]
+        runs = [[]]
+        for group in groups:
+            if sum(block.rows for block in runs[-1]) >= sum(b.rows for b in blocks) / readers:
+                runs.append([])
+            runs[-1] += group
+        return runs
+
+    assert [run for _, run in runs_of(blocks, readers)] == obvious()
+
+
+@pytest.mark.parametrize("files", [1, 15_000])
+def test_many_row_groups_are_planned_in_steps_that_grow_as_they_do(files):
+    """Counted, not timed: a plan that is quadratic takes thousands of times as many."""
+    sizes = [10] * (30_000 // files)
+    steps = 0
+
+    class Counted(Block):
+        @property
+        def place(self):
+            return ""
+
+        def __getattribute__(self, name):
+            nonlocal steps
+            steps += name == "rows"
+            return super().__getattribute__(name)
+
+    blocks = [
+        Counted(**vars(block))
+        for number in range(files)
+        for block in cut(f"{number}", sizes, 4, number * len(sizes) * 10, number * len(sizes))
+    ]
+
+    shards = split(blocks, 4)
+    runs = [run for shard in shards for _, run in runs_of(shard, 4)]
+    contents_of(None, Layout(tuple(blocks), 4))
+
+    assert [block.index for run in runs for block in run] == list(range(30_000))
+    assert steps < 10 * 30_000
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 20))
+def test_small_blocks_are_put_side_by_side_in_their_order(sizes, at_once):
+    ends = np.cumsum(sizes)
+    rows = np.arange(2.0 * ends[-1], dtype=np.float32).reshape(-1, 2)
+    blocks = np.split(rows, ends[:-1])
+
+    parts = list(joined(blocks, at_once))
+
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
+    assert all(len(part) <= max(at_once, max(sizes)) for part in parts)
+
+
 def test_a_layout_counts_its_rows():
     assert Layout(tuple(cut("f", [20_000, 5], 8)), 8).rows == 20_005
 
 
-@given(group_rows, st.integers(0, 100_000))
+@given(group_rows, st.integers(0, 30_000))
 def test_the_head_of_a_layout_has_the_first_rows(sizes, rows):
     layout = Layout(tuple(cut("f", sizes, 8)), 8)
 
@@ -116,7 +178,7 @@ def test_one_shard_has_everything():
     assert split(blocks, 1) == (tuple(blocks),)
 
 
-def shard_of(rows=100_000, features=32):
+def shard_of(rows=30_000, features=32):
     return tuple(cut("f", [rows], features))
 
 
@@ -126,7 +188,7 @@ def test_a_worker_needs_more_for_more_of_anything(more):
         return Footprint(num_clusters).of(shard_of(**data))
 
     row = 32 * 4 + 4 + 12  # values, label, seeding
-    assert needed(**more) > needed() > WORKER_BASE_BYTES + 100_000 * row
+    assert needed(**more) > needed() > WORKER_BASE_BYTES + 30_000 * row
 
 
 @pytest.mark.parametrize("metric", [SQUARED_EUCLIDEAN, COSINE])
@@ -172,7 +234,7 @@ def test_rows_on_their_way_to_a_gpu_stand_in_two_stages_of_some_size():
         return Footprint(50, staged_bytes=size).of(shard) - Footprint(50).of(shard)
 
     row = 4 * 32
-    assert staged(100_000, 10**6) == 2 * (10**6 + BLOCK_ROWS * row)
+    assert staged(30_000, 10**6) == 2 * (10**6 + BLOCK_ROWS * row)
     assert staged(1000, 10**6) == 2 * 1000 * row
     assert staged(1000, 0) == 0
 

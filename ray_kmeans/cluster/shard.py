@@ -83,6 +83,7 @@ class Shard:
         self._given: dict[int, NDArray[np.float64]] = {}
         self._out: dict[int, NDArray[np.bool_]] = {}
         self._begins = list(accumulate((block.rows for block in blocks), initial=0))
+        self._firsts = np.array([block.first for block in blocks])
 
     def load(self, noted: Moved = nobody) -> Extent:
         """Read all rows, and return their extent. `noted` hears of the rows of each block."""
@@ -112,11 +113,10 @@ class Shard:
     def inside(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield for every block that holds some of these (ascending) rows where they are in it."""
         wanted = np.asarray(numbers)
-        begins = np.searchsorted(wanted, [block.first for block in self.blocks])
-        for here, (block, begin) in enumerate(zip(self.blocks, begins, strict=True)):
-            end = np.searchsorted(wanted, block.first + block.rows)
-            if end > begin:
-                yield here, wanted[begin:end] - block.first
+        begins = np.searchsorted(wanted, self._firsts)
+        ends = np.searchsorted(wanted, self._firsts + np.diff(self._begins))
+        for here in np.flatnonzero(ends > begins).tolist():
+            yield here, wanted[begins[here] : ends[here]] - self._firsts[here]
 
     def rows_at(self, numbers: NDArray[np.int64]) -> Rows:
         """Return the rows that have one of these (ascending) numbers, in order."""

@@ -38,8 +38,8 @@ class LiveFile(File):
     keys: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def partitions(self) -> dict[str, Any]:
-        return dict(self.keys)
+    def partitions(self) -> Mapping[str, Sequence[Any]]:
+        return {key: [value] for key, value in self.keys}
 
 
 def open_delta(

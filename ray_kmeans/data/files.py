@@ -52,8 +52,8 @@ class File:
         return f"File({self.shown!r}, {self.size}, {self.version!r})"
 
     @property
-    def partitions(self) -> dict[str, Any]:
-        """The keys and values of the key=value folders on the way to it, as Hive names them."""
+    def partitions(self) -> Mapping[str, Sequence[Any]]:
+        """The keys of the key=value folders on the way to it, and their values."""
         return keys_of(self.shown)
 
     @property

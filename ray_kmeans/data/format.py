@@ -275,7 +275,8 @@ class FileSource:
         columns |= dict(zip(stored, table.columns, strict=True)) if table else {}
         for name in there:
             kind = keys.field(name).type
-            columns[name] = partitions.column(file.partitions[name], kind, block.rows)
+            value = partitions.the_one(file.partitions[name], name, file.shown)
+            columns[name] = partitions.column(value, kind, block.rows)
         return pa.table({name: columns[name] for name in names})
 
     def _stored(self, opened: Opened, block: Block, name: str, keys: pa.Schema) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -20,27 +20,33 @@ class Placed(Protocol):
     """A file with the keys that the folders on the way to it tell."""
 
     @property
-    def partitions(self) -> dict[str, Any]: ...
+    def partitions(self) -> Mapping[str, Sequence[Any]]: ...
 
 
-def keys_of(path: str) -> dict[str, str | None]:
-    """Return the keys and values of the folders on the way to a file; null is None.
+def keys_of(path: str) -> dict[str, list[str | None]]:
+    """Return the keys of the folders on the way to a file, and their values; null is None.
 
     >>> keys_of("data/lang=en%20us/year=2024/x.parquet")
-    {'lang': 'en us', 'year': '2024'}
+    {'lang': ['en us'], 'year': ['2024']}
     """
-    keys: dict[str, str | None] = {}
+    keys: dict[str, list[str | None]] = {}
     for folder in path.split("/")[:-1]:
         key, equals, value = folder.partition("=")
         if not key or not equals:
             continue
         name, text = _unquoted(key, path), None if value == NULL else _unquoted(value, path)
-        if keys.setdefault(name, text) != text:
-            raise DataError(
-                f"{path} is below two folders that give {name!r} different values "
-                f"({keys[name]!r} and {text!r}). Rename one of them."
-            )
+        keys.setdefault(name, []).append(text)
     return keys
+
+
+def the_one(values: Sequence[Any], name: str, path: str) -> Any:
+    """Return the value of a key; raises DataError where the folders give it several."""
+    if len(set(values)) > 1:
+        raise DataError(
+            f"{path} is below folders that give {name!r} different values ({values}). Rename all "
+            "but one of them."
+        )
+    return values[0]
 
 
 def schema_of(files: Iterable[Placed]) -> pa.Schema:
@@ -50,8 +56,8 @@ def schema_of(files: Iterable[Placed]) -> pa.Schema:
     """
     values: dict[str, list[Any]] = {}
     for file in files:
-        for key, value in file.partitions.items():
-            values.setdefault(key, []).append(value)
+        for key, of_file in file.partitions.items():
+            values.setdefault(key, []).extend(of_file)
     return pa.schema([(key, _type_of(of_key)) for key, of_key in values.items()])
 
 
