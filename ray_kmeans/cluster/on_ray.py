@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from ray._private import services
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans import interrupt
@@ -35,6 +35,8 @@ POLL_S = 0.1
 NAMESPACE = "ray_kmeans"
 HEAD = "node:__internal_head__"
 """What the node of the head has as a resource."""
+SAVE_S = 60.0
+"""For a coordinator that is to end to save what it has reached."""
 DOUBT_S = 90.0
 """That a coordinator may be out of reach; Ray says within it whether its node is dead."""
 
@@ -172,8 +174,8 @@ def _fit_from_here(
 
 def _stop(coordinator: Any) -> None:
     """Let a coordinator save what it has reached, and end it."""
-    with suppress(*LOST, ActorUnavailableError):
-        ray.get(coordinator.stop.remote())
+    with suppress(*LOST, GetTimeoutError):
+        ray.get(coordinator.stop.remote(), timeout=SAVE_S)
     ray.kill(coordinator)
 
 
@@ -235,12 +237,15 @@ def _lasting_node(here: str) -> str:
 def _answer(ask: Callable[[], Any]) -> Any:
     """Return the coordinator's answer; ask again while Ray does not know whether it is dead.
 
-    Who is asked to end meanwhile does not wait for it.
+    Who is asked to end meanwhile does not wait for it, nor for the coordinator to start.
     """
     end = time.monotonic() + DOUBT_S
     while True:
         try:
-            return ray.get(ask())
+            answer = ask()
+            while not ray.wait([answer], timeout=1.0)[0]:
+                interrupt.check()
+            return ray.get(answer)
         except ActorUnavailableError:
             if time.monotonic() > end:
                 raise
