@@ -1,11 +1,15 @@
 """Random faults under load: every fit is compared with the undisturbed one in this process.
 
     python tests/soak.py --minutes 60 --seed 0
+    python tests/soak.py --minutes 30 --seed 0 --fast-killer
 
 Each of the lanes has a Ray of its own and runs one job after the other (jobs/fit.py, and for some
 models jobs/predict.py) on small random problems, while workers, coordinators and drivers are
 killed, paused and asked to end. A job that a fault has ended is run again by the same command. The
 exit code is 1 where anything differs from the run in peace, or a process of a fit stays.
+
+With --fast-killer one thing alone happens: every 1.5 to 4 seconds a random worker or coordinator of
+the job is killed, for as long as it runs. A job that gives up then is a difference, too.
 """
 
 from __future__ import annotations
@@ -63,6 +67,8 @@ MOST_RUNS = 12
 TITLES = {"worker": "ray::KMeansWorker", "coordinator": "ray::Coordinator"}
 GAVE_UP = "times in a row", "the coordinator died"
 """What a job says that met more losses than it bears."""
+BETWEEN_S = 1.5, 4.0
+"""From one SIGKILL of the fast killer to the next."""
 in_peace = Lock()
 """One at a time computes in this process."""
 
@@ -87,7 +93,7 @@ class Problem:
         return f"{self.shape} {'weighted ' if self.weighted else ''}{' '.join(words)}"
 
 
-def problem(draw: Random) -> Problem:
+def problem(draw: Random, fast_killer: bool = False) -> Problem:
     """Draw a problem that takes some seconds on Ray."""
     rows, features = draw.choice([500, 2000, 6000, 20000]), draw.randint(2, 24)
     mini_batch = draw.random() < 0.5
@@ -112,6 +118,8 @@ def problem(draw: Random) -> Problem:
             {"num_workers": 1, "min_workers": 1, "max_workers": 4},
         ]
     )
+    if fast_killer:  # a single worker would be hit before it has read its rows
+        workers = {"num_workers": 3, **draw.choice([{}, {"min_workers": 1}])}
     run = {
         **workers,
         "cpus_per_worker": 0.5,
@@ -119,7 +127,7 @@ def problem(draw: Random) -> Problem:
         "save_checkpoints_steps": draw.choice([1, 3, 10]),
         "keep_checkpoint_max": draw.choice([1, 3]),
         "worker_replace_timeout_s": draw.choice([0.1, 30.0]),
-        "detached": draw.random() < 0.3,
+        "detached": draw.random() < 0.3 and not fast_killer,
     }
     return Problem((rows, features), params, limits, draw.random() < 0.4, run)
 
@@ -161,8 +169,11 @@ class Counts:
 class Lane:
     """A Ray of its own, on which jobs meet faults."""
 
-    def __init__(self, head: subprocess.Popen[str], address: str, draw: Random) -> None:
+    def __init__(
+        self, head: subprocess.Popen[str], address: str, draw: Random, fast_killer: bool
+    ) -> None:
         self.head, self.address, self.draw = head, address, draw
+        self.fast_killer = fast_killer
         self.met: list[str] = []
         self.runs = 0
 
@@ -184,7 +195,9 @@ class Lane:
             if code == 0:
                 return ""
             asked = {"kill driver", "SIGTERM driver"} & set(self.met[met:])
-            if not asked and not any(words in log.read_text() for words in GAVE_UP):
+            may_give_up = not self.fast_killer
+            gave_up = may_give_up and any(words in log.read_text() for words in GAVE_UP)
+            if not asked and not gave_up:
                 return f"exit code {code} without a cause:\n{log.read_text()}"
             if not follows and not self.is_quiet():
                 return "processes of a fit whose driver is dead stay"
@@ -204,10 +217,20 @@ class Lane:
 
     def disturb(self, driver: subprocess.Popen[Any], log: Path, most: int) -> int:
         """Inject so many faults at most while the driver runs; return how many."""
+        if self.fast_killer:
+            return self.kill_around(driver)
         done = 0
         while done < most and self.wait_for_moment(driver, log):
             kind = self.draw.choices(list(KINDS), list(KINDS.values()))[0]
             done += self.hit(kind, driver)
+        return done
+
+    def kill_around(self, driver: subprocess.Popen[Any]) -> int:
+        """Kill a random worker or coordinator every few seconds while the driver runs."""
+        done = 0
+        while not comes_true(lambda: driver.poll() is not None, self.draw.uniform(*BETWEEN_S)):
+            kinds = [kind for kind in TITLES for _ in self.processes(kind)]
+            done += bool(kinds) and self.hit(f"kill {self.draw.choice(kinds)}", driver)
         return done
 
     def wait_for_moment(self, driver: subprocess.Popen[Any], log: Path) -> bool:
@@ -246,10 +269,10 @@ class Lane:
 
 
 @contextmanager
-def lane(draw: Random):
+def lane(draw: Random, fast_killer: bool = False):
     """Give a lane with a Ray that outlives drivers."""
     with lasting_ray(8) as (head, address):
-        yield Lane(head, address, draw)
+        yield Lane(head, address, draw, fast_killer)
 
 
 # --- one fit -------------------------------------------------------------------------------------
@@ -271,7 +294,7 @@ def one_fit(number: int, seed: int, lane: Lane, counts: Counts, place: Path) -> 
     """Fit a problem in peace and under fire, and compare."""
     draw = Random(f"{seed} {number}")
     lane.draw, lane.met, lane.runs = draw, [], 0
-    one, begin = problem(draw), time.monotonic()
+    one, begin = problem(draw, lane.fast_killer), time.monotonic()
     data, models, cache = place / "data", [place / "here", place / "there"], place / "cache"
     cache.mkdir(parents=True)
     write_data(data, one, number)
@@ -337,7 +360,10 @@ def labels(
 
 def run_lane(which: int, told: argparse.Namespace, counts: Counts, end: float) -> None:
     """Fit one problem after the other until the time is over."""
-    with lane(Random()) as here, tempfile.TemporaryDirectory(prefix="soak") as folder:
+    with (
+        lane(Random(), told.fast_killer) as here,
+        tempfile.TemporaryDirectory(prefix="soak") as folder,
+    ):
         number = which
         while time.monotonic() < end:
             place = Path(folder) / str(number)
@@ -352,6 +378,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lanes", type=int, default=2, help="jobs at once, each on its own Ray")
+    parser.add_argument(
+        "--fast-killer", action="store_true", help="kill a process every 1.5 to 4 s, and no more"
+    )
     told = parser.parse_args()
     counts, end = Counts(), time.monotonic() + 60 * told.minutes
     with ThreadPoolExecutor(told.lanes) as lanes:

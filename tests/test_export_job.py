@@ -114,7 +114,8 @@ def test_the_first_line_tells_the_workers(config, where, capsys):
 
 @pytest.mark.parametrize("given", ["argument", "environment", "nothing"])
 def test_a_ray_is_joined_where_one_is_named_and_else_our_own_is_started(given, monkeypatch):
-    seen = []
+    seen, probed = [], []
+    monkeypatch.setattr(on_ray.head, "check", lambda address, said: probed.append(address))
     monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(on_ray.ray, "init", lambda address=None, **more: seen.append(address))
     if given == "environment":
@@ -122,5 +123,6 @@ def test_a_ray_is_joined_where_one_is_named_and_else_our_own_is_started(given, m
 
     on_ray.connect("h:2" if given == "argument" else None, 2, None)
 
-    # None: Ray reads RAY_ADDRESS by itself; "local": it does not look for one on this machine
-    assert seen == [{"argument": "h:2", "environment": None, "nothing": "local"}[given]]
+    # "local": it does not look for one on this machine
+    assert seen == [{"argument": "h:2", "environment": "h:1", "nothing": "local"}[given]]
+    assert probed == [address for address in seen if address != "local"]

@@ -100,8 +100,8 @@ def _resolved(host: str, port: int, said: str) -> list[tuple[int, tuple[object, 
 
     def look_up() -> None:
         try:
-            for family, _, _, _, place in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
-                found.append((int(family), place))
+            known = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+            found.extend((int(family), place) for family, _, _, _, place in known)
         except OSError as error:
             problems.append(error)
 

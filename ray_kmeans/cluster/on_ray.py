@@ -13,15 +13,16 @@ from typing import Any
 
 import ray
 from ray._private import services
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans import interrupt
 from ray_kmeans.cluster import head, room
 from ray_kmeans.cluster.actor import Coordinator
+from ray_kmeans.cluster.coordinator import run_fit
 from ray_kmeans.cluster.crew import LOST, dies_by_itself, first_line
 from ray_kmeans.cluster.fit_plan import FitPlan, Store
-from ray_kmeans.cluster.losses import CoordinatorLosses
+from ray_kmeans.cluster.losses import MOST, CoordinatorLosses
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.cluster.sending import put
@@ -32,6 +33,10 @@ from ray_kmeans.observe import events as ev
 
 POLL_S = 0.1
 NAMESPACE = "ray_kmeans"
+HEAD = "node:__internal_head__"
+"""What the node of the head has as a resource."""
+SAVE_S = 60.0
+"""For a coordinator that is to end to save what it has reached."""
 DOUBT_S = 90.0
 """That a coordinator may be out of reach; Ray says within it whether its node is dead."""
 
@@ -117,7 +122,7 @@ def fit_on_ray(
     if name is None or not _is_running(name):
         _check_room(options, len(shards))
     while True:
-        coordinator = _coordinator(name)
+        coordinator = _coordinator(name, store)
         try:
             about = plan, store, shared, shards, options, name is not None
             _check_same(plan, _answer(partial(coordinator.start.remote, *about)))
@@ -138,6 +143,8 @@ def fit_on_ray(
                 return state  # it died when all was done
             plan = replace(plan, in_danger=True)
             options = replace(options, proven=bool(reached))
+            if losses.count > MOST and name is None:
+                return _fit_from_here(plan, store, shared[0], shards, options, emit)
         except (KeyboardInterrupt, RunStoppedError):
             _stop(coordinator)
             raise
@@ -147,10 +154,28 @@ def fit_on_ray(
             raise
 
 
+def _fit_from_here(
+    plan: FitPlan,
+    store: Store,
+    source: Any,
+    shards: Sequence[Sequence[Block]],
+    options: WorkerOptions,
+    emit: ev.Emit,
+) -> FitState:
+    """Fit with this process as the coordinator: it lives where others are killed."""
+    emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
+    with store.held(f"fit of {plan.num_clusters:,} clusters") as held:
+        pool = RayPool(source, shards, plan.metric, options, emit)
+        try:
+            return run_fit(plan, pool, held, emit)
+        finally:
+            pool.close()
+
+
 def _stop(coordinator: Any) -> None:
     """Let a coordinator save what it has reached, and end it."""
-    with suppress(*LOST, ActorUnavailableError):
-        ray.get(coordinator.stop.remote())
+    with suppress(*LOST, GetTimeoutError):
+        ray.get(coordinator.stop.remote(), timeout=SAVE_S)
     ray.kill(coordinator)
 
 
@@ -180,32 +205,47 @@ def open_pool(
     return RayPool(put(source), shards, metric, options, emit)
 
 
-def _coordinator(name: str | None) -> Any:
+def _coordinator(name: str | None, store: Store) -> Any:
     # On the driver's node, so that a local model_dir means the same place for both.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = ray.get_runtime_context().get_node_id()
     actor: Any = ray.remote(num_cpus=0, max_restarts=0)(Coordinator)
     if name is None:
-        return actor.options(max_concurrency=2, scheduling_strategy=here).remote()
-    soft = NodeAffinitySchedulingStrategy(here.node_id, soft=True)
+        hard = NodeAffinitySchedulingStrategy(here, soft=False)
+        return actor.options(max_concurrency=2, scheduling_strategy=hard).remote()
+    there = here if store.is_local else _lasting_node(here)
     return actor.options(
         max_concurrency=2,
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
-        scheduling_strategy=soft,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(there, soft=True),
     ).remote()
+
+
+def _lasting_node(here: str) -> str:
+    """Return the node for a coordinator that is to outlive the head: this one, unless it is that.
+
+    What runs on the node of the head dies with it, also where Ray's other nodes wait for it.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    heads = {node["NodeID"] for node in nodes if HEAD in node["Resources"]}
+    others = [node["NodeID"] for node in nodes if node["NodeID"] not in heads]
+    return min(others, default=here) if here in heads else here
 
 
 def _answer(ask: Callable[[], Any]) -> Any:
     """Return the coordinator's answer; ask again while Ray does not know whether it is dead.
 
-    Who is asked to end meanwhile does not wait for it.
+    Who is asked to end meanwhile does not wait for it, nor for the coordinator to start.
     """
     end = time.monotonic() + DOUBT_S
     while True:
         try:
-            return ray.get(ask())
+            answer = ask()
+            while not ray.wait([answer], timeout=1.0)[0]:
+                interrupt.check()
+            return ray.get(answer)
         except ActorUnavailableError:
             if time.monotonic() > end:
                 raise

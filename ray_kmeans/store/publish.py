@@ -50,6 +50,11 @@ class Place(Remote):
         return said(what, self.storage_options)
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is a path of the file system, which may be another one on another machine."""
+        return _is_local(self.fs)
+
+    @property
     def _root(self) -> str:
         return self.path
 
