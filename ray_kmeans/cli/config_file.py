@@ -15,11 +15,15 @@ import tyro
 import yaml
 from tyro.conf import Positional
 
+from ray_kmeans import hiding
 from ray_kmeans.cli.flags import JSON
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.remote import Remote, redacted, said
+from ray_kmeans.remote import Remote, said
 
 T = TypeVar("T")
+
+LONGEST = 60
+"""Characters of a value that are repeated."""
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
@@ -56,7 +60,7 @@ def defaults_of(path: str, kind: type[T]) -> T:
             values[name] = json.dumps(value, default=str)
         elif not fits(value, known[name]):
             takes = in_words(known[name])
-            raise ConfigError(redacted(f"{shown!r} holds {name}={value!r}; it takes {takes}."))
+            raise ConfigError(f"{shown!r} holds {name}={_shown(value)}; it takes {takes}.")
     _check_places(values, kind, shown)
     return _made(kind, values)
 
@@ -88,6 +92,16 @@ def fits(value: Any, hint: Any) -> bool:
         whole_or_not = int if hint is int else (int, float)
         return isinstance(value, whole_or_not) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as people may see it: what a list or a mapping holds may be a secret."""
+    if isinstance(value, str):
+        value = hiding.shown(value)
+    elif isinstance(value, list | dict | set):
+        return {"list": "[...]", "dict": "{...}"}.get(type(value).__name__, "{...}")
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def in_words(hint: Any) -> str:

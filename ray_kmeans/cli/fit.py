@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans import interrupt
+from ray_kmeans import hiding, interrupt
 from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
 from ray_kmeans.config import RunOptions
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.explain import explain
 from ray_kmeans.observe.table import fit_table
-from ray_kmeans.remote import redacted
 from ray_kmeans.runs import BATCH_SIZE
+from ray_kmeans.shown import in_one_line
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(flags: Fit) -> None:
         km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
     sizes = None if flags.use_mini_batch else km.counts()  # mini-batch counts rows of many steps
     print(fit_table(km.history(), km.why_stopped(), sizes))
-    model_dir = redacted(flags.model_dir)
+    model_dir = in_one_line(hiding.shown(flags.model_dir))
     print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
     print(f"  KMeansClustering({flags.num_clusters}, {model_dir!r}).clusters()")
 

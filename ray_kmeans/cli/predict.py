@@ -8,10 +8,10 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from ray_kmeans import answers
+from ray_kmeans.cli import ending
 from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.explain import Work, explain
-from ray_kmeans.remote import redacted
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -65,4 +65,4 @@ def run(flags: Predict) -> None:
         by_cluster=flags.by_cluster,
         append=flags.append,
     )
-    print(redacted(f"{rows:,} rows labelled: {flags.output}"))
+    ending.tell(f"{rows:,} rows labelled", flags.output)

@@ -10,8 +10,9 @@ from typing import Any
 
 from fsspec.utils import glob_translate
 
+from ray_kmeans import hiding
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.remote import Remote, redacted, said
+from ray_kmeans.remote import Remote, said
 
 VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
 """What stores call the mark of a file's content, the surest first."""
@@ -43,7 +44,7 @@ class File:
     @property
     def shown(self) -> str:
         """The path as people may see it: of a URL neither password nor query, which may sign it."""
-        return redacted(self.path.partition("?")[0]) if "://" in self.path else self.path
+        return hiding.shown(self.path.partition("?")[0]) if "://" in self.path else self.path
 
     def __repr__(self) -> str:
         return f"File({self.shown!r}, {self.size}, {self.version!r})"

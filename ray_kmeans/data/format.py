@@ -19,7 +19,7 @@ from ray_kmeans.data.files import File
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.ranges import Ranges
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError, RequestError
-from ray_kmeans.remote import Remote, redacted
+from ray_kmeans.remote import Remote
 
 HEADS_AT_ONCE = 16
 
@@ -70,7 +70,7 @@ def opened(remote: Remote, file: File) -> Iterator[Opened]:
     except RayKMeansError:
         raise
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-        cause = redacted(str(error), remote.storage_options).replace("\n", " ")
+        cause = remote.redact(str(error)).replace("\n", " ")
         raise DataError(f"cannot read {file.shown}: {cause}") from None
     finally:
         here.close()
