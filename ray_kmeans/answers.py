@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans import hiding
 from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
@@ -22,7 +23,6 @@ from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, ReadyModel, bat
 from ray_kmeans.labelling import How, Labelling
 from ray_kmeans.observe.listeners import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
-from ray_kmeans.remote import redacted
 from ray_kmeans.resources import check_reachable, open_pool
 from ray_kmeans.store.labelled import Counted, Held, LabelledOutput, Run
 
@@ -179,7 +179,7 @@ def write_labels(
             labelling = Labelling(state, source, layout, config, how, emit)
             run = held.begin(content, append)
             if run.there is None or run.damaged:
-                about = {"model_dir": redacted(model_dir), "iteration": state.iteration}
+                about = {"model_dir": hiding.shown(model_dir), "iteration": state.iteration}
                 return _written(labelling, output, held, run, about)
             done = run.there
     log.info("%r is complete already: nothing is written", output.shown)
@@ -207,6 +207,6 @@ def check_features(features: int, state: FitState, model_dir: str) -> None:
     """Raise DataError unless the data are as wide as the model."""
     if features != state.centers.shape[1]:
         raise DataError(
-            f"the data have {features} features and the model in {redacted(model_dir)!r} has "
+            f"the data have {features} features and the model in {hiding.shown(model_dir)!r} has "
             f"{state.centers.shape[1]}. Give data like those it was fitted on."
         )

@@ -20,11 +20,13 @@ RayKMeansError
     NoRoomError (MemoryError)
     RunStoppedError (RuntimeError)
 
-A class that has fields gives them to ``Exception.__init__`` and builds its sentence in ``__str__``:
+A class that has fields gives them to ``Exception.__init__`` and builds it in ``sentence``:
 pickle rebuilds an exception from ``args``, so it crosses Ray unchanged.
 """
 
 from __future__ import annotations
+
+from ray_kmeans.shown import in_one_line
 
 
 def install_hint(extra: str) -> str:
@@ -38,6 +40,13 @@ def install_hint(extra: str) -> str:
 
 class RayKMeansError(Exception):
     """Base class: ``except RayKMeansError`` catches what we raise and nothing else."""
+
+    def __str__(self) -> str:
+        return in_one_line(self.sentence())
+
+    def sentence(self) -> str:
+        """Return what went wrong, with names as they are: `str` shows them in one line."""
+        return super().__str__()
 
 
 class ConfigError(RayKMeansError, ValueError):
@@ -53,7 +62,7 @@ class ModelMismatchError(ConfigError):
         self.found = found
         self.asked = asked
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return (
             f"model_dir={self.model_dir!r} holds a model with {self.found}, but this call asks for "
             f"{self.asked}. Give another model_dir, or ask for what the model has."
@@ -69,7 +78,7 @@ class BudgetError(ConfigError):
         self.allowed_bytes = allowed_bytes
         self.detail = detail
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return (
             f"a worker would hold {self.needed_bytes:,} bytes and may hold {self.allowed_bytes:,} "
             f"({self.detail}). Give more workers on more nodes (num_workers), lower num_clusters, "
@@ -84,7 +93,7 @@ class DataError(RayKMeansError, ValueError):
 class NoDataError(DataError, FileNotFoundError):
     """The place that was named holds nothing to read."""
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return str(self.args[0])
 
 
@@ -107,7 +116,7 @@ class NonFiniteError(DataError):
         self.places = places
         self.columns = columns
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         total = sum(rows for _, rows, _ in self.places)
         columns = [f", {column}" for column in self.columns] or [""] * len(self.places)
         shown = ", ".join(
@@ -130,7 +139,7 @@ class TooFewRowsError(DataError):
         self.rows = rows
         self.num_clusters = num_clusters
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return (
             f"num_clusters={self.num_clusters:,} is more than the {self.rows:,} rows of the data. "
             "Lower num_clusters, or give more rows."
@@ -154,7 +163,7 @@ class BusyError(StoreError):
         self.holder = holder
         self.runs_for = runs_for
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return (
             f"{self.place!r} is in use by a {self.holder}, which has run for {self.runs_for}. "
             "Wait until it ends, or end it; or give another place."
@@ -169,7 +178,7 @@ class LeaseLostError(StoreError):
         self.place = place
         self.holder = holder
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return (
             f"{self.place!r} was taken over by a {self.holder} while this run gave no sign of life "
             "(it was paused, or cut off from the store), so nothing more is saved there. Let the "
@@ -185,7 +194,7 @@ class CheckpointError(StoreError):
         self.path = path
         self.problem = problem
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return (
             f"{self.path}: {self.problem}. Delete this file, or give "
             "RunConfig(skip_damaged_checkpoints=True), to continue from the checkpoint before."
@@ -201,7 +210,7 @@ class DiskFullError(StoreError):
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return (
             f"there is no room for {self.path!r}: it needs {self.needed_bytes:,} bytes, and "
             f"{self.free_bytes:,} are free there (a quota, or a limit of files, may allow less). "
@@ -228,7 +237,7 @@ class RunStoppedError(RayKMeansError, RuntimeError):
         super().__init__(by)
         self.by = by
 
-    def __str__(self) -> str:
+    def sentence(self) -> str:
         return (
             f"stopped by {self.by}. All finished iterations are saved; run the same again and it "
             "goes on from there."

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ray_kmeans import answers, parameters, runs
+from ray_kmeans import answers, hiding, parameters, runs
 from ray_kmeans.checks import (
     a_path,
     check_batch_size,
@@ -132,7 +132,8 @@ class KMeansClustering(Model):
             for each in (self._params["model_dir"], self.config.model_dir)
         )
         if given and configured and given != configured:
-            both = redacted(f"model_dir={given!r} and config.model_dir={configured!r}")
+            given, configured = hiding.shown(given), hiding.shown(configured)
+            both = f"model_dir={given!r} and config.model_dir={configured!r}"
             raise ConfigError(f"{both} differ. Give one of them.")
         if not (given or configured or self._temporary_dir):
             self._temporary_dir = tempfile.mkdtemp(prefix="ray_kmeans_")

@@ -10,18 +10,19 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from ftplib import error_temp
 from functools import partial
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 import fsspec
 import tenacity
 
+from ray_kmeans import hiding
 from ray_kmeans.errors import ConfigError, RayKMeansError, RequestError, StoreError, install_hint
+from ray_kmeans.hiding import redacted as redacted
 
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""
@@ -45,6 +46,8 @@ FORBIDDEN = "Forbidden: "
 MISTAKES = ("Credential", "ParamValidation")
 """Parts of the names of exceptions that clients raise before they ask."""
 PRECONDITION_FAILED = 412
+PASSING = (OSError, TimeoutError, EOFError, error_temp)
+"""EOFError: how ftplib says that a server went away."""
 FOR_GOOD = (
     FileNotFoundError,
     FileExistsError,
@@ -52,7 +55,6 @@ FOR_GOOD = (
     IsADirectoryError,
     NotADirectoryError,
 )
-SHORTEST_SECRET = 4
 CHAIN = "::"
 """What stands between the URLs of a chain in fsspec."""
 CHAINED = {"simplecache", "filecache", "blockcache", "cached", "zip", "tar", "libarchive", "dir"}
@@ -69,13 +71,14 @@ class Patient:
     """A file system whose requests are made again where they fail in passing.
 
     Exceptions that tell of a file (as FileNotFoundError) are raised as they are, others as
-    RequestError, which names the request, the attempts and the cause.
+    RequestError, which names the request, the attempts and the cause. Without a file system it
+    makes the request that opens one.
     """
 
-    def __init__(self, fs: FileSystem, storage_options: Mapping[str, Any]) -> None:
+    def __init__(self, fs: FileSystem, storage_options: Mapping[str, Any], url: str = "") -> None:
         self._fs = fs
-        self._options = storage_options
-        here = not {"file", "memory"}.isdisjoint(protocols_of(fs))
+        self._redact = partial(redacted, options=storage_options, url=url)
+        here = fs is not None and not {"file", "memory"}.isdisjoint(protocols_of(fs))
         self._attempts, self._patience_s = (1, 0.0) if here else (ATTEMPTS, PATIENCE_S)
 
     def rm(self, path: str, recursive: bool = False) -> Any:
@@ -85,10 +88,10 @@ class Patient:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._fs, name)
-        return partial(self._ask, name, found) if name in REQUESTS else found
+        return partial(self.ask, name, found) if name in REQUESTS else found
 
-    def _ask(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        what = redacted(f"{name} {args[0] if args else ''}".strip())
+    def ask(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        what = self._redact(f"{name} {self._shown(str(args[0])) if args else ''}".strip())
         retrying = tenacity.Retrying(
             stop=tenacity.stop_all(
                 tenacity.stop_after_attempt(self._attempts),
@@ -113,6 +116,12 @@ class Patient:
             often = f" after {made} attempts" if made > 1 else ""
             raise RequestError(f"{what} failed{often}: {self._cause(error)}") from None
 
+    def _shown(self, path: str) -> str:
+        """Return a path as people may see it: on a store a query may be its end."""
+        if self._attempts == 1 or "://" in path or "?" not in path:
+            return hiding.shown(path)
+        return f"{path.partition('?')[0]}?{hiding.HIDDEN}"
+
     def _tell(self, what: str, state: tenacity.RetryCallState) -> None:
         """Say in the log that a request waits, once that has taken some time."""
         waited = state.seconds_since_start or 0.0
@@ -127,7 +136,7 @@ class Patient:
             )
 
     def _cause(self, error: BaseException) -> str:
-        return redacted(f"{type(error).__name__}: {error}", self._options)
+        return self._redact(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,7 +152,11 @@ class Remote:
     @property
     def shown(self) -> str:
         """The URL as people may see it."""
-        return redacted(self.url)
+        return hiding.shown(self.url)
+
+    def redact(self, text: str) -> str:
+        """Return a text about it without what is secret in its URL and options."""
+        return redacted(text, self.storage_options, self.url)
 
     @property
     def fs(self) -> FileSystem:
@@ -173,21 +186,31 @@ class Remote:
         return opened
 
     def _open(self) -> tuple[FileSystem, str]:
+        try:  # some clients connect at once
+            fs, path = Patient(None, self.storage_options, self.url).ask(
+                "open", self._open_once, self.url
+            )
+        except FOR_GOOD as error:
+            cause = self.redact(f"{type(error).__name__}: {error}")
+            raise StoreError(f"{self.shown!r} cannot be opened: {cause}") from None
+        return Patient(fs, self.storage_options, self.url), str(path).rstrip("/") or "/"
+
+    def _open_once(self, url: str) -> tuple[FileSystem, str]:
         # A cached listing would hide what another process has written.
         options = {"use_listings_cache": False, **self.storage_options}
         self._check()
         try:
-            fs, path = _opened(self.url, options)
+            opened = _opened(url, options)
         except ImportError as error:
-            extra = EXTRAS.get(self.url.partition("://")[0])
+            extra = EXTRAS.get(url.partition("://")[0])
             hint = f" {install_hint(extra)}" if extra else ""
-            raise ConfigError(
-                f"{self.shown!r} needs a package that is not installed: {error}.{hint}"
-            ) from None
-        except ValueError as error:
-            cause = redacted(str(error), self.storage_options)
-            raise ConfigError(f"{self.shown!r} cannot be opened: {cause}.") from None
-        return Patient(fs, self.storage_options), str(path).rstrip("/") or "/"
+            cause = self.redact(str(error))
+            what = f"{self.shown!r} needs a package that is not installed"
+            raise ConfigError(f"{what}: {cause.rstrip('.')}.{hint}") from None
+        except (TypeError, ValueError) as error:
+            cause = self.redact(str(error))
+            raise ConfigError(f"{self.shown!r} cannot be opened: {cause.rstrip('.')}.") from None
+        return opened
 
     def _check(self) -> None:
         """Raise ConfigError for a URL that no store is opened for."""
@@ -243,7 +266,7 @@ def is_passing(error: BaseException) -> bool:
         return status in (408, 409, 425, 429) or status >= 500
     if str(error).startswith(FORBIDDEN) or any(part in type(error).__name__ for part in MISTAKES):
         return False
-    return isinstance(error, OSError | TimeoutError) or _package(error) in CLIENTS
+    return isinstance(error, PASSING) or _package(error) in CLIENTS
 
 
 def _package(error: BaseException) -> str:
@@ -272,51 +295,10 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def redacted(text: str, storage_options: Mapping[str, Any] | None = None) -> str:
-    """Return a text without passwords and signatures of URLs, and without any option's value."""
-    text = re.sub(r"(://)[^/\s'\"]*@", r"\1***@", text)
-    text = re.sub(r"(\?)[^\s'\")\]]*=[^\s'\")\]]*", r"\1***", text)
-    for value in sorted(_values(storage_options or {}), key=len, reverse=True):
-        text = text.replace(value, "***")
-    return text
-
-
-def _values(options: Any, name: str = "") -> Iterator[str]:
-    """Yield the text of all options that may be secrets: not of places, numbers and switches."""
-    if isinstance(options, Mapping):
-        for each, value in options.items():
-            yield from _values(value, str(each))
-    elif isinstance(options, list | tuple):
-        for value in options:
-            yield from _values(value, name)
-    elif isinstance(options, bytes):
-        yield from _values(options.decode(errors="replace"), name)
-    elif isinstance(options, str) and not _is_place(name):
-        yield from _parts(options)
-
-
-def _parts(value: str) -> Iterator[str]:
-    """Yield a text, and what is secret in one of several: "AccountName=n;AccountKey=k", "Bearer t".
-
-    Connection strings are told by their ';': the name of an account in them is none.
-    """
-    if ";" in value:
-        for part in value.split(";"):
-            name, _, secret = part.partition("=")
-            yield from _values(secret, name)
-    parts = [value, *value.split()]
-    yield from (each for each in {*parts, *map(quote, parts)} if len(each) >= SHORTEST_SECRET)
-
-
-PLACES = ("url", "region", "host", "project", "accountname", "endpoint")
-
-
-def _is_place(name: str) -> bool:
-    return any(part in name.lower().replace("_", "") for part in PLACES)
-
-
 @contextmanager
-def said(what: str, storage_options: Mapping[str, Any] | None = None) -> Iterator[None]:
+def said(
+    what: str, storage_options: Mapping[str, Any] | None = None, url: str = ""
+) -> Iterator[None]:
     """Turn whatever a store raises into StoreError: every store has its own exceptions for "no"."""
     try:
         yield
@@ -325,5 +307,5 @@ def said(what: str, storage_options: Mapping[str, Any] | None = None) -> Iterato
     except RayKMeansError:
         raise
     except Exception as error:
-        cause = redacted(f"{type(error).__name__}: {error}", storage_options)
+        cause = redacted(f"{type(error).__name__}: {error}", storage_options, url)
         raise StoreError(f"{redacted(what)}: {cause}".strip()) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 import uuid
 from dataclasses import fields, is_dataclass
@@ -42,9 +43,7 @@ def put(path, values, dump=json.dumps):
 
 def refusal(name, *words):
     """Return the line with which a command ends that has a wrong file."""
-    code, line = refused([name, *words])
-    assert code == 2
-    return line
+    return refused([name, *words])[1]
 
 
 def another(hint, name):
@@ -221,6 +220,46 @@ def test_a_file_that_is_none_is_refused_and_not_repeated(name, text, said, tmp_p
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
-    assert "no.yaml' cannot be read" in refusal(
-        capsys, "fit", "--config", str(tmp_path / "no.yaml")
-    )
+    assert "no.yaml' cannot be read" in refusal("fit", "--config", str(tmp_path / "no.yaml"))
+
+
+HOSTILE = {
+    "deep.json": ('{"filters": ' + "[" * 100_000, "is nested too deeply"),
+    "deep.yaml": ("filters: " + "[" * 20_000, "is nested too deeply|is not YAML"),
+    "deep but closed.json": ("[" * 50_000 + "]" * 50_000, "is nested too deeply"),
+    "bomb.yaml": (
+        "a: &a [x, x]\n" + "".join(f"a{n}: &a{n} [*a, *a]\n" for n in range(40)),
+        "is not YAML: line 2: aliases are not read",
+    ),
+    "huge.yaml": ("a: " + "x" * 2**20, "has more than 1,048,576 bytes"),
+    "huge.json": (" " * 2**21, "has more than 1,048,576 bytes"),
+    "binary.yaml": (b"\x00\xff\xfe\x01", "is not YAML: 'utf-8' codec"),
+    "binary.json": (b"\x89PNG\r\n\x1a\n", "is not JSON: 'utf-8' codec"),
+    "zeros.yaml": (b"\x00" * 99, "is not YAML"),
+    "twice.yaml": ("num_clusters: 2\nnum_clusters: 3\n", "line 2: 'num_clusters' is given twice"),
+    "twice.json": ('{"num_clusters": 2, "num_clusters": 3}', "'num_clusters' is given twice"),
+    "many.json": (json.dumps({f"k{n}": n for n in range(20_000)}), "and 19995 more"),
+    "long.json": (json.dumps({"x" * 300_000: 1}), "holds unknown keys: 'x"),
+    "secret.yaml": (
+        "num_clusters: {password: hush}",
+        r"num_clusters=\{\.\.\.\}; it takes int",
+    ),
+    "url.yaml": ("num_clusters: ftp://u:hu/sh@host/x", r"num_clusters='ftp://\*\*\*@host/x'"),
+    "controls.yaml": ('"num\\nERROR": 1', r"unknown keys: 'num\\nERROR'"),
+    "object.yaml": ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_in_one_short_line(name, tmp_path):
+    content, told = HOSTILE[name]
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    code, line = refused(["fit", "--config", str(path)])
+
+    assert code == 2
+    assert re.search(told, line)
+    assert len(line) < 700
+    assert "hush" not in line
+    assert "hu/sh" not in line

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import re
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, serving
 from ray_kmeans.errors import CheckpointError, ConfigError, DataError, NotFittedError
-from ray_kmeans.serving import requests
+from ray_kmeans.serving import replica, requests
 from ray_kmeans.serving.replica import Nearest, as_json
 from ray_kmeans.store.model_dir import ModelDir
 from tests.test_ray_training import comes_true
@@ -71,6 +74,34 @@ WRONG = {
     "NaN": (b'{"rows": [[1, 2], [NaN, 2]]}', "row 1 holds NaN or infinity, and 1 rows do"),
     "infinity": (b'{"rows": [[1, -Infinity]]}', "row 0 holds NaN or infinity"),
     "beyond float32": (b'{"rows": [[1e39, 2]]}', r"the request holds .*1e\+39.*float32 cannot"),
+    "a whole number beyond float32": (
+        b'{"rows": [[1' + b"0" * 50 + b", 2]]}",
+        r"the request holds .*1e\+50.*float32 cannot",
+    ),
+    "beyond float64": (
+        b'{"rows": [[1e400, 2]]}',
+        "the request holds 1e400, which is beyond float32",
+    ),
+    "a whole number beyond float64": (
+        b'{"rows": [[-1' + b"0" * 400 + b", 2]]}",
+        r"the request holds -10{18}\.\.\., which is beyond float32",
+    ),
+    "a whole number of too many digits for Python": (
+        b'{"rows": [[1' + b"0" * 10_000 + b", 2]]}",
+        r"the request holds 10{19}\.\.\., which is beyond float32",
+    ),
+    "nested deeply": (b'{"rows": ' + b"[" * 100_000, "the body is nested too deeply"),
+    "rows nested deeply": (
+        b'{"rows": ' + b"[" * 800 + b"]" * 800 + b"}",
+        "row 0 has 1 numbers and the model has 2 features",
+    ),
+    "many names": (
+        json.dumps({f"name {n}": 1 for n in range(30_000)}).encode(),
+        r"the body holds \['name 0', 'name 1', .*\.\.\.\], not 'rows' alone",
+    ),
+    "a long name": (b'{"' + b"x" * 300_000 + b'": 1}', r"holds \['x+\.\.\.x+'\], not 'rows' alone"),
+    "names that are no text": (b'{"\\ud800\\n\\u202e": 1}', r"holds \['\\ud800\\n\\u202e'\]"),
+    "long text": (b'{"rows": ["' + b"x" * 300_000 + b'"]}', r"row 0 is 'x+\.\.\.x+', not a list"),
 }
 
 
@@ -78,8 +109,53 @@ WRONG = {
 def test_what_is_wrong_with_a_body_is_said(case):
     body, message = WRONG[case]
 
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         requests.as_rows(requests.listed(body), 2)
+
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < requests.LONGEST
+
+
+def test_whole_numbers_are_read_as_exactly_as_they_are_given():
+    body = b'{"rows": [[9223372036854775807, -9223372036854775808], [16777217, 33554435]]}'
+
+    rows = requests.as_rows(requests.listed(body), 2)
+
+    assert rows.tolist() == np.float32([[2**63 - 1, -(2**63)], [16777217, 33554435]]).tolist()
+
+
+async def in_parts(parts, seen):
+    for part in parts:
+        seen.append(part)
+        yield part
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "why", "read"),
+    [
+        ({"content-length": "11"}, 413, "the request has 11 bytes", 0),
+        ({"content-length": "9" * 5_000}, 413, "the request has too many bytes", 0),
+        ({}, 413, "the request has more than 10 bytes", 3),
+        ({"content-length": "nonsense"}, 413, "the request has more than 10 bytes", 3),
+        ({"content-encoding": "gzip"}, 415, "content-encoding 'gzip'", 0),
+    ],
+)
+def test_a_body_is_not_read_further_than_it_may_be_long(headers, status, why, read):
+    seen = []
+
+    with pytest.raises(requests.Refusal) as caught:
+        asyncio.run(requests.body_of(in_parts([b"1234"] * 9, seen), headers, 10))
+
+    assert (caught.value.status, len(seen)) == (status, read)
+    assert why in caught.value.why
+
+
+def test_a_body_that_comes_in_parts_is_one():
+    parts = [b'{"rows"', b": ", b"[[1]]}"]
+
+    body = asyncio.run(requests.body_of(in_parts(parts, []), {"content-length": "15"}, 15))
+
+    assert body == b'{"rows": [[1]]}'
 
 
 def test_numbers_of_a_body_are_float32_however_they_are_written():
@@ -300,6 +376,79 @@ def test_what_is_wrong_with_a_request_is_its_status(served, km):
         status, answer = ask(served, body)
         assert (status, list(answer)) == (400, ["error"])
     assert ask(served, body_of(X[:2])) == (200, truth_of(km, X[:2]))
+
+
+def answer_to(url, sent):
+    """Send bytes as they are, and return the status and what is said; the connection is closed."""
+    host, port = url.removeprefix("http://").split("/")[0].split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        with suppress(OSError):  # who is answered early may not be read to the end
+            for part in sent:
+                connection.sendall(part)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return answer.status, json.loads(answer.read())
+
+
+def head(url, *lines):
+    path = url.removeprefix("http://").partition("/")[2]
+    return "\r\n".join([f"POST /{path} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+
+
+@pytest.mark.ray
+def test_what_a_client_sends_is_refused_in_one_line_and_others_are_answered(served, km):
+    chunked = (b"1000\r\n" + b" " * 0x1000 + b"\r\n" for _ in range(1_000))
+    deep = b'{"rows": ' + b"[" * 8_000
+    cases = [
+        ([head(served, f"Content-Length: {10**12}"), b"[" * 1_000], 413),
+        ([head(served, "Transfer-Encoding: chunked"), *chunked], 413),
+        ([head(served, f"Content-Length: {len(deep)}"), deep], 400),
+        ([head(served, "Content-Length: 2", "Content-Encoding: gzip"), b"\x1f\x8b"], 415),
+        ([head(served, "Content-Length: 2", "Content-Type: image/png"), b"\xff\xfe"], 400),
+        ([head(served, "Content-Length: 0")], 400),
+    ]
+
+    for sent, status in cases:
+        found, answer = answer_to(served, sent)
+        assert (found, list(answer)) == (status, ["error"])
+        assert answer["error"].isprintable()
+        assert len(answer["error"]) < 600
+    assert ask(served, body_of(X[:2])) == (200, truth_of(km, X[:2]))
+
+
+class Impatient(Nearest):
+    """Waits two seconds for a body."""
+
+    def reconfigure(self, user_config):
+        replica.BODY_S = 2.0
+        super().reconfigure(user_config)
+
+
+@pytest.mark.ray
+def test_clients_that_stop_in_the_middle_of_a_body_hold_up_nobody(url, km):
+    from ray import serve
+
+    app = serve.deployment(Impatient).options(
+        user_config={"checkpoint_path": names_of(km)[-1]},
+        max_ongoing_requests=64,
+        ray_actor_options={"num_cpus": 0.5},
+    )
+    serve.run(
+        app.bind(ModelDir.at(km.model_dir, {}, 1), 64, 8, 0.0), name="i", route_prefix="/slow"
+    )
+    place = f"{url}/slow"
+    hanging = [head(place, "Content-Length: 100"), b'{"rows": [[']
+
+    with ThreadPoolExecutor(24) as pool:
+        waiting = [pool.submit(answer_to, place, hanging) for _ in range(16)]
+        time.sleep(0.5)
+        answers = list(pool.map(lambda n: ask(place, body_of(X[n : n + 1])), range(50)))
+        stopped = [each.result() for each in waiting]
+
+    assert answers == [(200, truth_of(km, X[n : n + 1])) for n in range(50)]
+    assert {status for status, _ in stopped} == {408}
+    assert stopped[0][1] == {"error": "the body has not come within 2 s. Send it again."}
+    serve.delete("i")
 
 
 @pytest.mark.ray

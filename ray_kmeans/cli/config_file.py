@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
+from reprlib import repr as shortly
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -15,20 +16,56 @@ import tyro
 import yaml
 from tyro.conf import Positional
 
+from ray_kmeans import hiding
 from ray_kmeans.cli.flags import JSON
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.remote import Remote, redacted, said
+from ray_kmeans.remote import Remote, said
 
 T = TypeVar("T")
 
+MOST_BYTES = 2**20
+"""Of a file of flags."""
+MOST_KEYS = 5
+"""Unknown ones that are named."""
+LONGEST = 60
+"""Characters of a value that are repeated."""
+
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML in which 1e-4 is a number, as in its version 1.2."""
+    """YAML in which 1e-4 is a number, as in its version 1.2, and which names each key once.
+
+    It has no aliases, by which a few lines become gigabytes.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                problem = f"{shortly(key.value)} is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen |= {key.value} if isinstance(key.value, str) else set()
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; ValueError for a name that is given twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{shortly(name)} is given twice")
+        found[name] = value
+    return found
 
 
 def defaults_in(words: Sequence[str], kind: type[T]) -> T | None:
@@ -49,14 +86,16 @@ def defaults_of(path: str, kind: type[T]) -> T:
     known = flags_of(kind)
     unknown = [key for key in values if key not in known]
     if unknown:
-        named = (f"{key!r} (nearest: {nearest(key, known)!r})" for key in unknown)
-        raise ConfigError(f"{shown!r} holds unknown keys: {', '.join(named)}.")
+        some = unknown[:MOST_KEYS]
+        named = (f"{shortly(key)} (nearest: {nearest(key, known)!r})" for key in some)
+        more = f" and {len(unknown) - MOST_KEYS} more" if len(unknown) > MOST_KEYS else ""
+        raise ConfigError(f"{shown!r} holds unknown keys: {', '.join(named)}{more}.")
     for name, value in values.items():
         if name in JSON and not isinstance(value, str):
             values[name] = json.dumps(value, default=str)
         elif not fits(value, known[name]):
             takes = in_words(known[name])
-            raise ConfigError(redacted(f"{shown!r} holds {name}={value!r}; it takes {takes}."))
+            raise ConfigError(f"{shown!r} holds {name}={_shown(value)}; it takes {takes}.")
     _check_places(values, kind, shown)
     return _made(kind, values)
 
@@ -90,6 +129,17 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
+def _shown(value: Any) -> str:
+    """Return a value as people may see it: what a mapping holds may be a secret."""
+    if isinstance(value, dict | set):
+        return "{...}"
+    if isinstance(value, list):
+        text = f"[{', '.join(map(_shown, value[:LONGEST]))}]"
+    else:
+        text = repr(hiding.shown(value) if isinstance(value, str) else value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def in_words(hint: Any) -> str:
     """Return a type as people read it."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
@@ -99,11 +149,19 @@ def _read(path: str) -> dict[str, Any]:
     place = Remote(path)
     if not path.endswith((".yaml", ".yml", ".json")):
         raise ConfigError(f"config={place.shown!r} must end with .yaml, .yml or .json.")
-    with said(f"config={place.shown!r} cannot be read"):
-        text = bytes(place.fs.cat_file(place.path)).decode()
+    with said(f"config={place.shown!r} cannot be read", url=path):
+        data = bytes(place.fs.cat_file(place.path, end=MOST_BYTES + 1))
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{place.shown!r} has more than {MOST_BYTES:,} bytes; it is no config.")
     language = "JSON" if path.endswith(".json") else "YAML"
     try:
-        found = json.loads(text) if language == "JSON" else yaml.load(text, _Loader)
+        text = data.decode()
+        if language == "JSON":
+            found = json.loads(text, object_pairs_hook=_once)
+        else:
+            found = yaml.load(text, _Loader)
+    except RecursionError:
+        raise ConfigError(f"{place.shown!r} is nested too deeply.") from None
     except yaml.MarkedYAMLError as error:  # its own text shows lines, which may hold a secret
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{place.shown!r} is not YAML: line {line}: {error.problem}.") from None

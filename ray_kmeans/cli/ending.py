@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from ray_kmeans import interrupt
+from ray_kmeans import hiding, interrupt
 from ray_kmeans.errors import (
     BudgetError,
     ConfigError,
@@ -26,6 +26,7 @@ from ray_kmeans.errors import (
     RayKMeansError,
     RunStoppedError,
 )
+from ray_kmeans.shown import in_one_line
 
 STOPPED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
@@ -90,8 +91,13 @@ def _is_unread() -> bool:
 
 
 def say(text: str) -> None:
-    """Tell it on standard error, where it does not mix with results."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell it in one line on standard error, where it does not mix with results."""
+    print(in_one_line(text), file=sys.stderr, flush=True)
+
+
+def tell(what: str, place: str) -> None:
+    """Print in one line what is where."""
+    print(in_one_line(f"{what}: {hiding.shown(place)}"))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ray_kmeans import exporting
+from ray_kmeans.cli import ending
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.loading import load_model
-from ray_kmeans.remote import redacted
 from ray_kmeans.store.model_dir import ModelDir
 
 
@@ -44,4 +44,4 @@ def run(flags: Export) -> None:
         path = km.export_savedmodel(flags.output)
     else:
         path = exporting.write_centers(state, flags.output, flags.format, config.storage_options)
-    print(redacted(f"export: {path}"))
+    ending.tell("export", path)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans import interrupt
+from ray_kmeans import hiding, interrupt
 from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
 from ray_kmeans.config import RunOptions
 from ray_kmeans.data.model_rows import said_of
@@ -18,8 +18,8 @@ from ray_kmeans.explain import explain
 from ray_kmeans.importing import initial_clusters_of
 from ray_kmeans.observe.events import EndedBefore
 from ray_kmeans.observe.table import fit_table
-from ray_kmeans.remote import redacted
 from ray_kmeans.runs import BATCH_SIZE
+from ray_kmeans.shown import in_one_line
 from ray_kmeans.store.model_dir import ModelDir
 
 
@@ -87,7 +87,7 @@ def run(flags: Fit) -> None:
     print(fit_table(km.history(), km.why_stopped(), sizes, mini_batch=drawn))
     if drawn:
         print(after_mini_batch(source, ModelDir.of(flags.model_dir, config).fitted(), config))
-    model_dir = redacted(flags.model_dir)
+    model_dir = in_one_line(hiding.shown(flags.model_dir))
     print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
     print(f"  ray_kmeans.load_model({model_dir!r}).clusters()")
 

@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ray_kmeans import hiding
 from ray_kmeans.cli import ending
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import MachineOptions, RunConfig
 from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.remote import redacted
 from ray_kmeans.resources import workforce
 
 JSON = ("filters", "storage_options")
@@ -94,14 +94,14 @@ def announce(
 
     The crew are the workers, where no other is named.
     """
-    way = f"{source} -> {target}" if target else source
+    way = " -> ".join(hiding.shown(place) for place in (source, target) if place)
     features = said_of(rows) if rows is not None else ""
     way += f", features: {features}" if features else ""
     where = "in this process"
     if config.num_workers != 0:
-        address = config.ray_address or "RAY_ADDRESS, else this machine"
+        address = hiding.shown(config.ray_address or "") or "RAY_ADDRESS, else this machine"
         where = f"on Ray at {address}, {crew or _workers(config)}"
-    ending.say(redacted(f"{name}: {way}, {where}"))
+    ending.say(f"{name}: {way}, {where}")
 
 
 def join(config: RunConfig) -> None:

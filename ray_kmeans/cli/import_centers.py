@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from ray_kmeans.cli import ending
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.loading import import_centers
-from ray_kmeans.remote import redacted
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,4 @@ def run(flags: ImportCenters) -> None:
         config=config,
     )
     k, d = km.clusters().shape
-    print(redacted(f"{k:,} clusters of {d:,} features: {flags.model_dir}"))
+    ending.tell(f"{k:,} clusters of {d:,} features", flags.model_dir)

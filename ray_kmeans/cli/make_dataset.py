@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from ray_kmeans.cli import ending
 from ray_kmeans.cli.flags import Configured, announce, join, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.data.mixture import Mixture
-from ray_kmeans.remote import redacted
 from ray_kmeans.synthetic import make
 
 
@@ -62,4 +62,5 @@ def run(flags: MakeDataset) -> None:
     announce("make-dataset", f"{flags.num_rows:,} rows", flags.output, config, crew)
     join(config)
     files = make(mixture, flags.output, flags.format, flags.rows_per_file, config)
-    print(redacted(f"{flags.num_rows:,} rows in {files:,} file{'s'[: files != 1]}: {flags.output}"))
+    made = f"{flags.num_rows:,} rows in {files:,} file{'s'[: files != 1]}"
+    ending.tell(made, flags.output)

@@ -8,11 +8,11 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from ray_kmeans import answers
+from ray_kmeans.cli import ending
 from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.explain import Work, explain
-from ray_kmeans.remote import redacted
 from ray_kmeans.store.labelled import Counted, LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -67,7 +67,7 @@ def run(flags: Predict) -> None:
         by_cluster=flags.by_cluster,
         append=flags.append,
     )
-    print(redacted(f"{_counted(rows)}: {flags.output}"))
+    ending.tell(_counted(rows), flags.output)
 
 
 def _counted(found: Counted) -> str:

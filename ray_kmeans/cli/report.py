@@ -7,9 +7,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ray_kmeans.cli import ending
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
-from ray_kmeans.remote import redacted
 from ray_kmeans.report import write_report
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -38,4 +38,4 @@ def run(flags: Report) -> None:
     model = ModelDir.of(flags.model_dir, config)
     announce("report", flags.model_dir, flags.output, config)
     write_report(model, flags.output, flags.data, flags.columns, flags.show)
-    print(redacted(f"report: {flags.output}"))
+    ending.tell("report", flags.output)

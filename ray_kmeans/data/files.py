@@ -13,7 +13,7 @@ from ray_kmeans.data.listing import PATTERN, Info, Listing
 from ray_kmeans.data.own import folder_above, folders_of_ours
 from ray_kmeans.data.partitions import keys_of
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.remote import Remote, is_text, redacted, said
+from ray_kmeans.remote import Remote, is_text, said
 
 log = logging.getLogger("ray_kmeans")
 
@@ -160,4 +160,4 @@ def _name(info: Info) -> str:
 
 
 def _shown(path: str) -> str:
-    return redacted(path.partition("?")[0]) if "://" in path else path
+    return hiding.shown(path.partition("?")[0]) if "://" in path else path

@@ -29,7 +29,7 @@ from ray_kmeans.errors import (
     RayKMeansError,
     RequestError,
 )
-from ray_kmeans.remote import Remote, redacted
+from ray_kmeans.remote import Remote
 
 HEADS_AT_ONCE = 16
 
@@ -84,7 +84,7 @@ def opened(remote: Remote, file: File) -> Iterator[Opened]:
     except RayKMeansError:
         raise
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-        cause = redacted(str(error), remote.storage_options).replace("\n", " ")
+        cause = remote.redact(str(error)).replace("\n", " ")
         raise DataError(f"cannot read {file.shown}: {cause}") from None
     finally:
         here.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ray_kmeans import hiding
 from ray_kmeans.answers import check_features
 from ray_kmeans.clustering.metric import COSINE
 from ray_kmeans.clustering.state import FitState
@@ -14,7 +15,6 @@ from ray_kmeans.data.model_rows import taken_from
 from ray_kmeans.data.source import Source
 from ray_kmeans.observe import journal
 from ray_kmeans.observe.journal import Run
-from ray_kmeans.remote import redacted
 from ray_kmeans.report.centers import Gaps, Plane, Sizes, gaps_of, plane_of, sizes_of
 from ray_kmeans.report.sample import Sample, Shown, check_column, sample_of, shown
 from ray_kmeans.store.model_dir import ModelDir
@@ -98,7 +98,7 @@ def _look_at(
     if show:
         check_column(source, layout, show)
     sample = sample_of(source, layout, state, plane)
-    return Data(", ".join(map(redacted, data)), source, sample)
+    return Data(", ".join(map(hiding.shown, data)), source, sample)
 
 
 def _largest_and_smallest(sizes: Sizes) -> list[int]:

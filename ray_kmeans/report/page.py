@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ray_kmeans.report.figures import Figure
 from ray_kmeans.report.sample import Shown
+from ray_kmeans.shown import in_one_line
 
 TEMPLATE = "report.html.jinja"
 
@@ -45,6 +46,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda given: in_one_line(given) if type(given) is str else given,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ray import serve
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from ray_kmeans.checks import a_path
@@ -19,11 +19,15 @@ from ray_kmeans.data.columns import to_float32
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
 from ray_kmeans.inference import CLUSTER_IDX, DISTANCE, Batch, ReadyModel
 from ray_kmeans.serving import requests
+from ray_kmeans.shown import in_one_line
 from ray_kmeans.store.model_dir import ModelDir
 
 log = logging.getLogger("ray_kmeans")
 
 METHODS = {"Allow": "GET, POST"}
+TOO_LARGE = 413
+BODY_S = 30.0
+"""Time for a client to send a body."""
 NUMBER_BYTES = 64
 """What a number takes as text at most, with generous spaces."""
 
@@ -84,14 +88,20 @@ class Nearest:
             return JSONResponse(self.about())
         if request.method != "POST":
             return refused(405, f"{request.method} is not known. Send POST or GET.", METHODS)
+        most = NUMBER_BYTES * (self._max_rows * self._features + 1)
         try:
-            body = await request.body()
-            if len(body) > NUMBER_BYTES * (self._max_rows * self._features + 1):
-                return refused(413, f"the request has {len(body):,} bytes: {self._too_many()}")
-            given = requests.listed(body)
+            reading = requests.body_of(request.stream(), request.headers, most)
+            given = requests.listed(await asyncio.wait_for(reading, BODY_S))
             if len(given) > self._max_rows:
                 return refused(413, f"the request has {len(given):,} rows: {self._too_many()}")
             answer = await self._label(requests.as_rows(given, self._features))
+        except requests.Refusal as error:
+            more = f": {self._too_many()}" if error.status == TOO_LARGE else ""
+            return refused(error.status, f"{error.why}{more}")
+        except asyncio.TimeoutError:
+            return refused(408, f"the body has not come within {BODY_S:g} s. Send it again.")
+        except ClientDisconnect:
+            return refused(400, "the client has gone.")  # nobody reads it
         except DataError as error:
             return refused(400, str(error))
         return JSONResponse({name: as_json(values) for name, values in answer.items()})
@@ -114,7 +124,7 @@ class Nearest:
         state = self._served
         refused = {} if self._refused is None else {"refused": self._refused}
         return {
-            "model_dir": self._store.shown,
+            "model_dir": in_one_line(self._store.shown),
             "iteration": state.iteration,
             "num_clusters": len(state.centers),
             "num_features": self._features,
@@ -139,7 +149,9 @@ class Nearest:
 
 def refused(status: int, why: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Return an answer that says what is wrong with a request."""
-    return JSONResponse({"error": why}, status, headers)
+    most = requests.LONGEST
+    said = why if len(why) <= most else f"{why[:most]}..."
+    return JSONResponse({"error": said}, status, headers)
 
 
 def as_json(values: NDArray[Any]) -> list[Any]:

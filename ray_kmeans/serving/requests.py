@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterable, Mapping
+from math import isfinite
+from reprlib import repr as shortly
 from typing import Any
 
 import numpy as np
@@ -12,20 +15,57 @@ from ray_kmeans.data.columns import to_float32
 from ray_kmeans.errors import DataError
 
 FORM = 'Send {"rows": [[...], ...]}.'
+WHOLE = range(-(2**63), 2**63)
+"""Whole numbers that NumPy holds as such."""
+MOST_DIGITS = 20
+"""Of a whole number, with its sign, that may be one of these."""
+LONGEST = 500
+"""Characters of an answer that says what is wrong: what was sent is not sent back whole."""
+
+
+class Refusal(Exception):
+    """A request that is not read to its end, and the HTTP status that says why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(status, why)
+        self.status = status
+        self.why = why
+
+
+async def body_of(stream: AsyncIterable[bytes], headers: Mapping[str, str], most: int) -> bytes:
+    """Return a body of so many bytes at most; a longer one is not read further than that."""
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise Refusal(415, f"the body has the content-encoding {encoding!r:.40}. Send it as it is.")
+    declared = headers.get("content-length", "").lstrip("0")
+    if declared.isdecimal() and (len(declared) > MOST_DIGITS or int(declared) > most):
+        size = f"{int(declared):,}" if len(declared) <= MOST_DIGITS else "too many"
+        raise Refusal(413, f"the request has {size} bytes")
+    parts, size_so_far = [], 0
+    async for part in stream:
+        size_so_far += len(part)
+        if size_so_far > most:
+            raise Refusal(413, f"the request has more than {most:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def listed(body: bytes) -> list[Any]:
     """Return the rows of a body as they stand there; DataError for one without any."""
     try:
-        content = json.loads(body)
+        content = json.loads(body, parse_int=_whole, parse_float=_real)
+    except RecursionError:
+        raise DataError(f"the body is nested too deeply. {FORM}") from None
+    except DataError:
+        raise
     except ValueError as error:  # also for bytes that are no text
         raise DataError(f"the body is not JSON: {error}. {FORM}") from None
     if not isinstance(content, dict) or set(content) != {"rows"}:
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        found = shortly(sorted(content)) if isinstance(content, dict) else type(content).__name__
         raise DataError(f"the body holds {found}, not 'rows' alone. {FORM}")
     rows: Any = content["rows"]
     if not isinstance(rows, list) or not rows:
-        raise DataError(f"'rows' is {rows!r:.40}, not a list of rows. {FORM}")
+        raise DataError(f"'rows' is {shortly(rows):.40}, not a list of rows. {FORM}")
     return rows
 
 
@@ -33,7 +73,7 @@ def as_rows(given: list[Any], features: int) -> NDArray[np.float32]:
     """Return the rows as an array (n, features); DataError that names the first that is none."""
     for number, row in enumerate(given):
         if not isinstance(row, list):
-            raise DataError(f"row {number} is {row!r:.40}, not a list of numbers. {FORM}")
+            raise DataError(f"row {number} is {shortly(row):.40}, not a list of numbers. {FORM}")
         if len(row) != features:
             raise DataError(
                 f"row {number} has {len(row)} numbers and the model has {features} features. Send "
@@ -56,6 +96,20 @@ def checked(rows: NDArray[np.float32], features: int) -> NDArray[np.float32]:
             "Distances to them mean nothing; leave them out."
         )
     return rows
+
+
+def _whole(text: str) -> int | float:
+    if len(text) <= MOST_DIGITS and int(text) in WHOLE:
+        return int(text)
+    return _real(text)
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        shown = text if len(text) <= MOST_DIGITS else f"{text[:MOST_DIGITS]}..."
+        raise DataError(f"the request holds {shown}, which is beyond float32.")
+    return number
 
 
 def _are_numbers(values: list[Any]) -> bool:

@@ -42,12 +42,12 @@ class Place(Remote):
 
     def put(self, name: str, data: bytes) -> None:
         """Make `data` visible under a name in this directory, in one step."""
-        with self.said(f"{self.url!r} cannot be written"):
+        with self.said(f"{self.shown!r} cannot be written"):
             put(self.fs, f"{self.path}/{name}", data)
 
     def said(self, what: str) -> AbstractContextManager[None]:
         """Turn whatever the store raises into StoreError that begins so, and tells no secret."""
-        return said(what, self.storage_options)
+        return said(what, self.storage_options, self.url)
 
     @property
     def is_local(self) -> bool:
