@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, cli
+from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.plan import Layout, cut
@@ -594,7 +596,7 @@ def test_every_kind_of_model_has_its_page(tmp_path, data, params):
 
 def test_a_fit_that_was_cut_off_before_its_first_step_has_a_page(tmp_path, data):
     model = ModelDir.at(str(tmp_path / "model"), {}, 5)
-    model.save(FitState.initial(X[:5]))
+    model.save(replace(FitState.initial(X[:5]), rows=RowSpec()))
 
     text = made(model, tmp_path, data)
 

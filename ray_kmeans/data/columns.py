@@ -60,8 +60,8 @@ def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
 
 def of_unknown_length(schema: pa.Schema, names: Sequence[str]) -> list[str]:
     """Return those of the columns that hold vectors whose length only a row can tell."""
-    there = [name for name in names if type_at(schema, name) is not None]
-    vectors = [name for name in there if is_vector(type_at(schema, name))]
+    types = ((name, type_at(schema, name)) for name in names)
+    vectors = [name for name, kind in types if kind is not None and is_vector(kind)]
     return [name for name in vectors if features_of(schema, [name]) == 0]
 
 
@@ -91,6 +91,8 @@ def check_kept(names: Sequence[str], schema: pa.Schema, place: str) -> None:
 def is_vector(kind: pa.DataType) -> bool:
     """Tell whether a column holds lists of what can be read as numbers."""
     kind = plain_type(kind)
+    if kind.num_fields != 1:  # of a wide table, most
+        return False
     return any(test(kind) for test in LISTS) and is_readable(kind.value_type)
 
 

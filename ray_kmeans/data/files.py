@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from ray_kmeans import hiding
 from ray_kmeans.data.listing import PATTERN, Info, Listing
 from ray_kmeans.data.own import folder_above, folders_of_ours
 from ray_kmeans.data.partitions import keys_of

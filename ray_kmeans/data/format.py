@@ -120,6 +120,8 @@ class Look:
     doubtful: Mapping[str, str] = field(default_factory=dict)
     """Columns beyond what their types tell that could be features, with what they hold."""
     is_read_whole: bool = False
+    facts: dict[tuple[str, ...], Head] = field(default_factory=dict, compare=False)
+    """What the schema says of the rows of some columns; shared by looks of one schema."""
 
     def tells(self, names: Sequence[str]) -> bool:
         """Tell whether the length of a row of these columns is known."""
@@ -127,11 +129,14 @@ class Look:
 
     def head(self, names: Sequence[str], place: str) -> Head:
         """Return the head of a file whose rows are made of these columns."""
-        check_columns(self.schema, names, place)
-        features = arrow.features_of(self.schema, names) or self.lengths.get(names[0], 0)
-        kind, narrow = arrow.kind_of(self.schema, names), arrow.narrow_of(self.schema, names)
-        whole = self.is_read_whole
-        return Head(self.group_rows, features, kind, narrow=narrow, is_read_whole=whole)
+        said = self.facts.get(tuple(names))
+        if said is None:
+            check_columns(self.schema, names, place)
+            features = arrow.features_of(self.schema, names)
+            kind, narrow = arrow.kind_of(self.schema, names), arrow.narrow_of(self.schema, names)
+            said = self.facts[tuple(names)] = Head((), features, kind, narrow)
+        features = said.features or self.lengths.get(names[0], 0)
+        return Head(self.group_rows, features, said.kind, said.narrow, self.is_read_whole)
 
 
 class Format(Protocol):
@@ -311,14 +316,16 @@ class FileSource:
     def _looks(self) -> list[Look]:
         """Made once, see `_layout`; looks at files with equal columns share one schema."""
         assert isinstance(self.format, Tabular)
-        known: dict[bytes, pa.Schema] = {}
+        known: dict[bytes, Look] = {}
         looks: list[Look] = []
         for look in self._each(self.format.look, [()] * len(self.files)):
             schema = look.schema.remove_metadata()
             if looks and schema.equals(looks[-1].schema):
-                schema = looks[-1].schema
-            schema = known.setdefault(schema.serialize().to_pybytes(), schema)
-            looks.append(replace(look, schema=schema))
+                like = looks[-1]
+            else:
+                mine = replace(look, schema=schema)
+                like = known.setdefault(schema.serialize().to_pybytes(), mine)
+            looks.append(replace(look, schema=like.schema, facts=like.facts))
         return looks
 
     def _looked(self) -> Iterator[tuple[File, Look]]:

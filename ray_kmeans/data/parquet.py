@@ -73,7 +73,8 @@ def _spans(meta: Any, schema: pa.Schema) -> dict[str, Span]:
     if any(map(arrow.is_vector, schema.types)):
         return {}
     leaves = {meta.schema.column(i).path: i for i in range(min(meta.num_columns, MOST_SPANS))}
-    names = [f.name for f in schema if arrow.is_number(f.type) and f.name in leaves]
+    some = zip(schema.names[:MOST_SPANS], schema.types, strict=False)
+    names = [name for name, kind in some if arrow.is_number(kind) and name in leaves]
     spans = {name: _span(meta, leaves[name]) for name in names}
     return {name: span for name, span in spans.items() if span}
 

@@ -104,7 +104,7 @@ class Parts(publish.Place):
         kept: Sequence[pa.Table],
     ) -> Part:
         """Publish part `index`: the columns kept, of one table after the other, row, and these."""
-        tables = [_as_kept(table, self.kept) for table in kept]
+        tables = [_as_kept(table, self.kept) for table in kept or ()]
         whole = pa.concat_tables(tables) if tables else pa.table({})
         table = dict(zip(whole.column_names, whole.columns, strict=True))
         first = self.first_row + first_row
