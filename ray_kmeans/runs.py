@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ from ray_kmeans.checks import initial_centers
 from ray_kmeans.cluster.coordinator import run_fit, run_stream
 from ray_kmeans.cluster.fit_plan import FitPlan
 from ray_kmeans.cluster.trainers import Loadable
+from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.plan import Layout
+from ray_kmeans.data.rounded import shift_of, under, wide_rows
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, with_weights
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
@@ -77,8 +82,10 @@ def fit(
     """
     if config.detached and monitors:
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
-    layout = source.describe()
     found = store.matching(plan.num_clusters, plan.metric)
+    shift = found.shift if found else shift_of(source)
+    plan, source = _shifted(plan, shift), under(source, shift, f"the model in {store.shown!r}")
+    layout = source.describe()
     check_shapes(layout, plan, _rows_needed(plan, found))
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
@@ -116,7 +123,9 @@ def fit_stream(
         raise ConfigError("detached=True and an iterator: its batches come to this process.")
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
-    first, sources = _first_rows(sources, needed)
+    plan = _shifted(plan, found.shift if found else ())
+    whose = "a model of batches, of which none tells the middle of all,"
+    first, sources = _first_rows((under(each, plan.shift, whose) for each in sources), needed)
     layout = first.describe()
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
@@ -150,17 +159,48 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
 
 def joined(sources: Iterator[Source]) -> Source:
     """Return all batches as one source, in memory: full batch visits them again and again."""
-    rows: list[NDArray[np.float32]] = []
+    rows: list[NDArray[Any]] = []
     weights, drop = [np.empty(0)], False
     for source in sources:
         weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
         blocks = weighted.describe().blocks
-        rows += [some for _, some in weighted.read(blocks)]
+        rows += [some for _, some in wide_rows(weighted.source, blocks)]
         given = zip(blocks, weighted.weights_of(blocks), strict=True)
         weights += [np.ones(block.rows) if some is None else some for block, some in given]
         drop |= weighted.drop_nonfinite
     array = np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
     return with_weights(ArraySource.of(array), np.concatenate(weights), None, drop)
+
+
+def _shifted(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
+    """Return the plan of a fit whose rows are less a shift, and its given centers too."""
+    initial: Any = plan.initial
+    if isinstance(initial, np.ndarray):
+        matching = initial.ndim == 2 and initial.shape[1] == len(shift)
+        initial = (initial - np.asarray(shift) if matching else initial).astype(np.float32)
+    elif shift and callable(initial):
+        initial = _called_with_the_users_rows(initial, np.asarray(shift))
+    if shift and plan.metric == COSINE:
+        raise ConfigError(
+            "center=True and distance_metric='cosine': a shift changes all directions. Leave "
+            "center out, or take 'squared_euclidean'."
+        )
+    rows = replace(plan.rows or RowSpec(), shift=shift) if shift else plan.rows
+    return replace(plan, initial=initial, rows=rows)
+
+
+def _called_with_the_users_rows(function: Any, shift: NDArray[np.float64]) -> Any:
+    """Return a function of shifted rows that knows the user's alone, and answers for shifted."""
+
+    @functools.wraps(function)
+    def call(sample: NDArray[np.float32], missing: int) -> Any:
+        answer = function(sample + shift, missing)
+        try:
+            return np.asarray(answer, np.float64) - shift
+        except (TypeError, ValueError):
+            return answer  # which is refused with the reason
+
+    return call
 
 
 def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:

@@ -82,6 +82,11 @@ class FitPlan:
         return repr(replace(self, initial=initial, checkpoint_steps=None, checkpoint_secs=0.0))
 
     @property
+    def shift(self) -> tuple[float, ...]:
+        """What is subtracted from the rows; empty where nothing is."""
+        return self.rows.shift if self.rows else ()
+
+    @property
     def asked(self) -> str:
         """A name for what a fit is to do with the data: the same call has the same."""
         return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.precision import Rounding, added
 from ray_kmeans.clustering.twofold import Twofold
 from ray_kmeans.clustering.weights import Span
 
@@ -39,6 +40,8 @@ class Extent:
     """None: every row counts once."""
     dropped: int = 0
     """Rows left out because they are not finite."""
+    rounding: Rounding | None = None
+    """What the values lost when they became float32; None where they were narrow enough."""
 
     @property
     def span(self) -> Span:
@@ -66,6 +69,7 @@ class Extent:
             self.zeros + other.zeros,
             self.span + other.span if weighted else None,
             self.dropped + other.dropped,
+            added(self.rounding, other.rounding),
         )
 
 
@@ -159,6 +163,8 @@ class Summary:
     """None: every row counts once."""
     dropped: int = 0
     """Rows left out because they are not finite."""
+    rounding: Rounding | None = None
+    """What the values lost when they became float32."""
 
     @property
     def counting(self) -> int:

@@ -111,6 +111,16 @@ class FitState:
         )
 
     @property
+    def shift(self) -> tuple[float, ...]:
+        """What is subtracted from rows before they are compared with centers; empty: nothing."""
+        return self.rows.shift if self.rows else ()
+
+    @property
+    def clusters(self) -> NDArray[np.float32] | NDArray[np.float64]:
+        """The centers among the rows as they were given: float64 where these are shifted."""
+        return self.centers + np.asarray(self.shift) if self.shift else self.centers
+
+    @property
     def lines(self) -> tuple[Iteration, ...]:
         """The history of the current fit."""
         return self.history[len(self.history) - (self.iteration - self.began) :]

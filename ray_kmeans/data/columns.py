@@ -24,8 +24,13 @@ LISTS = (
 )
 
 
-def to_float32(values: NDArray[Any], place: str) -> NDArray[np.float32]:
-    """Return the values as float32; raises DataError where one does not fit."""
+def to_float32(
+    values: NDArray[Any], place: str, names: Sequence[str] = ()
+) -> NDArray[np.float32]:
+    """Return the values as float32; raises DataError where one does not fit.
+
+    `names`: of the columns (or of the one column of vectors), for messages.
+    """
     if values.dtype == np.float32:
         return values
     if values.dtype.kind not in "biuf":
@@ -34,8 +39,10 @@ def to_float32(values: NDArray[Any], place: str) -> NDArray[np.float32]:
         result = values.astype(np.float32)
     lost = np.isinf(result) & np.isfinite(values)
     if lost.any():
+        *_, column = np.argwhere(lost)[0]
+        name = f"column {names[column if len(names) > 1 else 0]!r}, " if names else ""
         raise DataError(
-            f"{place} holds {values[lost].flat[0]!r}, which float32 cannot hold. Scale it."
+            f"{name}{place} holds {values[lost].flat[0]!r}, which float32 cannot hold. Scale it."
         )
     return result
 
@@ -156,19 +163,16 @@ def _at(batch: Any, name: str) -> Any:
 
 def matrix(
     batch: Any, columns: Sequence[str], features: int, place: str, first_row: int = 0
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Return the rows of a RecordBatch or Table, (n, features); a null becomes NaN.
 
-    `place` and `first_row`, the number of its first row there, are for messages.
+    Of a type that holds all values. `place` and `first_row`, the number of its first row there, are
+    for messages.
     """
     arrays = [_plain(_at(batch, name)) for name in columns]
     if len(arrays) == 1 and not is_number(arrays[0].type):
         return _vectors(arrays[0], features, f"column {columns[0]!r}, {place}", first_row)
-    rows = np.empty((batch.num_rows, len(columns)), np.float32)
-    for index, (name, array) in enumerate(zip(columns, arrays, strict=True)):
-        values = array.to_numpy(zero_copy_only=False)
-        rows[:, index] = to_float32(values, f"column {name!r}, {place}")
-    return rows
+    return np.stack([array.to_numpy(zero_copy_only=False) for array in arrays], axis=1)
 
 
 def vector_length(batch: Any, name: str) -> int:
@@ -195,7 +199,7 @@ def _plain(array: Any) -> Any:
     return _plain(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
 
 
-def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[np.float32]:
+def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[Any]:
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     # flatten() leaves out null lists, and honours slices, which .values does not.
     values = array.flatten().to_numpy(zero_copy_only=False)
@@ -210,17 +214,17 @@ def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[n
             f"{place}: row {row} has {lengths[ragged[0]]} features where the "
             f"first row of the data has {features}. All vectors must have one length."
         )
-    vectors = to_float32(values, place).reshape(-1, features)
+    vectors: NDArray[Any] = values.reshape(-1, features)
     if valid.all():
         return vectors
-    rows = np.full((len(array), features), np.nan, np.float32)
+    rows = np.full((len(array), features), np.nan, np.result_type(vectors, np.float32))
     rows[valid] = vectors
     return rows
 
 
 def cut_batches(
     batches: Iterator[Any], names: Sequence[str], blocks: Sequence[Block]
-) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+) -> Iterator[tuple[Block, NDArray[Any]]]:
     """Put the rows of batches of a part together to the blocks wanted, which are in its order."""
     wanted = deque(blocks)
     begin = 0  # of the batch, within the part
@@ -229,12 +233,12 @@ def cut_batches(
         while wanted and wanted[0].skip < end:
             block = wanted[0]
             low, high = max(block.skip, begin), min(block.skip + block.rows, end)
-            if low == block.skip:
-                rows = np.empty((block.rows, block.features), np.float32)
             part = batch.slice(low - begin, high - low)
-            rows[low - block.skip : high - block.skip] = matrix(
-                part, names, block.features, block.place, low
-            )
+            values = matrix(part, names, block.features, block.place, low)
+            if low == block.skip:
+                rows = np.empty((block.rows, block.features), values.dtype)
+            rows = rows.astype(np.result_type(rows, values), copy=False)  # nulls make floats
+            rows[low - block.skip : high - block.skip] = values
             if high < block.skip + block.rows:
                 break  # the next batch goes on with this block
             yield wanted.popleft(), rows

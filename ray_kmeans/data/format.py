@@ -10,14 +10,13 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.files import File
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.ranges import Ranges
+from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError, RequestError
 from ray_kmeans.remote import Remote, redacted
 
@@ -108,12 +107,13 @@ class Format(Protocol):
 
 
 @dataclass(frozen=True)
-class FileSource:
+class FileSource(RoundedSource):
     """Files of one format, one after the other."""
 
     remote: Remote
     files: tuple[File, ...]
     format: Format
+    shift: tuple[float, ...] = ()
 
     @property
     def only_here(self) -> bool:
@@ -141,11 +141,14 @@ class FileSource:
         narrow = types.pop() if len(types) == 1 else None
         return Layout(tuple(blocks), features, narrow, any(head.is_read_whole for head in heads))
 
-    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for path, of_file in groupby(blocks, key=lambda block: block.file):
             with self._unchanged(self._by_path[path]) as opened:
-                for block, rows in self.format.read(opened, list(of_file)):
-                    yield block, np.ascontiguousarray(to_float32(rows, block.place))
+                yield from self.format.read(opened, list(of_file))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return getattr(self.format, "columns", ())
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         file = self._by_path[block.file]

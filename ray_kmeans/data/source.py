@@ -23,6 +23,7 @@ from ray_kmeans.data.npy import Npy
 from ray_kmeans.data.npz import Npz
 from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.data.rounded import centered
 from ray_kmeans.data.safetensors import Safetensors
 from ray_kmeans.data.vecs import Vecs
 from ray_kmeans.data.weighted import with_weights
@@ -108,6 +109,7 @@ def open_source(
     sample_weight: Any = None,
     filters: Any = None,
     nonfinite: str = "error",
+    center: bool = False,
 ) -> Source:
     """Return the source for an array, a table, a dict of columns, a URI or a source itself.
 
@@ -130,6 +132,11 @@ def open_source(
         place in memory all the same, keep their numbers, and get the label -1.
     nonfinite : 'error' or 'drop'
         Of rows with NaN, null or infinity. 'drop': they are left out and counted in a warning.
+    center : bool
+        Subtract from each column its middle (the median of rows all over the data, which are read
+        for it), in float64, before rows become float32: for values that differ by little beside
+        their distance from zero, as time stamps do. It changes no distance. A model that is fitted
+        on them subtracts the same from whatever data come later, and `clusters` adds it again.
 
     Raises
     ------
@@ -138,6 +145,8 @@ def open_source(
     """
     check_nonfinite(nonfinite)
     source = _opened(x, columns, storage_options)
+    if center:
+        source = centered(source)
     return with_weights(source, sample_weight, filters, nonfinite == "drop")
 
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.plan import Block, Layout, cut
+from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import DataError, RayKMeansError
 from ray_kmeans.remote import redacted
 
@@ -39,13 +39,14 @@ class Tables(Protocol):
 
 
 @dataclass(frozen=True)
-class TableSource:
+class TableSource(RoundedSource):
     """Rows of Arrow tables that are read when they are asked for."""
 
     tables: Tables
     columns: tuple[str, ...]
     """The column of vectors, or the columns of numbers, by name and in this order."""
     only_here: bool = False
+    shift: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -71,13 +72,16 @@ class TableSource:
             blocks = self._cut(parts, features)
         return Layout(tuple(blocks), features, arrow.narrow_of(self.tables.schema, self.columns))
 
-    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         with readable(self.tables.name):
             for block, table in self.tables.read(blocks, self.columns):
                 _check_rows(block, table)
                 place, first = block.place, block.skip
-                rows = arrow.matrix(table, self.columns, block.features, place, first)
-                yield block, np.ascontiguousarray(rows)
+                yield block, arrow.matrix(table, self.columns, block.features, place, first)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.columns
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         arrow.check_kept(names, self.tables.schema, self.tables.name)
