@@ -42,7 +42,7 @@ class How:
     def content(self, state: FitState, source: Source, layout: Layout) -> Content:
         """Return what the output is of; raises ConfigError for columns that it cannot have."""
         return {
-            "model": [digest(state.centers), state.metric],
+            "model": [digest(state.centers), state.metric, *state.shift],
             **contents_of(source, layout),
             "columns": self._types(source, layout),
             "second": self.second,

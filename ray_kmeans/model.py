@@ -30,6 +30,7 @@ from ray_kmeans.checks import (
 from ray_kmeans.clustering.state import FitState, Iteration, Stop
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout
+from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError
@@ -59,12 +60,13 @@ class Model(ABC):
     def model_dir(self) -> str:
         """Where the model is kept."""
 
-    def clusters(self) -> NDArray[np.float32]:
+    def clusters(self) -> NDArray[np.float32] | NDArray[np.float64]:
         """Return the centers, (num_clusters, num_features); NotFittedError before the first fit.
 
-        Cosine: rows of norm 1.
+        Cosine: rows of norm 1. float32; float64 for a model that was fitted with ``center=True``,
+        whose centers are told apart by digits that float32 does not have.
         """
-        return self._state().centers
+        return self._state().clusters
 
     def get_variable_names(self) -> list[str]:
         """Return the names of the seed's variables that this way of training has, sorted."""
@@ -205,7 +207,7 @@ class Model(ABC):
             check_no_batch_size(batch_size)
             check_weight_of_batches(sample_weight)
             about = self.config.storage_options, state.centers.shape[1], sample_weight
-            sources = open_batches(data, *about)
+            sources = (self._under(each, state) for each in open_batches(data, *about))
             losses, means = answers.loss_of_stream(state, sources, steps, metrics)
         else:
             source, layout = self._checked(data, state, sample_weight)
@@ -289,7 +291,8 @@ class Model(ABC):
         predict = inference.ReadyModel(state, outputs)
         if is_stream(data):
             opened = open_batches(data, self.config.storage_options, state.centers.shape[1])
-            sources = ((source, source.describe()) for source in opened)
+            placed = (self._under(source, state) for source in opened)
+            sources = ((source, source.describe()) for source in placed)
         else:
             sources = (each for each in [self._checked(data, state)])
         batches = (
@@ -403,10 +406,13 @@ default_batch_size
     def _checked(
         self, data: Any, state: FitState, sample_weight: Any = None
     ) -> tuple[Source, Layout]:
-        source = self._open(data, sample_weight)
+        source = self._under(self._open(data, sample_weight), state)
         layout = source.describe()
         answers.check_features(layout.features, state, self.model_dir)
         return source, layout
+
+    def _under(self, source: Source, state: FitState) -> Source:
+        return under(source, state.shift, "the model")
 
     def _state(self, checkpoint: str | None = None) -> FitState:
         path = None if checkpoint is None else a_path("checkpoint_path", checkpoint)

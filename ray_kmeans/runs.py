@@ -25,7 +25,7 @@ from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.plan import Layout
-from ray_kmeans.data.rounded import shift_of, under, wide_rows
+from ray_kmeans.data.rounded import shift_of, shifted, under, wide_rows
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, with_weights
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError
@@ -160,8 +160,9 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
 def joined(sources: Iterator[Source]) -> Source:
     """Return all batches as one source, in memory: full batch visits them again and again."""
     rows: list[NDArray[Any]] = []
-    weights, drop = [np.empty(0)], False
+    weights, drop, shifts = [np.empty(0)], False, set()
     for source in sources:
+        shifts.add(shift_of(source))
         weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
         blocks = weighted.describe().blocks
         rows += [some for _, some in wide_rows(weighted.source, blocks)]
@@ -169,7 +170,13 @@ def joined(sources: Iterator[Source]) -> Source:
         weights += [np.ones(block.rows) if some is None else some for block, some in given]
         drop |= weighted.drop_nonfinite
     array = np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
-    return with_weights(ArraySource.of(array), np.concatenate(weights), None, drop)
+    if len(shifts) > 1:
+        raise ConfigError(
+            "batches with center=True each have a middle of their own. Leave center out, or give "
+            "all rows as one source."
+        )
+    whole = with_weights(ArraySource.of(array), np.concatenate(weights), None, drop)
+    return shifted(whole, shifts.pop() if shifts else ())
 
 
 def _shifted(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:

@@ -37,7 +37,13 @@ class Rows:
     nonfinite: Literal["error", "drop"] = "error"
     """'drop': rows with NaN, null or infinity are left out, with the cluster -1, and counted."""
 
-    def open(self, uri: str, config: RunConfig, sample_weight: str | None = None) -> Source:
+    def open(
+        self,
+        uri: str,
+        config: RunConfig,
+        sample_weight: str | None = None,
+        center: bool = False,
+    ) -> Source:
         """Return these rows of the data at a URI."""
         return open_source(
             uri,
@@ -46,6 +52,7 @@ class Rows:
             sample_weight=sample_weight,
             filters=parsed("filters", self.filters),
             nonfinite=self.nonfinite,
+            center=center,
         )
 
 

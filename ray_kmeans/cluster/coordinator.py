@@ -38,10 +38,11 @@ def run_fit(
     reached: Reached | None = None,
 ) -> FitState:
     """Fit and return the final state, which is also the last checkpoint."""
-    summary = load(pool, emit)
+    summary = load(pool, emit, plan.columns)
     Partials.get_ready(summary)
     emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters))))
     found = store.latest()
+    plan.check_shift(found)
     with Saver(store, emit) as saver:
         state = seeded(plan, pool, summary, saver, emit) if found is None else found
         state = replace(state.begin(plan.data_name(summary), plan.asked), rows=plan.rows)
@@ -62,11 +63,13 @@ def run_stream(
     `pool` holds the first of them, joined until they have k rows: the seeds come from there.
     """
     found = store.latest()
+    plan.check_shift(found)
     with Saver(store, emit) as saver:
-        state = seeded(plan, pool, load(pool, emit), saver, emit) if found is None else found
+        if found is None:
+            found = seeded(plan, pool, load(pool, emit, plan.columns), saver, emit)
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), Reached())
-        return _train(plan, trainer, replace(state.begin(""), rows=plan.rows), watch)
+        return _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, digest
 from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans.errors import ConfigError
 
 
 class HeldStore(Protocol):
@@ -85,6 +86,19 @@ class FitPlan:
     def shift(self) -> tuple[float, ...]:
         """What is subtracted from the rows; empty where nothing is."""
         return self.rows.shift if self.rows else ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns; empty where they have none."""
+        return self.rows.columns if self.rows else ()
+
+    def check_shift(self, found: FitState | None) -> None:
+        """Raise ConfigError where the model that is there now belongs to other rows."""
+        if found and found.shift != self.shift:
+            raise ConfigError(
+                "another run has made the model meanwhile, of rows with another shift (center). "
+                "Start this one again: it takes that of the model."
+            )
 
     @property
     def asked(self) -> str:

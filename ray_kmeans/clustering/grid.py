@@ -171,6 +171,11 @@ class Summary:
         """Rows that count: those of a weight above 0."""
         return self.rows if self.weights is None else self.weights.rows
 
+    @property
+    def lost(self) -> NDArray[np.intp]:
+        """The columns whose differences were lost when they became float32."""
+        return np.empty(0, np.intp) if self.rounding is None else self.rounding.lost
+
     @cached_property
     def digest(self) -> str:
         """A name for the data: equal for equal rows in any order, else different in practice."""

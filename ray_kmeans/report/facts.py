@@ -10,6 +10,7 @@ import numpy as np
 from ray_kmeans.answers import check_features
 from ray_kmeans.clustering.metric import COSINE
 from ray_kmeans.clustering.state import FitState
+from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.observe import journal
 from ray_kmeans.observe.journal import Run
@@ -92,6 +93,7 @@ def _look_at(
     plane: Plane,
 ) -> Data:
     source = open_source(list(data), columns, model.storage_options)
+    source = under(source, state.shift, "the model")
     layout = source.describe()
     check_features(layout.features, state, model.url)
     if show:

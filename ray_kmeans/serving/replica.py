@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ray_kmeans.checks import a_path
+from ray_kmeans.clustering.precision import less
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
@@ -91,15 +92,18 @@ class Nearest:
             given = requests.listed(body)
             if len(given) > self._max_rows:
                 return refused(413, f"the request has {len(given):,} rows: {self._too_many()}")
-            answer = await self._label(requests.as_rows(given, self._features))
+            answer = await self._label(requests.as_rows(given, self._features, self._served.shift))
         except DataError as error:
             return refused(400, str(error))
         return JSONResponse({name: as_json(values) for name, values in answer.items()})
 
     async def label(self, rows: NDArray[Any]) -> Batch:
         """Return 'cluster_idx' and 'distance' of rows (n, d), to another deployment."""
-        given = to_float32(np.asarray(rows), "the rows")
-        answer: Batch = await self._label(requests.checked(given, self._features))
+        values = np.asarray(rows)
+        if values.shape[1:] == (self._features,):  # else it is refused below
+            values = less(values, self._served.shift)
+        given = requests.checked(to_float32(values, "the rows"), self._features)
+        answer: Batch = await self._label(given)
         return answer
 
     async def label_together(self, parts: list[NDArray[np.float32]]) -> list[Batch]:
