@@ -53,7 +53,8 @@ class ArraySource(RoundedSource):
         cls, table: pa.Table | pa.RecordBatch, columns: Sequence[str] | None
     ) -> ArraySource:
         names = arrow.choose_columns(table.schema, columns, "the table")
-        features = arrow.features_of(table.schema, names) or arrow.vector_length(table, names[0])
+        features = arrow.features_of(table.schema, names)
+        features = features or arrow.vector_length(table, names[0], "the table")
         if features == 0 and table.num_rows:
             raise DataError(f"column {names[0]!r} of the table holds no vector.")
         rows = arrow.matrix(table, names, features, "the table")

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.narrow import narrow_name
+from ray_kmeans.data import spark
 from ray_kmeans.data.plan import Block
 from ray_kmeans.errors import ConfigError, DataError
 
@@ -102,6 +103,8 @@ def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
 def narrow_of(schema: pa.Schema, names: Sequence[str]) -> str | None:
     """Return the type of all values where that is one narrower than float32."""
     kinds = [_plain_type(_type_at(schema, name)) for name in names]
+    if spark.is_vectors(kinds[0]):
+        return None
     values = {_plain_type(kind.value_type) if is_vector(kind) else kind for kind in kinds}
     kind = values.pop()
     if values:
@@ -125,7 +128,9 @@ def check_kept(names: Sequence[str], schema: pa.Schema, place: str) -> None:
 def is_vector(kind: pa.DataType) -> bool:
     """Tell whether a column holds lists of numbers."""
     kind = _plain_type(kind)
-    return any(test(kind) for test in LISTS) and is_number(kind.value_type)
+    return spark.is_vectors(kind) or (
+        any(test(kind) for test in LISTS) and is_number(kind.value_type)
+    )
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -151,6 +156,8 @@ def _type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
         return None
     field = schema.field(path[0])
     for part in path[1:]:
+        if spark.is_vectors(field.type):
+            return None  # what is in a sparse vector is no row by itself
         field = field.type.field(part)
     return field.type
 
@@ -175,12 +182,27 @@ def matrix(
     return np.stack([array.to_numpy(zero_copy_only=False) for array in arrays], axis=1)
 
 
-def vector_length(batch: Any, name: str) -> int:
-    """Return the number of features of the first vector that is not null; 0 if all are null."""
+def vector_length(batch: Any, name: str, place: str, first_row: int = 0) -> int:
+    """Return the number of features of the first vector that is not null; 0 if all are null.
+
+    Raises DataError where that vector is empty. `place` and `first_row` are for messages.
+    """
     array = _plain(_at(batch, name))
     if pa.types.is_fixed_size_list(array.type):
         return int(array.type.list_size)
-    return next((len(vector) for vector in array if vector.is_valid), 0)
+    if spark.is_vectors(array.type):
+        lengths = spark.lengths(array)
+    else:
+        lengths = array.value_lengths().to_numpy(zero_copy_only=False)
+    valid = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
+    if not len(valid):
+        return 0
+    if not lengths[valid[0]]:
+        raise DataError(
+            f"column {name!r}, {place}: row {first_row + valid[0]} is a vector of 0 features. All "
+            "vectors must have one length, and a missing one is null."
+        )
+    return int(lengths[valid[0]])
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
@@ -201,10 +223,11 @@ def _plain(array: Any) -> Any:
 
 def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[Any]:
     valid = array.is_valid().to_numpy(zero_copy_only=False)
-    # flatten() leaves out null lists, and honours slices, which .values does not.
-    values = array.flatten().to_numpy(zero_copy_only=False)
+    is_spark = spark.is_vectors(array.type)
     if pa.types.is_fixed_size_list(array.type):
         lengths = np.full(int(valid.sum()), array.type.list_size)
+    elif is_spark:
+        lengths = spark.lengths(array)[valid]
     else:
         lengths = array.value_lengths().to_numpy(zero_copy_only=False)[valid].astype(np.int64)
     ragged = np.flatnonzero(lengths != features)
@@ -214,7 +237,10 @@ def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[A
             f"{place}: row {row} has {lengths[ragged[0]]} features where the "
             f"first row of the data has {features}. All vectors must have one length."
         )
-    vectors: NDArray[Any] = values.reshape(-1, features)
+    if is_spark:
+        return spark.dense(array, features, place)
+    # flatten() leaves out null lists, and honours slices, which .values does not.
+    vectors: NDArray[Any] = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, features)
     if valid.all():
         return vectors
     rows = np.full((len(array), features), np.nan, np.result_type(vectors, np.float32))

@@ -42,7 +42,7 @@ class Ipc:
         is_whole = not file.local or any(message.is_compressed for message in found)
         features = arrow.features_of(batches.schema, self.columns)
         if features == 0:
-            features = self._first_length(batches, len(rows))
+            features = self._first_length(batches, len(rows), file.path)
         about = batches.schema, self.columns
         kind, narrow = arrow.kind_of(*about), arrow.narrow_of(*about)
         return Head(rows, features, kind, narrow=narrow, is_read_whole=is_whole)
@@ -60,10 +60,13 @@ class Ipc:
         part = batches.batch(block.group).slice(block.skip, block.rows)
         return arrow.kept(part, names, block.file)
 
-    def _first_length(self, batches: _File | _Stream, count: int) -> int:
+    def _first_length(self, batches: _File | _Stream, count: int, path: str) -> int:
         """Return the length of the first vector; 0 where there is none."""
-        read = (batches.batch(number) for number in range(count))
-        lengths = (arrow.vector_length(batch, self.columns[0]) for batch in read)
+        name = self.columns[0]
+        lengths = (
+            arrow.vector_length(batches.batch(number), name, f"row group {number} of {path}")
+            for number in range(count)
+        )
         return next((length for length in lengths if length), 0)
 
 

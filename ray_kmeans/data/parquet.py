@@ -40,7 +40,7 @@ class Parquet:
         rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
         features = arrow.features_of(schema, self.columns)
         if features == 0:
-            features = self._first_length(parquet)
+            features = self._first_length(parquet, file.path)
         kind, narrow = arrow.kind_of(schema, self.columns), arrow.narrow_of(schema, self.columns)
         return Head(rows, features, kind, narrow=narrow)
 
@@ -55,11 +55,16 @@ class Parquet:
         group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
         return arrow.kept(group.slice(block.skip, block.rows), names, block.file)
 
-    def _first_length(self, parquet: Any) -> int:
+    def _first_length(self, parquet: Any, path: str) -> int:
         """Return the length of the first vector; 0 where there is none."""
         batches = parquet.iter_batches(batch_size=64, columns=list(self.columns))
-        lengths = (arrow.vector_length(batch, self.columns[0]) for batch in batches)
-        return next((length for length in lengths if length), 0)
+        row = 0
+        for batch in batches:
+            length = arrow.vector_length(batch, self.columns[0], path, row)
+            if length:
+                return length
+            row += batch.num_rows
+        return 0
 
 
 def _file(file: Opened) -> Any:

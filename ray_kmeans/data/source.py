@@ -21,13 +21,14 @@ from ray_kmeans.data.ipc import Ipc
 from ray_kmeans.data.libraries import open_folder, opener_of
 from ray_kmeans.data.npy import Npy
 from ray_kmeans.data.npz import Npz
+from ray_kmeans.data.objects import as_array, is_frame, refuse_sparse, side_by_side, table_of
 from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.plan import Block, Layout
 from ray_kmeans.data.rounded import centered
 from ray_kmeans.data.safetensors import Safetensors
 from ray_kmeans.data.vecs import Vecs
 from ray_kmeans.data.weighted import with_weights
-from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.errors import ConfigError
 
 FORMATS: Mapping[str, Callable[[Opened, Sequence[str] | None], Format]] = {
     ".parquet": Parquet.of,
@@ -164,36 +165,26 @@ def _opened(
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
         return _open_files([os.fspath(each) for each in x], columns, storage_options or {})
     if isinstance(x, Source):
+        if columns:
+            raise ConfigError(f"columns={list(columns)}: x is a source, whose columns are chosen.")
         return x
     open_it = opener_of(x)
     if open_it:
         return open_it(x, columns)
+    what = f"x of type {type(x).__name__}"
+    refuse_sparse(x, what)  # some are dicts
     if isinstance(x, Mapping):  # the seed's rule: columns in the order of their sorted names
-        return ArraySource.of(_side_by_side(x))
+        return ArraySource.of(*side_by_side(x, columns))
     if isinstance(x, pa.Table | pa.RecordBatch):
         return ArraySource.of_table(x, columns)
-    return ArraySource.of(_as_array(x, f"x of type {type(x).__name__}"))
-
-
-def _as_array(x: Any, what: str) -> NDArray[Any]:
-    try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise DataError(f"{what} is not a table of numbers: {error}.") from None
-    if array.ndim == 0:
-        kind = type(x).__name__
-        raise DataError(f"x has shape (), as a {kind} has; it must be (rows, features).")
-    return array
-
-
-def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
-    if not all(isinstance(name, str) for name in columns):
-        raise DataError(f"x is a dict of columns with the keys {list(columns)}; give their names.")
-    parts = {name: _as_array(columns[name], f"column {name!r}") for name in sorted(columns)}
-    lengths = {name: len(part) for name, part in parts.items()}
-    if len(set(lengths.values())) != 1:
-        raise DataError(f"x is a dict of columns with {lengths} rows; all must have the same.")
-    return np.concatenate([part.reshape(len(part), -1) for part in parts.values()], axis=1)
+    if is_frame(x):
+        return ArraySource.of_table(table_of(x), columns)
+    if columns:
+        raise ConfigError(
+            f"columns={list(columns)} has no meaning for {what}: its columns have no names. "
+            "Choose among them before, or give a table or a dict of columns."
+        )
+    return ArraySource.of(as_array(x, what))
 
 
 def _open_files(

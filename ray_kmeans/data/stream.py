@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_kmeans.data.libraries import opener_of
+from ray_kmeans.data.objects import is_frame
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.errors import ConfigError, DataError
 
@@ -19,8 +20,9 @@ def is_stream(x: Any) -> bool:
     if known or opener_of(x):
         return False
     if isinstance(x, list | tuple):
-        return isinstance(x, list) and len(x) > 0 and all(getattr(a, "ndim", 0) == 2 for a in x)
-    return isinstance(x, Iterable) and not hasattr(x, "__array__")
+        return isinstance(x, list) and len(x) > 0 and all(map(_is_table, x))
+    is_one = hasattr(x, "__array__") or (is_frame(x) and not isinstance(x, Iterator))
+    return isinstance(x, Iterable) and not is_one
 
 
 def open_batches(
@@ -34,7 +36,7 @@ def open_batches(
     A batch is anything that `open_source` takes, or the seed's pair (features, None).
     """
     for number, batch in enumerate(stream, start=1):
-        x = without_targets(batch)
+        x = _features_of(batch)
         source = open_source(x, storage_options=storage_options, sample_weight=sample_weight)
         layout = source.describe()
         features = features or layout.features
@@ -55,3 +57,19 @@ def without_targets(batch: Any) -> Any:
     if targets is not None:
         raise ConfigError("the input has targets; the second of a pair must be None.")
     return features
+
+
+def _features_of(batch: Any) -> Any:
+    """Return the features of a batch: loaders of PyTorch give a list of tables, of one alone."""
+    if not isinstance(batch, list | tuple) or not _is_table(*batch[:1]):
+        return without_targets(batch)
+    if len(batch) > 1 and batch[1] is not None:
+        raise ConfigError(
+            f"the input has targets: each batch is a {type(batch).__name__} of {len(batch)}. Give "
+            "its features alone, as in (batch[0] for batch in loader)."
+        )
+    return batch[0]
+
+
+def _is_table(x: Any = None) -> bool:
+    return getattr(x, "ndim", 0) == 2

@@ -103,7 +103,7 @@ class TableSource(RoundedSource):
         with readable(self.tables.name):
             for block in blocks:
                 [(_, table)] = self.tables.read([block], self.columns)
-                length = arrow.vector_length(table, self.columns[0])
+                length = arrow.vector_length(table, self.columns[0], block.place, block.skip)
                 if length:
                     return length
         raise DataError(f"no row of {self.tables.name} tells how many features there are.")
