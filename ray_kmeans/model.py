@@ -60,7 +60,7 @@ class Model(ABC):
     def model_dir(self) -> str:
         """Where the model is kept."""
 
-    def clusters(self) -> NDArray[np.float32] | NDArray[np.float64]:
+    def clusters(self) -> NDArray[Any]:
         """Return the centers, (num_clusters, num_features); NotFittedError before the first fit.
 
         Cosine: rows of norm 1. float32; float64 for a model that was fitted with ``center=True``,

@@ -37,6 +37,9 @@ class Rows:
     nonfinite: Literal["error", "drop"] = "error"
     """'drop': rows with NaN, null or infinity are left out, with the cluster -1, and counted."""
 
+    header: bool | None = None
+    """Of CSV: whether its first line has names (False: they are 0, 1, ...). None: as it looks."""
+
     def open(
         self,
         uri: str,
@@ -53,6 +56,7 @@ class Rows:
             filters=parsed("filters", self.filters),
             nonfinite=self.nonfinite,
             center=center,
+            header=self.header,
         )
 
 

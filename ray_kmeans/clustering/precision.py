@@ -44,12 +44,13 @@ class Rounding:
             whole = values[:, column]
             spread[column] = _differences(np.fmax.reduce(whole), np.fmin.reduce(whole))
         changed = np.zeros(values.shape[1], np.int64)
-        for column in np.flatnonzero(np.abs(middle.astype(np.float64)) > FAR * spread):
+        low, high = low.astype(np.float64), high.astype(np.float64)
+        for column in _far(low, high, spread):
             before, after = values[:, column], rows[:, column]
             with np.errstate(invalid="ignore"):
                 back = after.astype(values.dtype)
             changed[column] = np.count_nonzero((back != before) & (before == before))
-        return cls(changed, low.astype(np.float64), high.astype(np.float64), spread)
+        return cls(changed, low, high, spread)
 
     def __add__(self, other: Rounding) -> Rounding:
         return Rounding(
@@ -62,9 +63,9 @@ class Rounding:
     @property
     def lost(self) -> NDArray[np.intp]:
         """The columns whose differences float32 cannot hold."""
-        spread = np.fmax(self.spread, self.high - self.low)
-        far = np.fmax(np.abs(self.low), np.abs(self.high)) > FAR * spread
-        return np.flatnonzero(far & (spread > 0) & (self.changed > 0))
+        spread = np.fmax(self.spread, _differences(self.high, self.low))
+        far = _far(self.low, self.high, spread)
+        return far[(spread[far] > 0) & (self.changed[far] > 0)]
 
 
 def added(one: Rounding | None, other: Rounding | None) -> Rounding | None:
@@ -85,7 +86,15 @@ def less(values: NDArray[Any], shift: Sequence[float]) -> NDArray[Any]:
         fits = limits.min <= by.min(initial=0) and by.max(initial=0) < float(limits.max)
         if fits and apart < 2.0**62:  # then the difference of both is right, whatever overflows
             return (values - by.astype(values.dtype)).view(np.int64)
-    return values.astype(np.float64) - by
+    wide: NDArray[np.float64] = values.astype(np.float64)
+    return wide - by
+
+
+def _far(
+    low: NDArray[np.float64], high: NDArray[np.float64], spread: NDArray[np.float64]
+) -> NDArray[np.intp]:
+    """Return the columns that are far from zero, beside how little they spread."""
+    return np.flatnonzero(np.fmax(np.abs(low), np.abs(high)) > FAR * spread)
 
 
 def _quartiles(values: NDArray[Any]) -> NDArray[Any]:

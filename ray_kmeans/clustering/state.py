@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +117,7 @@ class FitState:
         return self.rows.shift if self.rows else ()
 
     @property
-    def clusters(self) -> NDArray[np.float32] | NDArray[np.float64]:
+    def clusters(self) -> NDArray[Any]:
         """The centers among the rows as they were given: float64 where these are shifted."""
         return self.centers + np.asarray(self.shift) if self.shift else self.centers
 

@@ -25,9 +25,7 @@ LISTS = (
 )
 
 
-def to_float32(
-    values: NDArray[Any], place: str, names: Sequence[str] = ()
-) -> NDArray[np.float32]:
+def to_float32(values: NDArray[Any], place: str, names: Sequence[str] = ()) -> NDArray[np.float32]:
     """Return the values as float32; raises DataError where one does not fit.
 
     `names`: of the columns (or of the one column of vectors), for messages.

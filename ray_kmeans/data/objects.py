@@ -1,6 +1,6 @@
 """Objects of other libraries that hold rows in memory, as NumPy arrays or Arrow tables.
 
-They are known by what they can do or by the names of their classes, so that none has to be imported.
+They are known by what they can do, or by the names of their classes, and none is imported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def table_of(x: Any) -> pa.Table:
     try:
         if isinstance(x, np.ndarray):
             names = x.dtype.names or ()
-            return pa.table({name: as_column(as_array(x[name], f"column {name!r}")) for name in names})
+            return pa.table(
+                {name: as_column(as_array(x[name], f"column {name!r}")) for name in names}
+            )
         if type(x).__module__.partition(".")[0] == "pandas":
             return pa.Table.from_pandas(x, preserve_index=False)
         if hasattr(x, "__arrow_c_stream__"):

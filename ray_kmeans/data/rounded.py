@@ -1,4 +1,4 @@
-"""Sources of rows of any number type, which become float32 here: less a shift, where there is one."""
+"""Sources of rows of any number type. They become float32 here, less a shift if there is one."""
 
 from __future__ import annotations
 

@@ -111,6 +111,7 @@ def open_source(
     filters: Any = None,
     nonfinite: str = "error",
     center: bool = False,
+    header: bool | None = None,
 ) -> Source:
     """Return the source for an array, a table, a dict of columns, a URI or a source itself.
 
@@ -138,6 +139,9 @@ def open_source(
         for it), in float64, before rows become float32: for values that differ by little beside
         their distance from zero, as time stamps do. It changes no distance. A model that is fitted
         on them subtracts the same from whatever data come later, and `clusters` adds it again.
+    header : bool, optional
+        Of CSV: whether the first line has the names of the columns, which else are 0, 1, ....
+        Default: it has, and numbers in it are a question.
 
     Raises
     ------
@@ -145,7 +149,7 @@ def open_source(
         For what cannot be a data set.
     """
     check_nonfinite(nonfinite)
-    source = _opened(x, columns, storage_options)
+    source = _opened(x, columns, storage_options, header)
     if center:
         source = centered(source)
     return with_weights(source, sample_weight, filters, nonfinite == "drop")
@@ -158,12 +162,17 @@ def check_nonfinite(nonfinite: str) -> None:
 
 
 def _opened(
-    x: Any, columns: Sequence[str] | None, storage_options: Mapping[str, Any] | None
+    x: Any,
+    columns: Sequence[str] | None,
+    storage_options: Mapping[str, Any] | None,
+    header: bool | None,
 ) -> Source:
     if isinstance(x, str | os.PathLike):
-        return _open_files([os.fspath(x)], columns, storage_options or {})
+        return _open_files([os.fspath(x)], columns, storage_options or {}, header)
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
-        return _open_files([os.fspath(each) for each in x], columns, storage_options or {})
+        return _open_files([os.fspath(each) for each in x], columns, storage_options or {}, header)
+    if header is not None:
+        raise ConfigError(f"header={header!r} has no meaning for x of type {type(x).__name__}.")
     if isinstance(x, Source):
         if columns:
             raise ConfigError(f"columns={list(columns)}: x is a source, whose columns are chosen.")
@@ -188,7 +197,10 @@ def _opened(
 
 
 def _open_files(
-    uris: Sequence[str], columns: Sequence[str] | None, storage_options: Mapping[str, Any]
+    uris: Sequence[str],
+    columns: Sequence[str] | None,
+    storage_options: Mapping[str, Any],
+    header: bool | None,
 ) -> Source:
     if len(uris) == 1 and not uris[0].lower().endswith(tuple(FORMATS)):
         found = open_folder(uris[0], columns, storage_options)
@@ -201,8 +213,14 @@ def _open_files(
             f"{remote.shown!r} holds files of several formats: {', '.join(sorted(kinds))}. "
             f"Give a glob, as in {remote.shown.rstrip('/')}/*{sorted(kinds)[-1]}."
         )
+    kind = kinds.pop()
+    choose = FORMATS[kind]
+    if header is not None:
+        if choose != Csv.of:
+            raise ConfigError(f"header={header!r} has no meaning for {kind} files: CSV alone.")
+        choose = partial(Csv.of, header=header)
     with opened(remote, files[0]) as first:
-        chosen = FORMATS[kinds.pop()](first, columns or None)
+        chosen = choose(first, columns or None)
     return FileSource(remote, files, chosen)
 
 

@@ -41,7 +41,7 @@ def dense(array: Any, features: int, place: str) -> NDArray[np.float64]:
     row = np.repeat(np.arange(len(array)), counts)
     column = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     column[is_sparse[row]] = _flat(indices, is_sparse)
-    if len(column) and not (0 <= column.min() and column.max() < features):
+    if len(column) and not (column.min() >= 0 and column.max() < features):
         raise DataError(f"{place}: a sparse vector has an index beyond its size; it is damaged.")
     rows[row, column] = _flat(values, np.ones(len(array), np.bool_))
     rows[~array.is_valid().to_numpy(zero_copy_only=False)] = np.nan

@@ -31,9 +31,7 @@ def listed(body: bytes) -> list[Any]:
     return rows
 
 
-def as_rows(
-    given: list[Any], features: int, shift: Sequence[float] = ()
-) -> NDArray[np.float32]:
+def as_rows(given: list[Any], features: int, shift: Sequence[float] = ()) -> NDArray[np.float32]:
     """Return the rows as an array (n, features), less a shift.
 
     DataError that names the first that is none.
