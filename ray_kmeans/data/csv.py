@@ -35,7 +35,7 @@ class Csv:
 
     columns: tuple[str, ...]
     """In this order."""
-    form: Form = Form()
+    form: Form
 
     @classmethod
     def of(cls, first: Opened, columns: Sequence[str] | None, header: bool | None = None) -> Csv:

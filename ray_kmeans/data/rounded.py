@@ -142,7 +142,7 @@ def _spread(layout: Layout) -> Iterator[Block]:
     """Yield runs of rows, evenly spread over the data, as (parts of) blocks in their order."""
     total, firsts = layout.rows, [block.first for block in layout.blocks]
     length = max(MOST_VALUES // MOST_RUNS // max(layout.features, 1), 1)
-    runs = max(min(MOST_RUNS, total // length), 1)
+    runs = MOST_RUNS if total > MOST_RUNS * length else 1
     for run in range(runs):
         begin = total * run // runs
         end = total if runs == 1 else begin + length

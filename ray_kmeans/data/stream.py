@@ -20,7 +20,7 @@ def is_stream(x: Any) -> bool:
     if known or opener_of(x):
         return False
     if isinstance(x, list | tuple):
-        return isinstance(x, list) and len(x) > 0 and all(map(_is_table, x))
+        return isinstance(x, list) and len(x) > 0 and all(map(_is_batch, x))
     is_one = hasattr(x, "__array__") or (is_frame(x) and not isinstance(x, Iterator))
     return isinstance(x, Iterable) and not is_one
 
@@ -69,6 +69,11 @@ def _features_of(batch: Any) -> Any:
             "its features alone, as in (batch[0] for batch in loader)."
         )
     return batch[0]
+
+
+def _is_batch(x: Any) -> bool:
+    """Tell whether an item of a list is no row, but a batch of rows."""
+    return _is_table(x) or isinstance(x, pa.Table | pa.RecordBatch | Source) or is_frame(x)
 
 
 def _is_table(x: Any = None) -> bool:
