@@ -17,6 +17,7 @@ from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, split
+from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, ReadyModel, batches_of, whole
@@ -88,12 +89,14 @@ class _Means:
     def __init__(self, metrics: Mapping[str, Metric], state: FitState) -> None:
         self._metrics = metrics
         self._predict = ReadyModel(state, (ALL_SCORES, CLUSTER_IDX))
+        self._shift = np.asarray(state.shift)
         self._sums = dict.fromkeys(metrics, 0.0)
         self._rows = 0
 
     def see(self, rows: NDArray[np.float32]) -> None:
         rows = rows[~np.isnan(rows[:, 0])]  # rows that are left out
         predictions = self._predict(rows)
+        rows = rows + self._shift if len(self._shift) else rows  # the user knows these alone
         self._rows += len(rows)
         for name, metric in self._metrics.items():
             self._sums[name] += float(metric(rows, predictions)) * len(rows)
@@ -163,6 +166,7 @@ def write_labels(
     second-nearest center. `by_cluster`: in folders by cluster. `append`: to what is there already
     of other data. Raises BusyError where another run writes to the same place.
     """
+    source = under(source, state.shift, f"the model in {hiding.shown(model_dir)!r}")
     layout = source.describe()
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")

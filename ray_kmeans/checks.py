@@ -49,8 +49,11 @@ def check_count(name: str, value: Any) -> None:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
-def initial_centers(initial: Any, num_clusters: int) -> seeding.Initial:
-    """Return the name of a method, a function, or the centers given as an array, float32."""
+def initial_centers(initial: Any, num_clusters: int) -> Any:
+    """Return the name of a method, a function, or the centers given, float64.
+
+    Rounded they are by who knows what is subtracted before.
+    """
     if isinstance(initial, str):
         check_choice("initial_clusters", initial, INITS, ", an array or a function")
         return initial
@@ -58,8 +61,7 @@ def initial_centers(initial: Any, num_clusters: int) -> seeding.Initial:
         function: Callable[..., Any] = initial
         return function
     try:
-        with np.errstate(over="ignore"):
-            centers = np.asarray(initial, dtype=np.float32)
+        centers = np.asarray(initial, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"initial_clusters is no array of numbers: {error}.") from None
     if centers.ndim != 2 or len(centers) != num_clusters:
@@ -67,7 +69,7 @@ def initial_centers(initial: Any, num_clusters: int) -> seeding.Initial:
             f"initial_clusters has shape {centers.shape} and num_clusters={num_clusters}; "
             "the array must be (num_clusters, num_features)."
         )
-    if not np.isfinite(centers).all():
+    if not (np.abs(centers) <= np.finfo(np.float32).max).all():
         raise ConfigError(
             "initial_clusters holds NaN or infinity, or values beyond float32. Give finite centers."
         )

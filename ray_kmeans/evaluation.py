@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout
+from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines, tell_all
@@ -52,6 +53,7 @@ class Evaluation:
 
 def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConfig) -> Evaluation:
     """Visit all rows once, by the workers; changes nothing in the model."""
+    source = under(source, state.shift, "the model")
     check_reachable(config, {"the data": source})
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(), progress])

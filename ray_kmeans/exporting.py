@@ -42,6 +42,7 @@ def onnx_files(
     state: FitState, as_text: bool = False, strip_default_attrs: bool = False
 ) -> dict[str, bytes]:
     """Return the ONNX graph of a model, by file name."""
+    _check_not_shifted(state)
     properties = {"distance_metric": state.metric, "global_step": str(state.iteration)}
     content = onnx_model(
         state.centers,
@@ -60,6 +61,7 @@ def saved_model(
     serving_input_fn: Callable[[], Any] | None,
 ) -> dict[str, bytes]:
     """Return the files of a SavedModel; none, with a warning, where TensorFlow is missing."""
+    _check_not_shifted(state)
     if serving_input_fn is None and not tensorflow_installed():
         warnings.warn(
             "the export holds no SavedModel, because TensorFlow is not installed. "
@@ -76,6 +78,14 @@ def saved_model(
     )
 
 
+def _check_not_shifted(state: FitState) -> None:
+    if state.shift:
+        raise ConfigError(
+            "the model was fitted with center=True, and a graph takes rows of float32, which do "
+            "not tell its rows apart. Write its centers alone (--format npy or parquet: float64)."
+        )
+
+
 def check_tensorflow() -> None:
     """Raise ConfigError unless a SavedModel can be written here."""
     if not tensorflow_installed():
@@ -90,7 +100,7 @@ def write_centers(
     """Write the centers alone to a file, in one step; return where it is."""
     place = Place(absolute(url), storage_options)
     with place.said(f"{place.shown!r} cannot be written"):
-        put(place.fs, place.path, CENTERS[file_format](state.centers, state.counts))
+        put(place.fs, place.path, CENTERS[file_format](state.clusters, state.counts))
     return place.url
 
 

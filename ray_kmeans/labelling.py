@@ -63,7 +63,7 @@ class How:
     def content(self, state: FitState, source: Source, layout: Layout) -> Content:
         """Return what the output is of."""
         return {
-            "model": [digest(state.centers), state.metric],
+            "model": [digest(state.centers), state.metric, *state.shift],
             **contents_of(source, layout),
             "columns": [(each.name, str(each.type)) for each in self.kept or ()],
             "features": list(columns_of_rows(source)),

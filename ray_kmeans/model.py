@@ -31,6 +31,7 @@ from ray_kmeans.clustering.state import FitState, Iteration, Stop
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.plan import Layout
+from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError
@@ -60,12 +61,13 @@ class Model(ABC):
     def model_dir(self) -> str:
         """Where the model is kept."""
 
-    def clusters(self) -> NDArray[np.float32]:
+    def clusters(self) -> NDArray[Any]:
         """Return the centers, (num_clusters, num_features); NotFittedError before the first fit.
 
-        Cosine: rows of norm 1.
+        Cosine: rows of norm 1. float32; float64 for a model that was fitted with ``center=True``,
+        whose centers are told apart by digits that float32 does not have.
         """
-        return self._state().centers
+        return self._state().clusters
 
     def get_variable_names(self) -> list[str]:
         """Return the names of the seed's variables that this way of training has, sorted."""
@@ -209,7 +211,8 @@ class Model(ABC):
             check_no_batch_size(batch_size)
             check_weight_of_batches(sample_weight)
             about = self.config.storage_options, state.centers.shape[1], sample_weight
-            sources = open_batches(data, *about, state)
+            opened = open_batches(data, *about, state)
+            sources = (self._under(each, state) for each in opened)
             losses, means = answers.loss_of_stream(state, sources, steps, metrics)
         else:
             source, layout = self._checked(data, state, sample_weight)
@@ -294,7 +297,8 @@ class Model(ABC):
         if is_stream(data):
             features = state.centers.shape[1]
             opened = open_batches(data, self.config.storage_options, features, state=state)
-            sources = ((source, source.describe()) for source in opened)
+            placed = (self._under(source, state) for source in opened)
+            sources = ((source, source.describe()) for source in placed)
         else:
             sources = (each for each in [self._checked(data, state)])
         batches = (
@@ -408,10 +412,13 @@ default_batch_size
     def _checked(
         self, data: Any, state: FitState, sample_weight: Any = None
     ) -> tuple[Source, Layout]:
-        source = self._open(data, state, sample_weight)
+        source = self._under(self._open(data, state, sample_weight), state)
         layout = source.describe()
         answers.check_features(layout.features, state, self.model_dir)
         return source, layout
+
+    def _under(self, source: Source, state: FitState) -> Source:
+        return under(source, state.shift, "the model")
 
     def _state(self, checkpoint: str | None = None) -> FitState:
         path = None if checkpoint is None else a_path("checkpoint_path", checkpoint)

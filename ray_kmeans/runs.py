@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
@@ -19,6 +20,8 @@ from ray_kmeans.cluster.coordinator import run_fit, run_stream
 from ray_kmeans.cluster.fit_plan import FitPlan
 from ray_kmeans.cluster.seeding import KMEANS_PLUS_PLUS
 from ray_kmeans.cluster.trainers import Loadable
+from ray_kmeans.clustering.metric import COSINE
+from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState, Origin
 from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
@@ -26,6 +29,7 @@ from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.choice import shortened
 from ray_kmeans.data.model_rows import spec_of
 from ray_kmeans.data.plan import Layout
+from ray_kmeans.data.rounded import shift_of, shifted, under, wide_rows
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
 from ray_kmeans.errors import ConfigError, DataError, TooFewRowsError, install_hint
@@ -125,10 +129,12 @@ def fit(
     """
     if config.detached and monitors:
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
+    found = store.matching(plan.num_clusters, plan.metric)
+    shift = found.shift if found else shift_of(source)
+    plan, source = _shifted(plan, shift), under(source, shift, f"the model in {store.shown!r}")
     layout = source.describe()
     if plan.batch_size is not None and layout.rows <= plan.batch_size:
         log.warning("%s", ALL_IN_A_BATCH.format(layout.rows, plan.batch_size))
-    found = store.matching(plan.num_clusters, plan.metric)
     check_shapes(layout, plan, _rows_needed(plan, found))
     plan = _with_rows(plan, source, found)
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
@@ -167,7 +173,9 @@ def fit_stream(
         raise ConfigError("detached=True and an iterator: its batches come to this process.")
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
-    first, sources = _first_rows(sources, needed)
+    plan = _shifted(plan, found.shift if found else ())
+    whose = "a model of batches, of which none tells the middle of all,"
+    first, sources = _first_rows((under(each, plan.shift, whose) for each in sources), needed)
     layout = first.describe()
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
@@ -202,20 +210,58 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
 
 def joined(sources: Iterator[Source]) -> Source:
     """Return all batches as one source, in memory: full batch visits them again and again."""
-    rows: list[NDArray[np.float32]] = []
-    weights, drop = [np.empty(0)], False
+    rows: list[NDArray[Any]] = []
+    weights, drop, shifts = [np.empty(0)], False, set()
     names: tuple[str, ...] = ()
     for source in sources:
+        shifts.add(shift_of(source))
         names = names or columns_of_rows(source)
         weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
         blocks = weighted.describe().blocks
-        rows += [some for _, some in weighted.read(blocks)]
+        rows += [some for _, some in wide_rows(weighted.source, blocks)]
         given = zip(blocks, weighted.weights_of(blocks), strict=True)
         weights += [np.ones(block.rows) if some is None else some for block, some in given]
         drop |= weighted.drop_nonfinite
     array = np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
-    whole = replace(ArraySource.of(array), columns=names)
-    return with_weights(whole, np.concatenate(weights), None, drop)
+    if len(shifts) > 1:
+        raise ConfigError(
+            "batches with center=True each have a middle of their own. Leave center out, or give "
+            "all rows as one source."
+        )
+    named = ArraySource.of(array, names)
+    whole = with_weights(named, np.concatenate(weights), None, drop)
+    return shifted(whole, shifts.pop() if shifts else ())
+
+
+def _shifted(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
+    """Return the plan of a fit whose rows are less a shift, and its given centers too."""
+    initial: Any = plan.initial
+    if isinstance(initial, np.ndarray):
+        matching = initial.ndim == 2 and initial.shape[1] == len(shift)
+        initial = (initial - np.asarray(shift) if matching else initial).astype(np.float32)
+    elif shift and callable(initial):
+        initial = _called_with_the_users_rows(initial, np.asarray(shift))
+    if shift and plan.metric == COSINE:
+        raise ConfigError(
+            "center=True and distance_metric='cosine': a shift changes all directions. Leave "
+            "center out, or take 'squared_euclidean'."
+        )
+    rows = replace(plan.rows or RowSpec(), shift=shift) if shift else plan.rows
+    return replace(plan, initial=initial, rows=rows)
+
+
+def _called_with_the_users_rows(function: Any, shift: NDArray[np.float64]) -> Any:
+    """Return a function of shifted rows that knows the user's alone, and answers for shifted."""
+
+    @functools.wraps(function)
+    def call(sample: NDArray[np.float32], missing: int) -> Any:
+        answer = function(sample + shift, missing)
+        try:
+            return np.asarray(answer, np.float64) - shift
+        except (TypeError, ValueError):
+            return answer  # which is refused with the reason
+
+    return call
 
 
 def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:

@@ -26,7 +26,7 @@ def variables(state: FitState) -> dict[str, NDArray[Any]]:
         found["Variable"] = state.counts
     if state.running is not None and state.running.steps_per_iteration > 1:
         left = state.running.steps_per_iteration - state.running.done
-        found["clusters_updated"] = running_means(state)
+        found["clusters_updated"] = _among_the_rows(running_means(state), state)
         found["update_in_steps"] = np.asarray(left, np.int64)
     return dict(sorted(found.items()))
 
@@ -41,8 +41,12 @@ def variable(state: FitState, name: str) -> NDArray[Any]:
     return found[plain]
 
 
-def _clusters(state: FitState) -> NDArray[np.float32]:
+def _clusters(state: FitState) -> NDArray[Any]:
     """Return the centers as the seed kept them: with m = 1 and cosine, means not normalised."""
     if state.running is None or state.metric != COSINE or state.running.steps_per_iteration > 1:
-        return state.centers
+        return state.clusters
     return running_means(state)
+
+
+def _among_the_rows(means: NDArray[np.float32], state: FitState) -> NDArray[Any]:
+    return means + np.asarray(state.shift) if state.shift else means

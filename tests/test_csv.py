@@ -145,6 +145,97 @@ class TestColumns:
         assert rows_of(root).tolist() == [[1], [2]]
 
 
+class TestHeader:
+    """No row is lost because it stands where names belong."""
+
+    @pytest.mark.parametrize("fields", ["4,5,6", "1,0,2", "+1,2,3", "nan,5,6", "7,x,8", "inf,a,b"])
+    def test_numbers_in_the_first_line_are_a_question(self, root, fields):
+        put_text(root, "x.csv", f"{fields}\n7,8,9\n")
+
+        with pytest.raises(
+            DataError, match=r"x\.csv begins with .*header=False \(--header False\)"
+        ):
+            open_source(root)
+
+    def test_it_may_be_answered_either_way(self, root):
+        put_text(root, "x.csv", "4,5,6\n7,8,9\n")
+
+        without, with_names = (open_source(root, header=header) for header in (False, True))
+
+        assert rows_of(without).tolist() == [[4, 5, 6], [7, 8, 9]]
+        assert without.format.columns == ("0", "1", "2")
+        assert rows_of(with_names).tolist() == [[7, 8, 9]]
+        assert rows_of(open_source(root, ["6", "4"])).tolist() == [[9, 7]]
+
+    def test_a_file_without_names_gives_its_rows_to_many_workers(self, root, monkeypatch):
+        monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+        monkeypatch.setattr(csv, "READ_BYTES", 256)
+        whole = np.arange(300).reshape(100, 3)
+        text = "\n".join(f"t{n};" + ";".join(map(str, row)) for n, row in enumerate(whole))
+        put_text(root, "x.csv", text)
+
+        source = open_source(root, header=False)
+
+        np.testing.assert_array_equal(rows_of(source), whole)
+        kept = [source.columns_of(block, ["0"])["0"] for block in source.describe().blocks]
+        assert [text.as_py() for part in kept for text in part] == [f"t{n}" for n in range(100)]
+
+    @pytest.mark.parametrize(("rows", "said"), [("3.5,4", False), ("3,4", True)])
+    def test_names_of_pandas_are_told_of_where_they_may_be_a_row(self, root, rows, said, caplog):
+        put_text(root, "x.csv", f"0,1\n{rows}\n")
+
+        assert rows_of(root).tolist() == [[float(each) for each in rows.split(",")]]
+        assert ("the first line, 0,1, is taken for the names" in caplog.text) == said
+        assert rows_of(open_source(root, header=False)).shape == (2, 2)
+
+    def test_a_file_without_names_after_one_with_names_is_an_error(self, root):
+        put_text(root, "1.csv", "a,b\n1,2\n")
+        put_text(root, "2.csv", "3,4\n5,6\n")
+
+        with pytest.raises(ConfigError, match=r"\['a', 'b'\] are not in .*2\.csv"):
+            open_source(root).describe()
+
+    @pytest.mark.parametrize("header", [True, False])
+    def test_other_data_have_none(self, root, header):
+        put(root, "x.npy", lambda file: np.save(file, ROWS))
+
+        for x in (root, ROWS):
+            with pytest.raises(ConfigError, match=f"header={header} has no meaning for"):
+                open_source(x, header=header)
+
+
+class TestSeparators:
+    @pytest.mark.parametrize("suffix", ["csv", "tsv", "csv.gz"])
+    @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+    def test_the_one_in_all_lines_is_taken(self, root, separator, suffix):
+        header = ["a", "b", 'with "' + ",;|\t".replace(separator, "")]
+        put_text(root, f"x.{suffix}", as_text(header, [[1, 2.5, "x"], [3, 4, ""]], separator))
+
+        assert rows_of(root).tolist() == [[1, 2.5], [3, 4]]
+
+    @pytest.mark.parametrize(
+        "text", ["a|b,c\n1,2\n", '"a;b",c\n1,2\n', "a,b\n1,2\n;\n"[:8], "a,t\n1,x;y;z\n2,x;y\n"]
+    )
+    def test_others_in_some_lines_are_part_of_fields(self, root, text):
+        put_text(root, "x.csv", text)
+
+        assert rows_of(root)[0, 0] == 1
+
+    @pytest.mark.parametrize("text", ["1,5;2,5\n3,5;4,5\n", "a,b;c\n1,2;3\n"])
+    def test_two_in_all_lines_are_a_question(self, root, text):
+        put_text(root, "x.csv", text)
+
+        with pytest.raises(DataError, match=r"x\.csv may be separated by ',' or ';'"):
+            open_source(root)
+
+    def test_numbers_with_commas_are_told(self, root):
+        put_text(root, "x.csv", "a;b\n1,5;2\n3,5;4\n")
+
+        with pytest.raises(DataError, match=r"x\.csv is separated by ';' and holds '1,5'"):
+            open_source(root)
+        assert rows_of(open_source(root, ["b"])).tolist() == [[2], [4]]
+
+
 MANY = "1.0,2.0\n" * 50
 BAD = {
     "text in a number column": (f"a,b\n{MANY}1,x\n{MANY}", r"Row #52.*invalid value 'x'.*row 1\."),
@@ -153,9 +244,9 @@ BAD = {
     "a long line": (f"a,b\n{MANY}1,2,3\n{MANY}", r"Row #52: Expected 2 columns, got 3"),
     "an open quote": (f'a,b\n{MANY}1,"2\n{MANY}', "a quote is never closed"),
     "a row that is too long": (f"a,b\n{MANY}1,{'x' * 900}\n", "A row is longer than 128 bytes"),
-    "no header": ("1.5,2\n3,4\n", r"\['1\.5'\] where the names of columns belong"),
+    "no header": ("1.5,2\n3,4\n", r"\['1\.5', '2'\] where the names of columns belong"),
     "no byte": ("", "Empty CSV file"),
-    "no number": ("a;b\n1;2\n", r"no numeric column \(a;b: string\)"),
+    "no number": ("a;b\nx;y\n", r"no numeric column \(a: string, b: string\)"),
     "no row": ("a,b\n", "no numeric column"),
     "one name twice": ("a,a\n1,2\n", "one name for several columns"),
     "too large": (f"a,b\n{MANY}1,1e39\n", r"'b'.*1e\+39.*float32 cannot hold"),

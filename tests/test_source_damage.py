@@ -73,11 +73,11 @@ def test_an_npy_file_whose_header_is_damaged(root, where, what):
         open_source(root).describe()
 
 
-@pytest.mark.parametrize("array", [np.ones(3), np.asfortranarray(np.ones((2, 3))), [["a"]]])
-def test_an_npy_file_that_is_not_a_row_major_table_of_numbers(root, array):
+@pytest.mark.parametrize("array", [np.ones(3), np.ones((2, 3, 4)), [["a"]]])
+def test_an_npy_file_that_is_not_a_table_of_numbers(root, array):
     put_array(root, "x.npy", np.asanyarray(array))
 
-    with pytest.raises(DataError, match=r"x\.npy holds .*must be a row-major table of numbers"):
+    with pytest.raises(DataError, match=r"x\.npy holds .*must be a table of numbers"):
         open_source(root).describe()
 
 

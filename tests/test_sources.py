@@ -8,7 +8,7 @@ import pytest
 from ray_kmeans.data import parquet, plan
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.source import open_source
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
 from tests.conftest import shared_data
 from tests.files import put, put_array, put_table, rows_of
@@ -99,6 +99,26 @@ class TestNpyWithBlocksOfFullSize(SourceContract):
         X = np.random.default_rng(2).normal(size=(40_000, 2)).astype(np.float32)
         put_array(tmp_path, "x.npy", X)
         return open_source(tmp_path / "x.npy"), X
+
+
+@pytest.mark.usefixtures("small_blocks")
+class TestNpyByColumns(SourceContract):
+    @pytest.fixture(params=["float64", "<f4", ">f4", "uint8", "int64"])
+    def source_and_rows(self, request, root):
+        x = (MATRIX * 20).astype(np.int64).astype(request.param)
+        for name, rows in {"a": slice(0, 1), "b": slice(1, None)}.items():
+            put_array(root, f"{name}.npy", np.asfortranarray(x[rows]))
+        return open_source(root), x.astype(np.float32)
+
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_an_archive_is_read_so_where_it_is_stored(self, root, save):
+        put(root, "x.npz", lambda file: save(file, x=np.asfortranarray(ROWS)))
+
+        if save is np.savez:
+            np.testing.assert_array_equal(rows_of(root), ROWS)
+            return
+        with pytest.raises(DataError, match=r"x\.npz is compressed column by column"):
+            open_source(root).describe()
 
 
 ARRAYS = {

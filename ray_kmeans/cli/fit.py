@@ -50,6 +50,9 @@ class Fit(WeighedRows, Configured):
     """Further candidates for each center of k-means++; negative: 2 + ln(NUM_CLUSTERS)."""
     empty_clusters: Literal["keep", "farthest"] = "keep"
     """All rows: 'farthest' moves an empty cluster's center to the row farthest from its own."""
+    center: bool = False
+    """Subtract the middle of each column, in float64, before values become float32: for those that
+    differ by little beside their distance from zero, as time stamps do. The model keeps it."""
     max_steps: int | None = None
     """Steps over all runs at most. None: until the centers or the loss settle."""
     relative_tolerance: float | None = None
@@ -69,7 +72,7 @@ def run(flags: Fit) -> None:
         initial_clusters=initial_clusters_of(flags.initial_clusters, config.storage_options)
     )
     found = ModelDir.of(flags.model_dir, config).latest()
-    source = flags.open(flags.uri, config, found, flags.sample_weight)
+    source = flags.open(flags.uri, config, found, flags.sample_weight, flags.center)
     if flags.explain:
         drawn = (flags.batch_size or BATCH_SIZE) if flags.use_mini_batch else None
         features = said_of(source)

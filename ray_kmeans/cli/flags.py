@@ -41,12 +41,16 @@ class Rows:
     format: str | None = None
     """What the files are (parquet, csv, jsonl, npy, ...) where their names do not tell."""
 
+    header: bool | None = None
+    """Of CSV: whether its first line has names (False: they are 0, 1, ...). None: as it looks."""
+
     def open(
         self,
         uri: str,
         config: RunConfig,
         state: FitState | None,
         sample_weight: str | None = None,
+        center: bool = False,
     ) -> Source:
         """Return these rows of the data at a URI, as a model that is there reads them."""
         return open_for(
@@ -58,6 +62,8 @@ class Rows:
             filters=parsed("filters", self.filters),
             nonfinite=self.nonfinite,
             format=self.format,
+            center=center,
+            header=self.header,
         )
 
 

@@ -41,8 +41,9 @@ def run_fit(
     reached: Reached | None = None,
 ) -> FitState:
     """Fit and return the final state, which is also the last checkpoint."""
-    summary = load(pool, emit)
+    summary = load(pool, emit, plan.columns)
     found, trainer = plan.reopened(store.latest()), plan.trainer(pool, summary)
+    plan.check_shift(found)
     if found is not None and _has_ended(found, plan, trainer, plan.data_name(summary)):
         emit(ev.EndedBefore(found.stop, found.iteration))
         return found
@@ -81,11 +82,13 @@ def run_stream(
     `pool` holds the first of them, joined until they have k rows: the seeds come from there.
     """
     found = store.latest()
+    plan.check_shift(found)
     with Saver(store, emit) as saver:
-        state = seeded(plan, pool, load(pool, emit), saver, emit) if found is None else found
+        if found is None:
+            found = seeded(plan, pool, load(pool, emit, plan.columns), saver, emit)
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), Reached())
-        return _train(plan, trainer, replace(state.begin(""), rows=plan.rows), watch)
+        return _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ray_kmeans.clustering.grid import Summary
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import GIVEN, FitState, Origin, digest
 from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans.errors import ConfigError
 
 FARTHEST = ", empty clusters move to the farthest rows"
 """Stands in what a fit was asked for where it moves the centers of empty clusters."""
@@ -87,6 +88,24 @@ class FitPlan:
             initial = _qualified(initial)
         plan = replace(self, checkpoint_steps=None, checkpoint_secs=0.0, in_danger=False)
         return repr(replace(plan, initial=initial))
+
+    @property
+    def shift(self) -> tuple[float, ...]:
+        """What is subtracted from the rows; empty where nothing is."""
+        return self.rows.shift if self.rows else ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns; empty where they have none."""
+        return self.rows.columns if self.rows else ()
+
+    def check_shift(self, found: FitState | None) -> None:
+        """Raise ConfigError where the model that is there now belongs to other rows."""
+        if found and found.shift != self.shift:
+            raise ConfigError(
+                "another run has made the model meanwhile, of rows with another shift (center). "
+                "Start this one again: it takes that of the model."
+            )
 
     @property
     def asked(self) -> str:

@@ -90,7 +90,8 @@ class Pool(ABC):
             )
         grid = Grid.of(extent)
         squares = reduce(add, self.remember("measure", grid))
-        return Summary(extent.rows, grid, squares, self.metric, extent.zeros, span, extent.dropped)
+        about = extent.zeros, span, extent.dropped, extent.rounding
+        return Summary(extent.rows, grid, squares, self.metric, *about)
 
     def get_ready(self, n_clusters: int) -> list[tuple[str, int, float]]:
         """Let every worker compile and check what labelling for so many clusters needs."""

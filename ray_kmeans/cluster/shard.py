@@ -16,6 +16,7 @@ from ray_kmeans.cluster.shelf import Keep, Shelf, shelf_for
 from ray_kmeans.cluster.tally import Moved, nobody
 from ray_kmeans.clustering.grid import Extent
 from ray_kmeans.clustering.metric import project
+from ray_kmeans.clustering.precision import Rounding
 from ray_kmeans.clustering.weights import Span, in_units
 from ray_kmeans.kernels import ALIKE
 from ray_kmeans.kernels.threads import Threads
@@ -49,6 +50,13 @@ class Reader(Protocol):
 
     def read(self, blocks: Any) -> Iterable[tuple[Any, Rows]]: ...
     def columns_of(self, block: Any, names: Sequence[str]) -> Any: ...
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """What it asks besides of a source that rounds its rows to float32."""
+
+    def read_noted(self, blocks: Any) -> Iterable[tuple[Any, Rows, Rounding | None]]: ...
 
 
 @runtime_checkable
@@ -133,9 +141,9 @@ class Shard:
         extent = Extent(0, np.zeros(self.features, np.float32))
         source = self.source
         weights = source.weights_of(blocks) if isinstance(source, Weighing) else repeat(None)
-        pairs = zip(source.read(blocks), weights, strict=False)
-        for here, ((block, rows), given) in enumerate(pairs, start=first):
-            extent += self._admit(here, block, rows, given)
+        pairs = zip(_noted(source, blocks), weights, strict=False)
+        for here, ((block, rows, rounding), given) in enumerate(pairs, start=first):
+            extent += replace(self._admit(here, block, rows, given), rounding=rounding)
             noted(block.rows)
         return extent
 
@@ -165,6 +173,15 @@ class Shard:
         ((_, rows),) = self.source.read([self.blocks[here]])
         rows = self._seen(rows)
         return _blank(rows, self._out[here]) if here in self._out else rows
+
+
+def _noted(
+    source: Reader, blocks: Sequence[Block]
+) -> Iterable[tuple[Block, Rows, Rounding | None]]:
+    """Read blocks, and what their rows lost when they were rounded, where the source tells it."""
+    if isinstance(source, Noting):
+        return source.read_noted(blocks)
+    return ((block, rows, None) for block, rows in source.read(blocks))
 
 
 def _blank(rows: Rows, out: NDArray[np.bool_]) -> Rows:

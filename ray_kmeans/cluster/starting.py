@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,8 +22,11 @@ from ray_kmeans.clustering.state import FitState
 from ray_kmeans.observe import events as ev
 
 
-def load(pool: Pool, emit: ev.Emit) -> Summary:
-    """Let the workers read their rows; return what they found, and say what is odd."""
+def load(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
+    """Let the workers read their rows; return what they found, and say what is odd.
+
+    `names`: of the columns, for messages.
+    """
     begin = time.perf_counter()
     summary = pool.summarize(_heeding(ev.begin(emit, ev.Phase.READING, pool.num_rows, "rows")))
     emit(
@@ -35,7 +38,7 @@ def load(pool: Pool, emit: ev.Emit) -> Summary:
             workers=tuple(pool.ask("where")),
         )
     )
-    for message in _oddities(summary):
+    for message in _oddities(summary, names):
         emit(ev.Warned(message))
     return summary
 
@@ -50,12 +53,23 @@ def _heeding(moved: Moved) -> Moved:
     return heeded
 
 
-def _oddities(summary: Summary) -> Iterator[str]:
+def _oddities(summary: Summary, names: Sequence[str]) -> Iterator[str]:
     """Yield what a user should know of the data."""
     if summary.dropped:
         yield (
             f"{summary.dropped:,} of {summary.rows:,} rows hold NaN, null or infinity: they are "
             "left out, and get no label."
+        )
+    lost = summary.lost
+    if len(lost):
+        assert summary.rounding is not None
+        count, column = int(summary.rounding.changed[lost].sum()), int(lost[0])
+        name = repr(names[column]) if len(names) == len(summary.grid.exponent) else str(column)
+        yield (
+            f"{count:,} of {summary.rows * len(lost):,} values of column {name} ({len(lost)} such) "
+            "lie so far from zero, beside how little they differ, that float32 rounds their "
+            "differences away: rows become equal that are not. Give center=True (--center), which "
+            "subtracts the middle of each column before, or subtract it yourself."
         )
     coarse = np.flatnonzero(summary.squares.coarse > summary.rows // 100)
     if len(coarse):
@@ -81,23 +95,27 @@ def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.E
     centers = choose_centers(*about, _heeding(moved))
     emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
     if isinstance(plan.initial, str):
-        _warn_of_copies(centers, emit)
+        _warn_of_copies(centers, len(summary.lost) > 0, emit)
     state = replace(FitState.initial(centers, plan.metric, plan.origin), rows=plan.rows)
     saver.save(state)
     saver.flush()  # a seeding is not lost either
     return state
 
 
-def _warn_of_copies(centers: NDArray[np.float32], emit: ev.Emit) -> None:
+def _warn_of_copies(centers: NDArray[np.float32], by_rounding: bool, emit: ev.Emit) -> None:
     copies = len(centers) - len(np.unique(centers, axis=0))
-    if copies:
-        emit(
-            ev.Warned(
-                f"{copies} of {len(centers)} initial centers are copies of another one, because "
-                "the data hold equal rows; their clusters stay empty. Lower num_clusters, or "
-                "remove duplicate rows."
-            )
+    if not copies:
+        return
+    if by_rounding:
+        why = "rounding to float32 made rows equal", "Give center=True (--center)."
+    else:
+        why = "the data hold equal rows", "Lower num_clusters, or remove duplicate rows."
+    emit(
+        ev.Warned(
+            f"{copies} of {len(centers)} initial centers are copies of another one, because "
+            f"{why[0]}; their clusters stay empty. {why[1]}"
         )
+    )
 
 
 def _name_of(initial: Initial) -> str:

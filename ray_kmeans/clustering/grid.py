@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.clustering.precision import Rounding, added
 from ray_kmeans.clustering.twofold import Twofold
 from ray_kmeans.clustering.weights import Span
 from ray_kmeans.errors import NonFiniteError
@@ -42,6 +43,8 @@ class Extent:
     """None: every row counts once."""
     dropped: int = 0
     """Rows left out because they are not finite."""
+    rounding: Rounding | None = None
+    """What the values lost when they became float32; None where they were narrow enough."""
 
     @property
     def span(self) -> Span:
@@ -90,6 +93,7 @@ class Extent:
             self.zeros + other.zeros,
             self.span + other.span if weighted else None,
             self.dropped + other.dropped,
+            added(self.rounding, other.rounding),
         )
 
 
@@ -191,11 +195,18 @@ class Summary:
     """None: every row counts once."""
     dropped: int = 0
     """Rows left out because they are not finite."""
+    rounding: Rounding | None = None
+    """What the values lost when they became float32."""
 
     @property
     def counting(self) -> int:
         """Rows that count: those of a weight above 0."""
         return self.rows if self.weights is None else self.weights.rows
+
+    @property
+    def lost(self) -> NDArray[np.intp]:
+        """The columns whose differences were lost when they became float32."""
+        return np.empty(0, np.intp) if self.rounding is None else self.rounding.lost
 
     @cached_property
     def digest(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +154,16 @@ class FitState:
     def saw(self, data: str) -> bool:
         """Tell whether the last fit saw these data, and was not one of data without a name."""
         return data == self.data and data != ""
+
+    @property
+    def shift(self) -> tuple[float, ...]:
+        """What is subtracted from rows before they are compared with centers; empty: nothing."""
+        return self.rows.shift if self.rows else ()
+
+    @property
+    def clusters(self) -> NDArray[Any]:
+        """The centers among the rows as they were given: float64 where these are shifted."""
+        return self.centers + np.asarray(self.shift) if self.shift else self.centers
 
     @property
     def lines(self) -> tuple[Iteration, ...]:

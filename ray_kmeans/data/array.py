@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,35 +11,45 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.narrow import narrow_name
+from ray_kmeans.clustering.precision import Rounding
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.choice import choose_columns, counts_rows
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
+from ray_kmeans.data.rounded import Noted, RoundedSource
 from ray_kmeans.errors import ConfigError, DataError
 
 NAME = "x"
 
 
 @dataclass(frozen=True)
-class ArraySource:
-    """Rows of an array; blocks are views of it."""
+class ArraySource(RoundedSource):
+    """Rows of an array; blocks are views of it where it needs no rounding.
+
+    What goes to the workers is rounded before, and knows what that cost.
+    """
 
     array: NDArray[Any]
-    """(n, d), C order, float32 or a narrower type."""
+    """(n, d) of any number type; in C order where it is float32 or narrower."""
     table: pa.Table | None = None
     """The table that the rows come from, for columns to be passed through."""
     columns: tuple[str, ...] = ()
     """The names of the columns that make up a row; () where they have none."""
     by_name: bool = False
     """Whether the user named the columns."""
+    shift: tuple[float, ...] = ()
+    lost: Mapping[int, Rounding | None] = field(default_factory=dict, compare=False)
+    """What was lost before the array came here, by the first row of each block."""
 
     @classmethod
-    def of(cls, array: NDArray[Any]) -> ArraySource:
-        """Accept any table of numbers (n, d); copies what is wider than float32, or not C order."""
+    def of(cls, array: NDArray[Any], columns: tuple[str, ...] = ()) -> ArraySource:
+        """Accept any table of numbers (n, d); one that is wider than float32 is not copied."""
         if array.ndim != 2 or array.shape[1] == 0:
             hint = " For one feature, use x.reshape(-1, 1)." if array.ndim == 1 else ""
             raise DataError(f"x has shape {array.shape}; it must be (rows, features).{hint}")
-        kept = array if narrow_name(array.dtype) else arrow.to_float32(array, NAME)
-        return cls(np.ascontiguousarray(kept))
+        for start in range(0, len(array), BLOCK_ROWS):  # what cannot be is known before a run
+            arrow.to_float32(array[start : start + BLOCK_ROWS], NAME, columns)
+        source = cls(array, columns=columns)
+        return source if source.rounds else replace(source, array=np.ascontiguousarray(array))
 
     @classmethod
     def of_table(
@@ -48,17 +58,26 @@ class ArraySource:
         spans = {} if columns else arrow.spans_of(table)
         keys = [name for name, span in spans.items() if counts_rows([span])]
         names = choose_columns(table.schema, columns, "the table", keys=keys)
-        features = arrow.features_of(table.schema, names) or arrow.vector_length(table, names[0])
+        features = arrow.features_of(table.schema, names)
+        features = features or arrow.vector_length(table, names[0], "the table")
         if features == 0 and table.num_rows:
             raise DataError(f"column {names[0]!r} of the table holds no vector.")
         rows = arrow.matrix(table, names, features, "the table")
         whole = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+        arrow.to_float32(rows, "the table", names)
         return cls(np.ascontiguousarray(rows), whole, names, bool(columns))
 
     def with_columns(self, columns: Sequence[str]) -> ArraySource:
-        """Return the same table with rows of these columns; ConfigError where there are others."""
-        assert self.table is not None
-        return replace(ArraySource.of_table(self.table, columns), by_name=self.by_name)
+        """Return the same rows with these columns; ConfigError where there are others."""
+        if self.table is not None:
+            chosen = ArraySource.of_table(self.table, columns)
+            return replace(chosen, by_name=self.by_name, shift=self.shift)
+        if len(self.columns) != self.array.shape[1] or set(columns) != set(self.columns):
+            raise ConfigError(f"columns={list(columns)} are not in x, which has {self.columns}.")
+        order = [self.columns.index(name) for name in columns]
+        return replace(
+            self, array=np.ascontiguousarray(self.array[:, order]), columns=tuple(columns)
+        )
 
     def kept_schema(self, names: Sequence[str]) -> pa.Schema:
         """Return the type of each column that is to be passed through."""
@@ -68,16 +87,29 @@ class ArraySource:
     def only_here(self) -> bool:
         return False  # Ray's object store carries it to the workers
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the rows are not those of the array, bit for bit."""
+        dtype = self.array.dtype
+        return bool(self.shift) or not (dtype == np.float32 or narrow_name(dtype))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.columns
+
     def describe(self) -> Layout:
         rows, features = self.array.shape
         sizes = [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
-        narrow = narrow_name(self.array.dtype)
+        narrow = None if self.shift else narrow_name(self.array.dtype)
         return Layout(tuple(cut(NAME, sizes, features)), features, narrow)
 
-    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for block in blocks:
-            rows = self.array[block.first : block.first + block.rows]
-            yield block, rows.astype(np.float32, copy=False)
+            yield block, self.array[block.first : block.first + block.rows]
+
+    def read_noted(self, blocks: Sequence[Block]) -> Iterator[Noted]:
+        for block, rows, rounding in super().read_noted(blocks):
+            yield block, rows, self.lost.get(block.first, rounding)
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         if self.table is None:
@@ -85,3 +117,14 @@ class ArraySource:
                 f"keep_columns={list(names)}: an array has no columns to pass through."
             )
         return arrow.kept(self.table.slice(block.first, block.rows), names, "the table")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave wide values behind: rows that are rounded take half of the way."""
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        if not self.rounds:
+            return state
+        rounded, lost = np.empty(self.array.shape, np.float32), {}
+        for block, rows, rounding in self.read_noted(self.describe().blocks):
+            rounded[block.first : block.first + block.rows] = rows
+            lost[block.first] = rounding
+        return {**state, "array": rounded, "shift": (), "lost": lost}

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.narrow import narrow_name
+from ray_kmeans.data import spark
 from ray_kmeans.data.plan import Block
 from ray_kmeans.errors import DataError, NoColumnError
 
@@ -24,8 +25,11 @@ LISTS = (
 )
 
 
-def to_float32(values: NDArray[Any], place: str) -> NDArray[np.float32]:
-    """Return the values as float32; raises DataError where one does not fit."""
+def to_float32(values: NDArray[Any], place: str, names: Sequence[str] = ()) -> NDArray[np.float32]:
+    """Return the values as float32; raises DataError where one does not fit.
+
+    `names`: of the columns (or of the one column of vectors), for messages.
+    """
     if values.dtype == np.float32:
         return values
     if values.dtype.kind not in "biuf":
@@ -34,8 +38,10 @@ def to_float32(values: NDArray[Any], place: str) -> NDArray[np.float32]:
         result = values.astype(np.float32)
     lost = np.isinf(result) & np.isfinite(values)
     if lost.any():
+        *_, column = np.argwhere(lost)[0]
+        name = f"column {names[column if len(names) > 1 else 0]!r}, " if names else ""
         raise DataError(
-            f"{place} holds {values[lost].flat[0]!r}, which float32 cannot hold. Scale it."
+            f"{name}{place} holds {values[lost].flat[0]!r}, which float32 cannot hold. Scale it."
         )
     return result
 
@@ -68,6 +74,8 @@ def of_unknown_length(schema: pa.Schema, names: Sequence[str]) -> list[str]:
 def narrow_of(schema: pa.Schema, names: Sequence[str]) -> str | None:
     """Return the type of all values where that is one narrower than float32."""
     kinds = [plain_type(type_at(schema, name)) for name in names]
+    if spark.is_vectors(kinds[0]):
+        return None
     values = {plain_type(kind.value_type) if is_vector(kind) else kind for kind in kinds}
     kind = values.pop()
     if values or not is_number(kind):
@@ -91,6 +99,8 @@ def check_kept(names: Sequence[str], schema: pa.Schema, place: str) -> None:
 def is_vector(kind: pa.DataType) -> bool:
     """Tell whether a column holds lists of what can be read as numbers."""
     kind = plain_type(kind)
+    if spark.is_vectors(kind):
+        return True
     if kind.num_fields != 1:  # of a wide table, most
         return False
     return any(test(kind) for test in LISTS) and is_readable(kind.value_type)
@@ -127,6 +137,8 @@ def type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
         return None
     field = schema.field(path[0])
     for part in path[1:]:
+        if spark.is_vectors(field.type):
+            return None  # what is in a sparse vector is no row by itself
         field = field.type.field(part)
     return field.type
 
@@ -139,20 +151,18 @@ def _at(batch: Any, name: str) -> Any:
 
 def matrix(
     batch: Any, columns: Sequence[str], features: int, place: str, first_row: int = 0
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Return the rows of a RecordBatch or Table, (n, features); a null becomes NaN.
 
-    `place` and `first_row`, the number of its first row there, are for messages.
+    Of a type that holds all values. `place` and `first_row`, the number of its first row there, are
+    for messages.
     """
     arrays = [_plain(_at(batch, name)) for name in columns]
     if len(arrays) == 1 and pa.types.is_null(arrays[0].type):
         return np.full((batch.num_rows, features), np.nan, np.float32)
     if len(arrays) == 1 and not is_readable(arrays[0].type):
         return _vectors(arrays[0], features, f"column {columns[0]!r}, {place}", first_row)
-    rows = np.empty((batch.num_rows, len(columns)), np.float32)
-    for index, (name, array) in enumerate(zip(columns, arrays, strict=True)):
-        rows[:, index] = to_float32(_numbers(array), f"column {name!r}, {place}")
-    return rows
+    return np.stack([_numbers(array) for array in arrays], axis=1)
 
 
 def _numbers(array: Any) -> NDArray[Any]:
@@ -163,12 +173,27 @@ def _numbers(array: Any) -> NDArray[Any]:
     return values
 
 
-def vector_length(batch: Any, name: str) -> int:
-    """Return the number of features of the first vector that is not null; 0 if all are null."""
+def vector_length(batch: Any, name: str, place: str, first_row: int = 0) -> int:
+    """Return the number of features of the first vector that is not null; 0 if all are null.
+
+    Raises DataError where that vector is empty. `place` and `first_row` are for messages.
+    """
     array = _plain(_at(batch, name))
     if pa.types.is_fixed_size_list(array.type):
         return int(array.type.list_size)
-    return next((len(vector) for vector in array if vector.is_valid), 0)
+    if spark.is_vectors(array.type):
+        lengths = spark.lengths(array)
+    else:
+        lengths = array.value_lengths().to_numpy(zero_copy_only=False)
+    valid = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
+    if not len(valid):
+        return 0
+    if not lengths[valid[0]]:
+        raise DataError(
+            f"column {name!r}, {place}: row {first_row + valid[0]} is a vector of 0 features. All "
+            "vectors must have one length, and a missing one is null."
+        )
+    return int(lengths[valid[0]])
 
 
 def spans_of(table: Any) -> dict[str, tuple[float, float, int]]:
@@ -205,12 +230,13 @@ def _plain(array: Any) -> Any:
     return _plain(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
 
 
-def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[np.float32]:
+def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[Any]:
     valid = array.is_valid().to_numpy(zero_copy_only=False)
-    # flatten() leaves out null lists, and honours slices, which .values does not.
-    values = _numbers(_plain(array.flatten()))
+    is_spark = spark.is_vectors(array.type)
     if pa.types.is_fixed_size_list(array.type):
         lengths = np.full(int(valid.sum()), array.type.list_size)
+    elif is_spark:
+        lengths = spark.lengths(array)[valid]
     else:
         lengths = array.value_lengths().to_numpy(zero_copy_only=False)[valid].astype(np.int64)
     ragged = np.flatnonzero(lengths != features)
@@ -220,17 +246,20 @@ def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[n
             f"{place}: row {row} has {lengths[ragged[0]]} features where the "
             f"first row of the data has {features}. All vectors must have one length."
         )
-    vectors = to_float32(values, place).reshape(-1, features)
+    if is_spark:
+        return spark.dense(array, features, place)
+    # flatten() leaves out null lists, and honours slices, which .values does not.
+    vectors = _numbers(_plain(array.flatten())).reshape(-1, features)
     if valid.all():
         return vectors
-    rows = np.full((len(array), features), np.nan, np.float32)
+    rows = np.full((len(array), features), np.nan, np.result_type(vectors, np.float32))
     rows[valid] = vectors
     return rows
 
 
 def cut_batches(
     batches: Iterator[Any], names: Sequence[str], blocks: Sequence[Block]
-) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+) -> Iterator[tuple[Block, NDArray[Any]]]:
     """Put the rows of batches of a part together to the blocks wanted, which are in its order."""
     wanted = deque(blocks)
     begin = 0  # of the batch, within the part
@@ -239,12 +268,12 @@ def cut_batches(
         while wanted and wanted[0].skip < end:
             block = wanted[0]
             low, high = max(block.skip, begin), min(block.skip + block.rows, end)
-            if low == block.skip:
-                rows = np.empty((block.rows, block.features), np.float32)
             part = batch.slice(low - begin, high - low)
-            rows[low - block.skip : high - block.skip] = matrix(
-                part, names, block.features, block.place, low
-            )
+            values = matrix(part, names, block.features, block.place, low)
+            if low == block.skip:
+                rows = np.empty((block.rows, block.features), values.dtype)
+            rows = rows.astype(np.result_type(rows, values), copy=False)  # nulls make floats
+            rows[low - block.skip : high - block.skip] = values
             if high < block.skip + block.rows:
                 break  # the next batch goes on with this block
             yield wanted.popleft(), rows

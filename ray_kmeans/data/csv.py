@@ -7,10 +7,9 @@ start, and columns that are kept are read from there for every block.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pyarrow.csv as text
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.first_lines import NUMBER, Form, form_of
 from ray_kmeans.data.format import Head, Look, Opened
 from ray_kmeans.data.plan import Block, passes_over
 from ray_kmeans.errors import DataError
@@ -29,49 +29,52 @@ WRITTEN_NUMBER = (
     r"^\s*[-+]?[$€£]?\s?(\d{1,3}([,' ]\d{3})+(\.\d+)?|\d+,\d+|\d+(\.\d+)?)\s?[%€£]?\s*$"
 )
 """Thousands set apart, a comma for the point, a sign of money or a percent: no parser's numbers."""
-NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+START_BYTES = 2**16
+"""Bytes that tell the form."""
 
 
 @dataclass(frozen=True)
 class Csv:
-    """Columns of numbers; the first line has their names."""
+    """Columns of numbers; the first line has their names, or none."""
 
     columns: tuple[str, ...]
     """In this order."""
+    form: Form
     flags: tuple[str, ...] = ()
-    """Those of them that hold true and false."""
+    """Those of the columns that hold true and false."""
 
     @classmethod
-    def of(cls, first: Opened, columns: Sequence[str] | None) -> Csv:
-        return cls(tuple(columns or ()))
+    def of(cls, first: Opened, columns: Sequence[str] | None, header: bool | None = None) -> Csv:
+        form = form_of(first.path, first.kind, _first_text(first), columns or (), header)
+        return cls(tuple(columns or ()), form)
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Csv:
         seen = (zip(look.schema.names, look.schema.types, strict=True) for look in looks)
         flags = {name for pairs in seen for name, kind in pairs if pa.types.is_boolean(kind)}
-        return Csv(columns, tuple(name for name in columns if name in flags))
+        return replace(self, columns=columns, flags=tuple(n for n in columns if n in flags))
 
     def look(self, file: Opened) -> Look:
         """Return what the columns seem to hold at the start of the file, and their names.
 
         A column without a name is left out: pandas writes its index so.
         """
-        start = _start(file)
+        start = _start(file, self.form)
         named = [field for field in start.schema if field.name]
         if self.columns:  # whether they hold numbers is seen when they are read
             flags = [field for field in named if pa.types.is_boolean(field.type)]
             others = [pa.field(f.name, pa.float64()) for f in named if f not in flags]
             return Look(pa.schema([*flags, *others]))
-        _check_texts(file.path, start)
+        _check_texts(file.path, start, self.form)
         return Look(pa.schema(named), (), {}, arrow.spans_of(start), _numbers_as_text(start))
 
     def head_of(self, file: Opened, look: Look) -> Head:
         """Read the whole file, for its rows are not known without; finds what is no number too."""
-        rows = sum(batch.num_rows for batch in _batches(file, self.columns, self._types))
+        rows = sum(batch.num_rows for batch in self._batches(file, self.columns, self._types))
         return Head((rows,), len(self.columns))
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for run in passes_over(blocks):
-            batches = _batches(file, self.columns, self._types)
+            batches = self._batches(file, self.columns, self._types)
             yield from arrow.cut_batches(batches, self.columns, run)
 
     @property
@@ -80,10 +83,10 @@ class Csv:
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns as text, as the file has them: no later line can contradict."""
-        arrow.check_kept(names, _start(file).schema, file.path)
+        arrow.check_kept(names, _start(file, self.form).schema, file.path)
         parts: list[pa.RecordBatch] = []
         begin, stop = 0, block.start + block.rows
-        for batch in _batches(file, names, dict.fromkeys(names, pa.string())):
+        for batch in self._batches(file, names, dict.fromkeys(names, pa.string())):
             low, high = max(block.start - begin, 0), min(stop - begin, batch.num_rows)
             if low < high:
                 parts.append(batch.slice(low, high - low))
@@ -92,23 +95,36 @@ class Csv:
                 break
         return arrow.kept(pa.Table.from_batches(parts), names, file.path)
 
+    def _batches(
+        self, file: Opened, names: Sequence[str], types: Mapping[str, pa.DataType]
+    ) -> Iterator[pa.RecordBatch]:
+        """Read some columns from the start of the file to its end, a few MB at a time."""
+        options = text.ConvertOptions(include_columns=names, column_types=types)
+        with _reader(file, options, self.form) as reader:
+            yield from reader
 
-def _start(file: Opened) -> pa.Table:
+
+def _start(file: Opened, form: Form) -> pa.Table:
     """Return what the columns seem to hold, with some rows."""
-    with _reader(file, text.ConvertOptions()) as reader:
+    with _reader(file, text.ConvertOptions(), form) as reader:
         batch = next(iter(reader), None)
-        table = pa.Table.from_batches([batch] if batch else [], reader.schema)
-    # Digits alone may be a name: pandas numbers columns that have none.
-    values = [each for each in table.schema.names if re.match(NUMBER, each) and not each.isdigit()]
-    if values:
-        raise DataError(
-            f"{file.path} begins with {values[:3]} where the names of columns belong. "
-            "Write a first line with names."
-        )
-    return table
+        return pa.Table.from_batches([batch] if batch else [], reader.schema)
 
 
-def _check_texts(path: str, start: pa.Table) -> None:
+def _first_text(file: Opened) -> str:
+    """Return the first whole lines."""
+    with file.fresh() as source:
+        found = bytes(_plain(file, source).read(START_BYTES))
+    lines = found.decode("utf-8-sig", "replace").splitlines(keepends=True)
+    return "".join(lines[:-1] if len(found) == START_BYTES and len(lines) > 1 else lines)
+
+
+def _plain(file: Opened, source: Any) -> Any:
+    is_gzip = file.kind.endswith(".gz")
+    return pa.CompressedInputStream(source, "gzip") if is_gzip else source
+
+
+def _check_texts(path: str, start: pa.Table, form: Form) -> None:
     """Raise DataError for a column that would be one of numbers but for some values."""
     for name, column in zip(start.schema.names, start.columns, strict=True):
         if not pa.types.is_string(column.type):
@@ -117,8 +133,9 @@ def _check_texts(path: str, start: pa.Table) -> None:
         is_other = pc.and_(pc.invert(is_number), pc.not_equal(column, ""))
         if pc.sum(is_number).as_py() > pc.sum(is_other).as_py():
             row = pc.index(is_other, True).as_py()
+            number = row + (1 if form.names else 2)
             raise DataError(
-                f"{path} has {column[row].as_py()!r} in row {row + 2} of column {name!r}, which "
+                f"{path} has {column[row].as_py()!r} in row {number} of column {name!r}, which "
                 "else holds numbers. Correct it, or choose with columns."
             )
 
@@ -134,26 +151,17 @@ def _numbers_as_text(start: pa.Table) -> dict[str, str]:
     return found
 
 
-def _batches(
-    file: Opened, names: Sequence[str], types: Mapping[str, pa.DataType]
-) -> Iterator[pa.RecordBatch]:
-    """Read some columns from the start of the file to its end, a few MB at a time."""
-    options = text.ConvertOptions(include_columns=names, column_types=types)
-    with _reader(file, options) as reader:
-        yield from reader
-
-
 @contextmanager
-def _reader(file: Opened, options: text.ConvertOptions) -> Iterator[text.CSVStreamingReader]:
-    path = file.kind
-    separator = "\t" if path.removesuffix(".gz").endswith(".tsv") else ","
+def _reader(
+    file: Opened, options: text.ConvertOptions, form: Form
+) -> Iterator[text.CSVStreamingReader]:
+    names = list(form.names) or None
     with file.fresh() as source:
-        bytes_of = pa.CompressedInputStream(source, "gzip") if path.endswith(".gz") else source
         try:
             yield text.open_csv(
-                bytes_of,
-                text.ReadOptions(use_threads=False, block_size=READ_BYTES),
-                text.ParseOptions(delimiter=separator, newlines_in_values=True),
+                _plain(file, source),
+                text.ReadOptions(use_threads=False, block_size=READ_BYTES, column_names=names),
+                text.ParseOptions(delimiter=form.separator, newlines_in_values=True),
                 options,
             )
         except pa.ArrowInvalid as error:

@@ -31,6 +31,8 @@ class Dense:
     """Bytes before the first row."""
     lead: int = 0
     """Bytes before the values in each row, that tell how many these are; 0 where none do."""
+    by_column: bool = False
+    """Whether the columns stand one behind the other instead of the rows."""
 
     @property
     def row_bytes(self) -> int:
@@ -49,17 +51,30 @@ class Dense:
                 f"{self.dtype}, which take {needed:,}; {reason}."
             )
 
-    def span(self, block: Block) -> tuple[int, int]:
-        """Return the offsets in the file where a block begins and ends."""
-        begin = self.offset + block.start * self.row_bytes
-        return begin, begin + block.rows * self.row_bytes
+    def spans(self, block: Block) -> list[tuple[int, int]]:
+        """Return the offsets in the file where each piece of a block begins and ends."""
+        width, pieces = (
+            (self.dtype.itemsize, self.features)
+            if self.by_column
+            else (
+                self.row_bytes,
+                1,
+            )
+        )
+        begins = (
+            self.offset + (piece * self.rows + block.start) * width for piece in range(pieces)
+        )
+        return [(begin, begin + block.rows * width) for begin in begins]
 
-    def values(self, block: Block, data: NDArray[np.uint8]) -> NDArray[Any]:
+    def values(self, block: Block, pieces: Sequence[NDArray[np.uint8]]) -> NDArray[Any]:
         """Return the rows that the bytes of a block hold."""
+        data = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         if len(data) != block.rows * self.row_bytes:
             raise DataError(
                 f"{block.file} ends before row {block.start + block.rows}; it is cut off."
             )
+        if self.by_column:
+            return data.view(self.dtype).reshape(self.features, block.rows).T
         rows = data.reshape(block.rows, self.row_bytes)
         if self.lead:
             self._check_lengths(block, rows[:, : self.lead])
@@ -100,15 +115,18 @@ def read_dense(
         for block in blocks:
             # Not a memory map: a worker would keep the file open as long as it keeps the rows, see
             # them change with the file, and die where it gets shorter.
-            begin, end = dense.span(block)
-            data = np.fromfile(file.local, np.uint8, end - begin, offset=begin)
-            yield block, dense.values(block, data)
+            pieces = [
+                np.fromfile(file.local, np.uint8, end - begin, offset=begin)
+                for begin, end in dense.spans(block)
+            ]
+            yield block, dense.values(block, pieces)
         return
-    waiting: deque[tuple[Block, Future[bytes]]] = deque()
+    waiting: deque[tuple[Block, list[Future[bytes]]]] = deque()
     left = deque(blocks)
     while left or waiting:
         while left and len(waiting) < AHEAD:
             block = left.popleft()
-            waiting.append((block, in_background(file.cat, *dense.span(block))))
+            waiting.append((block, [in_background(file.cat, *each) for each in dense.spans(block)]))
         block, fetched = waiting.popleft()
-        yield block, dense.values(block, np.frombuffer(fetched.result(), np.uint8))
+        pieces = [np.frombuffer(each.result(), np.uint8) for each in fetched]
+        yield block, dense.values(block, pieces)

@@ -10,18 +10,17 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data import partitions
 from ray_kmeans.data.choice import Span, check_columns, choose_among, counts_rows
-from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.files import File
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.promotion import promoted
 from ray_kmeans.data.ranges import Ranges
+from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -181,7 +180,7 @@ Make: TypeAlias = Callable[[Opened, Sequence[str] | None], Format | Tabular]
 
 
 @dataclass(frozen=True)
-class FileSource:
+class FileSource(RoundedSource):
     """Files of one format, one after the other."""
 
     remote: Remote
@@ -189,6 +188,7 @@ class FileSource:
     format: Format | Tabular
     by_name: bool = False
     """Whether the user named the columns."""
+    shift: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -260,11 +260,14 @@ class FileSource:
         narrow = types.pop() if len(types) == 1 else None
         return Layout(tuple(blocks), features, narrow, any(head.is_read_whole for head in heads))
 
-    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for path, of_file in groupby(blocks, key=lambda block: block.file):
             with self._unchanged(self._by_path[path]) as opened:
-                for block, rows in self.format.read(opened, list(of_file)):
-                    yield block, np.ascontiguousarray(to_float32(rows, block.place))
+                yield from self.format.read(opened, list(of_file))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return getattr(self.format, "columns", ())
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         file, keys = self._by_path[block.file], self.partition_schema

@@ -43,7 +43,7 @@ class Ipc:
         is_whole = not file.local or any(message.is_compressed for message in found)
         vectors = arrow.of_unknown_length(batches.schema, self.columns or batches.schema.names)
         some = batches if self.columns or not vectors else _batches(file, vectors)
-        lengths = {name: _first_length(some, len(rows), name) for name in vectors}
+        lengths = {name: _first_length(some, len(rows), name, file.path) for name in vectors}
         return Look(batches.schema, rows, lengths, is_read_whole=is_whole)
 
     def head_of(self, file: Opened, look: Look) -> Head:
@@ -63,10 +63,12 @@ class Ipc:
         return arrow.kept(part, names, block.file)
 
 
-def _first_length(batches: _File | _Stream, count: int, name: str) -> int:
+def _first_length(batches: _File | _Stream, count: int, name: str, path: str) -> int:
     """Return the length of the first vector of a column; 0 where there is none."""
-    read = (batches.batch(number) for number in range(count))
-    lengths = (arrow.vector_length(batch, name) for batch in read)
+    lengths = (
+        arrow.vector_length(batches.batch(number), name, f"row group {number} of {path}")
+        for number in range(count)
+    )
     return next((length for length in lengths if length), 0)
 
 

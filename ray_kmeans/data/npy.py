@@ -40,13 +40,12 @@ class Npy(DenseFormat):
 def header_of(path: str, begin: bytes) -> Dense:
     """Return where the rows are, from the first bytes of a .npy file."""
     shape, column_major, dtype, offset = parsed(path, begin)
-    if len(shape) != 2 or shape[1] == 0 or dtype.kind not in "biuf" or column_major:
-        order = "column" if column_major else "row"
+    if len(shape) != 2 or shape[1] == 0 or dtype.kind not in "biuf":
         raise DataError(
-            f"{path} holds {dtype} of shape {shape} in {order}-major order; "
-            "it must be a row-major table of numbers (rows, features)."
+            f"{path} holds {dtype} of shape {shape}; it must be a table of numbers "
+            "(rows, features)."
         )
-    return Dense(shape[0], shape[1], dtype, offset)
+    return Dense(shape[0], shape[1], dtype, offset, by_column=column_major and shape[1] > 1)
 
 
 def parsed(path: str, begin: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

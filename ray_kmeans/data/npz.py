@@ -68,6 +68,11 @@ class Npz:
         what = f"{self.name!r} of {file.path}"
         dense = npy.header_of(what, _first_bytes(archive, info))
         dense.check_size(what, info.file_size - dense.offset)
+        if dense.by_column and info.compress_type != zipfile.ZIP_STORED:
+            raise DataError(
+                f"{what} is compressed column by column, so that no row can be read before all. "
+                "Write np.ascontiguousarray(x), or without compression."
+            )
         return info, dense
 
 
@@ -127,6 +132,6 @@ def _inflate(
     """
     with archive.open(info) as member:
         for block in blocks:
-            begin, end = dense.span(block)
+            ((begin, end),) = dense.spans(block)
             member.seek(begin)
-            yield block, dense.values(block, np.frombuffer(member.read(end - begin), np.uint8))
+            yield block, dense.values(block, [np.frombuffer(member.read(end - begin), np.uint8)])

@@ -43,7 +43,7 @@ class Parquet:
         meta, schema = parquet.metadata, parquet.schema_arrow
         rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
         vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
-        lengths = {name: _first_length(parquet, name) for name in vectors}
+        lengths = {name: _first_length(parquet, name, file.path) for name in vectors}
         return Look(schema, rows, lengths, {} if self.columns else _spans(meta, schema))
 
     def head_of(self, file: Opened, look: Look) -> Head:
@@ -61,11 +61,15 @@ class Parquet:
         return arrow.kept(group.slice(block.skip, block.rows), names, block.file)
 
 
-def _first_length(parquet: Any, name: str) -> int:
+def _first_length(parquet: Any, name: str, path: str) -> int:
     """Return the length of the first vector of a column; 0 where there is none."""
-    batches = parquet.iter_batches(batch_size=64, columns=[name])
-    lengths = (arrow.vector_length(batch, name) for batch in batches)
-    return next((length for length in lengths if length), 0)
+    row = 0
+    for batch in parquet.iter_batches(batch_size=64, columns=[name]):
+        length = arrow.vector_length(batch, name, path, row)
+        if length:
+            return length
+        row += batch.num_rows
+    return 0
 
 
 def _spans(meta: Any, schema: pa.Schema) -> dict[str, Span]:

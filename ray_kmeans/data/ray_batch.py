@@ -24,7 +24,7 @@ def table_of(batch: Any, columns: Sequence[str] | None) -> pa.Table:
     wanted = {name for path in columns or () for name in (path, path.partition(".")[0])}
     return pa.table(
         {
-            name: _column(values) if not wanted or name in wanted else pa.nulls(len(values))
+            name: as_column(values) if not wanted or name in wanted else pa.nulls(len(values))
             for name, values in batch.items()
         }
     )
@@ -42,11 +42,11 @@ def with_columns(batch: Any, more: Mapping[str, NDArray[Any]]) -> Any:
     if not isinstance(batch, pa.Table):
         return {**batch, **more}
     for name, values in more.items():
-        batch = batch.append_column(name, _column(values))
+        batch = batch.append_column(name, as_column(values))
     return batch
 
 
-def _column(values: NDArray[Any]) -> pa.Array:
+def as_column(values: NDArray[Any]) -> pa.Array:
     """Return an array as a column; what lies in its further axes becomes one vector."""
     if values.ndim == 1:
         return _plain_column(values)

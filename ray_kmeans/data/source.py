@@ -22,12 +22,14 @@ from ray_kmeans.data.json_lines import JsonLines
 from ray_kmeans.data.libraries import open_folder, opener_of
 from ray_kmeans.data.npy import Npy
 from ray_kmeans.data.npz import Npz
+from ray_kmeans.data.objects import as_array, is_frame, refuse_sparse, side_by_side, table_of
 from ray_kmeans.data.parquet import Parquet
 from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.data.rounded import centered
 from ray_kmeans.data.safetensors import Safetensors
 from ray_kmeans.data.vecs import Vecs
 from ray_kmeans.data.weighted import with_weights
-from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.errors import ConfigError
 
 FORMATS: Mapping[str, Make] = {
     ".parquet": Parquet.of,
@@ -113,6 +115,8 @@ def open_source(
     filters: Any = None,
     nonfinite: str = "error",
     format: str | None = None,
+    center: bool = False,
+    header: bool | None = None,
 ) -> Source:
     """Return the source for an array, a table, a dict of columns, a URI or a source itself.
 
@@ -138,6 +142,14 @@ def open_source(
     format : str, optional
         What the files are, as 'parquet', 'csv.gz' or 'jsonl', where their names do not end so: then
         all files of a directory or glob are read that way. None: the end of each name tells it.
+    center : bool
+        Subtract from each column its middle (the median of rows all over the data, which are read
+        for it), in float64, before rows become float32: for values that differ by little beside
+        their distance from zero, as time stamps do. It changes no distance. A model that is fitted
+        on them subtracts the same from whatever data come later, and `clusters` adds it again.
+    header : bool, optional
+        Of CSV: whether the first line has the names of the columns, which else are 0, 1, ....
+        Default: it has, and numbers in it are a question.
 
     Raises
     ------
@@ -145,7 +157,9 @@ def open_source(
         For what cannot be a data set.
     """
     check_nonfinite(nonfinite)
-    source = _opened(x, columns, storage_options, format)
+    source = _opened(x, columns, storage_options, format, header)
+    if center:
+        source = centered(source)
     return with_weights(source, sample_weight, filters, nonfinite == "drop")
 
 
@@ -160,44 +174,38 @@ def _opened(
     columns: Sequence[str] | None,
     storage_options: Mapping[str, Any] | None,
     format: str | None,
+    header: bool | None,
 ) -> Source:
     if isinstance(x, str | os.PathLike):
-        return _open_files([os.fspath(x)], columns, storage_options or {}, format)
+        x = [x]
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
-        return _open_files([os.fspath(each) for each in x], columns, storage_options or {}, format)
+        uris = [os.fspath(each) for each in x]
+        return _open_files(uris, columns, storage_options or {}, format, header)
     if format is not None:
         raise ConfigError(f"format={format!r} is for files, and x is a {type(x).__name__}.")
+    if header is not None:
+        raise ConfigError(f"header={header!r} has no meaning for x of type {type(x).__name__}.")
     if isinstance(x, Source):
+        if columns:
+            raise ConfigError(f"columns={list(columns)}: x is a source, whose columns are chosen.")
         return x
     open_it = opener_of(x)
     if open_it:
         return open_it(x, columns)
+    what = f"x of type {type(x).__name__}"
+    refuse_sparse(x, what)  # some are dicts
     if isinstance(x, Mapping):  # the seed's rule: columns in the order of their sorted names
-        return ArraySource.of(_side_by_side(x))
+        return ArraySource.of(*side_by_side(x, columns))
     if isinstance(x, pa.Table | pa.RecordBatch):
         return ArraySource.of_table(x, columns)
-    return ArraySource.of(_as_array(x, f"x of type {type(x).__name__}"))
-
-
-def _as_array(x: Any, what: str) -> NDArray[Any]:
-    try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise DataError(f"{what} is not a table of numbers: {error}.") from None
-    if array.ndim == 0:
-        kind = type(x).__name__
-        raise DataError(f"x has shape (), as a {kind} has; it must be (rows, features).")
-    return array
-
-
-def _side_by_side(columns: Mapping[str, Any]) -> NDArray[Any]:
-    if not all(isinstance(name, str) for name in columns):
-        raise DataError(f"x is a dict of columns with the keys {list(columns)}; give their names.")
-    parts = {name: _as_array(columns[name], f"column {name!r}") for name in sorted(columns)}
-    lengths = {name: len(part) for name, part in parts.items()}
-    if len(set(lengths.values())) != 1:
-        raise DataError(f"x is a dict of columns with {lengths} rows; all must have the same.")
-    return np.concatenate([part.reshape(len(part), -1) for part in parts.values()], axis=1)
+    if is_frame(x):
+        return ArraySource.of_table(table_of(x), columns)
+    if columns:
+        raise ConfigError(
+            f"columns={list(columns)} has no meaning for {what}: its columns have no names. "
+            "Choose among them before, or give a table or a dict of columns."
+        )
+    return ArraySource.of(as_array(x, what))
 
 
 def _open_files(
@@ -205,6 +213,7 @@ def _open_files(
     columns: Sequence[str] | None,
     storage_options: Mapping[str, Any],
     format: str | None,
+    header: bool | None,
 ) -> Source:
     ending = _ending(format)
     if len(uris) == 1 and not uris[0].lower().endswith(tuple(FORMATS)):
@@ -220,7 +229,13 @@ def _open_files(
             f"{remote.shown!r} holds files of several formats: {', '.join(sorted(kinds))}. "
             f"Give a glob, as in {remote.shown.rstrip('/')}/*{sorted(kinds)[-1]}."
         )
-    return FileSource.of(FORMATS[kinds.pop()], remote, files, columns or None)
+    kind = kinds.pop()
+    make = FORMATS[kind]
+    if header is not None:
+        if make != Csv.of:
+            raise ConfigError(f"header={header!r} has no meaning for {kind} files: CSV alone.")
+        make = partial(Csv.of, header=header)
+    return FileSource.of(make, remote, files, columns or None)
 
 
 def _ending(format: str | None) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.libraries import opener_of
 from ray_kmeans.data.model_rows import open_by_name, open_for
+from ray_kmeans.data.objects import is_frame
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError
@@ -22,8 +23,9 @@ def is_stream(x: Any) -> bool:
     if known or opener_of(x):
         return False
     if isinstance(x, list | tuple):
-        return isinstance(x, list) and len(x) > 0 and all(getattr(a, "ndim", 0) == 2 for a in x)
-    return isinstance(x, Iterable) and not hasattr(x, "__array__")
+        return isinstance(x, list) and len(x) > 0 and all(map(_is_batch, x))
+    is_one = hasattr(x, "__array__") or (is_frame(x) and not isinstance(x, Iterator))
+    return isinstance(x, Iterable) and not is_one
 
 
 def open_batches(
@@ -40,7 +42,7 @@ def open_batches(
     """
     wanted: tuple[str, ...] = ()
     for number, batch in enumerate(stream, start=1):
-        x = without_targets(batch)
+        x = _features_of(batch)
         about = None, storage_options
         if wanted:
             source = open_by_name(wanted, x, *about, sample_weight=sample_weight)
@@ -66,3 +68,24 @@ def without_targets(batch: Any) -> Any:
     if targets is not None:
         raise ConfigError("the input has targets; the second of a pair must be None.")
     return features
+
+
+def _features_of(batch: Any) -> Any:
+    """Return the features of a batch: loaders of PyTorch give a list of tables, of one alone."""
+    if not isinstance(batch, list | tuple) or not _is_table(*batch[:1]):
+        return without_targets(batch)
+    if len(batch) > 1 and batch[1] is not None:
+        raise ConfigError(
+            f"the input has targets: each batch is a {type(batch).__name__} of {len(batch)}. Give "
+            "its features alone, as in (batch[0] for batch in loader)."
+        )
+    return batch[0]
+
+
+def _is_batch(x: Any) -> bool:
+    """Tell whether an item of a list is no row, but a batch of rows."""
+    return _is_table(x) or isinstance(x, pa.Table | pa.RecordBatch | Source) or is_frame(x)
+
+
+def _is_table(x: Any = None) -> bool:
+    return getattr(x, "ndim", 0) == 2

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.choice import check_columns, choose_columns
 from ray_kmeans.data.plan import Block, Layout, cut
 from ray_kmeans.data.promotion import promoted
+from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import DataError, RayKMeansError
 from ray_kmeans.remote import redacted
 
@@ -41,7 +41,7 @@ class Tables(Protocol):
 
 
 @dataclass(frozen=True)
-class TableSource:
+class TableSource(RoundedSource):
     """Rows of Arrow tables that are read when they are asked for."""
 
     tables: Tables
@@ -50,6 +50,7 @@ class TableSource:
     only_here: bool = False
     by_name: bool = False
     """Whether the user named the columns."""
+    shift: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -86,13 +87,16 @@ class TableSource:
             blocks = self._cut(parts, features)
         return Layout(tuple(blocks), features, arrow.narrow_of(self.tables.schema, self.columns))
 
-    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         with readable(self.tables.name):
             for block, table in self.tables.read(blocks, self.columns):
                 _check_rows(block, table)
                 place, first = block.place, block.skip
-                rows = arrow.matrix(table, self.columns, block.features, place, first)
-                yield block, np.ascontiguousarray(rows)
+                yield block, arrow.matrix(table, self.columns, block.features, place, first)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.columns
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         arrow.check_kept(names, self.tables.schema, self.tables.name)
@@ -114,7 +118,7 @@ class TableSource:
         with readable(self.tables.name):
             for block in blocks:
                 [(_, table)] = self.tables.read([block], self.columns)
-                length = arrow.vector_length(table, self.columns[0])
+                length = arrow.vector_length(table, self.columns[0], block.place, block.skip)
                 if length:
                     return length
         raise DataError(f"no row of {self.tables.name} tells how many features there are.")

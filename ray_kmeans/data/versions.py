@@ -46,7 +46,7 @@ def _versions(source: Any) -> dict[str, dict[str, Any]]:
     """Return size and version of each file, by its name in blocks."""
     if isinstance(source, ArraySource):
         name = next((block.file for block in source.describe().blocks), "")
-        return {name: {"size": source.array.nbytes, "version": _digest(source.array)}}
+        return {name: _of_array(source)}
     listing = source if hasattr(source, "files") else getattr(source, "tables", None)
     files = getattr(listing, "files", ())
     return {
@@ -54,6 +54,17 @@ def _versions(source: Any) -> dict[str, dict[str, Any]]:
         for file in files
         if isinstance(file, File)
     }
+
+
+def _of_array(source: ArraySource) -> dict[str, Any]:
+    """Return the size and the hash of the values, as they are compared: float32, or narrower."""
+    blocks = source.describe().blocks
+    parts = source.read(blocks) if source.rounds else source.read_wide(blocks)
+    size, digest = 0, hashlib.sha256()
+    for _, rows in parts:
+        size += rows.nbytes
+        digest.update(rows.data.cast("B"))
+    return {"size": size, "version": digest.hexdigest()}
 
 
 def _digest(array: Any) -> str:

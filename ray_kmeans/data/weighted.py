@@ -58,6 +58,11 @@ class WeightedSource:
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         return self.source.read(blocks)
 
+    def read_noted(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any], Any]]:
+        """Read, and tell what the rows of each block lost where the source knows it."""
+        noted = getattr(self.source, "read_noted", None)
+        return noted(blocks) if noted else ((*each, None) for each in self.source.read(blocks))
+
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         return self.source.columns_of(block, names)
 

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.clustering.narrow import narrow_name
-from ray_kmeans.data.columns import to_float32
 from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
+from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.data.tables import readable
 from ray_kmeans.errors import ConfigError, DataError, NoDataError, install_hint
 from ray_kmeans.remote import Remote, protocols_of
 
 
 @dataclass(frozen=True)
-class ZarrSource:
+class ZarrSource(RoundedSource):
     """Whole rows of chunks are the parts: as many as fit into a block, one at least.
 
     A chunk that is not stored stands for the fill value, as Zarr has it.
@@ -30,6 +29,7 @@ class ZarrSource:
     """A zarr.Array, which opens its store anew in another process."""
     name: str
     only_here: bool = False
+    shift: tuple[float, ...] = ()
 
     def describe(self) -> Layout:
         rows, features = self.array.shape
@@ -39,7 +39,7 @@ class ZarrSource:
         blocks = tuple(cut(self.name, parts, features))
         return Layout(blocks, features, narrow_name(self.array.dtype))
 
-    def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for _, of_group in groupby(blocks, key=lambda block: block.group):
             wanted = list(of_group)
             begin = min(block.start for block in wanted)
@@ -48,7 +48,7 @@ class ZarrSource:
                 part = self.array[begin:end]  # at once: a chunk is decoded whole
             for block in wanted:
                 rows = part[block.start - begin :][: block.rows]
-                yield block, np.ascontiguousarray(to_float32(rows, block.place))
+                yield block, rows
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         raise ConfigError(

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from ray_kmeans.checks import a_path
+from ray_kmeans.clustering.precision import less
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
@@ -94,7 +95,7 @@ class Nearest:
             given = requests.listed(await asyncio.wait_for(reading, BODY_S))
             if len(given) > self._max_rows:
                 return refused(413, f"the request has {len(given):,} rows: {self._too_many()}")
-            answer = await self._label(requests.as_rows(given, self._features))
+            answer = await self._label(requests.as_rows(given, self._features, self._served.shift))
         except requests.Refusal as error:
             more = f": {self._too_many()}" if error.status == TOO_LARGE else ""
             return refused(error.status, f"{error.why}{more}")
@@ -108,8 +109,11 @@ class Nearest:
 
     async def label(self, rows: NDArray[Any]) -> Batch:
         """Return 'cluster_idx' and 'distance' of rows (n, d), to another deployment."""
-        given = to_float32(np.asarray(rows), "the rows")
-        answer: Batch = await self._label(requests.checked(given, self._features))
+        values = np.asarray(rows)
+        if values.shape[1:] == (self._features,):  # else it is refused below
+            values = less(values, self._served.shift)
+        given = requests.checked(to_float32(values, "the rows"), self._features)
+        answer: Batch = await self._label(given)
         return answer
 
     async def label_together(self, parts: list[NDArray[np.float32]]) -> list[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Mapping, Sequence
 from math import isfinite
 from reprlib import repr as shortly
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.clustering.precision import less
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.errors import DataError
 
@@ -69,8 +70,11 @@ def listed(body: bytes) -> list[Any]:
     return rows
 
 
-def as_rows(given: list[Any], features: int) -> NDArray[np.float32]:
-    """Return the rows as an array (n, features); DataError that names the first that is none."""
+def as_rows(given: list[Any], features: int, shift: Sequence[float] = ()) -> NDArray[np.float32]:
+    """Return the rows as an array (n, features), less a shift.
+
+    DataError that names the first that is none.
+    """
     for number, row in enumerate(given):
         if not isinstance(row, list):
             raise DataError(f"row {number} is {shortly(row):.40}, not a list of numbers. {FORM}")
@@ -82,7 +86,7 @@ def as_rows(given: list[Any], features: int) -> NDArray[np.float32]:
     if not _are_numbers(given):
         number = next(n for n, row in enumerate(given) if not _are_numbers(row))
         raise DataError(f"row {number} holds what is not a number. {FORM}")
-    return checked(to_float32(np.asarray(given), "the request"), features)
+    return checked(to_float32(less(np.asarray(given), shift), "the request"), features)
 
 
 def checked(rows: NDArray[np.float32], features: int) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 
-def parquet_of(centers: NDArray[np.float32], counts: NDArray[Any]) -> bytes:
+def parquet_of(centers: NDArray[Any], counts: NDArray[Any]) -> bytes:
     """Return Parquet with the columns cluster, center, count; a row for each cluster."""
     width = centers.shape[1]
     columns = {
@@ -24,8 +24,8 @@ def parquet_of(centers: NDArray[np.float32], counts: NDArray[Any]) -> bytes:
     return content.getvalue()
 
 
-def npy_of(centers: NDArray[np.float32], counts: NDArray[Any]) -> bytes:
-    """Return the centers alone as .npy, (k, d) float32: an array has no room for their counts."""
+def npy_of(centers: NDArray[Any], counts: NDArray[Any]) -> bytes:
+    """Return the centers alone as .npy, (k, d): an array has no room for their counts."""
     content = io.BytesIO()
     np.save(content, centers, allow_pickle=False)
     return content.getvalue()

@@ -1,0 +1,96 @@
+"""What the first lines of a text tell: what separates its fields, and whether one has names."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray_kmeans.errors import DataError
+
+log = logging.getLogger("ray_kmeans")
+
+NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+VALUE = re.compile(rf"{NUMBER}|^(nan|[-+]?inf(inity)?)$", re.IGNORECASE)
+"""What is taken for a number rather than for the name of a column."""
+SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+"""What may stand between fields, with what messages call it."""
+COMMA = re.compile(r"^[-+]?\d+,\d+$")
+LINES = 20
+"""Lines that are looked at, at most."""
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a text is cut into columns with names."""
+
+    separator: str = ","
+    names: tuple[str, ...] = ()
+    """The names of all columns where no line has them; empty where the first has."""
+
+
+def form_of(path: str, kind: str, start: str, wanted: Sequence[str], header: bool | None) -> Form:
+    """Return the form of a text that starts like this; DataError where it may be read in two ways.
+
+    `kind`: the end of the file's name, or what stands for it. `wanted`: columns by their names. `header`: whether the first line has names; None: as it looks.
+    """
+    separator = _separator(path, kind, start)
+    rows = csv.reader(start.splitlines(keepends=True), delimiter=separator)
+    lines = [row for row, _ in zip((row for row in rows if row), range(LINES), strict=False)]
+    first = lines[0] if lines else []
+    if separator == ";" and not wanted:
+        _check_points(path, lines)
+    if header is None:
+        named = bool(wanted) and set(wanted) <= set(first)
+        header = named or _has_names(path, first, lines[1:])
+    return Form(separator, () if header else tuple(map(str, range(len(first)))))
+
+
+def _check_points(path: str, rows: Sequence[Sequence[str]]) -> None:
+    """Raise DataError for numbers with commas, as semicolons between fields let expect."""
+    found = next((field for row in rows for field in row if COMMA.match(field.strip())), None)
+    if found:
+        raise DataError(
+            f"{path} is separated by ';' and holds {found!r}, a number with a comma. Write numbers "
+            "with points, or choose columns that have such."
+        )
+
+
+def _has_names(path: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether a line has names: no numbers, but those by which pandas names columns."""
+    numbers = [field.strip() for field in first if VALUE.match(field.strip())]
+    if numbers != list(map(str, range(len(numbers)))):
+        raise DataError(
+            f"{path} begins with {numbers[:3]} where the names of columns belong. Give "
+            "header=False (--header False) where it has no names, which are then 0, 1, ...; "
+            "header=True where these are the names; or write a first line with names."
+        )
+    others = (field for row in rows for field in row)
+    if numbers and all(field.strip().isdigit() for field in others):
+        log.warning(
+            "%s: the first line, %s, is taken for the names of columns, as pandas writes them. "
+            "Give header=False (--header False) if it is a row.",
+            path,
+            ",".join(first[:5]),
+        )
+    return True
+
+
+def _separator(path: str, kind: str, start: str) -> str:
+    """Return what the file's ending says, or what else stands in all lines equally often."""
+    usual = "\t" if kind.removesuffix(".gz").endswith(".tsv") else ","
+    lines = [line for line in QUOTED.sub("", start).splitlines() if line.strip()][:LINES]
+    counts = {each: [line.count(each) for line in lines] for each in SEPARATORS}
+    likely = [each for each, found in counts.items() if any(found) and len(set(found)) == 1]
+    if likely in ([usual], []) or len(lines) < 2:
+        return likely[0] if len(likely) == 1 else usual
+    if len(likely) > 1:
+        found = " or ".join(SEPARATORS[each] for each in likely)
+        raise DataError(
+            f"{path} may be separated by {found}: each of its first lines has as many of them. "
+            "Put what holds one in quotes, or write another file."
+        )
+    return likely[0]

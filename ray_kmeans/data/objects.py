@@ -1,0 +1,171 @@
+"""Objects of other libraries that hold rows in memory, as NumPy arrays or Arrow tables.
+
+They are known by what they can do, or by the names of their classes, and none is imported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_kmeans.data.ray_batch import as_column
+from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
+
+FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, pa.ArrowException)
+"""What libraries raise where an object cannot be handed over."""
+SMALL_FLOATS = ("bfloat16", "float8", "float6", "float4")
+"""How the names of types begin that NumPy does not have; each value is one of float32."""
+
+
+def is_frame(x: Any) -> bool:
+    """Tell whether x is a frame of named columns, as pandas, polars and others have them."""
+    hands_over = hasattr(x, "__arrow_c_stream__") or hasattr(x, "__dataframe__")
+    named = isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.names is not None
+    return named or (hands_over and hasattr(x, "columns")) or isinstance(x, pa.RecordBatchReader)
+
+
+def table_of(x: Any) -> pa.Table:
+    """Return a frame as a table; its index is no column."""
+    try:
+        if isinstance(x, np.ndarray):
+            names = x.dtype.names or ()
+            return pa.table(
+                {name: as_column(as_array(x[name], f"column {name!r}")) for name in names}
+            )
+        if type(x).__module__.partition(".")[0] == "pandas":
+            return pa.Table.from_pandas(x, preserve_index=False)
+        if hasattr(x, "__arrow_c_stream__"):
+            return pa.table(x)
+        from pyarrow import interchange
+
+        return interchange.from_dataframe(x)
+    except FAILURES as error:
+        raise DataError(f"x of type {type(x).__name__} is not a table: {_line(error)}") from None
+
+
+def side_by_side(
+    columns: Mapping[str, Any], wanted: Sequence[str] | None
+) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return a dict of columns as rows, and the names in their order: sorted, or as wanted."""
+    if not all(isinstance(name, str) for name in columns):
+        raise DataError(f"x is a dict of columns with the keys {list(columns)}; give their names.")
+    names = tuple(wanted or sorted(columns))
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise ConfigError(f"columns={missing} are not in x, which has {sorted(columns)}.")
+    parts = {name: as_array(columns[name], f"column {name!r}") for name in names}
+    lengths = {name: len(part) for name, part in parts.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"x is a dict of columns with {lengths} rows; all must have the same.")
+    for name, part in parts.items():
+        if part.dtype.kind not in "biuf":
+            raise DataError(f"column {name!r} holds {part.dtype}, which is not a number type.")
+    rows = [part.reshape(len(part), -1) for part in parts.values()]
+    return np.concatenate(rows, axis=1), names
+
+
+def as_array(x: Any, what: str) -> NDArray[Any]:
+    """Return what x holds, with NaN for what is masked; DataError for what is no dense array."""
+    refuse_sparse(x, what)
+    try:
+        array = _array_of(x, what)
+    except RayKMeansError:
+        raise
+    except FAILURES as error:
+        raise DataError(f"{what} is not a table of numbers: {_line(error)}") from None
+    if array.ndim == 0:
+        kind = type(x).__name__
+        raise DataError(f"x has shape (), as a {kind} has; it must be (rows, features).")
+    if array.dtype.kind == "V" and array.dtype.name.startswith(SMALL_FLOATS):
+        return array.astype(np.float32)
+    if array.dtype == object and array.ndim == 1 and all(isinstance(e, _SEQUENCES) for e in array):
+        return as_array(list(array), what)  # a column of vectors
+    return array
+
+
+_SEQUENCES = (list, tuple, np.ndarray)
+
+
+def _array_of(x: Any, what: str) -> NDArray[Any]:
+    if isinstance(x, np.ma.MaskedArray):
+        return _unmasked(x)
+    if _is_of(x, "torch") and hasattr(x, "detach"):
+        return _of_torch(x)
+    if hasattr(x, "__cuda_array_interface__") and hasattr(x, "get"):
+        return np.asarray(x.get())
+    if isinstance(x, list | tuple):
+        return _of_list(x, what)
+    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        return np.from_dlpack(x)
+    return np.asarray(x)
+
+
+def _unmasked(x: Any) -> NDArray[Any]:
+    """Return a masked array with NaN, which is missing here, where it is masked."""
+    if x.dtype.kind not in "biuf" or not np.ma.getmaskarray(x).any():
+        return np.asarray(x.data)
+    floats = x.astype(np.result_type(x.dtype, np.float32))
+    return np.asarray(floats.filled(np.nan))
+
+
+def _of_torch(x: Any) -> NDArray[Any]:
+    """Return a tensor's values, wherever it is; types that NumPy lacks become float32, exactly."""
+    x = x.detach().cpu().resolve_conj().resolve_neg()
+    name = str(x.dtype).removeprefix("torch.")
+    return np.asarray((x.float() if name.startswith(SMALL_FLOATS) else x).numpy())
+
+
+def _of_list(x: Sequence[Any], what: str) -> NDArray[Any]:
+    """Return a list of rows; each of them may be an object of any of these kinds."""
+    rows = [
+        as_array(row, f"row {number} of {what}") if hasattr(row, "ndim") and row.ndim else row
+        for number, row in enumerate(x)
+    ]
+    lengths = [len(row) if hasattr(row, "__len__") else None for row in rows]
+    usual = Counter(lengths).most_common(1)[0][0] if lengths else None
+    if len(set(lengths)) > 1:
+        odd = next(number for number, length in enumerate(lengths) if length != usual)
+        raise DataError(
+            f"{what} is not a table of numbers: row {odd} has {_size(lengths[odd])} and row "
+            f"{lengths.index(usual)} {_size(usual)}; all rows must have the same length."
+        )
+    return np.asarray(rows)
+
+
+def _size(length: int | None) -> str:
+    return "no length, as a single value," if length is None else f"{length} features"
+
+
+def refuse_sparse(x: Any, what: str) -> None:
+    """Raise DataError for a sparse matrix, with what makes a dense one of it."""
+    is_tensor = _is_of(x, "torch") and hasattr(x, "layout")
+    if is_tensor and str(x.layout) != "torch.strided":
+        way = "x.to_dense()"
+    elif hasattr(x, "nnz") and hasattr(x, "toarray"):
+        way = "x.toarray()"
+    elif hasattr(x, "nnz") and hasattr(x, "todense"):
+        way = "x.todense()"
+    elif hasattr(x, "dense_shape") and hasattr(x, "indices"):
+        way = "tf.sparse.to_dense(x)"
+    else:
+        return
+    raise DataError(
+        f"{what} is sparse, of shape {tuple(x.shape)}, and rows are dense here. Give {way}, or its "
+        "rows in batches to partial_fit."
+    )
+
+
+def _is_of(x: Any, library: str) -> bool:
+    return any(base.__module__.partition(".")[0] == library for base in type(x).__mro__)
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of what a library says, as a sentence."""
+    text = "; ".join(map(str, error.args)).strip() or type(error).__name__
+    first: str = text.splitlines()[0]
+    return first if first.endswith((".", "!")) else f"{first}."
