@@ -35,7 +35,8 @@ class Form:
 def form_of(path: str, kind: str, start: str, wanted: Sequence[str], header: bool | None) -> Form:
     """Return the form of a text that starts like this; DataError where it may be read in two ways.
 
-    `kind`: the end of the file's name, or what stands for it. `wanted`: columns by their names. `header`: whether the first line has names; None: as it looks.
+    `kind`: the end of the file's name, or what stands for it. `wanted`: columns by their names.
+    `header`: whether the first line has names; None: as it looks.
     """
     separator = _separator(path, kind, start)
     rows = csv.reader(start.splitlines(keepends=True), delimiter=separator)
