@@ -352,7 +352,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lanes", type=int, default=2, help="jobs at once, each on its own Ray")
+    parser.add_argument(
+        "--races", type=float, default=0.0, help="minutes of labelling runs that race, before"
+    )
     told = parser.parse_args()
+    if told.races:
+        races = [sys.executable, "-m", "tests.label_races", f"--minutes={told.races}"]
+        if subprocess.run([*races, f"--seed={told.seed}"], cwd=ROOT, check=False).returncode:
+            return 1
     counts, end = Counts(), time.monotonic() + 60 * told.minutes
     with ThreadPoolExecutor(told.lanes) as lanes:
         for done in [lanes.submit(run_lane, i, told, counts, end) for i in range(told.lanes)]:
