@@ -381,7 +381,14 @@ def main() -> int:
     parser.add_argument(
         "--fast-killer", action="store_true", help="kill a process every 1.5 to 4 s, and no more"
     )
+    parser.add_argument(
+        "--races", type=float, default=0.0, help="minutes of labelling runs that race, before"
+    )
     told = parser.parse_args()
+    if told.races:
+        races = [sys.executable, "-m", "tests.label_races", f"--minutes={told.races}"]
+        if subprocess.run([*races, f"--seed={told.seed}"], cwd=ROOT, check=False).returncode:
+            return 1
     counts, end = Counts(), time.monotonic() + 60 * told.minutes
     with ThreadPoolExecutor(told.lanes) as lanes:
         for done in [lanes.submit(run_lane, i, told, counts, end) for i in range(told.lanes)]:

@@ -257,3 +257,26 @@ def test_the_demo_runs_and_a_second_one_does_not_overwrite_the_first(tmp_path, c
     assert {path: path.stat().st_mtime_ns for path in Path(output).rglob("*")} == first
     assert len(KMeansClustering(3, f"{output}-2/model").clusters()) == 3
     assert f"{output}-2/model" in capsys.readouterr().out
+
+
+def test_predict_counts_rows_without_a_cluster_apart_and_adding_twice_is_done(
+    numbers, tmp_path, capsys
+):
+    model, out = str(tmp_path / "m"), str(tmp_path / "out")
+    run("fit", numbers, model, "--num-clusters", "4", LLOYD, "--max-steps", "3")
+    holes = X[:50].copy()
+    holes[[3, 7, 40], 1] = np.nan
+    put_array(tmp_path / "holes", "x.npy", holes)
+    capsys.readouterr()
+    flags = ["--nonfinite", "drop"]
+
+    for _ in range(2):
+        run("predict", str(tmp_path / "holes"), model, out, *flags)
+        assert capsys.readouterr().out == f"47 rows labelled, 3 left out (cluster -1): {out}\n"
+    for _ in range(2):
+        run("predict", numbers, model, out, *flags, "--append")
+        assert capsys.readouterr().out == f"60 rows labelled: {out}\n"
+
+    table = pq.read_table(out)
+    assert table.num_rows == 110
+    assert (table["cluster_idx"].to_numpy() == -1).sum() == 3
