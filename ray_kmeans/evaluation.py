@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
@@ -13,6 +16,7 @@ from ray_kmeans.data.source import Source
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
+from ray_kmeans.observe.table import largest_sizes
 from ray_kmeans.resources import check_reachable, open_pool
 
 CHEAP_VALUES = 2**24
@@ -53,6 +57,13 @@ class Evaluation:
 
 def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConfig) -> Evaluation:
     """Visit all rows once, by the workers; changes nothing in the model."""
+    return _swept(source, layout, state, config)[0]
+
+
+def _swept(
+    source: Source, layout: Layout, state: FitState, config: RunConfig
+) -> tuple[Evaluation, NDArray[Any]]:
+    """Return the figures, and how many rows each cluster has."""
     source = under(source, state.shift, "the model")
     check_reachable(config, {"the data": source})
     with closing(Progress(config.progress)) as progress:
@@ -62,7 +73,7 @@ def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConf
             partials = pool.sweep(state.centers)
     counts = summary.grid.weights_of(partials.counts)
     loss, weight = partials.inertia(summary, state.centers), float(counts.sum())
-    return Evaluation(
+    result = Evaluation(
         loss=loss,
         mean_loss=loss / weight,
         rows=summary.counting,
@@ -74,10 +85,11 @@ def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConf
         distance_metric=state.metric,
         global_step=state.iteration,
     )
+    return result, counts
 
 
 def after_mini_batch(source: Source, state: FitState, config: RunConfig) -> str:
-    """Return what mini-batch itself does not know: the loss and the spread of all rows.
+    """Return what mini-batch itself does not know: loss and sizes of clusters over all rows.
 
     They cost a sweep. It is made in this process where it is cheap by what it reads and multiplies,
     as the metadata tell; else the command that makes it is named.
@@ -85,13 +97,12 @@ def after_mini_batch(source: Source, state: FitState, config: RunConfig) -> str:
     layout = source.describe()
     values = layout.rows * layout.features
     if values > CHEAP_VALUES or values * len(state.centers) > CHEAP_PRODUCTS:
-        return "loss and sizes of all rows: ray-kmeans evaluate (mini-batch visited some each step)"
+        return "loss and sizes over all rows, which no step visited together: ray-kmeans evaluate"
     here = replace(config, num_workers=0, progress=False)
-    found = evaluate_on(source, layout, state, here)
+    found, counts = _swept(source, layout, state, here)
     return (
-        f"all {found.rows:,} rows: loss per row {found.mean_loss:,.6g}, "
-        f"{found.num_clusters - found.empty_clusters:,} of {found.num_clusters:,} clusters have "
-        f"rows, the largest {found.largest_share:.1%} of them"
+        f"all {found.rows:,} rows by the last centers: loss per row {found.mean_loss:,.6g}, "
+        f"{found.num_clusters:,} clusters of {largest_sizes(counts)}"
     )
 
 

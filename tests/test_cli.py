@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import uuid
 from pathlib import Path
 
@@ -140,12 +141,26 @@ def test_the_flags_reach_the_model(numbers, tmp_path, params, fit_params):
     assert len(list((tmp_path / "a" / "checkpoints").glob("*.json"))) == 2
 
 
-def test_mini_batch_shows_no_sizes_because_its_counts_are_of_many_steps(numbers, tmp_path, capsys):
-    run("fit", numbers, str(tmp_path / "model"), "--num-clusters", "4", "--max-steps", "3")
+def test_mini_batch_shows_sizes_and_loss_of_all_rows_not_those_of_many_steps(
+    numbers, tmp_path, capsys
+):
+    """And the loss of a step for each of its rows, so that a short batch looks like the others."""
+    flags = ["--num-clusters", "4", "--max-steps", "3", "--batch-size", "40"]
+    run("fit", numbers, str(tmp_path / "model"), *flags)
 
     shown = capsys.readouterr().out
-    assert "\n        3" in shown
-    assert "sizes: " not in shown
+    km = KMeansClustering(4, str(tmp_path / "model"))
+    labels = np.array([*km.predict_cluster_idx(x=X)])
+    sizes = sorted(np.bincount(labels, minlength=4).tolist(), reverse=True)
+    [line] = re.findall(r"all 60 rows by the last centers: .*", shown)
+    assert line.endswith(f" 4 clusters of {', '.join(map(str, sizes))}")
+    assert float(re.search(r"loss per row ([\d.e-]+),", line)[1]) == pytest.approx(
+        km.score(x=X) / 60, rel=1e-5
+    )
+    rows = [line.split() for line in shown.splitlines() if re.match(r" +[123] ", line)]
+    assert [row[1:3] for row in rows] == [
+        [f"{each.inertia / each.rows:.6g}", f"{each.smoothed:.6g}"] for each in km.history()
+    ]
 
 
 def test_columns_chooses_and_their_order_counts(tmp_path):

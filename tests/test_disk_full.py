@@ -82,7 +82,7 @@ def test_a_checkpoint_without_room_leaves_the_one_before_and_nothing_of_its_own(
     assert re.fullmatch(rf"{store.url}/checkpoints/data/\S*/{name}\.npy", caught.value.path)
     assert caught.value.needed_bytes == needed
     assert caught.value.free_bytes < room
-    assert [path.name for path in files(disk) - before] == ["00000001-claim"]
+    assert [path.name for path in files(disk) - before] == ["00000000-00000001-claim"]
     assert_same(store.latest(), large_state(1))
 
     filler.unlink()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import uuid
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, open_source
+from ray_kmeans import KMeansClustering, RunConfig, cli, evaluation, open_source
+from ray_kmeans.clustering.state import FitState
 from ray_kmeans.evaluation import evaluate_on
 from ray_kmeans.explain import LABEL_BYTES, in_units
 from ray_kmeans.store.model_dir import ModelDir
@@ -114,6 +116,30 @@ def test_rows_that_are_not_finite_are_an_error_or_left_out(places, tmp_path, cap
     assert "\nrows                             299\nrows left out                      1\n" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "features", "clusters", "cheap"),
+    [
+        (2**22, 4, 11, True),
+        (2**22 + 1, 4, 11, False),  # too much to read again
+        (2**20, 16, 512, True),
+        (2**20, 16, 513, False),  # too much to multiply
+        (2**40, 4, 11, False),
+    ],
+)
+def test_a_sweep_after_mini_batch_is_made_where_it_is_cheap_by_what_it_counts(
+    monkeypatch, rows, features, clusters, cheap
+):
+    state = FitState.initial(np.zeros((clusters, features), np.float32))
+    source = SimpleNamespace(describe=lambda: SimpleNamespace(rows=rows, features=features))
+    swept = SimpleNamespace(rows=rows, mean_loss=0.5, num_clusters=clusters), np.arange(3)
+    monkeypatch.setattr(evaluation, "_swept", lambda *_: swept)
+
+    said = evaluation.after_mini_batch(source, state, RunConfig())
+
+    assert ("loss per row 0.5" in said) == cheap
+    assert ("ray-kmeans evaluate" in said) == (not cheap)
 
 
 def test_figures_go_to_any_store(places):

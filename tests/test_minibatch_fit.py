@@ -543,3 +543,32 @@ def test_a_plain_mini_batch_fit_warns_of_nothing(tmp_path):
         km = KMeansClustering(3, str(tmp_path / "m"), config=HERE).fit(X)
 
     assert km.clusters().shape == (3, 4)
+
+
+@pytest.mark.parametrize(("batch_size", "told"), [(None, 1), (len(X), 1), (len(X) - 1, 0)])
+def test_mini_batch_of_everything_is_told_of_once(tmp_path, caplog, batch_size, told):
+    config = RunConfig(num_workers=0, progress=False)
+    km = KMeansClustering(5, str(tmp_path), X[:5], config=config)
+
+    km.fit(X, batch_size=batch_size, steps=3)
+
+    said = [r.getMessage() for r in caplog.records if "visits everything" in r.getMessage()]
+    assert len(said) == told
+    assert all("--no-use-mini-batch" in text for text in said)
+
+
+def test_the_smoothed_loss_of_a_step_stays_and_begins_anew_with_each_fit(tmp_path):
+    config = RunConfig(num_workers=0, progress=False)
+
+    def fit(name, *steps):
+        for each in steps:
+            km = KMeansClustering(5, str(tmp_path / name), X[:5], config=config)
+            km.fit(X, batch_size=10, max_steps=each)
+        return km.history()
+
+    whole, parts = fit("whole", 9), fit("parts", 4, 9)
+    assert whole == parts
+    assert [line.smoothed for line in parts[:4]] == [line.smoothed for line in whole[:4]]
+    for line in (whole[0], parts[0], parts[4]):
+        assert line.smoothed == line.loss_per_row
+    assert whole[4].smoothed != whole[4].loss_per_row

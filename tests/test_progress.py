@@ -19,6 +19,7 @@ import pytest
 import tqdm.std
 
 from ray_kmeans import KMeansClustering
+from ray_kmeans.clustering.state import Iteration
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.events import Phase
 from ray_kmeans.observe.progress import RAY_JOB, Progress
@@ -207,6 +208,18 @@ def test_the_iterations_show_the_rows_per_second_and_the_inertia_of_the_last_one
 
     bar = screen.bars("k-means, 4 clusters")[-1]
     assert re.search(r"2/9 \[00:02<00:07, .*inertia 7\.25, 200k rows/s\]", bar)
+
+
+def test_mini_batches_show_the_loss_per_row_and_the_smoothed_one_that_ends_the_fit(clock, screen):
+    begun = ev.FitStarted(num_clusters=4, iteration=0, last_iteration=9, mini_batch=True)
+    lines = Iteration(1, 200, 50.0, 0.5, 0, "d", 0.26), Iteration(2, 10, 4.0, 0.5, 0, "d")
+    steps = [ev.IterationDone(line, 1.0) for line in lines]
+
+    show(clock, [begun, *steps], screen)
+
+    bars = screen.bars("k-means, 4 clusters")
+    assert any("loss per row 0.25 (smoothed 0.26), 200 rows/s]" in bar for bar in bars)
+    assert "loss per row 0.4, 10.0 rows/s]" in bars[-1]
 
 
 def test_one_bar_follows_the_other_and_the_first_two_give_way_to_what_came_of_them(clock, screen):

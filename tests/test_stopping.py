@@ -50,13 +50,19 @@ def plain_settled(losses, tolerance):
     return abs(loss - last) / (1 + abs(last)) < tolerance
 
 
-def plain_stale(iterations, n):
-    """Return how many iterations ago the smoothed loss per row was lower than ever before."""
+def plain_smoothed(iterations, n):
+    """Return the smoothed loss per row after each iteration."""
     smoothed = []
     for loss, rows in iterations:
         share = min(1.0, 2 * rows / (n + 1))
         last = smoothed[-1] if smoothed else loss / rows
         smoothed.append(last + share * (loss / rows - last))
+    return smoothed
+
+
+def plain_stale(iterations, n):
+    """Return how many iterations ago the smoothed loss per row was lower than ever before."""
+    smoothed = plain_smoothed(iterations, n)
     lowest = [
         number
         for number, value in enumerate(smoothed)
@@ -224,3 +230,22 @@ def test_a_state_that_has_stopped_says_why():
     state = replace(start(lines=[1.0]), stop=Stop.MONITOR)
 
     assert LossWatch(StopRule(), state, None).why_stop(state) is Stop.MONITOR
+
+
+@given(
+    losses=st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 40)), max_size=30),
+    m=st.integers(1, 4),
+    done=st.integers(0, 3),
+)
+def test_a_line_that_ends_an_iteration_has_the_smoothed_loss(losses, m, done):
+    state = start(m, done % m)
+    watch = LossWatch(StopRule(), state, Batches(40, 10, seed=0))
+
+    seen = [watch.see(line) for line in after(state, *losses).history]
+
+    first = (m - done % m) % m
+    ends = range(first + m - 1, len(losses), m)
+    assert [seen[end] for end in ends] == plain_smoothed(iterations_of(losses, m, done % m), 40)
+    assert [each for n, each in enumerate(seen) if n not in ends] == [None] * (
+        len(losses) - len(ends)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -67,9 +67,10 @@ class Iteration:
     """Clusters without a row: in the sweep, or since their mini-batch counts began."""
     digest: str
     """Names the centers after the update."""
-    smoothed: float | None = None
-    """Loss per row, averaged over about one epoch: what ends mini-batch. None for full batch, where
-    the input has no known end, and within an iteration of several steps."""
+    smoothed: float | None = field(default=None, compare=False)
+    """Loss per row, averaged over about one epoch of this fit: what ends mini-batch. None for full
+    batch, where the input has no known end, and within an iteration of several steps. Not compared:
+    a step that is the same does not have the same ones before it in every fit."""
 
     @property
     def loss_per_row(self) -> float:

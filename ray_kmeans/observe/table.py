@@ -30,17 +30,19 @@ def fit_table(
     for line in shown if len(history) > FIRST_LINES + LAST_LINES + 1 else history:
         lines.append(f"{'...':>9}" if line is None else line_of(line))
     if counts is not None:
-        lines.append(sizes_line(counts))
+        sizes = counts.tolist()
+        lines.append(
+            f"{len(sizes):,} clusters of {_size(sum(sizes))} rows; sizes: {largest_sizes(counts)}"
+        )
     lines.append(f"stopped: {stop.value if stop else 'not yet, the fit was cut off'}")
     return "\n".join(lines)
 
 
-def sizes_line(counts: NDArray[Any]) -> str:
+def largest_sizes(counts: NDArray[Any]) -> str:
     """Return how many rows the largest clusters have, and the smallest one."""
     sizes = sorted(counts.tolist(), reverse=True)
     more = f", ... {_size(sizes[-1])}" if len(sizes) > SIZES_SHOWN else ""
-    largest = ", ".join(map(_size, sizes[:SIZES_SHOWN]))
-    return f"{len(sizes):,} clusters of {_size(sum(sizes))} rows; sizes: {largest}{more}"
+    return f"{', '.join(map(_size, sizes[:SIZES_SHOWN]))}{more}"
 
 
 HEAD = "iteration        inertia   largest move   empty"
