@@ -181,7 +181,8 @@ class KMeansClustering(Model):
             and others, see the README), a directory or a glob on any fsspec store, or the folder
             of a Delta table, a Lance dataset or a Zarr array, and is read by the workers; so is a
             list of URIs. Also a Dataset of pyarrow, Hugging Face or Ray. An iterator gives batches,
-            each of which is one step, seen once.
+            each of which is one step, seen once. The model keeps the names of the columns, and
+            later data with names are read by them.
         input_fn : callable
             Returns any of these, or the seed's pair (features, None).
         steps : int, optional

@@ -32,7 +32,8 @@ class Rows:
     """Which rows are looked at."""
 
     columns: tuple[str, ...] = ()
-    """The column of vectors, or the columns of numbers. Needed where there is a choice."""
+    """The column of vectors, or the columns of numbers. Needed where there is a choice; a model
+    knows its own."""
     filters: str = "[]"
     """JSON list of [column, operator, value]: rows for which not all hold are left out, with the
     cluster -1."""

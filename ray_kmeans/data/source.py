@@ -125,7 +125,9 @@ def open_source(
     Parameters
     ----------
     columns : list of str, optional
-        The column of vectors, or the columns of numbers; needed where there is a choice.
+        The column of vectors, or the columns of numbers. Where none are given, the one column of
+        vectors is taken, or else all of numbers; ConfigError lists them where these are not all
+        floats, one looks like a key of the rows, or others could be read as numbers.
     storage_options : dict, optional
         Passed to fsspec unchanged.
     sample_weight : str or array of shape (rows,), optional
