@@ -44,7 +44,8 @@ class Cluster:
 
     def start(self, name, options, **environment):
         folder = self.place / name
-        return subprocess.Popen(
+        log = self.place / f"{name}.log"
+        process = subprocess.Popen(
             [
                 *(BIN / "ray", "start", "--block", "--node-ip-address=127.0.0.1"),
                 *(f"--temp-dir={folder}", f"--object-store-memory={100 * 2**20}"),
@@ -52,9 +53,12 @@ class Cluster:
                 *(f"--dashboard-agent-listen-port={free_port()}", *options),
             ],
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-            stdout=(self.place / f"{name}.log").open("w"),
+            stdout=log.open("w"),
             stderr=subprocess.STDOUT,
         )
+        is_up = comes_true(lambda: "Ray runtime started" in log.read_text(), 120)
+        assert is_up, log.read_text()
+        return process
 
     def kill_head(self):
         """End all processes of the head's node at once, as where its machine goes."""

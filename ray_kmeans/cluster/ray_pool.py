@@ -51,6 +51,9 @@ class RayPool(Pool):
         self._emit = emit
         self._remembered: list[tuple[str, tuple[Any, ...]]] = []
         self._losses: Counter[int] = Counter()
+        """Of each shard, its worker's deaths since it answered last."""
+        self._alone: Counter[int] = Counter()
+        """The same since a worker of other shards died, which tells that it is not the shard."""
         self._loading: dict[int, Any] = {}
         self._moving: dict[int, Any] = {}
         self._crew = Crew(metric, options, emit)
@@ -73,6 +76,7 @@ class RayPool(Pool):
         self._remembered = []
         self._is_loaded = False
         self._losses.clear()
+        self._alone.clear()
         self._proven = set(range(len(shards))) if self._crew.options.proven else set()
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
@@ -197,6 +201,7 @@ class RayPool(Pool):
         """Take note of an answer: the shards are where it came from."""
         for shard in group:
             self._losses.pop(shard, None)
+            self._alone.pop(shard, None)
             self._proven.add(shard)
             before, self._home[shard] = self._home[shard], host
             if before is not host and before not in self._home.values():
@@ -205,10 +210,13 @@ class RayPool(Pool):
     def _redo(self, submit: Submit, host: Any, lost: set[int], error: Exception) -> dict[Any, Call]:
         """Give all shards of a dead host to others, and submit those whose answer is missing."""
         cause = first_line(error)
+        for other in set(self._alone) - lost:
+            del self._alone[other]
         for shard in sorted(lost):
             self._losses[shard] += 1
+            self._alone[shard] += 1
             may_live = shard in self._proven and not dies_by_itself(error)
-            if self._losses[shard] > (MOST_PROVEN if may_live else MOST):
+            if self._losses[shard] > MOST_PROVEN or (not may_live and self._alone[shard] > MOST):
                 raise WorkersLostError(
                     f"worker {shard} died {self._losses[shard]} times in a row, the last time with:"
                     f" {cause} See the Ray logs of its node. The plan was for at most "

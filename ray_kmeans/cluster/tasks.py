@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from ray_kmeans.cluster.crew import first_line
+from ray_kmeans.cluster.losses import MOST_PROVEN
 from ray_kmeans.errors import WorkersLostError
 
 
@@ -19,12 +20,12 @@ def outcomes(
     """Make a call with each of these arguments on one CPU of any node; yield results as they come.
 
     At most so many run or wait at once; None: two for each CPU that the cluster has by now, so that
-    one that can grow is asked to. Ray makes the calls of a node that is lost on another one. After
+    one that can grow is asked to. Ray makes a call again whose process or node is lost. After
     an exception no more are made, and those that Ray has been told of end by themselves: ray.cancel
     of a task that is about to run may crash this process (measured in Ray 2.60: "Tried to complete
     task that was not pending").
     """
-    task: Any = ray.remote(num_cpus=1)(call)
+    task: Any = ray.remote(num_cpus=1, max_retries=MOST_PROVEN)(call)
     waiting = iter(arguments)
     running: list[Any] = []
     try:

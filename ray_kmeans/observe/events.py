@@ -20,6 +20,13 @@ class Waiting:
     workers: int
     free_cpus: float
 
+    def __str__(self) -> str:
+        """Say so in words."""
+        return (
+            f"{self.missing} of {self.workers} workers have not started: {self.free_cpus} CPU are "
+            "free; waiting for nodes that come, or for what others use now"
+        )
+
 
 @dataclass(frozen=True)
 class Planned:
