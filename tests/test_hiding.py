@@ -85,10 +85,9 @@ def test_no_text_shows_what_may_be_a_secret_of_its_urls(one, other):
 
 @given(urls())
 def test_what_a_client_says_of_a_url_is_told_without_its_secret(url):
-    try:
-        raise OSError(f"530 cannot log in with {url}")
-    except OSError as error:
-        assert MARK not in Remote(url).redact(f"{error!r} {error}")
+    error = OSError(f"530 cannot log in with {url}")
+
+    assert MARK not in Remote(url).redact(f"{error!r} {error}")
 
 
 @pytest.mark.parametrize(
@@ -166,9 +165,7 @@ def test_no_value_of_an_option_is_told_by_what_a_client_says(data):
             assert MARK not in seen, (seen, options)
         assert f"<{told}>" not in seen
         assert f"={told}" not in seen
-    assert redacted("in us-east-1 there is none", {"region_name": "us-east-1"}).startswith(
-        "in us-e"
-    )
+    assert redacted("us-east-1 has none", {"region_name": "us-east-1"}).startswith("us-east-1 ")
 
 
 def test_the_user_info_of_an_endpoint_is_hidden_and_the_rest_is_not():
@@ -190,8 +187,8 @@ def fails(texts, call):
     texts.append("".join(traceback.format_exception(caught.value)))
 
 
-@settings(max_examples=6)
-@given(secret=SECRET, hidden=SECRET)
+@settings(max_examples=3)
+@given(secret=SECRET.filter(lambda secret: not {*"#?"} & {*secret}), hidden=SECRET)
 def test_nothing_that_a_run_says_or_writes_holds_a_secret(secret, hidden):
     """Of the URLs of model, data and output, and of the options."""
     place = f"memory://user:{secret}@{uuid.uuid4().hex}"
