@@ -37,12 +37,14 @@ SHORT = 4
 
 PATHS = ("file", "local")
 """Schemes behind which a path stands, with no query."""
+CHAINED = ("zip", "tar", "libarchive", "dir", "reference", "generic")
+"""Schemes behind which a file in another one stands, as in zip://a.npy::s3://bucket/a.zip."""
 BUCKETS = ("s3", "s3a", "gs", "gcs", "memory", "hf", *PATHS)
 """Schemes behind which the name of a bucket stands: an '@' in the path is none of a password."""
 SCHEME = r"([A-Za-z][A-Za-z0-9+.-]{0,20}):(?:\\?/){2}"
 _SCHEME = re.compile(SCHEME)
 _START = re.compile(rf"(?:[\w+.-]{{1,20}}::)*{SCHEME}")
-_HOST = re.compile(r"[^:@\[\]]*(:\d*\\?)?|\[[0-9A-Fa-f:.]+\](:\d*)?\\?|arn:[a-z0-9:-]+")
+_HOST = re.compile(r"[^:@\[\]]*(:\d+\\?)?|\[[0-9A-Fa-f:.]+\](:\d*)?\\?|arn:[a-z0-9:-]+")
 
 
 class _Value(NamedTuple):
@@ -61,14 +63,13 @@ def shown(url: str) -> str:
     pieces = [url[: found[0].start()]]
     ends = [each.start() for each in found[1:]] + [len(url)]
     for each, end in zip(found, ends, strict=True):
-        rest = url[each.end() : end]
-        text, link, others = rest.partition("::") if rest[:1] != "[" else (rest, "", "")
-        if link and "@" in others:
-            text, link, others = text + link + others, "", ""  # it may be in a password
-        place, is_last = _place(each[1].lower(), text, url[each.end() :])
-        if link and ":" in place:
-            place = HIDDEN  # no port: these are names of files in others
-        pieces += [each[0], place, link, others]
+        scheme, text = each[1].lower(), url[each.end() : end]
+        link = ""
+        if scheme in CHAINED and "@" not in text:
+            text, link, others = text.partition("::")
+            link += others
+        place, is_last = _place(scheme, text, url[each.end() :])
+        pieces += [each[0], place, link]
         if is_last:
             break
     return "".join(pieces)
@@ -79,11 +80,11 @@ def _place(scheme: str, text: str, to_the_end: str) -> tuple[str, bool]:
     if scheme in PATHS:
         return text, False
     cut = re.search(r"[?#]", text)
-    if cut is None:
-        return _host_and_path(scheme, text), False
-    if "@" in to_the_end[cut.start() :]:
+    if cut is not None and "@" in to_the_end[cut.start() :]:
         return HIDDEN, True  # of a password, or in a query
-    return f"{_host_and_path(scheme, text[: cut.start()])}{cut[0]}{HIDDEN}", True
+    place = _host_and_path(scheme, text[: cut.start()] if cut else text)
+    is_last = cut is not None or place == HIDDEN
+    return (f"{place}{cut[0]}{HIDDEN}" if cut else place), is_last
 
 
 def _host_and_path(scheme: str, text: str) -> str:
@@ -153,10 +154,10 @@ def _values(options: Any, name: str = "") -> Iterator[_Value]:
 
 
 def _inside(held: Any) -> Iterator[_Value]:
-    """Yield what an object says of itself, and the text and numbers that it holds."""
+    """Yield what an object says of itself, and what it holds as plain values."""
     yield from (_Value(str(held)), _Value(repr(held)))
     for value in getattr(held, "__dict__", {}).values():
-        if isinstance(value, str | bytes | Number):
+        if isinstance(value, str | bytes | Number | Mapping | list | tuple | Set):
             yield from _values(value)
 
 

@@ -62,7 +62,9 @@ def _tell(name: str) -> None:
     if not name.startswith(("-h", "--help", "--tyro")):
         hint = f"Give one of {', '.join(COMMANDS)}, or --help."
         raise ConfigError(f"{name!r} is no command. {hint}")
-    kinds = {name: command.flags for name, command in COMMANDS.items()}
+    kinds: dict[str, Callable[..., Any]] = {
+        name: command.flags for name, command in COMMANDS.items()
+    }
     tyro.extras.subcommand_cli_from_dict(kinds, prog="ray-kmeans", args=[name])
 
 

@@ -29,7 +29,7 @@ def flags_in(words: Sequence[str], kind: type[T], prog: str | None) -> T:
     how: dict[str, Any] = {"prog": prog, "default": defaults, "config": (OmitArgPrefixes,)}
     try:
         with redirect_stderr(told):
-            flags = tyro.cli(kind, args=words, **how)
+            flags: T = tyro.cli(kind, args=words, **how)
     except SystemExit as ended:
         if not ended.code:
             raise  # after --help
