@@ -47,8 +47,10 @@ def run_fit(
     if found is not None and _has_ended(found, plan, trainer, plan.data_name(summary)):
         emit(ev.EndedBefore(found.stop, found.iteration))
         return found
+    begin = time.perf_counter()
     Partials.get_ready(summary)
-    emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters))))
+    own = time.perf_counter() - begin
+    emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters, plan.batch_size)), own))
     with Saver(store, emit) as saver:
         state = seeded(plan, pool, summary, saver, emit) if found is None else found
         state = replace(state.begin(plan.data_name(summary), plan.asked), rows=plan.rows)

@@ -93,9 +93,11 @@ class Pool(ABC):
         about = extent.zeros, span, extent.dropped, extent.rounding
         return Summary(extent.rows, grid, squares, self.metric, *about)
 
-    def get_ready(self, n_clusters: int) -> list[tuple[str, int, float]]:
+    def get_ready(
+        self, n_clusters: int, batch_rows: int | None = None
+    ) -> list[tuple[str, int, float]]:
         """Let every worker compile and check what labelling for so many clusters needs."""
-        return self.remember("get_ready", n_clusters)
+        return self.remember("get_ready", n_clusters, batch_rows)
 
     def total(self, method: str, *args: Any) -> Any:
         """Return the sum of what `ask` returns."""

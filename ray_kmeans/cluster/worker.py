@@ -86,15 +86,32 @@ class ShardWorker:
         self._loaded = shard
         return extent
 
-    def get_ready(self, n_clusters: int) -> tuple[str, int, float]:
-        """Compile and check what labelling for so many clusters needs.
+    def get_ready(self, n_clusters: int, batch_rows: int | None = None) -> tuple[str, int, float]:
+        """Compile and check what labelling for so many clusters needs, in batches where these are.
 
         Returns what computes the labels, in how many threads, and the seconds that this took.
         """
         begin = time.perf_counter()
         rows = sum(self._shard.rows.sizes)
         name = self._kernel.ready(rows, n_clusters, self._shard.features)
+        if name.startswith(kernels.BLAS) or batch_rows is not None:
+            self._warm_up(batch_rows is not None)
         return name, self._threads.count, time.perf_counter() - begin
+
+    def _warm_up(self, in_batches: bool) -> None:
+        """Label and sum up a few rows, so that the first step need not compile how that is done."""
+        some = next((rows[:2] for rows in self._shard.rows if len(rows)), None)
+        if some is None:
+            return
+        centers = np.repeat(some[:1], 2, axis=0)  # a tie for every row, which nothing quick settles
+        scale = np.ones(some.shape[1])
+        if not in_batches:
+            self._kernel.hold([some], self._metric, 2).sums(centers, scale)
+            return
+        rows, labels = np.array(some), np.zeros(len(some), np.int32)
+        self._kernel.assign(rows, self._kernel.prepare(centers, self._metric), labels)
+        self._kernel.accumulate(rows, labels, scale, np.zeros(centers.shape, np.int64))
+        self._kernel.distances_to(rows, centers, labels, self._metric)
 
     def measure(self, grid: Grid) -> Squares:
         """Take the grid for all sums to come, and return the sums of squares on it."""

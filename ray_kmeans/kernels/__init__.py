@@ -125,6 +125,10 @@ class Kernel(Protocol):
         """Return the distance of each row to one center, (n,): the float64 bits of `distances`."""
 
 
+BLAS = "float32 BLAS"
+"""Begins the name of what labels rows by matrix products in float32."""
+
+
 def column_keys(n_features: int) -> NDArray[np.uint64]:
     """Return an odd 64-bit factor for each column (Steele et al., SplitMix, 2014)."""
     keys = np.arange(1, n_features + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

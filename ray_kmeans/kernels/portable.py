@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from ray_kmeans.kernels import ALIKE, column_keys, drift, loops, summing
+from ray_kmeans.kernels import ALIKE, BLAS, column_keys, drift, loops, summing
 from ray_kmeans.kernels.moving import HoldsPlainly, Moves
 from ray_kmeans.kernels.space import Rows
 from ray_kmeans.kernels.threads import Threads
@@ -87,7 +87,7 @@ class PortableKernel(HoldsPlainly):
         self._threads = Threads(threads)
 
     def ready(self, rows: int, k: int, d: int) -> str:
-        return "float32 BLAS"
+        return BLAS
 
     @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
     def prepare(self, centers: NDArray[np.float32], metric: str) -> PreparedCenters:

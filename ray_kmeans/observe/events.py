@@ -96,12 +96,18 @@ class DataLoaded:
         return self.rows * self.features * 4
 
 
+LONG_S = 1.0
+"""From so many seconds on it is said what took them."""
+
+
 @dataclass(frozen=True)
 class KernelsReady:
     """What labels rows in each worker is compiled, and checked against another way."""
 
     workers: tuple[tuple[str, int, float], ...]
     """(what computes, threads, seconds to get ready) of each; the first time, it is compiled."""
+    coordinator: float = 0.0
+    """Seconds for what the coordinator computes with."""
 
     def __str__(self) -> str:
         """Say how many workers compute by what, in how many threads, and how long that took."""
@@ -109,7 +115,9 @@ class KernelsReady:
         what = ", ".join(
             f"{count} x {name} in {threads} threads" for (name, threads), count in kinds.items()
         )
-        return f"{what}; ready after {max(seconds for *_, seconds in self.workers):.1f} s"
+        seconds = self.coordinator + max(seconds for *_, seconds in self.workers)
+        why = " (numba compiles what its cache does not hold)" if seconds >= LONG_S else ""
+        return f"{what}; ready after {seconds:.1f} s{why}"
 
 
 @dataclass(frozen=True)
