@@ -65,7 +65,8 @@ class Rounding:
         """The columns whose differences float32 cannot hold."""
         spread = np.fmax(self.spread, _differences(self.high, self.low))
         far = _far(self.low, self.high, spread)
-        return far[(spread[far] > 0) & (self.changed[far] > 0)]
+        found: NDArray[np.intp] = far[(spread[far] > 0) & (self.changed[far] > 0)]
+        return found
 
 
 def added(one: Rounding | None, other: Rounding | None) -> Rounding | None:
@@ -85,7 +86,8 @@ def less(values: NDArray[Any], shift: Sequence[float]) -> NDArray[Any]:
         limits = np.iinfo(values.dtype)
         fits = limits.min <= by.min(initial=0) and by.max(initial=0) < float(limits.max)
         if fits and apart < 2.0**62:  # then the difference of both is right, whatever overflows
-            return (values - by.astype(values.dtype)).view(np.int64)
+            whole: NDArray[np.int64] = (values - by.astype(values.dtype)).view(np.int64)
+            return whole
     wide: NDArray[np.float64] = values.astype(np.float64)
     return wide - by
 

@@ -116,10 +116,9 @@ def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
 
 
 def _of_origin(origin: Origin) -> Iterator[str]:
-    if not isinstance(origin.initial, str):
-        yield f"origin has the initial centers {origin.initial!r}, and no text"
-    if not all(type(value) is int for value in (origin.random_seed, origin.retries)):
-        yield f"origin has random_seed={origin.random_seed!r} and retries={origin.retries!r}"
+    kinds = [type(value) for value in (origin.initial, origin.random_seed, origin.retries)]
+    if kinds != [str, int, int]:
+        yield f"origin is {origin!r}, and not a name and two whole numbers"
 
 
 def _is_count(value: object) -> bool:

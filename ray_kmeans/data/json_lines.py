@@ -1,8 +1,7 @@
 """JSON with an object in each line (.jsonl, .ndjson), plain or gzipped.
 
-Prefer Parquet for many rows. As with CSV, a file is read once before the run to count
-its rows, and from its start by every worker. The first one is read twice: all its lines tell which
-columns there are, and of which types.
+Prefer Parquet for many rows. As with CSV, a file is read once before the run, as all its lines tell
+which columns there are, of which types, and how many rows; and from its start by every worker.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import io
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.json as text
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.format import Head, Opened
+from ray_kmeans.data.format import Head, Look, Opened
 from ray_kmeans.data.plan import Block, passes_over
 from ray_kmeans.errors import DataError
 
@@ -34,22 +33,25 @@ class JsonLines:
 
     columns: tuple[str, ...]
     """The column of vectors, or the columns of numbers, by name and in this order."""
-    schema: pa.Schema
-    """All columns of the first file."""
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    """All columns of all files, each with one type."""
 
     @classmethod
     def of(cls, first: Opened, columns: Sequence[str] | None) -> JsonLines:
-        """Choose the columns by all lines of the first file where none are given."""
-        schema = _schema(first)
-        return cls(arrow.choose_columns(schema, columns, first.path), schema)
+        return cls(tuple(columns or ()))
 
-    def head(self, file: Opened) -> Head:
-        """Read the whole file: its rows are not known without, and lines that are no rows."""
-        rows, features = 0, arrow.features_of(self._of_rows, self.columns)
-        for batch in _batches(file, self._of_rows):
-            rows += batch.num_rows
-            features = features or arrow.vector_length(batch, self.columns[0])
-        return Head((rows,), features)
+    def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> JsonLines:
+        return JsonLines(columns, _united([look.schema for look in looks]))
+
+    def look(self, file: Opened) -> Look:
+        """Read the whole file: its columns and rows are not known without."""
+        schema, rows = _schema(file)
+        vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
+        lengths = {name: _first_length(file, schema, name) for name in vectors}
+        return Look(schema, (rows,), lengths)
+
+    def head_of(self, file: Opened, look: Look) -> Head:
+        return look.head(self.columns, file.path)
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for run in passes_over(blocks):
@@ -82,17 +84,41 @@ class JsonLines:
         return pa.schema([self.schema.field(name) for name in outer])
 
 
-def _schema(file: Opened) -> pa.Schema:
-    """Return the columns of a file, each with one type for all its lines."""
-    found = pa.schema([])
+def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return all columns with one type each; where types contradict each other, the first."""
+    fields: dict[str, pa.Field] = {}
+    for new in (each for schema in dict.fromkeys(schemas) for each in schema):
+        both = [pa.schema([each]) for each in (fields.get(new.name, new), new)]
+        try:
+            fields[new.name] = pa.unify_schemas(both, promote_options="permissive").field(0)
+        except pa.ArrowException:
+            continue  # an error where it is asked for, which names both files
+    return pa.schema(list(fields.values()))
+
+
+def _first_length(file: Opened, schema: pa.Schema, name: str) -> int:
+    """Return the length of the first vector of a column; 0 where there is none."""
+    row = 0
+    for batch in _batches(file, pa.schema([schema.field(arrow.path_of(schema, name)[0])])):
+        length = arrow.vector_length(batch, name, file.path, row)
+        if length:
+            return length
+        row += batch.num_rows
+    return 0
+
+
+def _schema(file: Opened) -> tuple[pa.Schema, int]:
+    """Return the columns of a file, each with one type for all its lines, and its rows."""
+    found, rows = pa.schema([]), 0
     for number, lines in _chunks(file):
-        here = _parsed(file, number, lines, text.ParseOptions()).schema
+        table = _parsed(file, number, lines, text.ParseOptions())
+        here, rows = table.schema, rows + table.num_rows
         try:
             plain = pa.schema([(each.name, _plain(each.type)) for each in here])
             found = pa.unify_schemas([found, plain], promote_options="permissive")
         except pa.ArrowException as error:
             raise DataError(f"{file.path}, lines from {number:,} on: {error}.") from None
-    return found
+    return found, rows
 
 
 def _batches(file: Opened, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

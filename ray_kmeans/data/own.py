@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-MANIFESTS = ("_manifest.json", "_unfinished.json")
+MANIFEST = re.compile(r"_manifest\.json|_unfinished(-[0-9a-f]{12})?\.json")
 """Files of which one is in every output and export."""
 OURS = (
     {"format", "of", "parts", "clusters"},
@@ -15,7 +15,7 @@ OURS = (
     {"kind", "files"},
 )
 """Keys of a finished output, of an unfinished one, and of an export."""
-SAVED = re.compile(r"(.*/|)checkpoints/(data/\d{8}-|\d{8}-[^/]*iteration-)")
+SAVED = re.compile(r"(.*/|)checkpoints/(data/\d{8,15}-|(\d{8,15}-)?\d{8,15}-iteration-)")
 """How the names of what is saved begin in a model_dir."""
 BESIDE = ("checkpoints", "lease", "runs")
 """Folders of a model_dir."""
@@ -27,14 +27,15 @@ def folders_of_ours(paths: Iterable[str], read: Callable[[str], bytes]) -> set[s
     `paths` are all names below the place, from there on; `read` returns the bytes of one. A place
     is what was asked for, so it is never among these itself.
 
-    >>> names = ["a.npy", "m/checkpoints/00000001-iteration-1.json", "m/lease/1", "m/b.npy"]
+    >>> saved = "m/checkpoints/00000001-00000000-iteration-1.json"
+    >>> names = ["a.npy", saved, "m/lease/1", "m/b.npy"]
     >>> sorted(folders_of_ours(names, read=lambda name: b""))
     ['m/checkpoints', 'm/lease', 'm/runs']
     """
     ours: set[str] = set()
     for path in paths:
         folder, _, name = path.rpartition("/")
-        if name in MANIFESTS and folder and _is_ours(read(path)):
+        if folder and MANIFEST.fullmatch(name) and _is_ours(read(path)):
             ours.add(folder)
         elif "checkpoints/" in path and (found := SAVED.match(path)):
             ours |= {f"{found[1]}{each}" for each in BESIDE}
