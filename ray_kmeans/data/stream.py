@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_kmeans.data.libraries import opener_of
-from ray_kmeans.data.objects import is_frame
+from ray_kmeans.data.objects import is_frame, way_to_dense
 from ray_kmeans.data.source import Source, open_source
 from ray_kmeans.errors import ConfigError, DataError
 
@@ -17,7 +17,7 @@ from ray_kmeans.errors import ConfigError, DataError
 def is_stream(x: Any) -> bool:
     """Tell whether x gives batches: an iterator, a loader, or a list of tables of numbers."""
     known = isinstance(x, str | os.PathLike | Mapping | pa.Table | pa.RecordBatch | Source)
-    if known or opener_of(x):
+    if known or opener_of(x) or way_to_dense(x):
         return False
     if isinstance(x, list | tuple):
         return isinstance(x, list) and len(x) > 0 and all(map(_is_batch, x))
