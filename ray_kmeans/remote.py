@@ -81,10 +81,11 @@ class Patient:
         here = fs is not None and not {"file", "memory"}.isdisjoint(protocols_of(fs))
         self._attempts, self._patience_s = (1, 0.0) if here else (ATTEMPTS, PATIENCE_S)
 
-    def rm(self, path: str, recursive: bool = False) -> Any:
+    def rm(self, path: str | list[str], recursive: bool = False) -> Any:
         """Delete what has this very name: most clients take `[`, `?` and `*` for a pattern."""
-        literal = path if "file" in protocols_of(self._fs) else glob.escape(path)
-        return self._ask("rm", self._fs.rm, literal, recursive=recursive)
+        names = [path] if isinstance(path, str) else list(path)
+        literal = names if "file" in protocols_of(self._fs) else list(map(glob.escape, names))
+        return self.ask("rm", self._fs.rm, literal, recursive=recursive)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._fs, name)

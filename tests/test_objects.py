@@ -211,6 +211,9 @@ def test_sparse_matrices_are_refused_with_what_makes_them_dense(kind, of):
     for given in (x, {"a": x}):
         with pytest.raises(DataError, match=r"is sparse, of shape \(5, 5\).*x\.toarray\(\)"):
             open_source(given)
+    for ask in (model().fit, model().partial_fit):
+        with pytest.raises(DataError, match=r"is sparse, of shape \(5, 5\).*x\.toarray\(\)"):
+            ask(x)
 
 
 def test_types_of_other_libraries_that_float32_holds():

@@ -64,9 +64,9 @@ class Rounding:
     def lost(self) -> NDArray[np.intp]:
         """The columns whose differences float32 cannot hold."""
         spread = np.fmax(self.spread, _differences(self.high, self.low))
-        far = _far(self.low, self.high, spread)
-        found: NDArray[np.intp] = far[(spread[far] > 0) & (self.changed[far] > 0)]
-        return found
+        far: NDArray[np.intp] = _far(self.low, self.high, spread)
+        lost: NDArray[np.intp] = far[(spread[far] > 0) & (self.changed[far] > 0)]
+        return lost
 
 
 def added(one: Rounding | None, other: Rounding | None) -> Rounding | None:
@@ -86,8 +86,7 @@ def less(values: NDArray[Any], shift: Sequence[float]) -> NDArray[Any]:
         limits = np.iinfo(values.dtype)
         fits = limits.min <= by.min(initial=0) and by.max(initial=0) < float(limits.max)
         if fits and apart < 2.0**62:  # then the difference of both is right, whatever overflows
-            whole: NDArray[np.int64] = (values - by.astype(values.dtype)).view(np.int64)
-            return whole
+            return np.asarray(values - by.astype(values.dtype)).view(np.int64)
     wide: NDArray[np.float64] = values.astype(np.float64)
     return wide - by
 

@@ -212,7 +212,9 @@ class FileSource(RoundedSource):
     def with_columns(self, columns: Sequence[str]) -> FileSource:
         """Return the same files with rows of these columns; ConfigError where one has others."""
         assert isinstance(self.format, Tabular)
-        kinds = {id(look.schema): (look.schema, file) for file, look in self._looked()}
+        kinds = {
+            id(look.schema): (look.schema, file) for file, look in self._looked() if look.schema
+        }
         for schema, file in kinds.values():
             check_columns(schema, columns, file.shown)
         source = replace(self, format=self.format.with_columns(tuple(columns), self._looks))
@@ -225,15 +227,15 @@ class FileSource(RoundedSource):
 
         Raises DataError where a file has no such column, or types that do not go together.
         """
-        if isinstance(self.format, Tabular):
-            schemas = [look.schema for look in self._looks]
+        if isinstance(self.format, Tabular):  # a file of no rows may have no schema
+            schemas = [(file, look.schema) for file, look in self._looked() if look.schema]
         else:
-            schemas = [pa.schema([])] * len(self.files)
+            schemas = [(file, pa.schema([])) for file in self.files]
             if any(name not in file.partitions for file in self.files for name in names):
                 raise no_columns(self.files[0].shown, names)
         of_files = (
             (file.shown, {name: _type_in(file, schema, name) for name in names})
-            for file, schema in zip(self.files, schemas, strict=True)
+            for file, schema in schemas
         )
         return promoted(of_files, names)
 
@@ -305,7 +307,7 @@ class FileSource(RoundedSource):
             looks = self._looks
             keys = [name for name in looks[0].spans if counts_rows(_spans(looks, name))]
             doubtful = {name: what for look in looks for name, what in look.doubtful.items()}
-            schemas = {id(look.schema): look.schema for look in looks}
+            schemas = {id(look.schema): look.schema for look in looks if look.schema}
             columns = choose_among(list(schemas.values()), self._shown, keys, doubtful)
         return self.with_columns(columns)
 

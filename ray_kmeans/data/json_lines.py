@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -48,10 +48,12 @@ class JsonLines:
         schema, rows = _schema(file)
         vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
         lengths = {name: _first_length(file, schema, name) for name in vectors}
-        return Look(schema, (rows,), lengths)
+        return Look(schema, (rows,) if rows else (), lengths)
 
     def head_of(self, file: Opened, look: Look) -> Head:
-        return look.head(self.columns, file.path)
+        """Return what the file says of its rows; one without rows agrees with all others."""
+        about = look if look.schema else replace(look, schema=self.schema, facts={})
+        return about.head(self.columns, file.path)
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for run in passes_over(blocks):

@@ -141,23 +141,24 @@ def _size(length: int | None) -> str:
     return "no length, as a single value," if length is None else f"{length} features"
 
 
+def way_to_dense(x: Any) -> str:
+    """Return what makes a dense array of a sparse one; '' where x is none."""
+    if _is_of(x, "torch") and hasattr(x, "layout"):
+        return "" if str(x.layout) == "torch.strided" else "x.to_dense()"
+    if hasattr(x, "dense_shape") and hasattr(x, "indices"):
+        return "tf.sparse.to_dense(x)"
+    ways = (name for name in ("toarray", "todense") if hasattr(x, "nnz") and hasattr(x, name))
+    return next((f"x.{name}()" for name in ways), "")
+
+
 def refuse_sparse(x: Any, what: str) -> None:
-    """Raise DataError for a sparse matrix, with what makes a dense one of it."""
-    is_tensor = _is_of(x, "torch") and hasattr(x, "layout")
-    if is_tensor and str(x.layout) != "torch.strided":
-        way = "x.to_dense()"
-    elif hasattr(x, "nnz") and hasattr(x, "toarray"):
-        way = "x.toarray()"
-    elif hasattr(x, "nnz") and hasattr(x, "todense"):
-        way = "x.todense()"
-    elif hasattr(x, "dense_shape") and hasattr(x, "indices"):
-        way = "tf.sparse.to_dense(x)"
-    else:
-        return
-    raise DataError(
-        f"{what} is sparse, of shape {tuple(x.shape)}, and rows are dense here. Give {way}, or its "
-        "rows in batches to partial_fit."
-    )
+    """Raise DataError for a sparse matrix."""
+    way = way_to_dense(x)
+    if way:
+        raise DataError(
+            f"{what} is sparse, of shape {tuple(x.shape)}, and rows are dense here. Give {way}, or "
+            "that of some rows after the others to partial_fit."
+        )
 
 
 def _is_of(x: Any, library: str) -> bool:

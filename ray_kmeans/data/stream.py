@@ -11,7 +11,7 @@ import pyarrow as pa
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.libraries import opener_of
 from ray_kmeans.data.model_rows import open_by_name, open_for
-from ray_kmeans.data.objects import is_frame
+from ray_kmeans.data.objects import is_frame, way_to_dense
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ from ray_kmeans.errors import ConfigError, DataError
 def is_stream(x: Any) -> bool:
     """Tell whether x gives batches: an iterator, a loader, or a list of tables of numbers."""
     known = isinstance(x, str | os.PathLike | Mapping | pa.Table | pa.RecordBatch | Source)
-    if known or opener_of(x):
+    if known or opener_of(x) or way_to_dense(x):
         return False
     if isinstance(x, list | tuple):
         return isinstance(x, list) and len(x) > 0 and all(map(_is_batch, x))
