@@ -105,6 +105,9 @@ def _is_surely_host(scheme: str, text: str) -> bool:
 
 def redacted(text: str, options: Mapping[str, Any] | None = None, url: str = "") -> str:
     """Return a text without what may be a secret of the URLs in it, of options and of a URL."""
+    if "://" in url:  # it may hold spaces, with which a URL ends elsewhere
+        for written in (url, repr(url)[1:-1]):
+            text = text.replace(written, shown(url))
     pieces, at = [], 0
     while start := _START.search(text, at):
         end = _end_of_url(text, start)
