@@ -39,7 +39,7 @@ class Cluster:
 
     def start_head(self):
         self.heads += 1
-        ports = [f"--port={self.port}", "--ray-client-server-port=0"]
+        ports = [f"--port={self.port}", f"--ray-client-server-port={free_port()}"]
         return self.start(f"head{self.heads}", ["--head", *ports, "--num-cpus=0"], **self.storage)
 
     def start(self, name, options, **environment):
