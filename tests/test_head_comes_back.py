@@ -27,6 +27,18 @@ STEPS = 150
 PARAMS = {"use_mini_batch": False, "random_seed": 3}
 
 
+NODE = """
+import sys
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+params = RayParams(gcs_address={address!r}, node_ip_address="127.0.0.1", num_cpus=3,
+                   temp_dir={place!r}, object_store_memory=100 * 2**20)
+node = Node(params, head=False, shutdown_at_exit=True, spawn_reaper=False)
+print("Ray runtime started", flush=True)
+sys.stdin.read()
+"""
+
+
 class Cluster:
     """A head without workers' room and one other node, each with a folder of its own."""
 
@@ -35,7 +47,25 @@ class Cluster:
         self.address = f"127.0.0.1:{self.port}"
         self.heads = 0
         self.head = self.start_head()
-        self.node = self.start("node", [f"--address={self.address}", "--num-cpus=3"])
+        self.node = self.start_node()
+
+    def start_node(self):
+        """Start the other node; `ray start` makes none on loopback, so by what it calls."""
+        with (self.place / "node.log").open("w") as log:
+            code = NODE.format(address=self.address, place=str(self.place / "node"))
+            node = subprocess.Popen(
+                [sys.executable, "-c", code],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.wait_for("node")
+        return node
+
+    def wait_for(self, name):
+        log = self.place / f"{name}.log"
+        assert comes_true(lambda: "Ray runtime started" in log.read_text(), 120), log.read_text()
 
     def start_head(self):
         self.heads += 1
@@ -56,8 +86,7 @@ class Cluster:
             stdout=log.open("w"),
             stderr=subprocess.STDOUT,
         )
-        is_up = comes_true(lambda: "Ray runtime started" in log.read_text(), 120)
-        assert is_up, log.read_text()
+        self.wait_for(name)
         return process
 
     def kill_head(self):
