@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -162,6 +163,37 @@ def test_auto_that_finds_the_file_of_a_dead_head_is_refused(monkeypatch):
 
         with pytest.raises(ConfigError, match="'auto': no Ray head answers there"):
             on_ray.connect("auto", None, None)
+
+
+@contextmanager
+def dripping(*pieces):
+    """A port whose server says these pieces, one after the other, in a connection of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            link, _ = server.accept()
+            with link:
+                for piece in pieces:
+                    link.sendall(piece)
+                    time.sleep(0.05)
+
+        Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+SETTINGS = head._frame(head.SETTINGS, 0, 0, bytes(6))
+ANSWERED = head._frame(head.HEADERS, 4, 1, b"x"), head._frame(head.DATA, 0, 1, b"alive")
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 9, 12, 100])
+def test_a_head_whose_answer_comes_in_pieces_is_one(cut):
+    said = SETTINGS + head._frame(8, 0, 0, bytes(4)) + b"".join(ANSWERED)
+    pieces = [said[i : i + cut] for i in range(0, len(said), cut)]
+
+    with dripping(*pieces) as address:
+        head.check(address, "x")
+    with dripping(SETTINGS, *ANSWERED) as address:
+        head.check(address, "x")
 
 
 def test_a_name_server_that_is_silent_is_not_waited_for(monkeypatch):

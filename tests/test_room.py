@@ -167,7 +167,7 @@ def test_a_cluster_tells_whether_an_autoscaler_may_add_nodes(kind, tmp_path):
                 *(BIN / "ray", "start", "--head", "--block", f"--temp-dir={place}"),
                 *("--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1"),
                 *("--include-dashboard=false", f"--object-store-memory={100 * 2**20}"),
-                *("--ray-client-server-port=0", *configured),
+                *(f"--ray-client-server-port={free_port()}", *configured),
             ],
             env={
                 **os.environ,

@@ -164,7 +164,7 @@ def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
 def _frames(link: socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield the frames of HTTP/2 that come, as kind, flags, stream and body."""
     end = time.monotonic() + ANSWER_S
-    data = b""
+    data, is_http2 = b"", False
     while True:
         while len(data) >= 9 and len(data) >= 9 + int.from_bytes(data[:3], "big"):
             length = int.from_bytes(data[:3], "big")
@@ -175,6 +175,7 @@ def _frames(link: socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
         more = link.recv(65536)
         if not more or len(data) > 2**20:
             raise ConnectionError
-        if not data and more[3:4] != bytes([SETTINGS]):
-            raise ConnectionError  # another protocol
         data += more
+        if not is_http2 and len(data) >= 4 and data[3] != SETTINGS:
+            raise ConnectionError  # another protocol
+        is_http2 = is_http2 or len(data) >= 4
