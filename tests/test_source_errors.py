@@ -167,7 +167,11 @@ class TestVectors:
         put_table(root, "x.parquet", table)
 
         for x in (root, table):
-            assert np.isfinite(rows_of(open_source(x, columns=list("abc")))).tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0]]
+            assert np.isfinite(rows_of(open_source(x, columns=list("abc")))).tolist() == [
+                [1, 1, 1],
+                [0, 1, 0],
+                [1, 0, 0],
+            ]
 
 
 class TestNumbers:

@@ -124,6 +124,8 @@ class Look:
 
     def tells(self, names: Sequence[str]) -> bool:
         """Tell whether the length of a row of these columns is known."""
+        if not self.schema:  # of no rows: nothing is to be told
+            return True
         return bool(arrow.features_of(self.schema, names)) or names[0] in self.lengths
 
     def head(self, names: Sequence[str], place: str) -> Head:

@@ -193,8 +193,13 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         data_since=manifest["data_since"],
         running=None if running is None else _running(running, arrays),
         rows=None if rows is None else RowSpec.from_json(rows),
-        origin=None if origin is None else Origin(**origin),
+        origin=None if origin is None else _origin(**origin),
     )
+
+
+def _origin(initial: str, random_seed: int, retries: int) -> Origin:
+    """Return what a manifest says of the first centers: all of it must be there."""
+    return Origin(initial, random_seed, retries)
 
 
 def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
