@@ -14,7 +14,7 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.cluster import losses
-from ray_kmeans.cluster.losses import CoordinatorLosses
+from ray_kmeans.cluster.losses import CoordinatorLosses, ShardLosses
 from ray_kmeans.demo import DATA
 from tests.servers import lasting_ray
 from tests.test_ray_training import bits, descendants, state_of
@@ -98,3 +98,25 @@ def test_deaths_of_a_coordinator_are_counted_from_the_last_checkpoint_on(monkeyp
         assert not deaths.is_hopeless(False)
     now[0] += losses.STILL_S
     assert deaths.is_hopeless(False)
+
+
+def test_a_shard_that_kills_whoever_reads_it_ends_a_run_and_a_killer_that_goes_round_does_not(
+    monkeypatch,
+):
+    now = [0.0]
+    monkeypatch.setattr(losses.time, "monotonic", lambda: now[0])
+
+    deaths = ShardLosses()
+    for number in range(1, losses.MOST_UNPROVEN + 2):  # the others live
+        deaths.add([1])
+        assert deaths.is_hopeless(1, False) == (number > losses.MOST_UNPROVEN)
+        assert deaths.is_hopeless(1, True) == (number > losses.MOST)
+
+    deaths = ShardLosses([0, 1, 2])
+    for number in range(200):
+        deaths.add([number % 3])
+        assert not deaths.is_hopeless(number % 3, False)
+    now[0] += losses.STILL_S  # and nobody has answered since
+    assert deaths.is_hopeless(0, False)
+    deaths.answer([2])
+    assert not deaths.is_hopeless(0, False)

@@ -3,13 +3,59 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterable
 
 MOST = 3
-"""In a row, where it has never done what it is for, or Ray itself kills it for want of memory."""
+"""Deaths in a row of what Ray itself kills for want of memory."""
+MOST_UNPROVEN = 6
+"""Deaths in a row of a shard's worker, and of no other one, where no worker has read that shard."""
 MOST_PROVEN = 12
-"""In a row, where it has: what kills it now may be something that goes round and kills."""
-STILL_S = 120.0
-"""A coordinator has at least so long to get on, however often it dies."""
+"""Deaths in a row where it has worked before: something may go round and kill."""
+STILL_S = 600.0
+"""However often workers or a coordinator die, they have so long to get on."""
+
+
+class ShardLosses:
+    """Deaths of workers, by shard. A shard that kills whoever reads it must end the run.
+
+    A killer that goes round kills this worker and that one; a shard that kills does so while the
+    others live. So what counts for a shard are its worker's deaths between which no other worker
+    died. Many deaths of all workers end the run only where nobody answers for long.
+    """
+
+    def __init__(self, proven: Iterable[int] = ()) -> None:
+        self._deaths: Counter[int] = Counter()
+        self._alone: Counter[int] = Counter()
+        self._proven = set(proven)
+        self._answered = time.monotonic()
+
+    def answer(self, shards: Iterable[int]) -> None:
+        """Note that workers have answered for these shards: they kill nobody."""
+        self._answered = time.monotonic()
+        for shard in shards:
+            self._deaths.pop(shard, None)
+            self._alone.pop(shard, None)
+            self._proven.add(shard)
+
+    def add(self, lost: Iterable[int]) -> None:
+        """Count the death of the worker that held these shards."""
+        died = set(lost)
+        self._alone = Counter({shard: self._alone[shard] + 1 for shard in died})
+        self._deaths.update(died)
+
+    def count(self, shard: int) -> int:
+        """Return the deaths of a shard's worker since it answered last."""
+        return self._deaths[shard]
+
+    def is_hopeless(self, shard: int, by_itself: bool) -> bool:
+        """Tell whether another worker would die too; `by_itself`: of its own want of memory."""
+        if by_itself:
+            return self._deaths[shard] > MOST
+        most = MOST_PROVEN if shard in self._proven else MOST_UNPROVEN
+        if self._alone[shard] > most:
+            return True
+        return self._deaths[shard] > most and time.monotonic() - self._answered >= STILL_S
 
 
 class CoordinatorLosses:

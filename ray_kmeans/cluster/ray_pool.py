@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
@@ -17,7 +16,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from ray_kmeans.cluster.calls import Call, Group, Submit, by_host, submitted, until_lag
 from ray_kmeans.cluster.crew import LOST, Crew, dealt, dies_by_itself, first_line, moves
 from ray_kmeans.cluster.looks import Looks
-from ray_kmeans.cluster.losses import MOST, MOST_PROVEN
+from ray_kmeans.cluster.losses import MOST_PROVEN, ShardLosses
 from ray_kmeans.cluster.options import WorkerOptions
 from ray_kmeans.cluster.pool import Pool, rows_of
 from ray_kmeans.cluster.sending import room, sent
@@ -50,10 +49,6 @@ class RayPool(Pool):
         self.metric = metric
         self._emit = emit
         self._remembered: list[tuple[str, tuple[Any, ...]]] = []
-        self._losses: Counter[int] = Counter()
-        """Of each shard, its worker's deaths since it answered last."""
-        self._alone: Counter[int] = Counter()
-        """The same since a worker of other shards died, which tells that it is not the shard."""
         self._loading: dict[int, Any] = {}
         self._moving: dict[int, Any] = {}
         self._crew = Crew(metric, options, emit)
@@ -63,8 +58,6 @@ class RayPool(Pool):
             self.close()
             raise
         self._home: dict[int, Any] = {}
-        self._proven: set[int] = set()
-        """Shards that a worker has answered for: they do not kill whoever reads them."""
         self.take(source, shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
@@ -75,9 +68,7 @@ class RayPool(Pool):
         self._rows = [rows_of(shard) for shard in shards]
         self._remembered = []
         self._is_loaded = False
-        self._losses.clear()
-        self._alone.clear()
-        self._proven = set(range(len(shards))) if self._crew.options.proven else set()
+        self._losses = ShardLosses(range(len(shards)) if self._crew.options.proven else ())
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
 
@@ -199,10 +190,8 @@ class RayPool(Pool):
 
     def _note(self, host: Any, group: Group) -> None:
         """Take note of an answer: the shards are where it came from."""
+        self._losses.answer(group)
         for shard in group:
-            self._losses.pop(shard, None)
-            self._alone.pop(shard, None)
-            self._proven.add(shard)
             before, self._home[shard] = self._home[shard], host
             if before is not host and before not in self._home.values():
                 self._crew.set_aside(before)  # until it has done what it was asked
@@ -210,15 +199,12 @@ class RayPool(Pool):
     def _redo(self, submit: Submit, host: Any, lost: set[int], error: Exception) -> dict[Any, Call]:
         """Give all shards of a dead host to others, and submit those whose answer is missing."""
         cause = first_line(error)
-        for other in set(self._alone) - lost:
-            del self._alone[other]
+        self._losses.add(lost)
         for shard in sorted(lost):
-            self._losses[shard] += 1
-            self._alone[shard] += 1
-            may_live = shard in self._proven and not dies_by_itself(error)
-            if self._losses[shard] > MOST_PROVEN or (not may_live and self._alone[shard] > MOST):
+            if self._losses.is_hopeless(shard, dies_by_itself(error)):
+                times = self._losses.count(shard)
                 raise WorkersLostError(
-                    f"worker {shard} died {self._losses[shard]} times in a row, the last time with:"
+                    f"worker {shard} died {times} times in a row, the last time with:"
                     f" {cause} See the Ray logs of its node. The plan was for at most "
                     f"{self._crew.options.num_bytes:,} bytes in a worker, for "
                     f"{self._crew.options.rows:,} rows; if it ran out of memory, use more workers "
