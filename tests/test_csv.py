@@ -158,14 +158,14 @@ class TestHeader:
             open_source(root)
 
     def test_it_may_be_answered_either_way(self, root):
-        put_text(root, "x.csv", "4,5,6\n7,8,9\n")
+        put_text(root, "x.csv", "4,5,6\n7.5,8.5,9.5\n")
 
         without, with_names = (open_source(root, header=header) for header in (False, True))
 
-        assert rows_of(without).tolist() == [[4, 5, 6], [7, 8, 9]]
+        assert rows_of(without).tolist() == [[4, 5, 6], [7.5, 8.5, 9.5]]
         assert without.format.columns == ("0", "1", "2")
-        assert rows_of(with_names).tolist() == [[7, 8, 9]]
-        assert rows_of(open_source(root, ["6", "4"])).tolist() == [[9, 7]]
+        assert rows_of(with_names).tolist() == [[7.5, 8.5, 9.5]]
+        assert rows_of(open_source(root, ["6", "4"])).tolist() == [[9.5, 7.5]]
 
     def test_a_file_without_names_gives_its_rows_to_many_workers(self, root, monkeypatch):
         monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
@@ -174,26 +174,34 @@ class TestHeader:
         text = "\n".join(f"t{n};" + ";".join(map(str, row)) for n, row in enumerate(whole))
         put_text(root, "x.csv", text)
 
-        source = open_source(root, header=False)
+        source = open_source(root, ["1", "2", "3"], header=False)
 
         np.testing.assert_array_equal(rows_of(source), whole)
         kept = [source.columns_of(block, ["0"])["0"] for block in source.describe().blocks]
         assert [text.as_py() for part in kept for text in part] == [f"t{n}" for n in range(100)]
 
-    @pytest.mark.parametrize(("rows", "said"), [("3.5,4", False), ("3,4", True)])
-    def test_names_of_pandas_are_told_of_where_they_may_be_a_row(self, root, rows, said, caplog):
-        put_text(root, "x.csv", f"0,1\n{rows}\n")
+    def test_names_of_pandas_are_told_of_where_they_may_be_a_row(self, root, caplog):
+        put_text(root, "x.csv", "0,1\n3,4\n")
 
-        assert rows_of(root).tolist() == [[float(each) for each in rows.split(",")]]
-        assert ("the first line, 0,1, is taken for the names" in caplog.text) == said
-        assert rows_of(open_source(root, header=False)).shape == (2, 2)
+        with pytest.raises(ConfigError, match="none is named: 0: int64, 1: int64"):
+            open_source(root)
+
+        assert "the first line, 0,1, is taken for the names" in caplog.text
+        assert rows_of(open_source(root, ["0", "1"])).tolist() == [[3, 4]]
+        assert rows_of(open_source(root, ["0", "1"], header=False)).shape == (2, 2)
+
+    def test_names_of_pandas_above_other_numbers_are_names(self, root, caplog):
+        put_text(root, "x.csv", "0,1\n3.5,4.5\n")
+
+        assert rows_of(root).tolist() == [[3.5, 4.5]]
+        assert caplog.text == ""
 
     def test_a_file_without_names_after_one_with_names_is_an_error(self, root):
         put_text(root, "1.csv", "a,b\n1,2\n")
         put_text(root, "2.csv", "3,4\n5,6\n")
 
         with pytest.raises(ConfigError, match=r"\['a', 'b'\] are not in .*2\.csv"):
-            open_source(root).describe()
+            open_source(root, ["a", "b"]).describe()
 
     @pytest.mark.parametrize("header", [True, False])
     def test_other_data_have_none(self, root, header):
@@ -209,17 +217,18 @@ class TestSeparators:
     @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
     def test_the_one_in_all_lines_is_taken(self, root, separator, suffix):
         header = ["a", "b", 'with "' + ",;|\t".replace(separator, "")]
-        put_text(root, f"x.{suffix}", as_text(header, [[1, 2.5, "x"], [3, 4, ""]], separator))
+        put_text(root, f"x.{suffix}", as_text(header, [[1.5, 2.5, "x"], [3, 4, ""]], separator))
 
-        assert rows_of(root).tolist() == [[1, 2.5], [3, 4]]
+        assert rows_of(root).tolist() == [[1.5, 2.5], [3, 4]]
 
     @pytest.mark.parametrize(
-        "text", ["a|b,c\n1,2\n", '"a;b",c\n1,2\n', "a,b\n1,2\n;\n"[:8], "a,t\n1,x;y;z\n2,x;y\n"]
+        "text",
+        ["a|b,c\n1.5,2.5\n", '"a;b",c\n1.5,2.5\n', "a,b\n1.5,2.5\n", "a,t\n1.5,x;y;z\n2,x;y\n"],
     )
     def test_others_in_some_lines_are_part_of_fields(self, root, text):
         put_text(root, "x.csv", text)
 
-        assert rows_of(root)[0, 0] == 1
+        assert rows_of(root)[0, 0] == 1.5
 
     @pytest.mark.parametrize("text", ["1,5;2,5\n3,5;4,5\n", "a,b;c\n1,2;3\n"])
     def test_two_in_all_lines_are_a_question(self, root, text):
