@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, Predictor, RunConfig
+from ray_kmeans import KMeansClustering, Predictor, RunConfig, import_centers
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from tests.files import rows_of
@@ -201,6 +201,50 @@ def test_sparse_vectors_beside_a_key_are_the_vectors():
     table = pa.table({"id": [1, 2], "v": pa.array([vector] * 2, kind)})
 
     assert rows_of(table).tolist() == [[0, 2.5, 0]] * 2
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+def test_a_tensor_has_the_digits_of_its_array(kind):
+    torch = pytest.importorskip("torch")
+    rows = (2**30 + np.arange(12).reshape(4, 3)).astype(kind)
+
+    of_tensor, of_array = (open_source(x, center=True) for x in (torch.tensor(rows), rows))
+
+    assert of_tensor.array.dtype == kind
+    np.testing.assert_array_equal(rows_of(of_tensor), rows_of(of_array))
+
+
+@pytest.mark.parametrize("kind", ["table", "frame", "parquet", "scikit-learn"])
+def test_centers_from_elsewhere_know_their_columns(kind, tmp_path):
+    if kind == "scikit-learn":
+        cluster = pytest.importorskip("sklearn.cluster")
+        given = cluster.KMeans(3, n_init=1, random_state=0).fit(pd.DataFrame(NAMED))
+        centers = given.cluster_centers_
+    else:
+        centers = X[:3]
+        table = pa.table(dict(zip("abc", centers.T, strict=True)))
+        pq.write_table(table, tmp_path / "x.parquet")
+        given = {"frame": table.to_pandas(), "parquet": str(tmp_path / "x.parquet")}.get(
+            kind, table
+        )
+    model = import_centers(given, str(tmp_path / "m"), config=RunConfig(num_workers=0))
+
+    labels = model.predict(pa.table(NAMED).select(["c", "a", "b"]), as_iterable=False)
+
+    nearest = ((X[:, None] - centers[None]) ** 2).sum(axis=2).argmin(axis=1)
+    assert labels["cluster_idx"].tolist() == nearest.tolist()
+    with pytest.raises(ConfigError, match="fitted on the columns a, b, c, and the data have a, b"):
+        model.predict(pa.table(NAMED).select(["a", "b"]), as_iterable=False)
+
+
+def test_a_column_of_centers_is_no_name_of_the_data(tmp_path, recwarn):
+    centers = pa.table({"center": pa.array(X[:3].tolist())})
+    model = import_centers(centers, str(tmp_path / "m"), config=RunConfig(num_workers=0))
+
+    labels = model.predict(pa.table(NAMED), as_iterable=False)["cluster_idx"]
+
+    assert labels[:3].tolist() == [0, 1, 2]
+    assert not [each for each in recwarn if "did not keep the names" in str(each.message)]
 
 
 def test_a_predictor_names_the_columns_that_a_batch_has(tmp_path):

@@ -19,7 +19,7 @@ from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
 
 FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, pa.ArrowException)
 """What libraries raise where an object cannot be handed over."""
-SMALL_FLOATS = ("bfloat16", "float8", "float6", "float4")
+SMALL_FLOATS = ("bfloat16", "float8_", "float6_", "float4_")
 """How the names of types begin that NumPy does not have; each value is one of float32."""
 
 
