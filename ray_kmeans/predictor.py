@@ -10,7 +10,7 @@ from ray_kmeans.checks import a_path, chosen_outputs
 from ray_kmeans.data import ray_batch
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.rounded import shifted
-from ray_kmeans.data.source import check_nonfinite
+from ray_kmeans.data.source import check_nonfinite, names_of
 from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, DISTANCE, ReadyModel, batches_of, whole
 from ray_kmeans.store.model_dir import ModelDir
 
@@ -55,7 +55,7 @@ class Predictor:
     ) -> None:
         check_nonfinite(nonfinite)
         self._model_dir = a_path("model_dir", model_dir)
-        self._columns = columns
+        self._columns = names_of(columns)
         self._nonfinite = nonfinite
         store = ModelDir.at(self._model_dir, storage_options or {}, keep=1)
         given = None if checkpoint_path is None else a_path("checkpoint_path", checkpoint_path)

@@ -355,7 +355,7 @@ class TestWarnings:
     def test_a_loss_is_told_with_its_count_and_its_remedy(self, make):
         rounding, copies = self.warnings_of(make(), STAMPS)
 
-        assert rounding.startswith("19 of 20 values of column 0 (1 such) lie so far from zero")
+        assert rounding.startswith("19 of 20 values of column 0 lie so far from zero")
         assert "center=True (--center)" in rounding
         assert "because rounding to float32 made rows equal" in copies
 

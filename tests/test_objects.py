@@ -93,7 +93,8 @@ class TestColumnsOfAFrame:
     def test_what_is_missing_is_no_number(self):
         frame = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": [None, 2.5]})
 
-        np.testing.assert_array_equal(rows_of(frame), [[1, np.nan], [np.nan, 2.5]])
+        rows = rows_of(open_source(frame, ["a", "b"]))
+        np.testing.assert_array_equal(rows, [[1, np.nan], [np.nan, 2.5]])
 
     def test_weights_are_a_column(self):
         frame = pd.DataFrame({"e": list(X), "w": np.arange(20.0)})

@@ -65,8 +65,9 @@ def _oddities(summary: Summary, names: Sequence[str]) -> Iterator[str]:
         assert summary.rounding is not None
         count, column = int(summary.rounding.changed[lost].sum()), int(lost[0])
         name = repr(names[column]) if len(names) == len(summary.grid.exponent) else str(column)
+        more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
         yield (
-            f"{count:,} of {summary.rows * len(lost):,} values of column {name} ({len(lost)} such) "
+            f"{count:,} of {summary.rows * len(lost):,} values of column {name}{more} "
             "lie so far from zero, beside how little they differ, that float32 rounds their "
             "differences away: rows become equal that are not. Give center=True (--center), which "
             "subtracts the middle of each column before, or subtract it yourself."

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import pyarrow as pa
 
+from ray_kmeans.data import spark
 from ray_kmeans.data.columns import LISTS, is_number, is_readable, is_vector, plain_type, type_at
 from ray_kmeans.errors import ConfigError, DataError
 
@@ -185,7 +186,7 @@ def _columns_of_rows(
 def _role(kinds: Kinds) -> _Role:
     plain = [plain_type(kind) for kind in kinds]
     lists = [kind for kind in plain if any(test(kind) for test in LISTS)]
-    if any(is_number(kind.value_type) for kind in lists):
+    if any(is_number(kind.value_type) for kind in lists) or any(map(spark.is_vectors, plain)):
         return _Role.VECTORS
     if not any(is_vector(kind) or is_readable(kind) for kind in plain):
         return _Role.OTHER

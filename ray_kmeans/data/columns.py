@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -166,7 +167,14 @@ def matrix(
 
 
 def _numbers(array: Any) -> NDArray[Any]:
-    """Return a column of numbers; decimals, booleans and nulls become float64."""
+    """Return a column of numbers; decimals, booleans and nulls become float64.
+
+    Decimals without a fraction become whole numbers where these can hold them all, as float64
+    cannot beyond 2**53.
+    """
+    if pa.types.is_decimal(array.type) and array.type.scale <= 0:
+        with contextlib.suppress(pa.ArrowInvalid):
+            array = array.cast(pa.int64())
     if not is_number(array.type):
         array = array.cast(pa.float64())
     values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
@@ -179,6 +187,8 @@ def vector_length(batch: Any, name: str, place: str, first_row: int = 0) -> int:
     Raises DataError where that vector is empty. `place` and `first_row` are for messages.
     """
     array = _plain(_at(batch, name))
+    if pa.types.is_null(array.type):
+        return 0
     if pa.types.is_fixed_size_list(array.type):
         return int(array.type.list_size)
     if spark.is_vectors(array.type):
@@ -215,8 +225,8 @@ def spans_of(table: Any) -> dict[str, tuple[float, float, int]]:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return what a dictionary encodes and an extension (as FixedShapeTensor) is stored as."""
-    if pa.types.is_dictionary(kind):
+    """Return what a dictionary or runs encode and an extension (a tensor) is stored as."""
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
     return plain_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
 
@@ -226,7 +236,9 @@ def _plain(array: Any) -> Any:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_dictionary(array.type):
-        return array.dictionary_decode()
+        return _plain(array.dictionary_decode())
+    if pa.types.is_run_end_encoded(array.type):
+        return _plain(pc.run_end_decode(array))
     return _plain(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
 
 

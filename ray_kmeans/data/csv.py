@@ -7,6 +7,7 @@ start, and columns that are kept are read from there for every block.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,9 +27,12 @@ from ray_kmeans.errors import DataError
 READ_BYTES = 2**22
 """Bytes that are parsed at once: bounds the memory, and the length of a row."""
 WRITTEN_NUMBER = (
-    r"^\s*[-+]?[$€£]?\s?(\d{1,3}([,' ]\d{3})+(\.\d+)?|\d+,\d+|\d+(\.\d+)?)\s?[%€£]?\s*$"
+    r"^\s*[-+]?[$€£]?\s?"
+    r"(\d{1,3}([,' ]\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+,\d+|\d+,\d+|\d+(\.\d+)?)\s?[%€£]?\s*$"
 )
 """Thousands set apart, a comma for the point, a sign of money or a percent: no parser's numbers."""
+WHOLE_IN_FLOATS = 2**53
+"""Up to this float64 has all whole numbers."""
 START_BYTES = 2**16
 """Bytes that tell the form."""
 
@@ -40,8 +44,8 @@ class Csv:
     columns: tuple[str, ...]
     """In this order."""
     form: Form
-    flags: tuple[str, ...] = ()
-    """Those of the columns that hold true and false."""
+    types: tuple[pa.DataType, ...] = ()
+    """What each of them is read as."""
 
     @classmethod
     def of(cls, first: Opened, columns: Sequence[str] | None, header: bool | None = None) -> Csv:
@@ -49,9 +53,7 @@ class Csv:
         return cls(tuple(columns or ()), form)
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Csv:
-        seen = (zip(look.schema.names, look.schema.types, strict=True) for look in looks)
-        flags = {name for pairs in seen for name, kind in pairs if pa.types.is_boolean(kind)}
-        return replace(self, columns=columns, flags=tuple(n for n in columns if n in flags))
+        return replace(self, columns=columns, types=tuple(_type_of(n, looks) for n in columns))
 
     def look(self, file: Opened) -> Look:
         """Return what the columns seem to hold at the start of the file, and their names.
@@ -61,9 +63,8 @@ class Csv:
         start = _start(file, self.form)
         named = [field for field in start.schema if field.name]
         if self.columns:  # whether they hold numbers is seen when they are read
-            flags = [field for field in named if pa.types.is_boolean(field.type)]
-            others = [pa.field(f.name, pa.float64()) for f in named if f not in flags]
-            return Look(pa.schema([*flags, *others]))
+            spans = arrow.spans_of(start)
+            return Look(pa.schema([_as_number(field) for field in named]), spans=spans)
         _check_texts(file.path, start, self.form)
         return Look(pa.schema(named), (), {}, arrow.spans_of(start), _numbers_as_text(start))
 
@@ -79,7 +80,7 @@ class Csv:
 
     @property
     def _types(self) -> dict[str, pa.DataType]:
-        return {n: pa.bool_() if n in self.flags else pa.float64() for n in self.columns}
+        return dict(zip(self.columns, self.types, strict=True))
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns as text, as the file has them: no later line can contradict."""
@@ -104,6 +105,25 @@ class Csv:
             yield from reader
 
 
+def _as_number(field: pa.Field) -> pa.Field:
+    kept = pa.types.is_boolean(field.type) or pa.types.is_integer(field.type)
+    return field if kept else field.with_type(pa.float64())
+
+
+def _type_of(name: str, looks: Sequence[Look]) -> pa.DataType:
+    """Return what a column is read as, by what files hold at their starts.
+
+    That is float64, to which no later line with a point or an exponent is in contradiction; int64
+    where numbers are so large that float64 would round them.
+    """
+    kinds = {look.schema.field(name).type for look in looks if name in look.schema.names}
+    if pa.bool_() in kinds:
+        return pa.bool_()
+    spans = [look.spans[name] for look in looks if name in look.spans]
+    is_large = any(max(-low, high) > WHOLE_IN_FLOATS for low, high, _ in spans)
+    return pa.int64() if is_large and kinds == {pa.int64()} else pa.float64()
+
+
 def _start(file: Opened, form: Form) -> pa.Table:
     """Return what the columns seem to hold, with some rows."""
     with _reader(file, text.ConvertOptions(), form) as reader:
@@ -115,6 +135,8 @@ def _first_text(file: Opened) -> str:
     """Return the first whole lines."""
     with file.fresh() as source:
         found = bytes(_plain(file, source).read(START_BYTES))
+    if found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{file.path} is UTF-16. Write it as UTF-8.")
     lines = found.decode("utf-8-sig", "replace").splitlines(keepends=True)
     return "".join(lines[:-1] if len(found) == START_BYTES and len(lines) > 1 else lines)
 

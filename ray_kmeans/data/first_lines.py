@@ -17,7 +17,7 @@ VALUE = re.compile(rf"{NUMBER}|^(nan|[-+]?inf(inity)?)$", re.IGNORECASE)
 """What is taken for a number rather than for the name of a column."""
 SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 """What may stand between fields, with what messages call it."""
-COMMA = re.compile(r"^[-+]?\d+,\d+$")
+COMMA = re.compile(r"^[-+]?\d[\d.]*,\d+$")
 LINES = 20
 """Lines that are looked at, at most."""
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -45,7 +45,8 @@ def form_of(path: str, kind: str, start: str, wanted: Sequence[str], header: boo
     if separator == ";" and not wanted:
         _check_points(path, lines)
     if header is None:
-        named = bool(wanted) and set(wanted) <= set(first)
+        numbered = [str(number) for number in range(len(first))]  # names that no line has
+        named = bool(wanted) and set(wanted) <= set(first) and not set(wanted) <= set(numbered)
         header = named or _has_names(path, first, lines[1:])
     return Form(separator, () if header else tuple(map(str, range(len(first)))))
 

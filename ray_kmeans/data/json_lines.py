@@ -23,7 +23,7 @@ from ray_kmeans.errors import DataError
 
 READ_BYTES = 2**22
 """Bytes that are parsed at once: bounds the memory, and the length of a line."""
-FAILURES = (pa.ArrowException, UnicodeDecodeError)
+FAILURES = (pa.ArrowException, UnicodeDecodeError, RecursionError)
 """What pyarrow raises for lines that are no objects, or contradict each other."""
 
 
@@ -78,7 +78,7 @@ class JsonLines:
 
     @property
     def _of_rows(self) -> pa.Schema:
-        """The columns of rows, all numbers as float64."""
+        """The columns of rows, in which a column of nulls is one of float64."""
         return pa.schema([(each.name, _floats(each.type)) for each in self._only(self.columns)])
 
     def _only(self, names: Sequence[str]) -> pa.Schema:
@@ -118,7 +118,7 @@ def _schema(file: Opened) -> tuple[pa.Schema, int]:
         try:
             plain = pa.schema([(each.name, _plain(each.type)) for each in here])
             found = pa.unify_schemas([found, plain], promote_options="permissive")
-        except pa.ArrowException as error:
+        except FAILURES as error:
             raise DataError(f"{file.path}, lines from {number:,} on: {error}.") from None
     return found, rows
 
@@ -192,7 +192,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _floats(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_integer(kind) or pa.types.is_null(kind):
+    if pa.types.is_null(kind):
         return pa.float64()
     return _mapped(kind, _floats)
 

@@ -12,7 +12,7 @@ from typing import Any
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.choice import shortened
-from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.data.source import Source, names_of, open_source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError
 
@@ -66,6 +66,7 @@ def open_by_name(
     **counting: Any,
 ) -> Source:
     """Return the same by the names of the model's columns; () where it has none."""
+    columns = names_of(columns)
     if not wanted:
         return open_source(x, columns, storage_options, **counting)
     if not columns and not isinstance(x, Source):

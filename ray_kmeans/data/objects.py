@@ -5,6 +5,7 @@ They are known by what they can do, or by the names of their classes, and none i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
 
 FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, pa.ArrowException)
 """What libraries raise where an object cannot be handed over."""
-SMALL_FLOATS = ("bfloat16", "float8", "float6", "float4")
+SMALL_FLOATS = ("bfloat16", "float8_", "float6_", "float4_")
 """How the names of types begin that NumPy does not have; each value is one of float32."""
 
 
@@ -65,7 +66,7 @@ def side_by_side(
     for name, part in parts.items():
         if part.dtype.kind not in "biuf":
             raise DataError(f"column {name!r} holds {part.dtype}, which is not a number type.")
-    rows = [part.reshape(len(part), -1) for part in parts.values()]
+    rows = [part.reshape(len(part), math.prod(part.shape[1:])) for part in parts.values()]
     return np.concatenate(rows, axis=1), names
 
 
@@ -126,6 +127,11 @@ def _of_list(x: Sequence[Any], what: str) -> NDArray[Any]:
         as_array(row, f"row {number} of {what}") if hasattr(row, "ndim") and row.ndim else row
         for number, row in enumerate(x)
     ]
+    if any(isinstance(row, Mapping) for row in rows):
+        raise DataError(
+            f"{what} holds dicts, one for each row. Give a table that is made of them, as by "
+            "pyarrow.Table.from_pylist(x), or a dict of columns."
+        )
     lengths = [len(row) if hasattr(row, "__len__") else None for row in rows]
     usual = Counter(lengths).most_common(1)[0][0] if lengths else None
     if len(set(lengths)) > 1:

@@ -22,6 +22,7 @@ def table_of(batch: Any, columns: Sequence[str] | None) -> pa.Table:
             "Give map_batches batch_format='pyarrow' or 'numpy'."
         )
     wanted = {name for path in columns or () for name in (path, path.partition(".")[0])}
+    wanted &= set(batch)  # where none is there, the others are what an error names
     return pa.table(
         {
             name: as_column(values) if not wanted or name in wanted else pa.nulls(len(values))

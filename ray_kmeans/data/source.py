@@ -159,10 +159,27 @@ def open_source(
         For what cannot be a data set.
     """
     check_nonfinite(nonfinite)
-    source = _opened(x, columns, storage_options, format, header)
+    if header not in (None, True, False):
+        raise ConfigError(f"header={header!r} must be True, False or None.")
+    source = _opened(x, names_of(columns), storage_options, format, header)
     if center:
         source = centered(source)
     return with_weights(source, sample_weight, filters, nonfinite == "drop")
+
+
+def names_of(columns: Any) -> list[str] | None:
+    """Return the names of columns as a list; ConfigError for what are no names, or one twice."""
+    if columns is None:
+        return None
+    names = [columns] if isinstance(columns, str) else list(columns)
+    if isinstance(columns, str | set | frozenset) or not all(isinstance(n, str) for n in names):
+        raise ConfigError(
+            f"columns={columns!r} must be a list of names, in the order that they have in a row."
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"columns={names} names {twice} twice. Give each column once.")
+    return [str(name) for name in names]
 
 
 def check_nonfinite(nonfinite: str) -> None:
@@ -218,6 +235,8 @@ def _open_files(
     header: bool | None,
 ) -> Source:
     ending = _ending(format)
+    if not all(uris):
+        raise ConfigError("x holds an empty path. Give a file, a directory or a glob.")
     if len(uris) == 1 and not uris[0].lower().endswith(tuple(FORMATS)):
         found = open_folder(uris[0], columns, storage_options)
         if found and not ending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,8 @@ from ray_kmeans.errors import ConfigError, DataError
 def is_stream(x: Any) -> bool:
     """Tell whether x gives batches: an iterator, a loader, or a list of tables of numbers."""
     known = isinstance(x, str | os.PathLike | Mapping | pa.Table | pa.RecordBatch | Source)
-    if known or opener_of(x) or way_to_dense(x):
+    is_buffer = isinstance(x, memoryview | bytes | bytearray | array)
+    if known or is_buffer or opener_of(x) or way_to_dense(x):
         return False
     if isinstance(x, list | tuple):
         return isinstance(x, list) and len(x) > 0 and all(map(_is_batch, x))
@@ -43,11 +45,16 @@ def open_batches(
     wanted: tuple[str, ...] = ()
     for number, batch in enumerate(stream, start=1):
         x = _features_of(batch)
-        about = None, storage_options
-        if wanted:
-            source = open_by_name(wanted, x, *about, sample_weight=sample_weight)
-        else:
-            source = open_for(state, x, *about, sample_weight=sample_weight)
+        about = x, None, storage_options
+        try:
+            if wanted:
+                source = open_by_name(wanted, *about, sample_weight=sample_weight)
+            else:
+                source = open_for(state, *about, sample_weight=sample_weight)
+        except (ConfigError, DataError) as error:
+            if type(error) not in (ConfigError, DataError):
+                raise
+            raise type(error)(f"batch {number}: {error}") from None
         wanted = wanted or columns_of_rows(source)
         layout = source.describe()
         features = features or layout.features
