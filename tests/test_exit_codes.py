@@ -79,6 +79,11 @@ UNUSABLE = {
         ["fit", *TWO, "--storage-options", "{}", "'hush'"],
         "more words than it takes; quote a value",
     ),
+    "a value for a switch, as in Python": (
+        ["fit", *TWO, "--use-mini-batch", "False"],
+        "--use-mini-batch takes no value, not 'False'. Give --use-mini-batch or --no-use-mini-bat",
+    ),
+    "a value for a switch with =": (["fit", *TWO, "--no-center=true"], "--center or --no-center"),
     "no of what is no switch": (["fit", *TWO, "--no-num-clusters"], "--no-num-clusters is not"),
     "no value": (["fit", *TWO, "--max-steps"], "Missing value for argument '--max-steps'"),
     "text for a number": (["fit", *TWO[:3], "x"], "--num-clusters takes int, not 'x'"),
