@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.feather
 import pytest
 
-from ray_kmeans import KMeansClustering, Predictor, RunConfig, cli
+from ray_kmeans import KMeansClustering, Predictor, RunConfig, cli, import_centers
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.data import model_rows
 from ray_kmeans.data.choice import shortened
@@ -377,11 +377,20 @@ class TestAModel:
         model_rows._warn_of_order.cache_clear()
 
         labels(km, X)
-        with pytest.warns(UserWarning, match="did not keep the names"):
+        with pytest.warns(UserWarning, match="does not have the names"):
             labels(km, ABC)
         labels(km, ABC)  # a second warning would be an error
         km.partial_fit(ABC)
         assert km._state().rows.columns == ("a", "b", "c")
+
+    def test_one_column_of_vectors_has_no_order_to_warn_of(self, tmp_path):
+        vectors = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 3)})
+        model_rows._warn_of_order.cache_clear()
+        km = import_centers(X[:3], str(tmp_path), config=HERE)
+
+        assert labels(km, vectors).tolist() == labels(km, X).tolist()  # a warning is an error
+        with pytest.warns(UserWarning, match="its centers are imported"):
+            labels(km, ABC)
 
     def test_a_predictor_goes_by_name(self, fitted):
         km, right = fitted
