@@ -21,6 +21,7 @@ from ray_kmeans.data.choice import shortened
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError
 from ray_kmeans.store.model_dir import ModelDir
+from tests.commands import refused
 from tests.files import put_table, rows_of
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -475,8 +476,9 @@ class TestTheCommand:
             "drop",
         )
 
-        with pytest.raises(SystemExit, match="fitted on the columns a, b, and the data have a, c"):
-            run("predict", data, tmp_path / "m", tmp_path / "out", "--columns", "a", "c")
+        words = ["predict", data, tmp_path / "m", tmp_path / "out", "--columns", "a", "c"]
+        _, line = refused([*map(str, words), "--num-workers", "0"])
+        assert "fitted on the columns a, b, and the data have a, c" in line
         run("evaluate", data, tmp_path / "m", "--columns", "b", "a", "--nonfinite", "drop")
 
     def test_a_key_is_not_clustered_in_silence(self, tmp_path):
@@ -484,8 +486,10 @@ class TestTheCommand:
             tmp_path / "x.parquet"
         )
 
-        with pytest.raises(SystemExit, match=r"id: int64, x: float, y: float.*--columns x y"):
-            run("fit", tmp_path / "x.parquet", tmp_path / "m", "--num-clusters", 3)
+        words = ["fit", tmp_path / "x.parquet", tmp_path / "m", "--num-clusters", "3"]
+        _, line = refused([*map(str, words), "--num-workers", "0"])
+        assert "id: int64, x: float, y: float" in line
+        assert "--columns x y" in line
 
 
 def test_rows_that_are_not_finite_name_their_column(tmp_path):
