@@ -207,5 +207,7 @@ def _parts_of_url(url: str) -> Iterator[_Value]:
         for each in secrets:
             yield from _forms(each)
             yield from map(_Value, (unquote(each), unquote_plus(each)))
+        for part in re.split(r"[/?#@:]", password if at else ""):  # what cuts a URL cuts it, too
+            yield from (_Value(each, is_word=True) for each in (part, unquote(part)))
         if at:
             yield from (_Value(each, is_word=True) for each in (name, unquote(name)))

@@ -206,8 +206,8 @@ def test_a_value_that_no_run_can_use_is_refused(tmp_path, capsys):
         ("c.yaml", "key: 2024-13-45", "is not YAML: month must be"),
         ("c.yaml", "key: \a", "is not YAML: unacceptable character"),
         ("c.json", '{"key": "hush",', "is not JSON: "),
-        ("c.json", '["hush"]', "must hold names of flags"),
-        ("c.yaml", "", "must hold names of flags"),
+        ("c.json", '["hush"]', "and holds a list."),
+        ("c.yaml", "", "and holds nothing."),
         ("c.toml", "key = 1", "must end with .yaml, .yml or .json"),
     ],
 )

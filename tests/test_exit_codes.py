@@ -79,6 +79,11 @@ UNUSABLE = {
         ["fit", *TWO, "--storage-options", "{}", "'hush'"],
         "more words than it takes; quote a value",
     ),
+    "a value for a switch, as in Python": (
+        ["fit", *TWO, "--use-mini-batch", "False"],
+        "--use-mini-batch takes no value, not 'False'. Give --use-mini-batch or --no-use-mini-bat",
+    ),
+    "a value for a switch with =": (["fit", *TWO, "--no-center=true"], "--center or --no-center"),
     "no of what is no switch": (["fit", *TWO, "--no-num-clusters"], "--no-num-clusters is not"),
     "no value": (["fit", *TWO, "--max-steps"], "Missing value for argument '--max-steps'"),
     "text for a number": (["fit", *TWO[:3], "x"], "--num-clusters takes int, not 'x'"),
@@ -96,7 +101,7 @@ UNUSABLE = {
     "a number that the command refuses": ([*MAKE, "0"], "num_rows=0"),
     "filters that are not JSON": (
         ["predict", "a", "b", "c", "--filters", "["],
-        "error: filters is not JSON: Expecting value",
+        r"error: filters is not JSON: Expecting value.* Give it as in --filters '\[\[\"id\", ",
     ),
     "options that are not JSON": (["fit", *TWO, "--storage-options", "{hush"], "not JSON: Expect"),
     "options that are no dict": (["fit", *TWO, "--storage-options", "[1]"], "is a list; it must"),
@@ -119,6 +124,16 @@ def test_flags_that_cannot_be_used_are_one_line_and_2(case, tmp_path, monkeypatc
     assert re.search(told, line)
     assert "hush" not in line
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_a_warning_is_one_line_without_a_place_in_our_code():
+    code = "import warnings; from ray_kmeans.cli import ending\n"
+    code += "ending.run(lambda: warnings.warn('of a\\nname'))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+
+    assert (ran.returncode, ran.stderr) == (0, "warning: of a\\nname\n")
 
 
 def test_the_version_is_told(capsys):

@@ -182,7 +182,10 @@ def dripping(*pieces):
 
 
 SETTINGS = head._frame(head.SETTINGS, 0, 0, bytes(6))
-ANSWERED = head._frame(head.HEADERS, 4, 1, b"x"), head._frame(head.DATA, 0, 1, b"alive")
+ANSWERED = (
+    head._frame(head.HEADERS, 4, 1, b"\x88x"),
+    head._frame(head.DATA, 0, 1, b"\0\0\0\0\5alive"),
+)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 9, 12, 100])
@@ -193,6 +196,34 @@ def test_a_head_whose_answer_comes_in_pieces_is_one(cut):
     with dripping(*pieces) as address:
         head.check(address, "x")
     with dripping(SETTINGS, *ANSWERED) as address:
+        head.check(address, "x")
+
+
+NO_PAGE = b"\x8d"
+"""In HPACK: the status 404."""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [head._frame(head.HEADERS, 5, 1, NO_PAGE)],
+        [head._frame(head.HEADERS, 5, 1, b"\x20" + NO_PAGE)],
+        [head._frame(head.HEADERS, 4, 1, NO_PAGE), head._frame(head.DATA, 1, 1, b"\0\0\0\0\0")],
+        [head._frame(head.HEADERS, 4, 1, b"\x88"), head._frame(head.DATA, 1, 1, b"<html>")],
+    ],
+    ids=["without a page", "and a size of its table", "with a page", "a page of 200"],
+)
+def test_another_server_that_speaks_http_2_is_no_head(answer):
+    with (
+        dripping(SETTINGS, *answer) as address,
+        pytest.raises(ConfigError, match="not the head of a Ray cluster"),
+    ):
+        head.check(address, "x")
+
+
+@pytest.mark.parametrize("size", [b"", b"\x20", b"\x3f\xe1\x1f"])
+def test_a_head_that_wants_a_token_first_is_one(size):
+    with dripping(SETTINGS, head._frame(head.HEADERS, 5, 1, size + b"\x88")) as address:
         head.check(address, "x")
 
 

@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from ray_kmeans import KMeansClustering, RunConfig, answers, open_source
 from ray_kmeans.data.files import File
 from ray_kmeans.errors import RayKMeansError
-from ray_kmeans.hiding import redacted, shown
+from ray_kmeans.hiding import HIDDEN, redacted, shown
 from ray_kmeans.remote import Remote
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
@@ -88,6 +88,22 @@ def test_what_a_client_says_of_a_url_is_told_without_its_secret(url):
     error = OSError(f"530 cannot log in with {url}")
 
     assert MARK not in Remote(url).redact(f"{error!r} {error}")
+
+
+@pytest.mark.parametrize("secret", ["hUsH/Wq7", "Wq7/hUsH", "a?hUsH", "a#hUsH/b", "a:hUsH/b@c"])
+def test_a_part_of_a_password_that_a_client_cuts_off_is_hidden(secret):
+    url = f"ftp://user:{secret}@host/x.parquet"
+
+    assert Remote(url).redact(f"port could not be cast: {MARK!r}") == (
+        f"port could not be cast: {HIDDEN!r}"
+    )
+
+
+def test_an_error_of_a_password_that_is_taken_for_a_port_does_not_show_it():
+    with pytest.raises(RayKMeansError, match="cannot be opened") as raised:
+        open_source("ftp://user:hUsH/Wq7@host/x.parquet")
+
+    assert MARK not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ import pyarrow.dataset as ds
 import pyarrow.feather
 import pytest
 
-from ray_kmeans import KMeansClustering, Predictor, RunConfig, cli
+from ray_kmeans import KMeansClustering, Predictor, RunConfig, cli, import_centers
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.data import model_rows
 from ray_kmeans.data.choice import shortened
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError
 from ray_kmeans.store.model_dir import ModelDir
+from tests.commands import refused
 from tests.files import put_table, rows_of
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -377,11 +378,20 @@ class TestAModel:
         model_rows._warn_of_order.cache_clear()
 
         labels(km, X)
-        with pytest.warns(UserWarning, match="did not keep the names"):
+        with pytest.warns(UserWarning, match="does not have the names"):
             labels(km, ABC)
         labels(km, ABC)  # a second warning would be an error
         km.partial_fit(ABC)
         assert km._state().rows.columns == ("a", "b", "c")
+
+    def test_one_column_of_vectors_has_no_order_to_warn_of(self, tmp_path):
+        vectors = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 3)})
+        model_rows._warn_of_order.cache_clear()
+        km = import_centers(X[:3], str(tmp_path), config=HERE)
+
+        assert labels(km, vectors).tolist() == labels(km, X).tolist()  # a warning is an error
+        with pytest.warns(UserWarning, match="its centers are imported"):
+            labels(km, ABC)
 
     def test_a_predictor_goes_by_name(self, fitted):
         km, right = fitted
@@ -466,8 +476,9 @@ class TestTheCommand:
             "drop",
         )
 
-        with pytest.raises(SystemExit, match="fitted on the columns a, b, and the data have a, c"):
-            run("predict", data, tmp_path / "m", tmp_path / "out", "--columns", "a", "c")
+        words = ["predict", data, tmp_path / "m", tmp_path / "out", "--columns", "a", "c"]
+        _, line = refused([*map(str, words), "--num-workers", "0"])
+        assert "fitted on the columns a, b, and the data have a, c" in line
         run("evaluate", data, tmp_path / "m", "--columns", "b", "a", "--nonfinite", "drop")
 
     def test_a_key_is_not_clustered_in_silence(self, tmp_path):
@@ -475,8 +486,10 @@ class TestTheCommand:
             tmp_path / "x.parquet"
         )
 
-        with pytest.raises(SystemExit, match=r"id: int64, x: float, y: float.*--columns x y"):
-            run("fit", tmp_path / "x.parquet", tmp_path / "m", "--num-clusters", 3)
+        words = ["fit", tmp_path / "x.parquet", tmp_path / "m", "--num-clusters", "3"]
+        _, line = refused([*map(str, words), "--num-workers", "0"])
+        assert "id: int64, x: float, y: float" in line
+        assert "--columns x y" in line
 
 
 def test_rows_that_are_not_finite_name_their_column(tmp_path):

@@ -69,6 +69,8 @@ WRONG = {
     "too narrow": (b'{"rows": [[1, 2], [1]]}', "row 1 has 1 numbers and the model has 2 features"),
     "too wide": (b'{"rows": [[1, 2, 3]]}', "row 0 has 3 numbers and the model has 2 features"),
     "text": (b'{"rows": [[1, 2], [3, "4"]]}', "row 1 holds what is not a number"),
+    "a switch": (b'{"rows": [[1, 2], [true, 0.5]]}', "row 1 holds what is not a number"),
+    "switches in UTF-16": ('{"rows": [[false, 1]]}'.encode("utf-16"), "row 0 holds what is not"),
     "null": (b'{"rows": [[1, null]]}', "row 0 holds what is not a number"),
     "lists": (b'{"rows": [[1, [2]]]}', "row 0 holds what is not a number"),
     "NaN": (b'{"rows": [[1, 2], [NaN, 2]]}', "row 1 holds NaN or infinity, and 1 rows do"),

@@ -169,7 +169,10 @@ def _read(path: str) -> dict[str, Any]:
         said_of_it = str(error).partition("\n")[0]
         raise ConfigError(f"{place.shown!r} is not {language}: {said_of_it}.") from None
     if not isinstance(found, dict):
-        raise ConfigError(f"{place.shown!r} must hold names of flags with their values.")
+        raise ConfigError(
+            f"{place.shown!r} must hold names of flags with their values, as num_clusters: 10, "
+            f"and holds {'nothing' if found is None else f'a {type(found).__name__}'}."
+        )
     return {str(key): value for key, value in found.items()}
 
 

@@ -15,7 +15,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from ray_kmeans import hiding, interrupt
@@ -47,7 +49,8 @@ def run(call: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
-            call()
+            with _warnings_in_one_line():
+                call()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -70,6 +73,17 @@ def run(call: Callable[[], None]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show warnings without the place in our code that gave them, and that line of it."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{in_one_line(f'warning: {message}')}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def end_at_sigterm() -> None:

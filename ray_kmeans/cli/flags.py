@@ -86,7 +86,8 @@ def parsed(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:  # the value may hold a secret
-        raise ConfigError(f"{name} is not JSON: {error}.") from None
+        hint = """ Give it as in --filters '[["id", ">", 3]]'.""" if name == "filters" else ""
+        raise ConfigError(f"{name} is not JSON: {error}.{hint}") from None
 
 
 def announce(

@@ -18,6 +18,8 @@ from ray_kmeans.errors import ConfigError
 T = TypeVar("T")
 
 OWN = ("config", "help", "version")
+SWITCHED = ("true", "false")
+"""What people write behind a switch that takes nothing."""
 BORDER = "│┃|"
 
 
@@ -47,16 +49,25 @@ def see_help(prog: str | None) -> str:
 def _check_names(words: Sequence[str], kind: type[Any], prog: str | None) -> None:
     """Raise ConfigError for a flag that there is not; what follows it is not shown."""
     known = config_file.flags_of(kind)
-    for word in words:
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         if not word.startswith("--") or word == "--":
             continue
         flag = word.partition("=")[0]
         name = flag[2:].replace("-", "_")
         bare = name.removeprefix("no_")
+        if known.get(bare) is bool and (value := after if word == flag else word[len(flag) + 1 :]):
+            _check_switch(flag, value)
         if name in known or name in OWN or known.get(bare) is bool or flag.startswith("--tyro"):
             continue
         nearest = config_file.nearest(bare, known).replace("_", "-")
         raise ConfigError(f"{flag} is not known (nearest: --{nearest}). {see_help(prog)}")
+
+
+def _check_switch(flag: str, value: str) -> None:
+    """Raise ConfigError for a switch that is followed by a value, as in Python."""
+    if value.lower() in SWITCHED:
+        name = flag[2:].removeprefix("no-")
+        raise ConfigError(f"{flag} takes no value, not {value!r}. Give --{name} or --no-{name}.")
 
 
 def _sentence(told: str, known: Mapping[str, Any]) -> str:

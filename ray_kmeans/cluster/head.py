@@ -7,6 +7,7 @@ not be installed where Ray is, and Ray's own client prints lines and waits for 4
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import time
@@ -24,6 +25,10 @@ ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 HEADERS, DATA, RESET, SETTINGS, GOAWAY = 1, 0, 3, 4, 7
 END_STREAM, END_HEADERS = 1, 4
 NOT_IMPLEMENTED = b"grpc-status\x0212"
+STATUS_200 = re.compile(rb"([\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])*\x88")
+"""How the headers of an answer begin in HPACK; a size of its table may be before them."""
+PLAIN = b"\0"
+"""How a message of gRPC begins that is not compressed."""
 
 
 def check(address: str, said: str) -> None:
@@ -136,11 +141,17 @@ def _ask(link: socket.socket, authority: str) -> str:
             + _frame(HEADERS, END_HEADERS, 1, fields)
             + _frame(DATA, END_STREAM, 1, bytes(5))  # a message without a byte
         )
+        is_begun = False
         for kind, flags, stream, body in _frames(link):
-            if stream == 1 and kind == DATA:
-                return ""
+            if stream == 1 and kind == DATA and body:
+                if body.startswith(PLAIN):
+                    return ""
+                break  # a page, of a server of another kind
             if kind in (RESET, GOAWAY) or NOT_IMPLEMENTED in body:
                 break
+            if kind == HEADERS and not is_begun and not STATUS_200.match(body):
+                break  # gRPC tells errors otherwise
+            is_begun = is_begun or kind == HEADERS
             if stream == 1 and flags & END_STREAM:
                 return ""  # a GCS that wants a token first, which Ray has
     except TimeoutError:

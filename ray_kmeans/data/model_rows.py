@@ -53,7 +53,7 @@ def open_for(
     """
     wanted = state.rows.columns if state and state.rows else ()
     source = open_by_name(wanted, x, columns, storage_options, **counting)
-    if state is not None and state.rows is None and columns_of_rows(source):
+    if state is not None and state.rows is None and len(columns_of_rows(source)) > 1:
         _warn_of_order()
     return source
 
@@ -159,9 +159,9 @@ def _fitted_on(wanted: Sequence[str]) -> str:
 def _warn_of_order() -> None:
     """Warn, once in a process."""
     warnings.warn(
-        "the checkpoint of this model is of a version that did not keep the names of its columns, "
-        "so data are read in the order that they have. Make sure that it is the order of the fit; "
-        "a fit that goes on from it keeps their names.",
+        "this model does not have the names of its columns (its centers are imported, or of a "
+        "version that did not keep them), so columns are read in the order that the data have. "
+        "Make sure that it is that of the centers; a fit that goes on from it keeps their names.",
         UserWarning,
         stacklevel=2,
     )

@@ -54,7 +54,8 @@ async def body_of(stream: AsyncIterable[bytes], headers: Mapping[str, str], most
 def listed(body: bytes) -> list[Any]:
     """Return the rows of a body as they stand there; DataError for one without any."""
     try:
-        content = json.loads(body, parse_int=_whole, parse_float=_real)
+        text = body.decode(json.detect_encoding(body), "surrogatepass")
+        content = json.loads(text, parse_int=_whole, parse_float=_real)
     except RecursionError:
         raise DataError(f"the body is nested too deeply. {FORM}") from None
     except DataError:
@@ -67,7 +68,15 @@ def listed(body: bytes) -> list[Any]:
     rows: Any = content["rows"]
     if not isinstance(rows, list) or not rows:
         raise DataError(f"'rows' is {shortly(rows):.40}, not a list of rows. {FORM}")
+    if "true" in text or "false" in text:  # NumPy takes them for numbers where others are
+        _check_switches(rows)
     return rows
+
+
+def _check_switches(rows: list[Any]) -> None:
+    for number, row in enumerate(rows):
+        if isinstance(row, list) and any(isinstance(value, bool) for value in row):
+            raise DataError(f"row {number} holds what is not a number. {FORM}")
 
 
 def as_rows(given: list[Any], features: int, shift: Sequence[float] = ()) -> NDArray[np.float32]:
