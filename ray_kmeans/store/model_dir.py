@@ -50,6 +50,8 @@ class ModelDir(publish.Place):
     """Names the run that writes here; it stays the same in other processes of that run."""
     lease: Lease | None = field(default=None, compare=False)
     """What gives this run the right to save here, where it has that; see `held`."""
+    known: set[str] = field(default_factory=set, compare=False)
+    """The names of data that were there when this run came, and those that it gave."""
 
     @classmethod
     def at(
@@ -71,7 +73,9 @@ class ModelDir(publish.Place):
         with ExitStack() as held:
             lease.take(floor=self._highest_epoch())
             held.push(lease)
-            yield Held(replace(self, lease=lease))
+            with self.said(f"model_dir={self.shown!r} cannot be read"):
+                known = set(self._data())
+            yield Held(replace(self, lease=lease, known=known))
 
     def latest(self) -> FitState | None:
         """Return the newest state; None where there is none.
@@ -192,8 +196,15 @@ class ModelDir(publish.Place):
 
     def _used(self) -> list[Number]:
         """Return the numbers of all checkpoints, also of those that were only begun."""
-        begun = (numbered.of_data(name) for name, _ in self._listed(f"{self._root}/data"))
-        return [*map(_number_at, self._manifests()), *(number for number in begun if number)]
+        return [*map(_number_at, self._manifests()), *self._data().values()]
+
+    def _data(self) -> dict[str, Number]:
+        """Return the claims and the folders of arrays, with their numbers."""
+        return {
+            name: number
+            for name, is_folder in self._listed(f"{self._root}/data")
+            if (number := numbered.of_data(name)) and is_folder != name.endswith("-claim")
+        }
 
     def _highest_epoch(self) -> int:
         with self.said(f"model_dir={self.shown!r} cannot be read"):
@@ -201,11 +212,27 @@ class ModelDir(publish.Place):
 
     def _claim(self) -> tuple[Number, str]:
         """Return a number that no other writer has, and a folder for data that is ours alone."""
+        self._check_known()
         last = max((number.number for number in self._used()), default=-1)
         number, mine = Number(self._epoch, last + 1), uuid.uuid4().hex[:8]
         while not publish.create(self.fs, f"{self._root}/data/{number}-claim", mine.encode()):
             number = Number(self._epoch, number.number + 1)
+        self.known.update((f"{number}-claim", f"{number}-{mine}"))
         return number, f"data/{number}-{mine}"
+
+    def _check_known(self) -> None:
+        """Raise LeaseLostError where another run has saved under the lease of this one.
+
+        All of the place was deleted then, while this run slept: the other one began anew there, and
+        its epoch may be the same or lower. What a lower one saves beside a lease that was there all
+        the time is of a run that slept itself.
+        """
+        if self.lease is None:
+            return
+        others = {name: n for name, n in self._data().items() if name not in self.known}
+        if any(n.epoch >= self._epoch or self.lease.was_deleted for n in others.values()):
+            self._check_lease()  # which can tell whose they are
+            raise LeaseLostError(self.shown, "run that has saved since then")
 
     def _of(self, checkpoint: str) -> FitState:
         """Return the state of a checkpoint: its file name here, or a path or URL anywhere."""
@@ -252,13 +279,17 @@ class ModelDir(publish.Place):
 
     def _check_newest(self, manifests: list[str], path: str, data: str) -> None:
         """Raise LeaseLostError, and delete this checkpoint, where a newer run has saved one."""
-        if _number_at(manifests[-1]).epoch <= self._epoch:
-            return
-        with suppress(OSError):
-            self.fs.rm_file(path)
-            self._delete_data(data)
-        self._check_lease()  # which can tell whose the newer one is
-        raise LeaseLostError(self.shown, "run that has saved since then")
+        try:
+            self._check_known()
+            if _number_at(manifests[-1]).epoch <= self._epoch:
+                return
+            self._check_lease()
+            raise LeaseLostError(self.shown, "run that has saved since then")
+        except LeaseLostError:
+            with suppress(OSError):
+                self.fs.rm_file(path)
+                self._delete_data(data)
+            raise
 
     def _delete_old(self, manifests: list[str]) -> None:
         """Delete all but the newest of these manifests, and data that are older.
@@ -279,7 +310,7 @@ class ModelDir(publish.Place):
                 continue
             if is_folder:
                 self._delete_data(f"data/{name}")
-            else:
+            elif name.endswith("-claim") or publish.is_unpublished(name):
                 self.fs.rm_file(f"{self._root}/data/{name}")
         for name in self._files(self._root):
             number = numbered.of_unpublished(name)
