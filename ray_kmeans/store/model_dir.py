@@ -99,7 +99,7 @@ class ModelDir(publish.Place):
         has published by then stays only where the other one has saved nothing yet, for that one may
         have begun from it; else it goes, since nobody needs what is older than the newest.
         """
-        self._check_lease()
+        self.check_lease()
         with self.said(f"cannot save a checkpoint to {self.shown!r}"):
             number, data = self._claim()
             path = f"{self._root}/{number}-iteration-{state.iteration}.json"
@@ -118,7 +118,7 @@ class ModelDir(publish.Place):
                 )
             manifests = self._manifests()
             self._check_newest(manifests, path, data)
-            self._check_lease()
+            self.check_lease()
             try:
                 self._delete_old(manifests)
             except OSError as error:  # the checkpoint is there, and the next save tries again
@@ -212,7 +212,7 @@ class ModelDir(publish.Place):
 
     def _claim(self) -> tuple[Number, str]:
         """Return a number that no other writer has, and a folder for data that is ours alone."""
-        self._check_known()
+        self._check_known(self._manifests())
         last = max((number.number for number in self._used()), default=-1)
         number, mine = Number(self._epoch, last + 1), uuid.uuid4().hex[:8]
         while not publish.create(self.fs, f"{self._root}/data/{number}-claim", mine.encode()):
@@ -220,18 +220,23 @@ class ModelDir(publish.Place):
         self.known.update((f"{number}-claim", f"{number}-{mine}"))
         return number, f"data/{number}-{mine}"
 
-    def _check_known(self) -> None:
+    def _check_known(self, manifests: list[str]) -> None:
         """Raise LeaseLostError where another run has saved under the lease of this one.
 
         All of the place was deleted then, while this run slept: the other one began anew there, and
         its epoch may be the same or lower. What a lower one saves beside a lease that was there all
         the time is of a run that slept itself.
         """
+        saved = set(map(_number_at, manifests))
+        if max(saved, default=Number(0, 0)).epoch > self._epoch:
+            self.check_lease()  # which can tell whose the newer one is
+            raise LeaseLostError(self.shown, "run that has saved since then")
         if self.lease is None:
             return
-        others = {name: n for name, n in self._data().items() if name not in self.known}
-        if any(n.epoch >= self._epoch or self.lease.was_deleted for n in others.values()):
-            self._check_lease()  # which can tell whose they are
+        others = {n for name, n in self._data().items() if name not in self.known and n in saved}
+        if others:
+            self.check_lease()  # which can tell whose they are, and whether its file was deleted
+        if any(n.epoch >= self._epoch or self.lease.was_deleted for n in others):
             raise LeaseLostError(self.shown, "run that has saved since then")
 
     def _of(self, checkpoint: str) -> FitState:
@@ -273,18 +278,15 @@ class ModelDir(publish.Place):
     def _epoch(self) -> int:
         return self.lease.epoch if self.lease else 0
 
-    def _check_lease(self) -> None:
+    def check_lease(self) -> None:
+        """Raise LeaseLostError where another run has taken over."""
         if self.lease is not None:
             self.lease.check()
 
     def _check_newest(self, manifests: list[str], path: str, data: str) -> None:
         """Raise LeaseLostError, and delete this checkpoint, where a newer run has saved one."""
         try:
-            self._check_known()
-            if _number_at(manifests[-1]).epoch <= self._epoch:
-                return
-            self._check_lease()
-            raise LeaseLostError(self.shown, "run that has saved since then")
+            self._check_known(manifests)
         except LeaseLostError:
             with suppress(OSError):
                 self.fs.rm_file(path)
@@ -347,7 +349,11 @@ class Held:
 
         Raises LeaseLostError where another run has taken over.
         """
-        return self._store.save(state)
+        try:
+            return self._store.save(state)
+        except StoreError:
+            self._store.check_lease()  # who took over may have deleted what this one was writing
+            raise
 
 
 def _name(path: str) -> str:
