@@ -46,7 +46,7 @@ class Naps:
 
     def __init__(self):
         self.at, self.calls, self._lock = NEVER, 0, Lock()
-        for owner, name in ((remote.Patient, "_ask"), (os, "replace"), (os, "link")):
+        for owner, name in ((remote.Patient, "ask"), (os, "replace"), (os, "link")):
             setattr(owner, name, self._before(getattr(owner, name)))
 
     def _before(self, function):

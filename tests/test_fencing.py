@@ -162,6 +162,31 @@ def test_so_it_is_where_the_lease_was_deleted_by_hand(tmp_path, point):
     assert_same(store.latest(), state_at(11))
 
 
+@pytest.mark.parametrize("epochs", [0, 3], ids=["of the same epoch", "of a lower epoch"])
+@pytest.mark.parametrize(
+    "point",
+    ["before the lease is looked at", "between the look and the claim", "before the manifest"],
+)
+def test_so_it_is_where_all_was_deleted_and_another_run_began_anew(tmp_path, point, epochs):
+    """Its numbers begin anew as well, and it has let go of its lease, so that has no file."""
+    place = publish.Place(str(tmp_path / "model"), {})
+    store = ModelDir.at(place.url, {}, 3)
+    for _ in range(epochs):
+        with store.held("fit", QUICK) as held:
+            held.save(state_at(0))
+    with Sleeper(place, 3, *POINTS[point]) as sleeper:
+        shutil.rmtree(place.url)
+        with store.held("fit", QUICK) as held:
+            for iteration in range(11):
+                held.save(state_at(iteration, data="finished"))
+        before = store.checkpoints()
+        said = sleeper.wake()
+
+    assert said.startswith("LeaseLostError")
+    assert_same(store.latest(), state_at(10, data="finished"))
+    assert store.checkpoints() == before
+
+
 def test_a_lease_never_has_an_epoch_of_a_checkpoint_that_is_there(tmp_path):
     store = ModelDir.at(str(tmp_path), {}, 5)
     epochs = []

@@ -32,6 +32,12 @@ from tests.test_labelled_resume import (
 OTHER = FitState(CENTERS[::-1].copy(), np.zeros(K, np.int64))
 HEX = 32 * "a"
 USERS = [
+    "part-00000001.parquet.0123abcd.partial",
+    "cluster=00001/part-00000003.parquet.0123abcd.partial",
+    "_by_cluster/plan.json",
+    "_manifests/00000001.json",
+    "_manifests/00000002.json",
+    "_manifests/notes.txt",
     "film.mkv.abc.partial",
     "x.0123abcd.partial",
     "deep/er/part-3.npy.0123abcd.partial",
@@ -92,16 +98,19 @@ def cut_off(data, url, monkeypatch, **options):
 def test_files_of_others_stay_through_every_way_to_write(data, tmp_path, by_cluster, monkeypatch):
     url, more = str(tmp_path / "out"), str(tmp_path / "more")
     put_rows(more, "0.parquet", X)
-    plant(url)
+    theirs = [*USERS, "_lease/00000001.json", "_lease/00000003.json"]
+    plant(url, theirs)
+    Path(url, "_manifests/00000003.json").mkdir()
 
     cut_off(data, url, monkeypatch, by_cluster=by_cluster)
-    check_planted(url)
+    check_planted(url, theirs)
     for _ in range(2):
         write(data, url, by_cluster=by_cluster)
-        check_planted(url)
+        check_planted(url, theirs)
     for _ in range(2):
         write(more, url, by_cluster=by_cluster, append=True)
-        check_planted(url)
+        check_planted(url, theirs)
+    assert manifest_of(url)["generation"] == 4
 
 
 @pytest.mark.parametrize("place", ["of others", "finished", "unfinished", "with old names"])
@@ -152,7 +161,6 @@ def test_what_a_killed_writer_of_ours_left_is_removed(data, tmp_path, when, monk
             f"_by_cluster-0123456789ab/plan.json.{HEX}.ray-kmeans-partial",
             f"cluster=00007/part-0123456789ab-00000001.parquet.{HEX}.ray-kmeans-partial",
             f"part-0123456789ab-00000001.parquet.{HEX}.ray-kmeans-partial",
-            "part-00000001.parquet.0123abcd.partial",
         ],
     )
 
@@ -336,3 +344,34 @@ def test_rows_that_are_refused_leave_a_place_to_others(tmp_path):
 
     assert write(X, url, state=STATE) == N
     check_complete(url)
+
+
+NO_OUTPUTS = {
+    "of no output": {},
+    "of a checkpoint": {"format": 2, "files": {}, "iteration": 0},
+    "without runs": {"runs": []},
+    "with runs that are text": {"runs": "x"},
+    "with a run of nothing": {"runs": [{}]},
+    "with parts elsewhere": {"parts": [{"name": "../part-00000000.parquet"}]},
+    "with a number as a part": {"parts": [7]},
+    "of a huge generation": {"generation": 10**30},
+    "of a generation that is text": {"generation": "3"},
+    "with more rows than a number": {"rows": "many"},
+}
+
+
+@pytest.mark.parametrize("case", [*NO_OUTPUTS, "that is deep"])
+def test_a_sealed_manifest_that_is_no_output_is_refused_and_stays(data, tmp_path, case):
+    url = tmp_path / "out"
+    write(data, str(url))
+    found = publish.unseal((url / MANIFEST).read_bytes())
+    changed = NO_OUTPUTS.get(case, {})
+    whole = {} if "of no" in case or "checkpoint" in case else found
+    crafted = publish.seal({**whole, "format": 3, **changed})
+    (url / MANIFEST).write_bytes(b"[" * 100_000 if case == "that is deep" else crafted)
+    before = everything_in(url)
+
+    for append, said in [(False, "already holds a finished"), (True, "holds no finished output")]:
+        with pytest.raises(StoreError, match=said):
+            write(data, str(url), append=append)
+        assert everything_in(url) == before

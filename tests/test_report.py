@@ -793,3 +793,8 @@ def test_a_model_without_records_of_runs_has_a_page_without_these_sections(tmp_p
     shutil.rmtree(Path(model.url, "runs"))
 
     assert list(sections(made(model, tmp_path))) == OF_MODELS
+
+
+@pytest.mark.parametrize("size", [2**63 - 1, 2**62, 1e20])
+def test_sizes_between_which_floats_have_no_room_are_drawn(size):
+    assert f"from {size:,.6g}" in figures.histogram("sizes", np.array([size] * 5), "rows").alt

@@ -30,5 +30,9 @@ class RowSpec:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> RowSpec:
         """Return what `to_json` wrote; raises TypeError or ValueError for anything else."""
-        columns, shift = tuple(found["columns"]), tuple(map(float, found["shift"]))
-        return cls(**{**found, "columns": columns, "shift": shift})
+        columns, shift = found["columns"], found["shift"]
+        if type(columns) is not list or type(shift) is not list:
+            raise TypeError(f"columns={columns!r:.80} and shift={shift!r:.80} must be lists")
+        if not {int, float} >= set(map(type, shift)):
+            raise TypeError(f"shift={shift!r:.80} must hold numbers")
+        return cls(**{**found, "columns": tuple(columns), "shift": tuple(map(float, shift))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 
@@ -64,6 +65,8 @@ def _of_arrays(state: FitState) -> Iterator[str]:
         yield "centers holds NaN or infinity"
     if not (np.isfinite(counts).all() and (counts >= 0).all()):
         yield "counts holds NaN, infinity or numbers below 0"
+    if counts.dtype.kind == "f" and not math.isfinite(sum(counts.tolist())):
+        yield "counts holds more than float64 can sum"
     if state.metric == COSINE and not _are_units(centers):
         yield "centers has rows whose norm is not 1, by cosine distance"
 
@@ -109,7 +112,9 @@ def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
         yield "rows names columns, filters or weights that are no text"
     if rows.nonfinite not in ("error", "drop"):
         yield f"rows has nonfinite={rows.nonfinite!r}, which nobody knows"
-    if len(rows.columns) > features or len({*rows.columns}) < len(rows.columns):
+    if rows.filters and not isinstance(json.loads(rows.filters), list):
+        yield "rows has filters that are no list"
+    if len(rows.columns) not in (0, 1, features) or len({*rows.columns}) < len(rows.columns):
         yield f"rows names the columns {list(rows.columns)!r} for {features} features"
     if len(rows.shift) not in (0, features) or not all(map(math.isfinite, rows.shift)):
         yield f"rows has a shift of {len(rows.shift)} values for {features} features"
@@ -117,7 +122,7 @@ def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
 
 def _of_origin(origin: Origin) -> Iterator[str]:
     kinds = [type(value) for value in (origin.initial, origin.random_seed, origin.retries)]
-    if kinds != [str, int, int]:
+    if kinds != [str, int, int] or origin.retries < 0:
         yield f"origin is {origin!r}, and not a name and two whole numbers"
 
 

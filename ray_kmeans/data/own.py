@@ -15,7 +15,7 @@ OURS = (
     {"kind", "files"},
 )
 """Keys of a finished output, of an unfinished one, and of an export."""
-SAVED = re.compile(r"(.*/|)checkpoints/(data/\d{8,15}-|(\d{8,15}-)?\d{8,15}-iteration-)")
+SAVED = re.compile(r"(.*/|)checkpoints/(data/[0-9]{8,15}-|([0-9]{8,15}-)?[0-9]{8,15}-iteration-)")
 """How the names of what is saved begin in a model_dir."""
 BESIDE = ("checkpoints", "lease", "runs")
 """Folders of a model_dir."""

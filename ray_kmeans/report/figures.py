@@ -135,6 +135,9 @@ def histogram(name: str, values: NDArray[Any], label: str) -> Figure:
     canvas = Canvas(figsize=(6, 2.6))
     axes = canvas.subplots()
     bins: Any = int(np.clip(2 * np.sqrt(len(values)), 5, 30))
+    highest = float(values.max())
+    if highest > 2**40 and np.ptp(values.astype(float)) <= bins * np.spacing(highest):
+        bins = np.array([0.0, highest])  # floats have no room for edges between these values
     if skewed(values):
         values = values[values > 0]
         bins = np.geomspace(values.min(), values.max(), bins + 1)

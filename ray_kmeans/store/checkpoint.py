@@ -25,7 +25,7 @@ from ray_kmeans.errors import CheckpointError
 from ray_kmeans.store import publish
 
 FORMAT = 2
-BLOB = re.compile(r"(data/(?:\d{8,15}-)?\d{8,15}-[0-9a-f]+)/([a-z]+)\.npy")
+BLOB = re.compile(r"(data/(?:[0-9]{8,15}-)?[0-9]{8,15}-[0-9a-f]+)/([a-z]+)\.npy")
 """The files that a manifest may name: all below its own folder."""
 LINE = np.dtype(
     [
@@ -94,10 +94,7 @@ def read(path: str, sealed: bytes, fetch: Callable[[str], bytes]) -> FitState:
 
     Raises CheckpointError for whatever is not as it was written, or is no state of a fit.
     """
-    try:
-        manifest = publish.unseal(sealed)
-    except RecursionError:
-        manifest = None
+    manifest = publish.unseal(sealed)
     if manifest is None:
         raise CheckpointError(path, "the manifest is not what was written")
     if manifest.get("format") != FORMAT:

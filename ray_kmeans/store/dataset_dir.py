@@ -23,8 +23,8 @@ from ray_kmeans.store import publish
 MANIFEST = "_dataset.json"
 ROW_GROUP = 16_384
 """Rows of a row group: what one worker reads at least."""
-OWN = re.compile(rf"{MANIFEST}|part-\d{{8}}\.(?:parquet|npy)")
-OLD_UNPUBLISHED = re.compile(r"part-\d{8}\.(?:parquet|npy)\.[0-9a-f]{8}\.partial")
+OWN = re.compile(rf"{MANIFEST}|part-[0-9]{{8}}\.(?:parquet|npy)")
+OLD_UNPUBLISHED = re.compile(r"part-[0-9]{8}\.(?:parquet|npy)\.[0-9a-f]{8}\.partial")
 """How unfinished files were called until 2026; others may give such names too."""
 
 

@@ -69,6 +69,11 @@ class Holder:
         )
 
     @property
+    def is_known(self) -> bool:
+        """Whether a file told it: what holds anything else may be somebody else's."""
+        return self.pid > 0
+
+    @property
     def runs_for(self) -> str:
         """Its time as people write it, in hours, minutes and seconds."""
         return str(timedelta(seconds=round(self.runs_for_s)))

@@ -70,6 +70,8 @@ class Lease:
         self._times = times or Times()
         self._holder = Holder(owner, uuid.uuid4().hex, what)
         self._epoch = 0
+        self.was_deleted = False
+        """Whether its file was gone once, perhaps with all of the place."""
         self._began = 0.0
         self._ended = Event()
         self._heart: Thread | None = None
@@ -104,7 +106,7 @@ class Lease:
         with self._said("cannot be leased"):
             self._take(floor)
             for epoch in self._epochs():
-                if epoch < self._epoch:
+                if epoch < self._epoch and Holder.parse(self._read(epoch)).is_known:
                     with contextlib.suppress(FileNotFoundError):
                         self._place.fs.rm_file(self._path(epoch))
         self._began = time.monotonic()
@@ -119,9 +121,9 @@ class Lease:
                 "this one was forked: only that one goes on with it. Give this one another place."
             )
         with self._said("cannot be checked for other runs"):
-            newest = max(self._epochs(), default=0)
-            if newest > self._epoch:
-                raise LeaseLostError(self._place.shown, str(Holder.parse(self._read(newest))))
+            other = self._other()
+            if other is not None:
+                raise LeaseLostError(self._place.shown, str(other))
 
     def release(self) -> None:
         """Let go, so that the next one need not wait.
@@ -138,7 +140,7 @@ class Lease:
         if self._heart is not None:
             self._heart.join()
         with self._said("cannot be released"):
-            if max(self._epochs(), default=0) != self._epoch:
+            if max(self._epochs(), default=0) != self._epoch or self._other() is not None:
                 return  # it is another one's
             if self._epoch == 1:
                 self._place.fs.rm_file(self._path(1))
@@ -149,6 +151,21 @@ class Lease:
     def _is_held_here(self) -> bool:
         """Whether this process took it: a forked child has a copy of it, without a heart."""
         return self._holder.pid == os.getpid()
+
+    def _other(self) -> Holder | None:
+        """Return who holds the place instead of this one; None where nobody does.
+
+        The numbers begin anew where all of the place was deleted under a run that slept, so another
+        one may have the same epoch, or a lower one. A file that was deleted alone comes back.
+        """
+        newest = max(self._epochs(), default=0)
+        if newest > self._epoch:
+            return Holder.parse(self._read(newest))
+        own = self._read(self._epoch)
+        if not own:
+            self.was_deleted = True
+        found = Holder.parse(own or (self._read(newest) if newest else b""))
+        return found if found.is_known and found.nonce != self._holder.nonce else None
 
     def _take(self, floor: int) -> None:
         refused = 0
@@ -259,7 +276,8 @@ class Lease:
         while not self._ended.wait(self._times.beat_s):
             beat += 1
             try:
-                self._write(beat)
+                if self._other() is None:  # else this may be the number of that one's file
+                    self._write(beat)
                 failed = False
             except Exception as error:
                 if not failed:  # `check` decides what that means

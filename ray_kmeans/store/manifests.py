@@ -19,10 +19,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_kmeans.store import publish
-from ray_kmeans.store.output_names import MANIFEST, OLD_PREFIX, RECORDS
+from ray_kmeans.store.output_names import MANIFEST, OLD_PREFIX, PART_NAME, RECORD, RECORDS
 
 FORMAT = 3
 READABLE = (2, FORMAT)
+
+OUTPUT = {"of": dict, "data": list, "parts": list, "rows": int, "clusters": list}
+RUN = {"stamp": str, "prefix": str, "parts": int, "first_part": int, "first_row": int, "rows": int}
+PART = {"name": str, "rows": int, "size": int, "sha256": str}
+"""Fields that a manifest has, a run in it, and a part."""
+MOST_GENERATIONS = 10**8 - 2
+"""More have no name of eight digits."""
 
 Manifest = Mapping[str, Any]
 
@@ -42,13 +49,15 @@ class Manifests(publish.Place):
     def commit(self, manifest: Manifest, before: Manifest) -> bool:
         """Let a manifest count from now on, in the place of `before`; False where another one does.
 
-        It must have the generation that follows.
+        It must have the generation that follows; the next one, where a file of others has its name.
         """
-        data = publish.seal(dict(manifest))
         if not before:
-            return publish.create(self.fs, f"{self._root}/{MANIFEST}", data)
-        if not publish.create(self.fs, f"{self._root}/{_record(manifest['generation'])}", data):
-            return False
+            return publish.create(self.fs, f"{self._root}/{MANIFEST}", publish.seal(dict(manifest)))
+        generation = manifest["generation"]
+        while not self._record(generation, {**manifest, "generation": generation}):
+            if self._record_of(generation):
+                return False
+            generation += 1
         self.promote()
         return True
 
@@ -63,7 +72,8 @@ class Manifests(publish.Place):
             newest = self._newest()
         counts = opened(newest)
         for number in self._numbers():
-            if not counts or number < counts["generation"]:
+            is_over = not counts or number < counts["generation"]
+            if is_over and self._record_of(number):
                 with contextlib.suppress(FileNotFoundError):
                     self.fs.rm_file(f"{self._root}/{_record(number)}")
 
@@ -80,12 +90,23 @@ class Manifests(publish.Place):
         for number in sorted(self._numbers() if found else (), reverse=True):
             if number <= found["generation"]:
                 break
-            data = self.read(_record(number))
-            record = opened(data)
+            record = self._record_of(number)
             # A number may have been left by an output that was deleted.
             if record and _stamps(record)[: len(found["runs"])] == _stamps(found):
-                return data
+                return self.read(_record(number))
         return copy
+
+    def _record(self, generation: int, manifest: Manifest) -> bool:
+        path = f"{self._root}/{_record(generation)}"
+        with contextlib.suppress(IsADirectoryError):
+            return publish.create(self.fs, path, publish.seal(dict(manifest)))
+        return False
+
+    def _record_of(self, number: int) -> dict[str, Any]:
+        """Return the manifest with this number; empty for a file of others by that name."""
+        with contextlib.suppress(IsADirectoryError):
+            return opened(self.read(_record(number)))
+        return {}
 
     def _numbers(self) -> list[int]:
         self.fs.invalidate_cache()
@@ -93,8 +114,8 @@ class Manifests(publish.Place):
             found = self.fs.ls(f"{self._root}/{RECORDS}", detail=False)
         except FileNotFoundError:
             return []
-        names = [str(path).rsplit("/", 1)[-1] for path in found]
-        return [int(name[:8]) for name in names if len(name) == 13 and name[:8].isdecimal()]
+        names = (RECORD.fullmatch(str(path)[len(self._root) + 1 :]) for path in found)
+        return [int(name[1]) for name in names if name]
 
 
 def opened(data: bytes | None) -> dict[str, Any]:
@@ -103,14 +124,32 @@ def opened(data: bytes | None) -> dict[str, Any]:
     One of format 2 knows no runs: all that it holds is taken for one, whose stamp is its hash.
     """
     found = unsealed(data)
-    if data is None or found.get("format") not in READABLE:
+    if data is None or found.get("format") not in READABLE or not _has(found, OUTPUT):
         return {}
     if "runs" not in found:
         run = {"stamp": json.loads(data)["sha256"], "prefix": OLD_PREFIX, "first_row": 0}
         run |= {"first_part": 0, "parts": len(found["parts"])}
         run |= {"rows": found["rows"], "left_out": found.get("left_out", 0)}
         found |= {"runs": [run], "generation": 0}
-    return found
+    return found if _is_whole(found) else {}
+
+
+def _is_whole(found: Manifest) -> bool:
+    """Tell whether a sealed manifest is that of an output: a checkpoint has a seal as well."""
+    runs, parts, generation = found["runs"], found["parts"], found.get("generation")
+    return (
+        type(generation) is int
+        and 0 <= generation <= MOST_GENERATIONS
+        and isinstance(runs, list)
+        and all(_has(run, RUN) for run in runs)
+        and all(_has(part, PART) and PART_NAME.fullmatch(part["name"]) for part in parts)
+        and sum(run["parts"] for run in runs) == len(parts)
+    )
+
+
+def _has(found: Any, kinds: Mapping[str, type]) -> bool:
+    """Tell whether these fields are there, of these kinds."""
+    return isinstance(found, dict) and all(type(found.get(key)) is kinds[key] for key in kinds)
 
 
 def unsealed(data: bytes | None) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class ModelDir(publish.Place):
     """Names the run that writes here; it stays the same in other processes of that run."""
     lease: Lease | None = field(default=None, compare=False)
     """What gives this run the right to save here, where it has that; see `held`."""
+    known: set[str] = field(default_factory=set, compare=False)
+    """The names of data that were there when this run came, and those that it gave."""
 
     @classmethod
     def at(
@@ -71,7 +73,9 @@ class ModelDir(publish.Place):
         with ExitStack() as held:
             lease.take(floor=self._highest_epoch())
             held.push(lease)
-            yield Held(replace(self, lease=lease))
+            with self.said(f"model_dir={self.shown!r} cannot be read"):
+                known = set(self._data())
+            yield Held(replace(self, lease=lease, known=known))
 
     def latest(self) -> FitState | None:
         """Return the newest state; None where there is none.
@@ -95,7 +99,7 @@ class ModelDir(publish.Place):
         has published by then stays only where the other one has saved nothing yet, for that one may
         have begun from it; else it goes, since nobody needs what is older than the newest.
         """
-        self._check_lease()
+        self.check_lease()
         with self.said(f"cannot save a checkpoint to {self.shown!r}"):
             number, data = self._claim()
             path = f"{self._root}/{number}-iteration-{state.iteration}.json"
@@ -114,7 +118,7 @@ class ModelDir(publish.Place):
                 )
             manifests = self._manifests()
             self._check_newest(manifests, path, data)
-            self._check_lease()
+            self.check_lease()
             try:
                 self._delete_old(manifests)
             except OSError as error:  # the checkpoint is there, and the next save tries again
@@ -192,8 +196,15 @@ class ModelDir(publish.Place):
 
     def _used(self) -> list[Number]:
         """Return the numbers of all checkpoints, also of those that were only begun."""
-        begun = (numbered.of_data(name) for name, _ in self._listed(f"{self._root}/data"))
-        return [*map(_number_at, self._manifests()), *(number for number in begun if number)]
+        return [*map(_number_at, self._manifests()), *self._data().values()]
+
+    def _data(self) -> dict[str, Number]:
+        """Return the claims and the folders of arrays, with their numbers."""
+        return {
+            name: number
+            for name, is_folder in self._listed(f"{self._root}/data")
+            if (number := numbered.of_data(name)) and is_folder != name.endswith("-claim")
+        }
 
     def _highest_epoch(self) -> int:
         with self.said(f"model_dir={self.shown!r} cannot be read"):
@@ -201,11 +212,32 @@ class ModelDir(publish.Place):
 
     def _claim(self) -> tuple[Number, str]:
         """Return a number that no other writer has, and a folder for data that is ours alone."""
+        self._check_known(self._manifests())
         last = max((number.number for number in self._used()), default=-1)
         number, mine = Number(self._epoch, last + 1), uuid.uuid4().hex[:8]
         while not publish.create(self.fs, f"{self._root}/data/{number}-claim", mine.encode()):
             number = Number(self._epoch, number.number + 1)
+        self.known.update((f"{number}-claim", f"{number}-{mine}"))
         return number, f"data/{number}-{mine}"
+
+    def _check_known(self, manifests: list[str]) -> None:
+        """Raise LeaseLostError where another run has saved under the lease of this one.
+
+        All of the place was deleted then, while this run slept: the other one began anew there, and
+        its epoch may be the same or lower. What a lower one saves beside a lease that was there all
+        the time is of a run that slept itself.
+        """
+        saved = set(map(_number_at, manifests))
+        if max(saved, default=Number(0, 0)).epoch > self._epoch:
+            self.check_lease()  # which can tell whose the newer one is
+            raise LeaseLostError(self.shown, "run that has saved since then")
+        if self.lease is None:
+            return
+        others = {n for name, n in self._data().items() if name not in self.known and n in saved}
+        if others:
+            self.check_lease()  # which can tell whose they are, and whether its file was deleted
+        if any(n.epoch >= self._epoch or self.lease.was_deleted for n in others):
+            raise LeaseLostError(self.shown, "run that has saved since then")
 
     def _of(self, checkpoint: str) -> FitState:
         """Return the state of a checkpoint: its file name here, or a path or URL anywhere."""
@@ -246,19 +278,20 @@ class ModelDir(publish.Place):
     def _epoch(self) -> int:
         return self.lease.epoch if self.lease else 0
 
-    def _check_lease(self) -> None:
+    def check_lease(self) -> None:
+        """Raise LeaseLostError where another run has taken over."""
         if self.lease is not None:
             self.lease.check()
 
     def _check_newest(self, manifests: list[str], path: str, data: str) -> None:
         """Raise LeaseLostError, and delete this checkpoint, where a newer run has saved one."""
-        if _number_at(manifests[-1]).epoch <= self._epoch:
-            return
-        with suppress(OSError):
-            self.fs.rm_file(path)
-            self._delete_data(data)
-        self._check_lease()  # which can tell whose the newer one is
-        raise LeaseLostError(self.shown, "run that has saved since then")
+        try:
+            self._check_known(manifests)
+        except LeaseLostError:
+            with suppress(OSError):
+                self.fs.rm_file(path)
+                self._delete_data(data)
+            raise
 
     def _delete_old(self, manifests: list[str]) -> None:
         """Delete all but the newest of these manifests, and data that are older.
@@ -279,7 +312,7 @@ class ModelDir(publish.Place):
                 continue
             if is_folder:
                 self._delete_data(f"data/{name}")
-            else:
+            elif name.endswith("-claim") or publish.is_unpublished(name):
                 self.fs.rm_file(f"{self._root}/data/{name}")
         for name in self._files(self._root):
             number = numbered.of_unpublished(name)
@@ -316,7 +349,11 @@ class Held:
 
         Raises LeaseLostError where another run has taken over.
         """
-        return self._store.save(state)
+        try:
+            return self._store.save(state)
+        except StoreError:
+            self._store.check_lease()  # who took over may have deleted what this one was writing
+            raise
 
 
 def _name(path: str) -> str:

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from ray_kmeans.store import publish
 
-DIGITS = r"\d{8}|[1-9]\d{8,14}"
+DIGITS = r"[0-9]{8}|[1-9][0-9]{8,14}"
 """A whole number as it is written in names: at least eight digits, no zero before more of them."""
 HIGHEST = 10**15 - 1
 
-MANIFEST = re.compile(rf"(?:({DIGITS})-)?({DIGITS})-iteration-\d{{1,18}}\.json")
+MANIFEST = re.compile(rf"(?:({DIGITS})-)?({DIGITS})-iteration-[0-9]{{1,18}}\.json")
 DATA = re.compile(rf"(?:({DIGITS})-)?({DIGITS})-(?:claim|[0-9a-f]{{8}})")
 
 

@@ -25,17 +25,21 @@ OLD_MARKER, OLD_WORKING = "_unfinished.json", "_by_cluster"
 OLD_PREFIX = "part-"
 
 _FOLDER = r"cluster(?:_range)?=[\w-]+/"
-_PART = r"part-([0-9a-f]{12})-\d{8}\.parquet"
-_NOTE = r"(?:plan|\d{8})\.json"
+_PART = r"part-([0-9a-f]{12})-[0-9]{8}\.parquet"
+_NOTE = r"(?:plan|[0-9]{8})\.json"
 MARKER = re.compile(r"_unfinished-([0-9a-f]{12})\.json")
 FINAL = re.compile(rf"(?:{_FOLDER})?{_PART}")
-WORKING = re.compile(rf"_by_cluster-([0-9a-f]{{12}})/(?:{_NOTE}|part-(?:\1-)?\d{{8}}\.parquet)")
-RECORD = re.compile(rf"{RECORDS}/(\d{{8}})\.json")
+PART_NAME = re.compile(rf"(?:{_FOLDER})?part-(?:[0-9a-f]{{12}}-)?[0-9]{{8}}\.parquet")
+"""The names that parts have in manifests of all formats."""
+WORKING = re.compile(rf"_by_cluster-([0-9a-f]{{12}})/(?:{_NOTE}|part-(?:\1-)?[0-9]{{8}}\.parquet)")
+RECORD = re.compile(rf"{RECORDS}/([0-9]{{8}})\.json")
 OTHER = re.compile(rf"{MANIFEST}|{OLD_MARKER}")
-OLD_UNPUBLISHED = re.compile(
-    rf"(?:{OLD_WORKING}/|{_FOLDER})?part-\d{{8}}\.parquet\.[0-9a-f]{{8}}\.partial"
+OLD_WORK = re.compile(
+    rf"{OLD_WORKING}/(?:{_NOTE}|part-[0-9]{{8}}\.parquet)"
+    rf"|(?:{OLD_WORKING}/|{_FOLDER})?part-[0-9]{{8}}\.parquet\.[0-9a-f]{{8}}\.partial"
 )
-OLD_WORK = re.compile(rf"{OLD_WORKING}/(?:{_NOTE}|part-\d{{8}}\.parquet)")
+"""What a run of these versions may leave. Others may give such names as well, so it is removed
+beside the marker of such a run alone."""
 
 
 def marker_of(stamp: str) -> str:
@@ -66,16 +70,13 @@ def run_of(name: str) -> str:
 def is_unpublished(name: str) -> bool:
     """Tell whether a killed writer of this product has left this file.
 
-    Only in a place that is known to be ours: versions until format 2 gave names that others may
-    give as well. Those of a lease are left alone: its holder writes there all the time.
+    Those of a lease are left alone: its holder writes there all the time.
 
     >>> is_unpublished("_manifest.json." + 32 * "0" + ".ray-kmeans-partial")
     True
     >>> is_unpublished("film.mkv.part.partial")
     False
     """
-    if OLD_UNPUBLISHED.fullmatch(name):
-        return True
     target = publish.published_name(name)
     kinds = (FINAL, WORKING, MARKER, RECORD, OTHER)
     return target != name and any(kind.fullmatch(target) for kind in kinds)

@@ -227,7 +227,7 @@ def unseal(data: bytes) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads(data)
         sealed = manifest.pop("sha256")
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return None
     return manifest if sealed == _digest(manifest) else None
 
