@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 from types import SimpleNamespace
 
@@ -237,7 +238,7 @@ def test_the_commands_import_label_and_start_a_fit_from_a_file(tmp_path, capsys)
         ("c.pkl", 7, "is a pickle"),
     ],
 )
-def test_a_file_that_cannot_start_a_fit_is_refused(tmp_path, monkeypatch, value, k, said):
+def test_a_file_that_cannot_start_a_fit_is_refused(tmp_path, monkeypatch, capsys, value, k, said):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", X)
     np.save("c.npy", CENTERS)
@@ -245,8 +246,11 @@ def test_a_file_that_cannot_start_a_fit_is_refused(tmp_path, monkeypatch, value,
 
     started = ["--num-clusters", str(k), "--initial-clusters", value]
 
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit) as ended:
         cli.main(["fit", "x.npy", "m", *started, "--num-workers", "0"])
+
+    assert ended.value.code == 2
+    assert re.search(said, capsys.readouterr().err)
 
     assert not (tmp_path / "m").exists()
 
