@@ -4,6 +4,7 @@ RayKMeansError
     ConfigError (ValueError)
         ModelMismatchError
         BudgetError
+        ClusterError
     DataError (ValueError)
         NoDataError (FileNotFoundError)
         NoColumnError
@@ -51,6 +52,10 @@ class RayKMeansError(Exception):
 
 class ConfigError(RayKMeansError, ValueError):
     """An argument cannot be used; raised before any worker starts."""
+
+
+class ClusterError(ConfigError):
+    """The Ray cluster is not there, or can never hold the workers that are asked for."""
 
 
 class ModelMismatchError(ConfigError):

@@ -390,8 +390,6 @@ class TestAModel:
         km = import_centers(X[:3], str(tmp_path), config=HERE)
 
         assert labels(km, vectors).tolist() == labels(km, X).tolist()  # a warning is an error
-        with pytest.warns(UserWarning, match="its centers are imported"):
-            labels(km, ABC)
 
     def test_a_predictor_goes_by_name(self, fitted):
         km, right = fitted

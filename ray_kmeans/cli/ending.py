@@ -23,6 +23,7 @@ from types import FrameType
 from ray_kmeans import hiding, interrupt
 from ray_kmeans.errors import (
     BudgetError,
+    ClusterError,
     ConfigError,
     ModelMismatchError,
     RayKMeansError,
@@ -63,7 +64,11 @@ def run(call: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         say(f"stopped by {interrupt.CTRL_C}. Run the same again.")
         sys.exit(INTERRUPTED)
-    except (BudgetError, ModelMismatchError) as error:  # of what there is, not of the flags alone
+    except (
+        BudgetError,
+        ClusterError,
+        ModelMismatchError,
+    ) as error:  # of what there is, not of the flags alone
         sys.exit(f"error: {error}")
     except ConfigError as error:
         say(f"error: {error}")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from threading import Thread
 
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ClusterError, ConfigError
 from ray_kmeans.remote import redacted
 
 RESOLVE_S = 6.0
@@ -82,7 +82,7 @@ def _connected(host: str, port: int, said: str) -> socket.socket:
             else:
                 return link
         if time.monotonic() >= end or not isinstance(problem, ConnectionRefusedError):
-            raise ConfigError(
+            raise ClusterError(
                 f"{said}: no Ray head answers there ({_reason(problem)}). If that head is gone, "
                 "start it again, or give the address of another one; without an address (unset "
                 "RAY_ADDRESS) a Ray is started on this machine."
@@ -115,7 +115,7 @@ def _resolved(host: str, port: int, said: str) -> list[tuple[int, tuple[object, 
     thread.join(RESOLVE_S)
     if not found:
         why = problems[0].strerror if problems else f"no answer within {RESOLVE_S:g} s"
-        raise ConfigError(
+        raise ClusterError(
             f"{said}: the name {host!r} is not known here ({why}). Give HOST:PORT of the head of a "
             "Ray cluster that this machine belongs to."
         )

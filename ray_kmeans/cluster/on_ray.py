@@ -28,7 +28,7 @@ from ray_kmeans.cluster.ray_pool import RayPool
 from ray_kmeans.cluster.sending import put
 from ray_kmeans.cluster.shard import Block
 from ray_kmeans.clustering.state import FitState
-from ray_kmeans.errors import ConfigError, RunStoppedError, WorkersLostError
+from ray_kmeans.errors import ClusterError, ConfigError, RunStoppedError, WorkersLostError
 from ray_kmeans.observe import events as ev
 
 POLL_S = 0.1
@@ -63,7 +63,7 @@ def _join(address: str, said: str) -> None:
     try:
         found = services.canonicalize_bootstrap_address(address)
     except ConnectionError:
-        raise ConfigError(
+        raise ClusterError(
             f"{said}: no Ray runs on this machine. Start one (ray start --head), give HOST:PORT of "
             "the head of a cluster, or no address to start a Ray for this run alone."
         ) from None
@@ -73,7 +73,7 @@ def _join(address: str, said: str) -> None:
     try:
         ray.init(address=found or address, log_to_driver=False)
     except (RuntimeError, ValueError, OSError, RayError) as error:
-        raise ConfigError(f"{said}: Ray cannot join there: {first_line(error)}") from error
+        raise ClusterError(f"{said}: Ray cannot join there: {first_line(error)}") from error
 
 
 def node_cpus() -> list[int]:
@@ -96,7 +96,7 @@ def memory_per_cpu() -> int:
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     shares = [r["memory"] / r["CPU"] for r in resources if r.get("CPU") and r.get("memory")]
     if not shares:
-        raise ConfigError(
+        raise ClusterError(
             "no node with CPUs has joined the Ray cluster, so the memory of a worker is unknown. "
             "Start one node at least, or give worker_memory_bytes, num_workers and cpus_per_worker."
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from ray_kmeans.errors import ConfigError
+from ray_kmeans.errors import ClusterError
 
 GRACE_S = 5.0
 """For nodes of a cluster that is just starting."""
@@ -30,7 +30,7 @@ def check(workers: int, cpus: float, gpus: float = 0.0, timeout: float = math.in
         if grows or waited > UNKNOWN_S or timeout <= GRACE_S:
             return
         if grows is False and waited > GRACE_S:
-            raise ConfigError(_refusal(workers, cpus, gpus, found))
+            raise ClusterError(_refusal(workers, cpus, gpus, found))
         time.sleep(0.5)
 
 

@@ -159,9 +159,9 @@ def _fitted_on(wanted: Sequence[str]) -> str:
 def _warn_of_order() -> None:
     """Warn, once in a process."""
     warnings.warn(
-        "this model does not have the names of its columns (its centers are imported, or of a "
-        "version that did not keep them), so columns are read in the order that the data have. "
-        "Make sure that it is that of the centers; a fit that goes on from it keeps their names.",
+        "the checkpoint of this model is of a version that did not keep the names of its columns, "
+        "so columns are read in the order that the data have. Make sure that it is that of the "
+        "centers; a fit that goes on from it keeps their names.",
         UserWarning,
         stacklevel=2,
     )

@@ -105,13 +105,28 @@ class Lease:
         """
         with self._said("cannot be leased"):
             self._take(floor)
-            for epoch in self._epochs():
-                if epoch < self._epoch and Holder.parse(self._read(epoch)).is_known:
-                    with contextlib.suppress(FileNotFoundError):
-                        self._place.fs.rm_file(self._path(epoch))
+            self._remove_older()
         self._began = time.monotonic()
         self._heart = Thread(target=self._beat, name="lease", daemon=True)
         self._heart.start()
+
+    def _remove_older(self) -> None:
+        """Remove the files of epochs before ours, and what was left of those when a holder died.
+
+        An unpublished file of our own epoch is left alone: a rival may be writing it.
+        """
+        names = self._names()
+        mine = [int(name[1]) for name in map(NAME.fullmatch, names) if name]
+        older = [each for each in mine if each < self._epoch]
+        known = [each for each in older if Holder.parse(self._read(each)).is_known]
+        paths = [self._path(each) for each in known]
+        for name in filter(publish.is_unpublished, names):
+            target = NAME.fullmatch(publish.published_name(name))
+            if target and int(target[1]) < self._epoch:
+                paths.append(f"{self._place.path}/{self._folder}/{name}")
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._place.fs.rm_file(path)
 
     def check(self) -> None:
         """Raise LeaseLostError where another one has taken the lease; called before each save."""
@@ -290,13 +305,16 @@ class Lease:
 
     def _epochs(self) -> list[int]:
         """Return the epochs that have a file; what else lies there is somebody else's."""
+        return [int(name[1]) for name in map(NAME.fullmatch, self._names()) if name]
+
+    def _names(self) -> list[str]:
+        """Return the names of all files in the folder of the lease."""
         self._place.fs.invalidate_cache()
         try:
             found = self._place.fs.ls(f"{self._place.path}/{self._folder}", detail=True)
         except FileNotFoundError:
             return []
-        names = [each["name"].rsplit("/", 1)[-1] for each in found if each["type"] != "directory"]
-        return [int(name[1]) for name in map(NAME.fullmatch, names) if name]
+        return [each["name"].rsplit("/", 1)[-1] for each in found if each["type"] != "directory"]
 
     def _path(self, epoch: int) -> str:
         return f"{self._place.path}/{NAMED.format(self._folder, epoch)}"
