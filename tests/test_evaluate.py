@@ -447,7 +447,7 @@ def test_log_progress_logs_one_line_or_none(km, caplog, wanted, lines):
         {"x": X},
         {"x": X, "batch_size": 7, "steps": 2, "name": "n", "metrics": {"m": mean_of_first}},
         {"input_fn": lambda: batches(25), "hooks": [Recorder()]},
-        {"x": X, "checkpoint_path": "00000001-iteration-1.json"},
+        {"x": X, "checkpoint_path": "00000001-00000001-iteration-1.json"},
     ],
     ids=lambda arguments: "+".join(arguments),
 )

@@ -198,7 +198,7 @@ def test_sigterm_ends_any_command_with_143(name, tmp_path, monkeypatch, capsys):
     places = {"fit": "x.npy m", "predict": "x.npy m out", "evaluate": "x.npy m", "demo": ""}
     words = places.get(name, "m out").split() + ["--num-clusters", "2"] * (name == "fit")
     monkeypatch.chdir(tmp_path)
-    told = lambda *about: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    told = lambda *about, **more: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     monkeypatch.setattr(f"ray_kmeans.cli.{name}.announce", told)
 
     with pytest.raises(SystemExit) as caught:

@@ -196,10 +196,10 @@ def test_only_the_missing_blocks_are_read_and_written_again(data, tmp_path, monk
     before = {name: os.stat(f"{url}/{name}").st_mtime_ns for name in files_of(url)}
     read_rows = []
     source = open_source(data)
-    read_blocks = type(source).read
+    read_blocks = type(source).read_wide
     monkeypatch.setattr(
         type(source),
-        "read",
+        "read_wide",
         lambda self, blocks: read_rows.extend(b.index for b in blocks) or read_blocks(self, blocks),
     )
 

@@ -378,7 +378,7 @@ class TestAModel:
         model_rows._warn_of_order.cache_clear()
 
         labels(km, X)
-        with pytest.warns(UserWarning, match="does not have the names"):
+        with pytest.warns(UserWarning, match="did not keep the names"):
             labels(km, ABC)
         labels(km, ABC)  # a second warning would be an error
         km.partial_fit(ABC)

@@ -454,7 +454,12 @@ def test_a_model_that_is_there_wins(tmp_path, plane, initial):
     model(3, tmp_path / "b", plane[:3]).fit(plane, steps=2)
     initial = never if initial == "function" else initial
 
-    km = model(3, tmp_path / "a", initial, random_seed=5).fit(plane, steps=2)
+    started = model(3, tmp_path / "a", initial, random_seed=5)
+    if initial == "random":  # the default, so nothing is asked for
+        km = started.fit(plane, steps=2)
+    else:
+        with pytest.warns(UserWarning, match="that model is continued"):
+            km = started.fit(plane, steps=2)
 
     other = model(3, tmp_path / "b", plane[:3]).fit(plane, steps=2)
     assert km.clusters().tobytes() == other.clusters().tobytes()

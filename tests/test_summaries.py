@@ -295,7 +295,7 @@ def test_where_tensorboardx_is_missing_it_is_named_and_nothing_is_left(published
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
 
     assert not tensorboard_installed()
-    with pytest.raises(ConfigError, match=r"need tensorboardX.*ray-kmeans\[tensorboard\]"):
+    with pytest.raises(ConfigError, match=r"need tensorboardX.*'\.\[tensorboard\]'"):
         Summaries(1, published)
 
 

@@ -42,7 +42,7 @@ def check(address: str, said: str) -> None:
             return  # what follows would have to be encrypted: Ray finds out
         problem = _ask(link, f"{host}:{port}")
     if problem:
-        raise ConfigError(
+        raise ClusterError(
             f"{said}: {problem}. Give HOST:PORT of the head of a Ray cluster, as `ray start "
             "--head` prints it; without an address a Ray is started on this machine."
         )

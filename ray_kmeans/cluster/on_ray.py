@@ -134,8 +134,8 @@ def fit_on_ray(
             ended = state is not None and state.stop is not None and reached != before
             if not ended and losses.is_hopeless(dies_by_itself(error)):
                 raise WorkersLostError(
-                    f"the coordinator died {losses.count} times without an iteration between: "
-                    f"{first_line(error)}"
+                    f"the coordinator died {losses.count} times without an iteration between. The "
+                    f"last time: {first_line(error)}"
                 ) from error
             emit(ev.CoordinatorReplaced(first_line(error)))
             if state is not None and state.stop is not None and ended:

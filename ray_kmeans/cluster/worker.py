@@ -99,10 +99,9 @@ class ShardWorker:
         return name, self._threads.count, time.perf_counter() - begin
 
     def _warm_up(self, in_batches: bool) -> None:
-        """Label and sum up a few rows, so that the first step need not compile how that is done."""
-        some = next((rows[:2] for rows in self._shard.rows if len(rows)), None)
-        if some is None:
-            return
+        """Label and sum up two rows, so that the first step need not compile how that is done."""
+        some = np.zeros((2, self._shard.features), np.float32)  # none of the data, which may be far
+        some[:, 0] = 1.0
         centers = np.repeat(some[:1], 2, axis=0)  # a tie for every row, which nothing quick settles
         scale = np.ones(some.shape[1])
         if not in_batches:

@@ -117,7 +117,10 @@ def _open_unnamed(
     except ConfigError as question:  # they have names, among which there is a choice
         if str(question) == missing:
             raise
-        raise ConfigError(f"{_fitted_on(wanted)}, and {missing}") from None
+        of_model = shortened(wanted)
+        raise ConfigError(
+            f"{missing} The model was fitted on the columns {of_model}. Give data that have them."
+        ) from None
     if columns_of_rows(source):
         raise _other_names(columns_of_rows(source), wanted)
     return source
@@ -148,11 +151,10 @@ def _other_names(names: Sequence[str], wanted: Sequence[str]) -> ConfigError:
     hint = "Give data with these columns, or rename theirs."
     if len(wanted) == 1:
         hint += " A column of vectors under another name is taken where columns names it."
-    return ConfigError(f"{_fitted_on(wanted)}, and the data have {shortened(names)}. {hint}")
-
-
-def _fitted_on(wanted: Sequence[str]) -> str:
-    return f"the model was fitted on the columns {shortened(wanted)}"
+    return ConfigError(
+        f"the model was fitted on the columns {shortened(wanted)}, and the data have "
+        f"{shortened(names)}. {hint}"
+    )
 
 
 @lru_cache
