@@ -235,7 +235,10 @@ def open_pool(
 
 
 def check_reachable(config: RunConfig, places: Mapping[str, Source | Place]) -> None:
-    """Raise ConfigError for what only this process sees, where others are to work with it."""
+    """Raise ConfigError for what a run cannot reach: data or places of this process alone, where
+    others are to work with them; a GPU, where this process is to compute on one."""
+    if config.num_workers == 0 and config.backend == "gpu":
+        gpu.check()
     for what, place in places.items():
         if config.num_workers != 0 and is_only_here(place):
             raise ConfigError(

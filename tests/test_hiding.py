@@ -12,7 +12,7 @@ import uuid
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 
 from ray_kmeans import KMeansClustering, RunConfig, answers, open_source
 from ray_kmeans.data.files import File
@@ -201,7 +201,7 @@ def fails(texts, call):
     texts.append("".join(traceback.format_exception(caught.value)))
 
 
-@settings(max_examples=3)
+@settings(max_examples=3, phases=(Phase.explicit, Phase.generate))  # an example is a run
 @given(secret=SECRET.filter(lambda secret: not {*"#?"} & {*secret}), hidden=SECRET)
 def test_nothing_that_a_run_says_or_writes_holds_a_secret(secret, hidden):
     """Of the URLs of model, data and output, and of the options."""

@@ -114,7 +114,8 @@ class ModelDir(publish.Place):
                 raise
             if not created:
                 raise StoreError(
-                    f"{path!r} was saved by another run. Give each run a model_dir of its own."
+                    f"{self.told(path)!r} was saved by another run. Give each run a model_dir of "
+                    "its own."
                 )
             manifests = self._manifests()
             self._check_newest(manifests, path, data)
@@ -124,6 +125,11 @@ class ModelDir(publish.Place):
             except OSError as error:  # the checkpoint is there, and the next save tries again
                 log.warning("old checkpoints cannot be deleted in %r: %s", self.shown, error)
         return path
+
+    def told(self, path: str) -> str:
+        """Return the path of a checkpoint as people may see it: the store may keep a password."""
+        hidden = self.shown != self.url
+        return f"{self.shown.rstrip('/')}/checkpoints/{_name(path)}" if hidden else path
 
     def fitted(self, checkpoint: str | None = None) -> FitState:
         """Return the newest state, or that of a checkpoint; NotFittedError where there is none."""
@@ -272,7 +278,7 @@ class ModelDir(publish.Place):
         def fetch(name: str) -> bytes:
             return bytes(self.fs.cat_file(f"{self._root}/{name}"))
 
-        return checkpoint.read(path, self.fs.cat_file(path), fetch)
+        return checkpoint.read(self.told(path), self.fs.cat_file(path), fetch)
 
     @property
     def _epoch(self) -> int:
@@ -350,7 +356,7 @@ class Held:
         Raises LeaseLostError where another run has taken over.
         """
         try:
-            return self._store.save(state)
+            return self._store.told(self._store.save(state))
         except StoreError:
             self._store.check_lease()  # who took over may have deleted what this one was writing
             raise
