@@ -91,7 +91,13 @@ def test_what_can_never_be_placed_is_refused_in_seconds(asked, address, tmp_path
 
 
 def test_a_run_that_may_begin_with_what_there_is_begins(address, tmp_path):
-    flags = ["--num-clusters=3", "--num-workers=9", "--min-workers=2", "--max-steps=2"]
+    flags = [
+        "--num-clusters=3",
+        "--num-workers=9",
+        "--min-workers=2",
+        "--max-steps=2",
+        "--worker-start-timeout-s=9",
+    ]
 
     done, _ = command(address, "fit", DATA, tmp_path / "m", *flags)
 
