@@ -2,9 +2,9 @@
 
 RayKMeansError
     ConfigError (ValueError)
+        ClusterError
         ModelMismatchError
         BudgetError
-        ClusterError
     DataError (ValueError)
         NoDataError (FileNotFoundError)
         NoColumnError

@@ -13,7 +13,6 @@ EXAMPLES = [
     errors.ConfigError("steps=0 must be a whole number of at least 1."),
     errors.ModelMismatchError("s3://b/m", "3 clusters of 2 features by cosine distance", "5 of 2"),
     errors.BudgetError(2_000_000, 1_000_000, "7 rows x 3 float32 and 2 centers"),
-    errors.ClusterError("no Ray head answers at node-1:6379."),
     errors.DataError("the data have no rows."),
     errors.NoDataError("'s3://b/x' does not exist."),
     errors.NonFiniteError(
@@ -30,6 +29,7 @@ EXAMPLES = [
     errors.WorkersLostError("worker 3 died 4 times in a row."),
     errors.NoRoomError("Ray's object store is full."),
     errors.RunStoppedError(),
+    errors.ClusterError("no Ray head answers at node-1:6379."),
     errors.NoColumnError("keep_columns=['id'] are not in a.parquet: ['v']."),
 ]
 NAMES = [type(error).__name__ for error in EXAMPLES]
