@@ -16,6 +16,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.demo import DATA
 from ray_kmeans.store.model_dir import ModelDir
+from tests.conftest import many_cpus
 from tests.servers import BIN, end, free_port, s3_server
 from tests.test_ray_training import bits, comes_true, descendants
 
@@ -163,6 +164,7 @@ def command(url, options, address):
     )
 
 
+@many_cpus
 @pytest.mark.parametrize("storage", [rocksdb, redis], ids=["rocksdb", "redis"])
 def test_a_detached_fit_outlives_a_head_that_is_killed_and_comes_back(storage, tmp_path):
     here = RunConfig(num_workers=0, progress=False)
