@@ -109,7 +109,7 @@ class DeadlySource:
 
     def __init__(self, uri, blocks, flags):
         self.inner = open_source(uri)
-        self.files = self.inner.files
+        self.files, self.columns = self.inner.files, self.inner.columns
         self.blocks, self.flags, self.driver = blocks, flags, os.getpid()
 
     def describe(self):
