@@ -47,7 +47,7 @@ class Options:
 
 
 def write(path: Path, groups: int, rows: int) -> None:
-    """Write a file of so many row groups."""
+    """Write a Parquet file with the given number of row groups."""
     values = np.random.default_rng(0).random((groups * rows, FEATURES), np.float32)
     vectors = pa.FixedSizeListArray.from_arrays(values.ravel(), FEATURES)
     pq.write_table(pa.table({"v": vectors}), path, row_group_size=rows)

@@ -33,7 +33,7 @@ from ray_kmeans.shown import in_one_line
 
 STOPPED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
-"""As shells tell it."""
+"""Like STOPPED, the exit code that shells give for a process that the signal ended."""
 UNREAD = 128 + 13
 """As shells tell that a reader has gone (SIGPIPE)."""
 UNUSABLE = 2
@@ -120,7 +120,7 @@ def tell(what: str, place: str) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Let what runs end in good order; end at once where that is asked a second time."""
+    """Stop the command in good order at the first signal, and at once at the second."""
     signal.signal(signal.SIGINT, _end_at_once)
     raise KeyboardInterrupt
 

@@ -184,7 +184,7 @@ def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
 
 
 def _is_due(plan: FitPlan, seconds: float, iterations: int, age: float) -> bool:
-    """Tell whether to save, so long and so many iterations after the last time.
+    """Return whether a save is due, from the time and iterations since the last one.
 
     Of a fit in danger no more is lost than a tenth of what this coordinator has lived, so that
     every one that makes an iteration gets on, and one that lives long is not slowed down.

@@ -18,7 +18,7 @@ UNKNOWN_S = 12.0
 
 
 def check(workers: int, cpus: float, gpus: float = 0.0, timeout: float = math.inf) -> None:
-    """Raise ConfigError where so many workers can never be placed at once.
+    """Raise ClusterError if the cluster can never hold all workers at once.
 
     What counts is what the nodes have, not what is free now: that may become free. It is left to
     their start where an autoscaler may add nodes or nobody knows whether there is one, and where
@@ -35,7 +35,7 @@ def check(workers: int, cpus: float, gpus: float = 0.0, timeout: float = math.in
 
 
 def can_grow() -> bool | None:
-    """Tell whether an autoscaler may add nodes; None where that is not known.
+    """Return whether an autoscaler may add nodes, or None if nothing tells.
 
     Ray's monitor reports every few seconds which types of nodes there are. Where it has no
     configuration of an autoscaler, each node is a type of its own, named after its id.

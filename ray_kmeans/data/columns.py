@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -267,6 +267,20 @@ def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[A
     rows = np.full((len(array), features), np.nan, np.result_type(vectors, np.float32))
     rows[valid] = vectors
     return rows
+
+
+def rows_of_block(batches: Iterable[pa.RecordBatch], block: Block) -> list[pa.RecordBatch]:
+    """Return the rows of a block out of a file's batches; reads none after the block's end."""
+    parts: list[pa.RecordBatch] = []
+    begin, stop = 0, block.start + block.rows
+    for batch in batches:
+        low, high = max(block.start - begin, 0), min(stop - begin, batch.num_rows)
+        if low < high:
+            parts.append(batch.slice(low, high - low))
+        begin += batch.num_rows
+        if begin >= stop:
+            break
+    return parts
 
 
 def cut_batches(

@@ -85,15 +85,8 @@ class Csv:
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns as text, as the file has them: no later line can contradict."""
         arrow.check_kept(names, _start(file, self.form).schema, file.path)
-        parts: list[pa.RecordBatch] = []
-        begin, stop = 0, block.start + block.rows
-        for batch in self._batches(file, names, dict.fromkeys(names, pa.string())):
-            low, high = max(block.start - begin, 0), min(stop - begin, batch.num_rows)
-            if low < high:
-                parts.append(batch.slice(low, high - low))
-            begin += batch.num_rows
-            if begin >= stop:
-                break
+        batches = self._batches(file, names, dict.fromkeys(names, pa.string()))
+        parts = arrow.rows_of_block(batches, block)
         return arrow.kept(pa.Table.from_batches(parts), names, file.path)
 
     def _batches(

@@ -62,16 +62,8 @@ class JsonLines:
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns, of the types that the first file has."""
         arrow.check_kept(names, self.schema, file.path)
-        parts: list[pa.RecordBatch] = []
-        begin, stop = 0, block.start + block.rows
         schema = self._only(names)
-        for batch in _batches(file, schema):
-            low, high = max(block.start - begin, 0), min(stop - begin, batch.num_rows)
-            if low < high:
-                parts.append(batch.slice(low, high - low))
-            begin += batch.num_rows
-            if begin >= stop:
-                break
+        parts = arrow.rows_of_block(_batches(file, schema), block)
         table = pa.Table.from_batches(parts, schema)
         table.validate(full=True)
         return arrow.kept(table, names, file.path)
