@@ -117,7 +117,11 @@ def test_a_batch_that_is_none_is_told_by_its_number(tmp_path):
         estimator(tmp_path).fit(iter([pa.table(NAMED), pa.table({"a": X[:, 0], "b": X[:, 1]})]))
 
 
-@pytest.mark.parametrize("columns", ["a", [0, 1], [None], {"a", "b"}, ["a", b"b"]], ids=repr)
+@pytest.mark.parametrize(
+    "columns",
+    ["a", [0, 1], [None], {"a", "b"}, ["a", b"b"]],
+    ids=["text", "numbers", "nothing", "set", "bytes"],
+)
 def test_columns_that_are_no_list_of_names_are_refused(columns):
     for x in (NAMED, pa.table(NAMED), pd.DataFrame(NAMED)):
         with pytest.raises(ConfigError, match="must be a list of names"):
