@@ -17,7 +17,6 @@ from ray_kmeans.cluster.pool import LocalPool, Pool
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout, split
-from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, Batch, ReadyModel, batches_of, whole
@@ -166,7 +165,6 @@ def write_labels(
     second-nearest center. `by_cluster`: in folders by cluster. `append`: to what is there already
     of other data. Raises BusyError where another run writes to the same place.
     """
-    source = under(source, state.shift, f"the model in {hiding.shown(model_dir)!r}")
     layout = source.describe()
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")

@@ -30,10 +30,10 @@ from ray_kmeans.clustering.stopping import StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
+from ray_kmeans.hiding import redacted
 from ray_kmeans.model import Model
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import check_monitors
-from ray_kmeans.remote import redacted
 
 
 class KMeansClustering(Model):

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.plan import Layout
-from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.listeners import LogLines, tell_all
@@ -64,7 +63,6 @@ def _swept(
     source: Source, layout: Layout, state: FitState, config: RunConfig
 ) -> tuple[Evaluation, NDArray[Any]]:
     """Return the figures, and how many rows each cluster has."""
-    source = under(source, state.shift, "the model")
     check_reachable(config, {"the data": source})
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(), progress])

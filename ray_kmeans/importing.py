@@ -20,7 +20,8 @@ from ray_kmeans.data.faiss_index import centers_in_bytes, centers_in_index
 from ray_kmeans.data.source import FORMATS, Source, open_source
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.remote import Remote, redacted, said
+from ray_kmeans.hiding import redacted
+from ray_kmeans.remote import Remote, said
 from ray_kmeans.store.model_dir import ModelDir
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".skops")

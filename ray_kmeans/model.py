@@ -31,7 +31,6 @@ from ray_kmeans.clustering.state import FitState, Iteration, Stop
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.plan import Layout
-from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError
@@ -211,8 +210,7 @@ class Model(ABC):
             check_no_batch_size(batch_size)
             check_weight_of_batches(sample_weight)
             about = self.config.storage_options, state.centers.shape[1], sample_weight
-            opened = open_batches(data, *about, state)
-            sources = (self._under(each, state) for each in opened)
+            sources = open_batches(data, *about, state)
             losses, means = answers.loss_of_stream(state, sources, steps, metrics)
         else:
             source, layout = self._checked(data, state, sample_weight)
@@ -297,8 +295,7 @@ class Model(ABC):
         if is_stream(data):
             features = state.centers.shape[1]
             opened = open_batches(data, self.config.storage_options, features, state=state)
-            placed = (self._under(source, state) for source in opened)
-            sources = ((source, source.describe()) for source in placed)
+            sources = ((source, source.describe()) for source in opened)
         else:
             sources = (each for each in [self._checked(data, state)])
         batches = (
@@ -412,13 +409,10 @@ default_batch_size
     def _checked(
         self, data: Any, state: FitState, sample_weight: Any = None
     ) -> tuple[Source, Layout]:
-        source = self._under(self._open(data, state, sample_weight), state)
+        source = self._open(data, state, sample_weight)
         layout = source.describe()
         answers.check_features(layout.features, state, self.model_dir)
         return source, layout
-
-    def _under(self, source: Source, state: FitState) -> Source:
-        return under(source, state.shift, "the model")
 
     def _state(self, checkpoint: str | None = None) -> FitState:
         path = None if checkpoint is None else a_path("checkpoint_path", checkpoint)

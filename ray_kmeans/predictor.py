@@ -9,7 +9,6 @@ from ray_kmeans.answers import check_features
 from ray_kmeans.checks import a_path, chosen_outputs
 from ray_kmeans.data import ray_batch
 from ray_kmeans.data.model_rows import open_for
-from ray_kmeans.data.rounded import shifted
 from ray_kmeans.data.source import check_nonfinite, names_of
 from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, DISTANCE, ReadyModel, batches_of, whole
 from ray_kmeans.store.model_dir import ModelDir
@@ -72,7 +71,6 @@ class Predictor:
         if not table.num_rows:
             return ray_batch.with_columns(batch, self._model(self._state.centers[:0]))
         source = open_for(self._state, table, self._columns, nonfinite=self._nonfinite)
-        source = shifted(source, self._state.shift)
         layout = source.describe()
         check_features(layout.features, self._state, self._model_dir)
         answers = whole(map(self._model, batches_of(source, layout, None)))

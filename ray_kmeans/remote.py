@@ -22,7 +22,7 @@ import tenacity
 
 from ray_kmeans import hiding
 from ray_kmeans.errors import ConfigError, RayKMeansError, RequestError, StoreError, install_hint
-from ray_kmeans.hiding import redacted as redacted
+from ray_kmeans.hiding import redacted
 
 FileSystem: TypeAlias = Any
 """An fsspec file system; fsspec ships no types."""

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -49,6 +50,16 @@ class Store:
             fs.makedirs(url.rpartition("/")[0], exist_ok=True)
         fs.pipe_file(url, data)
         return url
+
+
+def store_of(request, tmp_path) -> Store:
+    """Return a new place on the store that the parameter of a fixture names."""
+    if request.param == "local":
+        return Store(str(tmp_path), {})
+    if request.param == "memory":
+        return Store(f"memory://{uuid.uuid4().hex}", {})
+    s3 = request.getfixturevalue("s3")
+    return Store(f"{s3.root}/{uuid.uuid4().hex}", s3.options, s3.endpoint)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ray_kmeans import KMeansClustering, Predictor, RunConfig, answers, cli, eva
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data import plan, rounded
+from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.rounded import ShiftedSource, shift_of, shifted
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError
@@ -148,7 +149,7 @@ class TestWhatAModelAnswers:
 
         assert km.score(x=STAMPS) == loss
         assert km.evaluate([STAMPS[:9], STAMPS[9:]])["scores"] == loss
-        source = open_source(STAMPS)
+        source = open_for(km._state(), STAMPS)
         assert evaluation.evaluate_on(source, source.describe(), km._state(), HERE).loss == loss
         assert km.model_fn(STAMPS, mode="eval").loss == loss
 
@@ -182,7 +183,7 @@ class TestWhatAModelAnswers:
 
     def test_labels_in_a_store_and_a_report(self, km, tmp_path):
         put_array(tmp_path, "x.npy", STAMPS)
-        source = open_source(str(tmp_path / "x.npy"))
+        source = open_for(km._state(), str(tmp_path / "x.npy"))
         model = ModelDir.at(km.model_dir, {}, 1)
 
         output = LabelledOutput.at(str(tmp_path / "out"), {})
@@ -242,7 +243,7 @@ class TestAFitThatGoesOn:
         km = make().fit(np.eye(3))
         monkeypatch.setattr(ModelDir, "matching", lambda *_: None)
 
-        with pytest.raises(ConfigError, match="another run has made the model meanwhile"):
+        with pytest.raises(ConfigError, match=r"has shifted its rows .* otherwise than this run"):
             km.fit(open_source(np.eye(3), center=True))
 
 

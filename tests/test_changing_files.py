@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import uuid
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from ray_kmeans.data.format import FileSource
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import DataError
 from tests.files import as_npy
-from tests.stores import Store, http_files
+from tests.stores import http_files, store_of
 
 X = np.random.default_rng(5).normal(size=(20_000, 3)).astype(np.float32)
 CHANGED = r"x\.(npy|parquet) has changed since the run was planned.*Start the run again"
@@ -42,12 +41,7 @@ CHANGES = {
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def store(request, tmp_path):
-    if request.param == "local":
-        return Store(str(tmp_path), {})
-    if request.param == "memory":
-        return Store(f"memory://{uuid.uuid4().hex}", {})
-    s3 = request.getfixturevalue("s3")
-    return Store(f"{s3.root}/{uuid.uuid4().hex}", s3.options, s3.endpoint)
+    return store_of(request, tmp_path)
 
 
 @pytest.fixture(params=FORMATS)

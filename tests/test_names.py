@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import uuid
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.remote import Remote
 from tests.files import as_npy, put_array, put_table, rows_of
-from tests.stores import Store
+from tests.stores import store_of
 
 ODD = [
     "a[1]",
@@ -46,12 +45,7 @@ def value(number, rows=1):
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def store(request, tmp_path):
-    if request.param == "local":
-        return Store(str(tmp_path), {})
-    if request.param == "memory":
-        return Store(f"memory://{uuid.uuid4().hex}", {})
-    s3 = request.getfixturevalue("s3")
-    return Store(f"{s3.root}/{uuid.uuid4().hex}", s3.options, s3.endpoint)
+    return store_of(request, tmp_path)
 
 
 def put(store, name, number):

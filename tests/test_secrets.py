@@ -19,7 +19,8 @@ from ray_kmeans.data.files import File
 from ray_kmeans.data.format import opened
 from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import RayKMeansError
-from ray_kmeans.remote import Remote, redacted
+from ray_kmeans.hiding import redacted
+from ray_kmeans.remote import Remote
 from ray_kmeans.store.exports import ExportDir
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir

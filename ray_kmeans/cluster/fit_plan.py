@@ -103,8 +103,9 @@ class FitPlan:
         """Raise ConfigError where the model that is there now belongs to other rows."""
         if found and found.shift != self.shift:
             raise ConfigError(
-                "another run has made the model meanwhile, of rows with another shift (center). "
-                "Start this one again: it takes that of the model."
+                "another run has written its model to this model_dir meanwhile, and has shifted "
+                "its rows (center=True) otherwise than this run. Run this fit again: it will shift "
+                "its rows as that model does."
             )
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from threading import Thread
 
 from ray_kmeans.errors import ClusterError, ConfigError
-from ray_kmeans.remote import redacted
+from ray_kmeans.hiding import redacted
 
 RESOLVE_S = 6.0
 CONNECT_S = 5.0

@@ -12,6 +12,7 @@ from typing import Any
 from ray_kmeans.clustering.row_spec import RowSpec
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.choice import shortened
+from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source, names_of, open_source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError
@@ -34,14 +35,18 @@ def open_for(
     x: Any,
     columns: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    *,
+    wanted: tuple[str, ...] = (),
     **counting: Any,
 ) -> Source:
-    """Return the source of data for a model, its columns in the model's order, whatever theirs.
+    """Return the source of data for a model: its columns in the model's order, with its shift.
 
     Parameters
     ----------
     state : FitState or None
         The model. None, or one without names: data are opened as for a new model.
+    wanted : tuple of str
+        The columns to go by where the model has no names.
     x, columns, storage_options, counting
         As in `open_source`.
 
@@ -51,22 +56,23 @@ def open_for(
         Where data with names have others than the model, with both lists. One column of vectors
         that the user names is taken for the model's, whatever its name; so are data without names.
     """
-    wanted = state.rows.columns if state and state.rows else ()
-    source = open_by_name(wanted, x, columns, storage_options, **counting)
-    if state is not None and state.rows is None and len(columns_of_rows(source)) > 1:
+    of_model = state.rows.columns if state and state.rows else ()
+    source = _open_by_name(of_model or wanted, x, names_of(columns), storage_options, counting)
+    if state is None:
+        return source
+    if state.rows is None and len(columns_of_rows(source)) > 1:
         _warn_of_order()
-    return source
+    return under(source, state.shift, "the model")
 
 
-def open_by_name(
+def _open_by_name(
     wanted: tuple[str, ...],
     x: Any,
-    columns: Sequence[str] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    **counting: Any,
+    columns: Sequence[str] | None,
+    storage_options: Mapping[str, Any] | None,
+    counting: Mapping[str, Any],
 ) -> Source:
-    """Return the same by the names of the model's columns; () where it has none."""
-    columns = names_of(columns)
+    """Return the source of data by the names of the model's columns; () where it has none."""
     if not wanted:
         return open_source(x, columns, storage_options, **counting)
     if not columns and not isinstance(x, Source):

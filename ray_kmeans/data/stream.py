@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.libraries import opener_of
-from ray_kmeans.data.model_rows import open_by_name, open_for
+from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.objects import is_frame, way_to_dense
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
@@ -47,10 +47,7 @@ def open_batches(
         x = _features_of(batch)
         about = x, None, storage_options
         try:
-            if wanted:
-                source = open_by_name(wanted, *about, sample_weight=sample_weight)
-            else:
-                source = open_for(state, *about, sample_weight=sample_weight)
+            source = open_for(state, *about, wanted=wanted, sample_weight=sample_weight)
         except (ConfigError, DataError) as error:
             if type(error) not in (ConfigError, DataError):
                 raise

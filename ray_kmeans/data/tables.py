@@ -16,7 +16,7 @@ from ray_kmeans.data.plan import Block, Layout, cut
 from ray_kmeans.data.promotion import promoted
 from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import DataError, RayKMeansError
-from ray_kmeans.remote import redacted
+from ray_kmeans.hiding import redacted
 
 FAILURES = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, LookupError)
 """What libraries raise for files that are damaged, gone, or not what they seemed."""

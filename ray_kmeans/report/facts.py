@@ -12,7 +12,6 @@ from ray_kmeans.answers import check_features
 from ray_kmeans.clustering.metric import COSINE
 from ray_kmeans.clustering.state import FitState
 from ray_kmeans.data.model_rows import taken_from
-from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source
 from ray_kmeans.observe import journal
 from ray_kmeans.observe.journal import Run
@@ -94,7 +93,6 @@ def _look_at(
     plane: Plane,
 ) -> Data:
     source = taken_from(state, list(data), columns, model.storage_options)
-    source = under(source, state.shift, "the model")
     layout = source.describe()
     check_features(layout.features, state, model.url)
     if show:

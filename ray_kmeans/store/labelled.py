@@ -54,7 +54,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.errors import LeaseLostError, StoreError
-from ray_kmeans.remote import redacted
+from ray_kmeans.hiding import redacted
 from ray_kmeans.store import output_names as names
 from ray_kmeans.store import publish
 from ray_kmeans.store.lease import Lease, Times

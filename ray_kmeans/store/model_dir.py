@@ -29,7 +29,7 @@ from ray_kmeans.errors import (
     NotFittedError,
     StoreError,
 )
-from ray_kmeans.remote import redacted
+from ray_kmeans.hiding import redacted
 from ray_kmeans.store import checkpoint, numbered, publish
 from ray_kmeans.store.lease import Lease, Times
 from ray_kmeans.store.numbered import Number
