@@ -64,7 +64,7 @@ from tables import (
     tables_of,
 )
 
-from ray_kmeans.kernels.machine import WITHOUT, units
+from ray_kmeans.kernels.cpu_features import WITHOUT, units
 
 PACKAGES = {
     "numpy": "numpy",

@@ -35,11 +35,12 @@ import tyro
 from machine import say_where, threads
 from numpy.typing import NDArray
 
-from ray_kmeans.cluster.worker import ShardWorker
-from ray_kmeans.clustering.grid import Grid
-from ray_kmeans.data.source import Source, open_source
-from ray_kmeans.store.by_cluster import ByCluster
-from ray_kmeans.store.parts import Part, Parts
+from ray_kmeans.algorithm.grid import Grid
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.source import Source
+from ray_kmeans.engine.worker import ShardWorker
+from ray_kmeans.store.labelled_by_cluster import ByCluster
+from ray_kmeans.store.labelled_parts import Part, Parts
 
 SIZES = ((400_000, 16, 64), (200_000, 128, 256), (100_000, 384, 1024))
 GROUP_ROWS = 8_192

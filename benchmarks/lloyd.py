@@ -21,15 +21,16 @@ import numpy as np
 from machine import say_where
 from numpy.typing import NDArray
 
-from ray_kmeans import KMeansClustering, RunConfig, runs
-from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.clustering.grid import Extent, Grid
-from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.plan import Block
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.grid import Extent, Grid
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data.layout import Block
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit as runs
 
 SIZES = ((1_000_000, 16, 64), (500_000, 128, 256), (200_000, 384, 1024))
 ITERATIONS = 10
@@ -88,14 +89,14 @@ def sklearns(rows: Matrix, centers: Matrix) -> Timing:
 
 def rays_share(centers: Matrix, threads: int) -> float:
     """Return the time of a sweep over one row per worker: what Ray takes of every iteration."""
-    from ray_kmeans.cluster import on_ray
+    from ray_kmeans.on_ray import driver
 
-    on_ray.connect(None, threads, 1)
+    driver.connect(None, threads, 1)
     rows = centers[:threads]
     shards = [(Block(i, i, 1, rows.shape[1], "x", i),) for i in range(threads)]
     options = WorkerOptions(cpus=1, start_timeout_s=60)
     source = open_source(rows)
-    pool = on_ray.open_pool(source, shards, SQUARED_EUCLIDEAN, options, lambda event: None)
+    pool = driver.open_pool(source, shards, SQUARED_EUCLIDEAN, options, lambda event: None)
     try:
         pool.load()
         pool.ask("measure", Grid.of(Extent.of_rows(rows)))

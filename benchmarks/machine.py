@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ray_kmeans.kernels import products
-from ray_kmeans.kernels.machine import units
-from ray_kmeans.kernels.products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.cpu_features import units
+from ray_kmeans.kernels.llvm import int8_products
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 from ray_kmeans.kernels.threads import Threads
 
 COLUMNS = 512
@@ -93,11 +93,11 @@ def _multiply_often(
     unit: Any, rows: Any, centers: Any, offsets: Any, sums: Any, quads: Any, repeats: Any
 ) -> None:
     places = rows.ctypes.data, centers.ctypes.data, offsets.ctypes.data, sums.ctypes.data
-    products.begin(unit)
+    int8_products.begin(unit)
     for _ in range(repeats):
-        products.multiply(unit, places[0], quads, places[1], places[2], places[3])
-        products.store(unit, places[3])
-    products.end(unit)
+        int8_products.multiply(unit, places[0], quads, places[1], places[2], places[3])
+        int8_products.store(unit, places[3])
+    int8_products.end(unit)
 
 
 _multiply = njit(nogil=True, cache=True)(_multiply_often)

@@ -29,9 +29,9 @@ import tyro
 from machine import say_where
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
-from ray_kmeans.data.versions import contents_of
+from ray_kmeans.data.fingerprint import contents_of
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
 
 FEATURES = 4
 

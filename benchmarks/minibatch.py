@@ -22,11 +22,12 @@ from lloyd import mixture
 from machine import say_where
 from numpy.typing import NDArray
 
-from ray_kmeans import KMeansClustering, RunConfig, runs
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit
 
 SIZES = ((1_000_000, 16, 64, 16_384), (500_000, 128, 256, 65_536), (200_000, 384, 1024, 65_536))
 STEPS = 24
@@ -53,9 +54,9 @@ def ours(rows: Matrix, centers: Matrix, batch: int, m: int, threads: int) -> Run
     with tempfile.TemporaryDirectory() as model_dir:
         km = KMeansClustering(len(centers), model_dir, centers, mini_batch_steps_per_iteration=m)
         config = RunConfig(num_workers=threads, progress=False)
-        plan = runs.plan_fit(km.get_params(), config, StopRule(steps=STEPS), batch)
+        plan = fit.plan_fit(km.get_params(), config, StopRule(steps=STEPS), batch)
         store = ModelDir.at(model_dir, {}, 1)
-        state = runs.fit(plan, open_source(rows), store, config, listeners=[listen])
+        state = fit.fit(plan, open_source(rows), store, config, listeners=[listen])
     return Run(statistics.mean(times[m:]), state.centers)
 
 

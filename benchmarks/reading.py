@@ -45,11 +45,11 @@ from machine import say_where, threads
 from pyarrow import fs as arrow_fs
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster.shelf import Keep
-from ray_kmeans.cluster.worker import ShardWorker
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.row_cache import Keep
+from ray_kmeans.engine.worker import ShardWorker
+from ray_kmeans.io.remote import Remote
 from ray_kmeans.observe import events as ev
-from ray_kmeans.remote import Remote
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,12 @@ from machine import forget_peak, peak, say_where
 from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-from ray_kmeans.cluster import on_ray, ray_pool
-from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
-from ray_kmeans.data.plan import Block
-from ray_kmeans.data.source import open_source
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.data.layout import Block
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.on_ray import driver
+from ray_kmeans.on_ray import pool as ray_pool
 
 D = 256
 REPEATS = 5
@@ -112,7 +113,7 @@ def lines_of(options: Options) -> list[Line]:
         rows = np.random.default_rng(1).normal(size=(2 * workers, D)).astype(np.float32)
         shards = [(Block(i, 2 * i, 2, D, "x", 2 * i),) for i in range(workers)]
         about = SQUARED_EUCLIDEAN, WorkerOptions(cpus=0.01, start_timeout_s=300)
-        pool = on_ray.open_pool(open_source(rows), shards, *about, lambda event: None)
+        pool = driver.open_pool(open_source(rows), shards, *about, lambda event: None)
         try:
             pool.summarize()
             for values in options.values:

@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.hiding import redacted
+from ray_kmeans.text.secrets import redacted
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ pickle rebuilds an exception from ``args``, so it crosses Ray unchanged.
 
 from __future__ import annotations
 
-from ray_kmeans.shown import in_one_line
+from ray_kmeans.text.one_line import in_one_line
 
 
 def install_hint(extra: str) -> str:

@@ -12,8 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ray_kmeans import answers, hiding, parameters, runs
-from ray_kmeans.checks import (
+from ray_kmeans.algorithm import metric
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.stream import is_stream, open_batches
+from ray_kmeans.engine.seeding import choose
+from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
+from ray_kmeans.model import Model
+from ray_kmeans.observe import events as ev
+from ray_kmeans.observe.monitors import check_monitors
+from ray_kmeans.text import secrets
+from ray_kmeans.text.secrets import redacted
+from ray_kmeans.workflows import fit as runs
+from ray_kmeans.workflows import parameters, tf_compat
+from ray_kmeans.workflows.validation import (
     a_path,
     check_batch_size,
     check_no_batch_size,
@@ -23,17 +36,6 @@ from ray_kmeans.checks import (
     check_weight_of_batches,
     the_data,
 )
-from ray_kmeans.cluster import seeding
-from ray_kmeans.clustering import metric
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.config import RunConfig
-from ray_kmeans.data.stream import is_stream, open_batches
-from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
-from ray_kmeans.hiding import redacted
-from ray_kmeans.model import Model
-from ray_kmeans.observe import events as ev
-from ray_kmeans.observe.monitors import check_monitors
 
 
 class KMeansClustering(Model):
@@ -91,10 +93,10 @@ class KMeansClustering(Model):
 
     SQUARED_EUCLIDEAN_DISTANCE: ClassVar = metric.SQUARED_EUCLIDEAN
     COSINE_DISTANCE: ClassVar = metric.COSINE
-    RANDOM_INIT: ClassVar = seeding.RANDOM
-    KMEANS_PLUS_PLUS_INIT: ClassVar = seeding.KMEANS_PLUS_PLUS
-    KMC2_INIT: ClassVar = seeding.KMC2
-    KMEANS_PARALLEL_INIT: ClassVar = seeding.KMEANS_PARALLEL
+    RANDOM_INIT: ClassVar = choose.RANDOM
+    KMEANS_PLUS_PLUS_INIT: ClassVar = choose.KMEANS_PLUS_PLUS
+    KMC2_INIT: ClassVar = choose.KMC2
+    KMEANS_PARALLEL_INIT: ClassVar = choose.KMEANS_PARALLEL
     LOSS_OP_NAME: ClassVar = "kmeans_loss"
 
     def __init__(
@@ -132,7 +134,7 @@ class KMeansClustering(Model):
             for each in (self._params["model_dir"], self.config.model_dir)
         )
         if given and configured and given != configured:
-            given, configured = hiding.shown(given), hiding.shown(configured)
+            given, configured = secrets.shown(given), secrets.shown(configured)
             both = f"model_dir={given!r} and config.model_dir={configured!r}"
             raise ConfigError(f"{both} differ. Give one of them.")
         if not (given or configured or self._temporary_dir):
@@ -276,7 +278,7 @@ class KMeansClustering(Model):
 
     def model_fn(
         self, features: Any, labels: None = None, mode: str = "infer", config: Any = None
-    ) -> answers.ModelFnOps:
+    ) -> tf_compat.ModelFnOps:
         """Return what the model says of one batch in memory, as the seed's model_fn.
 
         Parameters
@@ -296,7 +298,7 @@ class KMeansClustering(Model):
             own = {"model_dir": self.model_dir, "config": config or self._params["config"]}
             return KMeansClustering(**{**self._params, **own}).partial_fit(features)
 
-        return answers.model_fn(state, source, layout, mode, train)
+        return tf_compat.model_fn(state, source, layout, mode, train)
 
     def _state(self, checkpoint: str | None = None) -> FitState:
         given = self._params["model_dir"] or self.config.model_dir or self._temporary_dir

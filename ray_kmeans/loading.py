@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ray_kmeans import importing
-from ray_kmeans.checks import METRICS, a_path, check_choice
-from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.config import RunConfig
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import import_centers as importing
+from ray_kmeans.workflows.validation import METRICS, a_path, check_choice
 
 
 def load_model(model_dir: str, config: RunConfig | None = None) -> KMeansClustering:

@@ -14,10 +14,29 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans import answers, exporting, inference, runs
-from ray_kmeans.checks import (
+from ray_kmeans.algorithm.state import FitState, Iteration, Stop
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.layout import Layout
+from ray_kmeans.data.model_rows import open_for
+from ray_kmeans.data.source import Source
+from ray_kmeans.data.stream import is_stream, open_batches
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.observe.monitors import Monitors, check_monitors
+from ray_kmeans.store.history import history_table
+from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import evaluate as evaluating
+from ray_kmeans.workflows import (
+    export as exporting,
+)
+from ray_kmeans.workflows import fit
+from ray_kmeans.workflows import (
+    predict as inference,
+)
+from ray_kmeans.workflows.tf_compat import variable, variables
+from ray_kmeans.workflows.validation import (
     a_path,
     check_batch_size,
+    check_features,
     check_metrics,
     check_no_batch_size,
     check_no_targets,
@@ -27,17 +46,6 @@ from ray_kmeans.checks import (
     chosen_outputs,
     the_data,
 )
-from ray_kmeans.clustering.state import FitState, Iteration, Stop
-from ray_kmeans.config import RunConfig
-from ray_kmeans.data.model_rows import open_for
-from ray_kmeans.data.plan import Layout
-from ray_kmeans.data.source import Source
-from ray_kmeans.data.stream import is_stream, open_batches
-from ray_kmeans.errors import ConfigError
-from ray_kmeans.observe.monitors import Monitors, check_monitors
-from ray_kmeans.store.history import history_table
-from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.variables import variable, variables
 
 log = logging.getLogger("ray_kmeans")
 
@@ -118,7 +126,7 @@ class Model(ABC):
         feed_fn: None = None,
         batch_size: int | None = None,
         steps: int | None = None,
-        metrics: Mapping[str, answers.Metric] | None = None,
+        metrics: Mapping[str, evaluating.Metric] | None = None,
         name: str | None = None,
         checkpoint_path: str | None = None,
         hooks: Sequence[Any] | None = None,
@@ -175,7 +183,7 @@ class Model(ABC):
         lookers.end(state)
         if log_progress:
             log.info("evaluation: %s", result)
-        runs.write_evaluation(self._model_dir(), name, result)
+        fit.write_evaluation(self._model_dir(), name, result)
         return result
 
     def score(
@@ -203,7 +211,7 @@ class Model(ABC):
         data: Any,
         batch_size: int | None,
         steps: int | None,
-        metrics: Mapping[str, answers.Metric],
+        metrics: Mapping[str, evaluating.Metric],
         sample_weight: Any,
     ) -> dict[str, Any]:
         if is_stream(data):
@@ -211,10 +219,10 @@ class Model(ABC):
             check_weight_of_batches(sample_weight)
             about = self.config.storage_options, state.centers.shape[1], sample_weight
             sources = open_batches(data, *about, state)
-            losses, means = answers.loss_of_stream(state, sources, steps, metrics)
+            losses, means = evaluating.loss_of_stream(state, sources, steps, metrics)
         else:
             source, layout = self._checked(data, state, sample_weight)
-            losses, means = answers.loss_of(
+            losses, means = evaluating.loss_of(
                 state, source, layout, self.config, batch_size, steps, metrics
             )
         return {
@@ -411,7 +419,7 @@ default_batch_size
     ) -> tuple[Source, Layout]:
         source = self._open(data, state, sample_weight)
         layout = source.describe()
-        answers.check_features(layout.features, state, self.model_dir)
+        check_features(layout.features, state, self.model_dir)
         return source, layout
 
     def _state(self, checkpoint: str | None = None) -> FitState:

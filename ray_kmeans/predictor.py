@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_kmeans.answers import check_features
-from ray_kmeans.checks import a_path, chosen_outputs
-from ray_kmeans.data import ray_batch
+from ray_kmeans.data.datasets import ray_batch
 from ray_kmeans.data.model_rows import open_for
-from ray_kmeans.data.source import check_nonfinite, names_of
-from ray_kmeans.inference import ALL_SCORES, CLUSTER_IDX, DISTANCE, ReadyModel, batches_of, whole
+from ray_kmeans.data.opening import check_nonfinite, names_of
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows.predict import (
+    ALL_SCORES,
+    CLUSTER_IDX,
+    DISTANCE,
+    ReadyModel,
+    batches_of,
+    whole,
+)
+from ray_kmeans.workflows.validation import a_path, check_features, chosen_outputs
 
 OUTPUTS = (ALL_SCORES, CLUSTER_IDX, DISTANCE)
 

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from ray_kmeans.data import plan
-from ray_kmeans.data.source import Source, is_only_here, open_source
+from ray_kmeans.data import layout as plan
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.source import Source, is_only_here
 
 Case: TypeAlias = tuple[Source, Any]
 """A source, and the rows that it must yield."""

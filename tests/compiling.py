@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ray_kmeans.kernels.gpu import programs, rounding
-from ray_kmeans.kernels.gpu.around import MOST_CANDIDATES
+from ray_kmeans.kernels.gpu.centers_int8 import MOST_CANDIDATES
 from ray_kmeans.kernels.gpu.packing import Tile
 
 KINDS = {

@@ -18,7 +18,7 @@ os.environ["NUMBA_CACHE_DIR"] = "{}/ray-kmeans-tests-{:08x}".format(
     crc32(
         b"".join(
             path.read_bytes()
-            for path in sorted(Path(__file__).parents[1].glob("ray_kmeans/kernels/*.py"))
+            for path in sorted(Path(__file__).parents[1].glob("ray_kmeans/kernels/**/*.py"))
         )
     ),
 )
@@ -29,10 +29,16 @@ import hypothesis
 import numpy as np
 import pytest
 
-from ray_kmeans import kernels, remote
-from ray_kmeans.clustering.grid import Extent, Grid, Squares, Summary
-from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
-from ray_kmeans.clustering.partials import Partials
+from ray_kmeans import kernels
+from ray_kmeans.algorithm.grid import (
+    Extent,
+    Grid,
+    Squares,
+    Summary,
+)
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.io import remote
 from tests import stores
 
 pytest.register_assert_rewrite("ray_kmeans.testing", "tests.foreign_data")
@@ -71,9 +77,9 @@ UNITS = ("amx", "vnni")
 
 def skip_without(unit):
     """Skip a test of a unit that this processor does not have."""
-    from ray_kmeans.kernels import machine
+    from ray_kmeans.kernels import cpu_features
 
-    if unit not in machine.units():
+    if unit not in cpu_features.units():
         pytest.skip(f"this processor has no {unit}")
 
 
@@ -83,7 +89,7 @@ GPU_KERNELS = ("gpu-torch", "gpu-triton")
 
 def small_tiles(monkeypatch):
     """Let Triton's programs, and what they work on, be as small as the interpreter wants them."""
-    from ray_kmeans.kernels.gpu import bytes as by
+    from ray_kmeans.kernels.gpu import int8 as by
     from ray_kmeans.kernels.gpu.packing import Tile
 
     monkeypatch.setattr(Tile, "of", lambda d: Tile(rows=32, centers=32, columns=32))
@@ -92,10 +98,10 @@ def small_tiles(monkeypatch):
 
 def by_bytes(monkeypatch, unit):
     """Let few columns and centers be multiplied as bytes too, not as float32."""
-    from ray_kmeans.kernels import held
+    from ray_kmeans.kernels.int8 import held_rows
 
     skip_without(unit)
-    monkeypatch.setattr(held, "MOST_VALUES", 0)
+    monkeypatch.setattr(held_rows, "MOST_VALUES", 0)
 
 
 @pytest.fixture(

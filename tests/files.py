@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.opening import open_source
 
 
 def put(root, name, write):

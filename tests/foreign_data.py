@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_kmeans.data import arrow_dataset, plan, zarr_array
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data import layout as plan
+from ray_kmeans.data.datasets import arrow, zarr
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import DataError
 from ray_kmeans.testing import SourceContract
 
@@ -19,8 +20,8 @@ LAYOUTS = ["FixedSizeList", "List", "many columns"]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
-    monkeypatch.setattr(arrow_dataset, "BATCH_ROWS", 16)
-    monkeypatch.setattr(zarr_array, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(arrow, "BATCH_ROWS", 16)
+    monkeypatch.setattr(zarr, "BLOCK_ROWS", 40)
 
 
 def as_table(layout, rows=ROWS):

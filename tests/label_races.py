@@ -19,8 +19,8 @@ from unittest.mock import patch
 import numpy as np
 
 from ray_kmeans.errors import StoreError
-from ray_kmeans.store import publish
-from ray_kmeans.store.output_names import MANIFEST
+from ray_kmeans.io import publish
+from ray_kmeans.store.labelled_names import MANIFEST
 from tests.sleepers import NEVER, Sleeper, set_up, write
 from tests.test_labelled_races import CENTERS, MORE, OTHER, OTHER_ROWS, ROWS, check, files_of
 

@@ -13,12 +13,14 @@ from threading import Lock, current_thread
 
 import numpy as np
 
-from ray_kmeans import RunConfig, answers, open_source, remote
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.data import plan
+from ray_kmeans import RunConfig, open_source
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.data import layout
 from ray_kmeans.errors import StoreError
+from ray_kmeans.io import remote
 from ray_kmeans.store import lease
 from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.workflows import label
 
 ROOT = Path(__file__).parents[1]
 QUICK = lease.Times(beat_s=0.05, lease_s=0.3, poll_s=0.03)
@@ -32,13 +34,13 @@ def write(url, rows, centers, options=None, **flags):
     state = FitState(np.asarray(centers, np.float32), np.zeros(len(centers), np.int64))
     output = LabelledOutput.at(url, options or {})
     source = open_source(np.asarray(rows, np.float32))
-    return answers.write_labels(state, source, output, HERE, model_dir="m", **flags).rows
+    return label.write_labels(state, source, output, HERE, model_dir="m", **flags).rows
 
 
 def set_up(patch):
     """Let the lease be quick and blocks be small; `patch` sets an attribute."""
     patch(lease, "Times", lambda: QUICK)
-    patch(plan, "BLOCK_ROWS", BLOCK_ROWS)
+    patch(layout, "BLOCK_ROWS", BLOCK_ROWS)
 
 
 class Naps:

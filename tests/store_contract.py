@@ -11,11 +11,23 @@ import fsspec
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
-from ray_kmeans.clustering.row_spec import RowSpec
-from ray_kmeans.clustering.state import FitState, Iteration, Origin, Running, Stop
-from ray_kmeans.errors import CheckpointError, ModelMismatchError, NotFittedError, StoreError
-from ray_kmeans.store import numbered, publish
+from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
+from ray_kmeans.algorithm.row_spec import RowSpec
+from ray_kmeans.algorithm.state import (
+    FitState,
+    Iteration,
+    Origin,
+    Running,
+    Stop,
+)
+from ray_kmeans.errors import (
+    CheckpointError,
+    ModelMismatchError,
+    NotFittedError,
+    StoreError,
+)
+from ray_kmeans.io import publish
+from ray_kmeans.store import numbered
 from ray_kmeans.store.model_dir import ModelDir
 
 OTHERS = [

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.clustering import draws
-from ray_kmeans.clustering.batches import ROUNDS, Batches, permuted
+from ray_kmeans.algorithm import draws
+from ray_kmeans.algorithm.batches import ROUNDS, Batches, permuted
 
 SEEDS = st.integers(-(2**40), 2**40)
 

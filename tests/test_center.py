@@ -13,19 +13,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, Predictor, RunConfig, answers, cli, evaluation, serving
-from ray_kmeans.clustering.row_spec import RowSpec
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.data import plan, rounded
+from ray_kmeans import (
+    KMeansClustering,
+    Predictor,
+    RunConfig,
+    cli,
+    serving,
+)
+from ray_kmeans.algorithm.row_spec import RowSpec
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.data import layout as plan
+from ray_kmeans.data import rounded
 from ray_kmeans.data.model_rows import open_for
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.rounded import ShiftedSource, shift_of, shifted
-from ray_kmeans.data.source import open_source
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.report.facts import facts_of
 from ray_kmeans.serving.replica import Nearest
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.testing import SourceContract
+from ray_kmeans.workflows import evaluate, label
 from tests.files import put_array
 from tests.test_libraries import Squares
 
@@ -150,7 +158,7 @@ class TestWhatAModelAnswers:
         assert km.score(x=STAMPS) == loss
         assert km.evaluate([STAMPS[:9], STAMPS[9:]])["scores"] == loss
         source = open_for(km._state(), STAMPS)
-        assert evaluation.evaluate_on(source, source.describe(), km._state(), HERE).loss == loss
+        assert evaluate.evaluate_on(source, source.describe(), km._state(), HERE).loss == loss
         assert km.model_fn(STAMPS, mode="eval").loss == loss
 
     def test_distances_are_those_of_the_users_rows(self, km):
@@ -187,7 +195,7 @@ class TestWhatAModelAnswers:
         model = ModelDir.at(km.model_dir, {}, 1)
 
         output = LabelledOutput.at(str(tmp_path / "out"), {})
-        answers.write_labels(km._state(), source, output, HERE, model_dir=km.model_dir)
+        label.write_labels(km._state(), source, output, HERE, model_dir=km.model_dir)
         facts = facts_of(model, [str(tmp_path / "x.npy")], (), None)
 
         found = pq.read_table(tmp_path / "out", columns=["row", "cluster_idx"]).sort_by("row")

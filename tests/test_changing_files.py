@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data.format import FileSource
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.formats.base import FileSource
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import DataError
 from tests.files import as_npy
 from tests.stores import http_files, store_of

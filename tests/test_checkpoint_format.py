@@ -12,8 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.metric import COSINE
-from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
+from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.state import (
+    FitState,
+    Iteration,
+    Running,
+    Stop,
+)
 from ray_kmeans.store.checkpoint import FORMAT
 from ray_kmeans.store.model_dir import ModelDir
 from tests.store_contract import assert_same

@@ -14,8 +14,9 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
-from ray_kmeans import KMeansClustering, checks, cli, config
+from ray_kmeans import KMeansClustering, cli, config
 from ray_kmeans.cli.config_file import flags_of
+from ray_kmeans.workflows import validation
 
 ROOT = Path(__file__).parents[1]
 JOBS = {
@@ -137,8 +138,8 @@ def test_a_fit_has_all_parameters_of_the_estimator_and_fields_of_the_config_as_f
     for name in set(own) - {"num_clusters", "model_dir"}:
         assert default[name] == own[name], name
     choices = {name: set(get_args(flags[name])) for name in own if get_origin(flags[name])}
-    assert choices["distance_metric"] == set(checks.METRICS)
-    assert choices["empty_clusters"] == set(checks.EMPTY_CLUSTERS)
+    assert choices["distance_metric"] == set(validation.METRICS)
+    assert choices["empty_clusters"] == set(validation.EMPTY_CLUSTERS)
 
 
 def test_the_defaults_in_the_readme_are_those_of_the_config():

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.data import columns, parquet, plan
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data import columns, layout
+from ray_kmeans.data.formats import parquet
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from tests.files import put_table, rows_of
 
@@ -36,7 +37,7 @@ TENSOR = pa.fixed_shape_tensor(pa.float32(), [2, 3])
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
     monkeypatch.setattr(parquet, "BATCH_ROWS", 16)
 
 

@@ -9,16 +9,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, answers, open_source, resources
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
-from ray_kmeans.clustering.state import FitState, Stop
-from ray_kmeans.data import plan
+from ray_kmeans import KMeansClustering, RunConfig, open_source
+from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
+from ray_kmeans.algorithm.state import FitState, Stop
+from ray_kmeans.data import layout
+from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import DataError, ModelMismatchError, NonFiniteError
-from ray_kmeans.inference import ReadyModel
 from ray_kmeans.observe.monitors import Monitor
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import label
+from ray_kmeans.workflows import plan as resources
+from ray_kmeans.workflows.predict import ReadyModel
 from tests.conftest import shared_data
 from tests.test_cosine_partials import (
     assert_are_directions_of_sums,
@@ -236,9 +238,9 @@ class TestTheSameBits:
         x = spread()
         more = {"batch_size": 50} if WAYS[way]["use_mini_batch"] else {}
         fits = []
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 11)
+        monkeypatch.setattr(layout, "BLOCK_ROWS", 11)
         for n_shards in (1, 2, 3, 5):
-            monkeypatch.setattr(resources, "split", lambda b, *_, n=n_shards: plan.split(b, n))
+            monkeypatch.setattr(resources, "split", lambda b, *_, n=n_shards: layout.split(b, n))
             km = new(initial, 5, **WAYS[way]).fit(x, steps=7, **more)
             fits.append((state_of(km), km.score(x)))
 
@@ -249,11 +251,11 @@ class TestTheSameBits:
         centers = unit_rows(x[:5])
         sweeps = []
         for block_rows in (8192, 7):
-            monkeypatch.setattr(plan, "BLOCK_ROWS", block_rows)
+            monkeypatch.setattr(layout, "BLOCK_ROWS", block_rows)
             source = open_source(x)
             for n_shards in (1, 3):
                 for kernel in ("cpu", "reference"):
-                    shards = plan.split(source.describe().blocks, n_shards)
+                    shards = layout.split(source.describe().blocks, n_shards)
                     pool = LocalPool(source, shards, COSINE, kernel)
                     summary, seen = pool.summarize(), pool.sweep(centers)
                     assert summary.metric == COSINE
@@ -405,8 +407,8 @@ class TestZeroRows:
         x = spread()
         x[zero] = 0
         x[100, 2] = -0.0
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 50)
-        monkeypatch.setattr(resources, "split", lambda b, *_: plan.split(b, n_shards))
+        monkeypatch.setattr(layout, "BLOCK_ROWS", 50)
+        monkeypatch.setattr(resources, "split", lambda b, *_: layout.split(b, n_shards))
 
         [message] = self.told(new(x[1:6], **WAYS[way]), x, steps=4)
 
@@ -616,7 +618,7 @@ class TestAnswers:
         output = LabelledOutput.at(str(tmp_path / "labels"), {})
         state = ModelDir.at(km.model_dir, {}, 5).fitted()
 
-        found = answers.write_labels(state, open_source(x), output, HERE, model_dir=km.model_dir)
+        found = label.write_labels(state, open_source(x), output, HERE, model_dir=km.model_dir)
 
         table = pq.read_table(tmp_path / "labels")
         assert (found.rows, found.left_out) == (240, 0)
@@ -800,7 +802,7 @@ class TestTwoMetrics:
         totals, labels = [], []
         for metric in (COSINE, SQUARED_EUCLIDEAN):
             source = open_source(units)
-            pool = LocalPool(source, plan.split(source.describe().blocks, 1), metric)
+            pool = LocalPool(source, layout.split(source.describe().blocks, 1), metric)
             totals.append(pool.summarize())
             totals[-1] = pool.sweep(centers).inertia(totals[-1], centers)
             state = FitState.initial(centers, metric)

@@ -7,13 +7,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering import minibatch
-from ray_kmeans.clustering.grid import Extent
-from ray_kmeans.clustering.lloyd import update
-from ray_kmeans.clustering.metric import COSINE, unit_rows
-from ray_kmeans.clustering.minibatch import BatchPartials
-from ray_kmeans.clustering.partials import Partials
-from ray_kmeans.clustering.state import FitState, digest
+from ray_kmeans.algorithm import minibatch
+from ray_kmeans.algorithm.grid import Extent
+from ray_kmeans.algorithm.lloyd import update
+from ray_kmeans.algorithm.metric import COSINE, unit_rows
+from ray_kmeans.algorithm.minibatch import BatchPartials
+from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.state import FitState, digest
 from tests import oracle
 from tests.conftest import labels_of, partials_of, summary_of
 from tests.test_metric import assert_are_unit_rows, assert_has_norm_1, assert_is_direction, whole

@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.errors import CheckpointError
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
 from ray_kmeans.store.model_dir import ModelDir
 from tests.store_contract import assert_same, full_state, state_at
 

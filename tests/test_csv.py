@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.data import csv, plan
-from ray_kmeans.data.format import Head
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data import layout
+from ray_kmeans.data.formats import csv
+from ray_kmeans.data.formats.base import Head
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
 from tests.files import put, rows_of
@@ -40,7 +41,7 @@ def as_text(header, rows, separator=",", end="\n"):
 class TestCsv(SourceContract):
     @pytest.fixture(params=["csv", "csv.gz", "tsv", "tsv.gz"])
     def source_and_rows(self, request, root, monkeypatch):
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
+        monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
         monkeypatch.setattr(csv, "READ_BYTES", 700)
         first = 0
         for name, rows in FILES.items():
@@ -95,7 +96,7 @@ def test_rows_are_those_of_a_simple_reader(cells, read_bytes, end):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv, "READ_BYTES", read_bytes)
-        patch.setattr(plan, "BLOCK_ROWS", 7)
+        patch.setattr(layout, "BLOCK_ROWS", 7)
         source = open_source(f"{root}/x.csv", columns=["b", "a"])
         rows = rows_of(source)
         blocks = source.describe().blocks
@@ -168,7 +169,7 @@ class TestHeader:
         assert rows_of(open_source(root, ["6", "4"])).tolist() == [[9.5, 7.5]]
 
     def test_a_file_without_names_gives_its_rows_to_many_workers(self, root, monkeypatch):
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+        monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
         monkeypatch.setattr(csv, "READ_BYTES", 256)
         whole = np.arange(300).reshape(100, 3)
         text = "\n".join(f"t{n};" + ";".join(map(str, row)) for n, row in enumerate(whole))
@@ -353,7 +354,7 @@ def test_reading_holds_a_few_pieces_of_the_file(tmp_path, monkeypatch):
 
 def test_the_reader_of_a_run_that_is_left_early_disturbs_no_other(root, monkeypatch):
     monkeypatch.setattr(csv, "READ_BYTES", 256)
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 10)
     put_text(root, "x.csv", "a\n" + "".join(f"{n}\n" for n in range(5_000)))
     source = open_source(root, columns=["a"])
     blocks = source.describe().blocks

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster.reached import Reached
-from ray_kmeans.cluster.saver import Saver
 from ray_kmeans.demo import DATA
+from ray_kmeans.engine.checkpoint_saver import Saver
+from ray_kmeans.engine.reached import Reached
 from tests import pausing
 from tests.servers import lasting_ray
 from tests.test_ray_training import bits, comes_true, descendants, state_of
@@ -52,15 +52,15 @@ def check_said(process, said):
     assert said.splitlines()[-1].startswith("stopped by Ctrl-C. ")
 
 
-CLUSTER = "ray_kmeans.cluster"
+ENGINE = "ray_kmeans.engine"
 PHASES = {
-    "planning": ("ray_kmeans.runs:plan_shards", 1, None),
-    "reading": (f"{CLUSTER}.shard:Shard._admit", 2, None),
-    "compiling": (f"{CLUSTER}.worker:ShardWorker.get_ready", 1, None),
-    "seeding": (f"{CLUSTER}.worker:ShardWorker.potentials", 4, None),
-    "saving the seeding": ("ray_kmeans.store.publish:put", 4, 0),
-    "iterating": (f"{CLUSTER}.worker:ShardWorker.sweep", 10, 9),
-    "ending": (f"{CLUSTER}.worker:ShardWorker.peak_bytes", 1, STEPS),
+    "planning": ("ray_kmeans.workflows.fit:plan_shards", 1, None),
+    "reading": (f"{ENGINE}.shard:Shard._admit", 2, None),
+    "compiling": (f"{ENGINE}.worker:ShardWorker.get_ready", 1, None),
+    "seeding": (f"{ENGINE}.worker:ShardWorker.potentials", 4, None),
+    "saving the seeding": ("ray_kmeans.io.publish:put", 4, 0),
+    "iterating": (f"{ENGINE}.worker:ShardWorker.sweep", 10, 9),
+    "ending": (f"{ENGINE}.worker:ShardWorker.peak_bytes", 1, STEPS),
 }
 
 
@@ -68,7 +68,7 @@ PHASES = {
 def test_ctrl_c_in_any_phase_of_a_fit_is_one_line_and_130(phase, tmp_path, undisturbed):
     point, call, least = PHASES[phase]
     if phase == "planning":
-        point = "ray_kmeans.resources:plan_shards"
+        point = "ray_kmeans.workflows.plan:plan_shards"
     words, sign = fit_words(tmp_path / "m", "--num-workers=0"), tmp_path / "sign"
     process = pausing.start(words, point, sign, call)
     said = interrupted(process, sign)
@@ -87,10 +87,10 @@ def test_ctrl_c_in_any_phase_of_a_fit_is_one_line_and_130(phase, tmp_path, undis
 def test_ctrl_c_ends_any_command_so(command, tmp_path, undisturbed):
     KMeansClustering(K, str(tmp_path / "m"), config=HERE, **PARAMS).fit(str(DATA), max_steps=2)
     point, words = {
-        "predict": (f"{CLUSTER}.worker:ShardWorker.write_labels", [DATA, tmp_path / "m", "out"]),
-        "evaluate": (f"{CLUSTER}.shard:Shard._admit", [DATA, tmp_path / "m"]),
+        "predict": (f"{ENGINE}.worker:ShardWorker.write_labels", [DATA, tmp_path / "m", "out"]),
+        "evaluate": (f"{ENGINE}.shard:Shard._admit", [DATA, tmp_path / "m"]),
         "make-dataset": (
-            "ray_kmeans.synthetic:write_file",
+            "ray_kmeans.workflows.make_dataset:write_file",
             ["made", "--num-rows=9", "--num-features=2", "--num-clusters=1"],
         ),
     }[command]
@@ -104,7 +104,7 @@ def test_ctrl_c_ends_any_command_so(command, tmp_path, undisturbed):
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
     words, sign = fit_words(tmp_path / "m", "--num-workers=0"), tmp_path / "sign"
     words.append("--save-checkpoints-steps=1")
-    process = pausing.start(words, "ray_kmeans.store.publish:seal", sign, 3, seconds=60)
+    process = pausing.start(words, "ray_kmeans.io.publish:seal", sign, 3, seconds=60)
     assert comes_true(lambda: sign.exists() or process.poll() is not None, 90)
     process.send_signal(signal.SIGINT)  # the checkpoint under way is waited for
     with pytest.raises(subprocess.TimeoutExpired):

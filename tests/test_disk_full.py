@@ -10,15 +10,16 @@ import time
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, runs
-from ray_kmeans.cluster.shelf import OnDisk
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.row_cache import OnDisk
 from ray_kmeans.errors import DiskFullError, StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.lease import Lease
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit
 from tests.store_contract import assert_same
 
 X = np.random.default_rng(5).normal(size=(600, 256)).astype(np.float32)
@@ -114,8 +115,8 @@ def test_a_file_system_that_takes_no_more_files_is_said(disk):
 def fit_with(model_dir, listener=lambda event: None, **config):
     config = RunConfig(num_workers=0, save_checkpoints_steps=1, progress=False, **config)
     params = KMeansClustering(100, use_mini_batch=False).get_params()
-    return runs.fit(
-        runs.plan_fit(params, config, StopRule(steps=5), None),
+    return fit.fit(
+        fit.plan_fit(params, config, StopRule(steps=5), None),
         open_source(X),
         ModelDir.at(str(model_dir), {}, 2),
         config,

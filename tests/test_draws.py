@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.draws import distinct_rows, fractions, mix, uniforms, words
+from ray_kmeans.algorithm.draws import (
+    distinct_rows,
+    fractions,
+    mix,
+    uniforms,
+    words,
+)
 
 SHAPES = [(1, 1), (2, 1), (7, 3), (10, 5), (10, 6), (100, 99), (100, 100), (10**12, 1000)]
 

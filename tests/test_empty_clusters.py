@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.cluster.trainers import FullBatch
-from ray_kmeans.clustering.metric import project
-from ray_kmeans.clustering.state import FitState, Stop
-from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans.algorithm.metric import project
+from ray_kmeans.algorithm.state import FitState, Stop
+from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.plan import cut, split
+from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.trainers import FullBatch
 from ray_kmeans.errors import ConfigError
 from tests import oracle
 

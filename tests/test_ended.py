@@ -10,8 +10,13 @@ import warnings
 import numpy as np
 import pytest
 
-from ray_kmeans import EarlyStopping, KMeansClustering, RunConfig, cli
-from ray_kmeans.clustering.state import Origin, Stop
+from ray_kmeans import (
+    EarlyStopping,
+    KMeansClustering,
+    RunConfig,
+    cli,
+)
+from ray_kmeans.algorithm.state import Origin, Stop
 from ray_kmeans.store import checkpoint
 
 HERE = RunConfig(num_workers=0, progress=False)

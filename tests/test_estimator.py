@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, resources, runs
-from ray_kmeans.clustering.state import Stop
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data import plan
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.state import Stop
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data import layout
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit
+from ray_kmeans.workflows import plan as resources
 from tests import oracle
 from tests.conftest import shared_data
 
@@ -116,9 +118,9 @@ def test_an_empty_cluster_keeps_its_center_and_is_counted(new, lattice):
 def test_blocks_and_shards_do_not_change_one_bit(new, gaussian, monkeypatch):
     whole = new(gaussian[:6]).fit(gaussian)
 
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
     blocks = new(gaussian[:6]).fit(gaussian)
-    monkeypatch.setattr(resources, "split", lambda blocks, *_: plan.split(blocks, 5))
+    monkeypatch.setattr(resources, "split", lambda blocks, *_: layout.split(blocks, 5))
     shards = new(gaussian[:6]).fit(gaussian)
 
     assert len(open_source(gaussian).describe().blocks) == 29
@@ -233,8 +235,8 @@ def test_a_fit_that_was_cut_off_and_is_run_again_equals_the_undisturbed_one(
 
     store = ModelDir.at(str(tmp_path / "cut"), {}, 5)
     with pytest.raises(CutOff):
-        runs.fit(
-            runs.plan_fit(km.get_params(), config, StopRule(steps), None),
+        fit.fit(
+            fit.plan_fit(km.get_params(), config, StopRule(steps), None),
             open_source(gaussian),
             store,
             config,

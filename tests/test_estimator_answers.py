@@ -10,7 +10,7 @@ import pytest
 import sklearn.base
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source
-from ray_kmeans.data import plan
+from ray_kmeans.data import layout
 from ray_kmeans.errors import ConfigError, NotFittedError
 from tests import oracle
 
@@ -112,7 +112,7 @@ def test_predict_gives_one_dict_per_batch(km, batch_size, sizes):
 def test_batches_do_not_change_one_bit(km, as_iterable, monkeypatch):
     expected = km.transform(X)
 
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
     answer = km.predict(X, batch_size=3, as_iterable=as_iterable)
 
     scores = [row["all_scores"] for row in answer] if as_iterable else answer["all_scores"]
@@ -145,7 +145,7 @@ def test_batch_size_with_input_fn_is_refused(km):
 
 @pytest.mark.parametrize("call", ["predict", "predict_cluster_idx", "transform"])
 def test_answers_stream_with_one_block_in_memory(km, call, monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 20)
     blocks_read = []
 
     class Watched(type(open_source(X))):

@@ -11,7 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source
-from ray_kmeans.errors import ConfigError, DataError, NoDataError, NonFiniteError, NotFittedError
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NoDataError,
+    NonFiniteError,
+    NotFittedError,
+)
 
 X = np.random.default_rng(3).integers(-8, 8, size=(60, 3)).astype(np.float32)
 COLUMNS = {"b": X[:, 1], "a": X[:, 0], "c": X[:, 2]}  # not in the order of their names

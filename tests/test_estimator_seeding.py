@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, open_source, runs
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data import plan
-from ray_kmeans.errors import ConfigError, DataError, ModelMismatchError, TooFewRowsError
+from ray_kmeans import KMeansClustering, RunConfig, open_source
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data import layout
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    ModelMismatchError,
+    TooFewRowsError,
+)
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit
 
 HERE = RunConfig(num_workers=0, progress=False)
 
@@ -33,8 +39,8 @@ def seeds(tmp_path):
                 seen.append(store.latest().centers)
 
         km = model(k, store.url, initial, **params)
-        fit_plan = runs.plan_fit(km.get_params(), HERE, StopRule(steps=1), None)
-        runs.fit(fit_plan, open_source(x), store, HERE, listeners=[read])
+        fit_plan = fit.plan_fit(km.get_params(), HERE, StopRule(steps=1), None)
+        fit.fit(fit_plan, open_source(x), store, HERE, listeners=[read])
         return seen[-1]
 
     return centers
@@ -68,7 +74,7 @@ def test_the_same_seed_gives_the_same_centers_and_another_seed_others(seeds, gau
 def test_blocks_do_not_change_what_is_drawn(seeds, gaussian, monkeypatch):
     whole = seeds(9, gaussian)
 
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
 
     np.testing.assert_array_equal(seeds(9, gaussian), whole)
 

@@ -12,8 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, Monitor, RunConfig
-from ray_kmeans.data import plan
-from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, NotFittedError
+from ray_kmeans.data import layout
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    NotFittedError,
+)
 from tests import oracle
 
 X = np.random.default_rng(3).integers(-8, 8, size=(60, 3)).astype(np.float32)
@@ -143,7 +148,7 @@ def test_the_way_the_data_come_does_not_change_one_bit(km, tmp_path, monkeypatch
     table = pa.table({"id": range(60), "vector": vectors})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=11)
     np.save(tmp_path / "x.npy", X)
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
 
     kinds = [X, X.tolist(), table, str(tmp_path / "x.parquet"), tmp_path / "x.npy"]
 

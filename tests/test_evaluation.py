@@ -11,11 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, evaluation, open_source
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.evaluation import evaluate_on
-from ray_kmeans.explain import LABEL_BYTES, in_units
+from ray_kmeans import (
+    KMeansClustering,
+    RunConfig,
+    cli,
+    open_source,
+)
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import evaluate
+from ray_kmeans.workflows.evaluate import evaluate_on
+from ray_kmeans.workflows.explain import LABEL_BYTES, in_units
 from tests.files import put_table
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -134,9 +140,9 @@ def test_a_sweep_after_mini_batch_is_made_where_it_is_cheap_by_what_it_counts(
     state = FitState.initial(np.zeros((clusters, features), np.float32))
     source = SimpleNamespace(describe=lambda: SimpleNamespace(rows=rows, features=features))
     swept = SimpleNamespace(rows=rows, mean_loss=0.5, num_clusters=clusters), np.arange(3)
-    monkeypatch.setattr(evaluation, "_swept", lambda *_: swept)
+    monkeypatch.setattr(evaluate, "_swept", lambda *_: swept)
 
-    said = evaluation.after_mini_batch(source, state, RunConfig())
+    said = evaluate.after_mini_batch(source, state, RunConfig())
 
     assert ("loss per row 0.5" in said) == cheap
     assert ("ray-kmeans evaluate" in said) == (not cheap)

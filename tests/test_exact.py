@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 
-from ray_kmeans.kernels import exact
+from ray_kmeans.kernels import exact_order
 from tests import oracle
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -37,7 +37,7 @@ def near_tie_columns(draw):
 def test_the_sign_is_right_for_any_rows(columns):
     x, a, b = columns_as_rows(columns)
 
-    assert np.sign(exact.difference_of_distances(x, a, b)) == sign_over_the_reals(x, a, b)
+    assert np.sign(exact_order.difference_of_distances(x, a, b)) == sign_over_the_reals(x, a, b)
 
 
 @given(st.lists(near_tie_columns(), min_size=1, max_size=8))
@@ -50,12 +50,14 @@ def test_the_sign_is_right_for_rows_near_the_bisector(columns):
 
     sign = sign_over_the_reals(x, a, b)
 
-    assert np.sign(exact.difference_of_distances(x, a, b)) == sign
-    assert np.sign(exact.difference_of_distances(x, b, a)) == -sign
+    assert np.sign(exact_order.difference_of_distances(x, a, b)) == sign
+    assert np.sign(exact_order.difference_of_distances(x, b, a)) == -sign
 
 
 def is_nearer(x, a, b, cosine):
-    return exact.is_nearer(x, a, exact.score(x, a, cosine), b, exact.score(x, b, cosine), cosine)
+    return exact_order.is_nearer(
+        x, a, exact_order.score(x, a, cosine), b, exact_order.score(x, b, cosine), cosine
+    )
 
 
 @given(st.lists(near_tie_columns(), min_size=1, max_size=8))
@@ -94,7 +96,7 @@ def test_the_sign_of_products_is_right_for_any_rows(columns):
 
     sign = sign_of_products(x, a, b)
 
-    assert np.sign(exact.difference_of_products(x, a, b)) == sign
+    assert np.sign(exact_order.difference_of_products(x, a, b)) == sign
     assert is_nearer(x, a, b, True) == (sign < 0)
     assert is_nearer(x, b, a, True) == (sign > 0)
 
@@ -107,7 +109,7 @@ def test_the_larger_product_is_nearer_however_much_cancels(pairs):
 
     sign = sign_of_products(x, a, b)
 
-    assert np.sign(exact.difference_of_products(x, a, b)) == sign
+    assert np.sign(exact_order.difference_of_products(x, a, b)) == sign
     assert is_nearer(x, a, b, True) == (sign < 0)
     assert is_nearer(x, b, a, True) == (sign > 0)
 
@@ -118,7 +120,7 @@ def test_a_product_is_off_by_the_share_of_the_sizes_it_promises(columns):
     true = inner_product(*oracle.exact([x, c]))
     size = inner_product(*oracle.exact(np.abs([x, c])))
 
-    found, error = exact.score(x, c, True)
+    found, error = exact_order.score(x, c, True)
 
     assert abs(oracle.Fraction(found) + true) <= size * (len(x) + 4) / 2**53
     assert size * (len(x) + 4) / 2**53 <= error
@@ -136,7 +138,7 @@ def test_rounding_does_not_break_a_tie(d):
         assert not is_nearer(x, a, b, False)
         assert not is_nearer(x, b, a, False)
 
-        n_rounded += exact.squared_distance(x, a) != exact.squared_distance(x, b)
+        n_rounded += exact_order.squared_distance(x, a) != exact_order.squared_distance(x, b)
     assert n_rounded > 10
 
 
@@ -145,7 +147,7 @@ def test_a_squared_distance_is_off_by_the_share_it_promises(columns):
     x, a, _ = columns_as_rows(columns)
     true = oracle.squared_distance(*oracle.exact([x, a]))
 
-    seen = exact.squared_distance(x, a)
+    seen = exact_order.squared_distance(x, a)
 
     assert abs(oracle.Fraction(seen) - true) <= true * (len(x) + 4) / 2**53
 
@@ -153,11 +155,11 @@ def test_a_squared_distance_is_off_by_the_share_it_promises(columns):
 @pytest.mark.parametrize("step", [2, 3])
 def test_the_exact_sum_has_room_for_every_magnitude(step, monkeypatch):
     # Compiled code writes past the end of an array in silence; plain Python raises IndexError.
-    monkeypatch.setattr(exact, "_grow", exact._grow.py_func)
+    monkeypatch.setattr(exact_order, "_grow", exact_order._grow.py_func)
     a = (np.ldexp(2.0, np.arange(-100, 126, step)) * (1 - 2.0**-24)).astype(np.float32)
     x = np.nextafter(a, np.float32(0))
 
-    assert exact.difference_of_distances.py_func(x, a, x) > 0
-    assert exact.difference_of_distances.py_func(x, x, a) < 0
-    assert exact.difference_of_products.py_func(x, a, x) < 0
-    assert exact.difference_of_products.py_func(x, x, a) > 0
+    assert exact_order.difference_of_distances.py_func(x, a, x) > 0
+    assert exact_order.difference_of_distances.py_func(x, x, a) < 0
+    assert exact_order.difference_of_products.py_func(x, a, x) < 0
+    assert exact_order.difference_of_products.py_func(x, x, a) > 0

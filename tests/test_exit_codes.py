@@ -16,7 +16,7 @@ import pytest
 
 import ray_kmeans
 from ray_kmeans import KMeansClustering, RunConfig, cli
-from ray_kmeans.cli import ending
+from ray_kmeans.cli import exit_codes
 from tests.commands import refused
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ WRONG = {
 
 def test_the_readme_names_every_exit_code():
     line = re.search(r"^- Exit codes: (.*?)^- ", (ROOT / "README.md").read_text(), re.M | re.S)[1]
-    listed = re.findall(r"^(\d+) ", ending.__doc__, re.MULTILINE)
+    listed = re.findall(r"^(\d+) ", exit_codes.__doc__, re.MULTILINE)
 
     assert re.findall(r"\b(\d+) ", line) == listed == ["0", "1", "2", "130", "141", "143"]
 
@@ -239,7 +239,7 @@ def test_sigterm_is_143_and_the_same_command_goes_on(more, tmp_path):
     cli.main(["make-dataset", str(cut), *MADE, *here])
     cli.main(["make-dataset", str(whole), *MADE, *here])
 
-    assert code == ending.STOPPED == 143
+    assert code == exit_codes.STOPPED == 143
     assert "stopped by SIGTERM. Run the same again." in said
     assert len(there) < 400
     assert {name: (cut / name).stat().st_mtime_ns for name in there} == there

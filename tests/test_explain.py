@@ -9,10 +9,10 @@ import pytest
 from ray_kmeans.cli import main
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import BudgetError
-from ray_kmeans.explain import explain, in_units
+from ray_kmeans.workflows.explain import explain, in_units
 from tests.files import put_array, put_table
 
 HERE = {"num_workers": 0, "cpus_per_worker": 1}

@@ -7,8 +7,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, exporting
+from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.errors import ConfigError, NotFittedError
+from ray_kmeans.workflows import export
 
 HERE = RunConfig(num_workers=0, save_checkpoints_steps=1)
 X = np.random.default_rng(5).normal(size=(500, 7)).astype(np.float32)
@@ -84,7 +85,7 @@ def test_a_saved_model_goes_beside_the_graph_and_says_the_same(km, tmp_path):
 
 
 def test_without_tensorflow_a_warning_says_what_is_missing(km, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "tensorflow_installed", lambda: False)
+    monkeypatch.setattr(export, "tensorflow_installed", lambda: False)
 
     with pytest.warns(UserWarning, match=r"no SavedModel.*pip install '\.\[tensorflow\]'"):
         path = km.export_savedmodel(str(tmp_path / "out"))

@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given, settings
 
 from ray_kmeans.errors import ConfigError, install_hint
-from ray_kmeans.export import COSINE, SQUARED_EUCLIDEAN, first_equals, middle
+from ray_kmeans.export import (
+    COSINE,
+    SQUARED_EUCLIDEAN,
+    first_equals,
+    middle,
+)
 from ray_kmeans.export.onnx_graph import OPSET, onnx_model
 from ray_kmeans.export.saved_model import SIGNATURES, saved_model_files, tensorflow_installed
 

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, exporting
+from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.cli.flags import announce
-from ray_kmeans.cluster import on_ray
+from ray_kmeans.on_ray import driver
+from ray_kmeans.workflows import export
 
 HERE = RunConfig(num_workers=0, progress=False)
 X = np.random.default_rng(2).normal(size=(90, 3)).astype(np.float32)
@@ -76,7 +77,7 @@ def test_a_graph_goes_to_a_directory_of_its_own_which_is_printed(km, tmp_path, c
 def test_a_saved_model_without_tensorflow_is_an_error_that_says_what_to_install(
     km, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(exporting, "tensorflow_installed", lambda: False)
+    monkeypatch.setattr(export, "tensorflow_installed", lambda: False)
 
     with pytest.raises(SystemExit, match="2"):
         cli.main(["export", km.model_dir, str(tmp_path / "out"), "--format", "savedmodel"])
@@ -87,7 +88,7 @@ def test_a_saved_model_without_tensorflow_is_an_error_that_says_what_to_install(
 
 
 def test_a_saved_model_is_asked_of_the_class(km, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(exporting, "tensorflow_installed", lambda: True)
+    monkeypatch.setattr(export, "tensorflow_installed", lambda: True)
     monkeypatch.setattr(KMeansClustering, "export_savedmodel", lambda self, url: f"{url}/17")
 
     said = exported(km, capsys, tmp_path / "out", "--format", "savedmodel")
@@ -117,13 +118,13 @@ def test_the_first_line_tells_the_workers(config, where, capsys):
 @pytest.mark.parametrize("given", ["argument", "environment", "nothing"])
 def test_a_ray_is_joined_where_one_is_named_and_else_our_own_is_started(given, monkeypatch):
     seen, probed = [], []
-    monkeypatch.setattr(on_ray.head, "check", lambda address, said: probed.append(address))
-    monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(on_ray.ray, "init", lambda address=None, **more: seen.append(address))
+    monkeypatch.setattr(driver.head, "check", lambda address, said: probed.append(address))
+    monkeypatch.setattr(driver.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(driver.ray, "init", lambda address=None, **more: seen.append(address))
     if given == "environment":
         monkeypatch.setenv("RAY_ADDRESS", "h:1")
 
-    on_ray.connect("h:2" if given == "argument" else None, 2, None)
+    driver.connect("h:2" if given == "argument" else None, 2, None)
 
     # "local": it does not look for one on this machine
     assert seen == [{"argument": "h:2", "environment": "h:1", "nothing": "local"}[given]]

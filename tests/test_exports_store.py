@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from ray_kmeans.errors import ConfigError, NoDataError, StoreError
-from ray_kmeans.store import exports, publish
-from ray_kmeans.store.exports import MANIFEST, ExportDir, assets
+from ray_kmeans.export import directory
+from ray_kmeans.export.directory import MANIFEST, ExportDir, assets
+from ray_kmeans.io import publish
 from ray_kmeans.store.labelled import LabelledOutput, Written
 from tests.servers import s3_server
 
@@ -33,7 +34,7 @@ def s3():
 def clock(monkeypatch):
     """Let time stand still where names come from it; set `now` to move it."""
     clock = SimpleNamespace(now=NOW + 0.9)
-    monkeypatch.setattr(exports, "time", SimpleNamespace(time=lambda: clock.now))
+    monkeypatch.setattr(directory, "time", SimpleNamespace(time=lambda: clock.now))
     return clock
 
 
@@ -212,7 +213,7 @@ class ExportContract:
         foreign = {
             "7/model": b"no manifest",
             "8": b"a file",
-            f"best/{MANIFEST}": exports._manifest({}),
+            f"best/{MANIFEST}": directory._manifest({}),
             f"11/{MANIFEST}": b"{}",
             f"12/{MANIFEST}": b"not JSON",
             "readme": b"",
@@ -323,7 +324,7 @@ class TestLocalDirectory(ExportContract):
     def test_an_export_that_is_deleted_vanishes_at_once(self, store, place, clock, monkeypatch):
         store.publish(FILES)
         clock.now += 1
-        monkeypatch.setattr(exports.shutil, "rmtree", after(0, KeyboardInterrupt()))
+        monkeypatch.setattr(directory.shutil, "rmtree", after(0, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             store.publish(FILES, keep=1)
 

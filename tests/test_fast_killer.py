@@ -13,9 +13,9 @@ from random import Random
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster import losses
-from ray_kmeans.cluster.losses import CoordinatorLosses, ShardLosses
 from ray_kmeans.demo import DATA
+from ray_kmeans.on_ray import losses
+from ray_kmeans.on_ray.losses import CoordinatorLosses, ShardLosses
 from tests.servers import lasting_ray
 from tests.test_ray_training import bits, descendants, state_of
 

@@ -15,12 +15,12 @@ import pytest
 import s3fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ray_kmeans import KMeansClustering, RunConfig, remote
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import StoreError
-from ray_kmeans.remote import Remote
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish, remote
+from ray_kmeans.io.remote import Remote
 from ray_kmeans.store.model_dir import ModelDir
 from tests.faults import CUT, CUT_BODY, DELAY, LOST, ONWARD, SLOW_DOWN, STALL, Shares, faulty
 from tests.files import put_table, rows_of

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from ray_kmeans.errors import LeaseLostError
-from ray_kmeans.store import holder, publish
+from ray_kmeans.io import publish
+from ray_kmeans.store import holder
 from ray_kmeans.store.lease import Times
 from ray_kmeans.store.model_dir import ModelDir
 from tests.store_contract import assert_same, state_at

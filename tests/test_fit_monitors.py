@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans import EarlyStopping, KMeansClustering, Monitor, RunConfig
-from ray_kmeans.clustering.state import FitState, Stop
+from ray_kmeans import (
+    EarlyStopping,
+    KMeansClustering,
+    Monitor,
+    RunConfig,
+)
+from ray_kmeans.algorithm.state import FitState, Stop
 from ray_kmeans.errors import ConfigError
 
 HERE = RunConfig(num_workers=0, progress=False)

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, forks
+from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.errors import ConfigError, StoreError
+from ray_kmeans.io.publish import Place
+from ray_kmeans.process import forks
 from ray_kmeans.store.lease import Lease
-from ray_kmeans.store.publish import Place
 from tests.servers import s3_server
 
 X = np.random.default_rng(4).normal(size=(40_000, 8)).astype(np.float32)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
-from ray_kmeans.cluster.sending import room
 from ray_kmeans.errors import NoRoomError
+from ray_kmeans.on_ray.object_store import room
 
 pytestmark = pytest.mark.ray
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from ray_kmeans import KMeansClustering, RunConfig, kernels
-from ray_kmeans.cluster import on_ray
-from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.plan import cut, split
+from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import ConfigError, WorkersLostError
-from ray_kmeans.resources import plan_shards, share_gpus, workforce
+from ray_kmeans.on_ray import driver
+from ray_kmeans.workflows.plan import plan_shards, share_gpus, workforce
 from tests.conftest import GPU_KERNELS
 
 X = np.random.default_rng(0).normal(size=(900, 6)).astype(np.float32)
@@ -73,9 +73,9 @@ def test_a_cluster_without_room_for_a_gpu_worker_is_refused_with_figures(nodes, 
 
 
 def test_what_is_asked_of_workers_follows_from_the_config(monkeypatch):
-    monkeypatch.setattr(on_ray, "connect", lambda *_: None)
-    monkeypatch.setattr(on_ray, "nodes_with_gpus", lambda: [(8, 2)])
-    monkeypatch.setattr(on_ray, "node_cpus", lambda: [8, 8])
+    monkeypatch.setattr(driver, "connect", lambda *_: None)
+    monkeypatch.setattr(driver, "nodes_with_gpus", lambda: [(8, 2)])
+    monkeypatch.setattr(driver, "node_cpus", lambda: [8, 8])
     layout = ArraySource.of(X).describe()
     half = RunConfig(backend="gpu", gpus_per_worker=0.5, worker_memory_bytes=2**34)
 
@@ -91,7 +91,7 @@ def test_what_is_asked_of_workers_follows_from_the_config(monkeypatch):
 def pool_of(shards, emit=lambda event: None, **asked):
     options = WorkerOptions(0.1, kernel=GPU_KERNELS[0], **asked)
     how = SQUARED_EUCLIDEAN, options, emit
-    return on_ray.open_pool(ArraySource.of(X), split(BLOCKS, shards), *how)
+    return driver.open_pool(ArraySource.of(X), split(BLOCKS, shards), *how)
 
 
 @pytest.mark.ray

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from ray_kmeans import KMeansClustering, RunConfig, resources
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.cluster.shelf import AtSource, OnDisk
-from ray_kmeans.cluster.worker import ShardWorker
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.row_cache import AtSource, OnDisk
+from ray_kmeans.engine.worker import ShardWorker
+from ray_kmeans.workflows import plan
 from tests.conftest import GPU_KERNELS, small_tiles
 from tests.walks import blobs
 
@@ -38,10 +39,10 @@ def fit(tmp_path, monkeypatch):
     """Return a function that fits with three workers here, and returns all that a fit tells."""
     small_tiles(monkeypatch)
     monkeypatch.setattr("ray_kmeans.data.array.BLOCK_ROWS", 64)
-    monkeypatch.setattr(resources, "workforce", lambda config: (3, 1))
+    monkeypatch.setattr(plan, "workforce", lambda config: (3, 1))
 
     def fitted(names, x, cache="auto", **model):
-        monkeypatch.setattr(resources, "LocalPool", type("Pool", (OnDevice,), {"names": names}))
+        monkeypatch.setattr(plan, "LocalPool", type("Pool", (OnDevice,), {"names": names}))
         where = tmp_path / str(len(list(tmp_path.iterdir())))
         config = RunConfig(num_workers=0, cache=cache)
         km = KMeansClustering(6, str(where), random_seed=3, config=config, **model)

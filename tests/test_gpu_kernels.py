@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels.gpu import around as by
-from ray_kmeans.kernels.gpu import bytes as by_bytes
+from ray_kmeans.kernels.gpu import centers_int8 as by
+from ray_kmeans.kernels.gpu import int8 as by_bytes
 from ray_kmeans.kernels.gpu import kernel as gpu
-from ray_kmeans.kernels.gpu import programs, settling
+from ray_kmeans.kernels.gpu import programs, refine
 from ray_kmeans.kernels.gpu.device import Device
-from ray_kmeans.kernels.gpu.floats import ByFloats
+from ray_kmeans.kernels.gpu.float32 import ByFloats
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties
 from tests.conftest import GPU_KERNELS, labels_of, small_tiles
@@ -202,7 +202,7 @@ def test_a_process_that_allows_fewer_bits_in_products_gets_the_same_labels(kerne
 )
 def test_ties_alone_are_left_to_exact_sums(case, ties, monkeypatch):
     left = []
-    monkeypatch.setattr(settling, "_exactly", _counted(settling._exactly, left))
+    monkeypatch.setattr(refine, "_exactly", _counted(refine._exactly, left))
     X, centers = CASES[case]
 
     labels_of(X, centers, "gpu-torch")
@@ -217,7 +217,7 @@ def test_a_tie_is_one_in_whatever_order_its_terms_are_added(shift):
     pairs = torch.ones(3, 12).nonzero(as_tuple=True)
     about = torch.from_numpy(X.copy()), torch.from_numpy(rolled), *pairs
 
-    assert settling.settle(*about, False, 2**20).tolist() == [0, 0, 0]
+    assert refine.settle(*about, False, 2**20).tolist() == [0, 0, 0]
 
 
 def _counted(call, counts):

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_kmeans import kernels
-from ray_kmeans.cluster import seeding
-from ray_kmeans.cluster.greedy import (
+from ray_kmeans.algorithm import draws
+from ray_kmeans.algorithm.metric import project
+from ray_kmeans.data.array import ArraySource
+from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.seeding import choose
+from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     ArrayField,
     PoolField,
     candidates_of,
     plus_plus,
     rows_in_any_order,
 )
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.cluster.potential import Potential
-from ray_kmeans.clustering import draws
-from ray_kmeans.clustering.metric import project
-from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.plan import cut, split
+from ray_kmeans.engine.seeding.potential import Potential
 
 KERNEL = kernels.load()
 
@@ -138,7 +138,7 @@ def test_the_method_makes_one_try_and_so_many_retries(lattice, retries):
     tries = 1 + retries if retries >= 0 else 1 + 2 + math.floor(math.log(9))
     picked = greedy_oracle(lattice, np.ones(120), 9, tries, 3, "kmeans_plus_plus")
 
-    seeds = seeding.choose_centers("kmeans_plus_plus", 9, retries, 3, pool, pool.summarize())
+    seeds = choose.choose_centers("kmeans_plus_plus", 9, retries, 3, pool, pool.summarize())
 
     np.testing.assert_array_equal(seeds, lattice[picked])
 
@@ -365,6 +365,6 @@ def test_by_cosine_a_row_without_a_direction_is_no_seed_while_others_remain(retr
     pool = pool_of(X, 8, 2, "cosine")
     summary = pool.summarize()
     for seed in range(10):
-        seeds = seeding.choose_centers("kmeans_plus_plus", 3, retries, seed, pool, summary)
+        seeds = choose.choose_centers("kmeans_plus_plus", 3, retries, seed, pool, summary)
 
         assert sorted(map(tuple, seeds.tolist())) == [(-1, 0), (0, 1), (1, 0)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.clustering.grid import Extent, Grid, Squares
+from ray_kmeans.algorithm.grid import Extent, Grid, Squares
 from tests.conftest import summary_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)

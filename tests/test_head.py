@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster import head, on_ray
 from ray_kmeans.errors import ConfigError
+from ray_kmeans.on_ray import driver, head
 from tests import machines
 from tests.servers import free_port
 from tests.stores import serving
@@ -140,7 +140,7 @@ def test_a_command_says_so_in_one_line_within_seconds(command, place, tmp_path):
 )
 def test_what_is_no_address_of_a_head_is_refused(address, says):
     with pytest.raises(ConfigError, match=says):
-        on_ray.connect(address, None, None)
+        driver.connect(address, None, None)
 
 
 def test_auto_where_no_ray_runs_is_refused(tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_auto_where_no_ray_runs_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(services, "find_bootstrap_address", lambda place: None)
 
     with pytest.raises(ConfigError, match="ray_address='auto': no Ray runs on this machine"):
-        on_ray.connect("auto", None, None)
+        driver.connect("auto", None, None)
 
 
 @pytest.mark.usefixtures("quick")
@@ -162,7 +162,7 @@ def test_auto_that_finds_the_file_of_a_dead_head_is_refused(monkeypatch):
         monkeypatch.setattr(services, "find_bootstrap_address", lambda place: address)
 
         with pytest.raises(ConfigError, match="'auto': no Ray head answers there"):
-            on_ray.connect("auto", None, None)
+            driver.connect("auto", None, None)
 
 
 @contextmanager
@@ -240,7 +240,7 @@ def test_a_black_hole_is_said_within_seconds(tmp_path):
     if missing:
         pytest.skip(missing)
     code = (
-        "import time; from ray_kmeans.cluster import head; begin = time.monotonic()\n"
+        "import time; from ray_kmeans.engine import head; begin = time.monotonic()\n"
         "try: head.check('10.255.255.1:6379', 'x')\n"
         "except Exception as error: print(error)\n"
         "print(time.monotonic() - begin)"

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ray_kmeans.kernels import grouping, held, machine, summing
-from ray_kmeans.kernels.settling import OPENED
+from ray_kmeans.kernels import cpu_features, summing
+from ray_kmeans.kernels.int8 import held_rows as held
+from ray_kmeans.kernels.int8 import row_order
+from ray_kmeans.kernels.int8.refine import OPENED
 from tests.cases import CASES, gaussian
 from tests.conftest import UNITS, by_bytes, skip_without
 from tests.walks import EVERYTHING, STEPS, assert_follows, hold, table, unit_rows, walk
@@ -35,8 +37,8 @@ def kernel(request):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Many groups, parts, and turns of the threads for a few hundred rows."""
-    monkeypatch.setattr(grouping, "GROUP_ROWS", 16)
-    monkeypatch.setattr(grouping, "PART_BLOCKS", 3)
+    monkeypatch.setattr(row_order, "GROUP_ROWS", 16)
+    monkeypatch.setattr(row_order, "PART_BLOCKS", 3)
     monkeypatch.setattr(held, "PART_BLOCKS", 3)
     monkeypatch.setattr(held, "ROWS_AT_ONCE", 7)
     monkeypatch.setattr(summing, "FEW_MOVES", 8)
@@ -93,7 +95,7 @@ def test_any_walk_of_the_centers_gives_the_labels_of_its_last_step(
     steps, sizes, shape, metric, threads
 ):
     X, centers = table(*shape, metric)
-    for unit in machine.units():
+    for unit in cpu_features.units():
         held_rows = hold(X, metric, len(centers), unit, threads, sizes)
         assert_follows(held_rows, X, walk(X, centers, metric, steps), metric)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans.kernels import held
-from ray_kmeans.kernels.settling import LIVE, VISITED
+from ray_kmeans.kernels.int8 import held_rows as held
+from ray_kmeans.kernels.int8.refine import LIVE, VISITED
 from tests.conftest import UNITS, by_bytes
 from tests.walks import assert_follows, blobs, hold, lloyd, unit_rows, walk
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import Phase, assume, given, settings
 
-from ray_kmeans import KMeansClustering, RunConfig, answers, open_source
+from ray_kmeans import KMeansClustering, RunConfig, open_source
 from ray_kmeans.data.files import File
 from ray_kmeans.errors import RayKMeansError
-from ray_kmeans.hiding import HIDDEN, redacted, shown
-from ray_kmeans.remote import Remote
+from ray_kmeans.io.remote import Remote
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.text.secrets import HIDDEN, redacted, shown
+from ray_kmeans.workflows import label
 
 MARK = "hUsH"
 SIGNS = "/#@:?&=%'\"\\,;()[]{}<>. -_+~ab12é\t"
@@ -234,7 +235,7 @@ def run_all(place, options, config):
     state = ModelDir.at(f"{place}/model", options, 5).fitted()
     output = LabelledOutput.at(f"{place}/out", options)
     source = open_source(X, storage_options=options)
-    answers.write_labels(state, source, output, km.config, model_dir=f"{place}/model")
+    label.write_labels(state, source, output, km.config, model_dir=f"{place}/model")
     fs = output.fs
     texts = [fs.cat_file(path).decode("latin-1") for path in fs.find(output.path)]
     texts += [fs.cat_file(path).decode("latin-1") for path in fs.find(km._model_dir().path)]

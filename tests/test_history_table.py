@@ -8,8 +8,8 @@ from dataclasses import asdict, fields
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN
-from ray_kmeans.clustering.state import Iteration
+from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.state import Iteration
 from ray_kmeans.store.history import history_table
 
 LINES = [

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ray_kmeans.data import plan
-from ray_kmeans.data.ranges import Ranges
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data import layout
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.io.ranges import Ranges
 from tests import vectors
 
 ROWS = 30
@@ -37,7 +37,7 @@ quick = settings(
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 8)
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -12,7 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, import_centers, load_model
+from ray_kmeans import (
+    KMeansClustering,
+    RunConfig,
+    cli,
+    import_centers,
+    load_model,
+)
 from ray_kmeans.errors import ConfigError, DataError
 from tests import oracle
 

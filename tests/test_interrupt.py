@@ -7,12 +7,14 @@ from threading import Event
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, interrupt, runs
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import RunStoppedError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.process import interrupt
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit
 
 X = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
 CONFIG = RunConfig(num_workers=0, progress=False)
@@ -32,15 +34,15 @@ def test_who_is_asked_to_end_while_it_reads_or_seeds_ends_there(
             asked.set()
 
     km = KMeansClustering(20, initial_clusters=initial, use_mini_batch=False)
-    plan = runs.plan_fit(km.get_params(), CONFIG, StopRule(max_steps=3), None)
+    plan = fit.plan_fit(km.get_params(), CONFIG, StopRule(max_steps=3), None)
     store = ModelDir.at(str(tmp_path), {}, 5)
 
     with pytest.raises(RunStoppedError):
-        runs.fit(plan, open_source(X), store, CONFIG, listeners=[tell])
+        fit.fit(plan, open_source(X), store, CONFIG, listeners=[tell])
 
     assert store.latest() is None
     assert not any(isinstance(event, ev.Seeded) for event in seen)
 
     monkeypatch.setattr(interrupt, "_asked", Event())
-    runs.fit(plan, open_source(X), store, CONFIG)
+    fit.fit(plan, open_source(X), store, CONFIG)
     assert store.latest().iteration == 3

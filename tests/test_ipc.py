@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans import remote
-from ray_kmeans.data import plan, ranges
+from ray_kmeans.data import layout as plan
 from ray_kmeans.data.files import list_files
-from ray_kmeans.data.format import Opened
-from ray_kmeans.data.messages import BATCH, batches_of_file, walk
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.formats.base import Opened
+from ray_kmeans.data.formats.ipc_messages import BATCH, batches_of_file, walk
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
+from ray_kmeans.io import ranges, remote
 from ray_kmeans.testing import SourceContract
 from tests.files import put, rows_of
 

@@ -65,7 +65,7 @@ def test_a_cache_that_turns_out_to_be_full_is_no_error(tmp_path, caplog, monkeyp
     import numba
     from numba.core import caching
 
-    from ray_kmeans import jit
+    from ray_kmeans.process import jit
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     jit._warn_once.cache_clear()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.clustering.state import Iteration, Stop
+from ray_kmeans.algorithm.state import Iteration, Stop
 from ray_kmeans.observe import events as ev
-from ray_kmeans.observe import journal
-from ray_kmeans.observe.journal import Journal, Run
+from ray_kmeans.observe import run_record
+from ray_kmeans.observe.run_record import Journal, Run
 
 X = np.random.default_rng(3).normal(size=(300, 4)).astype(np.float32)
 
@@ -75,7 +75,7 @@ def test_a_record_tells_what_was_survived():
 def test_a_record_stays_small_and_loses_no_second(steps):
     run, _ = run_of([*map(step, range(1, steps + 1)), ev.FitEnded(Stop.STEPS, steps)])
 
-    assert len(run.spans) <= journal.MOST_SPANS
+    assert len(run.spans) <= run_record.MOST_SPANS
     assert sum(span.steps for span in run.spans) == steps
     assert sum(span.compute for span in run.spans) == 0.625 * steps
     ends = np.cumsum([span.steps for span in run.spans])

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.data import json_lines, plan
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data import layout as plan
+from ray_kmeans.data.formats import json_lines
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
 from tests.files import put, rows_of

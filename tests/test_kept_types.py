@@ -11,11 +11,12 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, answers, labelling
-from ray_kmeans.data import plan
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.data import layout
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import DataError
 from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.workflows import label
 from tests.files import put_table
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -85,7 +86,7 @@ def model(tmp_path_factory):
 def write(model, source, output, **how):
     how = {"model_dir": model.model_dir, "keep_columns": ["k"], **how}
     place = LabelledOutput.at(str(output), {})
-    return answers.write_labels(model._state(), open_source(source, ["v"]), place, HERE, **how)
+    return label.write_labels(model._state(), open_source(source, ["v"]), place, HERE, **how)
 
 
 def put_files(folder, columns, kind="parquet"):
@@ -202,20 +203,20 @@ def test_what_is_appended_has_the_types_that_are_there_or_is_refused_before_work
 @pytest.mark.parametrize("by_cluster", [False, True])
 def test_a_run_that_was_cut_off_goes_on_in_the_same_types(tmp_path, model, by_cluster, monkeypatch):
     """Also where a part holds blocks of several files."""
-    monkeypatch.setattr(labelling, "FEW_FILES", 2)
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(label, "FEW_FILES", 2)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 2)
     columns = [pa.nulls(2), pa.array([1, 2], pa.int32()), pa.array([2.5, None])] * 4
     data = put_files(tmp_path / "x", columns)
-    real = labelling.Labelling._write_parts
+    real = label.Labelling._write_parts
 
     def cut_off(self, *about):
         real(self, *about)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(labelling.Labelling, "_write_parts", cut_off)
+    monkeypatch.setattr(label.Labelling, "_write_parts", cut_off)
     with pytest.raises(KeyboardInterrupt):
         write(model, data, tmp_path / "out", by_cluster=by_cluster)
-    monkeypatch.setattr(labelling.Labelling, "_write_parts", real)
+    monkeypatch.setattr(label.Labelling, "_write_parts", real)
     parts = sorted((tmp_path / "out").rglob("part-*.parquet"))
     assert len(parts) < len(columns)
     parts[1].unlink()

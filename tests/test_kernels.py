@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels.moving import Moves
+from ray_kmeans.kernels.moving_sums import Moves
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties
 from tests.conftest import labels_of, partials_of, summary_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import loops
+from ray_kmeans.kernels import compiled
 from tests import oracle
 from tests.cases import CASES, gaussian, near_ties, whole_numbers
 
@@ -215,7 +215,7 @@ def test_both_kernels_label_thousands_of_unit_rows_alike(offset):
 def test_a_row_that_is_clearly_nearest_to_one_center_is_not_worked_out_in_float64(monkeypatch):
     X, centers = units(*gaussian(n=500, d=16, k=8))
     settled = []
-    monkeypatch.setattr(loops, "settle", lambda rows, *_: settled.extend(rows))
+    monkeypatch.setattr(compiled, "settle", lambda rows, *_: settled.extend(rows))
 
     labels_of(X, centers, "cpu")
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, runs
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit
 from tests.servers import lasting_ray
 from tests.test_ray_training import descendants
 
@@ -40,8 +41,8 @@ def undisturbed(tmp_path_factory):
 def fit_with(model_dir, num_workers, listener=lambda event: None, rule=None):
     config = RunConfig(num_workers=num_workers, save_checkpoints_steps=3, progress=False)
     params = KMeansClustering(K, use_mini_batch=False).get_params()
-    return runs.fit(
-        runs.plan_fit(params, config, rule or StopRule(), None),
+    return fit.fit(
+        fit.plan_fit(params, config, rule or StopRule(), None),
         open_source(str(DATA)),
         ModelDir.at(str(model_dir), {}, 5),
         config,

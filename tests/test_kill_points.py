@@ -15,11 +15,11 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError
 
-from ray_kmeans import interrupt
-from ray_kmeans.cluster import on_ray
-from ray_kmeans.cluster.crew import Crew
 from ray_kmeans.errors import RunStoppedError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.on_ray import driver
+from ray_kmeans.on_ray.worker_group import Crew
+from ray_kmeans.process import interrupt
 from ray_kmeans.store.labelled import MANIFEST
 from ray_kmeans.store.model_dir import ModelDir
 from tests.conftest import many_cpus
@@ -54,23 +54,23 @@ def on_many_cpus(*cases):
 
 # --- points --------------------------------------------------------------------------------------
 
-CLUSTER, STORE = "ray_kmeans.cluster", "ray_kmeans.store"
+ENGINE, ON_RAY, STORE = "ray_kmeans.engine", "ray_kmeans.on_ray", "ray_kmeans.store"
 POINTS = {
     "planning": ("tests.traps:TrappedSource.describe", 1, {}),
-    "waiting for workers": (f"{CLUSTER}.crew:Crew.welcome", 1, {}),
-    "reading": (f"{CLUSTER}.shard:Shard._admit", 2, {}),
-    "measuring": (f"{CLUSTER}.worker:ShardWorker.measure", 1, {}),
-    "seeding, k-means++": (f"{CLUSTER}.worker:ShardWorker.potentials", 4, PLUS_PLUS),
-    "seeding, k-means||": (f"{CLUSTER}.worker:ShardWorker.join", 2, PARALLEL),
-    "sweeping": (f"{CLUSTER}.worker:ShardWorker.sweep", 4, {}),
-    "drawing batches": (f"{CLUSTER}.worker:ShardWorker.sweep_batches", 4, DRAWN),
-    "adding up in slices": ("ray_kmeans.clustering.partials:Partials.__add__", 5, {}),
-    "saving, in a data file": (f"{STORE}.publish:os.replace", 8, {}),
-    "saving, before the manifest": (f"{STORE}.publish:seal", 4, {}),
-    "saving, in the manifest": (f"{STORE}.publish:os.link", 8, {}),
+    "waiting for workers": (f"{ON_RAY}.worker_group:Crew.welcome", 1, {}),
+    "reading": (f"{ENGINE}.shard:Shard._admit", 2, {}),
+    "measuring": (f"{ENGINE}.worker:ShardWorker.measure", 1, {}),
+    "seeding, k-means++": (f"{ENGINE}.worker:ShardWorker.potentials", 4, PLUS_PLUS),
+    "seeding, k-means||": (f"{ENGINE}.worker:ShardWorker.join", 2, PARALLEL),
+    "sweeping": (f"{ENGINE}.worker:ShardWorker.sweep", 4, {}),
+    "drawing batches": (f"{ENGINE}.worker:ShardWorker.sweep_batches", 4, DRAWN),
+    "adding up in slices": ("ray_kmeans.algorithm.partials:Partials.__add__", 5, {}),
+    "saving, in a data file": ("ray_kmeans.io.publish:os.replace", 8, {}),
+    "saving, before the manifest": ("ray_kmeans.io.publish:seal", 4, {}),
+    "saving, in the manifest": ("ray_kmeans.io.publish:os.link", 8, {}),
     "saving, after the manifest": (f"{STORE}.model_dir:ModelDir._delete_old", 4, {}),
     "saving, old manifests gone": ("fsspec.implementations.local:LocalFileSystem.rm", 1, {}),
-    "writing labels": (f"{STORE}.publish:os.replace", 3, {}),
+    "writing labels": ("ray_kmeans.io.publish:os.replace", 3, {}),
 }
 
 
@@ -223,19 +223,19 @@ def test_a_coordinator_out_of_reach_for_a_moment_is_asked_again_and_not_replaced
             raise ActorUnavailableError("out of reach", None)
         return ray.put("here")
 
-    assert on_ray._answer(ask) == "here"
+    assert driver._answer(ask) == "here"
     assert len(asked) == 3
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_that_stays_out_of_reach_is_lost(monkeypatch):
-    monkeypatch.setattr(on_ray, "DOUBT_S", 0.2)
+    monkeypatch.setattr(driver, "DOUBT_S", 0.2)
 
     def ask():
         raise ActorUnavailableError("out of reach", None)
 
     with pytest.raises(ActorUnavailableError):
-        on_ray._answer(ask)
+        driver._answer(ask)
 
 
 def test_who_is_asked_to_end_does_not_wait_for_one_out_of_reach(monkeypatch):
@@ -246,7 +246,7 @@ def test_who_is_asked_to_end_does_not_wait_for_one_out_of_reach(monkeypatch):
         raise ActorUnavailableError("out of reach", None)
 
     with pytest.raises(RunStoppedError):
-        on_ray._answer(ask)
+        driver._answer(ask)
 
 
 # --- labelled output -----------------------------------------------------------------------------

@@ -15,14 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import RunConfig, answers, cluster, open_source
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.data import plan
-from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, StoreError
-from ray_kmeans.store import publish
+from ray_kmeans import RunConfig, engine, open_source
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.data import layout
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    StoreError,
+)
+from ray_kmeans.io import publish
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
-from ray_kmeans.store.output_names import marker_of
-from ray_kmeans.store.parts import Parts
+from ray_kmeans.store.labelled_names import marker_of
+from ray_kmeans.store.labelled_parts import Parts
+from ray_kmeans.workflows import label
 from tests import oracle
 from tests.files import put_array, put_table
 
@@ -42,7 +48,7 @@ def table_of(rows):
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """Three files of row groups of 13 rows, in blocks of 7."""
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
     for part, rows in enumerate((slice(0, 30), slice(30, 31), slice(31, N))):
         put_table(tmp_path / "data", f"{part}.parquet", table_of(rows), row_group_size=13)
     return str(tmp_path / "data")
@@ -56,7 +62,7 @@ def url(tmp_path, request):
 def write(data, url, **options):
     output = LabelledOutput.at(url, {})
     model_dir = "the/model"
-    found = answers.write_labels(
+    found = label.write_labels(
         STATE, open_source(data), output, HERE, model_dir=model_dir, **options
     )
     return found.rows
@@ -234,10 +240,10 @@ def test_a_store_that_nobody_serves_is_a_store_error():
 def test_memory_output_needs_this_process_alone(monkeypatch):
     output = LabelledOutput.at(f"memory://{uuid.uuid4().hex}", {})
     no_ray = SimpleNamespace(connect=lambda *_: pytest.fail("it has asked Ray for workers"))
-    monkeypatch.setattr(cluster, "on_ray", no_ray, raising=False)
+    monkeypatch.setattr(engine, "on_ray", no_ray, raising=False)
 
     with pytest.raises(ConfigError, match=r"no worker can reach it.*num_workers=0"):
-        answers.write_labels(STATE, open_source(X), output, RunConfig(num_workers=2), model_dir="m")
+        label.write_labels(STATE, open_source(X), output, RunConfig(num_workers=2), model_dir="m")
 
 
 def test_an_output_survives_pickling(url):

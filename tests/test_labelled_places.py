@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ray_kmeans.errors import NonFiniteError, StoreError
-from ray_kmeans.store import publish
-from ray_kmeans.store.output_names import MANIFEST
+from ray_kmeans.io import publish
+from ray_kmeans.store.labelled_names import MANIFEST
 from tests.sleepers import set_up
 from tests.test_labelled_resume import (
     CENTERS,
@@ -54,7 +54,7 @@ USERS = [
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     set_up(monkeypatch.setattr)
-    monkeypatch.setattr("ray_kmeans.data.plan.BLOCK_ROWS", 7)
+    monkeypatch.setattr("ray_kmeans.data.layout.BLOCK_ROWS", 7)
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def damage(url, kind):
 def test_parts_that_are_damaged_after_the_end_are_found_and_written_again(
     data, tmp_path, kind, name, append, monkeypatch, caplog
 ):
-    monkeypatch.setattr("ray_kmeans.store.by_cluster.BUNDLE_ROWS", 40)
+    monkeypatch.setattr("ray_kmeans.store.labelled_by_cluster.BUNDLE_ROWS", 40)
     url, more = str(tmp_path / "out"), str(tmp_path / "more")
     write(data, url, **OPTIONS[name])
     if append:

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans.errors import StoreError
-from ray_kmeans.store import publish
-from ray_kmeans.store.output_names import MANIFEST
+from ray_kmeans.io import publish
+from ray_kmeans.store.labelled_names import MANIFEST
 from tests import oracle
 from tests.sleepers import BLOCK_ROWS, Sleeper, set_up, write
 

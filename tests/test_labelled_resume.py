@@ -18,14 +18,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_kmeans import RunConfig, answers, labelling, open_source
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.data import plan
-from ray_kmeans.errors import ConfigError, DataError, LeaseLostError, NonFiniteError, StoreError
-from ray_kmeans.store import by_cluster, publish
+from ray_kmeans import RunConfig, open_source
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.data import layout
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    LeaseLostError,
+    NonFiniteError,
+    StoreError,
+)
+from ray_kmeans.io import publish
+from ray_kmeans.store import labelled_by_cluster
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
-from ray_kmeans.store.output_names import LEASE, RECORDS, marker_of
-from ray_kmeans.store.parts import Part, Parts
+from ray_kmeans.store.labelled_names import LEASE, RECORDS, marker_of
+from ray_kmeans.store.labelled_parts import Part, Parts
+from ray_kmeans.workflows import label
 from tests import oracle
 from tests.files import put_table
 from tests.test_second import exact_order
@@ -46,7 +54,7 @@ def put_rows(folder, name, rows, first=0):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def data(tmp_path):
 
 def write(x, url, state=STATE, config=HERE, nonfinite="error", filters=None, **options):
     source = open_source(x, nonfinite=nonfinite, filters=filters)
-    return answers.write_labels(
+    return label.write_labels(
         state, source, LabelledOutput.at(url, {}), config, model_dir="m", **options
     ).rows
 
@@ -123,7 +131,7 @@ def cut_after(monkeypatch, puts):
 
     for name in ("put", "create"):
         monkeypatch.setattr(publish, name, counting(getattr(publish, name)))
-    monkeypatch.setattr("ray_kmeans.cluster.labels.WRITERS", 1)
+    monkeypatch.setattr("ray_kmeans.engine.label_writer.WRITERS", 1)
     return done
 
 
@@ -141,8 +149,8 @@ def test_a_run_cut_off_after_any_file_and_run_again_equals_one_that_was_not(
     data, name, few, monkeypatch
 ):
     options = OPTIONS[name]
-    monkeypatch.setattr(labelling, "FEW_FILES", few)
-    monkeypatch.setattr(by_cluster, "BUNDLE_ROWS", 40)
+    monkeypatch.setattr(label, "FEW_FILES", few)
+    monkeypatch.setattr(labelled_by_cluster, "BUNDLE_ROWS", 40)
     whole = f"memory://{uuid.uuid4().hex}"
     with monkeypatch.context() as patch:
         written = cut_after(patch, 10**6)
@@ -171,14 +179,14 @@ def test_a_run_cut_off_after_any_file_and_run_again_equals_one_that_was_not(
 def test_blocks_that_make_a_file_together_are_written_with_their_columns_in_order(
     data, tmp_path, few, monkeypatch
 ):
-    monkeypatch.setattr(labelling, "FEW_FILES", few)
+    monkeypatch.setattr(label, "FEW_FILES", few)
     url = str(tmp_path / "out")
 
     write(data, url, keep_columns=["id"], second=True)
 
     blocks = len(open_source(data).describe().blocks)
     parts = manifest_of(url)["parts"]
-    assert len(parts) == -(-blocks // min(blocks // few, labelling.MOST_BLOCKS))
+    assert len(parts) == -(-blocks // min(blocks // few, label.MOST_BLOCKS))
     check_complete(url)
     assert read(url)["id"].to_pylist() == [f"row {i}" for i in range(N)]
     more = str(tmp_path / "more")
@@ -358,10 +366,10 @@ def test_by_cluster_every_row_is_once_in_the_folder_of_its_cluster(
 ):
     url = f"memory://{uuid.uuid4().hex}"
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "BLOCK_ROWS", block)
-        patch.setattr(by_cluster, "BUNDLE_ROWS", bundle)
-        patch.setattr(by_cluster, "MOST_FILES", files)
-        patch.setattr(labelling, "FEW_FILES", few)
+        patch.setattr(layout, "BLOCK_ROWS", block)
+        patch.setattr(labelled_by_cluster, "BUNDLE_ROWS", bundle)
+        patch.setattr(labelled_by_cluster, "MOST_FILES", files)
+        patch.setattr(label, "FEW_FILES", few)
         write(X, url, by_cluster=True, second=second)
 
     check_complete(url)
@@ -383,9 +391,9 @@ def test_by_cluster_every_row_is_once_in_the_folder_of_its_cluster(
 @given(st.integers(1, 200_000), st.integers(1, 5_000), st.integers(1, 2**20))
 def test_folders_are_as_many_as_there_may_be_files(clusters, bundles, rows_of_bundle):
     rows = bundles * rows_of_bundle
-    most = max(by_cluster.MOST_FILES, rows // by_cluster.ROWS_PER_FILE, bundles)
+    most = max(labelled_by_cluster.MOST_FILES, rows // labelled_by_cluster.ROWS_PER_FILE, bundles)
 
-    width = by_cluster.width_of(clusters, bundles, rows)
+    width = labelled_by_cluster.width_of(clusters, bundles, rows)
 
     assert bundles * -(-clusters // width) <= most
     assert width == 1 or bundles * -(-clusters // (width - 1)) > most - bundles
@@ -395,13 +403,13 @@ def test_folders_are_as_many_as_there_may_be_files(clusters, bundles, rows_of_bu
 def test_a_bundle_fits_a_worker_and_no_two_neighbours_do_together(sizes):
     parts = [Part("", rows, size, "") for rows, size in sizes]
 
-    bundles = list(by_cluster.bundled(parts))
+    bundles = list(labelled_by_cluster.bundled(parts))
 
     assert [index for bundle in bundles for index in bundle] == list(range(len(parts)))
 
     def fits(bundle):
         rows, size = (sum(sizes[index][i] for index in bundle) for i in (0, 1))
-        return rows <= by_cluster.BUNDLE_ROWS and size <= by_cluster.BUNDLE_BYTES
+        return rows <= labelled_by_cluster.BUNDLE_ROWS and size <= labelled_by_cluster.BUNDLE_BYTES
 
     assert all(fits(bundle) for bundle in bundles)
     assert not any(fits([*a, b[0]]) for a, b in itertools.pairwise(bundles))

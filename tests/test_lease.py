@@ -20,7 +20,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_kmeans.errors import BusyError, LeaseLostError
-from ray_kmeans.store import holder, publish
+from ray_kmeans.io import publish
+from ray_kmeans.store import holder
 from ray_kmeans.store.holder import Holder, has_ended, this_machine
 from ray_kmeans.store.lease import Lease, Times
 from ray_kmeans.store.model_dir import ModelDir

@@ -15,10 +15,12 @@ import pyarrow.dataset as ds
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data import libraries, plan
-from ray_kmeans.data.source import Source, open_source
+from ray_kmeans.data import layout as plan
+from ray_kmeans.data.datasets import registry
+from ray_kmeans.data.datasets.base import readable
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream
-from ray_kmeans.data.tables import readable
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.testing import SourceContract
 from tests.files import put, put_table, rows_of
@@ -237,7 +239,7 @@ def test_a_class_of_the_same_name_elsewhere_is_not_taken_for_a_library():
     class Dataset(list):
         pass
 
-    assert libraries.opener_of(Dataset()) is None
+    assert registry.opener_of(Dataset()) is None
 
 
 def test_what_a_library_says_is_told_in_one_line_and_without_signatures():
@@ -301,7 +303,7 @@ def test_a_users_own_source_of_three_methods_can_be_fit(tmp_path):
 
 @pytest.mark.parametrize("only_here", [None, False, True])
 def test_a_users_own_source_is_refused_workers_only_where_it_says_so(only_here):
-    from ray_kmeans.resources import check_reachable
+    from ray_kmeans.workflows.plan import check_reachable
 
     source = Squares(9)
     if only_here is not None:

@@ -15,10 +15,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans.data.lance_dataset import in_words_of_lance
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.datasets.lance import in_words_of_lance
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.remote import Remote
+from ray_kmeans.io.remote import Remote
 from ray_kmeans.testing import SourceContract
 from tests.files import put, rows_of
 from tests.foreign_data import (

@@ -11,14 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, open_source, runs
-from ray_kmeans.clustering.state import Iteration, Stop
-from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans import KMeansClustering, RunConfig, open_source
+from ray_kmeans.algorithm.state import Iteration, Stop
+from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.observe import events as ev
-from ray_kmeans.observe import listeners
-from ray_kmeans.observe.listeners import LogLines, tell_all, warn
+from ray_kmeans.observe import log as listeners
+from ray_kmeans.observe.log import LogLines, tell_all, warn
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit as runs
 
 X = np.random.default_rng(3).normal(size=(200, 3)).astype(np.float32)
 HERE = RunConfig(num_workers=0)

@@ -6,9 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.lloyd import update
-from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
-from ray_kmeans.clustering.stopping import StopRule, why_stop
+from ray_kmeans.algorithm.lloyd import update
+from ray_kmeans.algorithm.state import (
+    FitState,
+    Iteration,
+    Running,
+    Stop,
+)
+from ray_kmeans.algorithm.stopping import StopRule, why_stop
 from tests import oracle
 from tests.conftest import labels_of, partials_of, summary_of
 

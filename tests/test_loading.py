@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 import ray_kmeans
-from ray_kmeans import KMeansClustering, RunConfig, cli, load_model
+from ray_kmeans import (
+    KMeansClustering,
+    RunConfig,
+    cli,
+    load_model,
+)
 from ray_kmeans.errors import (
     BudgetError,
     ConfigError,

@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_kmeans.errors import BusyError, StoreError
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
 from ray_kmeans.store.holder import Holder
 from ray_kmeans.store.lease import Lease, Times
 from tests.test_lease import beating, epochs, held_elsewhere

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import cpu, held, machine, products
-from ray_kmeans.kernels.space import Coarse
+from ray_kmeans.kernels import cpu, cpu_features
+from ray_kmeans.kernels.int8 import held_rows
+from ray_kmeans.kernels.int8.types import Coarse
+from ray_kmeans.kernels.llvm import int8_products
 from tests.conftest import UNITS, labels_of, skip_without
 from tests.walks import hold, table
 
@@ -31,25 +33,25 @@ def _forget_which_is_the_fastest():
 def wrong(monkeypatch):
     """Names of units that label wrong; there are three units."""
     names = set()
-    units = {name: machine.Unit(name, products.vnni) for name in ("one", "two", "three")}
-    monkeypatch.setattr(machine, "units", lambda: units)
+    units = {name: cpu_features.Unit(name, int8_products.vnni) for name in ("one", "two", "three")}
+    monkeypatch.setattr(cpu_features, "units", lambda: units)
     monkeypatch.setattr(cpu, "_is_right", lambda unit: unit.name not in names)
     return names
 
 
 @pytest.mark.parametrize("without", ["", "amx", "vnni", "amx,vnni", "vnni,amx", "sse9"])
 def test_a_process_can_be_told_to_do_without_units(without, monkeypatch):
-    monkeypatch.delenv(machine.WITHOUT, raising=False)
-    everything = machine.units()
+    monkeypatch.delenv(cpu_features.WITHOUT, raising=False)
+    everything = cpu_features.units()
 
-    monkeypatch.setenv(machine.WITHOUT, without)
+    monkeypatch.setenv(cpu_features.WITHOUT, without)
 
     expected = [name for name in everything if name not in without.split(",")]
-    assert list(machine.units()) == expected
+    assert list(cpu_features.units()) == expected
 
 
 def test_units_are_known_by_their_names_and_the_fastest_comes_first():
-    units = machine.units()
+    units = cpu_features.units()
 
     assert list(units) == [name for name in UNITS if name in units]
     assert {name: unit.name for name, unit in units.items()} == {n: NAMES[n] for n in units}
@@ -59,7 +61,7 @@ def test_units_are_known_by_their_names_and_the_fastest_comes_first():
 def test_every_unit_of_this_processor_passes_its_self_check(unit):
     skip_without(unit)
 
-    assert cpu._is_right(machine.units()[unit])
+    assert cpu._is_right(cpu_features.units()[unit])
 
 
 def test_the_first_unit_that_is_right_is_used(wrong, caplog):
@@ -97,7 +99,7 @@ def test_where_every_unit_labels_wrong_blas_is_used_and_its_name_says_so(wrong, 
 
 
 def test_where_there_is_no_unit_blas_is_used_without_a_word(monkeypatch, caplog):
-    monkeypatch.setattr(machine, "units", dict)
+    monkeypatch.setattr(cpu_features, "units", dict)
 
     assert kernels.load().ready(*MUCH) == BLAS
     assert not caplog.records
@@ -119,25 +121,25 @@ def test_the_check_is_made_once_in_a_process(wrong, monkeypatch):
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_self_check_finds_a_bit_that_is_wrong_in_every_product(unit, monkeypatch):
     skip_without(unit)
-    round_parts = held.round_parts
+    round_parts = held_rows.round_parts
 
     def round_and_spoil(*arguments):
         round_parts(*arguments)
         coarse = next(each for each in arguments if isinstance(each, Coarse))
         np.bitwise_xor(coarse.packed, np.int32(0x20202020), out=coarse.packed)
 
-    monkeypatch.setattr(held, "round_parts", round_and_spoil)
+    monkeypatch.setattr(held_rows, "round_parts", round_and_spoil)
 
-    assert not cpu._is_right(machine.units()[unit])
+    assert not cpu._is_right(cpu_features.units()[unit])
 
 
 def test_the_fastest_unit_that_is_really_wrong_is_not_used(monkeypatch, caplog):
     skip_without("vnni")
     skip_without("amx")
     # Products of a few columns alone: what a processor with a broken unit might do.
-    broken = machine.Unit("broken", lambda quads: products.amx(4))
-    right = machine.Unit("right", products.vnni)
-    monkeypatch.setattr(machine, "units", lambda: {"broken": broken, "right": right})
+    broken = cpu_features.Unit("broken", lambda quads: int8_products.amx(4))
+    right = cpu_features.Unit("right", int8_products.vnni)
+    monkeypatch.setattr(cpu_features, "units", lambda: {"broken": broken, "right": right})
 
     assert kernels.load().ready(*MUCH) == "right, as broken failed its self-check"
     assert "broken failed its self-check" in caplog.text
@@ -149,7 +151,7 @@ def test_little_work_is_done_by_blas_and_needs_no_check(monkeypatch):
     kernel = kernels.load()
 
     assert kernel.ready(*LITTLE) == BLAS
-    assert not isinstance(kernel.hold([X], "cosine", 7), held.HeldRows)
+    assert not isinstance(kernel.hold([X], "cosine", 7), held_rows.HeldRows)
     np.testing.assert_array_equal(labels_of(X, centers, "cpu"), labels_of(X, centers, "reference"))
 
 
@@ -179,14 +181,14 @@ def test_kernels_of_all_names_give_the_same_labels(metric, monkeypatch):
     X, centers = table(150, 9, 20, metric)
     expected = hold(X, metric, 20, "reference").assign(centers)
 
-    for name in ("cpu", "portable", *machine.units()):
+    for name in ("cpu", "portable", *cpu_features.units()):
         np.testing.assert_array_equal(labels_of(X, centers, name, metric), expected, name)
         labels = hold(X, metric, 20, name, threads=2).assign(centers)
         np.testing.assert_array_equal(labels, expected, name)
 
 
 def test_ready_returns_the_name_of_what_is_used():
-    found = machine.units()
+    found = cpu_features.units()
 
     assert kernels.load("reference").ready(*LITTLE) == "reference"
     assert kernels.load("portable").ready(*MUCH) == BLAS

@@ -10,11 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, open_source
-from ray_kmeans.data.mixture import DRAWN_ROWS, Mixture
+from ray_kmeans import (
+    KMeansClustering,
+    RunConfig,
+    cli,
+    open_source,
+)
+from ray_kmeans.data.synthetic import DRAWN_ROWS, Mixture
 from ray_kmeans.errors import ConfigError, StoreError
 from ray_kmeans.store import dataset_dir
-from ray_kmeans.synthetic import make
+from ray_kmeans.workflows.make_dataset import make
 from tests.files import rows_of
 
 HERE = RunConfig(num_workers=0, progress=False)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import WorkersLostError
 
 pytestmark = pytest.mark.ray
@@ -62,7 +62,7 @@ def main(*places):
     """
     import ray
 
-    from ray_kmeans.cluster import on_ray
+    from ray_kmeans.on_ray import driver
 
     monitor = {"memory_usage_threshold": used_memory() + 0.1, "memory_monitor_refresh_ms": 100}
     ray.init("local", num_cpus=2, include_dashboard=False, _system_config=monitor)
@@ -70,7 +70,7 @@ def main(*places):
         source = Hungry(X, meals, place)
         shards = split(source.describe().blocks, 2)
         options = WorkerOptions(0.5, start_timeout_s=60, num_bytes=123456, rows=500)
-        pool = on_ray.open_pool(source, shards, "squared_euclidean", options, print)
+        pool = driver.open_pool(source, shards, "squared_euclidean", options, print)
         try:
             print("digest", pool.summarize().digest)
         except WorkersLostError as error:

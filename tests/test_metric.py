@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ray_kmeans.clustering import metric
-from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, new_centers, project, unit_rows
+from ray_kmeans.algorithm import metric
+from ray_kmeans.algorithm.metric import (
+    COSINE,
+    SQUARED_EUCLIDEAN,
+    new_centers,
+    project,
+    unit_rows,
+)
 
 BITS = 1074  # every float is a whole number of 2**-1074
 COLUMNS = [1, 2, 3, 5, 31, 33, 100, 1000, 2999, 3000]

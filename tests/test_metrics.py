@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ray_kmeans.clustering.state import Iteration
+from ray_kmeans.algorithm.state import Iteration
 from ray_kmeans.observe import events as ev
-from ray_kmeans.observe import metrics
-from ray_kmeans.observe.metrics import RayMetrics
+from ray_kmeans.on_ray import prometheus
+from ray_kmeans.on_ray.prometheus import RayMetrics
 from tests.test_listeners import RUN, done, fit
 
 DASHBOARD = Path(__file__).parents[1] / "cluster_configs" / "grafana.json"
@@ -25,7 +25,7 @@ class Served:
     def __init__(self, monkeypatch):
         self.kinds, self.figures = {}, defaultdict(float)
         for kind, end in {"Counter": "_total", "Gauge": "", "Histogram": ""}.items():
-            monkeypatch.setattr(metrics, kind, self.maker(kind, end))
+            monkeypatch.setattr(prometheus, kind, self.maker(kind, end))
 
     def maker(self, kind, end):
         def make(name, description, *more):
@@ -204,6 +204,6 @@ def test_panels_do_not_lie_on_each_other(dashboard):
 
 
 def test_a_fit_without_ray_counts_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray_kmeans.observe.metrics", None)  # no import of it works
+    monkeypatch.setitem(sys.modules, "ray_kmeans.on_ray.prometheus", None)  # no import of it works
 
     fit(tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.clustering.batches import Batches
+from ray_kmeans.algorithm.batches import Batches
 from tests import oracle
 
 HERE = RunConfig(num_workers=0, progress=False)

@@ -10,18 +10,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ray_kmeans import KMeansClustering, RunConfig, resources, runs
-from ray_kmeans.cluster.coordinator import run_fit
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.clustering import stopping
-from ray_kmeans.clustering.batches import Batches
-from ray_kmeans.clustering.state import Stop
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data import plan
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm import stopping
+from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.state import Stop
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data import layout
 from ray_kmeans.data.array import ArraySource
+from ray_kmeans.engine.fit_loop import run_fit
+from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitor, Monitors
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit as runs
+from ray_kmeans.workflows import plan as resources
 from tests.test_minibatch import COSINE, EUCLIDEAN, HERE, Seed, check, model
 
 N = 53
@@ -91,8 +93,8 @@ def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, e
     params = model(X[:5], m, metric, place="nowhere", config=config).get_params(deep=False)
     planned = runs.plan_fit(params, config, StopRule(steps), size)
     sizes = [min(block, len(x) - begin) for begin in range(0, len(x), block)]
-    blocks = plan.cut("x", sizes, x.shape[1])
-    pool = LocalPool(ArraySource.of(x), plan.split(blocks, shards), metric)
+    blocks = layout.cut("x", sizes, x.shape[1])
+    pool = LocalPool(ArraySource.of(x), layout.split(blocks, shards), metric)
     return run_fit(planned, pool, store, emit, Monitors((looker,) if looker else ()))
 
 
@@ -181,10 +183,12 @@ def test_a_fit_that_is_cut_off_and_run_again_equals_one_that_was_not(
 def test_the_estimator_has_the_same_bits_on_any_shards(monkeypatch, m, shards):
     whole = bits_of(model(X[:5], m).fit(X, steps=11, batch_size=10))
 
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
     dealt = []
     monkeypatch.setattr(
-        resources, "split", lambda blocks, *_: dealt.append(plan.split(blocks, shards)) or dealt[-1]
+        resources,
+        "split",
+        lambda blocks, *_: dealt.append(layout.split(blocks, shards)) or dealt[-1],
     )
     km = model(X[:5], m).fit(X, steps=11, batch_size=10)
 

@@ -16,7 +16,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from ray_kmeans.errors import ConfigError, StoreError
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
 from ray_kmeans.store.model_dir import ModelDir
 from tests.servers import free_port, s3_server
 from tests.store_contract import ModelDirContract, assert_same, state_at

@@ -9,7 +9,12 @@ import pyarrow as pa
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, NotFittedError
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    NotFittedError,
+)
 
 HERE = RunConfig(num_workers=0, progress=False)
 X = np.random.default_rng(6).integers(-8, 8, size=(60, 3)).astype(np.float32)

@@ -11,9 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.observe.monitors import EarlyStopping, Monitor, Monitors, check_monitors
+from ray_kmeans.observe.monitors import (
+    EarlyStopping,
+    Monitor,
+    Monitors,
+    check_monitors,
+)
 from tests.test_estimator_refusals import named
 from tests.test_listeners import step_line
 

@@ -12,14 +12,24 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep
-from ray_kmeans.clustering.narrow import BFLOAT16, STORED, narrowed, widened
-from ray_kmeans.data import plan
+from ray_kmeans.algorithm.dtypes import (
+    BFLOAT16,
+    STORED,
+    narrowed,
+    widened,
+)
+from ray_kmeans.data import layout as plan
 from ray_kmeans.data.footprint import Footprint
-from ray_kmeans.data.plan import split
+from ray_kmeans.data.layout import split
+from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.row_cache import (
+    DISK,
+    MEMORY,
+    SOURCE,
+    Keep,
+)
 from ray_kmeans.errors import BudgetError, DataError
-from ray_kmeans.resources import plan_shards
+from ray_kmeans.workflows.plan import plan_shards
 from tests.files import put, put_array, put_table, rows_of
 
 TYPES = ["float16", "int8", "uint8"]

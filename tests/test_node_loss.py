@@ -25,7 +25,7 @@ from tests.traps import Job, Trap
 pytestmark = [pytest.mark.ray, many_cpus]
 
 ROOT = Path(__file__).parents[1]
-SWEEP = "ray_kmeans.cluster.worker:ShardWorker.sweep"
+SWEEP = "ray_kmeans.engine.worker:ShardWorker.sweep"
 FAST = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError
 from tests.files import rows_of
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster.actor import Coordinator
 from ray_kmeans.errors import BusyError, CheckpointError, LeaseLostError
 from ray_kmeans.observe import events as ev
-from ray_kmeans.observe.listeners import LogLines
+from ray_kmeans.observe.log import LogLines
 from ray_kmeans.observe.monitors import Monitor
+from ray_kmeans.on_ray.coordinator_actor import Coordinator
 from ray_kmeans.store import lease
 
 X = np.random.default_rng(5).normal(size=(600, 4)).astype(np.float32)

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_kmeans import kernels
-from ray_kmeans.cluster import oversampling, seeding
-from ray_kmeans.cluster.oversampling import kmeans_parallel, markov_chains
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.clustering import draws
-from ray_kmeans.clustering.metric import project
+from ray_kmeans.algorithm import draws
+from ray_kmeans.algorithm.metric import project
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.plan import cut, split
+from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.seeding import choose
+from ray_kmeans.engine.seeding import kmeans_parallel as oversampling
+from ray_kmeans.engine.seeding.kmeans_parallel import kmeans_parallel, markov_chains
 from tests import oracle
 from tests.test_greedy import distances, greedy_oracle, small_data
 
@@ -288,7 +289,7 @@ def median_loss(pool, summary, method, retries):
     """Return the loss of what a method chooses, in 10,000: the median over five seeds."""
     found = []
     for seed in range(5):
-        centers = seeding.choose_centers(method, 50, retries, seed, pool, summary)
+        centers = choose.choose_centers(method, 50, retries, seed, pool, summary)
         result = np.empty((len(pool.rows), 50))
         kernels.load().distances(pool.rows, centers, EUCLIDEAN, result)
         found.append(result.min(axis=1).sum() / 1e4)

@@ -21,11 +21,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, errors, inference, serving
+from ray_kmeans import (
+    KMeansClustering,
+    RunConfig,
+    cli,
+    errors,
+    serving,
+)
 from ray_kmeans.data.footprint import Footprint
-from ray_kmeans.data.plan import cut, rows_of, split
-from ray_kmeans.explain import in_units
+from ray_kmeans.data.layout import cut, rows_of, split
 from ray_kmeans.serving import requests
+from ray_kmeans.workflows import predict
+from ray_kmeans.workflows.explain import in_units
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -223,14 +230,14 @@ def check_the_columns_of_curator(x):
 def test_no_example_of_labels_holds_the_distances_of_all_rows_to_all_centers(at_work, monkeypatch):
     """Of 200,000 rows and 1,000 centers these are 2 GB beside the labels."""
     largest = []
-    all_of = inference.whole
+    all_of = predict.whole
 
     def whole(batches):
         found = all_of(batches)
         largest.append(sum(each.nbytes for each in found.values()))
         return found
 
-    monkeypatch.setattr(inference, "whole", whole)
+    monkeypatch.setattr(predict, "whole", whole)
     for name in ("migrating", "tuning"):
         for kind, text in blocks_of(PAGES[name]):
             at_work.check(kind, text)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.partials import Partials
+from ray_kmeans.algorithm.partials import Partials
 from tests import oracle
 from tests.conftest import partials_of, summary_of
 

@@ -15,9 +15,9 @@ import botocore.exceptions
 import google.auth.exceptions
 import pytest
 
-from ray_kmeans import remote
 from ray_kmeans.errors import ConfigError, RequestError
-from ray_kmeans.remote import Patient, Remote, is_passing
+from ray_kmeans.io import remote
+from ray_kmeans.io.remote import Patient, Remote, is_passing
 from tests.faults import CUT, CUT_BODY, STALL, faulty
 from tests.servers import free_port
 from tests.stores import AZURE_KEY, azure_options, gcs_options, s3_at

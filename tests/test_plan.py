@@ -10,16 +10,22 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.cluster.shard import runs_of
-from ray_kmeans.cluster.worker import ShardWorker
-from ray_kmeans.clustering.metric import COSINE, SQUARED_EUCLIDEAN, project
-from ray_kmeans.clustering.partials import Partials
+from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN, project
+from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.data.fingerprint import contents_of
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
-from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut, split
-from ray_kmeans.data.source import open_source
-from ray_kmeans.data.versions import contents_of
+from ray_kmeans.data.layout import (
+    BLOCK_ROWS,
+    Block,
+    Layout,
+    cut,
+    split,
+)
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.shard import runs_of
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import BudgetError
-from ray_kmeans.kernels.moving import joined
+from ray_kmeans.kernels.moving_sums import joined
 
 group_rows = st.lists(st.integers(0, 3 * BLOCK_ROWS), max_size=30)
 

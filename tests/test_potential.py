@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_kmeans import kernels
-from ray_kmeans.cluster.potential import FEW, Potential, in_order
-from ray_kmeans.clustering import draws
-from ray_kmeans.clustering.metric import project
+from ray_kmeans.algorithm import draws
+from ray_kmeans.algorithm.metric import project
+from ray_kmeans.engine.seeding.potential import FEW, Potential, in_order
 
 KERNEL = kernels.load()
 METRICS = ("squared_euclidean", "cosine")

@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.clustering.precision import FAR, Rounding, added, less
+from ray_kmeans.algorithm.precision import (
+    FAR,
+    Rounding,
+    added,
+    less,
+)
 
 RNG = np.random.default_rng(0)
 STAMPS = 1_654_272_000.0

@@ -12,8 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data import plan
-from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, NotFittedError
+from ray_kmeans.data import layout
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    NotFittedError,
+)
 from tests import oracle
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -70,7 +75,7 @@ def test_all_forms_of_predict_agree_for_any_batches_and_blocks(
     km, truth, monkeypatch, form, size, block
 ):
     expected = km.predict(X, as_iterable=False)
-    monkeypatch.setattr(plan, "BLOCK_ROWS", block)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", block)
 
     answer = consume(ask(km, form, X, batch_size=size))
 
@@ -333,7 +338,7 @@ def test_only_about_one_batch_is_alive(km, form):
 
 @pytest.mark.parametrize("form", STREAMED)
 def test_one_block_of_a_file_is_read_at_a_time(km, tmp_path, monkeypatch, form):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 20)
     np.save(tmp_path / "x.npy", X)
     expected = consume(ask(km, form, X))
 

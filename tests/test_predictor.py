@@ -7,8 +7,13 @@ import pyarrow as pa
 import pytest
 
 from ray_kmeans import KMeansClustering, Predictor, RunConfig
-from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, NotFittedError
-from ray_kmeans.labelling import OWN_COLUMNS
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    NotFittedError,
+)
+from ray_kmeans.workflows.label import OWN_COLUMNS
 
 X = np.random.default_rng(3).normal(size=(500, 4)).astype(np.float32)
 K = 6

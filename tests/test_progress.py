@@ -19,7 +19,7 @@ import pytest
 import tqdm.std
 
 from ray_kmeans import KMeansClustering
-from ray_kmeans.clustering.state import Iteration
+from ray_kmeans.algorithm.state import Iteration
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.events import Phase
 from ray_kmeans.observe.progress import RAY_JOB, Progress
@@ -97,7 +97,7 @@ def test_a_bar_of_a_fit_that_continues_begins_where_that_was(tmp_path):
 LOSS = """
 import logging
 from ray_kmeans.observe.events import *
-from ray_kmeans.observe.listeners import LogLines
+from ray_kmeans.observe.log import LogLines
 from ray_kmeans.observe.progress import Progress
 {setting}
 progress = Progress()

@@ -11,15 +11,22 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster import calls, crew, on_ray, ray_pool
-from ray_kmeans.cluster.crew import dealt
-from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.clustering.batches import Batches
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
+from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.on_ray import (
+    calls,
+    driver,
+    worker_group,
+)
+from ray_kmeans.on_ray import (
+    pool as ray_pool,
+)
+from ray_kmeans.on_ray.worker_group import dealt
 from tests.test_ray_training import comes_true, nothing_stays, write_real_data
 
 __all__ = ["nothing_stays"]
@@ -39,7 +46,7 @@ class Team:
         source = open_source(uri)
         self.events = []
         options = {"start_timeout_s": 60, "replace_timeout_s": 30, **options}
-        self.pool = on_ray.open_pool(
+        self.pool = driver.open_pool(
             source,
             split(source.describe().blocks, shards),
             "squared_euclidean",
@@ -132,7 +139,7 @@ def test_it_starts_with_the_fewest_workers_where_no_more_come(uri, nothing_stays
     shards = split(source.describe().blocks, 3)
     events = []
     options = WorkerOptions(5, start_timeout_s=8, fewest=1)  # one has room on eight CPUs
-    pool = on_ray.open_pool(source, shards, "squared_euclidean", options, events.append)
+    pool = driver.open_pool(source, shards, "squared_euclidean", options, events.append)
     try:
         assert pool.summarize().rows == 4000
         assert len(set(pool.ask("where"))) == 1
@@ -151,7 +158,7 @@ def test_where_there_is_no_room_at_all_it_says_so(uri):
     source = open_source(uri)
     shards = split(source.describe().blocks, 2)
     options = WorkerOptions(4, start_timeout_s=20, replace_timeout_s=0.0, most_rows=2100)
-    pool = on_ray.open_pool(source, shards, "squared_euclidean", options, lambda event: None)
+    pool = driver.open_pool(source, shards, "squared_euclidean", options, lambda event: None)
     try:
         pool.summarize()
         pids = [pid for _, pid in pool.ask("where")]
@@ -275,7 +282,7 @@ class Broken:
 
 
 def test_workers_that_die_as_they_start_are_not_started_for_ever(uri, nothing_stays, monkeypatch):
-    monkeypatch.setattr(crew, "KMeansWorker", Broken)
+    monkeypatch.setattr(worker_group, "KMeansWorker", Broken)
 
     with pytest.raises(
         WorkersLostError, match=r"3 workers in a row died .*'numba' Install .* 0\.1"
@@ -284,7 +291,7 @@ def test_workers_that_die_as_they_start_are_not_started_for_ever(uri, nothing_st
 
 
 def test_workers_of_another_version_are_refused(uri, nothing_stays, monkeypatch):
-    monkeypatch.setattr(crew, "__version__", "7.0")
+    monkeypatch.setattr(worker_group, "__version__", "7.0")
 
     with pytest.raises(ConfigError, match=r"have ray_kmeans \d\S* and this process has 7\.0"):
         Team(uri, 2)

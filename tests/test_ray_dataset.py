@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data import plan
-from ray_kmeans.data.ray_blocks import RayBlocks
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data import layout
+from ray_kmeans.data.datasets.ray import RayBlocks
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.stream import is_stream
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.testing import SourceContract
@@ -57,13 +57,13 @@ FORMS = {
 class TestRayDataset(SourceContract):
     @pytest.fixture(params=FORMS)
     def source_and_rows(self, request, monkeypatch):
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
+        monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
         x = FORMS[request.param](quiet()).materialize()
         return open_source(x), ROWS * 2 if request.param == "to be run" else ROWS
 
 
 def test_other_columns_are_those_of_the_same_rows(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
     source = open_source(FORMS["lists"](quiet()))
 
     blocks = source.describe().blocks
@@ -85,7 +85,7 @@ def test_what_the_dataset_has_still_to_do_is_done_once():
 
 
 def test_its_blocks_are_those_of_an_array_however_it_is_cut(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
     sizes = [block.rows for block in open_source(ROWS).describe().blocks]
 
     for x in (quiet().from_numpy(PARTS), quiet().from_numpy(ROWS)):
@@ -134,7 +134,7 @@ def test_any_blocks_are_their_rows_however_the_dataset_is_cut(rows, picks):
     whole = pa.table({"n": np.arange(sum(rows))})
     ends = [0, *np.cumsum(rows).tolist()]
     refs = [ray.put(whole.slice(a, b - a)) for a, b in pairwise(ends)]
-    blocks = plan.cut("x", [17] * (len(whole) // 17) + [len(whole) % 17 or 1], features=1)
+    blocks = layout.cut("x", [17] * (len(whole) // 17) + [len(whole) % 17 or 1], features=1)
     blocks = [block for block in blocks if block.start + block.rows <= len(whole)]
     chosen = picks.draw(st.lists(st.sampled_from(blocks), max_size=5)) if blocks else []
 

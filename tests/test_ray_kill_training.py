@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from ray_kmeans import RunConfig, runs
-from ray_kmeans.cluster.coordinator import run_fit, run_stream
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.source import open_source
+from ray_kmeans import RunConfig
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.stream import open_batches
+from ray_kmeans.engine.fit_loop import run_fit, run_stream
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit as runs
 from tests.test_ray_training import (
     WAYS,
     K,

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, answers, labelling
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import label as labelling
 from tests.test_kill import processes_in, wait_until
 from tests.test_labelled_resume import files_of, put_rows, read
 
@@ -49,7 +50,7 @@ def place(tmp_path_factory):
 
 
 def label(folder, output, num_workers, source=None, **options):
-    return answers.write_labels(
+    return labelling.write_labels(
         ModelDir.at(str(folder / "model"), {}, 5).fitted(),
         source or open_source(str(folder / "data")),
         LabelledOutput.at(str(output), {}),

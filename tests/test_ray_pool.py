@@ -11,16 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, answers, runs
-from ray_kmeans.clustering.stopping import StopRule
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data.footprint import Footprint
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.demo import DATA
-from ray_kmeans.errors import BudgetError, DataError, NonFiniteError, WorkersLostError
+from ray_kmeans.errors import (
+    BudgetError,
+    DataError,
+    NonFiniteError,
+    WorkersLostError,
+)
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit, label
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -39,9 +45,9 @@ def fitted(x, model_dir, num_workers, k=12, steps=8, **config):
 def fit_and_watch(source, model_dir, k, rule, listener, **params):
     config = RunConfig(num_workers=2, progress=False)
     params = KMeansClustering(k, **{"use_mini_batch": False, **params}).get_params()
-    plan = runs.plan_fit(params, config, rule, None)
+    plan = fit.plan_fit(params, config, rule, None)
     store = ModelDir.at(str(model_dir), {}, 5)
-    return runs.fit(plan, source, store, config, listeners=[listener])
+    return fit.fit(plan, source, store, config, listeners=[listener])
 
 
 def write_parquet(folder: Path, rows: np.ndarray, files: int, row_group: int) -> str:
@@ -99,7 +105,7 @@ def test_labelled_output_by_workers_equals_that_of_this_process(on_real_data, tm
     for num_workers in (0, 3):
         output = LabelledOutput.at(str(tmp_path / str(num_workers)), {})
 
-        found = answers.write_labels(
+        found = label.write_labels(
             state,
             open_source(str(DATA)),
             output,

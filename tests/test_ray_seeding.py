@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.cluster.seeding import choose_centers
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.seeding.choose import choose_centers
 from ray_kmeans.store.model_dir import ModelDir
 from tests.test_ray_training import (
     WORKERS,

@@ -14,22 +14,28 @@ import pyarrow as pa
 import pytest
 import ray
 
-from ray_kmeans import KMeansClustering, RunConfig, runs
-from ray_kmeans.cluster import on_ray
-from ray_kmeans.cluster.coordinator import run_fit, run_stream
-from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.cluster.ray_pool import RayPool
-from ray_kmeans.cluster.sending import put
-from ray_kmeans.clustering.state import Stop
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.state import Stop
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.stream import open_batches
 from ray_kmeans.demo import DATA
-from ray_kmeans.errors import ConfigError, NonFiniteError, TooFewRowsError, WorkersLostError
+from ray_kmeans.engine.fit_loop import run_fit, run_stream
+from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.errors import (
+    ConfigError,
+    NonFiniteError,
+    TooFewRowsError,
+    WorkersLostError,
+)
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import EarlyStopping, Monitor, Monitors
+from ray_kmeans.on_ray import driver
+from ray_kmeans.on_ray.object_store import put
+from ray_kmeans.on_ray.pool import RayPool
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit as runs
 from tests.files import put_table, rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -95,7 +101,7 @@ def open_workers(uri, number, metric="squared_euclidean", emit=ignore):
     """Open a pool of so many workers that turns from one data set to the next."""
     source = open_source(uri)
     shards = split(source.describe().blocks, number)
-    return on_ray.open_pool(source, shards, metric, WorkerOptions(0.1, 120), emit)
+    return driver.open_pool(source, shards, metric, WorkerOptions(0.1, 120), emit)
 
 
 def turn(pool, source, number):
@@ -345,7 +351,7 @@ def test_the_estimator_gives_the_bits_of_this_process(
 @pytest.mark.usefixtures("nothing_stays")
 def test_a_cluster_that_grows_while_a_stream_runs_changes_nothing(uri, tmp_path, monkeypatch):
     nodes = [1, 1]
-    monkeypatch.setattr(on_ray, "node_cpus", lambda: nodes)
+    monkeypatch.setattr(driver, "node_cpus", lambda: nodes)
 
     def batches():
         yield f"{uri}/0.parquet"
@@ -430,7 +436,7 @@ def test_the_error_of_a_monitor_comes_out_unchanged_and_no_step_is_lost(
 @pytest.mark.usefixtures("nothing_stays")
 def test_as_many_workers_as_the_cluster_has_room_for_hold_their_cpus(uri, tmp_path, monkeypatch):
     free = ray.available_resources()["CPU"]
-    monkeypatch.setattr(on_ray, "node_cpus", lambda: [4])  # of the larger one of all tests
+    monkeypatch.setattr(driver, "node_cpus", lambda: [4])  # of the larger one of all tests
     taken, seen = [], []
     config = RunConfig(num_workers=None, cpus_per_worker=2, progress=False)
 

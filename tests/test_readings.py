@@ -12,8 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, Predictor, RunConfig, import_centers
-from ray_kmeans.data.source import open_source
+from ray_kmeans import (
+    KMeansClustering,
+    Predictor,
+    RunConfig,
+    import_centers,
+)
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from tests.files import rows_of
 

@@ -21,12 +21,23 @@ import pyarrow as pa
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, cli
-from ray_kmeans.clustering.row_spec import RowSpec
-from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
+from ray_kmeans.algorithm.row_spec import RowSpec
+from ray_kmeans.algorithm.state import (
+    FitState,
+    Iteration,
+    Running,
+    Stop,
+)
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.plan import Layout, cut
-from ray_kmeans.errors import ConfigError, DataError, NoDataError, NotFittedError, StoreError
-from ray_kmeans.observe.journal import Run, Span
+from ray_kmeans.data.layout import Layout, cut
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NoDataError,
+    NotFittedError,
+    StoreError,
+)
+from ray_kmeans.observe.run_record import Run, Span
 from ray_kmeans.report import figures, sample, write_report
 from ray_kmeans.report.centers import gaps_of, plane_of, sizes_of
 from ray_kmeans.report.page import readable

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_kmeans.cluster import room
 from ray_kmeans.demo import DATA
+from ray_kmeans.on_ray import capacity
 from tests.servers import BIN, end, free_port, lasting_ray
 from tests.test_ray_training import comes_true
 
@@ -146,7 +146,7 @@ def grows(address):
     """Return what a driver of this cluster takes for known of an autoscaler."""
     code = (
         "import ray, sys, time; ray.init(sys.argv[1], log_to_driver=False)\n"
-        "from ray_kmeans.cluster import room\n"
+        "from ray_kmeans.engine import room\n"
         "end = time.monotonic() + 60\n"
         "while room.can_grow() is None and time.monotonic() < end: time.sleep(0.2)\n"
         "print(room.can_grow())\n"
@@ -193,8 +193,8 @@ def test_a_cluster_tells_whether_an_autoscaler_may_add_nodes(kind, tmp_path):
 
 
 def test_where_nothing_is_known_of_an_autoscaler_nothing_is_refused(monkeypatch):
-    monkeypatch.setattr(room, "_rooms", lambda cpus, gpus: [1])
-    monkeypatch.setattr(room, "can_grow", lambda: None)
-    monkeypatch.setattr(room, "UNKNOWN_S", 0.1)
+    monkeypatch.setattr(capacity, "_rooms", lambda cpus, gpus: [1])
+    monkeypatch.setattr(capacity, "can_grow", lambda: None)
+    monkeypatch.setattr(capacity, "UNKNOWN_S", 0.1)
 
-    room.check(5, 1)
+    capacity.check(5, 1)

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import assume, given
 from numba import njit
 
-from ray_kmeans.kernels import products, rounding
-from ray_kmeans.kernels.portable import scale_of
-from ray_kmeans.kernels.rounding import FINER
-from ray_kmeans.kernels.space import (
+from ray_kmeans.kernels.int8 import quantize
+from ray_kmeans.kernels.int8.quantize import FINER
+from ray_kmeans.kernels.int8.types import (
     NONE_LEFT_OUT,
     Coarse,
     Parts,
@@ -24,6 +23,8 @@ from ray_kmeans.kernels.space import (
     padded,
     quads_for,
 )
+from ray_kmeans.kernels.llvm import int8_products
+from ray_kmeans.kernels.portable import scale_of
 from tests.conftest import UNITS, skip_without
 from tests.oracle import exact
 
@@ -81,10 +82,10 @@ class Rounded:
         order[:n] = np.arange(n)
         parts = Parts(np.array([[0, 0, blocks]], np.int32), *np.zeros((2, 1), np.float32))
         about = Rows.of([X]), order, d, np.float32(scale), self.coarse, self.space
-        rounding.round_parts(0, 1, parts, *about)
-        rounding.norms_around(self.target, self.g, self.space)
-        theta = rounding.round_centers(self.target, self.g, k, self.space)
-        fine_theta = rounding.round_centers_finely(self.target, self.g, k, self.space)
+        quantize.round_parts(0, 1, parts, *about)
+        quantize.norms_around(self.target, self.g, self.space)
+        theta = quantize.round_centers(self.target, self.g, k, self.space)
+        fine_theta = quantize.round_centers_finely(self.target, self.g, k, self.space)
         self.theta, self.fine_theta = fractions([theta, fine_theta])
         self.first = bytes_of_centers(self.space.panel, k)
         self.second = bytes_of_centers(self.space.second_panel, k)
@@ -147,8 +148,8 @@ def assert_promise(X, centers, g, metric):
             weight, error, size = fractions(of_row)
             R = 2 * (error + each.theta * size)
             assert_within(truth, weight, map(int, first.dot(in_bytes[i])), R, each, "one byte")
-        of_row = rounding.round_finely(X[i], each.target.scale, each.g, each.space)
-        if of_row[3] < rounding.FAR_AWAY:  # and it is a number
+        of_row = quantize.round_finely(X[i], each.target.scale, each.g, each.space)
+        if of_row[3] < quantize.FAR_AWAY:  # and it is a number
             weight, error, first_error, size = fractions(of_row)
             x, x_second = each.space.first_bytes[:width], each.space.second_bytes[:width]
             assert max(abs(v) for v in [*x.tolist(), *x_second.tolist()]) <= 127
@@ -211,13 +212,13 @@ def test_a_row_too_far_away_is_known_to_be():
 
 @njit
 def multiply(unit, rows, centers, offsets, sums):
-    products.begin(unit)
+    int8_products.begin(unit)
     at = sums.ctypes.data
-    products.multiply(
+    int8_products.multiply(
         unit, rows.ctypes.data, rows.shape[0], centers.ctypes.data, offsets.ctypes.data, at
     )
-    products.store(unit, at)
-    products.end(unit)
+    int8_products.store(unit, at)
+    int8_products.end(unit)
 
 
 @pytest.mark.parametrize("quads", [1, 4, 15, 16, 32, 192])
@@ -226,7 +227,7 @@ def test_products_of_bytes_are_exact(unit, quads):
     skip_without(unit)
     rng = np.random.default_rng(quads)
     chunks = -(-quads // 16)
-    of = getattr(products, unit)(quads)
+    of = getattr(int8_products, unit)(quads)
     for extreme in (0.0, 0.5, 1.0):
         rows, centers = (
             np.where(

@@ -14,11 +14,17 @@ import pyarrow.dataset as ds
 import pyarrow.feather
 import pytest
 
-from ray_kmeans import KMeansClustering, Predictor, RunConfig, cli, import_centers
-from ray_kmeans.clustering.row_spec import RowSpec
+from ray_kmeans import (
+    KMeansClustering,
+    Predictor,
+    RunConfig,
+    cli,
+    import_centers,
+)
+from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.data import model_rows
 from ray_kmeans.data.choice import shortened
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError
 from ray_kmeans.store.model_dir import ModelDir
 from tests.commands import refused
@@ -254,7 +260,7 @@ class TestAllFiles:
             open_source(ds.dataset(tmp_path))
 
     def test_a_footer_is_read_once(self, tmp_path, monkeypatch):
-        from ray_kmeans.data import parquet
+        from ray_kmeans.data.formats import parquet
 
         for name in "ab":
             put_table(tmp_path, f"{name}.parquet", pa.table({"e": VECTORS}))

@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from ray_kmeans.cluster.saver import Saver
+from ray_kmeans.engine.checkpoint_saver import Saver
 from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ray_kmeans import kernels
-from ray_kmeans.clustering.metric import project
-from ray_kmeans.kernels import machine, portable, settling
-from ray_kmeans.kernels.second import SecondNearest
-from ray_kmeans.kernels.space import Spaces
+from ray_kmeans.algorithm.metric import project
+from ray_kmeans.kernels import cpu_features, portable
+from ray_kmeans.kernels.int8 import refine
+from ray_kmeans.kernels.int8.second_nearest import SecondNearest
+from ray_kmeans.kernels.int8.types import Spaces
 from ray_kmeans.kernels.threads import Threads
 from tests.cases import CASES, gaussian
 from tests.conftest import UNITS, skip_without
@@ -46,7 +47,7 @@ def both_of(X, centers, kernel, metric):
 
 def left_of(X, centers, found, unit, metric):
     """Return the rows that bytes leave to BLAS."""
-    about = machine.units()[unit].of, Threads(1), Spaces()
+    about = cpu_features.units()[unit].of, Threads(1), Spaces()
     seconds = SecondNearest(centers, metric, *about)
     return seconds.label(X, *np.ascontiguousarray(found.T))
 
@@ -83,7 +84,7 @@ def test_the_second_of_any_small_table_is_that_of_the_oracle(data, n, k, d):
 
     expected = [exact_order(row, centers, "squared_euclidean")[:2] for row in X]
 
-    for kernel in ("cpu", "reference", *machine.units()):
+    for kernel in ("cpu", "reference", *cpu_features.units()):
         assert both_of(X, centers, kernel, "squared_euclidean").tolist() == expected
 
 
@@ -115,7 +116,7 @@ def test_rows_with_many_centers_about_as_far_get_the_same_second(places, each, m
 
     found = both_of(X, centers, unit, metric)
 
-    is_left = each > settling.MANY + places * each // 8
+    is_left = each > refine.MANY + places * each // 8
     assert bool(len(left_of(X, centers, found, unit, metric))) == is_left
     np.testing.assert_array_equal(found, both_of(X, centers, "reference", metric))
 

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import s3fs
 
-from ray_kmeans import KMeansClustering, RunConfig, answers, cli, remote
+from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.data.files import File
-from ray_kmeans.data.format import opened
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.formats.base import opened
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import RayKMeansError
-from ray_kmeans.hiding import redacted
-from ray_kmeans.remote import Remote
-from ray_kmeans.store.exports import ExportDir
+from ray_kmeans.export.directory import ExportDir
+from ray_kmeans.io import remote
+from ray_kmeans.io.remote import Remote
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.text.secrets import redacted
+from ray_kmeans.workflows import label
 from tests.faults import CUT, faulty
 from tests.servers import free_port
 from tests.stores import AZURE_KEY, SECRET, azure_options, gcs_options, http_files, s3_at
@@ -100,13 +102,13 @@ def everything(said, x, model_dir, options, out):
     source = open_source(x, storage_options=options)
     state = ModelDir.at(model_dir, options, 5).fitted()
     output = LabelledOutput.at(out, options)
-    answers.write_labels(state, source, output, km.config, model_dir=model_dir)
+    label.write_labels(state, source, output, km.config, model_dir=model_dir)
     said += [repr(km), repr(km.config), repr(source), str(source), repr(source.describe())]
     said += [repr(output), repr(ModelDir.at(model_dir, options, 5)), repr(km.history())]
     fails(said, lambda: estimator(model_dir, options).fit(np.ones((9, 7)), steps=9))
     fails(said, lambda: km.predict(np.ones((9, 7)), as_iterable=False))
     fails(said, lambda: km.evaluate(x, checkpoint_path=f"{model_dir}/checkpoints/9.json"))
-    again = partial(answers.write_labels, state, source, output, km.config, model_dir="m")
+    again = partial(label.write_labels, state, source, output, km.config, model_dir="m")
     fails(said, lambda: again(second=True))
     return km
 
@@ -205,7 +207,7 @@ def test_a_place_whose_url_holds_a_password_is_shown_without_it(said):
     state = ModelDir.at(f"{url}/model", {}, 5).fitted()
     output = LabelledOutput.at(f"{url}/out", {})
     source = open_source(X)
-    answers.write_labels(state, source, output, km.config, model_dir=f"{url}/model")
+    label.write_labels(state, source, output, km.config, model_dir=f"{url}/model")
 
     said += [repr(km), repr(RunConfig(model_dir=f"{url}/model")), repr(output)]
     manifest = output.fs.cat_file(f"{output.path}/_manifest.json")

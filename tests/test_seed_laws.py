@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.clustering.state import Stop
+from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.errors import ModelMismatchError, TooFewRowsError
 
 HERE = RunConfig(num_workers=0, progress=False)

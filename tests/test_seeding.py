@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster import seeding
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.cluster.seeding import choose_centers
-from ray_kmeans.clustering import draws
-from ray_kmeans.clustering.metric import project
+from ray_kmeans.algorithm import draws
+from ray_kmeans.algorithm.metric import project
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.plan import cut, split
+from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.seeding import choose
+from ray_kmeans.engine.seeding.choose import choose_centers
 from ray_kmeans.errors import ConfigError, DataError
 
 METHODS = ("random", "kmeans_plus_plus", "kmc2", "kmeans_parallel")
@@ -341,7 +341,7 @@ def test_a_function_sees_another_sample_of_many_rows_at_each_call():
 
 
 def test_the_samples_do_not_depend_on_the_workers_and_are_never_smaller_than_k(monkeypatch, plane):
-    monkeypatch.setattr(seeding, "SAMPLE_ROWS", 10)
+    monkeypatch.setattr(choose, "SAMPLE_ROWS", 10)
     for k, size in ((3, 10), (12, 12)):
         functions = [Answers(plane[: k - 1], plane[:1]) for _ in range(3)]
         for function, n_shards in zip(functions, (1, 2, 5), strict=True):
@@ -476,7 +476,7 @@ def test_more_clusters_than_rows_are_refused_before_anything_is_asked(tmp_path, 
 
 
 def test_samples_are_drawn_by_seed_and_call(monkeypatch, plane):
-    monkeypatch.setattr(seeding, "SAMPLE_ROWS", 10)
+    monkeypatch.setattr(choose, "SAMPLE_ROWS", 10)
     function = Answers(plane[:1], plane[:1])
 
     chosen(function, plane, 2, seed=9)

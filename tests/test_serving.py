@@ -19,7 +19,12 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, serving
-from ray_kmeans.errors import CheckpointError, ConfigError, DataError, NotFittedError
+from ray_kmeans.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NotFittedError,
+)
 from ray_kmeans.serving import replica, requests
 from ray_kmeans.serving.replica import Nearest, as_json
 from ray_kmeans.store.model_dir import ModelDir

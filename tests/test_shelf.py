@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.cluster.shard import runs_of
-from ray_kmeans.cluster.shelf import DISK, MEMORY, SOURCE, Keep, OnDisk
-from ray_kmeans.data import plan
+from ray_kmeans.data import layout
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.row_cache import (
+    DISK,
+    MEMORY,
+    SOURCE,
+    Keep,
+    OnDisk,
+)
+from ray_kmeans.engine.shard import runs_of
 from ray_kmeans.errors import BudgetError, ConfigError, StoreError
 from ray_kmeans.kernels import load
 
@@ -27,7 +33,7 @@ PLACES = [DISK, SOURCE]
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 50)
 
 
 @pytest.fixture
@@ -88,8 +94,8 @@ def test_any_rows_of_a_shelf_are_those_of_the_data(place, X, tmp_path, small_blo
 
 @pytest.mark.parametrize("readers", [1, 2, 3, 7, 50])
 def test_runs_for_readers_are_the_shard_and_part_no_row_group(readers):
-    blocks = plan.cut("a", [20_000, 9_000, 5, 5, 30_000], 3)
-    blocks += plan.cut("b", [7] * 10, 3, 59_010, len(blocks))
+    blocks = layout.cut("a", [20_000, 9_000, 5, 5, 30_000], 3)
+    blocks += layout.cut("b", [7] * 10, 3, 59_010, len(blocks))
 
     runs = runs_of(blocks, readers)
 

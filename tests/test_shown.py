@@ -15,9 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, errors, open_source
+from ray_kmeans import (
+    KMeansClustering,
+    RunConfig,
+    cli,
+    errors,
+    open_source,
+)
 from ray_kmeans.errors import RayKMeansError
-from ray_kmeans.shown import in_one_line
+from ray_kmeans.text.one_line import in_one_line
 
 ROOT = Path(__file__).parents[1]
 X = np.random.default_rng(3).normal(size=(60, 3)).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import DataError
 from tests.files import put, put_array, put_table
 

@@ -8,10 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_kmeans.clustering.grid import Extent
-from ray_kmeans.data import parquet, plan
-from ray_kmeans.data.source import open_source
-from ray_kmeans.errors import ConfigError, DataError, NoDataError, RayKMeansError
+from ray_kmeans.algorithm.grid import Extent
+from ray_kmeans.data import layout
+from ray_kmeans.data.formats import parquet
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NoDataError,
+    RayKMeansError,
+)
 from tests.files import put, put_array, put_table, rows_of
 
 FLOATS = pa.list_(pa.float32())
@@ -110,7 +116,7 @@ class TestColumns:
 class TestVectors:
     def test_vectors_of_different_lengths_name_file_row_group_and_row(self, root, monkeypatch):
         monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 10)
+        monkeypatch.setattr(layout, "BLOCK_ROWS", 10)
         rows = [[1.0, 2.0]] * 50
         rows[37] = [1.0]  # row 17 of row group 1
         put_table(root, "x.parquet", vectors(rows), row_group_size=20)

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans.data import parquet, plan
+from ray_kmeans.data import layout as plan
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.formats import parquet
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
 from tests.conftest import shared_data

@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_kmeans.clustering.batches import Batches
-from ray_kmeans.clustering.state import FitState, Iteration, Running, Stop
-from ray_kmeans.clustering.stopping import MAX_EPOCHS, PATIENCE, LossWatch, StopRule
+from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.state import (
+    FitState,
+    Iteration,
+    Running,
+    Stop,
+)
+from ray_kmeans.algorithm.stopping import (
+    MAX_EPOCHS,
+    PATIENCE,
+    LossWatch,
+    StopRule,
+)
 
 TOLERANCES = st.sampled_from([None, 0, 0.1, 0.5, 1.0])
 LOSSES = st.lists(st.integers(0, 6), max_size=60) | st.lists(st.floats(0, 1e6), max_size=60)

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.remote import Remote
+from ray_kmeans.io.remote import Remote
 from tests.files import as_npy
 from tests.stores import Store, http_files
 

@@ -11,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_kmeans import KMeansClustering
-from ray_kmeans.clustering.state import Stop
-from ray_kmeans.data.source import open_source
-from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, TooFewRowsError
+from ray_kmeans.algorithm.state import Stop
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    TooFewRowsError,
+)
 from ray_kmeans.observe.monitors import Monitor
 from tests.test_minibatch import COSINE, EUCLIDEAN, HERE, PLACES, Seed, check, model
 

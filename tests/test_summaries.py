@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans.clustering.state import Iteration, Stop
+from ray_kmeans.algorithm.state import Iteration, Stop
 from ray_kmeans.errors import ConfigError, StoreError
 from ray_kmeans.observe import events as ev
-from ray_kmeans.observe.summaries import Summaries, tensorboard_installed, write_evaluation
+from ray_kmeans.observe.tensorboard import Summaries, tensorboard_installed, write_evaluation
 from tests.test_listeners import done
 
 pytest.importorskip("tensorboardX")
@@ -301,8 +301,8 @@ def test_where_tensorboardx_is_missing_it_is_named_and_nothing_is_left(published
 
 def test_nothing_of_tensorboardx_is_loaded_before_a_summary_is_wanted():
     code = (
-        "import sys; from ray_kmeans.observe.summaries import tensorboard_installed as installed\n"
-        "print(installed(), 'tensorboardX' in sys.modules)"
+        "import sys; from ray_kmeans.observe.tensorboard import tensorboard_installed as i\n"
+        "print(i(), 'tensorboardX' in sys.modules)"
     )
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,24 +8,25 @@ import numpy as np
 import pytest
 import ray
 
-from ray_kmeans import KMeansClustering, RunConfig, answers
-from ray_kmeans.cluster import looks, on_ray
-from ray_kmeans.cluster.calls import Call
-from ray_kmeans.cluster.options import WorkerOptions
-from ray_kmeans.cluster.pool import LocalPool
-from ray_kmeans.data import plan
-from ray_kmeans.data.plan import split
-from ray_kmeans.data.source import open_source
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.data import layout
+from ray_kmeans.data.layout import split
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.observe import events as ev
+from ray_kmeans.on_ray import driver, progress_polls
+from ray_kmeans.on_ray.calls import Call
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import label
 
 X = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
 
 
 @pytest.fixture
 def blocks_of_ten(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 10)
 
 
 class Slow:
@@ -80,11 +81,11 @@ def test_and_so_it_does_while_labels_are_written():
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster", "blocks_of_ten")
 def test_a_pool_on_ray_is_looked_at_while_its_workers_read(monkeypatch):
-    monkeypatch.setattr(looks, "LOOK_S", 0.05)
+    monkeypatch.setattr(progress_polls, "LOOK_S", 0.05)
     source = Slow(X, 0.1)
     shards = split(source.describe().blocks, 2)
     options = WorkerOptions(0.5, start_timeout_s=60)
-    pool = on_ray.open_pool(source, shards, "squared_euclidean", options, lambda event: None)
+    pool = driver.open_pool(source, shards, "squared_euclidean", options, lambda event: None)
     told = []
     try:
         assert pool.read(told.append).rows == 300
@@ -114,7 +115,7 @@ class Host:
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_hosts_at_the_same_work_count_for_no_more_than_is_left():
     told = []
-    found = looks.Looks(told.append, [100, 100])
+    found = progress_polls.Looks(told.append, [100, 100])
     pending = {name: Call(Host(80), (1,), []) for name in ("slow", "helper")}
 
     for _ in range(2):
@@ -128,12 +129,12 @@ def test_two_hosts_at_the_same_work_count_for_no_more_than_is_left():
 
 def test_the_second_pass_by_cluster_is_a_phase_of_all_rows(tmp_path, monkeypatch):
     here, seen = RunConfig(num_workers=0, progress=False), []
-    monkeypatch.setattr(answers, "LogLines", lambda: seen.append)
+    monkeypatch.setattr(label, "LogLines", lambda: seen.append)
     KMeansClustering(3, str(tmp_path / "m"), use_mini_batch=False, config=here).fit(X, max_steps=2)
     state = ModelDir.at(str(tmp_path / "m"), {}, 5).fitted()
     output = LabelledOutput.at(str(tmp_path / "out"), {})
 
-    answers.write_labels(state, open_source(X), output, here, model_dir="m", by_cluster=True)
+    label.write_labels(state, open_source(X), output, here, model_dir="m", by_cluster=True)
 
     assert ev.PhaseBegan(ev.Phase.GATHERING, 300, "rows") in seen
     assert seen[-1] == ev.PhaseMoved(ev.Phase.GATHERING, 300)

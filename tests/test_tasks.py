@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_kmeans.cluster import tasks
+from ray_kmeans.on_ray import tasks
 
 pytestmark = pytest.mark.ray
 

@@ -14,9 +14,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from ray_kmeans.cluster.options import threads_of
+from ray_kmeans.engine.options import threads_of
 from ray_kmeans.kernels.threads import Threads
-from ray_kmeans.resources import share_cpus
+from ray_kmeans.workflows.plan import share_cpus
 from tests.conftest import UNITS, skip_without
 
 SWEEPS = """

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ray_kmeans.clustering import loops, twofold
+from ray_kmeans.algorithm import compiled, double_double
 
 
 def floats(largest, smallest=0.0):
@@ -28,7 +28,7 @@ def exact(x):
 
 @given(floats(1e300), floats(1e300))
 def test_a_sum_and_its_error_are_exact(a, b):
-    s, e = twofold.exact_sum(column([a]), column([b]))
+    s, e = double_double.exact_sum(column([a]), column([b]))
 
     assert exact((s, e)) == Fraction(a) + Fraction(b)
     assert s[0] == a + b
@@ -36,7 +36,7 @@ def test_a_sum_and_its_error_are_exact(a, b):
 
 @given(floats(1e140, 1e-140), floats(1e140, 1e-140))
 def test_a_product_and_its_error_are_exact(a, b):
-    p, e = loops.exact_product(a, b)
+    p, e = compiled.exact_product(a, b)
 
     assert exact((p, e)) == Fraction(a) * Fraction(b)
     assert p == a * b
@@ -44,10 +44,10 @@ def test_a_product_and_its_error_are_exact(a, b):
 
 @given(*[floats(1e100, 1e-100)] * 2, *[floats(1.0, 1e-20)] * 2)
 def test_adding_is_off_by_a_few_units_of_the_104th_bit(a, b, share_a, share_b):
-    x = twofold.exact_sum(column([a]), column([a * share_a * 2.0**-53]))
-    y = twofold.exact_sum(column([b]), column([b * share_b * 2.0**-53]))
+    x = double_double.exact_sum(column([a]), column([a * share_a * 2.0**-53]))
+    y = double_double.exact_sum(column([b]), column([b * share_b * 2.0**-53]))
 
-    seen = exact(twofold.add(x, y))
+    seen = exact(double_double.add(x, y))
 
     assert abs(seen - exact(x) - exact(y)) <= (abs(exact(x)) + abs(exact(y))) * 4 / 2**104
 
@@ -59,7 +59,7 @@ def test_a_total_is_right_also_where_nearly_everything_cancels(n, seed):
     high = rng.permutation(np.concatenate([values, -values, rng.normal(size=3)]))
     x = (high, high * rng.normal(size=len(high)) * 2.0**-60)
 
-    seen = twofold.total(x)
+    seen = double_double.total(x)
 
     magnitude = sum(abs(Fraction(v)) for v in high.tolist())
     assert seen[0].shape == seen[1].shape == (1,)
@@ -70,7 +70,7 @@ def test_a_total_takes_in_every_entry_of_any_size():
     for n in range(1, 40):
         numbers = np.arange(n, dtype=np.float64)
 
-        seen = twofold.total((numbers, numbers * 2.0**-70))
+        seen = double_double.total((numbers, numbers * 2.0**-70))
 
         assert exact(seen) == Fraction(n * (n - 1), 2) * (1 + Fraction(1, 2**70))
 
@@ -83,8 +83,8 @@ def test_the_order_of_a_total_depends_on_the_size_alone(shape):
     spread = np.zeros((2, 61))
     spread[:, 1::2] = high, low
 
-    plain = twofold.total((high, low))
-    shaped = twofold.total((high.reshape(shape), low.reshape(shape)))
-    strided = twofold.total((spread[0, 1::2], spread[1, 1::2]))
+    plain = double_double.total((high, low))
+    shaped = double_double.total((high.reshape(shape), low.reshape(shape)))
+    strided = double_double.total((spread[0, 1::2], spread[1, 1::2]))
 
     assert plain == shaped == strided

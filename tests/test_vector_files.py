@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ray_kmeans.data import plan
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data import layout
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
 from tests import vectors
@@ -23,7 +23,7 @@ FILES = {"a": 150, "b": 1, "sub/d": 90}  # rows of each
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
 
 
 def put_bytes(root, name, data):

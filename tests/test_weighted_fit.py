@@ -7,9 +7,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, cli, open_source
-from ray_kmeans.data import plan
-from ray_kmeans.errors import ConfigError, DataError, NonFiniteError, TooFewRowsError
+from ray_kmeans import (
+    KMeansClustering,
+    RunConfig,
+    cli,
+    open_source,
+)
+from ray_kmeans.data import layout
+from ray_kmeans.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    TooFewRowsError,
+)
 from ray_kmeans.store.labelled import LabelledOutput
 from tests.files import put_table
 
@@ -24,7 +34,7 @@ def blobs(n=400, d=5, seed=0):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(layout, "BLOCK_ROWS", 64)
 
 
 def model(tmp_path, name="model", k=4, config=None, **params):
@@ -294,14 +304,14 @@ def test_dropped_rows_get_no_label(tmp_path, small_blocks):
 
 
 def test_labelled_output_says_which_rows_were_dropped(tmp_path, small_blocks):
-    from ray_kmeans import answers
+    from ray_kmeans.workflows import label
 
     X, _ = blobs()
     holes, bad = with_holes(X)
     km = fitted(tmp_path, X, "km", initial=X[:4])
     output = LabelledOutput.at(str(tmp_path / "out"), {})
 
-    found = answers.write_labels(
+    found = label.write_labels(
         km._state(),
         open_source(holes, nonfinite="drop"),
         output,

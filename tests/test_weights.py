@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_kmeans import kernels
-from ray_kmeans.cluster import lottery
-from ray_kmeans.clustering.exact_total import UNIT_BITS
-from ray_kmeans.clustering.grid import Extent, Grid
-from ray_kmeans.clustering.weights import TOTAL_BITS, Span, in_units
-from ray_kmeans.kernels.moving import Moves
+from ray_kmeans.algorithm.exact_total import UNIT_BITS
+from ray_kmeans.algorithm.grid import Extent, Grid
+from ray_kmeans.algorithm.weights import TOTAL_BITS, Span, in_units
+from ray_kmeans.engine.seeding import weighted_sampling
+from ray_kmeans.kernels.moving_sums import Moves
 from tests.walks import cut
 
 ANY = st.lists(st.floats(0, 1e12, allow_subnormal=True), min_size=1, max_size=20).map(np.array)
@@ -148,7 +148,7 @@ def test_the_logarithm_is_right_to_the_last_bits():
         [rng.uniform(size=10_000), 2.0 ** -np.arange(1.0, 54), 1 - 2.0**-53 * np.arange(1.0, 9)]
     )
 
-    ours, theirs = lottery.minus_log(u), -np.log(u)
+    ours, theirs = weighted_sampling.minus_log(u), -np.log(u)
 
     np.testing.assert_allclose(ours, theirs, rtol=2**-49, atol=2**-60)
 
@@ -156,25 +156,27 @@ def test_the_logarithm_is_right_to_the_last_bits():
 def test_a_draw_takes_no_row_twice_and_none_of_weight_zero():
     numbers, weights = np.arange(50), np.arange(50) % 3
 
-    tickets, won = lottery.winners(numbers, weights, np.uint64(7), 20)
+    tickets, won = weighted_sampling.winners(numbers, weights, np.uint64(7), 20)
 
     assert len(set(won.tolist())) == 20
     assert (weights[won] > 0).all()
     assert (np.diff(tickets) >= 0).all()
-    assert len(lottery.winners(numbers, weights, np.uint64(7), 99)[1]) == (weights > 0).sum()
+    assert (
+        len(weighted_sampling.winners(numbers, weights, np.uint64(7), 99)[1]) == (weights > 0).sum()
+    )
 
 
 def test_the_best_of_all_parts_are_the_best_of_the_whole():
     numbers, weights = np.arange(90), np.random.default_rng(0).integers(0, 9, 90)
-    whole = lottery.winners(numbers, weights, np.uint64(3), 11)
+    whole = weighted_sampling.winners(numbers, weights, np.uint64(3), 11)
 
     parts = [
-        lottery.winners(numbers[i : i + 30], weights[i : i + 30], np.uint64(3), 11)
+        weighted_sampling.winners(numbers[i : i + 30], weights[i : i + 30], np.uint64(3), 11)
         for i in (0, 30, 60)
     ]
 
     tickets, won = (np.concatenate(each) for each in zip(*parts, strict=True))
-    for ours, theirs in zip(lottery.lowest(tickets, won, 11), whole, strict=True):
+    for ours, theirs in zip(weighted_sampling.lowest(tickets, won, 11), whole, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -183,7 +185,11 @@ def test_a_row_is_drawn_as_often_as_it_weighs():
     draws = 4000
 
     first = [
-        int(lottery.winners(np.arange(6), weights, np.uint64(key * 2654435761 + 1), 1)[1][0])
+        int(
+            weighted_sampling.winners(np.arange(6), weights, np.uint64(key * 2654435761 + 1), 1)[1][
+                0
+            ]
+        )
         for key in range(draws)
     ]
 

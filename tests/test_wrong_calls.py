@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_kmeans import KMeansClustering, Monitor, RunConfig, exporting
+from ray_kmeans import KMeansClustering, Monitor, RunConfig
 from ray_kmeans.errors import (
     BudgetError,
     ConfigError,
@@ -20,6 +20,7 @@ from ray_kmeans.errors import (
     RayKMeansError,
     TooFewRowsError,
 )
+from ray_kmeans.workflows import export
 
 HERE = RunConfig(num_workers=0, progress=False)
 X = np.random.default_rng(10).integers(-8, 8, size=(60, 3)).astype(np.float32)
@@ -498,7 +499,7 @@ def test_a_wrong_export_is_refused_before_any_graph_is_made_and_nothing_is_writt
     km, tmp_path, monkeypatch, call, arguments, error, message
 ):
     for name in ("onnx_files", "saved_model"):
-        monkeypatch.setattr(exporting, name, lambda *args: pytest.fail("a graph was made"))
+        monkeypatch.setattr(export, name, lambda *args: pytest.fail("a graph was made"))
     before = files_in(km.model_dir)
 
     refused(lambda: getattr(km, call)(str(tmp_path / "exports"), **arguments), error, message)

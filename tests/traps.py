@@ -20,13 +20,14 @@ from pathlib import Path
 
 import ray
 
-from ray_kmeans import RunConfig, answers, runs
-from ray_kmeans.cluster import ray_pool
-from ray_kmeans.clustering.stopping import StopRule
-from ray_kmeans.data.source import open_source
+from ray_kmeans import RunConfig
+from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.estimator import KMeansClustering
+from ray_kmeans.on_ray import pool
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import fit, label
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +62,7 @@ class Trap:
         _role = role
         Path(self.place, role).write_text(str(os.getpid()))
         if self.slices:
-            ray_pool.SLICE_FROM = 0
+            pool.SLICE_FROM = 0
         module, _, names = self.point.partition(":")
         *owners, name = names.split(".")
         owner = functools.reduce(getattr, owners, importlib.import_module(module))
@@ -190,7 +191,7 @@ class Job:
         store = ModelDir.at(self.model_dir, {}, 2)
         if self.output:
             place = LabelledOutput.at(self.output, {})
-            answers.write_labels(
+            label.write_labels(
                 store.fitted(), source, place, config, model_dir="", keep_columns=["v"]
             )
             return store.fitted()
@@ -200,8 +201,8 @@ class Job:
             K, initial_clusters=self.initial, use_mini_batch=self.mini_batch, random_seed=3
         )
         size = 700 if self.mini_batch else None
-        plan = runs.plan_fit(km.get_params(), config, StopRule(max_steps=STEPS), size)
-        return runs.fit(plan, source, store, config, listeners=listeners)
+        plan = fit.plan_fit(km.get_params(), config, StopRule(max_steps=STEPS), size)
+        return fit.fit(plan, source, store, config, listeners=listeners)
 
     def command(self):
         """Return the command that does it in a process of its own, the driver."""

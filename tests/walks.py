@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import held
+from ray_kmeans.kernels.int8 import held_rows as held
 
 
 def read_only(array):

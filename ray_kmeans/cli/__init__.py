@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from ray_kmeans._version import __version__
 from ray_kmeans.cli import (
     demo,
-    ending,
     evaluate,
+    exit_codes,
     export,
     fit,
     import_centers,
@@ -21,7 +22,6 @@ from ray_kmeans.cli import (
     words,
 )
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.version import __version__
 
 VERSION = "--version"
 
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if name in COMMANDS:
         job(name, rest, prog=f"ray-kmeans {name}")
     else:
-        ending.run(lambda: _tell(name))
+        exit_codes.run(lambda: _tell(name))
 
 
 def _tell(name: str) -> None:
@@ -73,6 +73,6 @@ def job(name: str, args: Sequence[str] | None = None, prog: str | None = None) -
     kind, run = COMMANDS[name]
     given = list(sys.argv[1:] if args is None else args)
     if VERSION in given:
-        ending.run(lambda: _tell(VERSION))
+        exit_codes.run(lambda: _tell(VERSION))
     else:
-        ending.run(lambda: run(words.flags_in(given, kind, prog)))
+        exit_codes.run(lambda: run(words.flags_in(given, kind, prog)))

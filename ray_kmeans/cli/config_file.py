@@ -16,10 +16,10 @@ import tyro
 import yaml
 from tyro.conf import Positional
 
-from ray_kmeans import hiding
 from ray_kmeans.cli.flags import JSON
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.remote import Remote, said
+from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.text import secrets
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         text = f"[{', '.join(map(_shown, value[:LONGEST]))}]"
     else:
-        text = repr(hiding.shown(value) if isinstance(value, str) else value)
+        text = repr(secrets.shown(value) if isinstance(value, str) else value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ray_kmeans.cli.flags import Configured, announce, join, run_config
+from ray_kmeans.cli.flags import (
+    Configured,
+    announce,
+    join,
+    run_config,
+)
 from ray_kmeans.config import RunOptions
 from ray_kmeans.demo import run_demo
 

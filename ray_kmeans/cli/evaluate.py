@@ -8,15 +8,21 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans.answers import check_features
-from ray_kmeans.cli import ending
-from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
+from ray_kmeans.cli import exit_codes
+from ray_kmeans.cli.flags import (
+    Configured,
+    WeighedRows,
+    announce,
+    join,
+    run_config,
+)
 from ray_kmeans.config import MachineOptions, RunConfig
 from ray_kmeans.data.model_rows import said_of
-from ray_kmeans.evaluation import Evaluation, evaluate_on
-from ray_kmeans.explain import Work, explain
+from ray_kmeans.io.publish import Place, absolute, put
 from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.store.publish import Place, absolute, put
+from ray_kmeans.workflows.evaluate import Evaluation, evaluate_on
+from ray_kmeans.workflows.explain import Work, explain
+from ray_kmeans.workflows.validation import check_features
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def run(flags: Evaluate) -> None:
     print(result.table())
     if flags.output is not None:
         _write(result, flags.output, config)
-        ending.tell("written", flags.output)
+        exit_codes.tell("written", flags.output)
 
 
 def _write(result: Evaluation, output: str, config: RunConfig) -> None:

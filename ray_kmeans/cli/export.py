@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans import exporting
-from ray_kmeans.cli import ending
+from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.loading import load_model
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import export
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def run(flags: Export) -> None:
     if flags.format == "onnx":
         path = km.export(flags.output)
     elif flags.format == "savedmodel":
-        exporting.check_tensorflow()
+        export.check_tensorflow()
         path = km.export_savedmodel(flags.output)
     else:
-        path = exporting.write_centers(state, flags.output, flags.format, config.storage_options)
-    ending.tell("export", path)
+        path = export.write_centers(state, flags.output, flags.format, config.storage_options)
+    exit_codes.tell("export", path)

@@ -8,19 +8,26 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans import hiding, interrupt
-from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join, run_config
+from ray_kmeans.cli.flags import (
+    Configured,
+    WeighedRows,
+    announce,
+    join,
+    run_config,
+)
 from ray_kmeans.config import RunOptions
 from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.estimator import KMeansClustering
-from ray_kmeans.evaluation import after_mini_batch
-from ray_kmeans.explain import explain
-from ray_kmeans.importing import initial_clusters_of
 from ray_kmeans.observe.events import EndedBefore
 from ray_kmeans.observe.table import fit_table
-from ray_kmeans.runs import BATCH_SIZE
-from ray_kmeans.shown import in_one_line
+from ray_kmeans.process import interrupt
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.text import secrets
+from ray_kmeans.text.one_line import in_one_line
+from ray_kmeans.workflows.evaluate import after_mini_batch
+from ray_kmeans.workflows.explain import explain
+from ray_kmeans.workflows.fit import BATCH_SIZE
+from ray_kmeans.workflows.import_centers import initial_clusters_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def run(flags: Fit) -> None:
     print(fit_table(km.history(), km.why_stopped(), sizes, mini_batch=drawn))
     if drawn:
         print(after_mini_batch(source, ModelDir.of(flags.model_dir, config).fitted(), config))
-    model_dir = in_one_line(hiding.shown(flags.model_dir))
+    model_dir = in_one_line(secrets.shown(flags.model_dir))
     print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
     print(f"  ray_kmeans.load_model({model_dir!r}).clusters()")
 

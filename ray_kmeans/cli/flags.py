@@ -6,14 +6,14 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ray_kmeans import hiding
-from ray_kmeans.cli import ending
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.cli import exit_codes
 from ray_kmeans.config import MachineOptions, RunConfig
 from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.resources import workforce
+from ray_kmeans.text import secrets
+from ray_kmeans.workflows.plan import workforce
 
 JSON = ("filters", "storage_options")
 """Flags whose text is JSON."""
@@ -102,21 +102,21 @@ def announce(
 
     The crew are the workers, where no other is named.
     """
-    way = " -> ".join(hiding.shown(place) for place in (source, target) if place)
+    way = " -> ".join(secrets.shown(place) for place in (source, target) if place)
     features = said_of(rows) if rows is not None else ""
     way += f", features: {features}" if features else ""
     where = "in this process"
     if config.num_workers != 0:
-        address = hiding.shown(config.ray_address or "") or "RAY_ADDRESS, else this machine"
+        address = secrets.shown(config.ray_address or "") or "RAY_ADDRESS, else this machine"
         where = f"on Ray at {address}, {crew or _workers(config)}"
-    ending.say(f"{name}: {way}, {where}")
+    exit_codes.say(f"{name}: {way}, {where}")
 
 
 def join(config: RunConfig) -> None:
     """Join or start Ray where the workers are to run there."""
     if config.num_workers != 0:
         workforce(config)
-        ending.end_at_sigterm()
+        exit_codes.end_at_sigterm()
 
 
 def _workers(config: RunConfig) -> str:

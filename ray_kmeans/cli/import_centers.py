@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans.cli import ending
+from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.loading import import_centers
@@ -42,4 +42,4 @@ def run(flags: ImportCenters) -> None:
         config=config,
     )
     k, d = km.clusters().shape
-    ending.tell(f"{k:,} clusters of {d:,} features", flags.model_dir)
+    exit_codes.tell(f"{k:,} clusters of {d:,} features", flags.model_dir)

@@ -7,11 +7,16 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans.cli import ending
-from ray_kmeans.cli.flags import Configured, announce, join, run_config
+from ray_kmeans.cli import exit_codes
+from ray_kmeans.cli.flags import (
+    Configured,
+    announce,
+    join,
+    run_config,
+)
 from ray_kmeans.config import MachineOptions
-from ray_kmeans.data.mixture import Mixture
-from ray_kmeans.synthetic import make
+from ray_kmeans.data.synthetic import Mixture
+from ray_kmeans.workflows.make_dataset import make
 
 
 @dataclass(frozen=True)
@@ -63,4 +68,4 @@ def run(flags: MakeDataset) -> None:
     join(config)
     files = make(mixture, flags.output, flags.format, flags.rows_per_file, config)
     made = f"{flags.num_rows:,} rows in {files:,} file{'s'[: files != 1]}"
-    ending.tell(made, flags.output)
+    exit_codes.tell(made, flags.output)

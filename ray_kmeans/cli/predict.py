@@ -7,14 +7,21 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans import answers
-from ray_kmeans.cli import ending
-from ray_kmeans.cli.flags import Configured, Rows, announce, join, run_config
+from ray_kmeans.cli import exit_codes
+from ray_kmeans.cli.flags import (
+    Configured,
+    Rows,
+    announce,
+    join,
+    run_config,
+)
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.data.model_rows import said_of
-from ray_kmeans.explain import Work, explain
 from ray_kmeans.store.labelled import Counted, LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows.explain import Work, explain
+from ray_kmeans.workflows.label import write_labels
+from ray_kmeans.workflows.validation import check_features
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,13 @@ def run(flags: Predict) -> None:
     source = flags.open(flags.uri, config, state)
     if flags.explain:
         layout = source.describe()
-        answers.check_features(layout.features, state, flags.model_dir)
+        check_features(layout.features, state, flags.model_dir)
         k, features = len(state.centers), said_of(source)
         print(explain(layout, k, config, work=Work.PREDICT, features=features))
         return
     announce("predict", flags.uri, flags.output, config, rows=source)
     join(config)
-    rows = answers.write_labels(
+    rows = write_labels(
         state,
         source,
         LabelledOutput.at(flags.output, config.storage_options),
@@ -67,7 +74,7 @@ def run(flags: Predict) -> None:
         by_cluster=flags.by_cluster,
         append=flags.append,
     )
-    ending.tell(_counted(rows), flags.output)
+    exit_codes.tell(_counted(rows), flags.output)
 
 
 def _counted(found: Counted) -> str:

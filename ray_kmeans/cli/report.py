@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ray_kmeans.cli import ending
+from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.report import write_report
@@ -38,4 +38,4 @@ def run(flags: Report) -> None:
     model = ModelDir.of(flags.model_dir, config)
     announce("report", flags.model_dir, flags.output, config)
     write_report(model, flags.output, flags.data, flags.columns, flags.show)
-    ending.tell("report", flags.output)
+    exit_codes.tell("report", flags.output)

@@ -10,11 +10,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.narrow import narrow_name
-from ray_kmeans.clustering.precision import Rounding
+from ray_kmeans.algorithm.dtypes import narrow_name
+from ray_kmeans.algorithm.precision import Rounding
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.choice import choose_columns, counts_rows
-from ray_kmeans.data.plan import BLOCK_ROWS, Block, Layout, cut
+from ray_kmeans.data.layout import (
+    BLOCK_ROWS,
+    Block,
+    Layout,
+    cut,
+)
 from ray_kmeans.data.rounded import Noted, RoundedSource
 from ray_kmeans.errors import ConfigError, DataError
 

@@ -9,8 +9,15 @@ from typing import Any, NoReturn, TypeAlias
 
 import pyarrow as pa
 
-from ray_kmeans.data import spark
-from ray_kmeans.data.columns import LISTS, is_number, is_readable, is_vector, plain_type, type_at
+from ray_kmeans.data.columns import (
+    LISTS,
+    is_number,
+    is_readable,
+    is_vector,
+    plain_type,
+    type_at,
+)
+from ray_kmeans.data.datasets import spark
 from ray_kmeans.errors import ConfigError, DataError
 
 KEY_NAME = re.compile(

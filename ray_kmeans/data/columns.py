@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.narrow import narrow_name
-from ray_kmeans.data import spark
-from ray_kmeans.data.plan import Block
+from ray_kmeans.algorithm.dtypes import narrow_name
+from ray_kmeans.data.datasets import spark
+from ray_kmeans.data.layout import Block
 from ray_kmeans.errors import DataError, NoColumnError
 
 LISTS = (

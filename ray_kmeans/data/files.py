@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from ray_kmeans import hiding
 from ray_kmeans.data.listing import PATTERN, Info, Listing
 from ray_kmeans.data.own import folder_above, folders_of_ours
 from ray_kmeans.data.partitions import keys_of
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.remote import Remote, is_text, said
+from ray_kmeans.io.remote import Remote, is_text, said
+from ray_kmeans.text import secrets
 
 log = logging.getLogger("ray_kmeans")
 
@@ -161,4 +161,4 @@ def _name(info: Info) -> str:
 
 
 def _shown(path: str) -> str:
-    return hiding.shown(path.partition("?")[0]) if "://" in path else path
+    return secrets.shown(path.partition("?")[0]) if "://" in path else path

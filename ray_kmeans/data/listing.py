@@ -11,7 +11,7 @@ from typing import Any
 from fsspec.utils import glob_translate
 
 from ray_kmeans.errors import ConfigError, DataError
-from ray_kmeans.remote import Remote
+from ray_kmeans.io.remote import Remote
 
 FLAT = ("s3", "gcs", "abfs")
 """Stores that list all below a place at once, whatever the folders."""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.data.ray_batch import as_column
+from ray_kmeans.data.datasets.ray_batch import as_column
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
 
 FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, pa.ArrowException)

@@ -6,20 +6,18 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.precision import Rounding, less
+from ray_kmeans.algorithm.precision import Rounding, less
 from ray_kmeans.data.columns import to_float32
-from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.data.layout import Block, Layout
+from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ray_kmeans.data.source import Source
 
 Noted = tuple[Block, NDArray[np.float32], Rounding | None]
 """A block, its rows, and what these lost."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.data.libraries import opener_of
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.data.datasets.registry import opener_of
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.objects import is_frame, way_to_dense
 from ray_kmeans.data.source import Source

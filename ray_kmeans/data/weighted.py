@@ -6,19 +6,17 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.data.layout import Block, Layout
 from ray_kmeans.data.promotion import kept_schema
+from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from ray_kmeans.data.source import Source
 
 Floats = NDArray[np.float64]
 Filters: TypeAlias = Sequence[Sequence[tuple[str, str, Any]]]

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from ray_kmeans import answers
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.source import open_source
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.observe.table import fit_table
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows.label import write_labels
 
 DATA = Path(__file__).parent / "wordnet"
 """Four Parquet files of three row groups; columns synset, lemmas, gloss, embedding (float16)."""
@@ -24,7 +24,7 @@ def run_demo(output: Path, num_clusters: int, config: RunConfig) -> str:
     model_dir, labelled = str(output / "model"), str(output / "labelled")
     km = KMeansClustering(num_clusters, model_dir, use_mini_batch=False, config=config)
     km.fit(str(DATA))
-    answers.write_labels(
+    write_labels(
         ModelDir.at(model_dir, {}, config.keep_checkpoint_max).fitted(),
         open_source(str(DATA)),
         LabelledOutput.at(labelled, {}),

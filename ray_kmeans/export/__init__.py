@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.metric import COSINE as COSINE
-from ray_kmeans.clustering.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import COSINE as COSINE
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.errors import ConfigError, install_hint
 
 

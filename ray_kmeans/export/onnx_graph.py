@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.export import COSINE, check_metric, first_equals, middle, missing
+from ray_kmeans.export import (
+    COSINE,
+    check_metric,
+    first_equals,
+    middle,
+    missing,
+)
 
 OPSET = 17
 IR_VERSION = 8

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.export import COSINE, check_metric, first_equals, middle, missing
+from ray_kmeans.export import (
+    COSINE,
+    check_metric,
+    first_equals,
+    middle,
+    missing,
+)
 
 SIGNATURES = ("serving_default", "default_input_alternative:default_output_alternative")
 

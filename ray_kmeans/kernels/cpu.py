@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import ALIKE, Held, machine
-from ray_kmeans.kernels.held import HeldRows
+from ray_kmeans.kernels import ALIKE, Held, cpu_features
+from ray_kmeans.kernels.int8.held_rows import HeldRows
+from ray_kmeans.kernels.int8.second_nearest import SecondNearest
+from ray_kmeans.kernels.int8.types import Spaces
 from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
-from ray_kmeans.kernels.second import SecondNearest
-from ray_kmeans.kernels.space import Spaces
 from ray_kmeans.kernels.threads import Threads
 
 log = logging.getLogger("ray_kmeans")
@@ -112,9 +112,9 @@ class CpuKernel(PortableKernel):
             prepared.portable = super().prepare(prepared.centers, prepared.metric)
         return prepared.portable
 
-    def _unit_for(self, rows: int, k: int, d: int) -> machine.Unit | None:
+    def _unit_for(self, rows: int, k: int, d: int) -> cpu_features.Unit | None:
         if self._unit is not None:
-            return machine.units()[self._unit]
+            return cpu_features.units()[self._unit]
         return _fastest()[0] if self._is_worth(rows, k, d) else None
 
     def _is_worth(self, rows: int, k: int, d: int) -> bool:
@@ -122,18 +122,18 @@ class CpuKernel(PortableKernel):
 
 
 @cache
-def _fastest() -> tuple[machine.Unit | None, str]:
+def _fastest() -> tuple[cpu_features.Unit | None, str]:
     """Return the fastest unit that passes its check, and which ones did not, to be said."""
     failed = ""
-    for unit in machine.units().values():
+    for unit in cpu_features.units().values():
         if _is_right(unit):
-            return machine.Unit(unit.name + failed, unit.of), failed
+            return cpu_features.Unit(unit.name + failed, unit.of), failed
         failed += f", as {unit.name} failed its self-check"
         log.warning("%s failed its self-check on this processor and is not used", unit.name)
     return None, failed
 
 
-def _is_right(unit: machine.Unit) -> bool:
+def _is_right(unit: cpu_features.Unit) -> bool:
     """Label a small set by this unit and by the portable kernel; this compiles all it needs."""
     rng = np.random.default_rng(0)
     portable = PortableKernel(1)
@@ -158,7 +158,7 @@ def _is_second_right(
     centers: NDArray[np.float32],
     metric: str,
     labels: NDArray[np.int32],
-    unit: machine.Unit,
+    unit: cpu_features.Unit,
 ) -> bool:
     expected, found = np.empty((2, len(rows)), np.int32)
     portable = PortableKernel(1)

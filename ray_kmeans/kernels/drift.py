@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_kmeans.jit import njit
+from ray_kmeans.process.jit import njit
 
 
 @njit(nogil=True, error_model="numpy")

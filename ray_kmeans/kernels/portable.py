@@ -32,9 +32,16 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from ray_kmeans.kernels import ALIKE, BLAS, column_keys, drift, loops, summing
-from ray_kmeans.kernels.moving import HoldsPlainly, Moves
-from ray_kmeans.kernels.space import Rows
+from ray_kmeans.kernels import (
+    ALIKE,
+    BLAS,
+    column_keys,
+    compiled,
+    drift,
+    summing,
+)
+from ray_kmeans.kernels.int8.types import Rows
+from ray_kmeans.kernels.moving_sums import HoldsPlainly, Moves
 from ray_kmeans.kernels.threads import Threads
 
 COSINE = "cosine"
@@ -189,7 +196,7 @@ class PortableKernel(HoldsPlainly):
 
     def fingerprint(self, rows: NDArray[np.float32], weights: NDArray[np.int64] = ALIKE) -> int:
         bits = np.ascontiguousarray(rows).view(np.uint32)
-        return int(loops.fingerprint(bits, column_keys(rows.shape[1]), weights))
+        return int(compiled.fingerprint(bits, column_keys(rows.shape[1]), weights))
 
     def distances(
         self,
@@ -198,7 +205,7 @@ class PortableKernel(HoldsPlainly):
         metric: str,
         result: NDArray[Any],
     ) -> None:
-        loops.distances(rows, centers, metric == "cosine", result)
+        compiled.distances(rows, centers, metric == "cosine", result)
 
     def distances_to(
         self,
@@ -208,7 +215,7 @@ class PortableKernel(HoldsPlainly):
         metric: str,
     ) -> NDArray[np.float64]:
         result = np.empty(len(rows))
-        loops.distances_to(rows, centers, labels, metric == "cosine", result)
+        compiled.distances_to(rows, centers, labels, metric == "cosine", result)
         return result
 
 
@@ -225,7 +232,7 @@ class _Space:
     ) -> NDArray[np.float32]:
         """Return (t, d + 2): r, 1, |r|."""
         residuals = self._residuals[: len(rows)]
-        loops.center(rows, prepared.scaled_mean, prepared.scale, residuals)
+        compiled.center(rows, prepared.scaled_mean, prepared.scale, residuals)
         return residuals
 
     def lows(
@@ -241,7 +248,7 @@ class _Space:
             out = self._lows[: len(factors) * t].reshape(len(factors), t)
             lows = np.matmul(factors, residuals.T, out=out)
             if left_out is not None:
-                loops.mask(lows, first, left_out)
+                compiled.mask(lows, first, left_out)
             yield first, lows
 
 
@@ -282,9 +289,9 @@ def _assign_tile(
 ) -> None:
     residuals = space.residuals(rows, prepared)
     for first, lows in space.lows(residuals, prepared, left_out):
-        loops.scan(lows, first, space.lowest, space.second, labels)
+        compiled.scan(lows, first, space.lowest, space.second, labels)
     bounds = prepared.bound_a, prepared.bound_b
-    loops.certify(space.lowest, space.second, *bounds, residuals, labels, upper, certain)
+    compiled.certify(space.lowest, space.second, *bounds, residuals, labels, upper, certain)
 
 
 def _settle_tile(
@@ -300,7 +307,7 @@ def _settle_tile(
     none = np.full(len(rows), -1, np.int32) if left_out is None else left_out
     residuals = space.residuals(rows, prepared)
     for first, lows in space.lows(residuals, prepared, left_out):
-        loops.settle(rows, *target, lows, first, upper, none, nearest, scores)
+        compiled.settle(rows, *target, lows, first, upper, none, nearest, scores)
     return nearest
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels import ALIKE, COARSE_UNITS, column_keys
-from ray_kmeans.kernels.moving import HoldsPlainly, Moves
+from ray_kmeans.kernels.moving_sums import HoldsPlainly, Moves
 
 
 class ReferenceKernel(HoldsPlainly):

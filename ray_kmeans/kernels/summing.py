@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_kmeans.jit import njit
-from ray_kmeans.kernels import COARSE_UNITS, vectors
-from ray_kmeans.kernels.rounding import AHEAD, address_of, fetch_row
+from ray_kmeans.kernels import COARSE_UNITS
+from ray_kmeans.kernels.int8.quantize import AHEAD, address_of, fetch_row
+from ray_kmeans.kernels.llvm import avx512
+from ray_kmeans.process.jit import njit
 
 FEW_MOVES = 1024
 """Rows up to which one thread moves them."""
@@ -23,7 +24,7 @@ def accumulate(rows, labels, scale, sums, weights):
         times = weights[i] if len(weights) else 1
         for column in range(d):
             sums[label, column] += times * np.int64(
-                vectors.whole(np.float64(rows[i, column]) * scale[column])
+                avx512.whole(np.float64(rows[i, column]) * scale[column])
             )
 
 
@@ -59,7 +60,7 @@ def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, 
         old, new = before[i], after[i]
         leaves, enters = old >= 0 and old % of == part, new % of == part
         if leaves or enters:
-            row = vectors.floats_at(address_of(rows, numbers[i], d), d)
+            row = avx512.floats_at(address_of(rows, numbers[i], d), d)
             times = weights[numbers[i]] if len(weights) else 1
             if leaves and enters:
                 _shift(row, scale, sums[old], sums[new], times)
@@ -73,13 +74,13 @@ def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, 
 @njit(nogil=True, _nrt=False)
 def _add(row, scale, total, times):
     for column in range(len(row)):
-        total[column] += times * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
+        total[column] += times * np.int64(avx512.whole(np.float64(row[column]) * scale[column]))
 
 
 @njit(nogil=True, _nrt=False)
 def _shift(row, scale, old, new, times):
     for column in range(len(row)):
-        units = times * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
+        units = times * np.int64(avx512.whole(np.float64(row[column]) * scale[column]))
         old[column] -= units
         new[column] += units
 
@@ -91,7 +92,7 @@ def accumulate_squares(rows, scale, half_bits, limbs, coarse, weights):
     for i in range(n):
         times = weights[i] if len(weights) else 1
         for column in range(d):
-            units = np.int64(vectors.whole(np.float64(rows[i, column]) * scale[column]))
+            units = np.int64(avx512.whole(np.float64(rows[i, column]) * scale[column]))
             high = (units + half) >> half_bits
             low = units - (high << half_bits)
             # Both fit 32 bits, as a float32 has 24: their products are cheaper so.

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from ray_kmeans import forks
+from ray_kmeans.process import forks
 
 TASKS_PER_THREAD = 4
 """Pieces of work for each thread, so that none waits long for the last."""

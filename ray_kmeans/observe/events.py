@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
-from ray_kmeans.clustering.state import Iteration, Stop
+from ray_kmeans.algorithm.state import Iteration, Stop
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from itertools import takewhile
 from numbers import Integral, Real
 from typing import Any
 
-from ray_kmeans.clustering.state import FitState, Iteration
+from ray_kmeans.algorithm.state import FitState, Iteration
 from ray_kmeans.errors import ConfigError
 
 log = logging.getLogger("ray_kmeans")

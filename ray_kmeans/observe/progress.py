@@ -11,10 +11,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from tqdm.std import TqdmDefaultWriteLock
 
-from ray_kmeans import forks
-from ray_kmeans.clustering.state import Iteration
+from ray_kmeans.algorithm.state import Iteration
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.events import Phase
+from ray_kmeans.process import forks
 
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable in the process of a job that was submitted to it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.state import Iteration, Stop
+from ray_kmeans.algorithm.state import Iteration, Stop
 
 FIRST_LINES = 4
 LAST_LINES = 4

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import date
 
 from ray_kmeans.errors import ConfigError, install_hint
+from ray_kmeans.io.publish import Place, absolute, put
 from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.store.publish import Place, absolute, put
 
 
 def write_report(

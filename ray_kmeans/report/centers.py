@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.algorithm.state import FitState
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_kmeans import hiding
-from ray_kmeans.answers import check_features
-from ray_kmeans.clustering.metric import COSINE
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.model_rows import taken_from
 from ray_kmeans.data.source import Source
-from ray_kmeans.observe import journal
-from ray_kmeans.observe.journal import Run
-from ray_kmeans.report.centers import Gaps, Plane, Sizes, gaps_of, plane_of, sizes_of
-from ray_kmeans.report.sample import Sample, Shown, check_column, sample_of, shown
+from ray_kmeans.observe import run_record
+from ray_kmeans.observe.run_record import Run
+from ray_kmeans.report.centers import (
+    Gaps,
+    Plane,
+    Sizes,
+    gaps_of,
+    plane_of,
+    sizes_of,
+)
+from ray_kmeans.report.sample import (
+    Sample,
+    Shown,
+    check_column,
+    sample_of,
+    shown,
+)
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.text import secrets
+from ray_kmeans.workflows.validation import check_features
 
 LARGEST_SHOWN, SMALLEST_SHOWN = 8, 4
 """Clusters of which rows are shown."""
@@ -80,7 +93,7 @@ def facts_of(
 
 
 def _runs_of(model: ModelDir) -> tuple[Run, ...]:
-    found = map(Run.parse, model.records(journal.FOLDER))
+    found = map(Run.parse, model.records(run_record.FOLDER))
     return tuple(sorted((run for run in found if run), key=lambda run: run.began))
 
 
@@ -98,7 +111,7 @@ def _look_at(
     if show:
         check_column(source, layout, show)
     sample = sample_of(source, layout, state, plane)
-    return Data(", ".join(map(hiding.shown, data)), source, sample)
+    return Data(", ".join(map(secrets.shown, data)), source, sample)
 
 
 def _largest_and_smallest(sizes: Sizes) -> list[int]:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ray_kmeans.report.figures import Figure
 from ray_kmeans.report.sample import Shown
-from ray_kmeans.shown import in_one_line
+from ray_kmeans.text.one_line import in_one_line
 
 TEMPLATE = "report.html.jinja"
 

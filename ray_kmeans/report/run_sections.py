@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_kmeans.observe.journal import Run
+from ray_kmeans.observe.run_record import Run
 from ray_kmeans.report import figures
 from ray_kmeans.report.facts import Facts
 from ray_kmeans.report.page import Cell, Section, Table

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.clustering.draws import distinct_rows
-from ray_kmeans.clustering.metric import project
-from ray_kmeans.clustering.state import FitState
-from ray_kmeans.data.plan import Block, Layout
+from ray_kmeans.algorithm.draws import distinct_rows
+from ray_kmeans.algorithm.metric import project
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.data.layout import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.explain import in_units
-from ray_kmeans.inference import CLUSTER_IDX, ReadyModel, batches_of
 from ray_kmeans.report.centers import Plane
+from ray_kmeans.workflows.explain import in_units
+from ray_kmeans.workflows.predict import CLUSTER_IDX, ReadyModel, batches_of
 
 ROWS = 20_000
 """Rows of a sample, at most."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.state import FitState, Iteration
+from ray_kmeans.algorithm.state import FitState, Iteration
 from ray_kmeans.report import figures
 from ray_kmeans.report.facts import LARGEST_SHOWN, SMALLEST_SHOWN, Facts
 from ray_kmeans.report.page import Cell, Section, Table

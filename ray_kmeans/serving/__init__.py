@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
-from ray_kmeans.checks import a_path, check_count
 from ray_kmeans.data.source import is_only_here
 from ray_kmeans.errors import ConfigError, NotFittedError, install_hint
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows.validation import a_path, check_count
 
 
 def nearest(

@@ -13,15 +13,20 @@ from ray import serve
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
-from ray_kmeans.checks import a_path
-from ray_kmeans.clustering.precision import less
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.algorithm.precision import less
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
-from ray_kmeans.inference import CLUSTER_IDX, DISTANCE, Batch, ReadyModel
 from ray_kmeans.serving import requests
-from ray_kmeans.shown import in_one_line
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.text.one_line import in_one_line
+from ray_kmeans.workflows.predict import (
+    CLUSTER_IDX,
+    DISTANCE,
+    Batch,
+    ReadyModel,
+)
+from ray_kmeans.workflows.validation import a_path
 
 log = logging.getLogger("ray_kmeans")
 

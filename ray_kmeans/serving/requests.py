@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.precision import less
+from ray_kmeans.algorithm.precision import less
 from ray_kmeans.data.columns import to_float32
 from ray_kmeans.errors import DataError
 

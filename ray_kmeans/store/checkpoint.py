@@ -18,11 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.clustering.row_spec import RowSpec
-from ray_kmeans.clustering.state import FitState, Iteration, Origin, Running, Stop
-from ray_kmeans.clustering.validity import problem_of
+from ray_kmeans.algorithm.row_spec import RowSpec
+from ray_kmeans.algorithm.state import (
+    FitState,
+    Iteration,
+    Origin,
+    Running,
+    Stop,
+)
+from ray_kmeans.algorithm.validity import problem_of
 from ray_kmeans.errors import CheckpointError
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
 
 FORMAT = 2
 BLOB = re.compile(r"(data/(?:[0-9]{8,15}-)?[0-9]{8,15}-[0-9a-f]+)/([a-z]+)\.npy")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.errors import StoreError
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
 
 MANIFEST = "_dataset.json"
 ROW_GROUP = 16_384

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ray_kmeans.clustering.metric import COSINE
-from ray_kmeans.clustering.state import Iteration
+from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.state import Iteration
 
 
 def history_table(lines: Sequence[Iteration], metric: str) -> pa.Table:

@@ -54,13 +54,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.errors import LeaseLostError, StoreError
-from ray_kmeans.hiding import redacted
-from ray_kmeans.store import output_names as names
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
+from ray_kmeans.store import labelled_names as names
+from ray_kmeans.store.labelled_manifests import FORMAT, Manifests, unsealed
+from ray_kmeans.store.labelled_names import LEASE, MANIFEST
+from ray_kmeans.store.labelled_parts import (
+    READ_AT_ONCE,
+    Part,
+    Parts,
+    damaged,
+    is_of_run,
+)
 from ray_kmeans.store.lease import Lease, Times
-from ray_kmeans.store.manifests import FORMAT, Manifests, unsealed
-from ray_kmeans.store.output_names import LEASE, MANIFEST
-from ray_kmeans.store.parts import READ_AT_ONCE, Part, Parts, damaged, is_of_run
+from ray_kmeans.text.secrets import redacted
 
 log = logging.getLogger("ray_kmeans")
 

@@ -24,7 +24,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from ray_kmeans.errors import BusyError, LeaseLostError, StoreError
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
 from ray_kmeans.store.holder import Holder
 from ray_kmeans.store.numbered import DIGITS, HIGHEST
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ray_kmeans.clustering.state import FitState
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.errors import (
     CheckpointError,
@@ -29,10 +29,11 @@ from ray_kmeans.errors import (
     NotFittedError,
     StoreError,
 )
-from ray_kmeans.hiding import redacted
-from ray_kmeans.store import checkpoint, numbered, publish
+from ray_kmeans.io import publish
+from ray_kmeans.store import checkpoint, numbered
 from ray_kmeans.store.lease import Lease, Times
 from ray_kmeans.store.numbered import Number
+from ray_kmeans.text.secrets import redacted
 
 log = logging.getLogger("ray_kmeans")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
 
 DIGITS = r"[0-9]{8}|[1-9][0-9]{8,14}"
 """A whole number as it is written in names: at least eight digits, no zero before more of them."""

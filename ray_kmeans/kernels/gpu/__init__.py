@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ray_kmeans import forks
 from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.kernels import Kernel
+from ray_kmeans.process import forks
 
 STAGED_BYTES = 2**29
 """Of rows on their way to a GPU at once, at most, but for the last block of them."""

@@ -21,7 +21,7 @@ from ray_kmeans.kernels import ALIKE, Held
 from ray_kmeans.kernels.cpu import CpuKernel, Prepared
 from ray_kmeans.kernels.gpu.chunks import Chunks
 from ray_kmeans.kernels.gpu.device import Device, steps
-from ray_kmeans.kernels.gpu.floats import ByFloats
+from ray_kmeans.kernels.gpu.float32 import ByFloats
 from ray_kmeans.kernels.gpu.held import HeldOnDevice, Labeller
 from ray_kmeans.kernels.portable import PortableKernel
 
@@ -70,7 +70,7 @@ class GpuKernel(PortableKernel):
             floats = ByFloats(centers, metric, self._device)
             if not self._uses_bytes():
                 return floats
-            from ray_kmeans.kernels.gpu.bytes import ByBytes  # Triton may be missing
+            from ray_kmeans.kernels.gpu.int8 import ByBytes  # Triton may be missing
             from ray_kmeans.kernels.gpu.packing import Tile
 
             return ByBytes(floats, max(chunks.sizes), self._device, Tile.of(d))

@@ -1,0 +1,85 @@
+"""Which rows make up a mini-batch: every row once per epoch, in an order that the seed decides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm import draws
+
+ROUNDS = 8
+SMALL = 2**16
+"""Up to so many rows the order is drawn as a whole, each equally likely: a network of few rounds on
+few rows prefers some."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The mini-batches of a data set, addressed by the number of the step.
+
+    Any worker can tell on its own which of its rows belong to a step, in time and memory O(size).
+    """
+
+    rows: int
+    """Rows of the data set."""
+    size: int
+    """Rows of a batch; the last one of an epoch holds the rest."""
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-self.rows // self.size)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a batch is the whole data set."""
+        return self.size >= self.rows
+
+    def rows_in(self, step: int) -> int:
+        """Return the number of rows of a step."""
+        begin = step % self.per_epoch * self.size
+        return min(self.size, self.rows - begin)
+
+    def numbers(self, step: int) -> NDArray[np.int64]:
+        """Return the numbers of the rows of a step, ascending."""
+        epoch, batch = divmod(step, self.per_epoch)
+        begin = batch * self.size
+        end = begin + self.rows_in(step)
+        if self.rows <= SMALL:
+            words = draws.words(self.seed, "epoch", epoch, size=self.rows)
+            return np.sort(np.argsort(words, kind="stable")[begin:end])
+        keys = draws.words(self.seed, "epoch", epoch, size=ROUNDS)
+        positions = np.arange(begin, end, dtype=np.uint64)
+        return np.sort(permuted(positions, self.rows, keys)).astype(np.int64)
+
+
+def permuted(positions: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return where a pseudo-random permutation of range(n) takes these positions.
+
+    A generalized Feistel network on a rectangle a x b >= n, repeated for what falls outside of n
+    (Black, Rogaway, Ciphers with arbitrary finite domains, 2002, methods 3 and 2).
+    """
+    a = math.isqrt(max(n - 1, 0)) + 1
+    b = -(-n // a)
+    result = positions.copy()
+    outside = np.ones(len(positions), np.bool_)
+    while outside.any():
+        moved = _network(result[outside], np.uint64(a), np.uint64(b), keys)
+        result[outside] = moved
+        outside[outside] = moved >= n
+    return result
+
+
+def _network(
+    x: NDArray[np.uint64], a: np.uint64, b: np.uint64, keys: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    high, low = np.divmod(x, a)
+    for number, key in enumerate(keys):
+        if number % 2 == 0:
+            low = (low + draws.mix(high, key) % a) % a
+        else:
+            high = (high + draws.mix(low, key) % b) % b
+    return high * a + low

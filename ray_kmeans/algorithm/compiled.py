@@ -1,0 +1,113 @@
+"""Loops over all values of rows or centers, compiled by numba: NumPy would make many temporaries.
+
+Every operation is the IEEE one that stands here, in this order: no fused multiplication, no other
+order of additions (numba allows neither by itself). Sums of two floats are those of `twofold`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ray_kmeans.process.jit import njit
+
+SPLITTER = 134217729.0  # 2**27 + 1
+
+compiled = njit(nogil=True, error_model="numpy")
+
+
+@compiled
+def extent(bits: Any, column_max: Any) -> Any:
+    """Raise (d,) to the largest magnitudes; return rows not finite, the first of these, zero rows.
+
+    All floats are given by their bits: as int32, magnitudes order as they do as floats, with those
+    of infinity and NaN the highest.
+    """
+    n, d = bits.shape
+    bad: Any = 0
+    zeros: Any = 0
+    first: Any = n
+    for i in range(n):
+        largest = np.int32(0)
+        for column in range(d):
+            magnitude = bits[i, column] & np.int32(0x7FFFFFFF)
+            column_max[column] = max(column_max[column], magnitude)
+            largest = max(largest, magnitude)
+        if largest >= np.int32(0x7F800000):
+            first = min(first, i)
+            bad += 1
+        zeros += largest == 0
+    return bad, first, zeros
+
+
+@compiled
+def means_of(sums: Any, counts: Any, scale: Any, means: Any) -> None:
+    """Write sums / (counts * scale), (k, d) float64, for the clusters that have rows."""
+    k, d = sums.shape
+    for j in range(k):
+        if counts[j] > 0:
+            count = np.float64(counts[j])
+            for column in range(d):
+                means[j, column] = np.float64(sums[j, column]) / (count * scale[column])
+
+
+@compiled
+def add_squared(centers: Any, sums: Any, counts: Any, unit: Any, high: Any, low: Any) -> None:
+    """Add c_j (n_j c_j - 2 s_j) of all clusters j to (d,) sums of two floats, column by column."""
+    k, d = sums.shape
+    for j in range(k):
+        count = np.float64(counts[j])
+        for column in range(d):
+            c = np.float64(centers[j, column])
+            s = np.float64(sums[j, column])
+            rest = np.float64(sums[j, column] - np.int64(s))
+            n_c, n_c_rest = exact_product(count, c)
+            factor = -2.0 * unit[column]
+            inner, inner_rest = plus(n_c, n_c_rest, s * factor, rest * factor)
+            term, term_rest = exact_product(inner, c)
+            term, term_rest = exact_sum(term, term_rest + inner_rest * c)
+            high[column], low[column] = plus(high[column], low[column], term, term_rest)
+
+
+@compiled
+def add_products(centers: Any, sums: Any, unit: Any, high: Any, low: Any) -> None:
+    """Add - c_j s_j of all clusters j to (d,) sums of two floats, column by column."""
+    k, d = sums.shape
+    for j in range(k):
+        for column in range(d):
+            c = -np.float64(centers[j, column])
+            s = np.float64(sums[j, column])
+            rest = np.float64(sums[j, column] - np.int64(s))
+            term, term_rest = exact_product(s * unit[column], c)
+            term, term_rest = exact_sum(term, term_rest + rest * unit[column] * c)
+            high[column], low[column] = plus(high[column], low[column], term, term_rest)
+
+
+@compiled
+def exact_sum(a: float, b: float) -> Any:
+    s = a + b
+    part = s - a
+    return s, (a - (s - part)) + (b - part)
+
+
+@compiled
+def _halves(a: float) -> Any:
+    c = SPLITTER * a
+    high = c - (c - a)
+    return high, a - high
+
+
+@compiled
+def exact_product(a: float, b: float) -> Any:
+    """Return (p, e) with p + e equal to a * b, while nothing over- or underflows."""
+    p = a * b
+    a1, a2 = _halves(a)
+    b1, b2 = _halves(b)
+    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+@compiled
+def plus(a: float, a_rest: float, b: float, b_rest: float) -> Any:
+    s, e = exact_sum(a, b)
+    return exact_sum(s, e + (a_rest + b_rest))

@@ -1,0 +1,217 @@
+"""The integer grid on which rows are summed, so that sums do not depend on their order.
+
+Column l is written as whole multiples of ``2**-exponent[l]``. The step follows from the data alone:
+the largest magnitude of the column and the number of rows, so that no sum can overflow 63 bits.
+With n rows and b = ceil(log2 n), every value of at least ``2**(b - 37)`` of its column's maximum is
+exact (float32 has 24 bits); a smaller one is off by at most ``2**(b - 62)`` of that maximum: for a
+million rows 2e-13 of it, five decimal digits finer than float32 itself. A row with a weight counts
+as so many rows, in units of the weights (see `weights`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm.double_double import Twofold
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.precision import Rounding, added
+from ray_kmeans.algorithm.weights import Span
+from ray_kmeans.errors import NonFiniteError
+
+SUM_BITS = 62
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What the grid needs to know of some rows; extents of parts add up to that of the whole."""
+
+    rows: int
+    column_max: NDArray[np.float32]
+    """(d,) largest magnitude of each column."""
+    nonfinite: tuple[tuple[str, int, int, str], ...] = ()
+    """(place, rows, first row, its first column that is not finite) for every place that has rows
+    with NaN, null or infinity."""
+    zeros: int = 0
+    """Rows that are zero in every column: without a direction, where that matters."""
+    weights: Span | None = None
+    """None: every row counts once."""
+    dropped: int = 0
+    """Rows left out because they are not finite."""
+    rounding: Rounding | None = None
+    """What the values lost when they became float32; None where they were narrow enough."""
+
+    @property
+    def span(self) -> Span:
+        return self.weights or Span.of_ones(self.rows)
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError for rows that hold NaN, null or infinity."""
+        if self.nonfinite:
+            places = tuple((place, rows, first) for place, rows, first, _ in self.nonfinite)
+            raise NonFiniteError(places, tuple(column for *_, column in self.nonfinite))
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: NDArray[np.float32],
+        place: str = "",
+        start: int = 0,
+        names: Sequence[str] = (),
+        read: NDArray[np.float32] | None = None,
+    ) -> Extent:
+        """Measure rows of shape (n, d).
+
+        `start`, the number of the first one, the names of their columns, and the rows as they were
+        `read` where these are others, are for messages.
+        """
+        from ray_kmeans.algorithm import compiled  # numba takes a while to import
+
+        column_max = np.zeros(rows.shape[1], np.float32)
+        bad, first, zeros = compiled.extent(rows.view(np.int32), column_max.view(np.int32))
+        places: tuple[tuple[str, int, int, str], ...] = ()
+        if bad:
+            column = _column((rows if read is None else read)[first], names)
+            places = ((place, bad, start + first, column),)
+        return cls(len(rows), column_max, places, zeros)
+
+    def __add__(self, other: Extent) -> Extent:
+        places = {place: (rows, first, column) for place, rows, first, column in self.nonfinite}
+        for place, rows, first, column in other.nonfinite:
+            before, begin, name = places.get(place, (0, first, column))
+            places[place] = before + rows, *min((begin, name), (first, column))
+        weighted = self.weights is not None or other.weights is not None
+        return Extent(
+            self.rows + other.rows,
+            np.maximum(self.column_max, other.column_max),
+            tuple((place, *found) for place, found in places.items()),
+            self.zeros + other.zeros,
+            self.span + other.span if weighted else None,
+            self.dropped + other.dropped,
+            added(self.rounding, other.rounding),
+        )
+
+
+def _column(row: NDArray[np.float32], names: Sequence[str]) -> str:
+    """Say which column of a row is the first that is not finite."""
+    number = int(np.argmin(np.isfinite(row)))
+    if len(names) == len(row):
+        return f"column {names[number]!r}"
+    return f"value {number} of column {names[0]!r}" if names else f"column {number}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the sums live: column l in units of ``2**-exponent[l]``."""
+
+    exponent: NDArray[np.int32]
+    """(d,)"""
+    bits: int
+    """A row's value stays within +-2**bits units."""
+    weight_exponent: int = 0
+    """A row that counts once weighs ``2**weight_exponent`` units of weight."""
+
+    @classmethod
+    def of(cls, extent: Extent) -> Grid:
+        """Choose the finest grid on which a sum over all rows cannot overflow."""
+        bits = SUM_BITS - max(extent.span.units - 1, 0).bit_length()
+        _, magnitude = np.frexp(extent.column_max.astype(np.float64))
+        return cls((bits - magnitude).astype(np.int32), bits, extent.span.exponent)
+
+    @cached_property
+    def scale(self) -> NDArray[np.float64]:
+        """(d,) units per 1.0; a power of two, so that multiplying is exact."""
+        return np.ldexp(1.0, self.exponent)
+
+    def weights_of(self, units: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float64]:
+        """Return sums of weights that are given in units: whole where all weights are."""
+        if self.weight_exponent == 0:
+            return units
+        return np.asarray(np.ldexp(units.astype(np.float64), -self.weight_exponent))
+
+    @property
+    def half_bits(self) -> int:
+        """Bits of the low limb of a value, see `Squares`."""
+        return (self.bits + 1) // 2
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Exact sums of squares of each column on the grid, in three limbs.
+
+    A value q is h * 2**t + l with t half the bits of the grid and |l| <= 2**(t-1), so that each of
+    the sums of h*h, h*l and l*l over all rows fits an int64 for the same reason as the sum of q.
+    """
+
+    limbs: NDArray[np.int64]
+    """(3, d) sums of h*h, h*l and l*l."""
+    coarse: NDArray[np.int64]
+    """(d,) values that are not zero but so few units of the grid that their digits are lost."""
+    fingerprint: int = 0
+    """Sum modulo 2**64 of a hash of each row."""
+
+    @classmethod
+    def zero(cls, n_features: int, fingerprint: int = 0) -> Squares:
+        limbs = np.zeros((3, n_features), np.int64)
+        return cls(limbs, np.zeros(n_features, np.int64), fingerprint)
+
+    def __add__(self, other: Squares) -> Squares:
+        return Squares(
+            self.limbs + other.limbs,
+            self.coarse + other.coarse,
+            (self.fingerprint + other.fingerprint) % 2**64,
+        )
+
+    def total(self, grid: Grid) -> Twofold:
+        """Sum of squares over all columns, as two floats of shape (1,) to be added."""
+        t = grid.half_bits
+        finest = int(grid.exponent.max())
+        total = 0
+        for exponent, (hh, hl, ll) in zip(
+            grid.exponent.tolist(), self.limbs.T.tolist(), strict=True
+        ):
+            total += ((hh << 2 * t) + (hl << (t + 1)) + ll) << 2 * (finest - exponent)
+        high = float(total)  # below 2**800 for any float32 data, far within the range of a float
+        low = float(total - int(high))
+        return np.ldexp([high], -2 * finest), np.ldexp([low], -2 * finest)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a fit knows of its data as a whole."""
+
+    rows: int
+    grid: Grid
+    squares: Squares
+    metric: str = SQUARED_EUCLIDEAN
+    zeros: int = 0
+    """Rows that are zero in every column."""
+    weights: Span | None = None
+    """None: every row counts once."""
+    dropped: int = 0
+    """Rows left out because they are not finite."""
+    rounding: Rounding | None = None
+    """What the values lost when they became float32."""
+
+    @property
+    def counting(self) -> int:
+        """Rows that count: those of a weight above 0."""
+        return self.rows if self.weights is None else self.weights.rows
+
+    @property
+    def lost(self) -> NDArray[np.intp]:
+        """The columns whose differences were lost when they became float32."""
+        return np.empty(0, np.intp) if self.rounding is None else self.rounding.lost
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the data: equal for equal rows in any order, else different in practice."""
+        units = self.rows if self.weights is None else self.weights.units
+        text = f"{units} {len(self.grid.exponent)} {self.squares.fingerprint}"
+        text += f" {self.grid.weight_exponent}" if self.grid.weight_exponent else ""
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

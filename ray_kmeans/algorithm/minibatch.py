@@ -1,0 +1,165 @@
+"""Mini-batch k-means as a value that is stepped, by the seed's equations.
+
+With m = mini_batch_steps_per_iteration, U and c the running means and counts:
+    m = 1:  c starts at 1 (the initial center counts as a row); after each step
+            U += (s - k U) / (c + k), c += k, and the centers are U
+    m > 1:  c starts at 0; the same U and c over m steps with fixed centers; then the centers
+            become U (a cluster without a row keeps its own), and c is 0 again
+where s and k are sum and number of a batch's rows of a cluster. Here the sum T = c U is kept, for
+which the equations read T += s: exact, so that merging m steps at once changes nothing.
+
+Sculley, Web-scale k-means clustering, WWW 2010, for m = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm import double_double
+from ray_kmeans.algorithm.exact_total import as_float
+from ray_kmeans.algorithm.grid import Grid
+from ray_kmeans.algorithm.metric import new_centers
+from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.state import (
+    FitState,
+    Iteration,
+    Running,
+    digest,
+    largest_move,
+)
+
+
+@dataclass(frozen=True)
+class BatchPartials:
+    """What some workers learn about some steps; adding those of all workers gives the whole."""
+
+    partials: Partials
+    losses: tuple[int, ...]
+    """For each step the sum of the distances of its rows, see `exact_total`."""
+
+    def __add__(self, other: BatchPartials) -> BatchPartials:
+        losses = tuple(a + b for a, b in zip(self.losses, other.losses, strict=True))
+        return BatchPartials(self.partials + other.partials, losses)
+
+    def in_slices(self, count: int) -> list[BatchPartials]:
+        """Cut into slices of the clusters; the first one has the losses."""
+        first, *others = self.partials.in_slices(count)
+        nothing = (0,) * len(self.losses)
+        return [
+            BatchPartials(first, self.losses),
+            *(BatchPartials(each, nothing) for each in others),
+        ]
+
+    @classmethod
+    def joined(cls, slices: Sequence[BatchPartials]) -> BatchPartials:
+        """Put slices together again."""
+        return cls(Partials.joined([each.partials for each in slices]), slices[0].losses)
+
+
+def prepare(state: FitState, steps_per_iteration: int) -> FitState:
+    """Return the state in which mini-batch goes on.
+
+    Sums and counts of a run with the same m are kept; else they begin at the centers.
+    """
+    if state.running is not None and state.running.steps_per_iteration == steps_per_iteration:
+        return state
+    sums = np.zeros((2, *state.centers.shape))
+    counts = np.zeros(len(state.centers), np.int64)
+    if steps_per_iteration == 1:
+        sums[0] = state.centers
+        counts += 1
+    return replace(state, counts=counts, running=Running(steps_per_iteration, 0, sums))
+
+
+def advance(state: FitState, seen: BatchPartials, rows: Sequence[int], grid: Grid) -> FitState:
+    """Return the state after the steps that `seen` covers; `rows` are those of each of them.
+
+    The steps must not reach beyond the end of an iteration.
+    """
+    assert state.running is not None
+    merged = _merge(state, seen.partials, grid)
+    running = replace(state.running, done=state.running.done + len(rows), sums=merged)
+    counts = state.counts + grid.weights_of(seen.partials.counts)
+    state = replace(state, counts=counts, running=running)
+    before = state.centers
+    empty = 0
+    if running.done == running.steps_per_iteration:
+        empty = _empty(state)
+        state = _sync(state, seen.partials)
+    return replace(
+        state,
+        iteration=state.iteration + len(rows),
+        history=(*state.history, *_lines(state, before, seen, rows, empty)),
+    )
+
+
+def running_means(state: FitState) -> NDArray[np.float32]:
+    """Return U, (k, d) float32: the running means, not normalised for cosine."""
+    assert state.running is not None
+    means = state.centers.copy()
+    some = state.counts > 0
+    means[some] = _means(state.running, state.counts, some)
+    return means
+
+
+def _merge(state: FitState, seen: Partials, grid: Grid) -> NDArray[np.float64]:
+    """Add the sums of whole units of the grid to the running sums."""
+    assert state.running is not None
+    merged = state.running.sums.copy()
+    touched = seen.counts > 0
+    high, low = double_double.from_int64(seen.sums[touched])
+    unit = np.ldexp(1.0, -grid.exponent - grid.weight_exponent)
+    before = merged[0, touched], merged[1, touched]
+    merged[:, touched] = double_double.add(before, (high * unit, low * unit))
+    return merged
+
+
+def _sync(state: FitState, seen: Partials) -> FitState:
+    """Let the centers become the running means; with m > 1 the counts begin anew."""
+    assert state.running is not None
+    m = state.running.steps_per_iteration
+    touched = seen.counts > 0 if m == 1 else state.counts > 0
+    means = _means(state.running, state.counts, touched)
+    centers = state.centers.copy()
+    centers[touched] = new_centers(means, state.centers[touched], state.metric)
+    running, counts = replace(state.running, done=0), state.counts
+    if m > 1:
+        running = replace(running, sums=np.zeros_like(running.sums))
+        counts = np.zeros_like(counts)
+    return replace(state, centers=centers, counts=counts, running=running)
+
+
+def _means(
+    running: Running, counts: NDArray[Any], wanted: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    means: NDArray[np.float64] = running.sums[0, wanted] / counts[wanted, None]
+    return means
+
+
+def _empty(state: FitState) -> int:
+    assert state.running is not None
+    return int((state.counts == (state.running.steps_per_iteration == 1)).sum())
+
+
+def _lines(
+    state: FitState,
+    before: NDArray[np.float32],
+    seen: BatchPartials,
+    rows: Sequence[int],
+    empty: int,
+) -> list[Iteration]:
+    """Return a line for each step; only the last one can have moved the centers."""
+    same = digest(before)
+    lines = [
+        Iteration(state.iteration + 1 + number, size, as_float(loss), 0.0, 0, same)
+        for number, (loss, size) in enumerate(zip(seen.losses, rows, strict=True))
+    ]
+    if state.centers is not before:
+        shift = largest_move(before, state.centers)
+        lines[-1] = replace(lines[-1], shift=shift, empty=empty, digest=digest(state.centers))
+    return lines

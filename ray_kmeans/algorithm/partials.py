@@ -1,0 +1,95 @@
+"""What one sweep learns about some rows, as whole numbers that can be added in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm import double_double
+from ray_kmeans.algorithm.grid import Summary
+from ray_kmeans.algorithm.metric import COSINE, new_centers
+
+
+@dataclass(frozen=True)
+class Partials:
+    """Sums and counts of the rows of each cluster, for one set of centers.
+
+    All entries are integers, so addition is associative and commutative: no order of workers, tree
+    shape or retry can change one bit.
+    """
+
+    sums: NDArray[np.int64]
+    """(k, d) in units of the grid."""
+    counts: NDArray[np.int64]
+    """(k,) rows of each cluster, in units of weight; 0 marks an empty one."""
+
+    @classmethod
+    def zero(cls, n_clusters: int, n_features: int) -> Partials:
+        return cls(np.zeros((n_clusters, n_features), np.int64), np.zeros(n_clusters, np.int64))
+
+    def __add__(self, other: Partials) -> Partials:
+        return Partials(self.sums + other.sums, self.counts + other.counts)
+
+    def in_slices(self, count: int) -> list[Partials]:
+        """Cut into so many runs of clusters, about equal, each of which can be added up alone."""
+        cuts = np.arange(count + 1) * len(self.counts) // count
+        return [
+            Partials(self.sums[begin:end], self.counts[begin:end]) for begin, end in pairwise(cuts)
+        ]
+
+    @classmethod
+    def joined(cls, slices: Sequence[Partials]) -> Partials:
+        """Put slices together again."""
+        sums, counts = ([getattr(each, name) for each in slices] for name in ("sums", "counts"))
+        return cls(np.concatenate(sums), np.concatenate(counts))
+
+    @staticmethod
+    def get_ready(summary: Summary) -> None:
+        """Compile what sums are looked at with, so that no iteration has to wait for that."""
+        nothing = Partials.zero(1, len(summary.grid.exponent))
+        nothing.inertia(summary, nothing.means(summary, nothing.sums.astype(np.float32)))
+
+    def means(self, summary: Summary, previous: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the new centers, (k, d); for cosine the means scaled to norm 1.
+
+        An empty cluster, and one whose mean has no direction, keeps its previous center.
+        """
+        from ray_kmeans.algorithm import compiled  # numba takes a while to import
+
+        occupied = self.counts > 0
+        means = np.zeros(self.sums.shape)
+        compiled.means_of(self.sums, self.counts, summary.grid.scale, means)
+        if occupied.all():
+            return new_centers(means, previous, summary.metric)
+        centers = previous.copy()
+        centers[occupied] = new_centers(means[occupied], previous[occupied], summary.metric)
+        return centers
+
+    def inertia(self, summary: Summary, centers: NDArray[np.float32]) -> float:
+        """Return the sum of distances of all rows to the centers they were assigned to.
+
+        Squared Euclidean: sum |x|^2 + sum_j c_j (n_j c_j - 2 s_j); cosine: n - sum_j c_j s_j. In
+        106-bit arithmetic, because the terms may cancel: no pass over the rows, and the one place
+        where the loss of a sweep is made. `self` must cover all rows of `summary`. Time O(k d).
+        """
+        from ray_kmeans.algorithm import compiled
+
+        cosine = summary.metric == COSINE
+        rows = _whole(int(self.counts.sum()))
+        total = rows if cosine else summary.squares.total(summary.grid)
+        unit = np.ldexp(1.0, -summary.grid.exponent)
+        columns = np.zeros(centers.shape[1]), np.zeros(centers.shape[1])
+        if cosine:
+            compiled.add_products(centers, self.sums, unit, *columns)
+        else:
+            compiled.add_squared(centers, self.sums, self.counts, unit, *columns)
+        total = double_double.add(total, double_double.total(columns))
+        return float(np.ldexp(max(total[0][0], 0.0), -summary.grid.weight_exponent))
+
+
+def _whole(number: int) -> double_double.Twofold:
+    return np.array([float(number)]), np.zeros(1)

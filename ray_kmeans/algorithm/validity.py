@@ -1,0 +1,135 @@
+"""Whether a state can be one that a fit has reached: what a file holds may be anything."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.row_spec import RowSpec
+from ray_kmeans.algorithm.state import (
+    FitState,
+    Iteration,
+    Origin,
+    Running,
+)
+
+NORM_TOLERANCE = 1e-5
+"""How far from 1 the norm of a center may be by cosine: float32 rounds each coordinate."""
+MOST = 2**63
+
+
+def problem_of(state: FitState) -> str | None:
+    """Return what is wrong with a state, in words; None for one that a fit can have reached.
+
+    Every field is looked at, also for its type. The arrays must have the types that `FitState`
+    names; their shapes are compared with each other here.
+    """
+    return next(_problems(state), None)
+
+
+def _problems(state: FitState) -> Iterator[str]:
+    yield from _of_numbers(state)
+    yield from _of_arrays(state)
+    yield from _of_history(state.history, state.iteration, len(state.centers))
+    if state.running is not None:
+        yield from _of_running(state.running, state.counts, state.centers)
+    if state.rows is not None:
+        yield from _of_rows(state.rows, state.centers.shape[1])
+    if state.origin is not None:
+        yield from _of_origin(state.origin)
+
+
+def _of_numbers(state: FitState) -> Iterator[str]:
+    for name in ("iteration", "began", "data_since"):
+        if not _is_count(getattr(state, name)):
+            yield f"{name} is {getattr(state, name)!r}, and no number of steps"
+    if not state.data_since <= state.began <= state.iteration:
+        yield (
+            f"data_since is {state.data_since}, began {state.began} and iteration "
+            f"{state.iteration}: they must not fall"
+        )
+    for name in ("data", "asked"):
+        if not isinstance(getattr(state, name), str):
+            yield f"{name} is {getattr(state, name)!r}, and no text"
+
+
+def _of_arrays(state: FitState) -> Iterator[str]:
+    if state.metric not in (SQUARED_EUCLIDEAN, COSINE):
+        yield f"distance_metric is {state.metric!r}, which nobody knows"
+    centers, counts = state.centers, state.counts
+    if centers.ndim != 2 or 0 in centers.shape:
+        yield f"centers has shape {centers.shape}, and is no table of clusters and features"
+    if counts.shape != (len(centers),):
+        yield f"counts has shape {counts.shape} for {len(centers)} clusters"
+    if not np.isfinite(centers).all():
+        yield "centers holds NaN or infinity"
+    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+        yield "counts holds NaN, infinity or numbers below 0"
+    if counts.dtype.kind == "f" and not math.isfinite(sum(counts.tolist())):
+        yield "counts holds more than float64 can sum"
+    if state.metric == COSINE and not _are_units(centers):
+        yield "centers has rows whose norm is not 1, by cosine distance"
+
+
+def _are_units(centers: NDArray[np.float32]) -> bool:
+    """Tell whether all rows have norm 1; a zero row, which has no direction, stays zero."""
+    norms = np.linalg.norm(centers.astype(np.float64), axis=1)
+    return bool(((np.abs(norms - 1) <= NORM_TOLERANCE) | (norms == 0)).all())
+
+
+def _of_history(history: tuple[Iteration, ...], last: int, clusters: int) -> Iterator[str]:
+    first = last - len(history) + 1
+    if first < 1:
+        yield f"history has {len(history)} lines for {last} iterations"
+    for number, line in enumerate(history, start=first):
+        if line.iteration != number:
+            yield f"history has a line of iteration {line.iteration} where that of {number} belongs"
+        if line.rows < 0 or not 0 <= line.empty <= clusters:
+            yield f"history has {line.rows} rows and {line.empty} empty clusters in one step"
+        if not (0 <= line.inertia < math.inf and 0 <= line.shift < math.inf):
+            yield f"history has the inertia {line.inertia} and the shift {line.shift} in one step"
+        if line.smoothed is not None and not 0 <= line.smoothed < math.inf:
+            yield f"history has the smoothed loss {line.smoothed}"
+
+
+def _of_running(
+    running: Running, counts: NDArray[np.generic], centers: NDArray[np.float32]
+) -> Iterator[str]:
+    m, done = running.steps_per_iteration, running.done
+    if not (_is_count(m) and _is_count(done) and done < m):
+        yield f"mini_batch is {[m, done]!r}, and not the steps of an iteration and those done"
+    if running.sums.shape != (2, *centers.shape):
+        yield f"sums has shape {running.sums.shape} for centers of shape {centers.shape}"
+    if not np.isfinite(running.sums).all():
+        yield "sums holds NaN or infinity"
+    if running.sums.any() and not counts.any():
+        yield "sums are not 0, though counts are"
+
+
+def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
+    texts = rows.filters, rows.nonfinite, rows.sample_weight, *rows.columns
+    if not all(isinstance(text, str) for text in texts) or "" in rows.columns:
+        yield "rows names columns, filters or weights that are no text"
+    if rows.nonfinite not in ("error", "drop"):
+        yield f"rows has nonfinite={rows.nonfinite!r}, which nobody knows"
+    if rows.filters and not isinstance(json.loads(rows.filters), list):
+        yield "rows has filters that are no list"
+    if len(rows.columns) not in (0, 1, features) or len({*rows.columns}) < len(rows.columns):
+        yield f"rows names the columns {list(rows.columns)!r} for {features} features"
+    if len(rows.shift) not in (0, features) or not all(map(math.isfinite, rows.shift)):
+        yield f"rows has a shift of {len(rows.shift)} values for {features} features"
+
+
+def _of_origin(origin: Origin) -> Iterator[str]:
+    kinds = [type(value) for value in (origin.initial, origin.random_seed, origin.retries)]
+    if kinds != [str, int, int] or origin.retries < 0:
+        yield f"origin is {origin!r}, and not a name and two whole numbers"
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < MOST

@@ -1,0 +1,184 @@
+"""pyarrow.dataset.Dataset: its Parquet or Arrow IPC files, with the columns of its schema."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from ray_kmeans.data.columns import is_vector
+from ray_kmeans.data.datasets.base import TableSource, readable
+from ray_kmeans.data.files import File
+from ray_kmeans.data.formats.base import HEADS_AT_ONCE
+from ray_kmeans.data.formats.parquet import BATCH_ROWS
+from ray_kmeans.data.layout import Block, passes_over
+from ray_kmeans.data.promotion import filled
+from ray_kmeans.errors import ConfigError, DataError, NoDataError
+from ray_kmeans.io.remote import protocols_of
+
+NAME = "the dataset"
+
+
+@dataclass(frozen=True)
+class ArrowDataset:
+    """Row groups of Parquet are the parts; an IPC file is one part, read from its begin."""
+
+    fragments: tuple[Any, ...]
+    schema: pa.Schema
+    files: tuple[File, ...]
+    """As they were when the dataset was given."""
+
+    name = NAME
+
+    def parts(self) -> list[tuple[str, tuple[int, ...]]]:
+        with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+            rows = list(pool.map(_rows_of, self.fragments))
+        return [(file.path, of_file) for file, of_file in zip(self.files, rows, strict=True)]
+
+    def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
+        for path, of_file in groupby(blocks, key=lambda block: block.file):
+            fragment, file = self._by_path[path]
+            file.check(_as_it_is(fragment))
+            for group, of_group in groupby(of_file, key=lambda block: block.group):
+                part = _part(fragment, group)
+                for run in passes_over(list(of_group)):
+                    yield from _cut_batches(self._batches(part, names), run)
+            file.check(_as_it_is(fragment))
+
+    def _batches(self, part: Any, names: Sequence[str]) -> Iterator[Any]:
+        options: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 1}
+        if _is_parquet(part):
+            import pyarrow.dataset as ds
+
+            frugal = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+            options["fragment_scan_options"] = frugal
+        batches: Iterator[Any] = part.to_batches(
+            self.schema, list(names), batch_size=BATCH_ROWS, use_threads=False, **options
+        )
+        return batches
+
+    @cached_property
+    def _by_path(self) -> dict[str, tuple[Any, File]]:
+        pairs = zip(self.fragments, self.files, strict=True)
+        return {file.path: (fragment, file) for fragment, file in pairs}
+
+
+def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
+    """Return the source of a pyarrow.dataset.Dataset of files, in its order.
+
+    Where no columns are given they are chosen among those in its files, not among keys of
+    partitions.
+    """
+    try:
+        fragments = tuple(x.get_fragments())
+    except ValueError:
+        raise ConfigError(
+            "x is a dataset with a filter, whose rows are unknown before all are read. Give "
+            "x.to_table(), or write what it leaves with pyarrow.dataset.write_dataset(x, folder)."
+        ) from None
+    if not fragments:
+        raise NoDataError("x is a dataset without a file.")
+    _check(x, fragments)
+    with readable(NAME), ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+        files = tuple(pool.map(_as_it_is, fragments))
+        of_files = list(pool.map(_schema_of, fragments))
+    schema = _whole_schema(x.schema, of_files, columns)
+    there = {name for of_file in of_files for name in of_file.names}
+    stored = pa.schema([field for field in schema if field.name in there])
+    tables = ArrowDataset(fragments, schema, files)
+    only_here = _in_memory(fragments[0].filesystem)
+    return TableSource.of(tables, columns, stored, only_here=only_here)
+
+
+def _check(x: Any, fragments: Sequence[Any]) -> None:
+    paths = set()
+    for fragment in fragments:
+        path = getattr(fragment, "path", None)
+        kind = getattr(getattr(fragment, "format", None), "default_extname", "memory")
+        if not path or kind not in ("parquet", "arrow", "feather", "ipc"):
+            raise ConfigError(
+                f"x is a {type(x).__name__} of {kind}; it must be one of Parquet or Arrow IPC "
+                "files. Give x.to_table(), or the files by their URI."
+            )
+        if path in paths:
+            raise ConfigError(f"x is a dataset that holds {path} twice. Give each file once.")
+        paths.add(path)
+
+
+def _schema_of(fragment: Any) -> pa.Schema:
+    with readable(fragment.path):
+        return fragment.physical_schema
+
+
+def _whole_schema(
+    schema: pa.Schema, of_files: Sequence[pa.Schema], columns: Sequence[str] | None
+) -> pa.Schema:
+    """Return the schema of the dataset, whose first file alone may have made it.
+
+    Raises ConfigError for vectors that only other files have, where no columns are named.
+    """
+    vectors = {f.name: f for of_file in of_files for f in of_file if is_vector(f.type)}
+    lost = [name for name in vectors if name not in schema.names]
+    if lost and not columns:
+        raise ConfigError(
+            f"x is a dataset whose schema {schema.names} has no {lost}, which some of its files "
+            "have. Give it a schema, or the columns that are meant."
+        )
+    return filled(schema, of_files)
+
+
+def _is_parquet(fragment: Any) -> bool:
+    return bool(fragment.format.default_extname == "parquet")
+
+
+def _in_memory(filesystem: Any) -> bool:
+    """Tell whether it is fsspec's memory:// that pyarrow reads."""
+    fs = getattr(getattr(filesystem, "handler", None), "fs", None)
+    return fs is not None and "memory" in protocols_of(fs)
+
+
+def _rows_of(fragment: Any) -> tuple[int, ...]:
+    with readable(fragment.path):
+        if _is_parquet(fragment):
+            return tuple(group.num_rows for group in fragment.row_groups)
+        return (fragment.count_rows(),)
+
+
+def _part(fragment: Any, group: int) -> Any:
+    if not _is_parquet(fragment):
+        return fragment
+    return fragment.subset(row_group_ids=[fragment.row_groups[group].id])
+
+
+def _as_it_is(fragment: Any) -> File:
+    info = fragment.filesystem.get_file_info(fragment.path)
+    if not info.is_file:
+        raise DataError(f"{fragment.path} is gone since the dataset was made.")
+    return File(fragment.path, info.size, str(info.mtime_ns or ""))
+
+
+def _cut_batches(batches: Iterator[Any], blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
+    """Put the batches of a part together to the tables of blocks that are in its order."""
+    wanted = deque(blocks)
+    pieces: list[Any] = []
+    begin = 0  # of the batch, within the part
+    for batch in batches:
+        end = begin + batch.num_rows
+        while wanted and wanted[0].skip < end:
+            last = wanted[0].skip + wanted[0].rows
+            low, high = max(wanted[0].skip, begin), min(last, end)
+            pieces.append(batch.slice(low - begin, high - low))
+            if high < last:
+                break  # the next batch goes on with this block
+            yield wanted.popleft(), pa.Table.from_batches(pieces)
+            pieces = []
+        begin = end
+        if not wanted:
+            return
+    raise DataError(f"{wanted[0].file} has fewer rows than its metadata say; it is damaged.")

@@ -1,0 +1,144 @@
+"""Rows that a library hands out as Arrow tables, and the source that is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.choice import check_columns, choose_columns
+from ray_kmeans.data.layout import Block, Layout, cut
+from ray_kmeans.data.promotion import promoted
+from ray_kmeans.data.rounded import RoundedSource
+from ray_kmeans.errors import DataError, RayKMeansError
+from ray_kmeans.text.secrets import redacted
+
+FAILURES = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, LookupError)
+"""What libraries raise for files that are damaged, gone, or not what they seemed."""
+
+
+class Tables(Protocol):
+    """A library's data set. Travels to the workers by pickle."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns, also those that are in no file."""
+
+    def parts(self) -> Sequence[tuple[str, Sequence[int]]]:
+        """Return each file, or the one name of all, with the rows of its parts."""
+
+    def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
+        """Yield the Table (or RecordBatch) of each block, in the order given."""
+
+
+@dataclass(frozen=True)
+class TableSource(RoundedSource):
+    """Rows of Arrow tables that are read when they are asked for."""
+
+    tables: Tables
+    columns: tuple[str, ...]
+    """The column of vectors, or the columns of numbers, by name and in this order."""
+    only_here: bool = False
+    by_name: bool = False
+    """Whether the user named the columns."""
+    shift: tuple[float, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        tables: Tables,
+        columns: Sequence[str] | None,
+        stored: pa.Schema | None = None,
+        *,
+        only_here: bool = False,
+    ) -> TableSource:
+        """Choose the columns, of those that are `stored` where none are given."""
+        schema = tables.schema if columns else (stored or tables.schema)
+        chosen = choose_columns(schema, columns or None, tables.name)
+        return cls(tables, chosen, only_here, bool(columns))
+
+    def with_columns(self, columns: Sequence[str]) -> TableSource:
+        """Return the same tables with rows of these columns; ConfigError where there are others."""
+        check_columns(self.tables.schema, columns, self.tables.name)
+        return replace(self, columns=tuple(columns))
+
+    def kept_schema(self, names: Sequence[str]) -> pa.Schema:
+        """Return the type of each column that is to be passed through."""
+        arrow.check_kept(names, self.tables.schema, self.tables.name)
+        types = {name: arrow.type_at(self.tables.schema, name) for name in names}
+        return promoted([(self.tables.name, types)], names)
+
+    def describe(self) -> Layout:
+        with readable(self.tables.name):
+            parts = self.tables.parts()
+        features = arrow.features_of(self.tables.schema, self.columns)
+        blocks = self._cut(parts, features)
+        if features == 0 and blocks:
+            features = self._first_length(blocks)
+            blocks = self._cut(parts, features)
+        return Layout(tuple(blocks), features, arrow.narrow_of(self.tables.schema, self.columns))
+
+    def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        with readable(self.tables.name):
+            for block, table in self.tables.read(blocks, self.columns):
+                _check_rows(block, table)
+                place, first = block.place, block.skip
+                yield block, arrow.matrix(table, self.columns, block.features, place, first)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.columns
+
+    def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
+        arrow.check_kept(names, self.tables.schema, self.tables.name)
+        with readable(self.tables.name):
+            [(_, table)] = self.tables.read([block], names)
+        _check_rows(block, table)
+        whole = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+        return whole.select(list(names))
+
+    def _cut(self, parts: Sequence[tuple[str, Sequence[int]]], features: int) -> list[Block]:
+        blocks: list[Block] = []
+        for file, rows in parts:
+            first = blocks[-1].first + blocks[-1].rows if blocks else 0
+            blocks += cut(file, rows, features, first, len(blocks))
+        return blocks
+
+    def _first_length(self, blocks: Sequence[Block]) -> int:
+        """Return the length of the first vector that is not null."""
+        with readable(self.tables.name):
+            for block in blocks:
+                [(_, table)] = self.tables.read([block], self.columns)
+                length = arrow.vector_length(table, self.columns[0], block.place, block.skip)
+                if length:
+                    return length
+        raise DataError(f"no row of {self.tables.name} tells how many features there are.")
+
+
+@contextmanager
+def readable(name: str, *own: type[Exception]) -> Iterator[None]:
+    """Turn what a library raises, its `own` errors too, into DataError that names its data set."""
+    try:
+        yield
+    except RayKMeansError:
+        raise
+    except (*FAILURES, *own) as error:
+        text = redacted((str(error).strip() or "no more is known").splitlines()[0])
+        raise DataError(f"cannot read {name}: {type(error).__name__}: {text}") from None
+
+
+def _check_rows(block: Block, table: Any) -> None:
+    if table.num_rows != block.rows:
+        raise DataError(
+            f"{block.place} gave {table.num_rows:,} rows where {block.rows:,} were planned; "
+            "it is damaged, or has changed since. Start the run again."
+        )

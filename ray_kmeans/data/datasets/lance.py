@@ -1,0 +1,94 @@
+"""Lance: a folder NAME.lance, or a lance.LanceDataset, at one version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from ray_kmeans.data.datasets.base import TableSource, readable
+from ray_kmeans.data.layout import Block
+from ray_kmeans.errors import ConfigError, install_hint
+from ray_kmeans.io.remote import Remote
+
+WORDS = {
+    "key": "aws_access_key_id",
+    "secret": "aws_secret_access_key",
+    "token": "aws_session_token",
+    "anon": "aws_skip_signature",
+    "endpoint_url": "aws_endpoint",
+    "region_name": "aws_region",
+}
+"""What s3fs calls an option, and what Lance does."""
+
+
+@dataclass(frozen=True)
+class Lance:
+    """Fragments are the parts, without the rows that have been deleted."""
+
+    dataset: Any
+    """Pinned to a version, whatever is written meanwhile."""
+    name: str
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.dataset.schema
+
+    def parts(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(self.name, tuple(fragment.count_rows() for fragment in self._fragments))]
+
+    def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
+        for block in blocks:
+            fragment = self._fragments[block.group]
+            yield block, fragment.to_table(list(names), limit=block.rows, offset=block.skip)
+
+    @cached_property
+    def _fragments(self) -> list[Any]:
+        fragments: list[Any] = self.dataset.get_fragments()
+        return fragments
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the fragments behind; the other process asks for them anew."""
+        return {"dataset": self.dataset, "name": self.name}
+
+
+def open_lance(x: Any, columns: Sequence[str] | None) -> TableSource:
+    """Return the source of a lance.LanceDataset."""
+    return TableSource.of(Lance(x, Remote(x.uri).shown), columns)
+
+
+def open_lance_folder(
+    uri: str, columns: Sequence[str] | None, storage_options: Mapping[str, Any]
+) -> TableSource:
+    """Open a folder at its newest version. Lance reads it itself, not fsspec.
+
+    The `storage_options` of S3 that Lance has too are translated, and any other that is a text is
+    passed on. Where that does not do, give `lance.dataset(uri, storage_options=...)` as x.
+    """
+    try:
+        import lance
+    except ImportError:
+        raise ConfigError(
+            f"{Remote(uri).shown!r} needs Lance, which is not installed. {install_hint('lance')}"
+        ) from None
+    with readable(Remote(uri).shown):
+        return open_lance(
+            lance.dataset(uri, storage_options=in_words_of_lance(storage_options)), columns
+        )
+
+
+def in_words_of_lance(storage_options: Mapping[str, Any]) -> dict[str, str]:
+    """Return what Lance calls the options of s3fs.
+
+    >>> in_words_of_lance({"key": "me", "client_kwargs": {"region_name": "eu-north-1"}})
+    {'aws_access_key_id': 'me', 'aws_region': 'eu-north-1'}
+    """
+    given = {**storage_options, **storage_options.get("client_kwargs", {})}
+    given.pop("client_kwargs", None)
+    words = {WORDS.get(name, name): value for name, value in given.items()}
+    if str(words.get("aws_endpoint", "")).startswith("http:"):
+        words["allow_http"] = True
+    return {name: str(value) for name, value in words.items() if isinstance(value, str | bool)}

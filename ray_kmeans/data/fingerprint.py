@@ -1,0 +1,71 @@
+"""What data are made of, as JSON: enough to tell whether they are the same another time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from ray_kmeans.data.array import ArraySource
+from ray_kmeans.data.files import File
+from ray_kmeans.data.layout import Layout
+from ray_kmeans.data.source import Source
+from ray_kmeans.data.weighted import WeightedSource
+
+
+def contents_of(source: Source, layout: Layout) -> dict[str, Any]:
+    """Return the files with their rows and versions, where blocks begin, and which rows count.
+
+    Files of a store have its mark (etag or time), an array the hash of its values. Where a library
+    keeps the data, they are told apart by their names and rows alone.
+    """
+    weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
+    versions = _versions(weighted.source)
+    rows: Counter[str] = Counter()
+    for block in layout.blocks:
+        rows[block.file] += block.rows
+    begins = [(block.file, block.start, block.rows) for block in layout.blocks]
+    weights = weighted.weights
+    return {
+        "data": [
+            {"file": file, "rows": count, **versions.get(file, {})} for file, count in rows.items()
+        ],
+        "blocks": hashlib.sha256(json.dumps(begins).encode()).hexdigest(),
+        "rows": {
+            "filters": repr(weighted.filters or []),
+            "nonfinite": "drop" if weighted.drop_nonfinite else "error",
+            "weights": _digest(weights) if isinstance(weights, np.ndarray) else weights,
+        },
+    }
+
+
+def _versions(source: Any) -> dict[str, dict[str, Any]]:
+    """Return size and version of each file, by its name in blocks."""
+    if isinstance(source, ArraySource):
+        name = next((block.file for block in source.describe().blocks), "")
+        return {name: _of_array(source)}
+    listing = source if hasattr(source, "files") else getattr(source, "tables", None)
+    files = getattr(listing, "files", ())
+    return {
+        file.shown: {"size": file.size, "version": file.version}
+        for file in files
+        if isinstance(file, File)
+    }
+
+
+def _of_array(source: ArraySource) -> dict[str, Any]:
+    """Return the size and the hash of the values, as they are compared: float32, or narrower."""
+    blocks = source.describe().blocks
+    parts = source.read(blocks) if source.rounds else source.read_wide(blocks)
+    size, digest = 0, hashlib.sha256()
+    for _, rows in parts:
+        size += rows.nbytes
+        digest.update(rows.data.cast("B"))
+    return {"size": size, "version": digest.hexdigest()}
+
+
+def _digest(array: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data.cast("B")).hexdigest()

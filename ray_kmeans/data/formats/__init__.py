@@ -1,0 +1,1 @@
+"""File formats: each module reads one kind of file."""

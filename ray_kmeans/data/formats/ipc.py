@@ -1,0 +1,198 @@
+"""Arrow IPC, as a file (Feather) or as a stream (as Hugging Face datasets keep theirs)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.formats.base import Head, Look, Opened
+from ray_kmeans.data.formats.ipc_messages import (
+    BATCH,
+    MAGIC,
+    SCHEMA,
+    Message,
+    batches_of_file,
+    walk,
+)
+from ray_kmeans.data.layout import Block
+from ray_kmeans.errors import DataError
+
+
+@dataclass(frozen=True)
+class Ipc:
+    """Record batches are the parts.
+
+    A record batch is read whole where it is compressed or not on this machine. Of a stream that is
+    not on this machine, with the columns that are not wanted, which no plan counts.
+    """
+
+    columns: tuple[str, ...]
+    """The column of vectors, or the columns of numbers, by name and in this order."""
+
+    @classmethod
+    def of(cls, first: Opened, columns: Sequence[str] | None) -> Ipc:
+        return cls(tuple(columns or ()))
+
+    def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Ipc:
+        return Ipc(columns)
+
+    def look(self, file: Opened) -> Look:
+        batches = _batches(file, self.columns)
+        found = batches.found()
+        rows = tuple(message.rows for message in found)
+        is_whole = not file.local or any(message.is_compressed for message in found)
+        vectors = arrow.of_unknown_length(batches.schema, self.columns or batches.schema.names)
+        some = batches if self.columns or not vectors else _batches(file, vectors)
+        lengths = {name: _first_length(some, len(rows), name, file.path) for name in vectors}
+        return Look(batches.schema, rows, lengths, is_read_whole=is_whole)
+
+    def head_of(self, file: Opened, look: Look) -> Head:
+        return look.head(self.columns, file.path)
+
+    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        batches = _batches(file, self.columns)
+        for group, of_group in groupby(blocks, key=lambda block: block.group):
+            batch = batches.batch(group)
+            for block in of_group:
+                yield from arrow.cut_batches(iter([batch]), self.columns, [block])
+
+    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+        batches = _batches(file, names)
+        arrow.check_kept(names, batches.schema, block.file)
+        part = batches.batch(block.group).slice(block.skip, block.rows)
+        return arrow.kept(part, names, block.file)
+
+
+def _first_length(batches: _File | _Stream, count: int, name: str, path: str) -> int:
+    """Return the length of the first vector of a column; 0 where there is none."""
+    lengths = (
+        arrow.vector_length(batches.batch(number), name, f"row group {number} of {path}")
+        for number in range(count)
+    )
+    return next((length for length in lengths if length), 0)
+
+
+def _batches(file: Opened, names: Sequence[str] = ()) -> _File | _Stream:
+    start = file.cat(0, len(MAGIC))
+    if start.startswith(b"FEA1"):
+        raise DataError(f"{file.path} is Feather of version 1; write it anew, as version 2.")
+    return _File(file, names) if start == MAGIC else _Stream(file, names)
+
+
+class _File:
+    """Record batches that a footer tells of."""
+
+    def __init__(self, file: Opened, names: Sequence[str]) -> None:
+        self._file = file
+        source = pa.memory_map(file.local) if file.local else file.handle
+        self.schema = pa.ipc.open_file(source).schema
+        self._fields = _fields(names, self.schema)
+        # Of a mapped file all columns are taken and some then chosen: to leave out others copies.
+        options = _only([] if file.local else self._fields)
+        self._reader = pa.ipc.open_file(source, options=options)
+
+    def found(self) -> list[Message]:
+        """Return all record batches."""
+        return batches_of_file(self._file)
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        batch = self._reader.get_batch(number)
+        return _checked(batch.select(self._fields) if self._file.local else batch)
+
+
+class _Stream:
+    """Record batches of a stream, found by walking over those before them.
+
+    One is read as if the stream were only its schema, the dictionaries so far, and that batch.
+    """
+
+    def __init__(self, file: Opened, names: Sequence[str]) -> None:
+        self._file = file
+        self._left = walk(file)
+        schema = next(self._left, None)
+        if schema is None or schema.kind != SCHEMA:
+            raise DataError(f"{file.path} begins with no schema; it is damaged, or no Arrow.")
+        self._before = [schema]
+        self._read: list[pa.Buffer] = []
+        self._batches: list[tuple[Message, int]] = []
+        self._source = pa.memory_map(file.local) if file.local else None
+        self.schema = pa.ipc.read_schema(self._bytes(schema))
+        self._options = _only(_fields(names, self.schema))
+
+    def found(self) -> list[Message]:
+        """Return all record batches."""
+        while self._go_on():
+            pass
+        return [message for message, _ in self._batches]
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        while len(self._batches) <= number and self._go_on():
+            pass
+        if len(self._batches) <= number:
+            raise DataError(f"{self._file.path} has fewer record batches than it had.")
+        message, count = self._batches[number]
+        while len(self._read) < count:
+            self._read.append(self._bytes(self._before[len(self._read)]))
+        parts = _Joined([*self._read[:count], self._bytes(message)])
+        return _checked(pa.ipc.open_stream(parts, options=self._options).read_next_batch())
+
+    def _go_on(self) -> bool:
+        """Take note of one more message; False at the end."""
+        message = next(self._left, None)
+        if message and message.kind == BATCH:
+            self._batches.append((message, len(self._before)))
+        elif message:
+            self._before.append(message)
+        return message is not None
+
+    def _bytes(self, message: Message) -> pa.Buffer:
+        """Return a message, without a copy where the file is mapped."""
+        source, length = self._source or self._file.handle, message.end - message.begin
+        source.seek(message.begin)
+        return source.read_buffer(length) if self._source else pa.py_buffer(source.read(length))
+
+
+class _Joined(io.RawIOBase):
+    """Buffers one after the other, as a file that gives parts of them without a copy."""
+
+    def __init__(self, parts: Sequence[pa.Buffer]) -> None:
+        super().__init__()
+        self._parts = list(parts)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> pa.Buffer:
+        """Return that many bytes, or fewer where one of the buffers ends."""
+        if not self._parts:
+            return pa.py_buffer(b"")
+        first = self._parts[0]
+        part = first.slice(0, min(size, first.size))
+        self._parts[0] = first.slice(part.size)
+        if self._parts[0].size == 0:
+            del self._parts[0]
+        return part
+
+
+def _fields(names: Sequence[str], schema: pa.Schema) -> list[int]:
+    """Return the places of columns; for a field of structs, that of the whole column."""
+    paths = [arrow.path_of(schema, name) for name in names]
+    return sorted({schema.get_field_index(path[0]) for path in paths if path})
+
+
+def _only(fields: Sequence[int]) -> pa.ipc.IpcReadOptions:
+    """Return what lets a reader leave out other columns; for none, what leaves out none."""
+    return pa.ipc.IpcReadOptions(included_fields=list(fields), use_threads=False)
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the batch if its offsets and indices stay within it; pyarrow does not look."""
+    batch.validate(full=True)
+    return batch

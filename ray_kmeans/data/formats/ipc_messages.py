@@ -1,0 +1,163 @@
+"""Where the messages of an Arrow IPC file or stream are, and how many rows each holds.
+
+pyarrow tells the rows of a record batch only when it has read them. Here headers alone are read.
+They are flatbuffers: tables whose fields are found by offsets. Their fields and numbers are those
+of Message.fbs and File.fbs in the specification of Arrow.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ray_kmeans.data.formats.base import Opened
+from ray_kmeans.errors import DataError
+from ray_kmeans.io.ranges import in_background
+
+MAGIC = b"ARROW1"
+"""First and last bytes of the file format; a stream has none."""
+CONTINUES = 0xFFFFFFFF
+"""Stands before the length of a message, except in those of Arrow before 0.15."""
+SCHEMA, DICTIONARY, BATCH = 1, 2, 3
+"""Kinds of messages."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A part of the file that has a header and, after it, a body."""
+
+    kind: int
+    begin: int
+    end: int
+    """Of the body, which is never read here."""
+    rows: int
+    """0 where it is no record batch."""
+    is_compressed: bool = False
+
+
+def batches_of_file(file: Opened) -> list[Message]:
+    """Return the record batches of a file that has a footer, which tells where they are."""
+    blocks = _footer(file)
+    for begin, length, body in blocks:
+        if min(begin, length, body) < 0 or begin + length + body > file.size:
+            raise DataError(f"{file.path} has a footer that does not fit it; it is damaged.")
+    headers = [in_background(file.cat, begin, begin + length) for begin, length, _ in blocks]
+    found = []
+    for (begin, _, _), asked in zip(blocks, headers, strict=True):
+        header = asked.result()
+        lead, _ = _length(file, header)
+        found.append(_message(file, begin, lead, header[lead:]))
+        if found[-1].kind != BATCH:
+            raise _damaged(file, begin)
+    return found
+
+
+def walk(file: Opened) -> Iterator[Message]:
+    """Yield the messages of a stream, from header to header; bodies are passed over."""
+    at = 0
+    while True:
+        lead, length = _length(file, _take(file, at, min(8, file.size - at)))
+        if length == 0:
+            break
+        if at + lead + length > file.size:
+            raise _cut_off(file)
+        message = _message(file, at, lead, _take(file, at + lead, length))
+        if message.end > file.size:
+            raise _cut_off(file)
+        yield message
+        at = message.end
+    if at + lead != file.size:
+        raise DataError(f"{file.path} goes on after the end of its stream, at byte {at + lead:,}.")
+
+
+def _take(file: Opened, begin: int, length: int) -> bytes:
+    file.handle.seek(begin)
+    data = bytes(file.handle.read(length))
+    if len(data) < length:
+        raise _cut_off(file)
+    return data
+
+
+def _length(file: Opened, data: bytes) -> tuple[int, int]:
+    """Return the bytes before a header, and those of the header; 0 at the end of a stream."""
+    if len(data) < 4:  # writers end a stream by a mark, also in files
+        raise _cut_off(file)
+    (length,) = struct.unpack_from("<I", data)
+    if length != CONTINUES:
+        return 4, length
+    if len(data) < 8:
+        raise _cut_off(file)
+    return 8, struct.unpack_from("<I", data, 4)[0]
+
+
+def _message(file: Opened, begin: int, lead: int, header: bytes) -> Message:
+    try:
+        table = _table(header, 0)
+        kind = _number(header, table, 1, "<B")
+        body = _number(header, table, 3, "<q")
+        batch = _table(header, _field(header, table, 2)) if kind == BATCH else 0
+        rows = _rows(header, batch) if batch else 0
+        is_compressed = bool(batch and _field(header, batch, 3))
+    except struct.error:
+        raise _damaged(file, begin) from None
+    if kind not in (SCHEMA, DICTIONARY, BATCH) or min(body, rows) < 0:
+        raise _damaged(file, begin)
+    return Message(kind, begin, begin + lead + len(header) + body, rows, is_compressed)
+
+
+def _rows(header: bytes, batch: int) -> int:
+    """Return the rows of a record batch; -1 where its first column has others."""
+    rows = _number(header, batch, 0, "<q")
+    columns = _field(header, batch, 1)
+    if columns == 0:
+        return rows
+    (of_column,) = struct.unpack_from("<q", header, _table(header, columns) + 4)
+    return rows if of_column == rows else -1
+
+
+def _footer(file: Opened) -> list[tuple[int, int, int]]:
+    """Return where record batches begin, and the bytes of their headers and bodies."""
+    tail = file.cat(max(file.size - 10, 0), file.size)
+    if not tail.endswith(MAGIC) or len(tail) < 10:
+        raise _cut_off(file)
+    (length,) = struct.unpack_from("<i", tail)
+    footer = file.cat(max(file.size - 10 - length, 0), file.size - 10)
+    try:
+        field = _field(footer, _table(footer, 0), 3)
+        if field == 0:
+            return []
+        vector = _table(footer, field)
+        (count,) = struct.unpack_from("<I", footer, vector)
+        return [struct.unpack_from("<qi4xq", footer, vector + 4 + 24 * i) for i in range(count)]
+    except struct.error:
+        raise _damaged(file, file.size - 10 - length) from None
+
+
+def _table(data: bytes, at: int) -> int:
+    """Return where a table or vector is whose offset stands at some place."""
+    return at + int(struct.unpack_from("<I", data, at)[0])
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """Return where a field of a table is; 0 where it is not stored, and has its default."""
+    vtable = table - int(struct.unpack_from("<i", data, table)[0])
+    (size,) = struct.unpack_from("<H", data, vtable)
+    entry = 4 + 2 * number
+    offset = int(struct.unpack_from("<H", data, vtable + entry)[0]) if entry < size else 0
+    return table + offset if offset else 0
+
+
+def _number(data: bytes, table: int, number: int, form: str) -> int:
+    at = _field(data, table, number)
+    return int(struct.unpack_from(form, data, at)[0]) if at else 0
+
+
+def _cut_off(file: Opened) -> DataError:
+    return DataError(f"{file.path} ends before its Arrow data do; it is cut off, or no Arrow.")
+
+
+def _damaged(file: Opened, at: int) -> DataError:
+    return DataError(
+        f"{file.path} has no Arrow message at byte {at:,}; it is damaged, or no Arrow."
+    )

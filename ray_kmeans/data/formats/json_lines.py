@@ -1,0 +1,198 @@
+"""JSON with an object in each line (.jsonl, .ndjson), plain or gzipped.
+
+Prefer Parquet for many rows. As with CSV, a file is read once before the run, as all its lines tell
+which columns there are, of which types, and how many rows; and from its start by every worker.
+"""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json as text
+from numpy.typing import NDArray
+
+from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.formats.base import Head, Look, Opened
+from ray_kmeans.data.layout import Block, passes_over
+from ray_kmeans.errors import DataError
+
+READ_BYTES = 2**22
+"""Bytes that are parsed at once: bounds the memory, and the length of a line."""
+FAILURES = (pa.ArrowException, UnicodeDecodeError, RecursionError)
+"""What pyarrow raises for lines that are no objects, or contradict each other."""
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """Objects with numbers, or a list of them, under names. A name that is missing is null."""
+
+    columns: tuple[str, ...]
+    """The column of vectors, or the columns of numbers, by name and in this order."""
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    """All columns of all files, each with one type."""
+
+    @classmethod
+    def of(cls, first: Opened, columns: Sequence[str] | None) -> JsonLines:
+        return cls(tuple(columns or ()))
+
+    def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> JsonLines:
+        return JsonLines(columns, _united([look.schema for look in looks]))
+
+    def look(self, file: Opened) -> Look:
+        """Read the whole file: its columns and rows are not known without."""
+        schema, rows = _schema(file)
+        vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
+        lengths = {name: _first_length(file, schema, name) for name in vectors}
+        return Look(schema, (rows,) if rows else (), lengths)
+
+    def head_of(self, file: Opened, look: Look) -> Head:
+        """Return what the file says of its rows; one without rows agrees with all others."""
+        about = look if look.schema else replace(look, schema=self.schema, facts={})
+        return about.head(self.columns, file.path)
+
+    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        for run in passes_over(blocks):
+            yield from arrow.cut_batches(_batches(file, self._of_rows), self.columns, run)
+
+    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+        """Return other columns, of the types that the first file has."""
+        arrow.check_kept(names, self.schema, file.path)
+        schema = self._only(names)
+        parts = arrow.rows_of_block(_batches(file, schema), block)
+        table = pa.Table.from_batches(parts, schema)
+        table.validate(full=True)
+        return arrow.kept(table, names, file.path)
+
+    @property
+    def _of_rows(self) -> pa.Schema:
+        """The columns of rows, in which a column of nulls is one of float64."""
+        return pa.schema([(each.name, _floats(each.type)) for each in self._only(self.columns)])
+
+    def _only(self, names: Sequence[str]) -> pa.Schema:
+        outer = dict.fromkeys(arrow.path_of(self.schema, name)[0] for name in names)
+        return pa.schema([self.schema.field(name) for name in outer])
+
+
+def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return all columns with one type each; where types contradict each other, the first."""
+    fields: dict[str, pa.Field] = {}
+    for new in (each for schema in dict.fromkeys(schemas) for each in schema):
+        both = [pa.schema([each]) for each in (fields.get(new.name, new), new)]
+        try:
+            fields[new.name] = pa.unify_schemas(both, promote_options="permissive").field(0)
+        except pa.ArrowException:
+            continue  # an error where it is asked for, which names both files
+    return pa.schema(list(fields.values()))
+
+
+def _first_length(file: Opened, schema: pa.Schema, name: str) -> int:
+    """Return the length of the first vector of a column; 0 where there is none."""
+    row = 0
+    for batch in _batches(file, pa.schema([schema.field(arrow.path_of(schema, name)[0])])):
+        length = arrow.vector_length(batch, name, file.path, row)
+        if length:
+            return length
+        row += batch.num_rows
+    return 0
+
+
+def _schema(file: Opened) -> tuple[pa.Schema, int]:
+    """Return the columns of a file, each with one type for all its lines, and its rows."""
+    found, rows = pa.schema([]), 0
+    for number, lines in _chunks(file):
+        table = _parsed(file, number, lines, text.ParseOptions())
+        here, rows = table.schema, rows + table.num_rows
+        try:
+            plain = pa.schema([(each.name, _plain(each.type)) for each in here])
+            found = pa.unify_schemas([found, plain], promote_options="permissive")
+        except FAILURES as error:
+            raise DataError(f"{file.path}, lines from {number:,} on: {error}.") from None
+    return found, rows
+
+
+def _batches(file: Opened, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Read some columns from the start of the file to its end, a few MB at a time."""
+    options = text.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    for number, lines in _chunks(file):
+        yield from _parsed(file, number, lines, options).to_batches()
+
+
+def _parsed(file: Opened, number: int, lines: bytes, options: text.ParseOptions) -> pa.Table:
+    """Return the rows of some lines; raises DataError that names the first one that is none."""
+    try:
+        return _rows(lines, options)
+    except FAILURES as error:
+        first = bisect_left(
+            range(1, lines.count(b"\n") + 1), True, key=lambda count: _fails(lines, count, options)
+        )
+        cause = str(error).removeprefix("JSON parse error: ").partition(" in row ")[0].rstrip(".")
+        raise DataError(
+            f"cannot read {file.path}, line {number + first:,}: {cause}. Correct it."
+        ) from None
+
+
+def _fails(lines: bytes, count: int, options: text.ParseOptions) -> bool:
+    """Tell whether the first few lines cannot be read."""
+    try:
+        _rows(b"\n".join(lines.split(b"\n")[:count]), options)
+    except FAILURES:
+        return True
+    return False
+
+
+def _rows(lines: bytes, options: text.ParseOptions) -> pa.Table:
+    count = sum(1 for line in lines.split(b"\n") if line.strip())
+    if not count:
+        return pa.schema(options.explicit_schema or []).empty_table()
+    read = text.ReadOptions(use_threads=False, block_size=len(lines) + 1)
+    table = text.read_json(io.BytesIO(lines), read, options)
+    if table.num_rows != count:
+        raise pa.ArrowInvalid("a line must hold one object, whole")
+    return table
+
+
+def _chunks(file: Opened) -> Iterator[tuple[int, bytes]]:
+    """Yield some lines after the other, whole, with the number of their first, from 1 on."""
+    number, rest = 1, b""
+    with file.fresh() as source:
+        stream = pa.CompressedInputStream(source, "gzip") if file.kind.endswith(".gz") else source
+        while data := stream.read(READ_BYTES):
+            lines, end, after = (rest + data).rpartition(b"\n")
+            if end:
+                yield number, lines
+                number += lines.count(b"\n") + 1
+            rest = after
+            if len(rest) > READ_BYTES:
+                raise DataError(
+                    f"{file.path}: line {number:,} is longer than {READ_BYTES:,} bytes. Each line "
+                    "must hold one object."
+                )
+    if rest:
+        yield number, rest
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type that a column is read as: what looks like a time is text in JSON."""
+    if pa.types.is_temporal(kind):
+        return pa.string()
+    return _mapped(kind, _plain)
+
+
+def _floats(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(kind):
+        return pa.float64()
+    return _mapped(kind, _floats)
+
+
+def _mapped(kind: pa.DataType, change: Any) -> pa.DataType:
+    """Return a type with what is inside changed."""
+    if pa.types.is_list(kind):
+        return pa.list_(change(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, change(field.type)) for field in kind])
+    return kind

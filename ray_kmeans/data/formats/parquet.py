@@ -1,0 +1,114 @@
+"""Parquet: a column of vectors (FixedSizeList or List), or columns of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.choice import Span
+from ray_kmeans.data.formats.base import Head, Look, Opened
+from ray_kmeans.data.layout import Block
+
+BATCH_ROWS = 2048
+"""Rows decoded at once: Arrow then holds some MB, whatever the size of a row group."""
+BUFFER_BYTES = 2**20
+MOST_SPANS = 64
+"""Columns whose statistics are asked whether they are keys, the first of a file."""
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Row groups are the parts."""
+
+    columns: tuple[str, ...]
+    """The column of vectors, or the columns of numbers, by name and in this order."""
+
+    @classmethod
+    def of(cls, first: Opened, columns: Sequence[str] | None) -> Parquet:
+        return cls(tuple(columns or ()))
+
+    def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Parquet:
+        return Parquet(columns)
+
+    def look(self, file: Opened) -> Look:
+        parquet = _file(file)
+        meta, schema = parquet.metadata, parquet.schema_arrow
+        rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
+        vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
+        lengths = {name: _first_length(parquet, name, file.path) for name in vectors}
+        return Look(schema, rows, lengths, {} if self.columns else _spans(meta, schema))
+
+    def head_of(self, file: Opened, look: Look) -> Head:
+        return look.head(self.columns, file.path)
+
+    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        parquet = _file(file)
+        for _, of_group in groupby(blocks, key=lambda block: block.group):
+            yield from _read_group(parquet, self.columns, list(of_group))
+
+    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+        parquet = _file(file)
+        arrow.check_kept(names, parquet.schema_arrow, block.file)
+        group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
+        return arrow.kept(group.slice(block.skip, block.rows), names, block.file)
+
+
+def _first_length(parquet: Any, name: str, path: str) -> int:
+    """Return the length of the first vector of a column; 0 where there is none."""
+    row = 0
+    for batch in parquet.iter_batches(batch_size=64, columns=[name]):
+        length = arrow.vector_length(batch, name, path, row)
+        if length:
+            return length
+        row += batch.num_rows
+    return 0
+
+
+def _spans(meta: Any, schema: pa.Schema) -> dict[str, Span]:
+    """Return the least and largest numbers of columns that may be keys, as the footer has them."""
+    if any(map(arrow.is_vector, schema.types)):
+        return {}
+    leaves = {meta.schema.column(i).path: i for i in range(min(meta.num_columns, MOST_SPANS))}
+    some = zip(schema.names[:MOST_SPANS], schema.types, strict=False)
+    names = [name for name, kind in some if arrow.is_number(kind) and name in leaves]
+    spans = {name: _span(meta, leaves[name]) for name in names}
+    return {name: span for name, span in spans.items() if span}
+
+
+def _span(meta: Any, leaf: int) -> Span | None:
+    """Return what the statistics of a column say; None where they are missing, or not whole."""
+    lows, highs, count = [], [], 0
+    for group in range(meta.num_row_groups):
+        said = meta.row_group(group).column(leaf).statistics
+        if said is None or not said.has_min_max or said.min % 1 or said.max % 1:
+            return None
+        lows.append(said.min)
+        highs.append(said.max)
+        count += said.num_values
+    return (min(lows), max(highs), count) if lows else None
+
+
+def _file(file: Opened) -> Any:
+    return pq.ParquetFile(file.handle, pre_buffer=False, buffer_size=BUFFER_BYTES)
+
+
+def _read_group(
+    parquet: Any, names: tuple[str, ...], blocks: Sequence[Block]
+) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    """Decode a row group once, in small batches, and cut it into the blocks wanted."""
+    if any(after.skip < before.skip for before, after in pairwise(blocks)):
+        for block in blocks:  # not in the order of the file: once for each
+            yield from _read_group(parquet, names, [block])
+        return
+    batches = parquet.iter_batches(
+        batch_size=BATCH_ROWS, row_groups=[blocks[0].group], columns=list(names), use_threads=False
+    )
+    yield from arrow.cut_batches(batches, names, blocks)

@@ -1,0 +1,80 @@
+"""Checkpoints written by a thread of their own, while the next iteration computes."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Protocol
+
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.observe import events as ev
+
+
+class Target(Protocol):
+    """Where states are saved; returns the path of the checkpoint once readers can see it."""
+
+    def save(self, state: FitState) -> str: ...
+
+
+class Saver:
+    """Saves states in the order in which they come, one at a time.
+
+    A save waits for the one before it. So every checkpoint that was asked for is there, however
+    slow the store is; two states are held at most; and a kill costs the time since the last save
+    but one at most. To leave out a state that has not begun would spare that wait, but then the
+    speed of a store would decide which checkpoints there are.
+
+    Events are emitted by the thread that calls `save`, `tell` and `flush`, so listeners need not be
+    ready for two threads. A write that failed is raised there too, once.
+    """
+
+    def __init__(self, store: Target, emit: ev.Emit) -> None:
+        self._store = store
+        self._emit = emit
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._under_way: Future[ev.CheckpointSaved] | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait until all is saved; what went wrong is raised, unless something was before."""
+        with self._thread:
+            if error is None:
+                self.flush()
+
+    def save(self, state: FitState) -> None:
+        """Begin to save a state, once the one before is saved; it must not change any more."""
+        self.flush()
+        self._under_way = self._thread.submit(self._write, state)
+
+    def tell(self) -> None:
+        """Emit the event of a write that is done by now, or raise why it failed; never wait."""
+        if self._under_way is not None and self._under_way.done():
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until all is saved, emit its event, and raise what went wrong."""
+        if self._under_way is not None:
+            try:
+                saved = self._under_way.result()
+            finally:
+                self._under_way = None
+            self._emit(saved)
+
+    def wait(self) -> None:
+        """Wait for the write that is under way, if there is one; for any thread."""
+        under_way = self._under_way
+        if under_way is not None:
+            wait([under_way])
+
+    def _write(self, state: FitState) -> ev.CheckpointSaved:
+        begin = time.perf_counter()
+        path = self._store.save(state)
+        return ev.CheckpointSaved(path, state.iteration, time.perf_counter() - begin)

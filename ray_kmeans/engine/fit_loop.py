@@ -1,0 +1,201 @@
+"""The loop of a fit: resume or seed, then step until there is a reason to stop.
+
+It wires and computes nothing itself: a pool, a store and a listener are handed to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.state import OWN_ENDS, FitState, Stop
+from ray_kmeans.engine.checkpoint_saver import Saver
+from ray_kmeans.engine.fit_plan import FitPlan, HeldStore
+from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.reached import Reached
+from ray_kmeans.engine.starting import load, seeded
+from ray_kmeans.engine.trainers import (
+    FullBatch,
+    Loadable,
+    Stream,
+    Trainer,
+)
+from ray_kmeans.errors import StoreError
+from ray_kmeans.observe import events as ev
+from ray_kmeans.observe.monitors import Monitors
+from ray_kmeans.process import interrupt
+
+LEAST_SAVE_S = 1.0
+"""Between two saves of a fit in danger."""
+_OTHER_COUNTS = (
+    "the model was trained with mini_batch_steps_per_iteration={}: its counts mean something else, "
+    "so they begin anew at its centers."
+)
+
+
+def run_fit(
+    plan: FitPlan,
+    pool: Pool,
+    store: HeldStore,
+    emit: ev.Emit,
+    monitors: Monitors | None = None,
+    reached: Reached | None = None,
+) -> FitState:
+    """Fit and return the final state, which is also the last checkpoint."""
+    summary = load(pool, emit, plan.columns)
+    found, trainer = plan.reopened(store.latest()), plan.trainer(pool, summary)
+    plan.check_shift(found)
+    if found is not None and _has_ended(found, plan, trainer, plan.data_name(summary)):
+        emit(ev.EndedBefore(found.stop, found.iteration))
+        return found
+    begin = time.perf_counter()
+    Partials.get_ready(summary)
+    own = time.perf_counter() - begin
+    emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters, plan.batch_size)), own))
+    with Saver(store, emit) as saver:
+        state = seeded(plan, pool, summary, saver, emit) if found is None else found
+        state = replace(state.begin(plan.data_name(summary), plan.asked), rows=plan.rows)
+        watch = _Watch(store, saver, emit, monitors or Monitors(()), reached or Reached())
+        return _train(plan, trainer, state, watch)
+
+
+def _has_ended(found: FitState, plan: FitPlan, trainer: Trainer, data: str) -> bool:
+    """Tell whether a model is at the end of the fit that is asked for.
+
+    So it is where its last fit, on the same data, ended by its own rule and the rule of this one
+    ends there too. `steps` are always more; but at a fixed point no step changes anything.
+    """
+    more = plan.rule.steps is not None and found.stop is not Stop.CONVERGED
+    if found.stop not in OWN_ENDS or more or not found.saw(data):
+        return False
+    again = replace(found, stop=None)
+    return trainer.start(again) is again and trainer.why_stop(again) is not None
+
+
+def run_stream(
+    plan: FitPlan,
+    pool: Pool,
+    store: HeldStore,
+    emit: ev.Emit,
+    batches: Iterator[Loadable],
+    monitors: Monitors | None = None,
+) -> FitState:
+    """Fit on batches that come one after the other, each seen once.
+
+    `pool` holds the first of them, joined until they have k rows: the seeds come from there.
+    """
+    found = store.latest()
+    plan.check_shift(found)
+    with Saver(store, emit) as saver:
+        if found is None:
+            found = seeded(plan, pool, load(pool, emit, plan.columns), saver, emit)
+        trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
+        watch = _Watch(store, saver, emit, monitors or Monitors(()), Reached())
+        return _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Who is told of the states of a fit."""
+
+    store: HeldStore
+    saver: Saver
+    emit: ev.Emit
+    monitors: Monitors
+    reached: Reached
+
+    def save(self, state: FitState) -> None:
+        self.saver.save(state)
+        self.reached.leave_to(self.saver)
+
+
+def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
+    """Step until there is a reason to stop, and save the last state."""
+    last = plan.rule.last_step(state.began)
+    mini_batch = not isinstance(trainer, FullBatch)
+    watch.emit(ev.FitStarted(plan.num_clusters, state.iteration, last, mini_batch))
+    started = trainer.start(state)
+    if state.running and started.running and state.running is not started.running:
+        watch.emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
+    state = _iterate(plan, trainer, started, watch)
+    watch.emit(ev.Peaks(tuple(trainer.pool.ask("peak_bytes"))))
+    watch.save(state)
+    watch.saver.flush()
+    watch.monitors.end(state)
+    assert state.stop is not None
+    watch.emit(ev.FitEnded(state.stop, state.iteration))
+    return state
+
+
+def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
+    """Step until there is a reason to stop; the last state is not saved here."""
+    began, saved_iteration = time.monotonic(), state.iteration
+    saved_at = began if not plan.in_danger else -math.inf
+    watch.monitors.begin(state)
+    stop = None
+    try:
+        while stop is None and (stop := trainer.why_stop(state)) is None:
+            interrupt.check()
+            now, iterations = time.monotonic(), state.iteration - saved_iteration
+            if iterations and _is_due(plan, now - saved_at, iterations, now - began):
+                watch.save(state)
+                saved_at, saved_iteration = now, state.iteration
+            before = state
+            state, parts = _step(plan, trainer, state, watch.monitors)
+            if state is before:
+                continue  # there was no input
+            watch.reached.note(watch.store, state)
+            for line in state.history[before.iteration - state.iteration :]:
+                watch.emit(ev.IterationDone(line, *parts))
+            watch.saver.tell()
+            if watch.monitors.after_step(state):
+                stop = trainer.why_stop(state) or Stop.MONITOR
+    except BaseException:  # what went wrong first is what to hear of
+        with contextlib.suppress(StoreError):
+            watch.saver.flush()
+        if state.iteration > saved_iteration:  # the steps that were made are not lost
+            with contextlib.suppress(StoreError):
+                watch.save(state)
+                watch.saver.flush()
+        with contextlib.suppress(Exception):
+            watch.monitors.end(state)
+        raise
+    return replace(state, stop=stop)
+
+
+def _step(
+    plan: FitPlan, trainer: Trainer, state: FitState, monitors: Monitors
+) -> tuple[FitState, list[float]]:
+    """Make one step or some; return what each took: its seconds, those of waiting and reducing."""
+    pool, before = trainer.pool, state.iteration
+    begin, waited = time.perf_counter(), pool.waited
+    state = trainer.advance(state, _most_steps(plan, state, monitors))
+    end, steps = time.perf_counter(), max(state.iteration - before, 1)
+    parts = end - begin, pool.waited - waited, end - pool.answered
+    return state, [part / steps for part in parts]
+
+
+def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
+    """Return how many steps may be made before somebody wants to see the state."""
+    if len(monitors):
+        return 1
+    last = plan.rule.last_step(state.began)
+    left = plan.steps_per_iteration if last is None else last - state.iteration
+    return min(left, plan.checkpoint_steps or left)
+
+
+def _is_due(plan: FitPlan, seconds: float, iterations: int, age: float) -> bool:
+    """Return whether a save is due, from the time and iterations since the last one.
+
+    Of a fit in danger no more is lost than a tenth of what this coordinator has lived, so that
+    every one that makes an iteration gets on, and one that lives long is not slowed down.
+    """
+    if plan.in_danger and seconds >= max(LEAST_SAVE_S, age / 10):
+        return True
+    if plan.checkpoint_steps is None:
+        return seconds >= plan.checkpoint_secs
+    return iterations >= plan.checkpoint_steps

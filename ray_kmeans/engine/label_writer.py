@@ -1,0 +1,150 @@
+"""Labelled rows on their way from a shard to a store: what is written of its blocks, by threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain, groupby, repeat
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.engine.shard import Block, Reader
+from ray_kmeans.kernels import Kernel
+
+WRITERS = 8
+"""Threads of a worker that write at once, at least: a store takes its time for each part."""
+AT_ONCE = 64
+"""Blocks on their way at once."""
+FETCHED_AT_ONCE = 4
+"""The same where their rows are in memory for that alone."""
+
+
+Columns: TypeAlias = dict[str, NDArray[Any]]
+
+
+class Writer(Protocol):
+    """What a worker asks of the place for labelled output."""
+
+    def write(self, index: int, first_row: int, columns: Columns, kept: Any) -> Any: ...
+
+
+class Gatherer(Protocol):
+    """What it asks of the place where rows are put in order of their clusters."""
+
+    def gather(self, bundle: Sequence[int], width: int) -> list[Any]: ...
+
+
+class Labelled(NamedTuple):
+    """The rows of a block with their labels."""
+
+    block: Block
+    rows: NDArray[np.float32]
+    nearest: NDArray[np.int32]
+    second: NDArray[np.int32] | None
+    out: NDArray[np.bool_]
+    """Which rows do not count."""
+
+
+class Labeller:
+    """What is said of each row of a block under a model."""
+
+    def __init__(
+        self, kernel: Kernel, centers: NDArray[np.float32], metric: str, with_second: bool
+    ) -> None:
+        self._kernel = kernel
+        self._centers = centers
+        self._metric = metric
+        self._prepared = kernel.prepare(centers, metric) if with_second else None
+
+    def labelled(
+        self,
+        block: Block,
+        rows: NDArray[np.float32],
+        nearest: NDArray[np.int32],
+        out: NDArray[np.bool_],
+    ) -> Labelled:
+        """Return a block with its labels, and the second-nearest centers where they are wanted."""
+        second = None
+        if self._prepared is not None:
+            second = np.empty(len(rows), np.int32)
+            self._kernel.assign_second(rows, self._prepared, nearest, second)
+        return Labelled(block, rows, nearest, second, out)
+
+    def columns(self, of: Labelled) -> Columns:
+        """Return the columns to write: labels and distances, none for rows that do not count."""
+        columns: Columns = {}
+        for prefix, found in (("", of.nearest), ("second_", of.second)):
+            if found is None:
+                continue
+            distances = self._kernel.distances_to(of.rows, self._centers, found, self._metric)
+            with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
+                rounded = distances.astype(np.float32)
+            columns[f"{prefix}cluster_idx"] = np.where(of.out, np.int32(-1), found)
+            columns[f"{prefix}distance"] = np.where(of.out, np.float32(np.nan), rounded)
+        return columns
+
+
+def write_all(
+    how: Labeller,
+    labelled: Iterator[Labelled],
+    kept: Iterator[Any],
+    output: Writer,
+    together: int,
+    threads: int,
+    stays: bool,
+) -> list[Any]:
+    """Write blocks as they are labelled, some at once; return what the place says of each part.
+
+    A part is of so many blocks `together`. `stays`: whether their rows are in memory anyhow.
+    """
+
+    def write(number: int, first_row: int, made: list[Future[Columns]], tables: list[Any]) -> Any:
+        columns = [each.result() for each in made]  # they began before, so no thread waits for long
+        whole = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
+        return output.write(number, first_row, whole, tables)
+
+    at_once = AT_ONCE if stays else FETCHED_AT_ONCE
+    parts: list[Future[Any]] = []
+    pending: deque[Future[Any]] = deque()
+    pairs = zip(labelled, kept, strict=True)
+    with ThreadPoolExecutor(max(threads, WRITERS)) as pool:
+        for number, of_part in groupby(pairs, key=lambda pair: pair[0].block.index // together):
+            made, tables, first_row = [], [], -1
+            for of, table in of_part:
+                first_row = of.block.first if first_row < 0 else first_row
+                made.append(pool.submit(how.columns, of))
+                tables += [] if table is None else [table]
+                pending.append(made[-1])
+                if len(pending) >= at_once:
+                    pending.popleft().result()
+            parts.append(pool.submit(write, number, first_row, made, tables))
+            pending.append(parts[-1])
+        return [each.result() for each in parts]
+
+
+def kept_of(source: Reader, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[Any]:
+    """Yield the columns to pass through of each block; None for all where none are.
+
+    They are read once for what a file keeps together, a row group.
+    """
+    if not names:
+        yield from repeat(None, len(blocks))
+        return
+    for _, of_group in groupby(blocks, key=lambda block: (block.file, block.group)):
+        for run in _neighbours(list(of_group)):
+            whole: Any = run[0]
+            table = source.columns_of(replace(whole, rows=sum(b.rows for b in run)), names)
+            first = run[0].first
+            yield from (table.slice(block.first - first, block.rows) for block in run)
+
+
+def _neighbours(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Yield the blocks in runs without a gap."""
+    ends = [block.first + block.rows for block in blocks]
+    gaps = [n for n in range(1, len(blocks)) if blocks[n].first != ends[n - 1]]
+    for begin, end in zip(chain([0], gaps), chain(gaps, [len(blocks)]), strict=True):
+        yield list(blocks[begin:end])

@@ -1,0 +1,241 @@
+"""Where the rows of a shard are between two sweeps: in memory, on a disk, or where they came from.
+
+Whatever the place, a block has the same bits, so the place changes no result.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm.dtypes import (
+    STORED,
+    item_bytes,
+    narrowed,
+    widened,
+)
+from ray_kmeans.errors import DataError, StoreError
+
+Rows = NDArray[np.float32]
+MEMORY, DISK, SOURCE = "memory", "disk", "source"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where workers are to keep their rows."""
+
+    place: str = MEMORY
+    """'memory', 'disk', or 'source': nowhere, to be read again for every sweep."""
+    directory: str | None = None
+    """For 'disk': on each node; None: the system's directory for temporary files."""
+    readers: int = 1
+    """Threads that read a shard at once."""
+    narrow: str | None = None
+    """The narrower type in which they are kept, and made float32 of for each look."""
+
+
+class Shelf(Sequence[Rows]):
+    """The rows of each block of a shard, (rows, features); filled once, then read.
+
+    Kept as they are, or in a narrower type: then `seen` tells what a look at them gives.
+    """
+
+    stays = False
+    """Whether a block that was fetched stays where it is in memory."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        narrow: str | None = None,
+        seen: Callable[[Rows], Rows] = lambda rows: rows,
+    ) -> None:
+        self.sizes = list(sizes)
+        self._narrow = narrow
+        self._seen = seen
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @overload
+    def __getitem__(self, here: int) -> Rows: ...
+    @overload
+    def __getitem__(self, here: slice) -> list[Rows]: ...
+    def __getitem__(self, here: int | slice) -> Rows | list[Rows]:
+        if isinstance(here, slice):
+            return [self.fetch(each) for each in range(*here.indices(len(self)))]
+        return self.fetch(here)
+
+    def __iter__(self) -> Iterator[Rows]:
+        """Yield all blocks in order; the next one is fetched while one is worked on."""
+        with ThreadPoolExecutor(1) as ahead:
+            coming = [ahead.submit(self.fetch, here) for here in range(min(1, len(self)))]
+            for here in range(len(self)):
+                rows = coming.pop().result()
+                if here + 1 < len(self):
+                    coming.append(ahead.submit(self.fetch, here + 1))
+                yield rows
+
+    @abstractmethod
+    def put(self, here: int, rows: Rows) -> None:
+        """Keep a block; threads may do so for several at once."""
+
+    @abstractmethod
+    def fetch(self, here: int) -> Rows:
+        """Return a block."""
+
+    def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
+        """Return some rows of a block."""
+        rows: Rows = self.fetch(here)[numbers]
+        return rows
+
+    def _stored(self, rows: Rows) -> NDArray[Any]:
+        if self._narrow is None:
+            return rows
+        stored = narrowed(rows, self._narrow)
+        if not np.array_equal(widened(stored, self._narrow), rows, equal_nan=True):
+            raise DataError(
+                f"the data hold values that are not {self._narrow}, as was planned; they have "
+                "changed since. Start the run again."
+            )
+        return stored
+
+    def _given(self, stored: NDArray[Any]) -> Rows:
+        return stored if self._narrow is None else self._seen(widened(stored, self._narrow))
+
+
+class InMemory(Shelf):
+    """All rows in memory: the fastest, where they are float32."""
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self.stays = self._narrow is None
+        self._rows: dict[int, NDArray[Any]] = {}
+
+    def __iter__(self) -> Iterator[Rows]:
+        return map(self.fetch, range(len(self))) if self.stays else super().__iter__()
+
+    def put(self, here: int, rows: Rows) -> None:
+        self._rows[here] = self._stored(rows)
+
+    def fetch(self, here: int) -> Rows:
+        return self._given(self._rows[here])
+
+    def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
+        return self._given(self._rows[here][numbers])
+
+
+class OnDisk(Shelf):
+    """One file without a name: the system frees it when this process ends, however it ends.
+
+    `hash_of` rows is taken when they are written and compared whenever they are read.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        features: int,
+        directory: str | None,
+        hash_of: Callable[[Rows], int],
+        *about: Any,
+    ) -> None:
+        super().__init__(sizes, *about)
+        self._directory = directory or tempfile.gettempdir()
+        self._features = features
+        self._hash_of = hash_of
+        self._hashes: dict[int, int] = {}
+        self._dtype = np.float32 if self._narrow is None else STORED[self._narrow]
+        self._row_bytes = features * item_bytes(self._narrow)
+        self._begins = [0, *accumulate(rows * self._row_bytes for rows in sizes)]
+        try:
+            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 (for our life)
+            os.posix_fallocate(self._file.fileno(), 0, max(self._begins[-1], 1))
+        except OSError as error:
+            raise self._no_room(error) from None
+
+    def put(self, here: int, rows: Rows) -> None:
+        stored = self._stored(rows)
+        data = np.ascontiguousarray(stored).data.cast("B")
+        written = 0
+        while written < len(data):
+            begin = self._begins[here] + written
+            written += os.pwrite(self._file.fileno(), data[written:], begin)
+        self._hashes[here] = self._hash_of(self._given(stored))
+
+    def fetch(self, here: int) -> Rows:
+        stored = np.empty((self.sizes[here], self._features), self._dtype)
+        self._read(stored, self._begins[here])
+        rows = self._given(stored)
+        if self._hash_of(rows) != self._hashes[here]:
+            raise StoreError(
+                f"block {here} of the rows that this worker keeps in {self._directory!r} does not "
+                "come back as it was written: the disk is damaged. Give another cache_dir."
+            )
+        return rows
+
+    def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
+        stored = np.empty((len(numbers), self._features), self._dtype)
+        for row, number in zip(stored, numbers.tolist(), strict=True):
+            self._read(row, self._begins[here] + number * self._row_bytes)
+        return self._given(stored)
+
+    def _read(self, rows: NDArray[Any], begin: int) -> None:
+        left = rows.data.cast("B")
+        while left:
+            count = os.preadv(self._file.fileno(), [left], begin)
+            if count == 0:
+                raise StoreError(f"the rows kept in {self._directory!r} are cut off.")
+            left, begin = left[count:], begin + count
+
+    def _no_room(self, error: OSError) -> StoreError:
+        what = (
+            f"cache_dir={self._directory!r} cannot keep the {self._begins[-1]:,} bytes of a shard"
+        )
+        try:
+            free = f"; {shutil.disk_usage(self._directory).free:,} are free there"
+        except OSError:
+            free = ""
+        return StoreError(
+            f"{what}: {error.strerror}{free}. Give another directory, more workers, or "
+            "cache='source' to read the data again for every sweep."
+        )
+
+
+class AtSource(Shelf):
+    """Nothing is kept: `read` gives a block again, from where the data are."""
+
+    def __init__(self, sizes: Sequence[int], read: Callable[[int], Rows]) -> None:
+        super().__init__(sizes)
+        self._read = read
+
+    def put(self, here: int, rows: Rows) -> None:
+        pass  # it is where it came from
+
+    def fetch(self, here: int) -> Rows:
+        return self._read(here)
+
+
+def shelf_for(
+    keep: Keep,
+    shard: Sequence[Any],
+    read: Callable[[int], Rows],
+    hash_of: Callable[[Rows], int],
+    seen: Callable[[Rows], Rows],
+) -> Shelf:
+    """Return an empty shelf for a shard."""
+    sizes = [block.rows for block in shard]
+    if keep.place == MEMORY:
+        return InMemory(sizes, keep.narrow, seen)
+    if keep.place == DISK:
+        features = shard[0].features
+        return OnDisk(sizes, features, keep.directory, hash_of, keep.narrow, seen)
+    return AtSource(sizes, read)

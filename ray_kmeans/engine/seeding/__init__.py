@@ -1,0 +1,1 @@
+"""Initial centers, drawn among the rows of all shards."""

@@ -1,0 +1,151 @@
+"""The centers to start from: given, or chosen among the rows. The training data stay untouched.
+
+Every method sees the whole data set, and picks the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm.grid import Summary
+from ray_kmeans.algorithm.metric import project
+from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.seeding.kmeans_parallel import ROUNDS, kmeans_parallel, markov_chains
+from ray_kmeans.engine.seeding.kmeans_plus_plus import (
+    PoolField,
+    candidates_of,
+    plus_plus,
+    some_rows,
+)
+from ray_kmeans.errors import ConfigError, TooFewRowsError
+
+RANDOM = "random"
+KMEANS_PLUS_PLUS = "kmeans_plus_plus"
+KMC2 = "kmc2"
+KMEANS_PARALLEL = "kmeans_parallel"
+
+SAMPLE_ROWS = 65_536
+"""Rows that a user's function sees at once, where the data have as many."""
+
+Initial: TypeAlias = str | NDArray[np.float32] | Callable[[NDArray[np.float32], int], Any]
+"""The name of a method, centers (k, d), or a function of a sample and the rows still missing."""
+
+
+def choose_centers(
+    initial: Initial,
+    k: int,
+    retries: int,
+    seed: int,
+    pool: Pool,
+    summary: Summary,
+    moved: Moved = nobody,
+) -> NDArray[np.float32]:
+    """Return k centers, (k, d). `moved` hears how far it is, in units of `work_of`."""
+    if isinstance(initial, np.ndarray):
+        return project(initial, summary.metric)
+    if callable(initial):
+        return _asked(initial, k, seed, pool, summary)
+    if summary.counting < k:
+        raise TooFewRowsError(summary.counting, k)
+    try:
+        centers = _methods(moved)[initial](k, retries, seed, pool, summary)
+        return _filled_up(centers, k, seed, pool, summary)
+    finally:
+        _forget_seeds(pool)
+
+
+def _forget_seeds(pool: Pool) -> None:
+    pool.forget("weigh")
+    pool.ask("end_seeding")
+
+
+def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
+    """Return how much a method has to do, and of what; None for one that is done at once."""
+    if not isinstance(initial, str) or initial == RANDOM:
+        return None
+    return (ROUNDS, "rounds") if initial == KMEANS_PARALLEL else (k, "centers")
+
+
+def _methods(
+    moved: Moved,
+) -> dict[str, Callable[[int, int, int, Pool, Summary], NDArray[np.float32]]]:
+    def plus(k: int, retries: int, seed: int, pool: Pool, summary: Summary) -> Any:
+        tries, field = candidates_of(retries, k), PoolField(pool, summary)
+        return plus_plus(field, k, tries, seed, KMEANS_PLUS_PLUS, moved=moved)
+
+    def chains(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> Any:
+        return markov_chains(pool, summary, k, seed, moved)
+
+    def parallel(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> Any:
+        return kmeans_parallel(pool, summary, k, seed, moved)
+
+    return {RANDOM: _random, KMEANS_PLUS_PLUS: plus, KMC2: chains, KMEANS_PARALLEL: parallel}
+
+
+def _random(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> NDArray[np.float32]:
+    """Draw rows without replacement; in the order of the data."""
+    return some_rows(pool, summary, k, seed, RANDOM)
+
+
+def _filled_up(
+    centers: NDArray[np.float32], k: int, seed: int, pool: Pool, summary: Summary
+) -> NDArray[np.float32]:
+    """Add rows where a method found fewer than k: far ones, then copies where none are left."""
+    if len(centers) < k:
+        _forget_seeds(pool)
+        field = PoolField(pool, summary)
+        field.add(centers)
+        centers = plus_plus(field, k, 1, seed, "missing", list(centers))
+    missing = k - len(centers)
+    if missing == 0:
+        return centers
+    copies = some_rows(pool, summary, missing, seed, "copies")
+    return np.concatenate([centers, copies])
+
+
+def _asked(
+    function: Callable[[NDArray[np.float32], int], Any],
+    k: int,
+    seed: int,
+    pool: Pool,
+    summary: Summary,
+) -> NDArray[np.float32]:
+    """Call a user's function with one sample after the other until it has returned k rows."""
+    features = len(summary.grid.exponent)
+    size = min(summary.counting, max(SAMPLE_ROWS, k))
+    found = np.empty((0, features), np.float32)
+    calls = empty = 0
+    while len(found) < k:
+        sample = some_rows(pool, summary, size, seed, "sample", calls)
+        missing = k - len(found)
+        more = _checked(function(sample, missing), missing, features)
+        found = np.concatenate([found, more])
+        calls, empty = calls + 1, 0 if len(more) else empty + 1
+        if empty == 2:
+            raise ConfigError(
+                f"initial_clusters returned no row twice in a row; {missing} are missing."
+            )
+    return project(found, summary.metric)
+
+
+def _checked(answer: Any, missing: int, features: int) -> NDArray[np.float32]:
+    try:
+        with np.errstate(over="ignore"):  # found below
+            rows = np.asarray(answer, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"initial_clusters returned no array of numbers: {error}.") from None
+    if rows.size == 0:
+        return np.empty((0, features), np.float32)
+    if rows.ndim != 2 or rows.shape[1] != features or len(rows) > missing:
+        raise ConfigError(
+            f"initial_clusters returned an array of shape {rows.shape}; it must be (rows, "
+            f"{features}) with at most the {missing} rows that were asked for."
+        )
+    if not np.isfinite(rows).all():
+        raise ConfigError("initial_clusters returned NaN or infinity.")
+    return rows

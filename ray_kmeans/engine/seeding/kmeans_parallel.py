@@ -1,0 +1,146 @@
+"""Seedings for many rows: k-means|| and AFK-MC^2, which look at the data a few times only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans import kernels
+from ray_kmeans.algorithm import draws
+from ray_kmeans.algorithm.grid import Summary
+from ray_kmeans.algorithm.metric import without_direction
+from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.seeding.kmeans_plus_plus import (
+    ArrayField,
+    PoolField,
+    candidates_of,
+    plus_plus,
+    rows_in_any_order,
+)
+from ray_kmeans.engine.seeding.potential import SEEDING_METRIC
+
+ROUNDS = 5
+OVERSAMPLING = 2
+"""Rows expected to join in a round, in k."""
+POLISHES = 10
+CHAIN = 200
+CHAIN_VALUES = 2**24
+"""Values of candidates that are fetched at once."""
+
+
+def kmeans_parallel(
+    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = nobody
+) -> NDArray[np.float32]:
+    """Return up to k seeds by k-means|| (Bahmani et al., VLDB 2012).
+
+    Rounds in which rows join with a chance like their distance; the candidates, weighted by the
+    rows nearest to them, are clustered by greedy k-means++ and some iterations of Lloyd. Costs
+    about 10 iterations of Lloyd over the data, and O(k^2 d log k) in the coordinator.
+    """
+    field = PoolField(pool, summary)
+    candidates = field.first(draws.uniforms(seed, "kmeans_parallel first", size=1))
+    field.add(candidates)
+    for number, key in enumerate(draws.words(seed, "kmeans_parallel", size=ROUNDS)):
+        moved(number)
+        if field.total == 0:
+            break
+        joined = np.concatenate(pool.ask("join", key, OVERSAMPLING * k / field.total))
+        if len(joined):
+            field.add(joined)
+            candidates = np.concatenate([candidates, joined])
+    times = sum(pool.ask("nearest_counts", len(candidates)))
+    return _recluster(candidates, times, summary, k, seed)
+
+
+def _recluster(
+    candidates: NDArray[np.float32],
+    times: NDArray[np.int64],
+    summary: Summary,
+    k: int,
+    seed: int,
+) -> NDArray[np.float32]:
+    """Return k centers of weighted rows."""
+    kernel = kernels.load()
+    field = ArrayField(candidates, times, summary.metric, kernel)
+    centers = plus_plus(field, k, candidates_of(-1, k), seed, "kmeans_parallel recluster")
+    units = np.rint(candidates.astype(np.float64) * summary.grid.scale).astype(np.int64)
+    units *= times[:, None]  # no overflow: together they count as many rows as the data have
+    labels = np.empty(len(candidates), np.int32)
+    for _ in range(POLISHES):
+        kernel.assign(candidates, kernel.prepare(centers, SEEDING_METRIC), labels)
+        seen = Partials.zero(*centers.shape)
+        np.add.at(seen.sums, labels, units)
+        np.add.at(seen.counts, labels, times)
+        centers = seen.means(summary, centers)
+    return centers
+
+
+def markov_chains(
+    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = nobody
+) -> NDArray[np.float32]:
+    """Return k seeds by AFK-MC^2 (Bachem et al., Fast and provably good seedings, NIPS 2016).
+
+    One look at all rows, then a chain of 200 candidates for each center: O(n d + 200 k^2 d).
+    """
+    field = PoolField(pool, summary)
+    seeds = field.first(draws.uniforms(seed, "kmc2 first", size=1))
+    field.add(seeds)
+    at_once = max(CHAIN_VALUES // (CHAIN * seeds.shape[1]), 1)
+    while len(seeds) < k and field.total > 0:
+        chains = range(len(seeds), min(len(seeds) + at_once, k))
+        rows, times, chances = _proposals(pool, field, summary.rows, chains, seed)
+        times[without_direction(rows, summary.metric)] = 0
+        seeds = _walk(seeds, rows, times / chances, chains, seed)
+        moved(len(seeds))
+    return seeds
+
+
+def _proposals(
+    pool: Pool, field: PoolField, n: int, chains: range, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Draw the candidates of some chains; how often each counts, and the chance that it was drawn.
+
+    Half of them by their distance to the first seed, half uniformly: their mixture.
+    """
+    u = np.concatenate([draws.uniforms(seed, "kmc2 rows", i, size=CHAIN) for i in chains])
+    coin = np.concatenate([draws.uniforms(seed, "kmc2 coins", i, size=CHAIN) for i in chains])
+    numbers = (u * n).astype(np.int64)
+    numbers[coin < 0.5] = field.numbers(u[coin < 0.5])
+    ascending, places = np.unique(numbers, return_inverse=True)
+    parts, own = zip(*pool.ask("weights_at", ascending), strict=True)
+    weights, times = np.concatenate(parts)[places], np.concatenate(own)
+    counted = times[places].astype(np.float64) if len(times) else np.ones(len(places))
+    rows = rows_in_any_order(pool, numbers)
+    return rows, counted, 0.5 * weights / field.total + 0.5 / n
+
+
+def _walk(
+    seeds: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    ratios: NDArray[np.float64],
+    chains: range,
+    seed: int,
+) -> NDArray[np.float32]:
+    """Walk each chain to its end; return the seeds with the rows where they ended.
+
+    `ratios` are how often each row counts over its chance to be drawn.
+    """
+    kernel = kernels.load()
+    labels = np.empty(len(rows), np.int32)
+    kernel.assign(rows, kernel.prepare(seeds, SEEDING_METRIC), labels)
+    nearest = kernel.distances_to(rows, seeds, labels, SEEDING_METRIC)
+    newest = np.empty((len(rows), 1))
+    for chain, first in zip(chains, range(0, len(rows), CHAIN), strict=True):
+        u = draws.uniforms(seed, "kmc2 steps", chain, size=CHAIN)
+        here, ratio = first, nearest[first] * ratios[first]
+        for step in range(1, CHAIN):
+            there = nearest[first + step] * ratios[first + step]
+            if there > u[step] * ratio:
+                here, ratio = first + step, there
+        seeds = np.concatenate([seeds, rows[here : here + 1]])
+        left = slice(first + CHAIN, None)  # the chains that are not walked yet
+        kernel.distances(rows[left], rows[here : here + 1], SEEDING_METRIC, newest[left])
+        nearest[left] = np.minimum(nearest[left], newest[left, 0])
+    return seeds

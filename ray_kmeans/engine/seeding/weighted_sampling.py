@@ -1,0 +1,57 @@
+"""Draws without replacement in which every row has a chance like its weight, wherever it is.
+
+Each row gets a ticket, an exponential variate over its weight; the lowest tickets win. So a worker
+knows its best rows alone, and the best of all are among these (Efraimidis, Spirakis, Weighted
+random sampling with a reservoir, Information Processing Letters 97, 2006).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm import draws
+
+LN_2 = 0.6931471805599453
+TERMS = 11
+"""Of the series of the logarithm: what is left out is below 2**-55."""
+
+
+def winners(
+    numbers: NDArray[np.int64], weights: NDArray[np.int64], key: np.uint64, size: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the lowest tickets of some rows, at most `size`, and the numbers of these rows.
+
+    Rows of weight 0 have none. `weights` (n,), or empty where all count alike.
+    """
+    if len(weights):
+        numbers, weights = numbers[weights > 0], weights[weights > 0]
+    bits = draws.mix(numbers.astype(np.uint64), key)
+    u = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    tickets = minus_log(u) / (weights if len(weights) else 1.0)
+    return lowest(tickets, numbers, size)
+
+
+def lowest(
+    tickets: NDArray[np.float64], numbers: NDArray[np.int64], size: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the `size` lowest tickets in order; of equal ones the lower number wins."""
+    order = np.lexsort((numbers, tickets))[:size]
+    return tickets[order], numbers[order]
+
+
+def minus_log(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return -ln(u) of numbers in (0, 1), off by some units of 2**-52.
+
+    The logarithms of the libraries differ between processors in the last bit. This one is a fixed
+    sequence of IEEE operations: ln(m) = 2 artanh((m - 1) / (m + 1)).
+    """
+    mantissas, exponents = np.frexp(u)
+    low = mantissas < 0.7071067811865476
+    m = np.where(low, 2 * mantissas, mantissas)
+    s = (m - 1) / (m + 1)
+    squared = s * s
+    series = np.zeros(len(u))
+    for term in reversed(range(TERMS)):
+        series = series * squared + 1 / (2 * term + 1)
+    return np.asarray(-((exponents - low) * LN_2 + 2 * s * series))

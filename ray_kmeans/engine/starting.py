@@ -1,0 +1,125 @@
+"""What comes before the first step: rows are read, and centers to start from are chosen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm.grid import Summary
+from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.engine.checkpoint_saver import Saver
+from ray_kmeans.engine.fit_plan import FitPlan
+from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.seeding.choose import Initial, choose_centers, work_of
+from ray_kmeans.engine.worker import this_process
+from ray_kmeans.observe import events as ev
+from ray_kmeans.process import interrupt
+
+
+def load(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
+    """Let the workers read their rows; return what they found, and say what is odd.
+
+    `names`: of the columns, for messages.
+    """
+    begin = time.perf_counter()
+    summary = pool.summarize(_heeding(ev.begin(emit, ev.Phase.READING, pool.num_rows, "rows")))
+    emit(
+        ev.DataLoaded(
+            rows=summary.counting,
+            features=len(summary.grid.exponent),
+            seconds=time.perf_counter() - begin,
+            coordinator=this_process(),
+            workers=tuple(pool.ask("where")),
+        )
+    )
+    for message in _oddities(summary, names):
+        emit(ev.Warned(message))
+    return summary
+
+
+def _heeding(moved: Moved) -> Moved:
+    """Return the same for what may take long: it ends where this process is asked to end."""
+
+    def heeded(done: int) -> None:
+        interrupt.check()
+        moved(done)
+
+    return heeded
+
+
+def _oddities(summary: Summary, names: Sequence[str]) -> Iterator[str]:
+    """Yield what a user should know of the data."""
+    if summary.dropped:
+        yield (
+            f"{summary.dropped:,} of {summary.rows:,} rows hold NaN, null or infinity: they are "
+            "left out, and get no label."
+        )
+    lost = summary.lost
+    if len(lost):
+        assert summary.rounding is not None
+        count, column = int(summary.rounding.changed[lost].sum()), int(lost[0])
+        name = repr(names[column]) if len(names) == len(summary.grid.exponent) else str(column)
+        more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+        yield (
+            f"{count:,} of {summary.rows * len(lost):,} values of column {name}{more} "
+            "lie so far from zero, beside how little they differ, that float32 rounds their "
+            "differences away: rows become equal that are not. Give center=True (--center), which "
+            "subtracts the middle of each column before, or subtract it yourself."
+        )
+    coarse = np.flatnonzero(summary.squares.coarse > summary.rows // 100)
+    if len(coarse):
+        yield (
+            f"column {coarse[0]} ({len(coarse)} such) reaches values so large that over 1 % of "
+            "its other values vanish beside them, also in the centers. "
+            "Remove the outliers (or fill values), or scale the column."
+        )
+    if summary.metric == COSINE and summary.zeros:
+        yield (
+            f"{summary.zeros:,} of {summary.counting:,} rows are zero: they have no direction. "
+            "Their cosine distance to every center is 1, and they count for the first cluster. "
+            "Remove them if that is not what you want."
+        )
+
+
+def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.Emit) -> FitState:
+    """Choose the centers to start from, and save them: a seeding is not lost either."""
+    begin = time.perf_counter()
+    work = work_of(plan.initial, plan.num_clusters)
+    about = plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
+    moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else nobody
+    centers = choose_centers(*about, _heeding(moved))
+    emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
+    if isinstance(plan.initial, str):
+        _warn_of_copies(centers, len(summary.lost) > 0, emit)
+    state = replace(FitState.initial(centers, plan.metric, plan.origin), rows=plan.rows)
+    saver.save(state)
+    saver.flush()  # a seeding is not lost either
+    return state
+
+
+def _warn_of_copies(centers: NDArray[np.float32], by_rounding: bool, emit: ev.Emit) -> None:
+    copies = len(centers) - len(np.unique(centers, axis=0))
+    if not copies:
+        return
+    if by_rounding:
+        why = "rounding to float32 made rows equal", "Give center=True (--center)."
+    else:
+        why = "the data hold equal rows", "Lower num_clusters, or remove duplicate rows."
+    emit(
+        ev.Warned(
+            f"{copies} of {len(centers)} initial centers are copies of another one, because "
+            f"{why[0]}; their clusters stay empty. {why[1]}"
+        )
+    )
+
+
+def _name_of(initial: Initial) -> str:
+    if isinstance(initial, str):
+        return initial
+    return "given centers" if isinstance(initial, np.ndarray) else "a function"

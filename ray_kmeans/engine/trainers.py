@@ -1,0 +1,134 @@
+"""How a fit makes its next step: full batch, mini-batch, or batches from a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeAlias
+
+from ray_kmeans.algorithm import minibatch
+from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.grid import Summary
+from ray_kmeans.algorithm.lloyd import update
+from ray_kmeans.algorithm.state import FitState, Stop
+from ray_kmeans.algorithm.stopping import LossWatch, StopRule, why_stop
+from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.shard import Block
+
+Loadable: TypeAlias = tuple[Any, Sequence[Sequence[Block]]]
+"""A source, and its blocks as they are dealt out to workers."""
+
+
+class Trainer(Protocol):
+    """One way to train."""
+
+    pool: Pool
+
+    def start(self, state: FitState) -> FitState:
+        """Return the state from which this fit goes on."""
+
+    def why_stop(self, state: FitState) -> Stop | None:
+        """Return the reason to stop before the next step, or None."""
+
+    def advance(self, state: FitState, most_steps: int) -> FitState:
+        """Return the state after up to so many steps; the same one where there is no input."""
+
+
+class FullBatch:
+    """A step is a sweep over everything."""
+
+    def __init__(
+        self, pool: Pool, summary: Summary, rule: StopRule, empty_clusters: str = "keep"
+    ) -> None:
+        self.pool = pool
+        self._summary = summary
+        self._rule = rule
+        self._empty_clusters = empty_clusters
+
+    def start(self, state: FitState) -> FitState:
+        return state
+
+    def why_stop(self, state: FitState) -> Stop | None:
+        return why_stop(state, self._rule)
+
+    def advance(self, state: FitState, most_steps: int = 1) -> FitState:
+        seen = self.pool.sweep(state.centers)
+        centers = seen.means(self._summary, state.centers)
+        empty = (seen.counts == 0).nonzero()[0]
+        if len(empty) and self._empty_clusters == "farthest":
+            rows = self.pool.farthest(state.centers, len(empty))
+            centers[empty[: len(rows)]] = rows
+        return update(state, seen, self._summary, centers)
+
+
+class MiniBatch:
+    """A step visits the rows of one batch; the steps of an iteration may be made at once."""
+
+    def __init__(
+        self, pool: Pool, summary: Summary, rule: StopRule, batches: Batches, m: int
+    ) -> None:
+        self.pool = pool
+        self._summary = summary
+        self._rule = rule
+        self._batches = batches
+        self._m = m
+
+    def start(self, state: FitState) -> FitState:
+        state = minibatch.prepare(state, self._m)
+        self._watch = LossWatch(self._rule, state, self._batches)
+        return state
+
+    def why_stop(self, state: FitState) -> Stop | None:
+        return self._watch.why_stop(state)
+
+    def advance(self, state: FitState, most_steps: int) -> FitState:
+        assert state.running is not None
+        first = state.iteration - state.data_since
+        steps = min(most_steps, self._m - state.running.done, self._at_once(state, first))
+        seen = self.pool.sweep_batches(state.centers, self._batches, first, steps)
+        rows = [self._batches.rows_in(first + number) for number in range(steps)]
+        state = minibatch.advance(state, seen, rows, self._summary.grid)
+        made = state.history[-steps:]
+        seen_to = (replace(line, smoothed=self._watch.see(line)) for line in made)
+        return replace(state, history=(*state.history[:-steps], *seen_to))
+
+    def _at_once(self, state: FitState, first: int) -> int:
+        """Return how many steps may be summed up at once, so that nothing is lost."""
+        assert state.running is not None
+        if state.iteration - state.running.done < state.data_since:
+            return 1  # the iteration began on other data, and so perhaps on another grid
+        if self._summary.weights is not None:  # the grid holds every row once
+            return self._batches.per_epoch - first % self._batches.per_epoch
+        return max(self._batches.rows // self._batches.size, 1)  # the grid holds n rows
+
+
+class Stream:
+    """A step visits the next batch of an iterator, until it ends."""
+
+    def __init__(self, pool: Pool, batches: Iterator[Loadable], rule: StopRule, m: int) -> None:
+        self.pool = pool
+        self._batches = batches
+        self._rule = rule
+        self._m = m
+        self._ended = False
+
+    def start(self, state: FitState) -> FitState:
+        state = minibatch.prepare(state, self._m)
+        self._watch = LossWatch(self._rule, state, None)
+        return state
+
+    def why_stop(self, state: FitState) -> Stop | None:
+        return Stop.END_OF_INPUT if self._ended else self._watch.why_stop(state)
+
+    def advance(self, state: FitState, most_steps: int = 1) -> FitState:
+        loadable = next(self._batches, None)
+        if loadable is None:
+            self._ended = True
+            return state
+        self.pool.take(*loadable)
+        summary = self.pool.summarize()
+        whole = Batches(summary.rows, summary.rows, seed=0)
+        seen = self.pool.sweep_batches(state.centers, whole, 0, 1)
+        state = minibatch.advance(state, seen, [summary.counting], summary.grid)
+        self._watch.see(state.history[-1])
+        return state

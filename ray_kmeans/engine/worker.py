@@ -1,0 +1,342 @@
+"""A worker: holds one shard and answers for its rows. A plain class; Ray enters elsewhere."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import starmap
+from operator import add
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans import kernels
+from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.exact_total import exact_total
+from ray_kmeans.algorithm.grid import Extent, Grid, Squares
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN, without_direction
+from ray_kmeans.algorithm.minibatch import BatchPartials
+from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.engine.label_writer import (
+    Gatherer,
+    Labelled,
+    Labeller,
+    Writer,
+    kept_of,
+    write_all,
+)
+from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.row_cache import Keep
+from ray_kmeans.engine.seeding import weighted_sampling
+from ray_kmeans.engine.seeding.potential import Potential
+from ray_kmeans.engine.shard import Block, Reader, Shard
+from ray_kmeans.kernels.moving_sums import counts_of
+from ray_kmeans.kernels.threads import Threads
+
+MEASURED_VALUES = 2**17
+"""Values that stay in a processor's cache while they are looked at twice."""
+GATHERED_ROWS = 8192
+"""Rows of a mini-batch that are put side by side at once."""
+
+
+def this_process() -> tuple[str, int]:
+    """Return (host, pid)."""
+    return socket.gethostname(), os.getpid()
+
+
+class ShardWorker:
+    """The rows of one shard, in memory, and what is computed on them.
+
+    Every method but `weigh` may be called again with the same result; a replacement needs `load`,
+    and what its pool remembers.
+    """
+
+    def __init__(
+        self,
+        metric: str = SQUARED_EUCLIDEAN,
+        kernel: str = "cpu",
+        threads: int = 1,
+        keep: Keep = Keep(),  # noqa: B008 (frozen)
+        gpus: float = 1.0,
+    ) -> None:
+        self._metric = metric
+        self._keep = keep
+        self._kernel = kernels.load(kernel, threads, gpus)
+        self._threads = Threads(threads)
+        self.noted: Moved = nobody
+        """Hears of rows that are read, or whose labels are on their way to be written."""
+        self._loaded: Shard | None = None
+        self._grid: Grid | None = None
+        self._held: kernels.Held | None = None
+        self._potential: Potential | None = None
+
+    def where(self) -> tuple[str, int]:
+        """Return (host, pid) of this process."""
+        return this_process()
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that this process has held so far."""
+        found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return found if sys.platform == "darwin" else 1024 * found
+
+    def load(self, source: Reader, blocks: Sequence[Block]) -> Extent:
+        """Read the shard, and return its extent, with the rows that are not finite counted."""
+        self._loaded = self._held = self._potential = None
+        shard = Shard(source, blocks, self._metric, self._keep, self._kernel.fingerprint)
+        extent = shard.load(self.noted)
+        self._loaded = shard
+        return extent
+
+    def get_ready(self, n_clusters: int, batch_rows: int | None = None) -> tuple[str, int, float]:
+        """Compile and check what labelling for so many clusters needs, in batches where these are.
+
+        Returns what computes the labels, in how many threads, and the seconds that this took.
+        """
+        begin = time.perf_counter()
+        rows = sum(self._shard.rows.sizes)
+        name = self._kernel.ready(rows, n_clusters, self._shard.features)
+        if name.startswith(kernels.BLAS) or batch_rows is not None:
+            self._warm_up(batch_rows is not None)
+        return name, self._threads.count, time.perf_counter() - begin
+
+    def _warm_up(self, in_batches: bool) -> None:
+        """Label and sum up two rows, so that the first step need not compile how that is done."""
+        some = np.zeros((2, self._shard.features), np.float32)  # none of the data, which may be far
+        some[:, 0] = 1.0
+        centers = np.repeat(some[:1], 2, axis=0)  # a tie for every row, which nothing quick settles
+        scale = np.ones(some.shape[1])
+        if not in_batches:
+            self._kernel.hold([some], self._metric, 2).sums(centers, scale)
+            return
+        rows, labels = np.array(some), np.zeros(len(some), np.int32)
+        self._kernel.assign(rows, self._kernel.prepare(centers, self._metric), labels)
+        self._kernel.accumulate(rows, labels, scale, np.zeros(centers.shape, np.int64))
+        self._kernel.distances_to(rows, centers, labels, self._metric)
+
+    def measure(self, grid: Grid) -> Squares:
+        """Take the grid for all sums to come, and return the sums of squares on it."""
+        self._grid, self._held, self._potential = grid, None, None
+        self._shard.take_units(grid.weight_exponent)
+        work = ((rows, self._shard.weights_in(here)) for here, rows in enumerate(self._shard.rows))
+        parts = (self._threads.run if self._shard.rows.stays else starmap)(self._squares, work)
+        squares: Squares = reduce(add, parts)
+        return squares
+
+    def _squares(self, rows: NDArray[np.float32], weights: NDArray[np.int64]) -> Squares:
+        total = Squares.zero(rows.shape[1])
+        step = max(MEASURED_VALUES // rows.shape[1], 1)
+        for start in range(0, len(rows), step):
+            some, times = rows[start : start + step], weights[start : start + step]
+            squares = Squares.zero(rows.shape[1], self._kernel.fingerprint(some, times))
+            self._kernel.accumulate_squares(
+                some, self._on.scale, self._on.half_bits, squares.limbs, squares.coarse, times
+            )
+            total += squares
+        return total
+
+    def sweep(self, centers: NDArray[np.float32]) -> Partials:
+        """Assign every row to its nearest center and return the sums and counts."""
+        return Partials(*self._rows_held(centers).sums(centers, self._on.scale))
+
+    def sweep_batches(
+        self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int
+    ) -> BatchPartials:
+        """Do the shard's part of some steps of mini-batch, all with these centers."""
+        prepared = self._kernel.prepare(centers, self._metric)
+        partials = Partials.zero(*centers.shape)
+        losses = [0] * steps
+        for number in range(steps):
+            for rows, weights in self._rows_of(batches, first_step + number):
+                labels = self._assigned(rows, prepared)
+                self._kernel.accumulate(rows, labels, self._on.scale, partials.sums, weights)
+                partials.counts[:] += counts_of(labels, len(centers), weights)
+                distances = self._kernel.distances_to(rows, centers, labels, self._metric)
+                if len(weights):
+                    distances *= self._on.weights_of(weights)
+                losses[number] += exact_total(distances)
+        return BatchPartials(partials, tuple(losses))
+
+    def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the rows of the shard that have one of these (ascending) numbers, in order."""
+        return self._shard.rows_at(numbers)
+
+    def farthest(
+        self, centers: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return up to `count` rows farthest from their centers, and their distances.
+
+        Ordered by distance, the largest first, then by number.
+        """
+        distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
+        for number, block_rows, labels in self._labelled(centers):
+            # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
+            here = self._kernel.distances_to(block_rows, centers, labels, SQUARED_EUCLIDEAN)
+            here[without_direction(block_rows, self._metric) | self._shard.out_in(number)] = 0
+            order = np.argsort(-here, kind="stable")[:count]
+            distances = np.concatenate([distances, here[order]])
+            rows = np.concatenate([rows, block_rows[order]])
+            order = np.argsort(-distances, kind="stable")[:count]
+            distances, rows = distances[order], rows[order]
+        return distances, rows
+
+    def chances(self) -> NDArray[np.float64]:
+        """Return the seeding weight of each block before there is a seed."""
+        return self._seeded.chances()
+
+    def weigh(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Take note of more seeds; return the seeding weight of each block."""
+        return self._seeded.add(centers, self._kernel)
+
+    def potentials(self, candidates: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return for each block and candidate the weight that would be left, (blocks, c)."""
+        return self._seeded.with_each(candidates, self._kernel)
+
+    def find(self, blocks: NDArray[np.int64], offsets: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the number of the row at each offset into the weights of a block; -1 elsewhere."""
+        numbers = np.full(len(blocks), -1)
+        places = {block.index: (here, block.first) for here, block in enumerate(self._shard.blocks)}
+        for index in np.unique(blocks).tolist():
+            if index in places:
+                here, first = places[index]
+                targets = blocks == index
+                numbers[targets] = first + self._seeded.find(here, offsets[targets])
+        return numbers
+
+    def weights_at(
+        self, numbers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return of the rows with these (ascending) numbers the seeding and their own weights."""
+        found = [self._seeded.weights[here][at] for here, at in self._shard.inside(numbers)]
+        return np.concatenate([np.empty(0), *found]), self._shard.weights_at(numbers)
+
+    def join(self, key: np.uint64, share: float) -> NDArray[np.float32]:
+        """Return the rows that join the candidates by chance, each on its own, in order."""
+        chosen = [
+            self._shard.rows.take(
+                here, np.flatnonzero(self._seeded.joins(here, block.first, key, share))
+            )
+            for here, block in enumerate(self._shard.blocks)
+        ]
+        return np.concatenate(chosen)
+
+    def draw(self, key: np.uint64, size: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the tickets that win a draw of so many rows by weight, and their numbers."""
+        numbers = [np.arange(b.first, b.first + b.rows) for b in self._shard.blocks]
+        return weighted_sampling.winners(np.concatenate(numbers), self._shard.weights, key, size)
+
+    def nearest_counts(self, n_centers: int) -> NDArray[np.int64]:
+        """Return how many rows are nearest to each of the seeds so far."""
+        return self._seeded.counts(n_centers)
+
+    def end_seeding(self) -> None:
+        """Forget all seeds, and free what they took."""
+        self._potential = None
+
+    def write_labels(
+        self,
+        centers: NDArray[np.float32],
+        output: Writer,
+        keep_columns: Sequence[str],
+        second: bool = False,
+        together: int = 1,
+    ) -> tuple[list[Any], NDArray[np.int64]]:
+        """Write the label of every row, so many blocks together as a part.
+
+        Returns the parts, and rows by label. `second`: also the second-nearest center.
+        """
+        how = Labeller(self._kernel, centers, self._metric, second)
+        counts = np.zeros(len(centers), np.int64)
+
+        def labelled() -> Iterator[Labelled]:
+            for here, rows, labels in self._labelled(centers):
+                out = self._shard.out_in(here)
+                np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
+                yield how.labelled(self._shard.blocks[here], rows, labels, out)
+                self.noted(len(rows))
+
+        kept = kept_of(self._shard.source, self._shard.blocks, keep_columns)
+        stays = self._shard.rows.stays
+        threads = self._threads.count
+        parts = write_all(how, labelled(), kept, output, together, threads, stays)
+        return parts, counts
+
+    def gather(
+        self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int
+    ) -> list[tuple[int, Any]]:
+        """Gather labelled rows by cluster: the bundles of blocks that begin in this shard."""
+        mine, files = {block.index: block.rows for block in self._shard.blocks}, []
+        for bundle in bundles:
+            if bundle[0] in mine:
+                files.append((bundle[0], output.gather(bundle, width)))
+                self.noted(mine[bundle[0]])
+        return files
+
+    @property
+    def _shard(self) -> Shard:
+        if self._loaded is None:  # never answer for rows that are not there
+            raise RuntimeError("this worker holds no shard: load comes first")
+        return self._loaded
+
+    @property
+    def _on(self) -> Grid:
+        if self._grid is None:
+            raise RuntimeError("this worker has no grid: measure comes before sweep")
+        return self._grid
+
+    @property
+    def _seeded(self) -> Potential:
+        if self._potential is None:
+            shard = self._shard
+            self._potential = Potential(shard.rows, self._metric, shard.weights_in)
+        return self._potential
+
+    def _rows_held(self, centers: NDArray[np.float32]) -> kernels.Held:
+        if self._held is None:
+            rows, weights = self._shard.rows, self._shard.weights
+            if rows.stays:
+                self._held = self._kernel.hold(list(rows), self._metric, len(centers), weights)
+            else:
+                about = rows.sizes, self._shard.features, self._metric, weights
+                self._held = self._kernel.hold_each(rows, *about)
+        return self._held
+
+    def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:
+        labels = np.empty(len(rows), np.int32)
+        self._kernel.assign(rows, prepared, labels)
+        return labels
+
+    def _labelled(
+        self, centers: NDArray[np.float32]
+    ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32]]]:
+        """Yield the place of each block in the shard, its rows and their labels."""
+        if not self._shard.rows.stays:  # fetched once, and not a second time for who asks
+            prepared = self._kernel.prepare(centers, self._metric)
+            for here, rows in enumerate(self._shard.rows):
+                yield here, rows, self._assigned(rows, prepared)
+            return
+        labels = self._rows_held(centers).assign(centers)
+        first = 0
+        for here, rows in enumerate(self._shard.rows):
+            yield here, rows, labels[first : first + len(rows)]
+            first += len(rows)
+
+    def _rows_of(
+        self, batches: Batches, step: int
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Yield the shard's rows of a mini-batch and their weights, some at a time."""
+        if batches.is_whole:
+            for here, rows in enumerate(self._shard.rows):
+                yield rows, self._shard.weights_in(here)
+            return
+        first, last = self._shard.blocks[0], self._shard.blocks[-1]
+        numbers = batches.numbers(step)
+        numbers = numbers[(numbers >= first.first) & (numbers < last.first + last.rows)]
+        for start in range(0, len(numbers), GATHERED_ROWS):
+            some = numbers[start : start + GATHERED_ROWS]
+            yield self._shard.rows_at(some), self._shard.weights_at(some)

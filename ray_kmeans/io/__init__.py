@@ -1,0 +1,1 @@
+"""Files on any store: open, retry, read ranges and publish."""

@@ -1,0 +1,125 @@
+"""A remote file that is read like a local one, some pieces ahead in threads."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeAlias
+
+from ray_kmeans.process import forks
+
+FIRST_PIECE = 2**16
+"""Bytes that are asked for at first: enough for most headers and footers."""
+PIECE = 2**22
+"""Bytes of a piece once a reader goes on where it was; growing fourfold up to there."""
+AHEAD = 4
+"""Pieces that are asked for before they are read."""
+IN_FLIGHT = 8
+"""Requests of this process at once, over all files."""
+
+Fetch: TypeAlias = Callable[[int, int], bytes]
+"""Returns the bytes from one offset to another."""
+
+
+class Ranges(io.RawIOBase):
+    """Bytes of a file by range, as a file object. It holds a few pieces at a time."""
+
+    def __init__(self, fetch: Fetch, size: int) -> None:
+        super().__init__()
+        self._fetch = fetch
+        self._size = size
+        self._at = 0
+        self._pieces: OrderedDict[int, tuple[int, Future[bytes]]] = OrderedDict()
+        self._next = -1
+        self._length = FIRST_PIECE
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = offset + (0, self._at, self._size)[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, f"no byte {at} in a file")
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, or all, as far as the file goes; copied once at most of a piece."""
+        left = max(self._size - self._at, 0)
+        wanted = left if size < 0 else min(size, left)
+        parts: list[bytes] = []
+        while wanted:
+            begin, piece = self._piece(wanted)
+            here = self._at - begin
+            parts.append(piece[here : here + wanted])
+            self._at += len(parts[-1])
+            wanted -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer as far as the file goes."""
+        wanted = memoryview(buffer).cast("B")
+        found = self.read(len(wanted))
+        wanted[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        for _, piece in self._pieces.values():
+            piece.cancel()
+        self._pieces.clear()
+        super().close()
+
+    def _piece(self, wanted: int) -> tuple[int, bytes]:
+        """Return the piece that the next byte is in, and where it begins."""
+        here = (at for at, (end, _) in self._pieces.items() if at <= self._at < end)
+        begin = next(here, -1)
+        if begin < 0:
+            goes_on = self._at == self._next
+            self._length = min(4 * self._length, PIECE) if goes_on else FIRST_PIECE
+            begin = self._at
+            self._ask(begin, max(wanted, self._length))
+        end, piece = self._pieces[begin]
+        if begin == self._at:
+            self._look_ahead(end)
+        data = piece.result()
+        if len(data) != end - begin:
+            raise EOFError(f"{len(data):,} bytes where {end - begin:,} were asked for")
+        return begin, data
+
+    def _look_ahead(self, end: int) -> None:
+        """Ask for what comes next, if the reader has gone on from one piece to another."""
+        self._next = end
+        last = end
+        for _ in range(AHEAD if self._length == PIECE else 0):
+            if last not in self._pieces and last < self._size:
+                self._ask(last, PIECE)
+            last = self._pieces[last][0] if last in self._pieces else self._size
+
+    def _ask(self, begin: int, length: int) -> None:
+        end = min(begin + length, self._size)
+        self._pieces[begin] = end, in_background(self._fetch, begin, end)
+        while len(self._pieces) > AHEAD + 2:
+            self._pieces.popitem(last=False)
+
+
+def in_background(fetch: Fetch, begin: int, end: int) -> Future[bytes]:
+    """Fetch bytes in a thread."""
+    return _pool().submit(fetch, begin, end)
+
+
+@lru_cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ray-kmeans-reading")
+
+
+forks.at_fork(after_in_child=_pool.cache_clear)  # threads are not forked

@@ -1,0 +1,258 @@
+"""The loops of the CPU kernel, compiled by numba. They release the GIL and check nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ray_kmeans.kernels.exact_order import is_nearer, score
+from ray_kmeans.kernels.int8.quantize import address_of
+from ray_kmeans.kernels.llvm import avx512
+from ray_kmeans.process.jit import njit
+
+FAR_AWAY = 1e15
+"""A row this many center spreads away could overflow float32; it is settled in float64."""
+TILE_ROWS = 64
+TILE_COLUMNS = 32
+TILE_CENTERS = 64
+"""A tile of `distances` takes 16 KB, its sums 32 KB: whatever the shape, no more memory than that."""
+
+
+@njit(nogil=True, fastmath={"reassoc", "contract"})
+def center(rows, scaled_mean, scale, residuals):
+    # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term any underflow.
+    n, d = rows.shape
+    for i in range(n):
+        total = np.float32(0.0)
+        for column in range(d):
+            residual = rows[i, column] * scale - scaled_mean[column]
+            residuals[i, column] = residual
+            total += residual * residual
+        residuals[i, d] = np.float32(1.0)
+        residuals[i, d + 1] = np.sqrt(total) * np.float32(1.01) + np.float32(2.0**-60)
+
+
+@njit(nogil=True)
+def scan(lows, first, lowest, second, labels):
+    # Rows run along the vector lanes, so the state of a tile stays in the first-level cache.
+    panel, n = lows.shape
+    if first == 0:
+        lowest[:n] = np.inf
+        second[:n] = np.inf
+        labels[:] = 0
+    for j in range(panel):
+        label = np.int32(first + j)
+        for i in range(n):
+            low = lows[j, i]
+            before = lowest[i]
+            is_lowest = low < before
+            rival = before if is_lowest else low
+            second[i] = rival if rival < second[i] else second[i]
+            lowest[i] = low if is_lowest else before
+            labels[i] = label if is_lowest else labels[i]
+
+
+@njit(nogil=True)
+def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain):
+    n, width = residuals.shape
+    for i in range(n):
+        norm = residuals[i, width - 1]
+        label = labels[i]
+        upper[i] = lowest[i] + np.float32(2.0) * (bound_a[label] + bound_b[label] * norm)
+        if norm < FAR_AWAY:
+            certain[i] = second[i] > upper[i]
+        else:  # also where it is not a number
+            certain[i] = False
+            upper[i] = np.inf
+
+
+@njit(nogil=True)
+def mask(lows, first, left_out):
+    panel, n = lows.shape
+    for i in range(n):
+        if first <= left_out[i] < first + panel:
+            lows[left_out[i] - first, i] = np.inf
+
+
+@njit(nogil=True)
+def settle(rows, centers, cosine, lows, first, upper, left_out, nearest, scores):
+    panel, n = lows.shape
+    for i in range(n):
+        if cosine and not np.any(rows[i]):
+            # There may be many, all centers tie, and working it out takes long.
+            nearest[i] = 1 if left_out[i] == 0 else 0
+            continue
+        for j in range(panel):
+            candidate = first + j
+            if lows[j, i] > upper[i] or candidate == left_out[i]:
+                continue  # written so that a NaN is a candidate
+            _compare(rows[i], centers, candidate, cosine, i, nearest, scores)
+
+
+@njit(nogil=True)
+def settle_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
+    """Do the same for pairs of a row and a center, those of a row in ascending order."""
+    for pair in range(len(numbers)):
+        i = numbers[pair]
+        _compare(rows[i], centers, candidates[pair], cosine, i, nearest, scores)
+
+
+@njit(nogil=True)
+def _compare(row, centers, candidate, cosine, i, nearest, scores):
+    found = score(row, centers[candidate], cosine)
+    best = nearest[i]
+    if best < 0 or is_nearer(
+        row, centers[candidate], found, centers[best], (scores[i, 0], scores[i, 1]), cosine
+    ):
+        nearest[i] = candidate
+        scores[i, 0], scores[i, 1] = found
+
+
+@njit(nogil=True)
+def gather(blocks, numbers, rows):
+    n, d = rows.shape
+    for i in range(n):
+        rows[i] = avx512.floats_at(address_of(blocks, numbers[i], d), d)
+
+
+@njit(nogil=True)
+def _term(x, c, cosine):
+    if cosine:
+        return np.float64(x) * np.float64(c)
+    difference = np.float64(x) - np.float64(c)
+    return difference * difference
+
+
+@njit(nogil=True)
+def _distance(total, cosine):
+    return max(0.0, 1.0 - total) if cosine else total
+
+
+@njit(nogil=True)
+def _turn(rows, tile):
+    # Eight rows at a time, so that a line of the tile is filled at once.
+    n, d = rows.shape
+    whole = n // 8 * 8
+    for i in range(0, whole, 8):
+        for column in range(d):
+            for lane in range(8):
+                tile[column, i + lane] = rows[i + lane, column]
+    for i in range(whole, n):
+        for column in range(d):
+            tile[column, i] = rows[i, column]
+
+
+@njit(nogil=True)
+def _four(center, column):
+    return (
+        np.float64(center[column]),
+        np.float64(center[column + 1]),
+        np.float64(center[column + 2]),
+        np.float64(center[column + 3]),
+    )
+
+
+@njit(nogil=True)
+def _add_squares(tile, centers, totals):
+    # Rows run along the vector lanes, so the order of additions does not depend on their number.
+    # Four columns at a time spare loads and stores of the totals; each is still added by itself.
+    k, d = centers.shape
+    whole = d // 4 * 4
+    for j in range(k):
+        for c in range(0, whole, 4):
+            c0, c1, c2, c3 = _four(centers[j], c)
+            for i in range(TILE_ROWS):
+                x0, x1 = tile[c, i] - c0, tile[c + 1, i] - c1
+                x2, x3 = tile[c + 2, i] - c2, tile[c + 3, i] - c3
+                totals[j, i] = (((totals[j, i] + x0 * x0) + x1 * x1) + x2 * x2) + x3 * x3
+        for c in range(whole, d):
+            c0 = np.float64(centers[j, c])
+            for i in range(TILE_ROWS):
+                difference = tile[c, i] - c0
+                totals[j, i] += difference * difference
+
+
+@njit(nogil=True)
+def _add_products(tile, centers, totals):
+    k, d = centers.shape
+    whole = d // 4 * 4
+    for j in range(k):
+        for c in range(0, whole, 4):
+            c0, c1, c2, c3 = _four(centers[j], c)
+            for i in range(TILE_ROWS):
+                x0, x1 = tile[c, i] * c0, tile[c + 1, i] * c1
+                x2, x3 = tile[c + 2, i] * c2, tile[c + 3, i] * c3
+                totals[j, i] = (((totals[j, i] + x0) + x1) + x2) + x3
+        for c in range(whole, d):
+            c0 = np.float64(centers[j, c])
+            for i in range(TILE_ROWS):
+                totals[j, i] += tile[c, i] * c0
+
+
+@njit(nogil=True)
+def _write(totals, cosine, result):
+    n, panel = result.shape
+    if cosine:
+        for j in range(panel):
+            for i in range(TILE_ROWS):
+                totals[j, i] = _distance(totals[j, i], cosine)
+    for i in range(n):
+        for j in range(panel):
+            result[i, j] = totals[j, i]
+
+
+@njit(nogil=True)
+def distances(rows, centers, cosine, result):
+    n, d = rows.shape
+    k = centers.shape[0]
+    tile = np.zeros((TILE_COLUMNS, TILE_ROWS))
+    # 8 more: at a stride of 2**9 bytes the totals of a row would compete for the same cache sets.
+    totals = np.empty((min(k, TILE_CENTERS), TILE_ROWS + 8))
+    for start in range(0, n, TILE_ROWS):
+        end = start + TILE_ROWS
+        for first in range(0, k, TILE_CENTERS):
+            last = first + TILE_CENTERS
+            totals[:] = 0.0
+            for left in range(0, d, TILE_COLUMNS):
+                right = left + TILE_COLUMNS
+                _turn(rows[start:end, left:right], tile)
+                if cosine:
+                    _add_products(tile, centers[first:last, left:right], totals)
+                else:
+                    _add_squares(tile, centers[first:last, left:right], totals)
+            _write(totals, cosine, result[start:end, first:last])
+
+
+@njit(nogil=True)
+def distances_to(rows, centers, labels, cosine, result):
+    # Four rows at a time: each addition waits for the one before it in the same row.
+    n, d = rows.shape
+    whole = n // 4 * 4
+    for i in range(0, whole, 4):
+        j0, j1, j2, j3 = labels[i], labels[i + 1], labels[i + 2], labels[i + 3]
+        t0 = t1 = t2 = t3 = 0.0
+        for column in range(d):
+            t0 += _term(rows[i, column], centers[j0, column], cosine)
+            t1 += _term(rows[i + 1, column], centers[j1, column], cosine)
+            t2 += _term(rows[i + 2, column], centers[j2, column], cosine)
+            t3 += _term(rows[i + 3, column], centers[j3, column], cosine)
+        result[i], result[i + 1] = _distance(t0, cosine), _distance(t1, cosine)
+        result[i + 2], result[i + 3] = _distance(t2, cosine), _distance(t3, cosine)
+    for i in range(whole, n):
+        total = 0.0
+        for column in range(d):
+            total += _term(rows[i, column], centers[labels[i], column], cosine)
+        result[i] = _distance(total, cosine)
+
+
+@njit(nogil=True)
+def fingerprint(bits, keys, weights):
+    n, d = bits.shape
+    total = np.uint64(0)
+    for i in range(n):
+        mixed = np.uint64(0)
+        for column in range(d):
+            mixed += np.uint64(bits[i, column]) * keys[column]
+        mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+        times = np.uint64(weights[i]) if len(weights) else np.uint64(1)
+        total += times * (mixed ^ (mixed >> np.uint64(33)))
+    return total

@@ -1,0 +1,52 @@
+"""What this processor can do for us, and whether it does it right."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import llvmlite.binding as llvm
+
+from ray_kmeans.kernels.llvm.int8_products import amx, vnni
+
+WITHOUT = "RAY_KMEANS_WITHOUT"
+"""Environment variable for tests and benchmarks: units to do without, as in 'amx,vnni'."""
+
+
+class Unit(NamedTuple):
+    """What multiplies bytes."""
+
+    name: str
+    of: Callable[[int], Any]
+    """Makes what compiled code takes, for rows of so many bytes, in fours."""
+
+
+_VNNI = ("avx512f", "avx512bw", "avx512vnni")
+
+
+def units() -> dict[str, Unit]:
+    """Return the units that this process may use, the fastest first."""
+    masked = os.environ.get(WITHOUT, "").split(",")
+    found = {}
+    if "amx" not in masked and _has(*_VNNI, "amx-tile", "amx-int8") and _may_use_tiles():
+        found["amx"] = Unit("AMX int8", amx)
+    if "vnni" not in masked and _has(*_VNNI):
+        found["vnni"] = Unit("AVX-512 VNNI int8", vnni)
+    return found
+
+
+def _has(*features: str) -> bool:
+    if sys.platform != "linux":
+        return False
+    found = llvm.get_host_cpu_features()
+    return all(found.get(feature, False) for feature in features)
+
+
+@cache
+def _may_use_tiles() -> bool:
+    """Ask Linux for the tile registers, which a process has to do once (arch_prctl, 0x1023, 18)."""
+    return bool(ctypes.CDLL(None, use_errno=True).syscall(158, 0x1023, 18) == 0)

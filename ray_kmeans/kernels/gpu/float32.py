@@ -1,0 +1,122 @@
+"""Labels by one float32 matrix product per tile, on any device of torch; float64 for the rest.
+
+The scores, their bounds and the certificate are those of `portable`, and so are the names. What is
+assumed of the device's product: each of its operations is off by a share of 2^-23 at most, in any
+order, which leaves room for one that truncates; TF32, which is off by 2^-11, is switched off
+meanwhile. Operations on float64 are off by 2^-53.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ray_kmeans.kernels.compiled import FAR_AWAY
+from ray_kmeans.kernels.gpu.device import Device, steps, whole_floats
+from ray_kmeans.kernels.gpu.refine import settle
+from ray_kmeans.kernels.portable import COSINE, scale_for
+
+ROUNDOFF = 2.0**-23
+
+
+class Factors(NamedTuple):
+    """What rows are multiplied by, and the bounds."""
+
+    factors: torch.Tensor
+    """(k, d + 2): -2 e_j, |e_j|^2 - a_j or q_j - a_j, -b_j."""
+    bound_a: torch.Tensor
+    bound_b: torch.Tensor
+    """(k,)"""
+
+
+class ByFloats:
+    """Centers that label rows."""
+
+    def __init__(self, centers: NDArray[np.float32], metric: str, device: Device) -> None:
+        self._device = device
+        self.cosine = metric == COSINE
+        self.centers = device.put(centers)
+        mean, spread = self._spread()
+        self.scale = scale_for(spread)
+        self._mean = (mean * self.scale).float()
+
+    def label(self, rows: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the labels (n,) int32 of rows (n, d); those they had before do not matter here."""
+        labels = torch.empty(len(rows), dtype=torch.int32, device=self._device.handle)
+        k, d = self.centers.shape
+        for part in steps(len(rows), 16 * k + 8 * d, self._device.piece):
+            labels[part] = self._label(rows[part])
+        return labels
+
+    def _label(self, rows: torch.Tensor) -> torch.Tensor:
+        residuals = self._residuals(rows)
+        factors, bound_a, bound_b = self._factors
+        with whole_floats():
+            lows = residuals @ factors.T
+        norms = residuals[:, -1]
+        lowest, labels = lows.min(dim=1)
+        lows.scatter_(1, labels[:, None], torch.inf)
+        second = lows.amin(dim=1)
+        lows.scatter_(1, labels[:, None], lowest[:, None])
+        upper = lowest + 2 * (bound_a[labels] + bound_b[labels] * norms)
+        upper.masked_fill_(~(norms < FAR_AWAY), torch.inf)  # also where it is not a number
+        is_open = ~(second > upper)
+        if self.cosine:
+            zero = ~rows.any(dim=1)  # as near to all
+            labels[zero], is_open[zero] = 0, False
+        some = is_open.nonzero().flatten()
+        if len(some):
+            candidates = ~(lows[some] > upper[some, None])
+            pairs = candidates.nonzero(as_tuple=True)
+            about = self.centers, *pairs, self.cosine, self._device.piece
+            labels[some] = settle(rows[some], *about)
+        return labels.int()
+
+    def _residuals(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return (t, d + 2): r, 1, |r|, the last rounded up as in `loops.center`."""
+        n, d = rows.shape
+        residuals = torch.ones(n, d + 2, device=self._device.handle)
+        r = residuals[:, :d]
+        torch.sub(rows.float() * self.scale, self._mean, out=r)
+        residuals[:, -1] = r.square().sum(dim=1).sqrt() * 1.01 + 2.0**-60
+        return residuals
+
+    def _spread(self) -> tuple[torch.Tensor, float]:
+        """Return the mean of the centers (d,), and how far one is from it in a column at most."""
+        mean = torch.stack([c.sum(dim=0) for _, c in self._parts()]).sum(dim=0) / len(self.centers)
+        return mean, max(float((c - mean).abs().max()) for _, c in self._parts())
+
+    @cached_property
+    def _factors(self) -> Factors:
+        k, d = self.centers.shape
+        factors = torch.empty(k, d + 2, device=self._device.handle)
+        bounds = torch.empty(2, k, device=self._device.handle)
+        g, tiny = (d + 16) * ROUNDOFF * 1.01, (d + 1) * 2.0**-120
+        mean = self._mean.double()
+        for part, centers in self._parts():
+            unrounded = centers * self.scale - mean
+            e = unrounded.float().double()
+            squares = e.square().sum(dim=1)
+            constant, in_float64 = squares, torch.zeros_like(squares)
+            if self.cosine:
+                products = -2 * (unrounded * mean)
+                constant = products.sum(dim=1)
+                in_float64 = (d + 8) * 2.0**-53 * products.abs().sum(dim=1)
+            bound_a = g * constant.abs() + in_float64 + tiny
+            bound_b = 2 * g * squares.sqrt() + tiny
+            factors[part, :d] = -2 * e.float()
+            factors[part, d] = (constant - bound_a).float()
+            factors[part, d + 1] = -bound_b.float()
+            bounds[0, part], bounds[1, part] = bound_a.float(), bound_b.float()
+        return Factors(factors, *bounds)
+
+    def _parts(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield the centers in float64, some at a time."""
+        k, d = self.centers.shape
+        for part in steps(k, 32 * d, self._device.piece):
+            yield part, self.centers[part].double()

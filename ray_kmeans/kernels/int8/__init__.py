@@ -1,0 +1,1 @@
+"""Assignment by int8 products with certified intervals."""

@@ -1,0 +1,289 @@
+"""Rows that one byte for each value leaves open: two bytes decide most, float64 the rest.
+
+Where two candidates are all there are, float64 is cheaper than two bytes for many centers. Of what two
+bytes leave open, the score of the best candidate is worked out in float64, which decides most; the
+others are settled by `exact` among the centers whose interval begins below it. A row with very many of
+those is left to the caller.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ray_kmeans.kernels.exact_order import is_nearer, score
+from ray_kmeans.kernels.int8.nearest import (
+    HIGHEST,
+    KNOWN,
+    OPEN,
+    certify,
+    fill_up,
+    leave_out,
+    multiply_finely,
+    nearest_finely,
+)
+from ray_kmeans.kernels.int8.quantize import (
+    AHEAD,
+    FAR_AWAY,
+    address_of,
+    fetch_row,
+    round_centers,
+    round_centers_finely,
+    round_finely,
+)
+from ray_kmeans.kernels.int8.types import bare, bare_sum
+from ray_kmeans.kernels.llvm import avx512
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
+
+MOVED, HARD, OPENED, FINE, VISITED, LIVE = range(6)
+"""What a pass counts: rows with a new label, rows left to the caller, rows that were open after one
+byte and those that two bytes were taken for, rows that were looked at and those that had to be."""
+SLAB = avx512.SLAB
+PAIRS_FROM = 2**16
+"""Values of centers from which two scores in float64 cost less than products of two bytes."""
+MANY = 16
+"""Candidates of one row that are settled here, and one in eight of the centers more."""
+
+
+@bare_sum
+def upper_score(x, c, g, scale, cosine, shift):
+    """Return a number that the score of x to c, relative to g, does not exceed."""
+    total = 0.0
+    size = 0.0
+    if cosine:
+        for column in range(x.shape[0]):
+            point = np.float64(x[column]) * scale
+            e = np.float64(c[column]) * scale - np.float64(g[column])
+            total -= 2.0 * point * e
+            size += abs(point) * abs(e)
+        total -= shift
+        size += abs(shift)
+    else:
+        for column in range(x.shape[0]):
+            point = np.float64(x[column]) * scale - np.float64(g[column])
+            e = np.float64(c[column]) * scale - np.float64(g[column])
+            total += e * (e - 2.0 * point)
+            size += abs(e) * (abs(e) + abs(point))
+    total += (x.shape[0] + 16) * 2.0**-50 * size
+    return np.float32(total + abs(total) * 2.0**-22 + 2.0**-100)
+
+
+@bare
+def take(slot, label, labels, moved, tally):
+    if label != labels[slot]:
+        labels[slot] = label
+        moved[tally[MOVED]] = slot
+        tally[MOVED] += 1
+
+
+@bare
+def leave(slot, moved, tally):
+    """Leave a row to the caller."""
+    tally[HARD] += 1
+    moved[len(moved) - tally[HARD]] = slot
+
+
+@bare
+def is_left_out(slot, center, target):
+    return len(target.left_out) > 0 and target.left_out[slot] == center
+
+
+@bare
+def slot_of(blocks, at):
+    return BLOCK_ROWS * blocks[at // BLOCK_ROWS] + at % BLOCK_ROWS
+
+
+@bare
+def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tally, space):
+    """Label the open rows `chosen` of a slab that have two candidates; add the rest to `opened`.
+
+    The score of the best in float64 may show that it has no rival after all. Returns how many are
+    open now.
+    """
+    g, n_kept, others, shift = part
+    centers, kept = target.centers, space.kept
+    d = centers.shape[1]
+    for i in range(n_open):
+        slot = slot_of(blocks, space.chosen[i])
+        if n_kept * d < PAIRS_FROM:
+            space.opened[n_opened] = slot
+            n_opened += 1
+            continue
+        if i + AHEAD < n_open:
+            fetch_row(rows, slots.order[slot_of(blocks, space.chosen[i + AHEAD])], d)
+        at = space.chosen[i]
+        x = avx512.floats_at(address_of(rows, slots.order[slot], d), d)
+        first, second = space.best[0, at], min(space.best[1, at], n_kept - 1)
+        upper = upper_score(x, centers[kept[first]], g, target.scale, target.cosine, shift)
+        known = space.lowest[0, at] < KNOWN
+        if known and min(space.lowest[1, at], others) > upper:
+            take(slot, kept[first], slots.labels, moved, tally)
+            continue
+        rival = upper_score(x, centers[kept[second]], g, target.scale, target.cosine, shift)
+        if not (known and min(space.lowest[2, at], others) > min(upper, rival)):
+            space.opened[n_opened] = slot
+            n_opened += 1
+            continue
+        low, high = kept[min(first, second)], kept[max(first, second)]
+        one, two = score(x, centers[low], target.cosine), score(x, centers[high], target.cosine)
+        wins = is_nearer(x, centers[high], two, centers[low], one, target.cosine)
+        take(slot, high if wins else low, slots.labels, moved, tally)
+    return n_opened
+
+
+@bare
+def load_finely(some, rows, order, target, g, theta, fine_theta, space):
+    """Round the rows of some slots to two bytes each, side by side."""
+    d = target.centers.shape[1]
+    for i in range(len(some)):
+        if i + AHEAD < len(some):
+            fetch_row(rows, order[some[i + AHEAD]], d)
+        x = avx512.floats_at(address_of(rows, order[some[i]], d), d)
+        space.weights[i], error, first_error, size = round_finely(x, target.scale, g, space)
+        # theta is that of one byte, for the product of second bytes that is left out.
+        reach = error + fine_theta * size + np.float32(1.01) * theta * first_error
+        reach = np.float32(-2.0 * (1 + 2.0**-10)) * reach - np.float32(2.0**-13) * size
+        space.reaches[i], space.radii[i] = reach, size
+        if not size < FAR_AWAY:  # also where it is not a number
+            space.weights[i], space.reaches[i], space.radii[i] = 0.0, -np.inf, np.inf
+        block, lane = i // BLOCK_ROWS, i % BLOCK_ROWS
+        for quad in range(space.packed.shape[1]):
+            space.packed[block, quad, lane] = space.words[quad]
+            space.second_packed[block, quad, lane] = space.second_words[quad]
+
+
+@bare
+def settle_open(
+    unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
+):
+    """Label the open rows of a part, whose centers stand in the panel."""
+    g, n_kept, others, shift = part
+    d = target.centers.shape[1]
+    fine_theta = round_centers_finely(target, g, n_kept, space)
+    leaves_out = len(target.left_out) > 0
+    tally[FINE] += n_opened
+    for start in range(0, n_opened, SLAB):
+        some = space.opened[start : min(start + SLAB, n_opened)]
+        load_finely(some, rows, slots.order, target, g, theta, fine_theta, space)
+        n_blocks = (len(some) + BLOCK_ROWS - 1) // BLOCK_ROWS
+        nearest_finely(unit, n_blocks, padded, leaves_out, space)
+        if leaves_out:
+            leave_out(some, n_kept, target.left_out, space)
+        certify(len(some), n_kept, others, target, margin, space)
+        n_left = 0
+        for i in range(len(some)):
+            slots.bounds[some[i]] = space.bounds[i]
+            if is_left_out(some[i], space.labels[i], target):  # only where no score was a number
+                leave(some[i], moved, tally)
+                continue
+            if space.bounds[i] == OPEN:
+                x = avx512.floats_at(address_of(rows, slots.order[some[i]], d), d)
+                c = target.centers[space.labels[i]]
+                upper = upper_score(x, c, g, target.scale, target.cosine, shift)
+                space.uppers[i] = min(space.uppers[i], upper)
+                second = min(space.lowest[1, i], others)
+                if not (space.lowest[0, i] < KNOWN and second > space.uppers[i]):
+                    space.left[n_left] = i
+                    n_left += 1
+                    continue
+            take(some[i], space.labels[i], slots.labels, moved, tally)
+        for begin in range(0, n_left, BLOCK_ROWS):
+            chosen = space.left[begin : min(begin + BLOCK_ROWS, n_left)]
+            settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, space)
+
+
+@bare
+def settle_all(unit, rows, slots, target, reference, margin, n_opened, moved, tally, space):
+    """Label open rows by two bytes and by float64, among all centers."""
+    g, shift = reference
+    k = len(target.centers)
+    for j in range(k):
+        space.kept[j] = j
+    theta = round_centers(target, g, k, space)
+    padded = fill_up(k, space)
+    part = g, k, HIGHEST, shift
+    settle_open(
+        unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
+    )
+
+
+@bare
+def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, space):
+    """Label up to 32 rows `chosen` from some slots, by exact comparison of their candidates."""
+    many = MANY + n_kept // 8
+    copy_chosen(rows, slots.order, some, chosen, target, space)
+    steps, lows, norms = space.steps.ctypes.data, space.lows.ctypes.data, space.norms.ctypes.data
+    copied = space.copied.ctypes.data
+    line = space.packed.shape[1] * 4 * BLOCK_ROWS
+    for chunk in range(0, padded, CHUNK_CENTERS):
+        copies = space.copies.ctypes.data
+        multiply_finely(unit, copies, copies + line, chunk, space)
+        c = 4 * chunk
+        for j in range(min(CHUNK_CENTERS, n_kept - chunk)):
+            bits = avx512.below_fine(
+                space.sums.ctypes.data,
+                j,
+                steps + c,
+                lows + c,
+                norms + c,
+                copied,
+                copied + 4 * BLOCK_ROWS,
+                copied + 8 * BLOCK_ROWS,
+            )
+            bits &= (1 << len(chosen)) - 1  # a score that is not a number is below anything
+            i = 0
+            while bits:
+                slot = some[chosen[i]]
+                is_rival = bits & 1 and not is_left_out(slot, space.kept[chunk + j], target)
+                if is_rival and space.counts[i] <= many:
+                    x = avx512.floats_at(
+                        address_of(rows, slots.order[slot], target.centers.shape[1]),
+                        target.centers.shape[1],
+                    )
+                    compare(x, i, chosen[i], np.int32(chunk + j), target, space)
+                bits >>= 1
+                i += 1
+    for i in range(len(chosen)):
+        slot = some[chosen[i]]
+        if space.counts[i] > many:
+            leave(slot, moved, tally)
+        else:
+            take(slot, space.kept[space.best[0, chosen[i]]], slots.labels, moved, tally)
+
+
+@bare
+def copy_chosen(rows, order, some, chosen, target, space):
+    """Put the chosen rows of a slab side by side, with the score of the best center of each."""
+    space.copied[2, :] = OPEN
+    space.counts[:] = 0
+    for i in range(len(chosen)):
+        at = chosen[i]
+        for quad in range(space.packed.shape[1]):
+            block, lane = at // BLOCK_ROWS, at % BLOCK_ROWS
+            space.copies[0, quad, i] = space.packed[block, quad, lane]
+            space.copies[1, quad, i] = space.second_packed[block, quad, lane]
+        space.copied[0, i], space.copied[1, i] = space.weights[at], space.reaches[at]
+        space.copied[2, i] = space.uppers[at]
+        x = avx512.floats_at(
+            address_of(rows, order[some[at]], target.centers.shape[1]), target.centers.shape[1]
+        )
+        center = target.centers[space.kept[space.best[0, at]]]
+        space.scores[i, 0], space.scores[i, 1] = score(x, center, target.cosine)
+
+
+@bare
+def compare(x, i, at, candidate, target, space):
+    """Make the candidate the best center of row x where it is nearer; a tie goes to the lowest."""
+    best = space.best[0, at]
+    if candidate == best:
+        return
+    space.counts[i] += 1
+    rival, holder = target.centers[space.kept[candidate]], target.centers[space.kept[best]]
+    found = score(x, rival, target.cosine)
+    held = space.scores[i, 0], space.scores[i, 1]
+    if candidate > best:
+        wins = is_nearer(x, rival, found, holder, held, target.cosine)
+    else:
+        wins = not is_nearer(x, holder, held, rival, found, target.cosine)
+    if wins:
+        space.best[0, at] = candidate
+        space.scores[i, 0], space.scores[i, 1] = found

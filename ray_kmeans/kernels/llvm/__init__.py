@@ -1,0 +1,1 @@
+"""Loops in LLVM IR for AVX-512, VNNI and AMX."""

@@ -1,0 +1,1 @@
+"""Actors, their supervision and their messages: all that needs Ray."""

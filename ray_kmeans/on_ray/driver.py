@@ -1,0 +1,288 @@
+"""Runs on a Ray cluster: join or start Ray, put the coordinator in an actor, follow its events."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import ray
+from ray._private import services
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.engine.fit_loop import run_fit
+from ray_kmeans.engine.fit_plan import FitPlan, Store
+from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.shard import Block
+from ray_kmeans.errors import (
+    ClusterError,
+    ConfigError,
+    RunStoppedError,
+    WorkersLostError,
+)
+from ray_kmeans.observe import events as ev
+from ray_kmeans.on_ray import capacity, head
+from ray_kmeans.on_ray.coordinator_actor import Coordinator
+from ray_kmeans.on_ray.losses import MOST, CoordinatorLosses
+from ray_kmeans.on_ray.object_store import put
+from ray_kmeans.on_ray.pool import RayPool
+from ray_kmeans.on_ray.worker_group import LOST, dies_by_itself, first_line
+from ray_kmeans.process import interrupt
+
+POLL_S = 0.1
+NAMESPACE = "ray_kmeans"
+HEAD = "node:__internal_head__"
+"""What the node of the head has as a resource."""
+SAVE_S = 60.0
+"""For a coordinator that is to end to save what it has reached."""
+DOUBT_S = 90.0
+"""That a coordinator may be out of reach; Ray says within it whether its node is dead."""
+
+
+def connect(address: str | None, num_workers: int | None, cpus_per_worker: float | None) -> None:
+    """Join the Ray cluster at `address` (or RAY_ADDRESS); where there is none, start one here.
+
+    One that is started here has room for `num_workers`, also beyond the CPUs of this machine.
+    """
+    if ray.is_initialized():
+        return
+    wanted = address if address and address != "auto" else os.environ.get("RAY_ADDRESS") or address
+    if wanted and wanted != "local":
+        _join(wanted, f"ray_address={address!r}" if wanted == address else f"RAY_ADDRESS={wanted}")
+    else:
+        cpus = max(os.cpu_count() or 1, math.ceil((num_workers or 1) * (cpus_per_worker or 1)))
+        # "local": else Ray would join one that somebody runs on this machine, and take no num_cpus.
+        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+
+
+def _join(address: str, said: str) -> None:
+    """Join a cluster; ConfigError, within seconds, where none answers."""
+    head.refuse_other_ways(address, said)
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+    except ConnectionError:
+        raise ClusterError(
+            f"{said}: no Ray runs on this machine. Start one (ray start --head), give HOST:PORT of "
+            "the head of a cluster, or no address to start a Ray for this run alone."
+        ) from None
+    except (ValueError, OSError):
+        found = address
+    head.check(found or address, said)
+    try:
+        ray.init(address=found or address, log_to_driver=False)
+    except (RuntimeError, ValueError, OSError, RayError) as error:
+        raise ClusterError(f"{said}: Ray cannot join there: {first_line(error)}") from error
+
+
+def node_cpus() -> list[int]:
+    """Return the whole CPUs of each node that has any, as Ray counts them."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    counts = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    return [count for count in counts if count > 0] or [1]
+
+
+def nodes_with_gpus() -> list[tuple[float, float]]:
+    """Return (CPUs, GPUs) of each node that has any of both, as Ray counts them."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    return [(r["CPU"], r["GPU"]) for r in resources if r.get("CPU") and r.get("GPU")]
+
+
+def memory_per_cpu() -> int:
+    """Return the memory for each CPU of the node where that is least, in bytes by Ray."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    shares = [r["memory"] / r["CPU"] for r in resources if r.get("CPU") and r.get("memory")]
+    if not shares:
+        raise ClusterError(
+            "no node with CPUs has joined the Ray cluster, so the memory of a worker is unknown. "
+            "Start one node at least, or give worker_memory_bytes, num_workers and cpus_per_worker."
+        )
+    return int(min(shares))
+
+
+def fit_on_ray(
+    plan: FitPlan,
+    store: Store,
+    source: Any,
+    shards: Sequence[Sequence[Block]],
+    options: WorkerOptions,
+    emit: ev.Emit,
+    name: str | None = None,
+) -> FitState:
+    """Fit with a coordinator actor on this node; a coordinator that dies is replaced.
+
+    With a `name` it outlives this process, and who comes with the same name follows it.
+    """
+    shared = [source if name else put(source)]  # what this process puts ends with it
+    before = store.checkpoints()[-1:]
+    losses = CoordinatorLosses(before)
+    if name is None or not _is_running(name):
+        _check_room(options, len(shards))
+    while True:
+        coordinator = _coordinator(name, store)
+        try:
+            about = plan, store, shared, shards, options, name is not None
+            _check_same(plan, _answer(partial(coordinator.start.remote, *about)))
+            return _follow(coordinator, emit)
+        except LOST as error:
+            ray.kill(coordinator)  # one out of reach would keep its name
+            state, reached = store.latest(), store.checkpoints()[-1:]
+            losses.add(reached)
+            ended = state is not None and state.stop is not None and reached != before
+            if not ended and losses.is_hopeless(dies_by_itself(error)):
+                raise WorkersLostError(
+                    f"the coordinator died {losses.count} times without an iteration between. The "
+                    f"last time: {first_line(error)}"
+                ) from error
+            emit(ev.CoordinatorReplaced(first_line(error)))
+            if state is not None and state.stop is not None and ended:
+                emit(ev.FitEnded(state.stop, state.iteration))
+                return state  # it died when all was done
+            plan = replace(plan, in_danger=True)
+            options = replace(options, proven=bool(reached))
+            if losses.count > MOST and name is None:
+                return _fit_from_here(plan, store, shared[0], shards, options, emit)
+        except (KeyboardInterrupt, RunStoppedError):
+            _stop(coordinator)
+            raise
+        except BaseException:
+            if name is None:
+                ray.kill(coordinator)
+            raise
+
+
+def _fit_from_here(
+    plan: FitPlan,
+    store: Store,
+    source: Any,
+    shards: Sequence[Sequence[Block]],
+    options: WorkerOptions,
+    emit: ev.Emit,
+) -> FitState:
+    """Fit with this process as the coordinator: it lives where others are killed."""
+    emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
+    with store.held(f"fit of {plan.num_clusters:,} clusters") as held:
+        pool = RayPool(source, shards, plan.metric, options, emit)
+        try:
+            return run_fit(plan, pool, held, emit)
+        finally:
+            pool.close()
+
+
+def _stop(coordinator: Any) -> None:
+    """Let a coordinator save what it has reached, and end it."""
+    with suppress(*LOST, GetTimeoutError):
+        ray.get(coordinator.stop.remote(), timeout=SAVE_S)
+    ray.kill(coordinator)
+
+
+def _check_room(options: WorkerOptions, shards: int) -> None:
+    fewest = options.fewest or options.count or shards
+    capacity.check(fewest, options.cpus, options.gpus, options.start_timeout_s)
+
+
+def _is_running(name: str) -> bool:
+    """Tell whether there is a detached fit of this name; it has its workers, or waits for them."""
+    try:
+        ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def open_pool(
+    source: Any,
+    shards: Sequence[Sequence[Block]],
+    metric: str,
+    options: WorkerOptions,
+    emit: ev.Emit,
+) -> RayPool:
+    """Return a pool that this process owns."""
+    _check_room(options, len(shards))
+    return RayPool(put(source), shards, metric, options, emit)
+
+
+def _coordinator(name: str | None, store: Store) -> Any:
+    # On the driver's node, so that a local model_dir means the same place for both.
+    here = ray.get_runtime_context().get_node_id()
+    actor: Any = ray.remote(num_cpus=0, max_restarts=0)(Coordinator)
+    if name is None:
+        hard = NodeAffinitySchedulingStrategy(here, soft=False)
+        return actor.options(max_concurrency=2, scheduling_strategy=hard).remote()
+    there = here if store.is_local else _lasting_node(here)
+    return actor.options(
+        max_concurrency=2,
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(there, soft=True),
+    ).remote()
+
+
+def _lasting_node(here: str) -> str:
+    """Return the node for a coordinator that is to outlive the head: this one, unless it is that.
+
+    What runs on the node of the head dies with it, also where Ray's other nodes wait for it.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    heads = {node["NodeID"] for node in nodes if HEAD in node["Resources"]}
+    others = [node["NodeID"] for node in nodes if node["NodeID"] not in heads]
+    return min(others, default=here) if here in heads else here
+
+
+def _answer(ask: Callable[[], Any]) -> Any:
+    """Return the coordinator's answer; ask again while Ray does not know whether it is dead.
+
+    Who is asked to end meanwhile does not wait for it, nor for the coordinator to start.
+    """
+    end = time.monotonic() + DOUBT_S
+    while True:
+        try:
+            answer = ask()
+            while not ray.wait([answer], timeout=1.0)[0]:
+                interrupt.check()
+            return ray.get(answer)
+        except ActorUnavailableError:
+            if time.monotonic() > end:
+                raise
+        interrupt.check()
+        time.sleep(POLL_S)
+
+
+def _check_same(asked: FitPlan, running: FitPlan) -> None:
+    """Raise ConfigError where a fit of the same name is to do something else."""
+    if asked.name != running.name:
+        raise ConfigError(
+            "a detached fit with other parameters runs on this model_dir. Give the same as it has, "
+            "to follow it, or stop it first."
+        )
+
+
+def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
+    """Pass the coordinator's events on until the fit ends; return its result or raise its error.
+
+    Whoever sees its end ends the coordinator.
+    """
+    seen = 0
+    while True:
+        events, outcome = _answer(partial(coordinator.since.remote, seen))
+        for event in events:
+            emit(event)
+        seen += len(events)
+        interrupt.check()
+        if outcome is not None:
+            ray.kill(coordinator)
+            if outcome.error is not None:
+                raise outcome.error
+            state: FitState = outcome.state
+            return state
+        time.sleep(POLL_S)

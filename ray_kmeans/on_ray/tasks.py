@@ -1,0 +1,47 @@
+"""Calls that do not depend on each other, as Ray tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from ray_kmeans.errors import WorkersLostError
+from ray_kmeans.on_ray.losses import MOST_PROVEN
+from ray_kmeans.on_ray.worker_group import first_line
+
+
+def outcomes(
+    call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], at_once: int | None
+) -> Iterator[Any]:
+    """Make a call with each of these arguments on one CPU of any node; yield results as they come.
+
+    At most so many run or wait at once; None: two for each CPU that the cluster has by now, so that
+    one that can grow is asked to. Ray makes a call again whose process or node is lost. After
+    an exception no more are made, and those that Ray has been told of end by themselves: ray.cancel
+    of a task that is about to run may crash this process (measured in Ray 2.60: "Tried to complete
+    task that was not pending").
+    """
+    task: Any = ray.remote(num_cpus=1, max_retries=MOST_PROVEN)(call)
+    waiting = iter(arguments)
+    running: list[Any] = []
+    try:
+        while True:
+            room = max(0, (at_once or _twice_the_cpus()) - len(running))
+            running += [task.remote(*each) for each in islice(waiting, room)]
+            if not running:
+                return
+            done, running = ray.wait(running)
+            yield from ray.get(done)
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        raise WorkersLostError(f"a task was lost for good: {first_line(error)}") from error
+
+
+def _twice_the_cpus() -> int:
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return 2 * max(1, int(there.get("CPU", 0)))

@@ -1,0 +1,1 @@
+"""Text for people: secrets taken out, names in one line."""

@@ -1,0 +1,177 @@
+"""Centers that were made elsewhere: read from a file or an object, and checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm.metric import COSINE, project
+from ray_kmeans.algorithm.row_spec import RowSpec
+from ray_kmeans.algorithm.state import (
+    GIVEN,
+    FitState,
+    Origin,
+    digest,
+)
+from ray_kmeans.data.formats.faiss_index import centers_in_bytes, centers_in_index
+from ray_kmeans.data.opening import FORMATS, open_source
+from ray_kmeans.data.source import Source
+from ray_kmeans.data.weighted import columns_of_rows
+from ray_kmeans.errors import ConfigError, DataError, NoDataError
+from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.text.secrets import redacted
+from ray_kmeans.workflows.validation import INITS
+
+PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".skops")
+OF_FAISS = (".faiss", ".index")
+MAGIC = re.compile(rb"I[A-Za-z0-9]{3}")
+"""How the file of an index of faiss begins, whatever its name is."""
+ATTRIBUTES = ("cluster_centers_", "centroids")
+"""Where models of scikit-learn and its kin, and faiss.Kmeans, keep their centers."""
+NAMES = "feature_names_in_"
+"""Where models of scikit-learn keep the names of the columns that they were fitted on."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Centers that were read, and what else is known of them."""
+
+    centers: NDArray[np.float32]
+    """(k, d)"""
+    shown: str
+    """What messages call the place that they come from."""
+    metric: str | None = None
+    """By what it compares rows; None where it does not say."""
+    names: tuple[str, ...] = ()
+    """The d columns that they are in; () where these have no names."""
+
+
+def centers_of(
+    given: Any,
+    columns: Sequence[str] = (),
+    storage_options: Mapping[str, Any] | None = None,
+    metric: str | None = None,
+) -> Found:
+    """Return the centers in a file, an array, a table or a model of another library.
+
+    Raises ConfigError or DataError for what holds none, for values that are not finite, and where
+    the file says that it compares by another metric.
+    """
+    if isinstance(given, str | os.PathLike):
+        found = _in_file(os.fspath(given), columns, storage_options or {})
+    else:
+        found = _in_object(given, columns)
+    centers, shown = found.centers, found.shown
+    if found.metric is not None and metric is not None and found.metric != metric:
+        raise ConfigError(
+            f"{shown} compares by {'inner product' if found.metric == COSINE else 'L2'}, and "
+            f"distance_metric={metric!r}. Give {found.metric!r}, or an index of the other kind."
+        )
+    wrong = np.flatnonzero(~np.isfinite(centers).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"{len(wrong):,} of the {len(centers):,} centers in {shown} hold NaN, null or "
+            f"infinity; the first is number {wrong[0]:,}, counted from 0. Give finite centers."
+        )
+    if metric == COSINE and not centers.any(axis=1).all():
+        raise DataError(f"a center in {shown} is zero: by {COSINE!r} it has no direction.")
+    return replace(found, centers=np.ascontiguousarray(centers))
+
+
+def initial_clusters_of(given: str, storage_options: Mapping[str, Any]) -> Any:
+    """Return the name of a way to choose centers, or the centers in the file of that name."""
+    if given in INITS:
+        return given
+    try:
+        return centers_of(given, (), storage_options).centers
+    except NoDataError as error:
+        raise ConfigError(
+            f"initial_clusters={redacted(given)!r} is none of {', '.join(map(repr, INITS))}, and "
+            f"no file of centers either: {error}"
+        ) from None
+
+
+def imported(given: Found, metric: str, store: ModelDir) -> FitState:
+    """Make centers the model of a directory, and return it.
+
+    Where these are the model already nothing is done; ConfigError where there is another one.
+    """
+    centers, origin = given.centers, Origin(f"{GIVEN} {digest(given.centers)}")
+    state = FitState.initial(project(centers, metric), metric, origin)
+    state = replace(state, rows=RowSpec(given.names))
+    with store.held(f"import of {len(centers):,} centers") as held:
+        found = held.latest()
+        if found is None:
+            held.save(state)
+        elif (found.origin, found.metric, found.iteration) != (origin, metric, 0):
+            k, d = found.centers.shape
+            raise ConfigError(
+                f"model_dir={store.shown!r} holds a model already: {k:,} clusters of {d:,} "
+                f"features after {found.iteration:,} steps. Give another model_dir."
+            )
+    return state
+
+
+def _in_file(uri: str, columns: Sequence[str], storage_options: Mapping[str, Any]) -> Found:
+    shown = repr(redacted(uri))
+    name = uri.lower()
+    if name.endswith(PICKLES):
+        raise ConfigError(
+            f"{shown} is a pickle, which can run code and is not read. In the Python that has the "
+            "model: np.save('centers.npy', model.cluster_centers_); then give centers.npy."
+        )
+    if name.endswith(OF_FAISS) or not name.endswith(tuple(FORMATS)):
+        remote = Remote(uri, storage_options)
+        with said(f"{shown} cannot be read", storage_options):
+            is_file = remote.fs.isfile(remote.path)
+            if name.endswith(OF_FAISS) and not is_file:
+                raise NoDataError(f"{shown} does not exist.")
+            content = bytes(remote.fs.cat_file(remote.path)) if is_file else b""
+        if MAGIC.match(content):
+            centers, metric = centers_in_bytes(content, shown)
+            return Found(centers, shown, metric)
+    return _in_source(open_source(uri, columns, storage_options), shown)
+
+
+def _in_object(given: Any, columns: Sequence[str]) -> Found:
+    kind = type(given)
+    shown = f"the {kind.__name__}"
+    if kind.__module__.partition(".")[0] == "faiss" and hasattr(given, "reconstruct_n"):
+        centers, metric = centers_in_index(given, shown)
+        return Found(centers, shown, metric)
+    names = tuple(getattr(given, NAMES, ()))
+    for name in ATTRIBUTES:
+        given = getattr(given, name, given)
+    found = _in_source(open_source(given, columns), shown)
+    return replace(found, names=names) if names else found
+
+
+def _in_source(source: Source, shown: str) -> Found:
+    """Read centers; a single column, of vectors, has a name of its own and not that of rows."""
+    names = columns_of_rows(source)
+    return Found(_in_order(source, shown), shown, names=names if len(names) > 1 else ())
+
+
+def _in_order(source: Source, shown: str) -> NDArray[np.float32]:
+    layout = source.describe()
+    if not layout.rows:
+        raise DataError(f"{shown} holds no center.")
+    rows = [rows for _, rows in source.read(layout.blocks)]
+    centers = np.concatenate(rows)
+    try:  # of our own export: the column `cluster` numbers them
+        columns = [source.columns_of(block, ["cluster", "center"]) for block in layout.blocks]
+    except (ConfigError, DataError):
+        return centers
+    numbers = pa.concat_tables(columns)["cluster"].to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    if not np.array_equal(numbers[order], np.arange(len(centers))):
+        raise DataError(f"the column 'cluster' of {shown} does not number its centers from 0 on.")
+    return centers[order]

@@ -1,0 +1,263 @@
+"""How labelled output comes about: what is there already, what is missing, and who writes it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm.state import FitState, digest
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.fingerprint import contents_of
+from ray_kmeans.data.layout import (
+    Block,
+    Layout,
+    Shard,
+    pieces_of,
+)
+from ray_kmeans.data.promotion import held_by, kept_schema
+from ray_kmeans.data.source import Source
+from ray_kmeans.data.weighted import columns_of_rows
+from ray_kmeans.engine.pool import rows_of
+from ray_kmeans.engine.progress import Moved
+from ray_kmeans.errors import ConfigError, DataError
+from ray_kmeans.observe import events as ev
+from ray_kmeans.observe.log import LogLines, tell_all
+from ray_kmeans.observe.progress import Progress
+from ray_kmeans.store.labelled import Content, Counted, Held, LabelledOutput, Run, Written
+from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
+from ray_kmeans.store.labelled_parts import Part
+from ray_kmeans.text import secrets
+from ray_kmeans.workflows.plan import check_reachable, open_pool
+from ray_kmeans.workflows.validation import check_features
+
+log = logging.getLogger("ray_kmeans")
+
+OWN_COLUMNS = ("row", "cluster_idx", "distance")
+SECOND_COLUMNS = ("second_cluster_idx", "second_distance")
+
+
+FEW_FILES = 256
+"""Up to twice as many files it may be, of a block each."""
+MOST_BLOCKS = 16
+"""Of a file."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What is to be written of each row, and where."""
+
+    keep_columns: tuple[str, ...]
+    second: bool
+    by_cluster: bool
+    kept: Any = None
+    """The Arrow schema of the columns kept, which all parts have."""
+
+    def of(self, source: Source, before: LabelledOutput | None) -> How:
+        """Return the same with the types of what is kept, those of the output `before` if it is
+        added to; raises ConfigError or DataError for columns that no output can have."""
+        own = OWN_COLUMNS + (SECOND_COLUMNS if self.second else ())
+        taken = [name for name in self.keep_columns if name in own]
+        if taken:
+            raise ConfigError(
+                f"keep_columns={taken}: the output has columns of these names itself."
+            )
+        if not self.keep_columns:
+            return self
+        kept = kept_schema(source, self.keep_columns)
+        there = before.kept_schema(self.keep_columns) if before else None
+        return replace(self, kept=kept if there is None else held_by(there, kept))
+
+    def content(self, state: FitState, source: Source, layout: Layout) -> Content:
+        """Return what the output is of."""
+        return {
+            "model": [digest(state.centers), state.metric, *state.shift],
+            **contents_of(source, layout),
+            "columns": [(each.name, str(each.type)) for each in self.kept or ()],
+            "features": list(columns_of_rows(source)),
+            "second": self.second,
+            "by_cluster": self.by_cluster,
+        }
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """The rows of some data, to be labelled under a model."""
+
+    state: FitState
+    source: Source
+    layout: Layout
+    config: RunConfig
+    how: How
+    emit: ev.Emit
+
+    def write(self, output: LabelledOutput, run: Run) -> tuple[Written, int]:
+        """Write all that is missing; also return how many parts have a number."""
+        runs = self._runs
+        written = self._write_parts(run, runs)
+        if self.how.by_cluster:
+            place = ByCluster(output.url, output.storage_options, run.parts)
+            bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
+            files = place.done(bundles)
+            files |= self._gather(place, [b for b in bundles if b[0] not in files], width, runs)
+            parts = [part for bundle in bundles for part in files[bundle[0]]]
+            written = Written(parts, written.counts, width)
+        return written, len(runs)
+
+    def mend(self, output: LabelledOutput, run: Run) -> list[Part]:
+        """Write again what is damaged of a run that was complete, with all of its bundles."""
+        runs = self._runs
+        if not self.how.by_cluster:
+            return self._label(run, runs, [run.parts.index_of(part.name) for part in run.damaged])[
+                0
+            ]
+        place = ByCluster(output.url, output.storage_options, run.parts)
+        names = [part["name"] for part in run.before["parts"]]
+        mine = [run.parts.index_of(name) for name in names if run.parts.prefix in name]
+        bad = {run.parts.index_of(part.name) for part in run.damaged}
+        bundles = [b for b in bundles_of(mine, len(runs)) if b[0] in bad]
+        self._label(run, runs, [index for bundle in bundles for index in bundle])
+        files = self._gather(place, bundles, run.before["width"], runs)
+        return [part for bundle in bundles for part in files[bundle[0]]]
+
+    @property
+    def _together(self) -> int:
+        """How many blocks make a part."""
+        return blocks_of_a_part(len(self.layout.blocks))
+
+    @property
+    def _runs(self) -> list[Shard]:
+        """The blocks of each part."""
+        return pieces_of(self.layout.blocks, self._together)
+
+    def _write_parts(self, run: Run, runs: list[Shard]) -> Written:
+        """Write the parts that are not there; the blocks of the others are not even read."""
+        found: dict[int, Part] = {}
+        counts = np.zeros(len(self.state.centers), np.int64)
+        for index, part, (labels, rows) in run.parts.there(runs):
+            found[index] = part
+            counts[labels[labels >= 0]] += rows[labels >= 0]
+        missing = [index for index in range(len(runs)) if index not in found]
+        if missing:
+            new, more = self._label(run, runs, missing)
+            found |= dict(zip(missing, new, strict=True))
+            counts += more
+        return Written([found[index] for index in range(len(runs))], counts)
+
+    def _label(
+        self, run: Run, runs: list[Shard], missing: list[int]
+    ) -> tuple[list[Part], NDArray[np.int64]]:
+        """Write these parts; return them, and the rows of each label."""
+        blocks = [block for index in missing for block in runs[index]]
+        together = self._together
+        with self._pool(blocks, together) as pool:
+            pool.read(self._moved(ev.Phase.READING, blocks))
+            parts = replace(run.parts, kept=self.how.kept)
+            how = parts, self.how.keep_columns, self.how.second, together
+            moved = self._moved(ev.Phase.WRITING, blocks)
+            found: tuple[list[Part], NDArray[np.int64]]
+            found = pool.write_labels(self.state.centers, *how, moved)
+        return found
+
+    def _gather(
+        self, place: ByCluster, bundles: Sequence[Bundle], width: int, runs: list[Shard]
+    ) -> dict[int, list[Part]]:
+        """Put the rows of some parts in order of their clusters; return the files by bundle."""
+        if not bundles:
+            return {}
+        # The workers have let go of the rows, and hold for each bundle its first block alone.
+        blocks = [replace(runs[bundle[0]][0], index=bundle[0]) for bundle in bundles]
+        with self._pool(blocks) as pool:
+            pool.load()
+            rows = rows_of([block for b in bundles for part in b for block in runs[part]])
+            moved = ev.begin(self.emit, ev.Phase.GATHERING, rows, "rows")
+            found: dict[int, list[Part]]
+            found = pool.gather(place, bundles, width, _scaled(moved, rows_of(blocks), rows))
+        return found
+
+    def _pool(self, blocks: list[Block], together: int = 1) -> Any:
+        layout = replace(self.layout, blocks=tuple(blocks))
+        about = self.source, layout, len(self.state.centers), self.state.metric, self.config
+        return open_pool(*about, self.emit, together=together)
+
+    def _moved(self, phase: ev.Phase, blocks: list[Block]) -> Moved:
+        return ev.begin(self.emit, phase, rows_of(blocks), "rows")
+
+
+def write_labels(
+    state: FitState,
+    source: Source,
+    output: LabelledOutput,
+    config: RunConfig,
+    *,
+    model_dir: str,
+    keep_columns: Sequence[str] = (),
+    second: bool = False,
+    by_cluster: bool = False,
+    append: bool = False,
+) -> Counted:
+    """Write label and distance of every row, by the workers; return how many rows there are.
+
+    What a run that was cut off has written stays, and only the rest is. `second`: also the
+    second-nearest center. `by_cluster`: in folders by cluster. `append`: to what is there already
+    of other data. Raises BusyError where another run writes to the same place.
+    """
+    layout = source.describe()
+    if not layout.blocks:
+        raise DataError("the data have no rows. Give at least one.")
+    check_features(layout.features, state, model_dir)
+    if second and len(state.centers) < 2:
+        raise ConfigError("second=True: the model has one cluster, so there is no second. Omit it.")
+    check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
+    how = How(tuple(keep_columns), second, by_cluster).of(source, output if append else None)
+    content = how.content(state, source, layout)
+    done = output.complete(content, append)
+    if done is None:
+        with output.held() as held, closing(Progress(config.progress)) as progress:
+            emit = tell_all([LogLines(), progress])
+            labelling = Labelling(state, source, layout, config, how, emit)
+            run = held.begin(content, append)
+            if run.there is None or run.damaged:
+                about = {"model_dir": secrets.shown(model_dir), "iteration": state.iteration}
+                return _written(labelling, output, held, run, about)
+            done = run.there
+    log.info("%r is complete already: nothing is written", output.shown)
+    return done
+
+
+def _written(
+    labelling: Labelling, output: LabelledOutput, held: Held, run: Run, model: Mapping[str, Any]
+) -> Counted:
+    """Write what is missing of an output, and last that it is complete."""
+    if run.there is None:
+        written, numbers = labelling.write(output, run)
+        return held.finish(run, written, model, numbers)
+    log.warning(
+        "%r is complete, but %d of its parts are missing or not as they were written (%s): "
+        "they are written again",
+        output.shown,
+        len(run.damaged),
+        run.damaged[0].name,
+    )
+    return held.mend(run, labelling.mend(output, run))
+
+
+def _scaled(moved: Moved, of: int, rows: int) -> Moved:
+    """Return what hears how many of some rows are done, and tells it as a share of others."""
+    return lambda done: moved(done * rows // of)
+
+
+def blocks_of_a_part(blocks: int) -> int:
+    """Return how many blocks become one file, by their number alone.
+
+    Few data have a file for each block, so that all workers write; many have files of 131,072 rows.
+
+    >>> [blocks_of_a_part(n) for n in (1, 511, 512, 122_071)]
+    [1, 1, 2, 16]
+    """
+    return min(max(blocks // FEW_FILES, 1), MOST_BLOCKS)

@@ -1,0 +1,257 @@
+"""Where a call computes: shards that fit the memory, and a pool to hold them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ray_kmeans.algorithm.dtypes import item_bytes
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.footprint import Footprint, readers_of
+from ray_kmeans.data.layout import (
+    Layout,
+    Shard,
+    rows_of,
+    split,
+)
+from ray_kmeans.data.source import Source, is_only_here
+from ray_kmeans.engine.options import WorkerOptions, threads_of
+from ray_kmeans.engine.pool import LocalPool, Pool
+from ray_kmeans.engine.row_cache import (
+    DISK,
+    MEMORY,
+    SOURCE,
+    Keep,
+)
+from ray_kmeans.errors import BudgetError, ConfigError, DataError
+from ray_kmeans.io.publish import Place
+from ray_kmeans.kernels import gpu
+from ray_kmeans.observe import events as ev
+from ray_kmeans.observe.log import LogLines
+from ray_kmeans.process import forks
+
+log = logging.getLogger("ray_kmeans")
+
+_SAID = {
+    MEMORY: "the rows are kept as {}, and made float32 block by block",
+    DISK: "the rows are kept on disk",
+}
+
+
+def plan_shards(
+    layout: Layout,
+    num_clusters: int,
+    config: RunConfig,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    together: int = 1,
+) -> tuple[tuple[Shard, ...], WorkerOptions]:
+    """Deal the blocks out to workers, as many as there may be by default, and check that they fit.
+
+    Also returns what is asked of the workers; of so many `workers`, as for batches of a stream,
+    that they keep their rows in memory. `together`: see `split`. Joins or starts Ray where it is
+    needed.
+    """
+    if not layout.blocks:
+        raise DataError("the data have no rows. Give at least one.")
+    count, cpus = workforce(config)
+    shards = split(layout.blocks, workers or count, together)
+    most = None if workers else config.max_workers
+    drawn = batch_size if batch_size and batch_size < layout.rows else 0
+    allowed, threads = worker_memory(config), threads_of(cpus)
+    staged = gpu.STAGED_BYTES if config.backend == "gpu" else 0
+    by_group = layout.is_read_whole
+    footprint = Footprint(num_clusters, drawn, threads, by_group=by_group, staged_bytes=staged)
+    wanted = config.cache if workers is None else MEMORY
+    place, narrow = _where(wanted, shards, layout, footprint, allowed)
+    footprint = _kept(footprint, place, narrow)
+    keep = Keep(place, config.cache_dir, readers_of(threads), narrow)
+    options = WorkerOptions(
+        cpus,
+        config.worker_start_timeout_s,
+        keep,
+        count=workers or len(shards),
+        fewest=config.min_workers,
+        most=most,
+        most_rows=footprint.rows_within(shards, allowed),
+        rows=max(map(rows_of, shards)),
+        num_bytes=footprint.most(shards),
+        replace_timeout_s=config.worker_replace_timeout_s,
+        kernel="gpu" if config.backend == "gpu" else "cpu",
+        gpus=gpus_of(config),
+    )
+    return split(layout.blocks, most, together) if most else shards, options
+
+
+def planned(options: WorkerOptions) -> ev.Planned:
+    """Return the plan as an event."""
+    keep, count = options.keep, options.count or 1
+    place = f"{keep.place} as {keep.narrow or 'float32'}"
+    return ev.Planned(count, options.threads, options.rows, place, options.num_bytes)
+
+
+def _kept(footprint: Footprint, place: str, narrow: str | None) -> Footprint:
+    """Return the same with rows that are kept there, in memory in a narrower type or as float32."""
+    if place != MEMORY:
+        return replace(footprint, kept=False)
+    return replace(footprint, kept=narrow is None, item_bytes=item_bytes(narrow) if narrow else 0)
+
+
+def _where(
+    wanted: str, shards: Sequence[Shard], layout: Layout, footprint: Footprint, allowed: int
+) -> tuple[str, str | None]:
+    """Return the first place for the rows that has room for them, and the type to keep them in.
+
+    In memory as float32, which is fastest, else in the narrower type that they have; then on disk,
+    in that type. Raises BudgetError where no place that is `wanted` has room.
+    """
+    narrow = [(MEMORY, layout.narrow)] if layout.narrow else []
+    ladder = [(MEMORY, None), *narrow, (DISK, layout.narrow), (SOURCE, None)]
+    problem: BudgetError | None = None
+    for place, kind in ladder:
+        if wanted != place and (wanted != "auto" or place == SOURCE):
+            continue
+        try:
+            _kept(footprint, place, kind).check(shards, allowed)
+        except BudgetError as error:
+            problem = error
+            continue
+        if problem:
+            said = _SAID[place].format(kind)
+            log.warning("%s, as cache=%r and in memory %s", said, wanted, problem)
+        return place, kind
+    assert problem is not None
+    raise problem
+
+
+def worker_memory(config: RunConfig) -> int:
+    """Return the bytes that a worker may hold."""
+    if config.worker_memory_bytes is not None:
+        return config.worker_memory_bytes
+    if config.num_workers == 0:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    from ray_kmeans.on_ray import driver  # ray is not imported where it is not used
+
+    return int(driver.memory_per_cpu() * workforce(config)[1])
+
+
+def workforce(config: RunConfig) -> tuple[int, float]:
+    """Return how many workers there may be and the CPUs of each; joins or starts Ray if needed."""
+    if config.num_workers == 0:
+        if config.backend == "gpu":
+            gpu.check()
+        return 1, config.cpus_per_worker or _cpus_here()
+    forks.check("ray")
+    from ray_kmeans.on_ray import driver  # ray is not imported where it is not used
+
+    driver.connect(config.ray_address, config.num_workers, config.cpus_per_worker)
+    if config.backend == "gpu" and config.num_workers is None:
+        return share_gpus(driver.nodes_with_gpus(), config.cpus_per_worker, gpus_of(config))
+    return share_cpus(driver.node_cpus(), config.num_workers, config.cpus_per_worker)
+
+
+def _cpus_here() -> int:
+    """Return the CPUs that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) -> tuple[int, float]:
+    """Share the CPUs of some nodes out: so many workers, so many CPUs each, where these are given.
+
+    Of a number that is given, each has one CPU by default. Else, as a worker computes in as many
+    threads as it has CPUs, few large ones are best: one for each node, but for nodes so small that
+    about as many CPUs are used without them.
+
+    >>> share_cpus([64, 64, 2], None, None), share_cpus([8, 8], 3, None), share_cpus([8], None, 2)
+    ((2, 64), (3, 1), (4, 2))
+    """
+    if workers is not None:
+        return workers, cpus or 1
+    if cpus is None:
+        used = {size: size * sum(node // size for node in nodes) for size in nodes}
+        cpus = max(size for size in nodes if used[size] >= 0.9 * max(used.values()))
+    return max(sum(int(node / cpus) for node in nodes), 1), cpus
+
+
+def share_gpus(
+    nodes: Sequence[tuple[float, float]], cpus: float | None, gpus: float
+) -> tuple[int, float]:
+    """Share nodes of (CPUs, GPUs) out: as many workers as have room, and the CPUs of each.
+
+    By default those of the node with the fewest CPUs for a worker. Raises ConfigError where there
+    is room for none.
+
+    >>> share_gpus([(64, 8), (16, 1)], None, 1), share_gpus([(4, 1), (4, 1)], 2, 0.25)
+    ((9, 8), (4, 2))
+    """
+    rooms = [int(of_node / gpus + 1e-9) for _, of_node in nodes]
+    if cpus is None:
+        shares = [
+            int(of_node // room) for (of_node, _), room in zip(nodes, rooms, strict=True) if room
+        ]
+        cpus = max(min(shares, default=1), 1)
+    rooms = [min(room, int(node[0] / cpus)) for room, node in zip(rooms, nodes, strict=True)]
+    if not sum(rooms):
+        raise ConfigError(
+            f"backend='gpu' needs nodes with {gpus:g} GPU and {cpus:g} CPU for a worker; of those "
+            f"of the Ray cluster {len(nodes)} have GPUs, {sum(of for _, of in nodes):g} in all. "
+            "Give num_workers to wait for nodes that come later, or backend='cpu'."
+        )
+    return sum(rooms), cpus
+
+
+def gpus_of(config: RunConfig) -> float:
+    """Return what a worker has of a GPU."""
+    return float(config.gpus_per_worker or 1) if config.backend == "gpu" else 0.0
+
+
+@contextmanager
+def open_pool(
+    source: Source,
+    layout: Layout,
+    num_clusters: int,
+    metric: str,
+    config: RunConfig,
+    emit: ev.Emit | None = None,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    together: int = 1,
+) -> Iterator[Pool]:
+    """Give a pool that this process owns; with one worker for each shard, or so many.
+
+    `together`: see `split`.
+    """
+    shards, options = plan_shards(layout, num_clusters, config, batch_size, workers, together)
+    if emit is not None:
+        emit(planned(options))
+    pool: Pool
+    if config.num_workers == 0:
+        how = options.kernel, options.threads, options.keep, options.gpus
+        pool = LocalPool(source, shards, metric, *how)
+    else:
+        from ray_kmeans.on_ray import driver
+
+        pool = driver.open_pool(source, shards, metric, options, emit or LogLines())
+    del source  # it may be the first batch of a stream, and go when the next one comes
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def check_reachable(config: RunConfig, places: Mapping[str, Source | Place]) -> None:
+    """Raise ConfigError for what a run cannot reach: data or places of this process alone, where
+    others are to work with them; a GPU, where this process is to compute on one."""
+    if config.num_workers == 0 and config.backend == "gpu":
+        gpu.check()
+    for what, place in places.items():
+        if config.num_workers != 0 and is_only_here(place):
+            raise ConfigError(
+                f"{what} is in the memory of this process, where no worker can reach it. Give "
+                "config=RunConfig(num_workers=0) to run in this process, or another place."
+            )

@@ -1,0 +1,136 @@
+"""Labels and distances of rows that this process reads, in the order of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans import kernels
+from ray_kmeans.algorithm.grid import Extent
+from ray_kmeans.algorithm.metric import project
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.data.layout import Block, Layout
+from ray_kmeans.data.source import Source
+from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
+
+ALL_SCORES = "all_scores"
+CLUSTER_IDX = "cluster_idx"
+DISTANCE = "distance"
+
+Batch: TypeAlias = dict[str, NDArray[Any]]
+
+
+class ReadyModel:
+    """A model, ready to answer for rows."""
+
+    def __init__(self, state: FitState, outputs: Sequence[str]) -> None:
+        self._kernel = kernels.load()
+        self._centers = state.centers
+        self._metric = state.metric
+        self._prepared = self._kernel.prepare(self._centers, state.metric)
+        self._outputs = outputs
+
+    def get_ready(self, rows: int) -> None:
+        """Compile what labelling so many rows at once takes."""
+        self._kernel.ready(rows, *self._centers.shape)
+
+    def __call__(self, rows: NDArray[np.float32]) -> Batch:
+        """Return 'all_scores' (n, k) float32, 'cluster_idx' (n,) int64, 'distance' (n,) float32.
+
+        As far as they are wanted.
+        """
+        out = np.isnan(rows[:, 0])  # see `batches_of`
+        if out.any():
+            rows = np.where(out[:, None], np.float32(0), rows)
+        rows = project(rows, self._metric)
+        batch: Batch = {}
+        if ALL_SCORES in self._outputs:
+            batch[ALL_SCORES] = np.empty((len(rows), len(self._centers)), np.float32)
+            self._kernel.distances(rows, self._centers, self._metric, batch[ALL_SCORES])
+            batch[ALL_SCORES][out] = np.nan
+        if CLUSTER_IDX in self._outputs or DISTANCE in self._outputs:
+            labels = np.empty(len(rows), np.int32)
+            self._kernel.assign(rows, self._prepared, labels)
+        if CLUSTER_IDX in self._outputs:
+            batch[CLUSTER_IDX] = np.where(out, -1, labels.astype(np.int64))
+        if DISTANCE in self._outputs:
+            batch[DISTANCE] = np.where(out, np.nan, self._distances(rows, labels))
+        return batch
+
+    def _distances(
+        self, rows: NDArray[np.float32], labels: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        distances = self._kernel.distances_to(rows, self._centers, labels, self._metric)
+        with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
+            return distances.astype(np.float32)
+
+
+def batches_of(
+    source: Source, layout: Layout, batch_size: int | None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows in batches; without `batch_size`, one block of the data at a time.
+
+    Holds one block and one batch at most. A row that does not count is NaN in all columns.
+    """
+    if not layout.blocks:
+        yield np.empty((0, layout.features), np.float32)
+    kept: list[NDArray[np.float32]] = []
+    missing = batch_size or 0
+    for rows in _blocks_of(source, layout):
+        if batch_size is None:
+            yield rows
+            continue
+        while len(rows) >= missing:
+            yield np.concatenate([*kept, rows[:missing]]) if kept else rows[:missing]
+            kept, rows, missing = [], rows[missing:], batch_size
+        if len(rows):
+            kept.append(rows)
+            missing -= len(rows)
+    if kept:
+        yield np.concatenate(kept)
+
+
+def _blocks_of(source: Source, layout: Layout) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows of each block; what is not finite is an error where it is not left out."""
+    weights: Iterable[NDArray[np.float64] | None]
+    drop, weights, names = False, repeat(None), columns_of_rows(source)
+    if isinstance(source, WeightedSource):
+        drop, weights = source.drop_nonfinite, source.weights_of(layout.blocks)
+    for (block, rows), given in zip(source.read(layout.blocks), weights, strict=False):
+        out: NDArray[np.bool_] = np.zeros(len(rows), np.bool_) if given is None else given == 0
+        if drop:
+            out = out | np.logical_not(np.isfinite(rows).all(axis=1))
+        if not out.any():
+            yield _finite(rows, block, names)
+        else:
+            _finite(np.where(out[:, None], np.float32(0), rows), block, names)
+            yield np.where(out[:, None], np.float32(np.nan), rows)
+
+
+def _finite(rows: NDArray[np.float32], block: Block, names: Sequence[str]) -> NDArray[np.float32]:
+    Extent.of_rows(rows, block.place, block.start, names).check_finite()
+    return rows
+
+
+def at_least(batches: Iterator[Batch], nothing: Batch) -> Iterator[Batch]:
+    """Yield the batches; where there are none, one without rows."""
+    first = next(batches, nothing)
+    yield first
+    yield from batches
+
+
+def whole(batches: Iterator[Batch]) -> Batch:
+    """Put all batches together."""
+    parts = list(batches)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def by_row(batches: Iterator[Batch]) -> Iterator[dict[str, Any]]:
+    """Yield one dict per row."""
+    for batch in batches:
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
