@@ -151,6 +151,40 @@ def test_a_detached_fit_outlives_its_driver_and_the_same_command_follows_it(
     check_same(tmp_path / "m", undisturbed)
 
 
+UNPLACED = """
+import sys
+from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.cluster import on_ray
+from ray_kmeans.store.model_dir import ModelDir
+
+lasting, nodes = on_ray._lasting_node, ["01" * 28]
+on_ray._lasting_node = lambda here: nodes.pop() if nodes else lasting(here)
+ModelDir.is_local = False
+address, data, model_dir = sys.argv[1:]
+config = RunConfig(num_workers=2, ray_address=address, progress=False, detached=True)
+KMeansClustering(4, model_dir, use_mini_batch=False, config=config).fit(data, max_steps=3)
+print("nodes left:", len(nodes))
+"""
+
+
+def test_a_coordinator_for_a_node_that_ray_does_not_know_yet_is_placed_anew(address, tmp_path):
+    """Ray's nodes hear of each other late, and a detached fit must not live on the head's."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNPLACED, address, str(DATA), str(tmp_path / "m")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "nodes left: 0" in done.stdout
+    assert "not schedulable" in done.stderr
+    assert state_in(tmp_path / "m").iteration == 3
+
+
 def test_a_second_fit_on_the_same_directory_is_refused_with_its_owners_name(address, tmp_path):
     process = command(tmp_path / "m", address, train=LONG)
     wait_for_iteration(process, 3)

@@ -164,8 +164,7 @@ def command(url, options, address):
     )
 
 
-@many_cpus
-@pytest.mark.parametrize("storage", [rocksdb, redis], ids=["rocksdb", "redis"])
+@pytest.mark.parametrize("storage", [pytest.param(rocksdb, marks=many_cpus), redis])
 def test_a_detached_fit_outlives_a_head_that_is_killed_and_comes_back(storage, tmp_path):
     here = RunConfig(num_workers=0, progress=False)
     KMeansClustering(K, str(tmp_path / "here"), config=here, **PARAMS).fit(str(DATA), **LIMITS)

@@ -13,7 +13,12 @@ from typing import Any
 
 import ray
 from ray._private import services
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    GetTimeoutError,
+    RayError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans.algorithm.state import FitState
@@ -42,6 +47,8 @@ HEAD = "node:__internal_head__"
 """What the node of the head has as a resource."""
 SAVE_S = 60.0
 """For a coordinator that is to end to save what it has reached."""
+PLACING_S = 1.0
+"""Until a coordinator that could not be placed is placed anew."""
 DOUBT_S = 90.0
 """That a coordinator may be out of reach; Ray says within it whether its node is dead."""
 
@@ -132,8 +139,10 @@ def fit_on_ray(
             about = plan, store, shared, shards, options, name is not None
             _check_same(plan, _answer(partial(coordinator.start.remote, *about)))
             return _follow(coordinator, emit)
-        except LOST as error:
+        except (*LOST, ActorUnschedulableError) as error:
             ray.kill(coordinator)  # one out of reach would keep its name
+            if isinstance(error, ActorUnschedulableError):
+                time.sleep(PLACING_S)
             state, reached = store.latest(), store.checkpoints()[-1:]
             losses.add(reached)
             ended = state is not None and state.stop is not None and reached != before
@@ -217,6 +226,8 @@ def _coordinator(name: str | None, store: Store) -> Any:
     if name is None:
         hard = NodeAffinitySchedulingStrategy(here, soft=False)
         return actor.options(max_concurrency=2, scheduling_strategy=hard).remote()
+    # Not a soft wish: where Ray hears late of a node, it would take the head's without a word, and
+    # the fit would die with the head. It raises ActorUnschedulableError instead, and is asked anew.
     there = here if store.is_local else _lasting_node(here)
     return actor.options(
         max_concurrency=2,
@@ -224,7 +235,7 @@ def _coordinator(name: str | None, store: Store) -> Any:
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(there, soft=True),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(there, soft=False),
     ).remote()
 
 
