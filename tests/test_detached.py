@@ -154,11 +154,11 @@ def test_a_detached_fit_outlives_its_driver_and_the_same_command_follows_it(
 UNPLACED = """
 import sys
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.cluster import on_ray
+from ray_kmeans.on_ray import driver
 from ray_kmeans.store.model_dir import ModelDir
 
-lasting, nodes = on_ray._lasting_node, ["01" * 28]
-on_ray._lasting_node = lambda here: nodes.pop() if nodes else lasting(here)
+lasting, nodes = driver._lasting_node, ["01" * 28]
+driver._lasting_node = lambda here: nodes.pop() if nodes else lasting(here)
 ModelDir.is_local = False
 address, data, model_dir = sys.argv[1:]
 config = RunConfig(num_workers=2, ray_address=address, progress=False, detached=True)
