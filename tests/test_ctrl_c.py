@@ -125,13 +125,13 @@ workers, where = int(sys.argv[2]), sys.argv[3] or None
 config = RunConfig(num_workers=workers, ray_address=where, progress=False, cache="source")
 km = KMeansClustering({k}, sys.argv[1], use_mini_batch=False, config=config,
                       initial_clusters="kmeans_plus_plus")
-from ray_kmeans.observe import events as ev, listeners
-tell = listeners.LogLines.__call__
+from ray_kmeans.observe import events as ev, log
+tell = log.LogLines.__call__
 def loud(self, event):
     tell(self, event)
     if isinstance(event, ev.IterationDone):
         print("did", event.line.iteration, flush=True)
-listeners.LogLines.__call__ = loud
+log.LogLines.__call__ = loud
 try:
     km.fit({data!r}, max_steps={steps})
 except KeyboardInterrupt:

@@ -127,8 +127,8 @@ def test_flags_that_cannot_be_used_are_one_line_and_2(case, tmp_path, monkeypatc
 
 
 def test_a_warning_is_one_line_without_a_place_in_our_code():
-    code = "import warnings; from ray_kmeans.cli import ending\n"
-    code += "ending.run(lambda: warnings.warn('of a\\nname'))"
+    code = "import warnings; from ray_kmeans.cli import exit_codes\n"
+    code += "exit_codes.run(lambda: warnings.warn('of a\\nname'))"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)

@@ -26,7 +26,7 @@ QUICK = Times(beat_s=0.05, lease_s=0.5, poll_s=0.05)
 SLEEPER = """
 import os, signal, sys
 from ray_kmeans.errors import LeaseLostError
-from ray_kmeans.store import publish
+from ray_kmeans.io import publish
 from ray_kmeans.store.lease import Lease, Times
 from ray_kmeans.store.model_dir import ModelDir
 from tests.store_contract import state_at

@@ -240,7 +240,7 @@ def test_a_black_hole_is_said_within_seconds(tmp_path):
     if missing:
         pytest.skip(missing)
     code = (
-        "import time; from ray_kmeans.engine import head; begin = time.monotonic()\n"
+        "import time; from ray_kmeans.on_ray import head; begin = time.monotonic()\n"
         "try: head.check('10.255.255.1:6379', 'x')\n"
         "except Exception as error: print(error)\n"
         "print(time.monotonic() - begin)"

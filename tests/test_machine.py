@@ -164,8 +164,8 @@ kernel.ready(500, 5, 4)
 X = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
 kernel.hold([X], "squared_euclidean", 5).sums(X[:5], np.ones(4))
 kernel.assign(X, kernel.prepare(X[:5], "cosine"), np.empty(500, np.int32))
-from ray_kmeans.kernels import rounding, visit
-print(len(visit.visit.signatures), len(rounding.round_parts.signatures))
+from ray_kmeans.kernels.int8 import quantize, sweep
+print(len(sweep.visit.signatures), len(quantize.round_parts.signatures))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300

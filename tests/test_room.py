@@ -146,10 +146,10 @@ def grows(address):
     """Return what a driver of this cluster takes for known of an autoscaler."""
     code = (
         "import ray, sys, time; ray.init(sys.argv[1], log_to_driver=False)\n"
-        "from ray_kmeans.engine import room\n"
+        "from ray_kmeans.on_ray import capacity\n"
         "end = time.monotonic() + 60\n"
-        "while room.can_grow() is None and time.monotonic() < end: time.sleep(0.2)\n"
-        "print(room.can_grow())\n"
+        "while capacity.can_grow() is None and time.monotonic() < end: time.sleep(0.2)\n"
+        "print(capacity.can_grow())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, address],
