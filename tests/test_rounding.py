@@ -1,4 +1,4 @@
-"""The promise of `kernels/int8/quantize.py`: how far off scores by bytes are at most, over the reals."""
+"""The promise of `kernels/int8/quantize.py`: how far off scores by bytes are at most, by reals."""
 
 from __future__ import annotations
 
