@@ -6,6 +6,7 @@ import functools
 import importlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,11 @@ def pause_at(point, call, seconds, sign):
     setattr(owner, name, paused)
 
 
+def hear_ctrl_c():
+    """Let a process that is about to start hear SIGINT, which shells hide from what runs behind."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(words, point=None, sign=None, call=1, seconds=5.0, **environment):
     """Start the `ray-kmeans` command with a pause in it."""
     pause = f"pause_at({point!r}, {call}, {seconds}, {str(sign)!r})\n" if point else ""
@@ -39,6 +45,7 @@ def start(words, point=None, sign=None, call=1, seconds=5.0, **environment):
         [sys.executable, "-c", code, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        preexec_fn=hear_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -133,14 +133,15 @@ def test_the_bits_are_the_same_for_any_number_of_workers(
     assert made[0][2]
 
 
+@pytest.fixture(scope="module")
+def km(tmp_path_factory):
+    place = str(tmp_path_factory.mktemp("model"))
+    km = KMeansClustering(2, place, STAMPS[[0, 19]], use_mini_batch=False, config=HERE)
+    return km.fit(open_source(STAMPS, center=True))
+
+
 class TestWhatAModelAnswers:
     """All that reads rows for a model subtracts its shift from them."""
-
-    @pytest.fixture(scope="class")
-    def km(self, tmp_path_factory):
-        place = str(tmp_path_factory.mktemp("model"))
-        km = KMeansClustering(2, place, STAMPS[[0, 19]], use_mini_batch=False, config=HERE)
-        return km.fit(open_source(STAMPS, center=True))
 
     def test_given_centers_are_those_of_the_users_rows(self, km):
         assert km.clusters().tolist() == CENTERS

@@ -254,7 +254,6 @@ FIELDS = {
     "a column without a name": (the_rows(columns=["a", "", "c"]), "are no text"),
     "columns that are text": (the_rows(columns="abc"), "must be lists"),
     "columns that are keys": (the_rows(columns={"a": 1}), "must be lists"),
-    "two columns for three features": (the_rows(columns=["a", "b"]), "names the columns"),
     "filters that are no JSON": (the_rows(filters="x > 1"), "cannot be understood"),
     "filters that are deep": (the_rows(filters="[" * 100_000), "cannot be understood"),
     "filters that are a number": (the_rows(filters="7"), "filters that are no list"),

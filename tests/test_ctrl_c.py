@@ -146,6 +146,7 @@ def program(model_dir, workers, address=""):
         [sys.executable, "-c", code, str(model_dir), str(workers), address],
         cwd=pausing.ROOT,
         env={**os.environ, "PYTHONPATH": str(pausing.ROOT)},
+        preexec_fn=pausing.hear_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -119,7 +119,8 @@ def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
         yield f"rows has nonfinite={rows.nonfinite!r}, which nobody knows"
     if rows.filters and not isinstance(json.loads(rows.filters), list):
         yield "rows has filters that are no list"
-    if len(rows.columns) not in (0, 1, features) or len({*rows.columns}) < len(rows.columns):
+    # Fewer than features, where a dict has tables for its columns; at most one for each.
+    if len(rows.columns) > features or len({*rows.columns}) < len(rows.columns):
         yield f"rows names the columns {list(rows.columns)!r} for {features} features"
     if len(rows.shift) not in (0, features) or not all(map(math.isfinite, rows.shift)):
         yield f"rows has a shift of {len(rows.shift)} values for {features} features"
