@@ -107,15 +107,19 @@ def test_a_shard_that_kills_whoever_reads_it_ends_a_run_and_a_killer_that_goes_r
     monkeypatch.setattr(losses.time, "monotonic", lambda: now[0])
 
     deaths = ShardLosses()
-    for number in range(1, losses.MOST_UNPROVEN + 2):  # the others live
+    for number in range(1, losses.MOST_LOST + 2):  # the others live
         deaths.add([1])
-        assert deaths.is_hopeless(1, False) == (number > losses.MOST_UNPROVEN)
+        assert deaths.is_hopeless(1, False) == (number > losses.MOST_LOST)
         assert deaths.is_hopeless(1, True) == (number > losses.MOST)
 
-    deaths = ShardLosses([0, 1, 2])
+    deaths = ShardLosses()
     for number in range(200):
         deaths.add([number % 3])
         assert not deaths.is_hopeless(number % 3, False)
+    for _ in range(losses.MOST_LOST - 1):  # one of two that are there is hit again and again
+        deaths.add([1])
+        assert not deaths.is_hopeless(1, False)
+    deaths.add([0])
     now[0] += losses.STILL_S  # and nobody has answered since
     assert deaths.is_hopeless(0, False)
     deaths.answer([2])

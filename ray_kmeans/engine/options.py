@@ -28,8 +28,6 @@ class WorkerOptions:
     """That the worker with that shard holds, as planned."""
     replace_timeout_s: float = 30.0
     """After a loss, before the others take the shards over."""
-    proven: bool = False
-    """The fit has got somewhere with these rows: they do not kill whoever reads them."""
     kernel: str = "cpu"
     """What computes, by the name that `kernels.load` takes."""
     gpus: float = 0.0

@@ -156,7 +156,6 @@ def fit_on_ray(
                 emit(ev.FitEnded(state.stop, state.iteration))
                 return state  # it died when all was done
             plan = replace(plan, in_danger=True)
-            options = replace(options, proven=bool(reached))
             if losses.count > MOST and name is None:
                 return _fit_from_here(plan, store, shared[0], shards, options, emit)
         except (KeyboardInterrupt, RunStoppedError):

@@ -8,10 +8,9 @@ from collections.abc import Iterable
 
 MOST = 3
 """Deaths in a row of what Ray itself kills for want of memory."""
-MOST_UNPROVEN = 6
-"""Deaths in a row of a shard's worker, and of no other one, where no worker has read that shard."""
-MOST_PROVEN = 12
-"""Deaths in a row where it has worked before: something may go round and kill."""
+MOST_LOST = 12
+"""Deaths in a row of anything else: something may go round and kill. Of two workers that are killed
+at random, the same one is hit six times in a row within minutes."""
 STILL_S = 600.0
 """However often workers or a coordinator die, they have so long to get on."""
 
@@ -24,10 +23,9 @@ class ShardLosses:
     died. Many deaths of all workers end the run only where nobody answers for long.
     """
 
-    def __init__(self, proven: Iterable[int] = ()) -> None:
+    def __init__(self) -> None:
         self._deaths: Counter[int] = Counter()
         self._alone: Counter[int] = Counter()
-        self._proven = set(proven)
         self._answered = time.monotonic()
 
     def answer(self, shards: Iterable[int]) -> None:
@@ -36,7 +34,6 @@ class ShardLosses:
         for shard in shards:
             self._deaths.pop(shard, None)
             self._alone.pop(shard, None)
-            self._proven.add(shard)
 
     def add(self, lost: Iterable[int]) -> None:
         """Count the death of the worker that held these shards."""
@@ -52,10 +49,9 @@ class ShardLosses:
         """Tell whether another worker would die too; `by_itself`: of its own want of memory."""
         if by_itself:
             return self._deaths[shard] > MOST
-        most = MOST_PROVEN if shard in self._proven else MOST_UNPROVEN
-        if self._alone[shard] > most:
+        if self._alone[shard] > MOST_LOST:
             return True
-        return self._deaths[shard] > most and time.monotonic() - self._answered >= STILL_S
+        return self._deaths[shard] > MOST_LOST and time.monotonic() - self._answered >= STILL_S
 
 
 class CoordinatorLosses:

@@ -28,7 +28,7 @@ from ray_kmeans.on_ray.calls import (
     submitted,
     until_lag,
 )
-from ray_kmeans.on_ray.losses import MOST_PROVEN, ShardLosses
+from ray_kmeans.on_ray.losses import MOST_LOST, ShardLosses
 from ray_kmeans.on_ray.object_store import room, sent
 from ray_kmeans.on_ray.progress_polls import Looks
 from ray_kmeans.on_ray.worker_group import (
@@ -82,7 +82,7 @@ class RayPool(Pool):
         self._rows = [rows_of(shard) for shard in shards]
         self._remembered = []
         self._is_loaded = False
-        self._losses = ShardLosses(range(len(shards)) if self._crew.options.proven else ())
+        self._losses = ShardLosses()
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
 
@@ -134,7 +134,7 @@ class RayPool(Pool):
         def submit(host: Any, group: Group) -> Any:
             return host.sliced.options(num_returns=slices + 1).remote(group, slices, method, *args)
 
-        for _ in range(MOST_PROVEN):
+        for _ in range(MOST_LOST):
             parts = self._gather(submit).values()
             hosts = [self._crew.hosts[i % len(self._crew.hosts)] for i in range(slices)]
             columns = zip(*parts, strict=True)

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from ray_kmeans.errors import WorkersLostError
-from ray_kmeans.on_ray.losses import MOST_PROVEN
+from ray_kmeans.on_ray.losses import MOST_LOST
 from ray_kmeans.on_ray.worker_group import first_line
 
 
@@ -25,7 +25,7 @@ def outcomes(
     of a task that is about to run may crash this process (measured in Ray 2.60: "Tried to complete
     task that was not pending").
     """
-    task: Any = ray.remote(num_cpus=1, max_retries=MOST_PROVEN)(call)
+    task: Any = ray.remote(num_cpus=1, max_retries=MOST_LOST)(call)
     waiting = iter(arguments)
     running: list[Any] = []
     try:

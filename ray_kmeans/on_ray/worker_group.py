@@ -14,7 +14,7 @@ from ray_kmeans._version import __version__
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
-from ray_kmeans.on_ray.losses import MOST_PROVEN
+from ray_kmeans.on_ray.losses import MOST_LOST
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 
 LOST = RayActorError, OutOfMemoryError
@@ -103,7 +103,7 @@ class Crew:
 
     def _start_again(self, error: Exception) -> None:
         self._false_starts += 1
-        most = MOST_FALSE_STARTS if dies_by_itself(error) else MOST_PROVEN
+        most = MOST_FALSE_STARTS if dies_by_itself(error) else MOST_LOST
         if self._false_starts >= most:
             raise WorkersLostError(
                 f"{self._false_starts} workers in a row died as they started, the last one with: "
