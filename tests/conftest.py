@@ -1,6 +1,7 @@
 """What every test needs. The environment comes first: Ray reads it when it is imported."""
 
 import os
+import secrets
 import tempfile
 import uuid
 from pathlib import Path
@@ -40,6 +41,7 @@ from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.io import remote
 from tests import stores
+from tests.share import SHARE, share_of
 
 pytest.register_assert_rewrite("ray_kmeans.testing", "tests.foreign_data")
 
@@ -48,8 +50,31 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("tests")
 
 
-def pytest_collection_modifyitems(items):
-    """Fast laws first, then Ray, and servers that others run last."""
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run every long test, not a share of them")
+    parser.addoption("--share-seed", type=int, help="draws the long tests that are run")
+
+
+def pytest_configure(config):
+    if config.option.share_seed is None:
+        config.option.share_seed = secrets.randbelow(1_000_000)
+
+
+def pytest_report_header(config):
+    """Tell which long tests run, so that a failure can be met again."""
+    if config.option.all:
+        return "long tests: all"
+    return f"long tests: {SHARE} of them, by --share-seed={config.option.share_seed}"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Fast laws first, then Ray, and servers that others run last; of long tests a share."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    named = any("::" in each for each in config.args)
+    if long and not config.option.all and not named:
+        left_out = set(long).difference(share_of(long, config.option.share_seed))
+        config.hook.pytest_deselected(items=[item for item in long if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
     last = ("test_kill", "test_kill_points", "test_node_loss", "test_soak", "test_job_submit")
     items.sort(
         key=lambda item: (item.get_closest_marker("ray") is not None, item.path.stem in last)
@@ -63,13 +88,6 @@ def shared_data(name):
         pytest.skip(f"{folder} is missing")
     return folder
 
-
-FEW_CPUS = 4
-many_cpus = pytest.mark.skipif(
-    (os.cpu_count() or 1) < FEW_CPUS,
-    reason=f"needs {FEW_CPUS} CPUs: several Rays at once take minutes on fewer",
-)
-"""Tests of whole clusters, and long ones; run them with more CPUs, or by hand one by one."""
 
 UNITS = ("amx", "vnni")
 """What may multiply bytes; a processor has all of them, some or none."""

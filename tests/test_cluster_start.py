@@ -17,10 +17,9 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import NotFittedError
 from tests import machines
-from tests.conftest import many_cpus
 from tests.servers import BIN
 
-pytestmark = [pytest.mark.ray, many_cpus]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 FOLDER = Path(__file__).parents[1] / "cluster_configs"
 K = 400

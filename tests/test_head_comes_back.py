@@ -16,7 +16,6 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.demo import DATA
 from ray_kmeans.store.model_dir import ModelDir
-from tests.conftest import many_cpus
 from tests.servers import BIN, end, free_port, s3_server
 from tests.test_ray_training import bits, comes_true, descendants
 
@@ -164,7 +163,7 @@ def command(url, options, address):
     )
 
 
-@pytest.mark.parametrize("storage", [pytest.param(rocksdb, marks=many_cpus), redis])
+@pytest.mark.parametrize("storage", [pytest.param(rocksdb, marks=pytest.mark.long), redis])
 def test_a_detached_fit_outlives_a_head_that_is_killed_and_comes_back(storage, tmp_path):
     here = RunConfig(num_workers=0, progress=False)
     KMeansClustering(K, str(tmp_path / "here"), config=here, **PARAMS).fit(str(DATA), **LIMITS)

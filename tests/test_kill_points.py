@@ -22,7 +22,6 @@ from ray_kmeans.on_ray.worker_group import Crew
 from ray_kmeans.process import interrupt
 from ray_kmeans.store.labelled import MANIFEST
 from ray_kmeans.store.model_dir import ModelDir
-from tests.conftest import many_cpus
 from tests.servers import lasting_ray
 from tests.test_ray_training import (
     bits,
@@ -44,10 +43,10 @@ PLUS_PLUS = {"initial": "kmeans_plus_plus"}
 PARALLEL = {"initial": "kmeans_parallel"}
 
 
-def on_many_cpus(*cases):
-    """Leave these out on few CPUs: together they take minutes there."""
+def long(*cases):
+    """Mark cases as long tests, of which a run of the suite takes a share."""
     return [
-        pytest.param(*(case if isinstance(case, tuple) else [case]), marks=many_cpus)
+        pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.long)
         for case in cases
     ]
 
@@ -149,7 +148,7 @@ def output_of(folder):
     ("point", "victim"),
     [
         ("sweeping", "coordinator"),
-        *on_many_cpus(
+        *long(
             ("waiting for workers", "coordinator"),
             ("reading", "worker"),
             ("reading", "coordinator"),
@@ -261,7 +260,7 @@ def labelled(uri, peace, tmp_path_factory):
     return str(place / "model"), output_of(place / "output")
 
 
-@many_cpus
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster", "nothing_stays")
 def test_a_worker_that_dies_while_it_writes_labels_leaves_the_same_output(uri, labelled, tmp_path):
     model, expected = labelled
@@ -295,7 +294,7 @@ def none_left(head):
     "point",
     [
         "reading",
-        *on_many_cpus(
+        *long(
             "planning",
             "seeding, k-means++",
             "seeding, k-means||",
@@ -324,7 +323,7 @@ def test_a_driver_that_dies_at_a_point_of_a_fit_is_run_again_and_nothing_differs
     assert none_left(process)
 
 
-@many_cpus
+@pytest.mark.long
 def test_a_driver_that_dies_while_labels_are_written_is_run_again_and_the_output_is_the_same(
     head, uri, labelled, tmp_path
 ):

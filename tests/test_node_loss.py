@@ -16,13 +16,12 @@ import pytest
 
 from ray_kmeans.store.model_dir import ModelDir
 from tests import machines
-from tests.conftest import many_cpus
 from tests.servers import BIN, end
 from tests.test_ray_kill_training import is_alive
 from tests.test_ray_training import bits, comes_true, fit_processes, write_real_data
 from tests.traps import Job, Trap
 
-pytestmark = [pytest.mark.ray, many_cpus]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 ROOT = Path(__file__).parents[1]
 SWEEP = "ray_kmeans.engine.worker:ShardWorker.sweep"
