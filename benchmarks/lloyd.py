@@ -28,6 +28,7 @@ from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
@@ -99,7 +100,7 @@ def rays_share(centers: Matrix, threads: int) -> float:
     pool = driver.open_pool(source, shards, SQUARED_EUCLIDEAN, options, lambda event: None)
     try:
         pool.load()
-        pool.ask("measure", Grid.of(Extent.of_rows(rows)))
+        pool.ask(ShardWorker.measure, Grid.of(Extent.of_rows(rows)))
         times = []
         for _ in range(30):
             begin = time.perf_counter()

@@ -26,6 +26,7 @@ from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     rows_in_any_order,
 )
 from ray_kmeans.engine.seeding.potential import Potential
+from ray_kmeans.engine.worker import ShardWorker
 
 KERNEL = kernels.load()
 
@@ -188,7 +189,7 @@ def test_retries_draw_the_first_center_to_the_middle(retries, reference):
     summary = pool.summarize()
     counts = np.zeros(9, int)
     for seed in range(300):
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
         field = PoolField(pool, summary)
         counts[int(plus_plus(field, 1, candidates_of(retries, 1), seed, "test")[0, 0])] += 1
 
@@ -219,7 +220,7 @@ def test_a_triple_is_picked_with_the_chance_of_d2_sampling(metric):
     summary = pool.summarize()
     counts = dict.fromkeys(chances, 0)
     for seed in range(n_seeds):
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
         picks = plus_plus(PoolField(pool, summary), 3, 1, seed, "test")
         counts[tuple(int(np.flatnonzero((units == pick).all(axis=1))[0]) for pick in picks)] += 1
 
@@ -235,11 +236,11 @@ class OnPaper:
         self._blocks = [np.array(block, np.float64) for block in blocks]
 
     def remember(self, method, seeds):
-        assert method == "weigh"
+        assert method is ShardWorker.weigh
         return [np.array([in_order_sum(block) for block in self._blocks])]
 
     def ask(self, method, blocks, offsets):
-        assert method == "find"
+        assert method is ShardWorker.find
         potential = Potential([np.ones((len(each), 1), np.float32) for each in self._blocks], "")
         potential.weights = self._blocks
         firsts = np.cumsum([0] + [len(block) for block in self._blocks])

@@ -15,6 +15,7 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError
 
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import RunStoppedError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray import driver
@@ -208,7 +209,7 @@ def test_a_worker_that_dies_before_its_first_answer_is_replaced(uri, monkeypatch
     pool = open_workers(uri, 2)
     try:
         assert pool.summarize().rows == 4000
-        assert not set(killed) & {pid for _, pid in pool.ask("where")}
+        assert not set(killed) & {pid for _, pid in pool.ask(ShardWorker.where)}
     finally:
         pool.close()
 

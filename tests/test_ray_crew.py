@@ -16,6 +16,7 @@ from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray import (
@@ -66,7 +67,7 @@ class Team:
 
     def pids(self):
         """Return the process of each shard."""
-        return [pid for _, pid in self.pool.ask("where")]
+        return [pid for _, pid in self.pool.ask(ShardWorker.where)]
 
     def check(self):
         """Sweep by both pools; the sums must be equal. Moves the centers."""
@@ -142,7 +143,7 @@ def test_it_starts_with_the_fewest_workers_where_no_more_come(uri, nothing_stays
     pool = driver.open_pool(source, shards, "squared_euclidean", options, events.append)
     try:
         assert pool.summarize().rows == 4000
-        assert len(set(pool.ask("where"))) == 1
+        assert len(set(pool.ask(ShardWorker.where))) == 1
     finally:
         pool.close()
 
@@ -161,13 +162,13 @@ def test_where_there_is_no_room_at_all_it_says_so(uri):
     pool = driver.open_pool(source, shards, "squared_euclidean", options, lambda event: None)
     try:
         pool.summarize()
-        pids = [pid for _, pid in pool.ask("where")]
+        pids = [pid for _, pid in pool.ask(ShardWorker.where)]
         pool._crew.options = WorkerOptions(
             99, start_timeout_s=1, replace_timeout_s=0.0, most_rows=2100
         )
         os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(WorkersLostError, match="1 workers are left and have no room for 2,"):
-            pool.ask("where")
+            pool.ask(ShardWorker.where)
     finally:
         pool.close()
 

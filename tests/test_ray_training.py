@@ -23,6 +23,7 @@ from ray_kmeans.data.stream import open_batches
 from ray_kmeans.demo import DATA
 from ray_kmeans.engine.fit_loop import run_fit, run_stream
 from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import (
     ConfigError,
     NonFiniteError,
@@ -180,13 +181,13 @@ class Killer:
         return RayPool.remember(self.pool, method, *args)
 
     def see(self, method):
-        if method == self.method:
+        if method is self.method:
             self.asked += 1
             if self.asked in self.times:
                 self.kill()
 
     def kill(self):
-        workers = RayPool.ask(self.pool, "where")
+        workers = RayPool.ask(self.pool, ShardWorker.where)
         for victim in self.victims:
             os.kill(workers[victim][1], signal.SIGKILL)
 

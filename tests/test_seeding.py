@@ -17,6 +17,7 @@ from ray_kmeans.data.layout import cut, split
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding import choose
 from ray_kmeans.engine.seeding.choose import choose_centers
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, DataError
 
 METHODS = ("random", "kmeans_plus_plus", "kmc2", "kmeans_parallel")
@@ -212,7 +213,7 @@ def test_nothing_of_the_seeding_is_left_behind(gaussian, initial):
 
     again = choose_centers("kmeans_plus_plus", 6, 2, 0, pool, summary)
     assert again.tobytes() == first.tobytes()
-    (weights, _), *_ = pool.ask("weights_at", np.arange(3))
+    (weights, _), *_ = pool.ask(ShardWorker.weights_at, np.arange(3))
     assert weights.tolist() == [1.0] * 3
 
 

@@ -17,7 +17,7 @@ from ray_kmeans.engine.fit_plan import FitPlan
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.progress import Moved, nobody
 from ray_kmeans.engine.seeding.choose import Initial, choose_centers, work_of
-from ray_kmeans.engine.worker import this_process
+from ray_kmeans.engine.worker import ShardWorker, this_process
 from ray_kmeans.observe import events as ev
 from ray_kmeans.process import interrupt
 
@@ -35,7 +35,7 @@ def load(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
             features=len(summary.grid.exponent),
             seconds=time.perf_counter() - begin,
             coordinator=this_process(),
-            workers=tuple(pool.ask("where")),
+            workers=tuple(pool.ask(ShardWorker.where)),
         )
     )
     for message in _oddities(summary, names):

@@ -34,6 +34,7 @@ from ray_kmeans.errors import (
 )
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray import capacity, head
+from ray_kmeans.on_ray.calls import call
 from ray_kmeans.on_ray.coordinator_actor import Coordinator
 from ray_kmeans.on_ray.losses import MOST, CoordinatorLosses
 from ray_kmeans.on_ray.object_store import put
@@ -137,7 +138,7 @@ def fit_on_ray(
         coordinator = _coordinator(name, store)
         try:
             about = plan, store, shared, shards, options, name is not None
-            _check_same(plan, _answer(partial(coordinator.start.remote, *about)))
+            _check_same(plan, _answer(partial(call, coordinator, Coordinator.start, *about)))
             return _follow(coordinator, emit)
         except (*LOST, ActorUnschedulableError) as error:
             ray.kill(coordinator)  # one out of reach would keep its name
@@ -189,7 +190,7 @@ def _fit_from_here(
 def _stop(coordinator: Any) -> None:
     """Let a coordinator save what it has reached, and end it."""
     with suppress(*LOST, GetTimeoutError):
-        ray.get(coordinator.stop.remote(), timeout=SAVE_S)
+        ray.get(call(coordinator, Coordinator.stop), timeout=SAVE_S)
     ray.kill(coordinator)
 
 
@@ -285,7 +286,7 @@ def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
     """
     seen = 0
     while True:
-        events, outcome = _answer(partial(coordinator.since.remote, seen))
+        events, outcome = _answer(partial(call, coordinator, Coordinator.since, seen))
         for event in events:
             emit(event)
         seen += len(events)

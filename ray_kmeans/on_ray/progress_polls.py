@@ -8,7 +8,8 @@ from typing import Any
 import ray
 
 from ray_kmeans.engine.progress import Moved, nobody
-from ray_kmeans.on_ray.calls import Call
+from ray_kmeans.on_ray.calls import Call, method_of
+from ray_kmeans.on_ray.worker_actor import KMeansWorker
 from ray_kmeans.on_ray.worker_group import LOOKS, LOST
 
 LOOK_S = 1.0
@@ -51,5 +52,7 @@ class Looks:
             except LOST:
                 self._found.pop(each, None)
         for each in set(pending) - set(self._asked.values()):
-            host = pending[each].host
-            self._asked[host.rows_done.options(concurrency_group=LOOKS).remote()] = each
+            rows_done = method_of(pending[each].host, KMeansWorker.rows_done).options(
+                concurrency_group=LOOKS
+            )
+            self._asked[rows_done.remote()] = each

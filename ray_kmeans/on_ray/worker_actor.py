@@ -51,23 +51,25 @@ class KMeansWorker:
         for number in numbers:
             self._workers.pop(number, None)
 
-    def ask(self, numbers: Sequence[int], method: str, *args: Any) -> list[Any]:
-        """Call a method of the worker of each of these shards."""
+    def ask(self, numbers: Sequence[int], method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call a method of the worker of each of these shards; RayPool takes its name from it."""
         answers = []
         with self._tally() as tally:
             for number in numbers:
                 worker = self._workers[number]
                 worker.noted = tally
-                answers.append(getattr(worker, method)(*args))
+                answers.append(getattr(worker, method)(*args, **kwargs))
         return answers
 
-    def total(self, numbers: Sequence[int], method: str, *args: Any) -> Any:
+    def total(self, numbers: Sequence[int], method: str, *args: Any, **kwargs: Any) -> Any:
         """Return the sum of what `ask` would."""
-        return reduce(add, self.ask(numbers, method, *args))
+        return reduce(add, self.ask(numbers, method, *args, **kwargs))
 
-    def sliced(self, numbers: Sequence[int], slices: int, method: str, *args: Any) -> list[Any]:
+    def sliced(
+        self, numbers: Sequence[int], slices: int, method: str, *args: Any, **kwargs: Any
+    ) -> list[Any]:
         """Return None, which is quickly told, and the total in so many slices of the clusters."""
-        return [None, *self.total(numbers, method, *args).in_slices(slices)]
+        return [None, *self.total(numbers, method, *args, **kwargs).in_slices(slices)]
 
     def add_up(self, *slices: Any) -> Any:
         """Return the sum of one slice of several hosts."""

@@ -14,6 +14,7 @@ from ray_kmeans._version import __version__
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.on_ray.calls import call
 from ray_kmeans.on_ray.losses import MOST_PROVEN
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 
@@ -75,7 +76,7 @@ class Crew:
             takes |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {LOOKS: 1}}
             actor: Any = ray.remote(**takes)
             host = actor(KMeansWorker).remote(self._metric, self.options)
-            self._expected[host.hello.remote()] = host
+            self._expected[call(host, KMeansWorker.hello)] = host
 
     def welcome(self, count: int, timeout: float) -> int:
         """Wait for so many of the expected ones; return how many of them have come.
@@ -122,7 +123,7 @@ class Crew:
         """Give a host that does not answer no work until it does."""
         if host in self.hosts:
             self.hosts.remove(host)
-            self._expected[host.hello.remote()] = host
+            self._expected[call(host, KMeansWorker.hello)] = host
 
     def close(self) -> None:
         """End all of them."""

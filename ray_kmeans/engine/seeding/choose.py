@@ -22,6 +22,7 @@ from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     plus_plus,
     some_rows,
 )
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, TooFewRowsError
 
 RANDOM = "random"
@@ -60,8 +61,8 @@ def choose_centers(
 
 
 def _forget_seeds(pool: Pool) -> None:
-    pool.forget("weigh")
-    pool.ask("end_seeding")
+    pool.forget(ShardWorker.weigh)
+    pool.ask(ShardWorker.end_seeding)
 
 
 def work_of(initial: Initial, k: int) -> tuple[int, str] | None:

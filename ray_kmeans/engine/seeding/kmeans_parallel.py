@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +23,7 @@ from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     rows_in_any_order,
 )
 from ray_kmeans.engine.seeding.potential import SEEDING_METRIC
+from ray_kmeans.engine.worker import ShardWorker
 
 ROUNDS = 5
 OVERSAMPLING = 2
@@ -46,11 +50,11 @@ def kmeans_parallel(
         moved(number)
         if field.total == 0:
             break
-        joined = np.concatenate(pool.ask("join", key, OVERSAMPLING * k / field.total))
+        joined = np.concatenate(pool.ask(ShardWorker.join, key, OVERSAMPLING * k / field.total))
         if len(joined):
             field.add(joined)
             candidates = np.concatenate([candidates, joined])
-    times = sum(pool.ask("nearest_counts", len(candidates)))
+    times = reduce(add, pool.ask(ShardWorker.nearest_counts, len(candidates)))
     return _recluster(candidates, times, summary, k, seed)
 
 
@@ -109,7 +113,7 @@ def _proposals(
     numbers = (u * n).astype(np.int64)
     numbers[coin < 0.5] = field.numbers(u[coin < 0.5])
     ascending, places = np.unique(numbers, return_inverse=True)
-    parts, own = zip(*pool.ask("weights_at", ascending), strict=True)
+    parts, own = zip(*pool.ask(ShardWorker.weights_at, ascending), strict=True)
     weights, times = np.concatenate(parts)[places], np.concatenate(own)
     counted = times[places].astype(np.float64) if len(times) else np.ones(len(places))
     rows = rows_in_any_order(pool, numbers)
