@@ -16,6 +16,7 @@ from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding import choose
 from ray_kmeans.engine.seeding.kmeans_plus_plus import (
@@ -34,7 +35,9 @@ KERNEL = kernels.load()
 def pool_of(X, block_rows=8192, n_shards=1, metric="squared_euclidean"):
     """Return a pool that holds X in blocks of so many rows."""
     sizes = [min(block_rows, len(X) - start) for start in range(0, len(X), block_rows)]
-    pool = LocalPool(ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), metric)
+    pool = LocalPool(
+        ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), WorkerSetup(metric)
+    )
     pool.read()
     return pool
 

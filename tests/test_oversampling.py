@@ -14,6 +14,7 @@ from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding import choose
 from ray_kmeans.engine.seeding import kmeans_parallel as oversampling
@@ -32,7 +33,7 @@ class Watched(LocalPool):
         sizes = [min(block_rows, len(X) - start) for start in range(0, len(X), block_rows)]
         blocks = cut("x", sizes, X.shape[1])
         self.rows = X
-        super().__init__(ArraySource.of(X), split(blocks, n_shards), metric)
+        super().__init__(ArraySource.of(X), split(blocks, n_shards), WorkerSetup(metric))
         self.told = []
         self.counts = None
 

@@ -10,6 +10,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding.choose import choose_centers
 from ray_kmeans.engine.worker import ShardWorker
@@ -72,7 +73,9 @@ def uri(tmp_path_factory):
 
 def in_this_process(uri, initial, metric="squared_euclidean"):
     source = open_source(uri)
-    return seeded(LocalPool(source, split(source.describe().blocks, 1), metric), initial)
+    return seeded(
+        LocalPool(source, split(source.describe().blocks, 1), WorkerSetup(metric)), initial
+    )
 
 
 def seeded(pool, initial):

@@ -22,7 +22,7 @@ from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.stream import open_batches
 from ray_kmeans.demo import DATA
 from ray_kmeans.engine.fit_loop import run_fit, run_stream
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import (
     ConfigError,
@@ -102,7 +102,7 @@ def open_workers(uri, number, metric="squared_euclidean", emit=ignore):
     """Open a pool of so many workers that turns from one data set to the next."""
     source = open_source(uri)
     shards = split(source.describe().blocks, number)
-    return driver.open_pool(source, shards, metric, WorkerOptions(0.1, 120), emit)
+    return driver.open_pool(Workload(source, shards, WorkerOptions(0.1, 120)), metric, emit)
 
 
 def turn(pool, source, number):

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.algorithm.exact_total import as_float
 from ray_kmeans.algorithm.grid import Extent, Grid, Summary
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials, Sums
 from ray_kmeans.algorithm.weights import TOTAL_BITS
 from ray_kmeans.engine.label_writer import Gatherer, Writer
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, Tally, nobody
-from ray_kmeans.engine.row_cache import Keep
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.shard import Block, Reader
 from ray_kmeans.engine.worker import ShardWorker
@@ -110,8 +109,16 @@ class Pool(ABC):
             )
         grid = Grid.of(extent)
         squares = reduce(add, self.remember(ShardWorker.measure, grid))
-        about = extent.zeros, span, extent.dropped, extent.rounding
-        return Summary(extent.rows, grid, squares, self.metric, *about)
+        return Summary(
+            rows=extent.rows,
+            grid=grid,
+            squares=squares,
+            metric=self.metric,
+            zeros=extent.zeros,
+            weights=span,
+            dropped=extent.dropped,
+            rounding=extent.rounding,
+        )
 
     def get_ready(
         self, n_clusters: int, batch_rows: int | None = None
@@ -209,20 +216,16 @@ class LocalPool(Pool):
         self,
         source: Reader,
         shards: Sequence[Sequence[Block]],
-        metric: str = SQUARED_EUCLIDEAN,
-        kernel: str = "cpu",
-        threads: int = 1,
-        keep: Keep = Keep(),  # noqa: B008 (frozen)
-        gpus: float = 1.0,
+        setup: WorkerSetup = WorkerSetup(),  # noqa: B008 (frozen)
     ) -> None:
-        self.metric = metric
-        self._how = kernel, threads, keep, gpus
+        self.metric = setup.metric
+        self._setup = setup
         self.take(source, shards)
 
     def take(self, source: Reader, shards: Sequence[Sequence[Block]]) -> None:
         self._source = source
         self._shards = shards
-        self._workers = [ShardWorker(self.metric, *self._how) for _ in shards]
+        self._workers = [ShardWorker(self._setup) for _ in shards]
 
     def load(self, moved: Moved = nobody) -> Extent:
         extents = self._each(self._load_shard, moved)

@@ -91,9 +91,16 @@ def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.E
     """Choose the centers to start from, and save them: a seeding is not lost either."""
     begin = time.perf_counter()
     work = work_of(plan.initial, plan.num_clusters)
-    about = plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
     moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else nobody
-    centers = choose_centers(*about, _heeding(moved))
+    centers = choose_centers(
+        initial=plan.initial,
+        k=plan.num_clusters,
+        retries=plan.retries,
+        seed=plan.random_seed,
+        pool=pool,
+        summary=summary,
+        moved=_heeding(moved),
+    )
     emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
     if isinstance(plan.initial, str):
         _warn_of_copies(centers, len(summary.lost) > 0, emit)

@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.partials import Sums
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.pool import Pool, rows_of
 from ray_kmeans.engine.progress import Moved, nobody
 from ray_kmeans.engine.shard import Block
@@ -93,10 +93,8 @@ class RayPool(Pool):
 
     def __init__(
         self,
-        source: Any,  # an ObjectRef of the source: rows of an array reach the workers uncopied
-        shards: Sequence[Sequence[Block]],
+        workload: Workload,
         metric: str,
-        options: WorkerOptions,
         emit: ev.Emit,
     ) -> None:
         self.metric = metric
@@ -104,14 +102,14 @@ class RayPool(Pool):
         self._remembered: list[_Asked] = []
         self._loading: dict[int, Any] = {}
         self._moving: dict[int, Any] = {}
-        self._crew = Crew(metric, options, emit)
+        self._crew = Crew(metric, workload.options, emit)
         try:
-            self._crew.start(options.count or len(shards))
+            self._crew.start(workload.options.num_workers or len(workload.shards))
         except BaseException:
             self.close()
             raise
         self._home: dict[int, Any] = {}
-        self.take(source, shards)
+        self.take(workload.source, workload.shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
         for host, group in by_host(self._home):
@@ -121,7 +119,7 @@ class RayPool(Pool):
         self._rows = [rows_of(shard) for shard in shards]
         self._remembered = []
         self._is_loaded = False
-        self._losses = ShardLosses(range(len(shards)) if self._crew.options.proven else ())
+        self._losses = ShardLosses(range(len(shards)) if self._crew.options.is_proven else ())
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
 
@@ -269,18 +267,19 @@ class RayPool(Pool):
         for shard in sorted(lost):
             if self._losses.is_hopeless(shard, dies_by_itself(error)):
                 times = self._losses.count(shard)
+                options = self._crew.options
                 raise WorkersLostError(
                     f"worker {shard} died {times} times in a row, the last time with:"
                     f" {cause} See the Ray logs of its node. The plan was for at most "
-                    f"{self._crew.options.num_bytes:,} bytes in a worker, for "
-                    f"{self._crew.options.rows:,} rows; if it ran out of memory, use more workers "
+                    f"{options.planned_bytes:,} bytes in a worker, for "
+                    f"{options.planned_rows:,} rows; if it ran out of memory, use more workers "
                     "on more nodes, or cache='disk'."
                 ) from error
         gone = [shard for shard, home in self._home.items() if home is host]
         self._crew.lose(host)
         for shard in gone:
             del self._home[shard]
-        self._crew.welcome(1, self._crew.options.replace_timeout_s)
+        self._crew.welcome(1, self._crew.options.worker_replace_timeout_s)
         if gone:
             self._emit(ev.WorkerReplaced(gone[0], cause))
         self._settle()
@@ -291,7 +290,7 @@ class RayPool(Pool):
         most = self._crew.options.most_rows
         while len(self._home) < len(self._shards):
             found = dealt(self._rows, self._home, self._crew.hosts, most)
-            fewest = self._crew.options.fewest or 1
+            fewest = self._crew.options.min_workers or 1
             if not found or len(self._crew.hosts) < fewest:
                 self._wait_for_room()
                 continue
@@ -300,7 +299,7 @@ class RayPool(Pool):
                 self._send(host, group)
 
     def _wait_for_room(self) -> None:
-        timeout = self._crew.options.start_timeout_s
+        timeout = self._crew.options.worker_start_timeout_s
         if self._crew.welcome(1, timeout):
             return
         left = sum(self._rows[shard] for shard in set(range(len(self._rows))) - set(self._home))
