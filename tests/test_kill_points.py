@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,14 +238,12 @@ def test_one_that_stays_out_of_reach_is_lost(monkeypatch):
         driver._answer(ask)
 
 
-def test_who_is_asked_to_end_does_not_wait_for_one_out_of_reach(monkeypatch):
-    monkeypatch.setattr(interrupt, "_asked", asked := threading.Event())
-
+def test_who_is_asked_to_end_does_not_wait_for_one_out_of_reach():
     def ask():
-        asked.set()
+        interrupt.request_stop()
         raise ActorUnavailableError("out of reach", None)
 
-    with pytest.raises(RunStoppedError):
+    with pytest.raises(RunStoppedError), interrupt.listening():
         driver._answer(ask)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.exact_total import as_float
 from ray_kmeans.algorithm.grid import Extent, Grid, Summary
 from ray_kmeans.algorithm.minibatch import BatchPartials
@@ -20,7 +21,7 @@ from ray_kmeans.algorithm.partials import Partials, Sums
 from ray_kmeans.algorithm.weights import TOTAL_BITS
 from ray_kmeans.engine.label_writer import Gatherer, Writer
 from ray_kmeans.engine.options import WorkerSetup
-from ray_kmeans.engine.progress import Moved, Tally, nobody
+from ray_kmeans.engine.progress import Moved, Tally
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.shard import Block, Reader
 from ray_kmeans.engine.worker import ShardWorker
@@ -55,7 +56,7 @@ class Pool(ABC):
     @abstractmethod
     def ask_watched(
         self,
-        moved: Moved,
+        moved: Moved | None,
         method: Callable[Concatenate[ShardWorker, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -67,7 +68,7 @@ class Pool(ABC):
         """Turn to these data; the next call is `read` or `summarize`."""
 
     @abstractmethod
-    def load(self, moved: Moved = nobody) -> Extent:
+    def load(self, moved: Moved | None = None) -> Extent:
         """Let every worker read its shard."""
 
     @abstractmethod
@@ -88,9 +89,9 @@ class Pool(ABC):
         self, method: Callable[Concatenate[ShardWorker, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> list[T]:
         """Call the method of every worker with these arguments; answers in the order of shards."""
-        return self.ask_watched(nobody, method, *args, **kwargs)
+        return self.ask_watched(None, method, *args, **kwargs)
 
-    def read(self, moved: Moved = nobody) -> Extent:
+    def read(self, moved: Moved | None = None) -> Extent:
         """Load the data. Raises DataError for rows that cannot be clustered."""
         extent = self.load(moved)
         extent.check_finite()
@@ -98,7 +99,7 @@ class Pool(ABC):
             raise DataError(_no_rows(extent))
         return extent
 
-    def summarize(self, moved: Moved = nobody) -> Summary:
+    def summarize(self, moved: Moved | None = None) -> Summary:
         """Read the data and fix the grid."""
         extent = self.read(moved)
         span = extent.weights
@@ -172,7 +173,7 @@ class Pool(ABC):
         keep_columns: Sequence[str],
         second: bool = False,
         together: int = 1,
-        moved: Moved = nobody,
+        moved: Moved | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write labelled output for every row; return parts in the order of the data, and counts.
 
@@ -196,7 +197,7 @@ class Pool(ABC):
         output: Gatherer,
         bundles: Sequence[Sequence[int]],
         width: int,
-        moved: Moved = nobody,
+        moved: Moved | None = None,
     ) -> dict[int, list[Any]]:
         """Gather labelled rows by cluster; return the files of each bundle, by its first block."""
         answers = self.ask_watched(moved, ShardWorker.gather, output, bundles, width)
@@ -227,13 +228,13 @@ class LocalPool(Pool):
         self._shards = shards
         self._workers = [ShardWorker(self._setup) for _ in shards]
 
-    def load(self, moved: Moved = nobody) -> Extent:
+    def load(self, moved: Moved | None = None) -> Extent:
         extents = self._each(self._load_shard, moved)
         return reduce(add, extents)
 
     def ask_watched(
         self,
-        moved: Moved,
+        moved: Moved | None,
         method: Callable[Concatenate[ShardWorker, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -243,7 +244,7 @@ class LocalPool(Pool):
     def _load_shard(self, shard: int) -> Extent:
         return self._workers[shard].load(self._source, self._shards[shard])
 
-    def _each(self, call: Callable[[int], T], moved: Moved) -> list[T]:
+    def _each(self, call: Callable[[int], T], moved: Moved | None) -> list[T]:
         """Call for one shard after the other. Nobody waits for another one here."""
         answers: list[T] = []
         rows = 0
@@ -251,8 +252,7 @@ class LocalPool(Pool):
             self._workers[number].noted = tally = Tally(moved, rows)
             answers.append(call(number))
             rows += rows_of(shard)
-            if tally.rows < rows:  # it was asked for what is not told block by block
-                moved(rows)
+            tally.catch_up(rows)
         self.answered = time.perf_counter()
         return answers
 
@@ -266,8 +266,3 @@ class LocalPool(Pool):
 
     def close(self) -> None:
         self._workers = []
-
-
-def rows_of(shard: Sequence[Block]) -> int:
-    """Return how many rows a shard has."""
-    return sum(block.rows for block in shard)

@@ -16,7 +16,7 @@ from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.algorithm.precision import Rounding
 from ray_kmeans.algorithm.weights import Span, in_units
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.row_cache import CacheOptions, RowCache, row_cache_for
 from ray_kmeans.kernels import ALIKE
 from ray_kmeans.kernels.threads import Threads
@@ -95,7 +95,7 @@ class Shard:
         self._begins = list(accumulate((block.rows for block in blocks), initial=0))
         self._firsts = np.array([block.first for block in blocks])
 
-    def load(self, noted: Moved = nobody) -> Extent:
+    def load(self, noted: Moved = ignore) -> Extent:
         """Read all rows, and return their extent. `noted` hears of the rows of each block."""
         runs = [(*run, noted) for run in runs_of(self.blocks, self._row_cache.readers)]
         extents = Threads(len(runs)).run(self._load_run, runs)

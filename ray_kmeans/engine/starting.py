@@ -15,7 +15,7 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.checkpoint_saver import Saver
 from ray_kmeans.engine.fit_plan import FitPlan
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.choose import Initial, choose_centers, work_of
 from ray_kmeans.engine.worker import ShardWorker, this_process
 from ray_kmeans.observe import events as ev
@@ -91,7 +91,7 @@ def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.E
     """Choose the centers to start from, and save them: a seeding is not lost either."""
     begin = time.perf_counter()
     work = work_of(plan.initial, plan.num_clusters)
-    moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else nobody
+    moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else ignore
     centers = choose_centers(
         initial=plan.initial,
         k=plan.num_clusters,

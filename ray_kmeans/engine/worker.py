@@ -32,7 +32,7 @@ from ray_kmeans.engine.label_writer import (
     write_all,
 )
 from ray_kmeans.engine.options import WorkerSetup
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.seeding.potential import Potential
 from ray_kmeans.engine.shard import Block, Reader, Shard
@@ -62,7 +62,7 @@ class ShardWorker:
         self._row_cache = setup.row_cache
         self._kernel = kernels.load(setup.kernel, setup.threads, setup.gpus_per_worker)
         self._threads = Threads(setup.threads)
-        self.noted: Moved = nobody
+        self.noted: Moved = ignore
         """Hears of rows that are read, or whose labels are on their way to be written."""
         self._loaded: Shard | None = None
         self._grid: Grid | None = None

@@ -13,11 +13,12 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError, RayTaskError
 
+from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.partials import Sums
 from ray_kmeans.engine.options import Workload
-from ray_kmeans.engine.pool import Pool, rows_of
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.progress import Moved
 from ray_kmeans.engine.shard import Block
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import WorkersLostError
@@ -123,7 +124,7 @@ class RayPool(Pool):
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
 
-    def load(self, moved: Moved = nobody) -> Extent:
+    def load(self, moved: Moved | None = None) -> Extent:
         answers = self._gather(self._load, moved, may_lag=True)
         self._is_loaded = True
         extent: Extent = reduce(add, self._in_order(answers))
@@ -131,14 +132,14 @@ class RayPool(Pool):
 
     def ask_watched(
         self,
-        moved: Moved,
+        moved: Moved | None,
         method: Callable[Concatenate[ShardWorker, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> list[T]:
         return self._ask(_Asked.of(method, *args, **kwargs), moved)
 
-    def _ask(self, what: _Asked, moved: Moved = nobody, may_lag: bool = False) -> list[Any]:
+    def _ask(self, what: _Asked, moved: Moved | None = None, may_lag: bool = False) -> list[Any]:
         return self._in_order(self._gather(what.ask_of, moved, may_lag))
 
     def _in_order(self, answers: dict[Group, Any]) -> list[Any]:
@@ -210,7 +211,7 @@ class RayPool(Pool):
         self._crew.close()
 
     def _gather(
-        self, submit: Submit, moved: Moved = nobody, may_lag: bool = False
+        self, submit: Submit, moved: Moved | None = None, may_lag: bool = False
     ) -> dict[Group, Any]:
         """Submit for every shard and collect answers until there is one for each."""
         pending = submitted(submit, self._home)

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.dtypes import item_bytes
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.footprint import Footprint, readers_of
 from ray_kmeans.data.layout import (
     Layout,
     Shard,
-    rows_of,
     split,
 )
 from ray_kmeans.data.source import Source, is_only_here

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.kmeans_parallel import ROUNDS, kmeans_parallel, markov_chains
 from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     PoolField,
@@ -45,7 +45,7 @@ def choose_centers(
     seed: int,
     pool: Pool,
     summary: Summary,
-    moved: Moved = nobody,
+    moved: Moved = ignore,
 ) -> NDArray[np.float32]:
     """Return k centers, (k, d). `moved` hears how far it is, in units of `work_of`."""
     if isinstance(initial, np.ndarray):

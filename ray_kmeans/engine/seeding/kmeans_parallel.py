@@ -14,7 +14,7 @@ from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import without_direction
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     ArrayField,
     PoolField,
@@ -35,7 +35,7 @@ CHAIN_VALUES = 2**24
 
 
 def kmeans_parallel(
-    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = nobody
+    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = ignore
 ) -> NDArray[np.float32]:
     """Return up to k seeds by k-means|| (Bahmani et al., VLDB 2012).
 
@@ -82,7 +82,7 @@ def _recluster(
 
 
 def markov_chains(
-    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = nobody
+    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = ignore
 ) -> NDArray[np.float32]:
     """Return k seeds by AFK-MC^2 (Bachem et al., Fast and provably good seedings, NIPS 2016).
 

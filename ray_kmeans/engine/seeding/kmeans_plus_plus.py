@@ -8,7 +8,7 @@ address, so the picks do not depend on who holds the rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import without_direction
 from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.potential import SEEDING_METRIC, in_order
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.kernels import Kernel
@@ -136,7 +137,7 @@ def plus_plus(
     seed: int,
     purpose: str,
     given: Sequence[NDArray[np.float32]] = (),
-    moved: Callable[[int], None] = lambda seeds: None,
+    moved: Moved = ignore,
 ) -> NDArray[np.float32]:
     """Return up to k seeds, (k, d), `given` ones first: fewer where no different rows are left.
 
