@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.grid import Grid
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.source import Source
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.store.labelled_by_cluster import ByCluster
 from ray_kmeans.store.labelled_parts import Part, Parts
@@ -96,7 +97,7 @@ class Turn:
         return found
 
     def _worker(self) -> ShardWorker:
-        worker = ShardWorker(threads=threads())
+        worker = ShardWorker(WorkerSetup(threads=threads()))
         worker.measure(Grid.of(worker.load(self._source, self._blocks)))
         return worker
 

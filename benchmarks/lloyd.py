@@ -27,7 +27,8 @@ from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, Workload
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
@@ -94,12 +95,14 @@ def rays_share(centers: Matrix, threads: int) -> float:
     driver.connect(None, threads, 1)
     rows = centers[:threads]
     shards = [(Block(i, i, 1, rows.shape[1], "x", i),) for i in range(threads)]
-    options = WorkerOptions(cpus=1, start_timeout_s=60)
+    options = WorkerOptions(cpus_per_worker=1, worker_start_timeout_s=60)
     source = open_source(rows)
-    pool = driver.open_pool(source, shards, SQUARED_EUCLIDEAN, options, lambda event: None)
+    pool = driver.open_pool(
+        Workload(source, shards, options), SQUARED_EUCLIDEAN, lambda event: None
+    )
     try:
         pool.load()
-        pool.ask("measure", Grid.of(Extent.of_rows(rows)))
+        pool.ask(ShardWorker.measure, Grid.of(Extent.of_rows(rows)))
         times = []
         for _ in range(30):
             begin = time.perf_counter()

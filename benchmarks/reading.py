@@ -46,7 +46,8 @@ from pyarrow import fs as arrow_fs
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.engine.row_cache import Keep
+from ray_kmeans.engine.options import WorkerSetup
+from ray_kmeans.engine.row_cache import CacheOptions
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.io.remote import Remote
 from ray_kmeans.observe import events as ev
@@ -93,7 +94,7 @@ def write(folder: Path, options: Options) -> None:
 
 def ours(place: Place, rows: int, features: int) -> None:
     source = open_source(place.uri, storage_options=place.storage_options)
-    worker = ShardWorker(threads=threads(), keep=Keep(readers=threads()))
+    worker = ShardWorker(WorkerSetup(threads=threads(), row_cache=CacheOptions(readers=threads())))
     assert worker.load(source, source.describe().blocks).rows == rows
 
 

@@ -36,7 +36,7 @@ from scipy.optimize import nnls  # type: ignore[import-untyped]
 from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.on_ray import driver
 from ray_kmeans.on_ray import pool as ray_pool
 
@@ -112,8 +112,9 @@ def lines_of(options: Options) -> list[Line]:
     for workers in options.workers:
         rows = np.random.default_rng(1).normal(size=(2 * workers, D)).astype(np.float32)
         shards = [(Block(i, 2 * i, 2, D, "x", 2 * i),) for i in range(workers)]
-        about = SQUARED_EUCLIDEAN, WorkerOptions(cpus=0.01, start_timeout_s=300)
-        pool = driver.open_pool(open_source(rows), shards, *about, lambda event: None)
+        takes = WorkerOptions(cpus_per_worker=0.01, worker_start_timeout_s=300)
+        workload = Workload(open_source(rows), shards, takes)
+        pool = driver.open_pool(workload, SQUARED_EUCLIDEAN, lambda event: None)
         try:
             pool.summarize()
             for values in options.values:

@@ -13,6 +13,7 @@ from ray_kmeans import KMeansClustering, RunConfig, open_source
 from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
 from ray_kmeans.algorithm.state import FitState, Stop
 from ray_kmeans.data import layout
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import DataError, ModelMismatchError, NonFiniteError
 from ray_kmeans.observe.monitors import Monitor
@@ -256,7 +257,7 @@ class TestTheSameBits:
             for n_shards in (1, 3):
                 for kernel in ("cpu", "reference"):
                     shards = layout.split(source.describe().blocks, n_shards)
-                    pool = LocalPool(source, shards, COSINE, kernel)
+                    pool = LocalPool(source, shards, WorkerSetup(COSINE, kernel))
                     summary, seen = pool.summarize(), pool.sweep(centers)
                     assert summary.metric == COSINE
                     sums = seen.sums.tobytes(), seen.counts.tobytes()
@@ -802,7 +803,7 @@ class TestTwoMetrics:
         totals, labels = [], []
         for metric in (COSINE, SQUARED_EUCLIDEAN):
             source = open_source(units)
-            pool = LocalPool(source, layout.split(source.describe().blocks, 1), metric)
+            pool = LocalPool(source, layout.split(source.describe().blocks, 1), WorkerSetup(metric))
             totals.append(pool.summarize())
             totals[-1] = pool.sweep(centers).inertia(totals[-1], centers)
             state = FitState.initial(centers, metric)

@@ -15,6 +15,7 @@ from ray_kmeans.algorithm.state import FitState, Stop
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.trainers import FullBatch
 from ray_kmeans.errors import ConfigError
@@ -27,7 +28,9 @@ FAR = np.float32(1e6)
 def pool_of(X, block_rows=8192, n_shards=1, metric="squared_euclidean"):
     """Return a pool of X in blocks of so many rows, and what a fit knows of it."""
     sizes = [min(block_rows, len(X) - start) for start in range(0, len(X), block_rows)]
-    pool = LocalPool(ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), metric)
+    pool = LocalPool(
+        ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), WorkerSetup(metric)
+    )
     return pool, pool.summarize()
 
 

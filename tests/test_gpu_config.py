@@ -12,7 +12,7 @@ from ray_kmeans import KMeansClustering, RunConfig, kernels
 from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.on_ray import driver
@@ -83,22 +83,22 @@ def test_what_is_asked_of_workers_follows_from_the_config(monkeypatch):
     assert workforce(RunConfig(backend="gpu", num_workers=3)) == (3, 1)
     assert workforce(RunConfig()) == (2, 8)
     options = plan_shards(layout, 3, half)[1]
-    assert (options.kernel, options.gpus, options.cpus) == ("gpu", 0.5, 2)
+    assert (options.kernel, options.gpus_per_worker, options.cpus_per_worker) == ("gpu", 0.5, 2)
     options = plan_shards(layout, 3, RunConfig(worker_memory_bytes=2**34))[1]
-    assert (options.kernel, options.gpus) == ("cpu", 0)
+    assert (options.kernel, options.gpus_per_worker) == ("cpu", 0)
 
 
 def pool_of(shards, emit=lambda event: None, **asked):
     options = WorkerOptions(0.1, kernel=GPU_KERNELS[0], **asked)
-    how = SQUARED_EUCLIDEAN, options, emit
-    return driver.open_pool(ArraySource.of(X), split(BLOCKS, shards), *how)
+    workload = Workload(ArraySource.of(X), split(BLOCKS, shards), options)
+    return driver.open_pool(workload, SQUARED_EUCLIDEAN, emit)
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")  # it counts one GPU, whether there is one or not
 def test_workers_that_share_a_gpu_have_the_bits_of_one_that_computes_here():
     local = LocalPool(ArraySource.of(X), split(BLOCKS, 1))
-    shared = pool_of(2, start_timeout_s=60, gpus=0.5)
+    shared = pool_of(2, worker_start_timeout_s=60, gpus_per_worker=0.5)
     try:
         assert shared.summarize().squares.fingerprint == local.summarize().squares.fingerprint
         assert {name for name, *_ in shared.get_ready(7)} == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
@@ -30,7 +31,8 @@ class OnDevice(LocalPool):
         super().take(source, shards)
         shards_and_names = zip(shards, cycle(self.names), strict=False)
         self._workers = [
-            ShardWorker(self.metric, name, 1, self._how[2]) for _, name in shards_and_names
+            ShardWorker(replace(self._setup, kernel=name, threads=1, gpus_per_worker=1.0))
+            for _, name in shards_and_names
         ]
 
 

@@ -16,6 +16,7 @@ from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding import choose
 from ray_kmeans.engine.seeding.kmeans_plus_plus import (
@@ -26,6 +27,7 @@ from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     rows_in_any_order,
 )
 from ray_kmeans.engine.seeding.potential import Potential
+from ray_kmeans.engine.worker import ShardWorker
 
 KERNEL = kernels.load()
 
@@ -33,7 +35,9 @@ KERNEL = kernels.load()
 def pool_of(X, block_rows=8192, n_shards=1, metric="squared_euclidean"):
     """Return a pool that holds X in blocks of so many rows."""
     sizes = [min(block_rows, len(X) - start) for start in range(0, len(X), block_rows)]
-    pool = LocalPool(ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), metric)
+    pool = LocalPool(
+        ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), WorkerSetup(metric)
+    )
     pool.read()
     return pool
 
@@ -188,7 +192,7 @@ def test_retries_draw_the_first_center_to_the_middle(retries, reference):
     summary = pool.summarize()
     counts = np.zeros(9, int)
     for seed in range(300):
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
         field = PoolField(pool, summary)
         counts[int(plus_plus(field, 1, candidates_of(retries, 1), seed, "test")[0, 0])] += 1
 
@@ -219,7 +223,7 @@ def test_a_triple_is_picked_with_the_chance_of_d2_sampling(metric):
     summary = pool.summarize()
     counts = dict.fromkeys(chances, 0)
     for seed in range(n_seeds):
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
         picks = plus_plus(PoolField(pool, summary), 3, 1, seed, "test")
         counts[tuple(int(np.flatnonzero((units == pick).all(axis=1))[0]) for pick in picks)] += 1
 
@@ -235,11 +239,11 @@ class OnPaper:
         self._blocks = [np.array(block, np.float64) for block in blocks]
 
     def remember(self, method, seeds):
-        assert method == "weigh"
+        assert method is ShardWorker.weigh
         return [np.array([in_order_sum(block) for block in self._blocks])]
 
     def ask(self, method, blocks, offsets):
-        assert method == "find"
+        assert method is ShardWorker.find
         potential = Potential([np.ones((len(each), 1), np.float32) for each in self._blocks], "")
         potential.weights = self._blocks
         firsts = np.cumsum([0] + [len(block) for block in self._blocks])

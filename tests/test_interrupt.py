@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Event
-
 import numpy as np
 import pytest
 
@@ -22,27 +20,24 @@ CONFIG = RunConfig(num_workers=0, progress=False)
 
 @pytest.mark.parametrize("initial", ["kmeans_plus_plus", "kmeans_parallel", "kmc2"])
 @pytest.mark.parametrize("phase", [ev.Phase.READING, ev.Phase.SEEDING])
-def test_who_is_asked_to_end_while_it_reads_or_seeds_ends_there(
-    phase, initial, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(interrupt, "_asked", asked := Event())
+def test_who_is_asked_to_end_while_it_reads_or_seeds_ends_there(phase, initial, tmp_path):
     seen = []
 
     def tell(event):
         seen.append(event)
         if isinstance(event, ev.PhaseBegan) and event.phase is phase:
-            asked.set()
+            interrupt.request_stop()
 
     km = KMeansClustering(20, initial_clusters=initial, use_mini_batch=False)
     plan = fit.plan_fit(km.get_params(), CONFIG, StopRule(max_steps=3), None)
     store = ModelDir.at(str(tmp_path), {}, 5)
 
-    with pytest.raises(RunStoppedError):
+    with pytest.raises(RunStoppedError), interrupt.listening():
         fit.fit(plan, open_source(X), store, CONFIG, listeners=[tell])
 
     assert store.latest() is None
     assert not any(isinstance(event, ev.Seeded) for event in seen)
 
-    monkeypatch.setattr(interrupt, "_asked", Event())
+    # The next run of this process is another one: the request ended the first one alone.
     fit.fit(plan, open_source(X), store, CONFIG)
     assert store.latest().iteration == 3

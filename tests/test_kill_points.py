@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError
 
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import RunStoppedError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray import driver
@@ -207,7 +207,7 @@ def test_a_worker_that_dies_before_its_first_answer_is_replaced(uri, monkeypatch
     pool = open_workers(uri, 2)
     try:
         assert pool.summarize().rows == 4000
-        assert not set(killed) & {pid for _, pid in pool.ask("where")}
+        assert not set(killed) & {pid for _, pid in pool.ask(ShardWorker.where)}
     finally:
         pool.close()
 
@@ -237,14 +237,12 @@ def test_one_that_stays_out_of_reach_is_lost(monkeypatch):
         driver._answer(ask)
 
 
-def test_who_is_asked_to_end_does_not_wait_for_one_out_of_reach(monkeypatch):
-    monkeypatch.setattr(interrupt, "_asked", asked := threading.Event())
-
+def test_who_is_asked_to_end_does_not_wait_for_one_out_of_reach():
     def ask():
-        asked.set()
+        interrupt.request_stop()
         raise ActorUnavailableError("out of reach", None)
 
-    with pytest.raises(RunStoppedError):
+    with pytest.raises(RunStoppedError), interrupt.listening():
         driver._answer(ask)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import WorkersLostError
 
@@ -69,8 +69,10 @@ def main(*places):
     for meals, place in zip((1, 100), places, strict=True):
         source = Hungry(X, meals, place)
         shards = split(source.describe().blocks, 2)
-        options = WorkerOptions(0.5, start_timeout_s=60, num_bytes=123456, rows=500)
-        pool = driver.open_pool(source, shards, "squared_euclidean", options, print)
+        options = WorkerOptions(
+            0.5, worker_start_timeout_s=60, planned_bytes=123456, planned_rows=500
+        )
+        pool = driver.open_pool(Workload(source, shards, options), "squared_euclidean", print)
         try:
             print("digest", pool.summarize().digest)
         except WorkersLostError as error:

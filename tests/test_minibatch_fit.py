@@ -18,6 +18,7 @@ from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data import layout
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.engine.fit_loop import run_fit
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitor, Monitors
@@ -94,7 +95,7 @@ def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, e
     planned = runs.plan_fit(params, config, StopRule(steps), size)
     sizes = [min(block, len(x) - begin) for begin in range(0, len(x), block)]
     blocks = layout.cut("x", sizes, x.shape[1])
-    pool = LocalPool(ArraySource.of(x), layout.split(blocks, shards), metric)
+    pool = LocalPool(ArraySource.of(x), layout.split(blocks, shards), WorkerSetup(metric))
     return run_fit(planned, pool, store, emit, Monitors((looker,) if looker else ()))
 
 

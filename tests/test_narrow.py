@@ -21,12 +21,13 @@ from ray_kmeans.algorithm.dtypes import (
 from ray_kmeans.data import layout as plan
 from ray_kmeans.data.footprint import Footprint
 from ray_kmeans.data.layout import split
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.row_cache import (
     DISK,
     MEMORY,
     SOURCE,
-    Keep,
+    CacheOptions,
 )
 from ray_kmeans.errors import BudgetError, DataError
 from ray_kmeans.workflows.plan import plan_shards
@@ -103,7 +104,7 @@ def test_a_fit_on_narrow_rows_has_the_bits_of_the_same_values_in_float32(
 
 
 def pool_of(source, keep):
-    return LocalPool(source, split(source.describe().blocks, 2), keep=keep)
+    return LocalPool(source, split(source.describe().blocks, 2), WorkerSetup(row_cache=keep))
 
 
 @pytest.mark.parametrize("kind", [*TYPES, BFLOAT16])
@@ -111,14 +112,14 @@ def test_rows_in_memory_take_the_bytes_of_their_type(kind, tmp_path, small_block
     wide = rows_in("float32")
     wide = widened(narrowed(np.floor(wide), kind), kind)
     source = open_source(wide)
-    pool = pool_of(source, Keep(MEMORY, narrow=kind))
+    pool = pool_of(source, CacheOptions(MEMORY, narrow=kind))
     pool.summarize()
 
     held = [worker._shard.rows._rows for worker in pool._workers]
     kept = sum(block.nbytes for blocks in held for block in blocks.values())
 
     assert kept == wide.size * np.dtype(STORED[kind]).itemsize
-    plain = pool_of(source, Keep(MEMORY))
+    plain = pool_of(source, CacheOptions(MEMORY))
     assert plain.summarize().digest == pool.summarize().digest
     np.testing.assert_array_equal(plain.rows_at(np.arange(420)), pool.rows_at(np.arange(420)))
 
@@ -127,7 +128,7 @@ def test_values_that_the_planned_type_does_not_hold_are_an_error_and_never_round
     source = open_source(rows_in("float32"))
 
     with pytest.raises(DataError, match="not int8, as was planned"):
-        pool_of(source, Keep(MEMORY, narrow="int8")).summarize()
+        pool_of(source, CacheOptions(MEMORY, narrow="int8")).summarize()
 
 
 def vectors(rows, kind):
@@ -194,8 +195,8 @@ def test_rows_are_kept_in_the_first_place_that_has_room(wanted, room, expected, 
         with pytest.raises(BudgetError):
             plan_shards(layout, 7, config)
         return
-    keep = plan_shards(layout, 7, config)[1].keep
+    keep = plan_shards(layout, 7, config)[1].row_cache
 
-    assert (keep.place, keep.narrow) == expected
+    assert (keep.cache, keep.narrow) == expected
     first = wanted in ("disk", "source") or expected == (MEMORY, None)
     assert bool(caplog.text) == (not first)

@@ -14,10 +14,12 @@ from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding import choose
 from ray_kmeans.engine.seeding import kmeans_parallel as oversampling
 from ray_kmeans.engine.seeding.kmeans_parallel import kmeans_parallel, markov_chains
+from ray_kmeans.engine.worker import ShardWorker
 from tests import oracle
 from tests.test_greedy import distances, greedy_oracle, small_data
 
@@ -31,20 +33,20 @@ class Watched(LocalPool):
         sizes = [min(block_rows, len(X) - start) for start in range(0, len(X), block_rows)]
         blocks = cut("x", sizes, X.shape[1])
         self.rows = X
-        super().__init__(ArraySource.of(X), split(blocks, n_shards), metric)
+        super().__init__(ArraySource.of(X), split(blocks, n_shards), WorkerSetup(metric))
         self.told = []
         self.counts = None
 
     def remember(self, method, *args):
-        if method == "weigh":
+        if method is ShardWorker.weigh:
             self.told.append(args[0])
         return super().remember(method, *args)
 
     def ask(self, method, *args):
         answers = super().ask(method, *args)
-        if method == "nearest_counts":
+        if method is ShardWorker.nearest_counts:
             self.counts = sum(answers)
-        if method == "end_seeding":
+        if method is ShardWorker.end_seeding:
             self.told = []
         return answers
 
@@ -68,7 +70,7 @@ def mixtures(loaded):
     """Return a pool and the summary of each mixture."""
     yield loaded
     for pool, _ in loaded.values():
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
 
 
 def join_oracle(X, k, seed):
@@ -139,7 +141,7 @@ def test_about_two_k_rows_join_in_each_round(mixtures):
     pool, summary = mixtures[1]
     joined = []
     for seed in range(4):
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
         kmeans_parallel(pool, summary, 50, seed)
         assert [len(rows) for rows in pool.told[:1]] == [1]
         joined += [len(rows) for rows in pool.told[1:]]
@@ -158,7 +160,7 @@ def test_a_candidate_weighs_as_many_rows_as_are_nearest_to_it():
     middles = []
 
     for seed in range(5):
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
         centers = kmeans_parallel(pool, pool.summarize(), 2, seed)
 
         candidates = np.concatenate(pool.told).ravel()
@@ -254,7 +256,7 @@ def test_chains_that_are_fetched_one_by_one_end_in_the_same_rows(gaussian, metri
 
     for values in (1, 3 * 200 * 5):
         monkeypatch.setattr(oversampling, "CHAIN_VALUES", values)
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
 
         np.testing.assert_array_equal(markov_chains(pool, summary, 11, 0), at_once)
 
@@ -276,7 +278,7 @@ def test_a_chain_is_long_enough_for_the_chances_of_d2_sampling(metric):
     n_seeds = 600
     counts = dict.fromkeys(chances, 0)
     for seed in range(n_seeds):
-        pool.ask("end_seeding")
+        pool.ask(ShardWorker.end_seeding)
         picks = markov_chains(pool, summary, 3, seed)
         counts[tuple(int(np.flatnonzero((units == pick).all(axis=1))[0]) for pick in picks)] += 1
 

@@ -28,8 +28,9 @@ from ray_kmeans import (
     errors,
     serving,
 )
+from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.data.footprint import Footprint
-from ray_kmeans.data.layout import cut, rows_of, split
+from ray_kmeans.data.layout import cut, split
 from ray_kmeans.serving import requests
 from ray_kmeans.workflows import predict
 from ray_kmeans.workflows.explain import in_units

@@ -22,6 +22,7 @@ from ray_kmeans.data.layout import (
     split,
 )
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.shard import runs_of
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import BudgetError
@@ -202,7 +203,7 @@ def test_a_worker_that_seeds_holds_twelve_more_bytes_a_row_until_the_end(metric)
     x = np.random.default_rng(0).random((30_000, 4), np.float32)
     source = open_source(x)
     blocks = source.describe().blocks
-    worker = ShardWorker(metric)
+    worker = ShardWorker(WorkerSetup(metric))
     worker.load(source, blocks)
     seeds = project(x[:20], metric)
     per_row = 12 * len(x)

@@ -14,8 +14,9 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray import (
@@ -45,12 +46,12 @@ class Team:
     def __init__(self, uri, shards, **options):
         source = open_source(uri)
         self.events = []
-        options = {"start_timeout_s": 60, "replace_timeout_s": 30, **options}
+        options = {"worker_start_timeout_s": 60, "worker_replace_timeout_s": 30, **options}
         self.pool = driver.open_pool(
-            source,
-            split(source.describe().blocks, shards),
+            Workload(
+                source, split(source.describe().blocks, shards), WorkerOptions(0.1, **options)
+            ),
             "squared_euclidean",
-            WorkerOptions(0.1, **options),
             self.events.append,
         )
         self.local = LocalPool(source, split(source.describe().blocks, 1))
@@ -66,7 +67,7 @@ class Team:
 
     def pids(self):
         """Return the process of each shard."""
-        return [pid for _, pid in self.pool.ask("where")]
+        return [pid for _, pid in self.pool.ask(ShardWorker.where)]
 
     def check(self):
         """Sweep by both pools; the sums must be equal. Moves the centers."""
@@ -90,7 +91,7 @@ def test_shards_go_to_the_host_with_the_fewest_rows_that_has_room():
 
 
 def test_survivors_take_over_where_no_other_worker_comes_in_time(uri, nothing_stays):
-    with Team(uri, 3, replace_timeout_s=0.0) as team:
+    with Team(uri, 3, worker_replace_timeout_s=0.0) as team:
         team.check()
         before = team.pids()
         os.kill(before[1], signal.SIGKILL)
@@ -105,7 +106,7 @@ def test_survivors_take_over_where_no_other_worker_comes_in_time(uri, nothing_st
 
 
 def test_a_worker_that_comes_later_takes_its_share(uri, nothing_stays):
-    with Team(uri, 4, count=4, replace_timeout_s=0.0) as team:
+    with Team(uri, 4, num_workers=4, worker_replace_timeout_s=0.0) as team:
         victims = team.pids()[:2]
         for victim in victims:
             os.kill(victim, signal.SIGKILL)
@@ -122,7 +123,7 @@ def test_a_worker_that_comes_later_takes_its_share(uri, nothing_stays):
 
 
 def test_a_pool_grows_to_the_most_workers_and_keeps_the_bits(uri, nothing_stays):
-    with Team(uri, 5, count=1, most=5) as team:
+    with Team(uri, 5, num_workers=1, max_workers=5) as team:
         seen = set()
 
         def has_grown():
@@ -138,17 +139,21 @@ def test_it_starts_with_the_fewest_workers_where_no_more_come(uri, nothing_stays
     source = open_source(uri)
     shards = split(source.describe().blocks, 3)
     events = []
-    options = WorkerOptions(5, start_timeout_s=8, fewest=1)  # one has room on eight CPUs
-    pool = driver.open_pool(source, shards, "squared_euclidean", options, events.append)
+    options = WorkerOptions(
+        5, worker_start_timeout_s=8, min_workers=1
+    )  # one has room on eight CPUs
+    pool = driver.open_pool(Workload(source, shards, options), "squared_euclidean", events.append)
     try:
         assert pool.summarize().rows == 4000
-        assert len(set(pool.ask("where"))) == 1
+        assert len(set(pool.ask(ShardWorker.where))) == 1
     finally:
         pool.close()
 
 
 def test_no_host_holds_more_rows_than_it_may(uri, nothing_stays):
-    with Team(uri, 2, replace_timeout_s=0.0, start_timeout_s=30, most_rows=2100) as team:
+    with Team(
+        uri, 2, worker_replace_timeout_s=0.0, worker_start_timeout_s=30, most_rows=2100
+    ) as team:
         os.kill(team.pids()[0], signal.SIGKILL)
         team.check()  # the survivor is full, so another worker is awaited
         assert len(set(team.pids())) == 2
@@ -157,17 +162,21 @@ def test_no_host_holds_more_rows_than_it_may(uri, nothing_stays):
 def test_where_there_is_no_room_at_all_it_says_so(uri):
     source = open_source(uri)
     shards = split(source.describe().blocks, 2)
-    options = WorkerOptions(4, start_timeout_s=20, replace_timeout_s=0.0, most_rows=2100)
-    pool = driver.open_pool(source, shards, "squared_euclidean", options, lambda event: None)
+    options = WorkerOptions(
+        4, worker_start_timeout_s=20, worker_replace_timeout_s=0.0, most_rows=2100
+    )
+    pool = driver.open_pool(
+        Workload(source, shards, options), "squared_euclidean", lambda event: None
+    )
     try:
         pool.summarize()
-        pids = [pid for _, pid in pool.ask("where")]
+        pids = [pid for _, pid in pool.ask(ShardWorker.where)]
         pool._crew.options = WorkerOptions(
-            99, start_timeout_s=1, replace_timeout_s=0.0, most_rows=2100
+            99, worker_start_timeout_s=1, worker_replace_timeout_s=0.0, most_rows=2100
         )
         os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(WorkersLostError, match="1 workers are left and have no room for 2,"):
-            pool.ask("where")
+            pool.ask(ShardWorker.where)
     finally:
         pool.close()
 
@@ -245,7 +254,7 @@ def test_a_host_that_dies_while_slices_are_added_up_costs_time_only(uri, monkeyp
 
 def test_kills_at_random_moments_change_no_bit(uri, nothing_stays):
     chance = random.Random(0)
-    with Team(uri, 4, replace_timeout_s=0.0) as team:
+    with Team(uri, 4, worker_replace_timeout_s=0.0) as team:
         for _ in range(25):
             if chance.random() < 0.4:
                 os.kill(chance.choice(team.pids()), signal.SIGKILL)

@@ -18,6 +18,7 @@ from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.stream import open_batches
 from ray_kmeans.engine.fit_loop import run_fit, run_stream
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
@@ -72,9 +73,9 @@ def pool(uri, events, ray_cluster):
 @pytest.mark.parametrize(
     ("name", "method", "times", "victims"),
     [
-        ("mini-batch, m=1", "sweep_batches", {9}, [1]),
-        ("mini-batch, m=3", "sweep_batches", {2, 4}, [0]),
-        ("farthest", "farthest", {1}, [2]),
+        ("mini-batch, m=1", ShardWorker.sweep_batches, {9}, [1]),
+        ("mini-batch, m=3", ShardWorker.sweep_batches, {2, 4}, [0]),
+        ("farthest", ShardWorker.farthest, {1}, [2]),
     ],
 )
 def test_a_worker_that_is_killed_in_a_step_is_replaced_and_the_bits_are_the_same(
@@ -97,7 +98,7 @@ def test_workers_that_are_killed_during_a_stream_are_replaced_and_the_bits_are_t
     first, *others = [f"{uri}/{number}.parquet" for number in (0, 3, 1, 2)]
     turn(pool, open_source(first), 3)
     events.clear()
-    killer = Killer(pool, "sweep_batches", {2}, [1])
+    killer = Killer(pool, ShardWorker.sweep_batches, {2}, [1])
 
     def batches():
         yield loadable(open_source(first), 3)
@@ -123,7 +124,7 @@ def test_a_worker_that_dies_idle_is_replaced_when_a_larger_batch_needs_it(
     pool.load()
     events.clear()
     sources = list(open_batches(stream_of(uri), {}))[1:]
-    Killer(pool, "", (), [2]).kill()
+    Killer(pool, None, (), [2]).kill()
     turn(pool, sources[0], 3)  # one block, so one worker
 
     batches = (loadable(source, 3) for source in sources)

@@ -10,8 +10,10 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding.choose import choose_centers
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.store.model_dir import ModelDir
 from tests.test_ray_training import (
     WORKERS,
@@ -71,7 +73,9 @@ def uri(tmp_path_factory):
 
 def in_this_process(uri, initial, metric="squared_euclidean"):
     source = open_source(uri)
-    return seeded(LocalPool(source, split(source.describe().blocks, 1), metric), initial)
+    return seeded(
+        LocalPool(source, split(source.describe().blocks, 1), WorkerSetup(metric)), initial
+    )
 
 
 def seeded(pool, initial):
@@ -114,14 +118,14 @@ def test_fewer_different_rows_than_clusters_give_the_same_centers(pool, name, nu
 @pytest.mark.parametrize(
     ("name", "method", "times", "victims"),
     [
-        ("kmeans_plus_plus", "weigh", {1}, [0]),
-        ("kmeans_plus_plus", "find", {1, 4, 5}, [2]),
-        ("kmeans_plus_plus", "potentials", {9}, [0, 1, 2]),
-        ("kmc2", "weigh", {1}, [2]),
-        ("kmc2", "weights_at", {1}, [1]),
-        ("kmeans_parallel", "join", {1}, [0]),
-        ("kmeans_parallel", "weigh", {4}, [1]),
-        ("kmeans_parallel", "nearest_counts", {1}, [2]),
+        ("kmeans_plus_plus", ShardWorker.weigh, {1}, [0]),
+        ("kmeans_plus_plus", ShardWorker.find, {1, 4, 5}, [2]),
+        ("kmeans_plus_plus", ShardWorker.potentials, {9}, [0, 1, 2]),
+        ("kmc2", ShardWorker.weigh, {1}, [2]),
+        ("kmc2", ShardWorker.weights_at, {1}, [1]),
+        ("kmeans_parallel", ShardWorker.join, {1}, [0]),
+        ("kmeans_parallel", ShardWorker.weigh, {4}, [1]),
+        ("kmeans_parallel", ShardWorker.nearest_counts, {1}, [2]),
     ],
 )
 def test_a_worker_that_is_killed_while_seeding_leaves_the_centers_as_they_are(

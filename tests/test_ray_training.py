@@ -22,7 +22,8 @@ from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.stream import open_batches
 from ray_kmeans.demo import DATA
 from ray_kmeans.engine.fit_loop import run_fit, run_stream
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, Workload
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import (
     ConfigError,
     NonFiniteError,
@@ -101,7 +102,7 @@ def open_workers(uri, number, metric="squared_euclidean", emit=ignore):
     """Open a pool of so many workers that turns from one data set to the next."""
     source = open_source(uri)
     shards = split(source.describe().blocks, number)
-    return driver.open_pool(source, shards, metric, WorkerOptions(0.1, 120), emit)
+    return driver.open_pool(Workload(source, shards, WorkerOptions(0.1, 120)), metric, emit)
 
 
 def turn(pool, source, number):
@@ -180,13 +181,13 @@ class Killer:
         return RayPool.remember(self.pool, method, *args)
 
     def see(self, method):
-        if method == self.method:
+        if method is self.method:
             self.asked += 1
             if self.asked in self.times:
                 self.kill()
 
     def kill(self):
-        workers = RayPool.ask(self.pool, "where")
+        workers = RayPool.ask(self.pool, ShardWorker.where)
         for victim in self.victims:
             os.kill(workers[victim][1], signal.SIGKILL)
 

@@ -14,9 +14,11 @@ from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding import choose
 from ray_kmeans.engine.seeding.choose import choose_centers
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, DataError
 
 METHODS = ("random", "kmeans_plus_plus", "kmc2", "kmeans_parallel")
@@ -30,7 +32,9 @@ def chosen(initial, X, k, seed=0, retries=2, *, metric="squared_euclidean", cuts
     """Return k centers for X, which is held in blocks of so many rows by so many workers."""
     block_rows, n_shards = cuts
     sizes = [min(block_rows, len(X) - start) for start in range(0, len(X), block_rows)]
-    pool = LocalPool(ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), metric)
+    pool = LocalPool(
+        ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), WorkerSetup(metric)
+    )
     return choose_centers(initial, k, retries, seed, pool, pool.summarize())
 
 
@@ -212,7 +216,7 @@ def test_nothing_of_the_seeding_is_left_behind(gaussian, initial):
 
     again = choose_centers("kmeans_plus_plus", 6, 2, 0, pool, summary)
     assert again.tobytes() == first.tobytes()
-    (weights, _), *_ = pool.ask("weights_at", np.arange(3))
+    (weights, _), *_ = pool.ask(ShardWorker.weights_at, np.arange(3))
     assert weights.tolist() == [1.0] * 3
 
 

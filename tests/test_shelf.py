@@ -16,12 +16,13 @@ from ray_kmeans.data import layout
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.row_cache import (
     DISK,
     MEMORY,
     SOURCE,
-    Keep,
+    CacheOptions,
     OnDisk,
 )
 from ray_kmeans.engine.shard import runs_of
@@ -84,7 +85,8 @@ def test_labels_have_the_same_bits_wherever_the_rows_are(place, X, tmp_path, sma
 @pytest.mark.parametrize("place", [MEMORY, DISK, SOURCE])
 def test_any_rows_of_a_shelf_are_those_of_the_data(place, X, tmp_path, small_blocks):
     source = open_source(X)
-    pool = LocalPool(source, split(source.describe().blocks, 2), keep=Keep(place, str(tmp_path)))
+    setup = WorkerSetup(row_cache=CacheOptions(place, str(tmp_path)))
+    pool = LocalPool(source, split(source.describe().blocks, 2), setup)
     pool.summarize()
 
     numbers = np.array([0, 1, 49, 50, 199, 200, 333, 419])

@@ -12,7 +12,7 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data import layout
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, WorkerSetup, Workload
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray import driver, progress_polls
@@ -51,7 +51,7 @@ class Slow:
 @pytest.mark.parametrize("shards", [1, 4])
 def test_a_local_pool_tells_of_each_block(shards):
     source = open_source(X)
-    pool = LocalPool(source, split(source.describe().blocks, shards), threads=2)
+    pool = LocalPool(source, split(source.describe().blocks, shards), WorkerSetup(threads=2))
     told = []
 
     pool.read(told.append)
@@ -84,8 +84,10 @@ def test_a_pool_on_ray_is_looked_at_while_its_workers_read(monkeypatch):
     monkeypatch.setattr(progress_polls, "LOOK_S", 0.05)
     source = Slow(X, 0.1)
     shards = split(source.describe().blocks, 2)
-    options = WorkerOptions(0.5, start_timeout_s=60)
-    pool = driver.open_pool(source, shards, "squared_euclidean", options, lambda event: None)
+    options = WorkerOptions(0.5, worker_start_timeout_s=60)
+    pool = driver.open_pool(
+        Workload(source, shards, options), "squared_euclidean", lambda event: None
+    )
     told = []
     try:
         assert pool.read(told.append).rows == 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,17 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm import double_double
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import COSINE, new_centers
+
+S = TypeVar("S", bound="Sums")
+
+
+class Sums(Protocol):
+    """Sums over some rows, by cluster: parts can be added, and cut into slices of the clusters."""
+
+    def __add__(self: S, other: S) -> S: ...
+    def in_slices(self: S, count: int) -> list[S]: ...
+    @classmethod
+    def joined(cls: type[S], slices: Sequence[S]) -> S: ...
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeAlias
 
+from ray_kmeans.algorithm.blocks import rows_of
+
 BLOCK_ROWS = 8_192
 """Rows of a block at most; a constant, so that blocks follow from the data alone."""
 
@@ -133,8 +135,3 @@ def passes_over(blocks: Sequence[Block]) -> Iterator[list[Block]]:
         run.append(block)
     if run:
         yield run
-
-
-def rows_of(shard: Shard) -> int:
-    """Return the number of rows."""
-    return sum(block.rows for block in shard)

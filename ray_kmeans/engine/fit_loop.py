@@ -24,6 +24,7 @@ from ray_kmeans.engine.trainers import (
     Stream,
     Trainer,
 )
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitors
@@ -122,7 +123,7 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
     if state.running and started.running and state.running is not started.running:
         watch.emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
     state = _iterate(plan, trainer, started, watch)
-    watch.emit(ev.Peaks(tuple(trainer.pool.ask("peak_bytes"))))
+    watch.emit(ev.Peaks(tuple(trainer.pool.ask(ShardWorker.peak_bytes))))
     watch.save(state)
     watch.saver.flush()
     watch.monitors.end(state)

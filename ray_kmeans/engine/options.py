@@ -1,44 +1,100 @@
-"""What a run asks of its workers."""
+"""What a run asks of its workers, as records with names: they travel to every worker process."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from ray_kmeans.engine.row_cache import Keep
+from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.engine.row_cache import CacheOptions
+from ray_kmeans.engine.shard import Block
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """All that a worker must know to compute on its rows, wherever its process runs."""
+
+    metric: str = SQUARED_EUCLIDEAN
+    """Distance metric: 'squared_euclidean' or 'cosine'."""
+    kernel: str = "cpu"
+    """Name of the kernel that computes, as `kernels.load` takes it."""
+    threads: int = 1
+    """Number of threads that compute at once."""
+    row_cache: CacheOptions = field(default_factory=CacheOptions)
+    """Where the worker keeps its rows between two sweeps."""
+    gpus_per_worker: float = 1.0
+    """Share of a GPU whose memory the worker may take; only kernels of a GPU read it."""
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker takes of a node, where it keeps its rows, and how long others wait for it."""
+    """What a worker takes of its node, and how long a run waits for workers.
 
-    cpus: float
-    start_timeout_s: float
-    keep: Keep = field(default_factory=Keep)
-    count: int | None = None
-    """Workers at the start; None: one for each shard."""
-    fewest: int | None = None
-    """Workers with which a run starts, or goes on after a loss; None: all, and one."""
-    most: int | None = None
-    """Workers that may be there at once; None: as many as at the start."""
+    A field that comes from RunConfig has the same name there, and is explained there for users.
+    """
+
+    cpus_per_worker: float
+    """Number of CPUs that Ray reserves for a worker."""
+    worker_start_timeout_s: float
+    """Seconds that a run waits for its workers to start, and for room when it has none."""
+    row_cache: CacheOptions = field(default_factory=CacheOptions)
+    """Where workers keep their rows between two sweeps."""
+    num_workers: int | None = None
+    """Number of workers at the start; None: one for each shard."""
+    min_workers: int | None = None
+    """Fewest workers with which a run starts, or goes on after a loss; None: all to start, and one
+    to go on."""
+    max_workers: int | None = None
+    """Most workers at the same time; None: as many as at the start."""
     most_rows: int | None = None
-    """Rows that a worker may hold; None: any number."""
-    rows: int = 0
-    """Of the largest shard."""
-    num_bytes: int = 0
-    """That the worker with that shard holds, as planned."""
-    replace_timeout_s: float = 30.0
-    """After a loss, before the others take the shards over."""
+    """Largest number of rows that one worker may hold; None: any number."""
+    planned_rows: int = 0
+    """Number of rows of the largest shard, for messages."""
+    planned_bytes: int = 0
+    """Peak bytes of the worker with the largest shard, as planned, for messages."""
+    worker_replace_timeout_s: float = 30.0
+    """Seconds to wait for a replacement of a lost worker before the others take its shards over."""
     kernel: str = "cpu"
-    """What computes, by the name that `kernels.load` takes."""
-    gpus: float = 0.0
-    """What a worker has of a GPU."""
+    """Name of the kernel that computes, as `kernels.load` takes it."""
+    gpus_per_worker: float = 0.0
+    """Number of GPUs, or the share of one, that Ray reserves for a worker."""
 
     @property
     def threads(self) -> int:
-        """Threads in which a worker computes."""
-        return threads_of(self.cpus)
+        """Number of threads in which a worker computes."""
+        return threads_of(self.cpus_per_worker)
+
+    def setup(self, metric: str) -> WorkerSetup:
+        """Return what each worker must know to compute by this metric."""
+        return WorkerSetup(
+            metric=metric,
+            kernel=self.kernel,
+            threads=self.threads,
+            row_cache=self.row_cache,
+            gpus_per_worker=self.gpus_per_worker,
+        )
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The data of a run, how they are dealt out to workers, and what these are."""
+
+    source: Any
+    """Source of the rows, a `Reader`; on Ray also an ObjectRef of one, so that the rows of an array
+    reach the workers without a copy."""
+    shards: Sequence[Sequence[Block]]
+    """Blocks of each shard, in the order of the data."""
+    options: WorkerOptions
+    """What each worker takes, and how long the run waits for workers."""
+
+    @property
+    def fewest_workers(self) -> int:
+        """Number of workers without which the run does not start."""
+        options = self.options
+        return options.min_workers or options.num_workers or len(self.shards)
 
 
 def threads_of(cpus: float) -> int:
-    """Return the threads of a worker with so many CPUs."""
+    """Return the number of threads of a worker that has this number of CPUs."""
     return max(int(cpus), 1)

@@ -1,4 +1,4 @@
-"""How far a worker is with what it was asked, in rows."""
+"""How far a worker is with what it was asked, as a number of rows."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from threading import Lock
 from typing import TypeAlias
 
 Moved: TypeAlias = Callable[[int], None]
-"""Hears how many rows are done."""
+"""Callback that hears how much is done: rows, or the units of the phase that it belongs to."""
 
 
-def nobody(rows: int) -> None:
-    """Hear nothing."""
+def ignore(done: int) -> None:
+    """Hear how much is done, and do nothing."""
 
 
 class Tally:
-    """Adds up the rows that any thread has done, and tells how many they are in all."""
+    """Adds up the rows that any thread has done, and tells a callback how many these are in all."""
 
-    def __init__(self, moved: Moved, rows: int = 0) -> None:
-        self._moved = moved
+    def __init__(self, moved: Moved | None, rows: int = 0) -> None:
+        self._moved = moved or ignore
         self.rows = rows
+        """Number of rows done so far."""
         self._lock = Lock()
 
     def __call__(self, rows: int) -> None:
-        """Take note of so many more."""
+        """Count more rows as done."""
         with self._lock:
             self.rows += rows
             self._moved(self.rows)
+
+    def catch_up(self, rows: int) -> None:
+        """Tell that this number of rows is done, where it was not told block by block."""
+        if self.rows < rows:
+            self._moved(rows)

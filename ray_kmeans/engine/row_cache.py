@@ -31,20 +31,21 @@ MEMORY, DISK, SOURCE = "memory", "disk", "source"
 
 
 @dataclass(frozen=True)
-class Keep:
-    """Where workers are to keep their rows."""
+class CacheOptions:
+    """Where workers keep their rows between two sweeps, and in which type."""
 
-    place: str = MEMORY
-    """'memory', 'disk', or 'source': nowhere, to be read again for every sweep."""
-    directory: str | None = None
-    """For 'disk': on each node; None: the system's directory for temporary files."""
+    cache: str = MEMORY
+    """Place of the rows: 'memory'; 'disk'; or 'source', to read them again for every sweep."""
+    cache_dir: str | None = None
+    """Directory on each node for cache='disk'; None: the system's one for temporary files."""
     readers: int = 1
-    """Threads that read a shard at once."""
+    """Number of threads that read a shard at the same time."""
     narrow: str | None = None
-    """The narrower type in which they are kept, and made float32 of for each look."""
+    """Type narrower than float32 in which rows are stored; None: float32. Whenever they are read
+    they are widened to float32."""
 
 
-class Shelf(Sequence[Rows]):
+class RowCache(Sequence[Rows]):
     """The rows of each block of a shard, (rows, features); filled once, then read.
 
     Kept as they are, or in a narrower type: then `seen` tells what a look at them gives.
@@ -113,11 +114,16 @@ class Shelf(Sequence[Rows]):
         return stored if self._narrow is None else self._seen(widened(stored, self._narrow))
 
 
-class InMemory(Shelf):
+class InMemory(RowCache):
     """All rows in memory: the fastest, where they are float32."""
 
-    def __init__(self, *about: Any) -> None:
-        super().__init__(*about)
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        narrow: str | None = None,
+        seen: Callable[[Rows], Rows] = lambda rows: rows,
+    ) -> None:
+        super().__init__(sizes, narrow, seen)
         self.stays = self._narrow is None
         self._rows: dict[int, NDArray[Any]] = {}
 
@@ -134,7 +140,7 @@ class InMemory(Shelf):
         return self._given(self._rows[here][numbers])
 
 
-class OnDisk(Shelf):
+class OnDisk(RowCache):
     """One file without a name: the system frees it when this process ends, however it ends.
 
     `hash_of` rows is taken when they are written and compared whenever they are read.
@@ -146,9 +152,10 @@ class OnDisk(Shelf):
         features: int,
         directory: str | None,
         hash_of: Callable[[Rows], int],
-        *about: Any,
+        narrow: str | None = None,
+        seen: Callable[[Rows], Rows] = lambda rows: rows,
     ) -> None:
-        super().__init__(sizes, *about)
+        super().__init__(sizes, narrow, seen)
         self._directory = directory or tempfile.gettempdir()
         self._features = features
         self._hash_of = hash_of
@@ -210,7 +217,7 @@ class OnDisk(Shelf):
         )
 
 
-class AtSource(Shelf):
+class AtSource(RowCache):
     """Nothing is kept: `read` gives a block again, from where the data are."""
 
     def __init__(self, sizes: Sequence[int], read: Callable[[int], Rows]) -> None:
@@ -224,18 +231,18 @@ class AtSource(Shelf):
         return self._read(here)
 
 
-def shelf_for(
-    keep: Keep,
+def row_cache_for(
+    options: CacheOptions,
     shard: Sequence[Any],
     read: Callable[[int], Rows],
     hash_of: Callable[[Rows], int],
     seen: Callable[[Rows], Rows],
-) -> Shelf:
-    """Return an empty shelf for a shard."""
+) -> RowCache:
+    """Return an empty row cache for the blocks of a shard."""
     sizes = [block.rows for block in shard]
-    if keep.place == MEMORY:
-        return InMemory(sizes, keep.narrow, seen)
-    if keep.place == DISK:
+    if options.cache == MEMORY:
+        return InMemory(sizes, options.narrow, seen)
+    if options.cache == DISK:
         features = shard[0].features
-        return OnDisk(sizes, features, keep.directory, hash_of, keep.narrow, seen)
+        return OnDisk(sizes, features, options.cache_dir, hash_of, options.narrow, seen)
     return AtSource(sizes, read)

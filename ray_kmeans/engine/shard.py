@@ -16,8 +16,8 @@ from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.algorithm.precision import Rounding
 from ray_kmeans.algorithm.weights import Span, in_units
-from ray_kmeans.engine.progress import Moved, nobody
-from ray_kmeans.engine.row_cache import Keep, Shelf, shelf_for
+from ray_kmeans.engine.progress import Moved, ignore
+from ray_kmeans.engine.row_cache import CacheOptions, RowCache, row_cache_for
 from ray_kmeans.kernels import ALIKE
 from ray_kmeans.kernels.threads import Threads
 
@@ -76,7 +76,7 @@ class Shard:
         source: Reader,
         blocks: Sequence[Block],
         metric: str,
-        keep: Keep,
+        row_cache: CacheOptions,
         hash_of: Callable[[Rows], int],
     ) -> None:
         self.source = source
@@ -84,8 +84,10 @@ class Shard:
         self.features = blocks[0].features
         self._names: Sequence[str] = getattr(source, "columns", ())
         self._seen = partial(project, metric=metric)
-        self._keep = keep
-        self.rows: Shelf = shelf_for(keep, blocks, self._read_again, hash_of, self._seen)
+        self._row_cache = row_cache
+        self.rows: RowCache = row_cache_for(
+            row_cache, blocks, self._read_again, hash_of, self._seen
+        )
         self.weights = ALIKE
         """(n,) of all rows in units of the grid, or ALIKE."""
         self._given: dict[int, NDArray[np.float64]] = {}
@@ -93,9 +95,9 @@ class Shard:
         self._begins = list(accumulate((block.rows for block in blocks), initial=0))
         self._firsts = np.array([block.first for block in blocks])
 
-    def load(self, noted: Moved = nobody) -> Extent:
+    def load(self, noted: Moved = ignore) -> Extent:
         """Read all rows, and return their extent. `noted` hears of the rows of each block."""
-        runs = [(*run, noted) for run in runs_of(self.blocks, self._keep.readers)]
+        runs = [(*run, noted) for run in runs_of(self.blocks, self._row_cache.readers)]
         extents = Threads(len(runs)).run(self._load_run, runs)
         extent: Extent = reduce(add, extents)
         return extent
@@ -166,7 +168,7 @@ class Shard:
                 extent = Extent.of_rows(rows, block.place, block.start, self._names, read)
                 extent = replace(extent, zeros=extent.zeros - int(out.sum()))
             extent = replace(extent, weights=Span.of(given), dropped=int(bad.sum()))
-        self.rows.put(here, read if self._keep.narrow else rows)
+        self.rows.put(here, read if self._row_cache.narrow else rows)
         return extent
 
     def _read_again(self, here: int) -> Rows:

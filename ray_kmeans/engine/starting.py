@@ -15,9 +15,9 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.checkpoint_saver import Saver
 from ray_kmeans.engine.fit_plan import FitPlan
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.choose import Initial, choose_centers, work_of
-from ray_kmeans.engine.worker import this_process
+from ray_kmeans.engine.worker import ShardWorker, this_process
 from ray_kmeans.observe import events as ev
 from ray_kmeans.process import interrupt
 
@@ -35,7 +35,7 @@ def load(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
             features=len(summary.grid.exponent),
             seconds=time.perf_counter() - begin,
             coordinator=this_process(),
-            workers=tuple(pool.ask("where")),
+            workers=tuple(pool.ask(ShardWorker.where)),
         )
     )
     for message in _oddities(summary, names):
@@ -91,9 +91,16 @@ def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.E
     """Choose the centers to start from, and save them: a seeding is not lost either."""
     begin = time.perf_counter()
     work = work_of(plan.initial, plan.num_clusters)
-    about = plan.initial, plan.num_clusters, plan.retries, plan.random_seed, pool, summary
-    moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else nobody
-    centers = choose_centers(*about, _heeding(moved))
+    moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else ignore
+    centers = choose_centers(
+        initial=plan.initial,
+        k=plan.num_clusters,
+        retries=plan.retries,
+        seed=plan.random_seed,
+        pool=pool,
+        summary=summary,
+        moved=_heeding(moved),
+    )
     emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
     if isinstance(plan.initial, str):
         _warn_of_copies(centers, len(summary.lost) > 0, emit)

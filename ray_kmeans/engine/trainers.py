@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 from ray_kmeans.algorithm import minibatch
 from ray_kmeans.algorithm.batches import Batches
@@ -15,8 +15,14 @@ from ray_kmeans.algorithm.stopping import LossWatch, StopRule, why_stop
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.shard import Block
 
-Loadable: TypeAlias = tuple[Any, Sequence[Sequence[Block]]]
-"""A source, and its blocks as they are dealt out to workers."""
+
+class Loadable(NamedTuple):
+    """A batch of a stream, ready to be read by workers."""
+
+    source: Any
+    """Source of the rows; on Ray an ObjectRef of it."""
+    shards: Sequence[Sequence[Block]]
+    """Blocks of each shard, in the order of the data."""
 
 
 class Trainer(Protocol):

@@ -31,8 +31,8 @@ from ray_kmeans.engine.label_writer import (
     kept_of,
     write_all,
 )
-from ray_kmeans.engine.progress import Moved, nobody
-from ray_kmeans.engine.row_cache import Keep
+from ray_kmeans.engine.options import WorkerSetup
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.seeding.potential import Potential
 from ray_kmeans.engine.shard import Block, Reader, Shard
@@ -57,19 +57,12 @@ class ShardWorker:
     and what its pool remembers.
     """
 
-    def __init__(
-        self,
-        metric: str = SQUARED_EUCLIDEAN,
-        kernel: str = "cpu",
-        threads: int = 1,
-        keep: Keep = Keep(),  # noqa: B008 (frozen)
-        gpus: float = 1.0,
-    ) -> None:
-        self._metric = metric
-        self._keep = keep
-        self._kernel = kernels.load(kernel, threads, gpus)
-        self._threads = Threads(threads)
-        self.noted: Moved = nobody
+    def __init__(self, setup: WorkerSetup = WorkerSetup()) -> None:  # noqa: B008 (frozen)
+        self._metric = setup.metric
+        self._row_cache = setup.row_cache
+        self._kernel = kernels.load(setup.kernel, setup.threads, setup.gpus_per_worker)
+        self._threads = Threads(setup.threads)
+        self.noted: Moved = ignore
         """Hears of rows that are read, or whose labels are on their way to be written."""
         self._loaded: Shard | None = None
         self._grid: Grid | None = None
@@ -88,7 +81,7 @@ class ShardWorker:
     def load(self, source: Reader, blocks: Sequence[Block]) -> Extent:
         """Read the shard, and return its extent, with the rows that are not finite counted."""
         self._loaded = self._held = self._potential = None
-        shard = Shard(source, blocks, self._metric, self._keep, self._kernel.fingerprint)
+        shard = Shard(source, blocks, self._metric, self._row_cache, self._kernel.fingerprint)
         extent = shard.load(self.noted)
         self._loaded = shard
         return extent
@@ -250,20 +243,20 @@ class ShardWorker:
 
         Returns the parts, and rows by label. `second`: also the second-nearest center.
         """
-        how = Labeller(self._kernel, centers, self._metric, second)
+        labeller = Labeller(self._kernel, centers, self._metric, second)
         counts = np.zeros(len(centers), np.int64)
 
         def labelled() -> Iterator[Labelled]:
             for here, rows, labels in self._labelled(centers):
                 out = self._shard.out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
-                yield how.labelled(self._shard.blocks[here], rows, labels, out)
+                yield labeller.labelled(self._shard.blocks[here], rows, labels, out)
                 self.noted(len(rows))
 
         kept = kept_of(self._shard.source, self._shard.blocks, keep_columns)
         stays = self._shard.rows.stays
         threads = self._threads.count
-        parts = write_all(how, labelled(), kept, output, together, threads, stays)
+        parts = write_all(labeller, labelled(), kept, output, together, threads, stays)
         return parts, counts
 
     def gather(
@@ -302,8 +295,10 @@ class ShardWorker:
             if rows.stays:
                 self._held = self._kernel.hold(list(rows), self._metric, len(centers), weights)
             else:
-                about = rows.sizes, self._shard.features, self._metric, weights
-                self._held = self._kernel.hold_each(rows, *about)
+                features = self._shard.features
+                self._held = self._kernel.hold_each(
+                    rows, rows.sizes, features, self._metric, weights
+                )
         return self._held
 
     def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:

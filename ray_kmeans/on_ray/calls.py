@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
+
+from ray import ObjectRef
+from ray.actor import ActorHandle
+
+A = TypeVar("A")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LAG = 3.0
 LEAST_LAG_S = 10.0
@@ -22,6 +29,25 @@ class Call(NamedTuple):
     group: Group
     parts: list[Any]
     """References to its answer, where that is not fetched."""
+
+
+def call(
+    actor: ActorHandle[A],
+    method: Callable[Concatenate[A, P], R],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> ObjectRef[R]:
+    """Submit a call of an actor's method; return a reference to its answer.
+
+    Any argument may be an ObjectRef of the value instead, which is typed as Any.
+    """
+    found: ObjectRef[R] = method_of(actor, method).remote(*args, **kwargs)
+    return found
+
+
+def method_of(actor: ActorHandle[A], method: Callable[Concatenate[A, P], R]) -> Any:
+    """Return Ray's handle of an actor's method, for a call with options of its own."""
+    return getattr(actor, method.__name__)
 
 
 def submitted(submit: Submit, homes: Mapping[int, Any]) -> dict[Any, Call]:

@@ -6,18 +6,18 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from threading import Lock, Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ray
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, HeldStore, Store
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.reached import Reached
-from ray_kmeans.engine.shard import Block
 from ray_kmeans.errors import RayKMeansError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.object_store import put
@@ -60,18 +60,20 @@ class Coordinator:
         self,
         plan: FitPlan,
         store: Store,
-        source: list[Any],  # in a list, so that Ray passes a reference on and not the rows
-        shards: Sequence[Sequence[Block]],
-        options: WorkerOptions,
-        detached: bool,
+        workload: Workload,
+        is_detached: bool,
     ) -> FitPlan:
-        """Start the fit, unless it runs already; return what that one is to do."""
+        """Start the fit, unless it runs already; return what that one is to do.
+
+        The source of the workload may be an ObjectRef. Inside of a record Ray passes the reference
+        on; as an argument of its own it would be replaced by the rows.
+        """
         with self._starting:
             if self._plan is None:
                 self._plan = plan
-                about = plan, store, source, shards, options
-                Thread(target=self._run, args=about, name="fit", daemon=True).start()
-                if detached:
+                run = partial(self._run, plan, store, workload)
+                Thread(target=run, name="fit", daemon=True).start()
+                if is_detached:
                     Thread(target=self._linger, name="linger", daemon=True).start()
         return self._plan
 
@@ -84,33 +86,20 @@ class Coordinator:
         """Save what the fit has reached; then this process may end."""
         self._reached.save()
 
-    def _run(
-        self,
-        plan: FitPlan,
-        store: Store,
-        source: list[Any],
-        shards: Sequence[Sequence[Block]],
-        options: WorkerOptions,
-    ) -> None:
+    def _run(self, plan: FitPlan, store: Store, workload: Workload) -> None:
         try:
             with store.held(f"fit of {plan.num_clusters:,} clusters") as held:
-                self._outcome = Outcome(self._fitted(plan, held, source, shards, options), None)
+                self._outcome = Outcome(self._fit(plan, held, workload), None)
         except BaseException as error:
             if not isinstance(error, RayKMeansError):  # it loses its traceback on the way
                 self._events.append(ev.Logged(traceback.format_exc()))
             self._outcome = Outcome(None, error)
 
-    def _fitted(
-        self,
-        plan: FitPlan,
-        held: HeldStore,
-        source: list[Any],
-        shards: Sequence[Sequence[Block]],
-        options: WorkerOptions,
-    ) -> FitState:
-        ref = source[0] if isinstance(source[0], ray.ObjectRef) else put(source[0])
+    def _fit(self, plan: FitPlan, held: HeldStore, workload: Workload) -> FitState:
+        if not isinstance(workload.source, ray.ObjectRef):
+            workload = replace(workload, source=put(workload.source))
         emit = self._events.append
-        pool = RayPool(ref, shards, plan.metric, options, emit)
+        pool = RayPool(workload, plan.metric, emit)
         try:
             return run_fit(plan, pool, held, emit, reached=self._reached)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,8 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, Store
-from ray_kmeans.engine.options import WorkerOptions
-from ray_kmeans.engine.shard import Block
+from ray_kmeans.engine.options import Workload
 from ray_kmeans.errors import (
     ClusterError,
     ConfigError,
@@ -34,6 +33,7 @@ from ray_kmeans.errors import (
 )
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray import capacity, head
+from ray_kmeans.on_ray.calls import call
 from ray_kmeans.on_ray.coordinator_actor import Coordinator
 from ray_kmeans.on_ray.losses import MOST, CoordinatorLosses
 from ray_kmeans.on_ray.object_store import put
@@ -118,46 +118,56 @@ def memory_per_cpu() -> int:
 def fit_on_ray(
     plan: FitPlan,
     store: Store,
-    source: Any,
-    shards: Sequence[Sequence[Block]],
-    options: WorkerOptions,
+    workload: Workload,
     emit: ev.Emit,
     name: str | None = None,
 ) -> FitState:
-    """Fit with a coordinator actor on this node; a coordinator that dies is replaced.
+    """Fit with a coordinator actor; one that dies is replaced.
 
-    With a `name` it outlives this process, and who comes with the same name follows it.
+    Without a `name` the coordinator lives on this node and ends with this process. With a name it
+    outlives this process, and whoever calls this with the same name follows the fit that runs.
+
+    What holds whenever a coordinator dies:
+
+    - Nothing of a fit is lost but the steps since its last checkpoint: the next coordinator begins
+      with `store.latest`, and the same steps from there give the same bits.
+    - The dead one is killed once more. It may only be out of reach, and would keep its name, so
+      that the next one of this name would be the same again.
+    - A fit that had saved its end before its coordinator died is over. Only a checkpoint that is
+      newer than those before this call counts as such: an older one ended an earlier fit.
+    - From the first death on the plan is `in_danger`: each coordinator saves so often that it gets
+      further than the one before, however short it lives.
+    - Once a checkpoint has been saved the rows are proven: they do not kill whoever reads them.
+    - When coordinators die again and again, this process coordinates the fit itself: a driver lives
+      where Ray kills actors for want of memory. A detached fit cannot: it outlives this process.
     """
-    shared = [source if name else put(source)]  # what this process puts ends with it
+    if name is None:  # a detached fit outlives this process, and with it what this process puts
+        workload = replace(workload, source=put(workload.source))
     before = store.checkpoints()[-1:]
     losses = CoordinatorLosses(before)
     if name is None or not _is_running(name):
-        _check_room(options, len(shards))
+        _check_room(workload)
     while True:
         coordinator = _coordinator(name, store)
         try:
-            about = plan, store, shared, shards, options, name is not None
-            _check_same(plan, _answer(partial(coordinator.start.remote, *about)))
+            _start(coordinator, plan, store, workload, is_detached=name is not None)
             return _follow(coordinator, emit)
         except (*LOST, ActorUnschedulableError) as error:
-            ray.kill(coordinator)  # one out of reach would keep its name
+            ray.kill(coordinator)
             if isinstance(error, ActorUnschedulableError):
                 time.sleep(PLACING_S)
             state, reached = store.latest(), store.checkpoints()[-1:]
             losses.add(reached)
-            ended = state is not None and state.stop is not None and reached != before
-            if not ended and losses.is_hopeless(dies_by_itself(error)):
-                raise WorkersLostError(
-                    f"the coordinator died {losses.count} times without an iteration between. The "
-                    f"last time: {first_line(error)}"
-                ) from error
+            has_ended = state is not None and state.stop is not None and reached != before
+            if not has_ended:
+                _check_hope(losses, error)
             emit(ev.CoordinatorReplaced(first_line(error)))
-            if state is not None and state.stop is not None and ended:
+            if state is not None and state.stop is not None and has_ended:
                 emit(ev.FitEnded(state.stop, state.iteration))
-                return state  # it died when all was done
+                return state
             plan = replace(plan, in_danger=True)
             if losses.count > MOST and name is None:
-                return _fit_from_here(plan, store, shared[0], shards, options, emit)
+                return _fit_from_here(plan, store, workload, emit)
         except (KeyboardInterrupt, RunStoppedError):
             _stop(coordinator)
             raise
@@ -167,18 +177,28 @@ def fit_on_ray(
             raise
 
 
-def _fit_from_here(
-    plan: FitPlan,
-    store: Store,
-    source: Any,
-    shards: Sequence[Sequence[Block]],
-    options: WorkerOptions,
-    emit: ev.Emit,
-) -> FitState:
+def _start(
+    coordinator: Any, plan: FitPlan, store: Store, workload: Workload, is_detached: bool
+) -> None:
+    """Let a coordinator start the fit; raise ConfigError where it runs another one already."""
+    start = partial(call, coordinator, Coordinator.start, plan, store, workload, is_detached)
+    _check_same(plan, _answer(start))
+
+
+def _check_hope(losses: CoordinatorLosses, error: Exception) -> None:
+    """Raise WorkersLostError where another coordinator would die, too."""
+    if losses.is_hopeless(dies_by_itself(error)):
+        raise WorkersLostError(
+            f"the coordinator died {losses.count} times without an iteration between. The last "
+            f"time: {first_line(error)}"
+        ) from error
+
+
+def _fit_from_here(plan: FitPlan, store: Store, workload: Workload, emit: ev.Emit) -> FitState:
     """Fit with this process as the coordinator: it lives where others are killed."""
     emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
     with store.held(f"fit of {plan.num_clusters:,} clusters") as held:
-        pool = RayPool(source, shards, plan.metric, options, emit)
+        pool = RayPool(workload, plan.metric, emit)
         try:
             return run_fit(plan, pool, held, emit)
         finally:
@@ -188,13 +208,17 @@ def _fit_from_here(
 def _stop(coordinator: Any) -> None:
     """Let a coordinator save what it has reached, and end it."""
     with suppress(*LOST, GetTimeoutError):
-        ray.get(coordinator.stop.remote(), timeout=SAVE_S)
+        ray.get(call(coordinator, Coordinator.stop), timeout=SAVE_S)
     ray.kill(coordinator)
 
 
-def _check_room(options: WorkerOptions, shards: int) -> None:
-    fewest = options.fewest or options.count or shards
-    capacity.check(fewest, options.cpus, options.gpus, options.start_timeout_s)
+def _check_room(workload: Workload) -> None:
+    capacity.check(
+        workers=workload.fewest_workers,
+        cpus=workload.options.cpus_per_worker,
+        gpus=workload.options.gpus_per_worker,
+        timeout=workload.options.worker_start_timeout_s,
+    )
 
 
 def _is_running(name: str) -> bool:
@@ -206,16 +230,10 @@ def _is_running(name: str) -> bool:
     return True
 
 
-def open_pool(
-    source: Any,
-    shards: Sequence[Sequence[Block]],
-    metric: str,
-    options: WorkerOptions,
-    emit: ev.Emit,
-) -> RayPool:
+def open_pool(workload: Workload, metric: str, emit: ev.Emit) -> RayPool:
     """Return a pool that this process owns."""
-    _check_room(options, len(shards))
-    return RayPool(put(source), shards, metric, options, emit)
+    _check_room(workload)
+    return RayPool(replace(workload, source=put(workload.source)), metric, emit)
 
 
 def _coordinator(name: str | None, store: Store) -> Any:
@@ -284,7 +302,7 @@ def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
     """
     seen = 0
     while True:
-        events, outcome = _answer(partial(coordinator.since.remote, seen))
+        events, outcome = _answer(partial(call, coordinator, Coordinator.since, seen))
         for event in events:
             emit(event)
         seen += len(events)

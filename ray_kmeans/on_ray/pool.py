@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError, RayTaskError
 
+from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.grid import Extent
-from ray_kmeans.engine.options import WorkerOptions
-from ray_kmeans.engine.pool import Pool, rows_of
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.algorithm.partials import Sums
+from ray_kmeans.engine.options import Workload
+from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.progress import Moved
 from ray_kmeans.engine.shard import Block
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.calls import (
@@ -25,12 +28,15 @@ from ray_kmeans.on_ray.calls import (
     Group,
     Submit,
     by_host,
+    call,
+    method_of,
     submitted,
     until_lag,
 )
 from ray_kmeans.on_ray.losses import MOST_LOST, ShardLosses
 from ray_kmeans.on_ray.object_store import room, sent
 from ray_kmeans.on_ray.progress_polls import Looks
+from ray_kmeans.on_ray.worker_actor import KMeansWorker
 from ray_kmeans.on_ray.worker_group import (
     LOST,
     Crew,
@@ -40,9 +46,43 @@ from ray_kmeans.on_ray.worker_group import (
     moves,
 )
 
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S", bound=Sums)
+
 SLICE_FROM = 2**27
 MOST_SLICES = 16
 """The sums of all hosts are added up in slices from so many bytes on, in so many at most."""
+
+
+class _Asked(NamedTuple):
+    """A call of a method of `ShardWorker`, as it travels to a worker process."""
+
+    name: str
+    """Name of the method: the one place where a function becomes its name."""
+    args: tuple[Any, ...]
+    """Arguments; the large ones as references to Ray's object store."""
+    kwargs: dict[str, Any]
+    """Arguments by name, in the same way."""
+
+    @classmethod
+    def of(
+        cls,
+        method: Callable[Concatenate[ShardWorker, P], Any],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> _Asked:
+        """Put the large arguments into the object store."""
+        by_name = {name: sent(arg) for name, arg in kwargs.items()}
+        return cls(method.__name__, tuple(map(sent, args)), by_name)
+
+    def ask_of(self, host: Any, group: Group) -> Any:
+        """Submit it for some shards of a host, to be answered for each of them."""
+        return call(host, KMeansWorker.ask, group, self.name, *self.args, **self.kwargs)
+
+    def total_of(self, host: Any, group: Group) -> Any:
+        """Submit it for some shards of a host, to be answered by the sum."""
+        return call(host, KMeansWorker.total, group, self.name, *self.args, **self.kwargs)
 
 
 class RayPool(Pool):
@@ -54,29 +94,27 @@ class RayPool(Pool):
 
     def __init__(
         self,
-        source: Any,  # an ObjectRef of the source: rows of an array reach the workers uncopied
-        shards: Sequence[Sequence[Block]],
+        workload: Workload,
         metric: str,
-        options: WorkerOptions,
         emit: ev.Emit,
     ) -> None:
         self.metric = metric
         self._emit = emit
-        self._remembered: list[tuple[str, tuple[Any, ...]]] = []
+        self._remembered: list[_Asked] = []
         self._loading: dict[int, Any] = {}
         self._moving: dict[int, Any] = {}
-        self._crew = Crew(metric, options, emit)
+        self._crew = Crew(metric, workload.options, emit)
         try:
-            self._crew.start(options.count or len(shards))
+            self._crew.start(workload.options.num_workers or len(workload.shards))
         except BaseException:
             self.close()
             raise
         self._home: dict[int, Any] = {}
-        self.take(source, shards)
+        self.take(workload.source, workload.shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
         for host, group in by_host(self._home):
-            host.drop.remote(group)
+            call(host, KMeansWorker.drop, group)
         self._source = source
         self._shards = shards
         self._rows = [rows_of(shard) for shard in shards]
@@ -86,23 +124,23 @@ class RayPool(Pool):
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
 
-    def load(self, moved: Moved = nobody) -> Extent:
+    def load(self, moved: Moved | None = None) -> Extent:
         answers = self._gather(self._load, moved, may_lag=True)
         self._is_loaded = True
         extent: Extent = reduce(add, self._in_order(answers))
         return extent
 
-    def ask(self, method: str, *args: Any, moved: Moved = nobody) -> list[Any]:
-        shared = [sent(arg) for arg in args]
-        return self._ask(method, shared, moved)
+    def ask_watched(
+        self,
+        moved: Moved | None,
+        method: Callable[Concatenate[ShardWorker, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[T]:
+        return self._ask(_Asked.of(method, *args, **kwargs), moved)
 
-    def _ask(
-        self, method: str, args: Sequence[Any], moved: Moved = nobody, may_lag: bool = False
-    ) -> list[Any]:
-        answers = self._gather(
-            lambda host, group: host.ask.remote(group, method, *args), moved, may_lag
-        )
-        return self._in_order(answers)
+    def _ask(self, what: _Asked, moved: Moved | None = None, may_lag: bool = False) -> list[Any]:
+        return self._in_order(self._gather(what.ask_of, moved, may_lag))
 
     def _in_order(self, answers: dict[Group, Any]) -> list[Any]:
         """Return one answer for each shard, in the order of the data."""
@@ -113,13 +151,20 @@ class RayPool(Pool):
         }
         return [by_shard[shard] for shard in range(len(self._shards))]
 
-    def total(self, method: str, *args: Any) -> Any:
+    def total(
+        self,
+        method: Callable[Concatenate[ShardWorker, NDArray[np.float32], P], S],
+        centers: NDArray[np.float32],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> S:
         self._turn_to_newcomers()
-        slices = self._slices_for(args[0])
-        shared = [sent(arg) for arg in args]
+        slices = self._slices_for(centers)
+        what = _Asked.of(method, centers, *args, **kwargs)
         if slices > 1:
-            return self._total_in_slices(slices, method, shared)
-        answers = self._gather(lambda host, group: host.total.remote(group, method, *shared))
+            total: S = self._total_in_slices(slices, what)
+            return total
+        answers: dict[Group, S] = self._gather(what.total_of)
         return reduce(add, answers.values())
 
     def _slices_for(self, centers: NDArray[np.float32]) -> int:
@@ -128,17 +173,21 @@ class RayPool(Pool):
         partials = hosts * centers.size * 8
         return min(hosts, MOST_SLICES, len(centers)) if partials >= SLICE_FROM else 1
 
-    def _total_in_slices(self, slices: int, method: str, args: Sequence[Any]) -> Any:
+    def _total_in_slices(self, slices: int, what: _Asked) -> Any:
         """Let each of some hosts add up one slice of the clusters, so that none gets all sums."""
 
         def submit(host: Any, group: Group) -> Any:
-            return host.sliced.options(num_returns=slices + 1).remote(group, slices, method, *args)
+            sliced = method_of(host, KMeansWorker.sliced).options(num_returns=slices + 1)
+            return sliced.remote(group, slices, what.name, *what.args, **what.kwargs)
 
         for _ in range(MOST_LOST):
             parts = self._gather(submit).values()
             hosts = [self._crew.hosts[i % len(self._crew.hosts)] for i in range(slices)]
             columns = zip(*parts, strict=True)
-            added = [host.add_up.remote(*each) for host, each in zip(hosts, columns, strict=True)]
+            added = [
+                call(host, KMeansWorker.add_up, *each)
+                for host, each in zip(hosts, columns, strict=True)
+            ]
             try:
                 found = ray.get(added)
                 return type(found[0]).joined(found)
@@ -146,21 +195,23 @@ class RayPool(Pool):
                 continue  # a host is lost, and its slices with it: the others label in no time
         raise WorkersLostError("workers died again and again while their sums were added up.")
 
-    def remember(self, method: str, *args: Any) -> list[Any]:
-        shared = tuple(sent(arg) for arg in args)
+    def remember(
+        self, method: Callable[Concatenate[ShardWorker, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> list[T]:
+        what = _Asked.of(method, *args, **kwargs)
         # The first time on a node it compiles: no reason to give its rows to another one.
-        answers = self._ask(method, shared, may_lag=True)
-        self._remembered.append((method, shared))
+        answers = self._ask(what, may_lag=True)
+        self._remembered.append(what)
         return answers
 
-    def forget(self, method: str) -> None:
-        self._remembered = [each for each in self._remembered if each[0] != method]
+    def forget(self, method: Callable[..., Any]) -> None:
+        self._remembered = [each for each in self._remembered if each.name != method.__name__]
 
     def close(self) -> None:
         self._crew.close()
 
     def _gather(
-        self, submit: Submit, moved: Moved = nobody, may_lag: bool = False
+        self, submit: Submit, moved: Moved | None = None, may_lag: bool = False
     ) -> dict[Group, Any]:
         """Submit for every shard and collect answers until there is one for each."""
         pending = submitted(submit, self._home)
@@ -217,18 +268,19 @@ class RayPool(Pool):
         for shard in sorted(lost):
             if self._losses.is_hopeless(shard, dies_by_itself(error)):
                 times = self._losses.count(shard)
+                options = self._crew.options
                 raise WorkersLostError(
                     f"worker {shard} died {times} times in a row, the last time with:"
                     f" {cause} See the Ray logs of its node. The plan was for at most "
-                    f"{self._crew.options.num_bytes:,} bytes in a worker, for "
-                    f"{self._crew.options.rows:,} rows; if it ran out of memory, use more workers "
+                    f"{options.planned_bytes:,} bytes in a worker, for "
+                    f"{options.planned_rows:,} rows; if it ran out of memory, use more workers "
                     "on more nodes, or cache='disk'."
                 ) from error
         gone = [shard for shard, home in self._home.items() if home is host]
         self._crew.lose(host)
         for shard in gone:
             del self._home[shard]
-        self._crew.welcome(1, self._crew.options.replace_timeout_s)
+        self._crew.welcome(1, self._crew.options.worker_replace_timeout_s)
         if gone:
             self._emit(ev.WorkerReplaced(gone[0], cause))
         self._settle()
@@ -239,7 +291,7 @@ class RayPool(Pool):
         most = self._crew.options.most_rows
         while len(self._home) < len(self._shards):
             found = dealt(self._rows, self._home, self._crew.hosts, most)
-            fewest = self._crew.options.fewest or 1
+            fewest = self._crew.options.min_workers or 1
             if not found or len(self._crew.hosts) < fewest:
                 self._wait_for_room()
                 continue
@@ -248,7 +300,7 @@ class RayPool(Pool):
                 self._send(host, group)
 
     def _wait_for_room(self) -> None:
-        timeout = self._crew.options.start_timeout_s
+        timeout = self._crew.options.worker_start_timeout_s
         if self._crew.welcome(1, timeout):
             return
         left = sum(self._rows[shard] for shard in set(range(len(self._rows))) - set(self._home))
@@ -268,12 +320,13 @@ class RayPool(Pool):
         reading = self._load(host, group)
         self._loading |= dict.fromkeys(group, reading)
         last = reading
-        for method, args in self._remembered:
-            last = host.ask.remote(group, method, *args)
+        for what in self._remembered:
+            last = what.ask_of(host, group)
         return last
 
     def _load(self, host: Any, group: Group) -> Any:
-        return host.take.remote(group, self._source, [self._shards[shard] for shard in group])
+        shards = [self._shards[shard] for shard in group]
+        return call(host, KMeansWorker.take, group, self._source, shards)
 
     def _help(self, submit: Submit, lagging: set[int], helped: set[Group]) -> dict[Any, Call]:
         """Let hosts that are done do the work of those that lag."""
@@ -294,7 +347,7 @@ class RayPool(Pool):
             if ray.wait([reading], timeout=0)[0]:
                 del self._moving[shard]
                 if host in self._crew.hosts and host is not self._home[shard]:
-                    self._home[shard].drop.remote([shard])
+                    call(self._home[shard], KMeansWorker.drop, [shard])
                     self._home[shard] = host
         if self._crew.welcome(1, 0.0):
             self._emit(ev.WorkersJoined(len(self._crew.hosts)))

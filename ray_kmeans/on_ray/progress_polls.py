@@ -7,8 +7,9 @@ from typing import Any
 
 import ray
 
-from ray_kmeans.engine.progress import Moved, nobody
-from ray_kmeans.on_ray.calls import Call
+from ray_kmeans.engine.progress import Moved
+from ray_kmeans.on_ray.calls import Call, method_of
+from ray_kmeans.on_ray.worker_actor import KMeansWorker
 from ray_kmeans.on_ray.worker_group import LOOKS, LOST
 
 LOOK_S = 1.0
@@ -18,7 +19,7 @@ LOOK_S = 1.0
 class Looks:
     """Hosts are asked again and again; what they answer is told when it comes, never waited for."""
 
-    def __init__(self, moved: Moved, rows: Sequence[int]) -> None:
+    def __init__(self, moved: Moved | None, rows: Sequence[int]) -> None:
         self._moved = moved
         self._rows = rows
         """Of each shard."""
@@ -28,13 +29,13 @@ class Looks:
 
     def within(self, patience: float | None) -> float | None:
         """Return for how long to wait for an answer before the next look, in seconds."""
-        if self._moved is nobody:
+        if self._moved is None:
             return patience
         return LOOK_S if patience is None else min(patience, LOOK_S)
 
     def tell(self, missing: set[int], pending: Mapping[Any, Call]) -> None:
         """Tell of all shards but those that are missing, and what is known of these."""
-        if self._moved is nobody:
+        if self._moved is None:
             return
         left = sum(self._rows[shard] for shard in missing)
         under_way = sum(self._found.get(each, 0) for each in pending)
@@ -51,5 +52,7 @@ class Looks:
             except LOST:
                 self._found.pop(each, None)
         for each in set(pending) - set(self._asked.values()):
-            host = pending[each].host
-            self._asked[host.rows_done.options(concurrency_group=LOOKS).remote()] = each
+            rows_done = method_of(pending[each].host, KMeansWorker.rows_done).options(
+                concurrency_group=LOOKS
+            )
+            self._asked[rows_done.remote()] = each

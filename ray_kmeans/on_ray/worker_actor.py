@@ -10,7 +10,7 @@ from typing import Any
 
 from ray_kmeans._version import __version__
 from ray_kmeans.algorithm.grid import Extent
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Tally
 from ray_kmeans.engine.shard import Block, Reader
 from ray_kmeans.engine.worker import ShardWorker, this_process
@@ -19,8 +19,8 @@ from ray_kmeans.engine.worker import ShardWorker, this_process
 class KMeansWorker:
     """Shards by their number. Each is a worker of its own, and they take turns."""
 
-    def __init__(self, metric: str, options: WorkerOptions) -> None:
-        self._how = metric, options.kernel, options.threads, options.keep, options.gpus
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
         self._workers: dict[int, ShardWorker] = {}
         self._done = 0
 
@@ -40,7 +40,7 @@ class KMeansWorker:
         with self._tally() as tally:
             for number, blocks in zip(numbers, shards, strict=True):
                 self._workers.pop(number, None)
-                worker = ShardWorker(*self._how)
+                worker = ShardWorker(self._setup)
                 worker.noted = tally
                 extents.append(worker.load(source, blocks))
                 self._workers[number] = worker
@@ -51,23 +51,25 @@ class KMeansWorker:
         for number in numbers:
             self._workers.pop(number, None)
 
-    def ask(self, numbers: Sequence[int], method: str, *args: Any) -> list[Any]:
-        """Call a method of the worker of each of these shards."""
+    def ask(self, numbers: Sequence[int], method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call a method of the worker of each of these shards; RayPool takes its name from it."""
         answers = []
         with self._tally() as tally:
             for number in numbers:
                 worker = self._workers[number]
                 worker.noted = tally
-                answers.append(getattr(worker, method)(*args))
+                answers.append(getattr(worker, method)(*args, **kwargs))
         return answers
 
-    def total(self, numbers: Sequence[int], method: str, *args: Any) -> Any:
+    def total(self, numbers: Sequence[int], method: str, *args: Any, **kwargs: Any) -> Any:
         """Return the sum of what `ask` would."""
-        return reduce(add, self.ask(numbers, method, *args))
+        return reduce(add, self.ask(numbers, method, *args, **kwargs))
 
-    def sliced(self, numbers: Sequence[int], slices: int, method: str, *args: Any) -> list[Any]:
+    def sliced(
+        self, numbers: Sequence[int], slices: int, method: str, *args: Any, **kwargs: Any
+    ) -> list[Any]:
         """Return None, which is quickly told, and the total in so many slices of the clusters."""
-        return [None, *self.total(numbers, method, *args).in_slices(slices)]
+        return [None, *self.total(numbers, method, *args, **kwargs).in_slices(slices)]
 
     def add_up(self, *slices: Any) -> Any:
         """Return the sum of one slice of several hosts."""

@@ -14,6 +14,7 @@ from ray_kmeans._version import __version__
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.on_ray.calls import call
 from ray_kmeans.on_ray.losses import MOST_LOST
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 
@@ -32,7 +33,7 @@ class Crew:
 
     def __init__(self, metric: str, options: WorkerOptions, emit: ev.Emit) -> None:
         self.options = options
-        self._metric = metric
+        self._setup = options.setup(metric)
         self._emit = emit
         self.hosts: list[Any] = []
         """Those that are there, in the order in which they came."""
@@ -45,37 +46,40 @@ class Crew:
 
         Raises WorkersLostError where too few start in time.
         """
-        timeout = self.options.start_timeout_s
+        timeout = self.options.worker_start_timeout_s
         patience = min(PATIENCE_S, timeout)
         self.expect(count)
         missing = count - self.welcome(count, patience)
         if missing and timeout > patience:
             self._emit(ev.Waiting(missing, count, _free("CPU")))
             missing -= self.welcome(missing, timeout - patience)
-        if count - missing < (self.options.fewest or count):
+        if count - missing < (self.options.min_workers or count):
             raise WorkersLostError(
                 f"{missing} of {count} workers did not start within "
                 f"worker_start_timeout_s={timeout:g}; each needs {self._needs()}. "
                 "Lower num_workers or cpus_per_worker, or wait longer."
             )
-        self.expect((self.options.most or count) - count)
+        self.expect((self.options.max_workers or count) - count)
 
     def _needs(self) -> str:
         """Say what a worker needs, and what is free."""
-        needs = f"{self.options.cpus:g} CPU and {_free('CPU'):g} are free"
-        if self.options.gpus:
-            needs += f", and {self.options.gpus:g} GPU and {_free('GPU'):g} are free"
+        needs = f"{self.options.cpus_per_worker:g} CPU and {_free('CPU'):g} are free"
+        if self.options.gpus_per_worker:
+            needs += f", and {self.options.gpus_per_worker:g} GPU and {_free('GPU'):g} are free"
         return needs
 
     def expect(self, count: int) -> None:
         """Ask Ray for so many more; they are there when they are welcomed."""
         for _ in range(count):
             # A dead worker is replaced here: restarted by Ray it would have no rows.
-            takes: Any = {"num_cpus": self.options.cpus, "num_gpus": self.options.gpus or None}
+            takes: Any = {
+                "num_cpus": self.options.cpus_per_worker,
+                "num_gpus": self.options.gpus_per_worker or None,
+            }
             takes |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {LOOKS: 1}}
             actor: Any = ray.remote(**takes)
-            host = actor(KMeansWorker).remote(self._metric, self.options)
-            self._expected[host.hello.remote()] = host
+            host = actor(KMeansWorker).remote(self._setup)
+            self._expected[call(host, KMeansWorker.hello)] = host
 
     def welcome(self, count: int, timeout: float) -> int:
         """Wait for so many of the expected ones; return how many of them have come.
@@ -122,7 +126,7 @@ class Crew:
         """Give a host that does not answer no work until it does."""
         if host in self.hosts:
             self.hosts.remove(host)
-            self._expected[host.hello.remote()] = host
+            self._expected[call(host, KMeansWorker.hello)] = host
 
     def close(self) -> None:
         """End all of them."""

@@ -1,4 +1,4 @@
-"""Signals that ask this process to end: SIGTERM is noted, and looked at between two steps.
+"""Requests that this process end: SIGTERM is noted, and acted on between two steps of a run.
 
 Ctrl-C (SIGINT) is Python's own KeyboardInterrupt at once, wherever the process is: what holds steps
 that are not saved saves them as it passes.
@@ -15,29 +15,40 @@ from types import FrameType
 from ray_kmeans.errors import RunStoppedError
 
 CTRL_C = "Ctrl-C"
-_asked = Event()
+"""Name of the key, as RunStoppedError and its messages have it."""
+_stop_requested = Event()
+"""Set from a request to the end of the run that it ends. One for the process: signals have no other
+addressee, and the run may be looked at from any of its threads."""
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note SIGTERM meanwhile, instead of ending at once; Ctrl-C is a RunStoppedError, too.
+    """Turn SIGTERM and Ctrl-C into a RunStoppedError of the run inside.
 
-    Ray sets a handler of its own when it is joined, so this comes after.
+    A request belongs to that run: it is forgotten when the run is over, however it ends, so that
+    the next run of this process is not ended by it. Enter this after Ray is joined, which sets a
+    handler of its own.
     """
-    before = signal.signal(signal.SIGTERM, _note)
+    before = signal.signal(signal.SIGTERM, _handle_sigterm)
     try:
         yield
     except KeyboardInterrupt:
         raise RunStoppedError(CTRL_C) from None
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        _stop_requested.clear()
+
+
+def request_stop() -> None:
+    """Ask the run of this process to end, as SIGTERM does."""
+    _stop_requested.set()
 
 
 def check() -> None:
     """Raise RunStoppedError where the process was asked to end."""
-    if _asked.is_set():
+    if _stop_requested.is_set():
         raise RunStoppedError
 
 
-def _note(number: int, frame: FrameType | None) -> None:
-    _asked.set()
+def _handle_sigterm(number: int, frame: FrameType | None) -> None:
+    request_stop()

@@ -15,6 +15,7 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.layout import Layout, split
 from ray_kmeans.data.source import Source
+from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool, Pool
 from ray_kmeans.errors import DataError
 from ray_kmeans.observe import events as ev
@@ -197,7 +198,7 @@ class _Means:
 
 def loss_here(state: FitState, source: Source, layout: Layout) -> float:
     """Return the loss of all rows of a source, computed in this process."""
-    return _loss_in(LocalPool(source, split(layout.blocks, 1), state.metric), state)
+    return _loss_in(LocalPool(source, split(layout.blocks, 1), WorkerSetup(state.metric)), state)
 
 
 def _loss_in(pool: Pool, state: FitState) -> float:

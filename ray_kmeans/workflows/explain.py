@@ -49,7 +49,7 @@ def explain(
     would: BudgetError where it does not fit the memory.
     """
     _, options = plan_shards(layout, num_clusters, config, batch_size)
-    cpus, keep = options.threads, options.keep
+    cpus, row_cache = options.threads, options.row_cache
     values = num_clusters * layout.features
     files = len({block.file for block in layout.blocks})
     where = "in this process" if config.num_workers == 0 else "on Ray"
@@ -58,10 +58,11 @@ def explain(
         f"as {layout.narrow or 'float32'}; {files:,} file{'s'[: files != 1]}, "
         f"{len(layout.blocks):,} blocks",
         "features": features,
-        "workers": f"{options.count:,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and at most "
-        f"{options.rows:,} rows each",
-        "rows": f"as {keep.narrow or 'float32'} {PLACES[keep.place]} (cache={config.cache!r})",
-        "memory": f"{in_units(options.num_bytes)} in a worker at most, "
+        "workers": f"{options.num_workers:,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and "
+        f"at most {options.planned_rows:,} rows each",
+        "rows": f"as {row_cache.narrow or 'float32'} {PLACES[row_cache.cache]} "
+        f"(cache={config.cache!r})",
+        "memory": f"{in_units(options.planned_bytes)} in a worker at most, "
         f"{in_units(WORKER_BASE_BYTES)} of it before any row; "
         f"it may hold {in_units(worker_memory(config))}",
         "traffic": work.value.format(

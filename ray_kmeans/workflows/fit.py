@@ -34,6 +34,7 @@ from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
 from ray_kmeans.engine.fit_loop import run_fit, run_stream
 from ray_kmeans.engine.fit_plan import FitPlan
+from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.seeding.choose import KMEANS_PLUS_PLUS
 from ray_kmeans.engine.trainers import Loadable
 from ray_kmeans.errors import (
@@ -163,7 +164,7 @@ def fit(
             shards, options = plan_shards(layout, k, config, size)
             emit(planned(options))
             name = _name_of_fit(store) if config.detached else None
-            return driver.fit_on_ray(plan, store, source, shards, options, emit, name)
+            return driver.fit_on_ray(plan, store, Workload(source, shards, options), emit, name)
         with (
             store.held(f"fit of {k:,} clusters") as held,
             open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool,
@@ -334,10 +335,10 @@ def _let_go(sources: list[Source]) -> Iterator[Source]:
 def _loadable(source: Source, plan: FitPlan, config: RunConfig, workers: int) -> Loadable:
     shards, _ = plan_shards(source.describe(), plan.num_clusters, config, workers=workers)
     if config.num_workers == 0:
-        return source, shards
+        return Loadable(source, shards)
     from ray_kmeans.on_ray import object_store
 
-    return object_store.put(source), shards
+    return Loadable(object_store.put(source), shards)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.state import FitState, digest
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.fingerprint import contents_of
@@ -23,7 +24,6 @@ from ray_kmeans.data.layout import (
 from ray_kmeans.data.promotion import held_by, kept_schema
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
-from ray_kmeans.engine.pool import rows_of
 from ray_kmeans.engine.progress import Moved
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev

@@ -8,23 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.dtypes import item_bytes
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.footprint import Footprint, readers_of
 from ray_kmeans.data.layout import (
     Layout,
     Shard,
-    rows_of,
     split,
 )
 from ray_kmeans.data.source import Source, is_only_here
-from ray_kmeans.engine.options import WorkerOptions, threads_of
+from ray_kmeans.engine.options import WorkerOptions, Workload, threads_of
 from ray_kmeans.engine.pool import LocalPool, Pool
 from ray_kmeans.engine.row_cache import (
     DISK,
     MEMORY,
     SOURCE,
-    Keep,
+    CacheOptions,
 )
 from ray_kmeans.errors import BudgetError, ConfigError, DataError
 from ray_kmeans.io.publish import Place
@@ -68,29 +68,28 @@ def plan_shards(
     wanted = config.cache if workers is None else MEMORY
     place, narrow = _where(wanted, shards, layout, footprint, allowed)
     footprint = _kept(footprint, place, narrow)
-    keep = Keep(place, config.cache_dir, readers_of(threads), narrow)
     options = WorkerOptions(
-        cpus,
-        config.worker_start_timeout_s,
-        keep,
-        count=workers or len(shards),
-        fewest=config.min_workers,
-        most=most,
+        cpus_per_worker=cpus,
+        worker_start_timeout_s=config.worker_start_timeout_s,
+        row_cache=CacheOptions(place, config.cache_dir, readers_of(threads), narrow),
+        num_workers=workers or len(shards),
+        min_workers=config.min_workers,
+        max_workers=most,
         most_rows=footprint.rows_within(shards, allowed),
-        rows=max(map(rows_of, shards)),
-        num_bytes=footprint.most(shards),
-        replace_timeout_s=config.worker_replace_timeout_s,
+        planned_rows=max(map(rows_of, shards)),
+        planned_bytes=footprint.most(shards),
+        worker_replace_timeout_s=config.worker_replace_timeout_s,
         kernel="gpu" if config.backend == "gpu" else "cpu",
-        gpus=gpus_of(config),
+        gpus_per_worker=gpus_of(config),
     )
     return split(layout.blocks, most, together) if most else shards, options
 
 
 def planned(options: WorkerOptions) -> ev.Planned:
     """Return the plan as an event."""
-    keep, count = options.keep, options.count or 1
-    place = f"{keep.place} as {keep.narrow or 'float32'}"
-    return ev.Planned(count, options.threads, options.rows, place, options.num_bytes)
+    row_cache, count = options.row_cache, options.num_workers or 1
+    place = f"{row_cache.cache} as {row_cache.narrow or 'float32'}"
+    return ev.Planned(count, options.threads, options.planned_rows, place, options.planned_bytes)
 
 
 def _kept(footprint: Footprint, place: str, narrow: str | None) -> Footprint:
@@ -231,12 +230,11 @@ def open_pool(
         emit(planned(options))
     pool: Pool
     if config.num_workers == 0:
-        how = options.kernel, options.threads, options.keep, options.gpus
-        pool = LocalPool(source, shards, metric, *how)
+        pool = LocalPool(source, shards, options.setup(metric))
     else:
         from ray_kmeans.on_ray import driver
 
-        pool = driver.open_pool(source, shards, metric, options, emit or LogLines())
+        pool = driver.open_pool(Workload(source, shards, options), metric, emit or LogLines())
     del source  # it may be the first batch of a stream, and go when the next one comes
     try:
         yield pool

@@ -5,7 +5,8 @@ Every method sees the whole data set, and picks the same for any number of worke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.kmeans_parallel import ROUNDS, kmeans_parallel, markov_chains
 from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     PoolField,
@@ -22,6 +23,7 @@ from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     plus_plus,
     some_rows,
 )
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, TooFewRowsError
 
 RANDOM = "random"
@@ -43,25 +45,25 @@ def choose_centers(
     seed: int,
     pool: Pool,
     summary: Summary,
-    moved: Moved = nobody,
+    moved: Moved = ignore,
 ) -> NDArray[np.float32]:
     """Return k centers, (k, d). `moved` hears how far it is, in units of `work_of`."""
     if isinstance(initial, np.ndarray):
         return project(initial, summary.metric)
     if callable(initial):
-        return _asked(initial, k, seed, pool, summary)
+        return _call_for_centers(initial, k, seed, pool, summary)
     if summary.counting < k:
         raise TooFewRowsError(summary.counting, k)
+    request = _Request(k, retries, seed, pool, summary, moved)
     try:
-        centers = _methods(moved)[initial](k, retries, seed, pool, summary)
-        return _filled_up(centers, k, seed, pool, summary)
+        return _fill_up(_METHODS[initial](request), request)
     finally:
         _forget_seeds(pool)
 
 
 def _forget_seeds(pool: Pool) -> None:
-    pool.forget("weigh")
-    pool.ask("end_seeding")
+    pool.forget(ShardWorker.weigh)
+    pool.ask(ShardWorker.end_seeding)
 
 
 def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
@@ -71,44 +73,81 @@ def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
     return (ROUNDS, "rounds") if initial == KMEANS_PARALLEL else (k, "centers")
 
 
-def _methods(
-    moved: Moved,
-) -> dict[str, Callable[[int, int, int, Pool, Summary], NDArray[np.float32]]]:
-    def plus(k: int, retries: int, seed: int, pool: Pool, summary: Summary) -> Any:
-        tries, field = candidates_of(retries, k), PoolField(pool, summary)
-        return plus_plus(field, k, tries, seed, KMEANS_PLUS_PLUS, moved=moved)
+@dataclass(frozen=True)
+class _Request:
+    """What a seeding method is asked for."""
 
-    def chains(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> Any:
-        return markov_chains(pool, summary, k, seed, moved)
-
-    def parallel(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> Any:
-        return kmeans_parallel(pool, summary, k, seed, moved)
-
-    return {RANDOM: _random, KMEANS_PLUS_PLUS: plus, KMC2: chains, KMEANS_PARALLEL: parallel}
-
-
-def _random(k: int, _: int, seed: int, pool: Pool, summary: Summary) -> NDArray[np.float32]:
-    """Draw rows without replacement; in the order of the data."""
-    return some_rows(pool, summary, k, seed, RANDOM)
+    k: int
+    """Number of centers wanted."""
+    retries: int
+    """Further candidates for each center of k-means++; negative: TensorFlow's heuristic."""
+    seed: int
+    """Random seed of all draws."""
+    pool: Pool
+    """Workers that hold the rows."""
+    summary: Summary
+    """Summary of all rows."""
+    moved: Moved
+    """Hears how far the method is, in units of `work_of`."""
 
 
-def _filled_up(
-    centers: NDArray[np.float32], k: int, seed: int, pool: Pool, summary: Summary
-) -> NDArray[np.float32]:
+def _draw_rows(request: _Request) -> NDArray[np.float32]:
+    """Draw rows without replacement, in the order of the data."""
+    return some_rows(request.pool, request.summary, request.k, request.seed, RANDOM)
+
+
+def _run_plus_plus(request: _Request) -> NDArray[np.float32]:
+    """Draw rows by greedy k-means++."""
+    return plus_plus(
+        PoolField(request.pool, request.summary),
+        request.k,
+        tries=candidates_of(request.retries, request.k),
+        seed=request.seed,
+        purpose=KMEANS_PLUS_PLUS,
+        moved=request.moved,
+    )
+
+
+def _run_chains(request: _Request) -> NDArray[np.float32]:
+    """Draw rows by AFK-MC^2."""
+    return markov_chains(
+        request.pool, request.summary, request.k, request.seed, moved=request.moved
+    )
+
+
+def _run_parallel(request: _Request) -> NDArray[np.float32]:
+    """Choose centers by k-means||."""
+    return kmeans_parallel(
+        request.pool, request.summary, request.k, request.seed, moved=request.moved
+    )
+
+
+_METHODS: Mapping[str, Callable[[_Request], NDArray[np.float32]]] = {
+    RANDOM: _draw_rows,
+    KMEANS_PLUS_PLUS: _run_plus_plus,
+    KMC2: _run_chains,
+    KMEANS_PARALLEL: _run_parallel,
+}
+
+
+def _fill_up(centers: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:
     """Add rows where a method found fewer than k: far ones, then copies where none are left."""
+    pool, summary, k = request.pool, request.summary, request.k
     if len(centers) < k:
         _forget_seeds(pool)
         field = PoolField(pool, summary)
         field.add(centers)
-        centers = plus_plus(field, k, 1, seed, "missing", list(centers))
+        centers = plus_plus(
+            field, k, tries=1, seed=request.seed, purpose="missing", given=list(centers)
+        )
     missing = k - len(centers)
     if missing == 0:
         return centers
-    copies = some_rows(pool, summary, missing, seed, "copies")
+    copies = some_rows(pool, summary, missing, request.seed, "copies")
     return np.concatenate([centers, copies])
 
 
-def _asked(
+def _call_for_centers(
     function: Callable[[NDArray[np.float32], int], Any],
     k: int,
     seed: int,
@@ -123,7 +162,7 @@ def _asked(
     while len(found) < k:
         sample = some_rows(pool, summary, size, seed, "sample", calls)
         missing = k - len(found)
-        more = _checked(function(sample, missing), missing, features)
+        more = _check_answer(function(sample, missing), missing, features)
         found = np.concatenate([found, more])
         calls, empty = calls + 1, 0 if len(more) else empty + 1
         if empty == 2:
@@ -133,7 +172,7 @@ def _asked(
     return project(found, summary.metric)
 
 
-def _checked(answer: Any, missing: int, features: int) -> NDArray[np.float32]:
+def _check_answer(answer: Any, missing: int, features: int) -> NDArray[np.float32]:
     try:
         with np.errstate(over="ignore"):  # found below
             rows = np.asarray(answer, np.float32)

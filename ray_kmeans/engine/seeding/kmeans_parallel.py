@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +14,7 @@ from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import without_direction
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.progress import Moved, nobody
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     ArrayField,
     PoolField,
@@ -20,6 +23,7 @@ from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     rows_in_any_order,
 )
 from ray_kmeans.engine.seeding.potential import SEEDING_METRIC
+from ray_kmeans.engine.worker import ShardWorker
 
 ROUNDS = 5
 OVERSAMPLING = 2
@@ -31,7 +35,7 @@ CHAIN_VALUES = 2**24
 
 
 def kmeans_parallel(
-    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = nobody
+    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = ignore
 ) -> NDArray[np.float32]:
     """Return up to k seeds by k-means|| (Bahmani et al., VLDB 2012).
 
@@ -46,11 +50,11 @@ def kmeans_parallel(
         moved(number)
         if field.total == 0:
             break
-        joined = np.concatenate(pool.ask("join", key, OVERSAMPLING * k / field.total))
+        joined = np.concatenate(pool.ask(ShardWorker.join, key, OVERSAMPLING * k / field.total))
         if len(joined):
             field.add(joined)
             candidates = np.concatenate([candidates, joined])
-    times = sum(pool.ask("nearest_counts", len(candidates)))
+    times = reduce(add, pool.ask(ShardWorker.nearest_counts, len(candidates)))
     return _recluster(candidates, times, summary, k, seed)
 
 
@@ -78,7 +82,7 @@ def _recluster(
 
 
 def markov_chains(
-    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = nobody
+    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = ignore
 ) -> NDArray[np.float32]:
     """Return k seeds by AFK-MC^2 (Bachem et al., Fast and provably good seedings, NIPS 2016).
 
@@ -109,7 +113,7 @@ def _proposals(
     numbers = (u * n).astype(np.int64)
     numbers[coin < 0.5] = field.numbers(u[coin < 0.5])
     ascending, places = np.unique(numbers, return_inverse=True)
-    parts, own = zip(*pool.ask("weights_at", ascending), strict=True)
+    parts, own = zip(*pool.ask(ShardWorker.weights_at, ascending), strict=True)
     weights, times = np.concatenate(parts)[places], np.concatenate(own)
     counted = times[places].astype(np.float64) if len(times) else np.ones(len(places))
     rows = rows_in_any_order(pool, numbers)

@@ -8,7 +8,7 @@ address, so the picks do not depend on who holds the rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +18,9 @@ from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import without_direction
 from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.potential import SEEDING_METRIC, in_order
+from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.kernels import Kernel
 
 
@@ -55,7 +57,7 @@ class PoolField:
         return float(in_order(self._blocks))
 
     def first(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
-        self._blocks = np.concatenate(self._pool.ask("chances"))
+        self._blocks = np.concatenate(self._pool.ask(ShardWorker.chances))
         if self.total == 0:  # no row has a direction
             return rows_in_any_order(self._pool, (u * self._summary.rows).astype(np.int64))
         return self.draw(u)
@@ -70,13 +72,13 @@ class PoolField:
         last = np.flatnonzero(self._blocks)[-1]
         blocks = np.minimum(np.searchsorted(sums, targets, side="right"), last)
         offsets = np.maximum(targets - (sums[blocks] - self._blocks[blocks]), 0.0)
-        return np.asarray(np.max(self._pool.ask("find", blocks, offsets), axis=0))
+        return np.asarray(np.max(self._pool.ask(ShardWorker.find, blocks, offsets), axis=0))
 
     def with_each(self, candidates: NDArray[np.float32]) -> NDArray[np.float64]:
-        return in_order(np.concatenate(self._pool.ask("potentials", candidates)))
+        return in_order(np.concatenate(self._pool.ask(ShardWorker.potentials, candidates)))
 
     def add(self, seeds: NDArray[np.float32]) -> None:
-        self._blocks = np.concatenate(self._pool.remember("weigh", seeds))
+        self._blocks = np.concatenate(self._pool.remember(ShardWorker.weigh, seeds))
 
 
 class ArrayField:
@@ -135,7 +137,7 @@ def plus_plus(
     seed: int,
     purpose: str,
     given: Sequence[NDArray[np.float32]] = (),
-    moved: Callable[[int], None] = lambda seeds: None,
+    moved: Moved = ignore,
 ) -> NDArray[np.float32]:
     """Return up to k seeds, (k, d), `given` ones first: fewer where no different rows are left.
 

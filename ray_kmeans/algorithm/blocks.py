@@ -1,0 +1,19 @@
+"""How many rows some blocks have: for those who plan blocks and for those who hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class HasRows(Protocol):
+    """A block, as far as its number of rows goes."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the block."""
+
+
+def rows_of(blocks: Iterable[HasRows]) -> int:
+    """Return the number of rows of some blocks, as those of a shard."""
+    return sum(block.rows for block in blocks)
