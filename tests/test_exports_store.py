@@ -221,7 +221,7 @@ class ExportContract:
         for name, data in foreign.items():
             publish.put(store.fs, f"{store._root}/{name}", data)
         output = LabelledOutput.at(f"{place[0]}/13", place[1])
-        with output.held() as held:
+        with output.take_lease() as held:
             held.finish(held.begin({}), Written([], np.zeros(2, np.int64)), {}, 0)
 
         clock.now = 101

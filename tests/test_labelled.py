@@ -247,7 +247,7 @@ def test_memory_output_needs_this_process_alone(monkeypatch):
 
 
 def test_an_output_survives_pickling(url):
-    with LabelledOutput.at(url, {}).held() as held:
+    with LabelledOutput.at(url, {}).take_lease() as held:
         parts = held.begin({}).parts
         parts.names()  # from now on it is open
 

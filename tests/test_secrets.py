@@ -158,7 +158,7 @@ def test_no_call_that_fails_tells_a_secret(client, outcome, said, tmp_path):
                 lambda: open_source(url.replace("x.npy", "*.npy"), storage_options=options),
                 lambda: estimator(f"{url}/model", options).fit(X, steps=1),
                 lambda: ExportDir.at(url, options).publish({"x": b""}),
-                LabelledOutput.at(url, options).held().__enter__,
+                LabelledOutput.at(url, options).take_lease().__enter__,
             ]
         for call in calls:
             fails(said, call)

@@ -93,7 +93,7 @@ class Coordinator:
         options: WorkerOptions,
     ) -> None:
         try:
-            with store.held(f"fit of {plan.num_clusters:,} clusters") as held:
+            with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
                 self._outcome = Outcome(self._fitted(plan, held, source, shards, options), None)
         except BaseException as error:
             if not isinstance(error, RayKMeansError):  # it loses its traceback on the way

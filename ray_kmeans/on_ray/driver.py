@@ -178,7 +178,7 @@ def _fit_from_here(
 ) -> FitState:
     """Fit with this process as the coordinator: it lives where others are killed."""
     emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
-    with store.held(f"fit of {plan.num_clusters:,} clusters") as held:
+    with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
         pool = RayPool(source, shards, plan.metric, options, emit)
         try:
             return run_fit(plan, pool, held, emit)

@@ -205,7 +205,7 @@ class LabelledOutput(publish.Place):
         return None if look.is_behind or to_tidy or not run.is_complete else run.there
 
     @contextmanager
-    def held(self, times: Times | None = None) -> Iterator[Held]:
+    def take_lease(self, times: Times | None = None) -> Iterator[Held]:
         """Give the right to write here, to one run at a time; BusyError where another has it."""
         place = publish.Place(self.url, self.storage_options)
         with Lease(place, uuid.uuid4().hex, "predict", times, LEASE) as lease:

@@ -50,7 +50,7 @@ class ModelDir(publish.Place):
     owner: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
     """Names the run that writes here; it stays the same in other processes of that run."""
     lease: Lease | None = field(default=None, compare=False)
-    """What gives this run the right to save here, where it has that; see `held`."""
+    """What gives this run the right to save here, where it has that; see `take_lease`."""
     known: set[str] = field(default_factory=set, compare=False)
     """The names of data that were there when this run came, and those that it gave."""
 
@@ -68,7 +68,7 @@ class ModelDir(publish.Place):
         return cls.at(url, config.storage_options, kept, skip)
 
     @contextmanager
-    def held(self, what: str, times: Times | None = None) -> Iterator[Held]:
+    def take_lease(self, what: str, times: Times | None = None) -> Iterator[Held]:
         """Give the right to save here, to one run at a time; BusyError where another has it."""
         lease = Lease(publish.Place(self.url, self.storage_options), self.owner, what, times)
         with ExitStack() as held:

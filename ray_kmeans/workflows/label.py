@@ -218,7 +218,7 @@ def write_labels(
     content = how.content(state, source, layout)
     done = output.complete(content, append)
     if done is None:
-        with output.held() as held, closing(Progress(config.progress)) as progress:
+        with output.take_lease() as held, closing(Progress(config.progress)) as progress:
             emit = tell_all([LogLines(), progress])
             labelling = Labelling(state, source, layout, config, how, emit)
             run = held.begin(content, append)
