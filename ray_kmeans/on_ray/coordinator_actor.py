@@ -14,7 +14,7 @@ import ray
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_loop import run_fit
-from ray_kmeans.engine.fit_plan import FitPlan, HeldStore, Store
+from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore, Store
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.engine.reached import Reached
 from ray_kmeans.engine.shard import Block
@@ -103,7 +103,7 @@ class Coordinator:
     def _fitted(
         self,
         plan: FitPlan,
-        held: HeldStore,
+        held: LeasedStore,
         source: list[Any],
         shards: Sequence[Sequence[Block]],
         options: WorkerOptions,

@@ -205,11 +205,11 @@ class LabelledOutput(publish.Place):
         return None if look.is_behind or to_tidy or not run.is_complete else run.there
 
     @contextmanager
-    def take_lease(self, times: Times | None = None) -> Iterator[Held]:
+    def take_lease(self, times: Times | None = None) -> Iterator[LeasedOutput]:
         """Give the right to write here, to one run at a time; BusyError where another has it."""
         place = publish.Place(self.url, self.storage_options)
         with Lease(place, uuid.uuid4().hex, "predict", times, LEASE) as lease:
-            yield Held(self, lease)
+            yield LeasedOutput(self, lease)
 
     def look(self) -> Look:
         """Return what is there."""
@@ -395,7 +395,7 @@ class LabelledOutput(publish.Place):
         return {path[begin:]: found[path]["size"] for path in sorted(found)}
 
 
-class Held:
+class LeasedOutput:
     """An output that one run alone may write to."""
 
     def __init__(self, output: LabelledOutput, lease: Lease) -> None:

@@ -68,7 +68,7 @@ class ModelDir(publish.Place):
         return cls.at(url, config.storage_options, kept, skip)
 
     @contextmanager
-    def take_lease(self, what: str, times: Times | None = None) -> Iterator[Held]:
+    def take_lease(self, what: str, times: Times | None = None) -> Iterator[LeasedModelDir]:
         """Give the right to save here, to one run at a time; BusyError where another has it."""
         lease = Lease(publish.Place(self.url, self.storage_options), self.owner, what, times)
         with ExitStack() as held:
@@ -76,7 +76,7 @@ class ModelDir(publish.Place):
             held.push(lease)
             with self.said(f"model_dir={self.shown!r} cannot be read"):
                 known = set(self._data())
-            yield Held(replace(self, lease=lease, known=known))
+            yield LeasedModelDir(replace(self, lease=lease, known=known))
 
     def latest(self) -> FitState | None:
         """Return the newest state; None where there is none.
@@ -337,7 +337,7 @@ class ModelDir(publish.Place):
             self.fs.rmdir(path)
 
 
-class Held:
+class LeasedModelDir:
     """A model's directory that one run alone may write to: each save makes sure of that."""
 
     def __init__(self, store: ModelDir) -> None:

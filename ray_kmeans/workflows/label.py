@@ -29,7 +29,7 @@ from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
-from ray_kmeans.store.labelled import Content, Counted, Held, LabelledOutput, Run, Written
+from ray_kmeans.store.labelled import Content, Counted, LabelledOutput, LeasedOutput, Run, Written
 from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
 from ray_kmeans.store.labelled_parts import Part
 from ray_kmeans.text import secrets
@@ -231,7 +231,11 @@ def write_labels(
 
 
 def _written(
-    labelling: Labelling, output: LabelledOutput, held: Held, run: Run, model: Mapping[str, Any]
+    labelling: Labelling,
+    output: LabelledOutput,
+    held: LeasedOutput,
+    run: Run,
+    model: Mapping[str, Any],
 ) -> Counted:
     """Write what is missing of an output, and last that it is complete."""
     if run.there is None:
