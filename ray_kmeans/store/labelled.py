@@ -96,7 +96,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Run:
+class LabelRun:
     """What one call adds to an output, or finds there."""
 
     parts: Parts
@@ -221,7 +221,7 @@ class LabelledOutput(publish.Place):
         is_there, is_behind = MANIFEST in sizes, manifests.is_behind()
         return Look(sizes, manifests.newest(), is_there, is_behind, sealed)
 
-    def plan(self, look: Look, content: Content, append: bool) -> Run:
+    def plan(self, look: Look, content: Content, append: bool) -> LabelRun:
         """Return what is to be done; StoreError where something else is there."""
         content = _as_json(content)
         found = _there(look.manifest, content, append)
@@ -233,9 +233,9 @@ class LabelledOutput(publish.Place):
         stamp = publish.sha256(marker)
         self._check_place(look, content, stamp)
         first = before.get("next_part", 0), before.get("rows", 0)
-        return Run(self._parts(content, stamp, first), content, marker, before)
+        return LabelRun(self._parts(content, stamp, first), content, marker, before)
 
-    def leftovers(self, look: Look, run: Run, *, at_end: bool) -> list[str]:
+    def leftovers(self, look: Look, run: LabelRun, *, at_end: bool) -> list[str]:
         """Return the files that runs have left which are over.
 
         `at_end`: this one is over as well, so that only its manifest and its parts are to stay.
@@ -298,7 +298,7 @@ class LabelledOutput(publish.Place):
         url, options = f"{self.url}{folder}", self.storage_options
         return Parts(url, options, stamp, *first, prefix=prefix, home=self.url)
 
-    def _again(self, look: Look, content: Content, number: int, parts: slice) -> Run:
+    def _again(self, look: Look, content: Content, number: int, parts: slice) -> LabelRun:
         """Return a run that was written before, with what is damaged of it."""
         manifest = look.manifest
         all_parts = [Part(**part) for part in manifest["parts"][parts]]
@@ -315,13 +315,13 @@ class LabelledOutput(publish.Place):
                 )
             rows = Counted(sum(each["rows"] for each in content["data"]), None)
             nowhere = Parts(self.url, self.storage_options)
-            return Run(nowhere, content, b"", manifest, rows, number)
+            return LabelRun(nowhere, content, b"", manifest, rows, number)
         run, before = manifest["runs"][number], manifest["runs"][:number]
         marker = _marker(content, before[-1]["stamp"] if before else "")
         first = run["first_part"], run["first_row"]
         place = self._parts(content, publish.sha256(marker), first, run["prefix"])
         rows = Counted(run["rows"], run["left_out"])
-        return Run(place, content, marker, manifest, rows, number, bad)
+        return LabelRun(place, content, marker, manifest, rows, number, bad)
 
     def _check_place(self, look: Look, content: Content, stamp: str) -> None:
         """Raise StoreError where parts are there that are neither of the output nor of this run."""
@@ -402,7 +402,7 @@ class LeasedOutput:
         self._output = output
         self._lease = lease
 
-    def begin(self, content: Content, append: bool = False) -> Run:
+    def begin(self, content: Content, append: bool = False) -> LabelRun:
         """Mark the place as being written, unless all of it is there.
 
         Raises StoreError where something else is there, or nothing can be written.
@@ -425,7 +425,9 @@ class LeasedOutput:
                 raise
         return run
 
-    def finish(self, run: Run, written: Written, model: Mapping[str, Any], numbers: int) -> Counted:
+    def finish(
+        self, run: LabelRun, written: Written, model: Mapping[str, Any], numbers: int
+    ) -> Counted:
         """Publish the manifest: from now on the output is complete.
 
         `numbers`: of parts that the run has named, whatever became of these.
@@ -455,7 +457,7 @@ class LeasedOutput:
         self._publish(run, manifest)
         return done
 
-    def mend(self, run: Run, parts: Sequence[Part]) -> Counted:
+    def mend(self, run: LabelRun, parts: Sequence[Part]) -> Counted:
         """Note parts that were written again, where they are not as they were before."""
         again = {part.name: asdict(part) for part in parts}
         before = run.before["parts"]
@@ -465,7 +467,7 @@ class LeasedOutput:
         assert run.there is not None
         return run.there
 
-    def _publish(self, run: Run, manifest: Mapping[str, Any] | None) -> None:
+    def _publish(self, run: LabelRun, manifest: Mapping[str, Any] | None) -> None:
         output = self._output
         with output.said(f"{output.shown!r} cannot be written"):
             self._lease.check()
@@ -481,7 +483,7 @@ class LeasedOutput:
             output.remove(output.leftovers(output.look(), run, at_end=True))
 
 
-def _name(run: Run) -> str:
+def _name(run: LabelRun) -> str:
     return names.marker_of(run.parts.stamp)
 
 

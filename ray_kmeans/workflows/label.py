@@ -29,7 +29,14 @@ from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
-from ray_kmeans.store.labelled import Content, Counted, LabelledOutput, LeasedOutput, Run, Written
+from ray_kmeans.store.labelled import (
+    Content,
+    Counted,
+    LabelledOutput,
+    LabelRun,
+    LeasedOutput,
+    Written,
+)
 from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
 from ray_kmeans.store.labelled_parts import Part
 from ray_kmeans.text import secrets
@@ -96,7 +103,7 @@ class Labelling:
     how: How
     emit: ev.Emit
 
-    def write(self, output: LabelledOutput, run: Run) -> tuple[Written, int]:
+    def write(self, output: LabelledOutput, run: LabelRun) -> tuple[Written, int]:
         """Write all that is missing; also return how many parts have a number."""
         runs = self._runs
         written = self._write_parts(run, runs)
@@ -109,7 +116,7 @@ class Labelling:
             written = Written(parts, written.counts, width)
         return written, len(runs)
 
-    def mend(self, output: LabelledOutput, run: Run) -> list[Part]:
+    def mend(self, output: LabelledOutput, run: LabelRun) -> list[Part]:
         """Write again what is damaged of a run that was complete, with all of its bundles."""
         runs = self._runs
         if not self.how.by_cluster:
@@ -135,7 +142,7 @@ class Labelling:
         """The blocks of each part."""
         return pieces_of(self.layout.blocks, self._together)
 
-    def _write_parts(self, run: Run, runs: list[Shard]) -> Written:
+    def _write_parts(self, run: LabelRun, runs: list[Shard]) -> Written:
         """Write the parts that are not there; the blocks of the others are not even read."""
         found: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)
@@ -150,7 +157,7 @@ class Labelling:
         return Written([found[index] for index in range(len(runs))], counts)
 
     def _label(
-        self, run: Run, runs: list[Shard], missing: list[int]
+        self, run: LabelRun, runs: list[Shard], missing: list[int]
     ) -> tuple[list[Part], NDArray[np.int64]]:
         """Write these parts; return them, and the rows of each label."""
         blocks = [block for index in missing for block in runs[index]]
@@ -234,7 +241,7 @@ def _written(
     labelling: Labelling,
     output: LabelledOutput,
     held: LeasedOutput,
-    run: Run,
+    run: LabelRun,
     model: Mapping[str, Any],
 ) -> Counted:
     """Write what is missing of an output, and last that it is complete."""
