@@ -44,7 +44,7 @@ class Span:
 
 
 @dataclass
-class Run:
+class RunRecord:
     """The record of a run. Times are in seconds; what is not known yet is 0 or empty."""
 
     began: str
@@ -72,14 +72,14 @@ class Run:
         return json.dumps({"version": VERSION, **asdict(self)}).encode()
 
     @staticmethod
-    def parse(data: bytes) -> Run | None:
+    def parse(data: bytes) -> RunRecord | None:
         """Return the record of a run, or None for one of a later version or none at all."""
         try:
             found: dict[str, Any] = json.loads(data)
             if found.pop("version") != VERSION:
                 return None
             spans = [Span(**span) for span in found.pop("spans")]
-            return Run(spans=spans, **found)
+            return RunRecord(spans=spans, **found)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
@@ -100,7 +100,7 @@ class Journal:
         now = datetime.now(timezone.utc)
         self._publish = publish
         self._name = f"{FOLDER}/{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json"
-        self._run = Run(now.isoformat(timespec="seconds"))
+        self._run = RunRecord(now.isoformat(timespec="seconds"))
 
     def __call__(self, event: ev.Event) -> None:
         run = self._run
