@@ -118,7 +118,7 @@ class LabelRun:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenParts:
     """What a run has written."""
 
     parts: Sequence[Part]
@@ -426,7 +426,7 @@ class LeasedOutput:
         return run
 
     def finish(
-        self, run: LabelRun, written: Written, model: Mapping[str, Any], numbers: int
+        self, run: LabelRun, written: WrittenParts, model: Mapping[str, Any], numbers: int
     ) -> Counted:
         """Publish the manifest: from now on the output is complete.
 

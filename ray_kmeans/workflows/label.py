@@ -35,7 +35,7 @@ from ray_kmeans.store.labelled import (
     LabelledOutput,
     LabelRun,
     LeasedOutput,
-    Written,
+    WrittenParts,
 )
 from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
 from ray_kmeans.store.labelled_parts import Part
@@ -103,7 +103,7 @@ class Labelling:
     how: How
     emit: ev.Emit
 
-    def write(self, output: LabelledOutput, run: LabelRun) -> tuple[Written, int]:
+    def write(self, output: LabelledOutput, run: LabelRun) -> tuple[WrittenParts, int]:
         """Write all that is missing; also return how many parts have a number."""
         runs = self._runs
         written = self._write_parts(run, runs)
@@ -113,7 +113,7 @@ class Labelling:
             files = place.done(bundles)
             files |= self._gather(place, [b for b in bundles if b[0] not in files], width, runs)
             parts = [part for bundle in bundles for part in files[bundle[0]]]
-            written = Written(parts, written.counts, width)
+            written = WrittenParts(parts, written.counts, width)
         return written, len(runs)
 
     def mend(self, output: LabelledOutput, run: LabelRun) -> list[Part]:
@@ -142,7 +142,7 @@ class Labelling:
         """The blocks of each part."""
         return pieces_of(self.layout.blocks, self._together)
 
-    def _write_parts(self, run: LabelRun, runs: list[Shard]) -> Written:
+    def _write_parts(self, run: LabelRun, runs: list[Shard]) -> WrittenParts:
         """Write the parts that are not there; the blocks of the others are not even read."""
         found: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)
@@ -154,7 +154,7 @@ class Labelling:
             new, more = self._label(run, runs, missing)
             found |= dict(zip(missing, new, strict=True))
             counts += more
-        return Written([found[index] for index in range(len(runs))], counts)
+        return WrittenParts([found[index] for index in range(len(runs))], counts)
 
     def _label(
         self, run: LabelRun, runs: list[Shard], missing: list[int]
