@@ -70,7 +70,7 @@ from ray_kmeans.text.secrets import redacted
 
 log = logging.getLogger("ray_kmeans")
 
-Content = Mapping[str, Any]
+OutputSpec = Mapping[str, Any]
 """What an output is of, as JSON: two runs that agree in it write the same rows."""
 
 WORDS = {
@@ -101,7 +101,7 @@ class LabelRun:
 
     parts: Parts
     """Where the workers write it."""
-    content: Content
+    content: OutputSpec
     marker: bytes
     before: Mapping[str, Any]
     """The manifest of what is there already; empty where nothing is."""
@@ -189,7 +189,7 @@ class LabelledOutput(publish.Place):
         """Return the place under a URL that means the same in every process."""
         return cls(publish.absolute(url), storage_options)
 
-    def complete(self, content: Content, append: bool = False) -> Counted | None:
+    def complete(self, content: OutputSpec, append: bool = False) -> Counted | None:
         """Return what is there where that is all of it, whole by its hashes; None where it is not.
 
         Nothing is touched. Raises StoreError where something else is there; but what a run has
@@ -221,7 +221,7 @@ class LabelledOutput(publish.Place):
         is_there, is_behind = MANIFEST in sizes, manifests.is_behind()
         return Look(sizes, manifests.newest(), is_there, is_behind, sealed)
 
-    def plan(self, look: Look, content: Content, append: bool) -> LabelRun:
+    def plan(self, look: Look, content: OutputSpec, append: bool) -> LabelRun:
         """Return what is to be done; StoreError where something else is there."""
         content = _as_json(content)
         found = _there(look.manifest, content, append)
@@ -291,14 +291,14 @@ class LabelledOutput(publish.Place):
         return Manifests(self.url, self.storage_options)
 
     def _parts(
-        self, content: Content, stamp: str, first: tuple[int, int], prefix: str = ""
+        self, content: OutputSpec, stamp: str, first: tuple[int, int], prefix: str = ""
     ) -> Parts:
         folder = f"/{names.working_of(stamp)}" if content.get("by_cluster") else ""
         prefix = prefix or names.prefix_of(stamp)
         url, options = f"{self.url}{folder}", self.storage_options
         return Parts(url, options, stamp, *first, prefix=prefix, home=self.url)
 
-    def _again(self, look: Look, content: Content, number: int, parts: slice) -> LabelRun:
+    def _again(self, look: Look, content: OutputSpec, number: int, parts: slice) -> LabelRun:
         """Return a run that was written before, with what is damaged of it."""
         manifest = look.manifest
         all_parts = [Part(**part) for part in manifest["parts"][parts]]
@@ -323,7 +323,7 @@ class LabelledOutput(publish.Place):
         rows = Counted(run["rows"], run["left_out"])
         return LabelRun(place, content, marker, manifest, rows, number, bad)
 
-    def _check_place(self, look: Look, content: Content, stamp: str) -> None:
+    def _check_place(self, look: Look, content: OutputSpec, stamp: str) -> None:
         """Raise StoreError where parts are there that are neither of the output nor of this run."""
         for marker, parts in look.cut_off.items():
             if marker == names.marker_of(stamp):
@@ -354,7 +354,7 @@ class LabelledOutput(publish.Place):
             return False
         return is_of_run(data, run) if name.endswith(".parquet") else bool(unsealed(data))
 
-    def _before(self, look: Look, content: Content, append: bool) -> Mapping[str, Any]:
+    def _before(self, look: Look, content: OutputSpec, append: bool) -> Mapping[str, Any]:
         """Return the manifest that this run adds to; raises StoreError where it must not."""
         found = look.manifest
         if not append:
@@ -402,7 +402,7 @@ class LeasedOutput:
         self._output = output
         self._lease = lease
 
-    def begin(self, content: Content, append: bool = False) -> LabelRun:
+    def begin(self, content: OutputSpec, append: bool = False) -> LabelRun:
         """Mark the place as being written, unless all of it is there.
 
         Raises StoreError where something else is there, or nothing can be written.
@@ -487,18 +487,20 @@ def _name(run: LabelRun) -> str:
     return names.marker_of(run.parts.stamp)
 
 
-def _as_json(content: Content) -> dict[str, Any]:
+def _as_json(content: OutputSpec) -> dict[str, Any]:
     """Return a content as it is when it was written and read."""
     found: dict[str, Any] = json.loads(json.dumps(content))
     return found
 
 
-def _marker(content: Content, after: str) -> bytes:
+def _marker(content: OutputSpec, after: str) -> bytes:
     """Return what marks a place while this is written there, after the run with that stamp."""
     return publish.seal({"of": content, "after": after})
 
 
-def _there(manifest: Mapping[str, Any], content: Content, append: bool) -> tuple[int, slice] | None:
+def _there(
+    manifest: Mapping[str, Any], content: OutputSpec, append: bool
+) -> tuple[int, slice] | None:
     """Return which run of an output has written this, and which parts; None where none has.
 
     With append, all runs together (-1) may have, by the files of the data.
@@ -523,16 +525,16 @@ def _keys(data: Sequence[Any]) -> set[str]:
     return {json.dumps(each, sort_keys=True) for each in data}
 
 
-def _but_data(content: Content) -> dict[str, Any]:
+def _but_data(content: OutputSpec) -> dict[str, Any]:
     return {**content, "data": None, "blocks": None}
 
 
-def _said(manifest: Mapping[str, Any], content: Content, **instead: Any) -> Content:
+def _said(manifest: Mapping[str, Any], content: OutputSpec, **instead: Any) -> OutputSpec:
     """Return what an output says it is of; versions before did not say which columns rows have."""
     return {"features": content.get("features"), **manifest["of"], **instead}
 
 
-def _differing(one: Content, other: Content) -> str:
+def _differing(one: OutputSpec, other: OutputSpec) -> str:
     """Say in what two contents differ; empty where they do not."""
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return ", ".join(WORDS.get(key, key) for key in keys)

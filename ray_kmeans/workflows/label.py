@@ -30,11 +30,11 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.store.labelled import (
-    Content,
     Counted,
     LabelledOutput,
     LabelRun,
     LeasedOutput,
+    OutputSpec,
     WrittenParts,
 )
 from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
@@ -80,7 +80,7 @@ class How:
         there = before.kept_schema(self.keep_columns) if before else None
         return replace(self, kept=kept if there is None else held_by(there, kept))
 
-    def content(self, state: FitState, source: Source, layout: Layout) -> Content:
+    def content(self, state: FitState, source: Source, layout: Layout) -> OutputSpec:
         """Return what the output is of."""
         return {
             "model": [digest(state.centers), state.metric, *state.shift],
