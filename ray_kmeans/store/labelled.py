@@ -87,7 +87,7 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Counted:
+class RowCounts:
     """The rows that a run has written."""
 
     rows: int
@@ -105,7 +105,7 @@ class LabelRun:
     marker: bytes
     before: Mapping[str, Any]
     """The manifest of what is there already; empty where nothing is."""
-    there: Counted | None = None
+    there: RowCounts | None = None
     """What is in that manifest already of all that this call wants; None: nothing is."""
     number: int = -1
     """Which run of the manifest has written it; -1: several."""
@@ -129,7 +129,7 @@ class WrittenParts:
 
 
 @dataclass(frozen=True)
-class Look:
+class OutputSnapshot:
     """What is at a place, at one time."""
 
     sizes: Mapping[str, int]
@@ -189,7 +189,7 @@ class LabelledOutput(publish.Place):
         """Return the place under a URL that means the same in every process."""
         return cls(publish.absolute(url), storage_options)
 
-    def complete(self, content: OutputSpec, append: bool = False) -> Counted | None:
+    def complete(self, content: OutputSpec, append: bool = False) -> RowCounts | None:
         """Return what is there where that is all of it, whole by its hashes; None where it is not.
 
         Nothing is touched. Raises StoreError where something else is there; but what a run has
@@ -211,7 +211,7 @@ class LabelledOutput(publish.Place):
         with Lease(place, uuid.uuid4().hex, "predict", times, LEASE) as lease:
             yield LeasedOutput(self, lease)
 
-    def look(self) -> Look:
+    def look(self) -> OutputSnapshot:
         """Return what is there."""
         sizes = self._sizes()
         manifests = self.manifests
@@ -219,9 +219,9 @@ class LabelledOutput(publish.Place):
         markers = {name: unsealed(manifests.read(name)) for name in found}
         sealed = {name: marker for name, marker in markers.items() if marker}
         is_there, is_behind = MANIFEST in sizes, manifests.is_behind()
-        return Look(sizes, manifests.newest(), is_there, is_behind, sealed)
+        return OutputSnapshot(sizes, manifests.newest(), is_there, is_behind, sealed)
 
-    def plan(self, look: Look, content: OutputSpec, append: bool) -> LabelRun:
+    def plan(self, look: OutputSnapshot, content: OutputSpec, append: bool) -> LabelRun:
         """Return what is to be done; StoreError where something else is there."""
         content = _as_json(content)
         found = _there(look.manifest, content, append)
@@ -235,7 +235,7 @@ class LabelledOutput(publish.Place):
         first = before.get("next_part", 0), before.get("rows", 0)
         return LabelRun(self._parts(content, stamp, first), content, marker, before)
 
-    def leftovers(self, look: Look, run: LabelRun, *, at_end: bool) -> list[str]:
+    def leftovers(self, look: OutputSnapshot, run: LabelRun, *, at_end: bool) -> list[str]:
         """Return the files that runs have left which are over.
 
         `at_end`: this one is over as well, so that only its manifest and its parts are to stay.
@@ -298,7 +298,9 @@ class LabelledOutput(publish.Place):
         url, options = f"{self.url}{folder}", self.storage_options
         return Parts(url, options, stamp, *first, prefix=prefix, home=self.url)
 
-    def _again(self, look: Look, content: OutputSpec, number: int, parts: slice) -> LabelRun:
+    def _again(
+        self, look: OutputSnapshot, content: OutputSpec, number: int, parts: slice
+    ) -> LabelRun:
         """Return a run that was written before, with what is damaged of it."""
         manifest = look.manifest
         all_parts = [Part(**part) for part in manifest["parts"][parts]]
@@ -313,17 +315,17 @@ class LabelledOutput(publish.Place):
                     f"missing or damaged ({bad[0].name}). Run again, without append, into another "
                     "place."
                 )
-            rows = Counted(sum(each["rows"] for each in content["data"]), None)
+            rows = RowCounts(sum(each["rows"] for each in content["data"]), None)
             nowhere = Parts(self.url, self.storage_options)
             return LabelRun(nowhere, content, b"", manifest, rows, number)
         run, before = manifest["runs"][number], manifest["runs"][:number]
         marker = _marker(content, before[-1]["stamp"] if before else "")
         first = run["first_part"], run["first_row"]
         place = self._parts(content, publish.sha256(marker), first, run["prefix"])
-        rows = Counted(run["rows"], run["left_out"])
+        rows = RowCounts(run["rows"], run["left_out"])
         return LabelRun(place, content, marker, manifest, rows, number, bad)
 
-    def _check_place(self, look: Look, content: OutputSpec, stamp: str) -> None:
+    def _check_place(self, look: OutputSnapshot, content: OutputSpec, stamp: str) -> None:
         """Raise StoreError where parts are there that are neither of the output nor of this run."""
         for marker, parts in look.cut_off.items():
             if marker == names.marker_of(stamp):
@@ -354,7 +356,7 @@ class LabelledOutput(publish.Place):
             return False
         return is_of_run(data, run) if name.endswith(".parquet") else bool(unsealed(data))
 
-    def _before(self, look: Look, content: OutputSpec, append: bool) -> Mapping[str, Any]:
+    def _before(self, look: OutputSnapshot, content: OutputSpec, append: bool) -> Mapping[str, Any]:
         """Return the manifest that this run adds to; raises StoreError where it must not."""
         found = look.manifest
         if not append:
@@ -427,14 +429,14 @@ class LeasedOutput:
 
     def finish(
         self, run: LabelRun, written: WrittenParts, model: Mapping[str, Any], numbers: int
-    ) -> Counted:
+    ) -> RowCounts:
         """Publish the manifest: from now on the output is complete.
 
         `numbers`: of parts that the run has named, whatever became of these.
         """
         before = run.before
         rows = sum(part.rows for part in written.parts)
-        done = Counted(rows, rows - int(written.counts.sum()))
+        done = RowCounts(rows, rows - int(written.counts.sum()))
         total = before.get("rows", 0) + rows
         counts = written.counts + np.asarray(before.get("clusters", 0))
         parts = run.parts
@@ -457,7 +459,7 @@ class LeasedOutput:
         self._publish(run, manifest)
         return done
 
-    def mend(self, run: LabelRun, parts: Sequence[Part]) -> Counted:
+    def mend(self, run: LabelRun, parts: Sequence[Part]) -> RowCounts:
         """Note parts that were written again, where they are not as they were before."""
         again = {part.name: asdict(part) for part in parts}
         before = run.before["parts"]

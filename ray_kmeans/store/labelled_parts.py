@@ -29,7 +29,7 @@ DISTINCT = (ROW, "distance", "second_distance")
 READ_AT_ONCE = 8
 SUCCESSOR = "run of another model, other data or other flags"
 
-Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
+LabelCounts = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Labels, and how many rows have each."""
 
 
@@ -131,7 +131,7 @@ class Parts(publish.Place):
         """Return which part of the run has this name, in whatever folder."""
         return int(name[-16:-8]) - self.first_part
 
-    def there(self, runs: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Part, Counts]]:
+    def there(self, runs: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Part, LabelCounts]]:
         """Yield the index, the part and the labels of each run of blocks that is there and whole.
 
         A part is read back, not believed: its hash and the rows of its clusters would otherwise
@@ -169,7 +169,7 @@ class Parts(publish.Place):
                     raise
         raise LeaseLostError(self._output.shown, SUCCESSOR)
 
-    def _look(self, index: int, blocks: Sequence[Any]) -> tuple[Part, Counts] | None:
+    def _look(self, index: int, blocks: Sequence[Any]) -> tuple[Part, LabelCounts] | None:
         name = self._name(index)
         data = self.read(name)
         body = data[: -8 - int.from_bytes(data[-8:-4], "little")]

@@ -30,11 +30,11 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.store.labelled import (
-    Counted,
     LabelledOutput,
     LabelRun,
     LeasedOutput,
     OutputSpec,
+    RowCounts,
     WrittenParts,
 )
 from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
@@ -207,7 +207,7 @@ def write_labels(
     second: bool = False,
     by_cluster: bool = False,
     append: bool = False,
-) -> Counted:
+) -> RowCounts:
     """Write label and distance of every row, by the workers; return how many rows there are.
 
     What a run that was cut off has written stays, and only the rest is. `second`: also the
@@ -243,7 +243,7 @@ def _written(
     held: LeasedOutput,
     run: LabelRun,
     model: Mapping[str, Any],
-) -> Counted:
+) -> RowCounts:
     """Write what is missing of an output, and last that it is complete."""
     if run.there is None:
         written, numbers = labelling.write(output, run)
