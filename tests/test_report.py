@@ -702,7 +702,7 @@ def test_a_missing_package_is_said_with_the_line_that_installs_it(model, tmp_pat
     assert ended.returncode == 2
     assert "\nerror: a report needs matplotlib and jinja2" in ended.stderr
     assert package in ended.stderr.split("(")[1]
-    assert ended.stderr.endswith("RunRecord in a clone of ray-kmeans: pip install '.[report]'.\n")
+    assert ended.stderr.endswith("Run in a clone of ray-kmeans: pip install '.[report]'.\n")
 
 
 def test_the_command_makes_the_page_and_says_where_it_is(model, data, page, tmp_path, capsys):
