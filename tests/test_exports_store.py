@@ -92,9 +92,9 @@ class ExportContract:
         }
 
     def test_a_second_that_is_taken_gives_the_next_free_number(self, store, seen, numbers):
-        publish.put(store.fs, f"{store._root}/{NOW}/foreign", b"mine")
-        publish.put(store.fs, f"{store._root}/{NOW + 1}", b"a file")
-        publish.put(store.fs, f"{store._root}/{NOW + 3}/foreign", b"mine")
+        publish.put(store.fs, f"{store.path}/{NOW}/foreign", b"mine")
+        publish.put(store.fs, f"{store.path}/{NOW + 1}", b"a file")
+        publish.put(store.fs, f"{store.path}/{NOW + 3}/foreign", b"mine")
 
         urls = [store.publish({"a": str(i).encode()}) for i in range(2)]
 
@@ -219,7 +219,7 @@ class ExportContract:
             "readme": b"",
         }
         for name, data in foreign.items():
-            publish.put(store.fs, f"{store._root}/{name}", data)
+            publish.put(store.fs, f"{store.path}/{name}", data)
         output = LabelledOutput.at(f"{place[0]}/13", place[1])
         with output.take_lease() as held:
             held.finish(held.begin({}), WrittenParts([], np.zeros(2, np.int64)), {}, 0)
@@ -236,7 +236,7 @@ class ExportContract:
         store.publish(FILES)
         names = [f"{NOW}/notes.txt", f"{NOW}/assets.extra/mine", f"{NOW}/x.abc.partial"]
         for name in names:
-            publish.put(store.fs, f"{store._root}/{name}", b"mine")
+            publish.put(store.fs, f"{store.path}/{name}", b"mine")
         clock.now += 1
 
         store.publish(FILES, keep=1)

@@ -263,7 +263,7 @@ class LabelledOutput(publish.Place):
             parts = self.manifests.newest().get("parts")
             if not parts:
                 return None
-            with self.fs.open(f"{self._root}/{parts[0]['name']}") as file:
+            with self.fs.open(f"{self.path}/{parts[0]['name']}") as file:
                 schema = pq.read_schema(file)
         if not set(names) <= set(schema.names):
             return None
@@ -274,7 +274,7 @@ class LabelledOutput(publish.Place):
 
         def remove(name: str) -> None:
             with contextlib.suppress(FileNotFoundError):  # its writer lives, and has published it
-                self.fs.rm_file(f"{self._root}/{name}")
+                self.fs.rm_file(f"{self.path}/{name}")
 
         markers = [name for name in found if name.startswith("_unfinished")]
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
@@ -282,7 +282,7 @@ class LabelledOutput(publish.Place):
         for folder in {name.partition("/")[0] for name in found if name.startswith("_by_cluster")}:
             if self.is_protocol("file"):
                 with contextlib.suppress(OSError):  # something of others is in it
-                    os.rmdir(f"{self._root}/{folder}")
+                    os.rmdir(f"{self.path}/{folder}")
         for name in markers:
             remove(name)
 
@@ -390,10 +390,10 @@ class LabelledOutput(publish.Place):
         """Return the sizes of all files, by their names from the root on."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.find(self._root, detail=True)
+            found = self.fs.find(self.path, detail=True)
         except FileNotFoundError:
             return {}
-        begin = len(self._root) + 1
+        begin = len(self.path) + 1
         return {path[begin:]: found[path]["size"] for path in sorted(found)}
 
 

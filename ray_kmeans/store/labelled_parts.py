@@ -94,7 +94,7 @@ class Parts(publish.Place):
         named = {part["name"] for part in self._output.newest().get("parts", ())}
         if self.url != self.home or name not in named:
             with contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(f"{self._root}/{name}")
+                self.fs.rm_file(f"{self.path}/{name}")
 
     def write(
         self,
@@ -150,7 +150,7 @@ class Parts(publish.Place):
         self.fs.invalidate_cache()
         with self.said(f"{self.shown!r} cannot be read"):
             try:
-                found = self.fs.ls(self._root, detail=False)
+                found = self.fs.ls(self.path, detail=False)
             except FileNotFoundError:
                 return set()
         return {str(path).rsplit("/", 1)[-1] for path in found}
@@ -163,7 +163,7 @@ class Parts(publish.Place):
         """Return what was written under a name; an error where it is gone."""
         with self.said(f"{self.shown!r} cannot be read"):
             try:
-                return bytes(self.fs.cat_file(f"{self._root}/{name}"))
+                return bytes(self.fs.cat_file(f"{self.path}/{name}"))
             except FileNotFoundError:
                 if self._may_write():
                     raise
