@@ -17,7 +17,8 @@ from ray_kmeans.errors import ConfigError, NoDataError, StoreError
 from ray_kmeans.export import directory
 from ray_kmeans.export.directory import MANIFEST, ExportDir, assets
 from ray_kmeans.io import publish
-from ray_kmeans.store.labelled import LabelledOutput, WrittenParts
+from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled_writer import WrittenParts, lease_output
 from tests.servers import s3_server
 
 FILES = {"saved_model.pb": b"graph", "variables/data-0": b"\x00\xff" * 9, "assets.extra/a/b": b""}
@@ -221,7 +222,7 @@ class ExportContract:
         for name, data in foreign.items():
             publish.put(store.fs, f"{store.path}/{name}", data)
         output = LabelledOutput.at(f"{place[0]}/13", place[1])
-        with output.take_lease() as held:
+        with lease_output(output) as held:
             held.finish(held.begin({}), WrittenParts([], np.zeros(2, np.int64)), {}, 0)
 
         clock.now = 101

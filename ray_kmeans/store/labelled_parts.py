@@ -191,7 +191,9 @@ class Parts(publish.Place):
         return f"{self.prefix}{self.first_part + index:08d}.parquet"
 
 
-def damaged(place: publish.Place, parts: Sequence[Part], sizes: Mapping[str, int]) -> list[Part]:
+def find_damaged(
+    place: publish.Place, parts: Sequence[Part], sizes: Mapping[str, int]
+) -> list[Part]:
     """Return those parts that are not there as they were written, by their size and their hash.
 
     `sizes`: of all files of the place, by name.

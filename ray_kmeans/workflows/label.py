@@ -29,16 +29,11 @@ from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
-from ray_kmeans.store.labelled import (
-    LabelledOutput,
-    LabelRun,
-    LeasedOutput,
-    OutputSpec,
-    RowCounts,
-    WrittenParts,
-)
+from ray_kmeans.store.labelled import LabelledOutput, LabelRun, RowCounts
 from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
 from ray_kmeans.store.labelled_parts import Part
+from ray_kmeans.store.labelled_spec import OutputSpec
+from ray_kmeans.store.labelled_writer import LeasedOutput, WrittenParts, lease_output
 from ray_kmeans.text import secrets
 from ray_kmeans.workflows.plan import check_reachable, open_pool
 from ray_kmeans.workflows.validation import check_features
@@ -223,9 +218,9 @@ def write_labels(
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
     how = How(tuple(keep_columns), second, by_cluster).of(source, output if append else None)
     content = how.content(state, source, layout)
-    done = output.complete(content, append)
+    done = output.find_complete(content, append)
     if done is None:
-        with output.take_lease() as held, closing(Progress(config.progress)) as progress:
+        with lease_output(output) as held, closing(Progress(config.progress)) as progress:
             emit = tell_all([LogLines(), progress])
             labelling = Labelling(state, source, layout, config, how, emit)
             run = held.begin(content, append)
