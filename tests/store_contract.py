@@ -283,7 +283,7 @@ class ModelDirContract:
         assert store.checkpoints() == []
 
         for run in range(3):
-            with store.held("fit") as held:
+            with store.take_lease("fit") as held:
                 for iteration in range(4):
                     held.save(state_at(4 * run + iteration))
 

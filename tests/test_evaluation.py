@@ -19,9 +19,10 @@ from ray_kmeans import (
 )
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows import evaluate
 from ray_kmeans.workflows.evaluate import evaluate_on
-from ray_kmeans.workflows.explain import LABEL_BYTES, in_units
+from ray_kmeans.workflows.explain import LABEL_BYTES
 from tests.files import put_table
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -177,9 +178,9 @@ def test_explain_prints_the_plan_and_runs_nothing(places, command, tmp_path, cap
 
     shown = capsys.readouterr().out
     assert "300 rows x 4 features, 4.7 KiB as float32; 1 file, 5 blocks" in shown
-    assert f"each worker gets {in_units(11 * 4 * 4)} of centers" in shown
+    assert f"each worker gets {format_bytes(11 * 4 * 4)} of centers" in shown
     moved = LABEL_BYTES * 300 if command == "predict" else 8 * (11 * 4 + 11)
-    assert in_units(moved) in shown.splitlines()[-1]
+    assert format_bytes(moved) in shown.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,8 @@ from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import BudgetError
-from ray_kmeans.workflows.explain import explain, in_units
+from ray_kmeans.text.quantities import format_bytes
+from ray_kmeans.workflows.explain import explain
 from tests.files import put_array, put_table
 
 HERE = {"num_workers": 0, "cpus_per_worker": 1}
@@ -42,8 +43,8 @@ def test_a_plan_tells_the_bytes_that_are_promised(numbers):
     text = explain(layout, 50, config, None)
 
     promised = Footprint(50).of(split(layout.blocks, 1)[0])
-    assert f"{in_units(promised)} in a worker at most" in text
-    assert f"{in_units(WORKER_BASE_BYTES)} of it before any row; it may hold 10.0 GiB" in text
+    assert f"{format_bytes(promised)} in a worker at most" in text
+    assert f"{format_bytes(WORKER_BASE_BYTES)} of it before any row; it may hold 10.0 GiB" in text
 
 
 @pytest.mark.parametrize(

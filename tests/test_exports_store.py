@@ -17,7 +17,8 @@ from ray_kmeans.errors import ConfigError, NoDataError, StoreError
 from ray_kmeans.export import directory
 from ray_kmeans.export.directory import MANIFEST, ExportDir, assets
 from ray_kmeans.io import publish
-from ray_kmeans.store.labelled import LabelledOutput, Written
+from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled_writer import WrittenParts, lease_output
 from tests.servers import s3_server
 
 FILES = {"saved_model.pb": b"graph", "variables/data-0": b"\x00\xff" * 9, "assets.extra/a/b": b""}
@@ -92,9 +93,9 @@ class ExportContract:
         }
 
     def test_a_second_that_is_taken_gives_the_next_free_number(self, store, seen, numbers):
-        publish.put(store.fs, f"{store._root}/{NOW}/foreign", b"mine")
-        publish.put(store.fs, f"{store._root}/{NOW + 1}", b"a file")
-        publish.put(store.fs, f"{store._root}/{NOW + 3}/foreign", b"mine")
+        publish.put(store.fs, f"{store.path}/{NOW}/foreign", b"mine")
+        publish.put(store.fs, f"{store.path}/{NOW + 1}", b"a file")
+        publish.put(store.fs, f"{store.path}/{NOW + 3}/foreign", b"mine")
 
         urls = [store.publish({"a": str(i).encode()}) for i in range(2)]
 
@@ -219,10 +220,10 @@ class ExportContract:
             "readme": b"",
         }
         for name, data in foreign.items():
-            publish.put(store.fs, f"{store._root}/{name}", data)
+            publish.put(store.fs, f"{store.path}/{name}", data)
         output = LabelledOutput.at(f"{place[0]}/13", place[1])
-        with output.held() as held:
-            held.finish(held.begin({}), Written([], np.zeros(2, np.int64)), {}, 0)
+        with lease_output(output) as held:
+            held.finish(held.begin({}), WrittenParts([], np.zeros(2, np.int64)), {}, 0)
 
         clock.now = 101
         store.publish(FILES, keep=1)
@@ -236,7 +237,7 @@ class ExportContract:
         store.publish(FILES)
         names = [f"{NOW}/notes.txt", f"{NOW}/assets.extra/mine", f"{NOW}/x.abc.partial"]
         for name in names:
-            publish.put(store.fs, f"{store._root}/{name}", b"mine")
+            publish.put(store.fs, f"{store.path}/{name}", b"mine")
         clock.now += 1
 
         store.publish(FILES, keep=1)

@@ -51,7 +51,7 @@ def sleepy(call):
 store = ModelDir.at(url, options, keep)
 times = Times(beat_s=0.05, lease_s=0.5, poll_s=0.05)
 try:
-    with store.held("fit", times) as held:
+    with store.take_lease("fit", times) as held:
         for iteration in (1, 2):
             held.save(state_at(iteration, data="slept"))
         home, name = point.rstrip(">").split(".")
@@ -122,7 +122,7 @@ class Sleeper:
 
 def go_on_and_finish(store):
     """Be the run that takes over: it goes on from the newest state, and finishes."""
-    with store.held("fit", QUICK) as held:
+    with store.take_lease("fit", QUICK) as held:
         assert held.latest().iteration in (2, 3, 4)
         for iteration in range(3, 11):
             held.save(state_at(iteration, data="finished"))
@@ -158,7 +158,7 @@ def test_so_it_is_where_the_lease_was_deleted_by_hand(tmp_path, point):
     assert said.startswith("LeaseLostError")
     assert_same(store.latest(), state_at(10, data="finished"))
 
-    with store.held("fit", QUICK) as held:
+    with store.take_lease("fit", QUICK) as held:
         held.save(state_at(11))
     assert_same(store.latest(), state_at(11))
 
@@ -173,11 +173,11 @@ def test_so_it_is_where_all_was_deleted_and_another_run_began_anew(tmp_path, poi
     place = publish.Place(str(tmp_path / "model"), {})
     store = ModelDir.at(place.url, {}, 3)
     for _ in range(epochs):
-        with store.held("fit", QUICK) as held:
+        with store.take_lease("fit", QUICK) as held:
             held.save(state_at(0))
     with Sleeper(place, 3, *POINTS[point]) as sleeper:
         shutil.rmtree(place.url)
-        with store.held("fit", QUICK) as held:
+        with store.take_lease("fit", QUICK) as held:
             for iteration in range(11):
                 held.save(state_at(iteration, data="finished"))
         before = store.checkpoints()
@@ -192,7 +192,7 @@ def test_a_lease_never_has_an_epoch_of_a_checkpoint_that_is_there(tmp_path):
     store = ModelDir.at(str(tmp_path), {}, 5)
     epochs = []
     for iteration in range(4):
-        with store.held("fit", QUICK) as held:
+        with store.take_lease("fit", QUICK) as held:
             epochs.append(int(held.save(state_at(iteration)).rpartition("/")[2][:8]))
         assert_same(store.latest(), state_at(iteration))
         shutil.rmtree(tmp_path / "lease", ignore_errors=True)
@@ -206,7 +206,7 @@ def test_a_claim_without_a_checkpoint_counts_too(tmp_path):
     claim.parent.mkdir(parents=True)
     claim.write_text("")
 
-    with ModelDir.at(str(tmp_path), {}, 5).held("fit", QUICK) as held:
+    with ModelDir.at(str(tmp_path), {}, 5).take_lease("fit", QUICK) as held:
         assert held.save(state_at(1)).endswith("/00000007-00000003-iteration-1.json")
 
 
@@ -217,7 +217,7 @@ def test_checkpoints_of_versions_without_epochs_are_older_than_all_others(tmp_pa
     old = new.with_name("00000099-iteration-1.json")
     new.rename(old)
 
-    with store.held("fit", QUICK) as held:
+    with store.take_lease("fit", QUICK) as held:
         assert_same(held.latest(), state_at(1))
         held.save(state_at(2))
 
@@ -235,7 +235,7 @@ def test_numbers_of_more_digits_are_in_order(tmp_path):
     (tmp_path / "lease" / "99999999.json").write_text('{"released": true}')
 
     for iteration in (1, 2):
-        with store.held("fit", QUICK) as held:
+        with store.take_lease("fit", QUICK) as held:
             held.save(state_at(iteration))
 
     assert_same(store.latest(), state_at(2))
@@ -250,7 +250,7 @@ def test_who_is_followed_while_it_saves_hears_of_it_though_the_other_one_has_sav
     """What it has published stays then: the other one may have begun from it."""
     store, other = (ModelDir.at(str(tmp_path), {}, 5) for _ in range(2))
     seal = publish.seal
-    with store.held("fit", QUICK) as held:
+    with store.take_lease("fit", QUICK) as held:
 
         def followed(manifest):
             monkeypatch.setattr(publish, "seal", seal)

@@ -12,7 +12,7 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.state import Iteration, Stop
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe import run_record
-from ray_kmeans.observe.run_record import Journal, Run
+from ray_kmeans.observe.run_record import Journal, RunRecord
 
 X = np.random.default_rng(3).normal(size=(300, 4)).astype(np.float32)
 
@@ -34,7 +34,7 @@ def run_of(events):
     for event in events:
         listen(event)
     [data] = files.values()
-    return Run.parse(data), len(counts)
+    return RunRecord.parse(data), len(counts)
 
 
 def test_a_fit_leaves_one_record_for_each_run(tmp_path):
@@ -43,7 +43,7 @@ def test_a_fit_leaves_one_record_for_each_run(tmp_path):
         km = KMeansClustering(5, str(tmp_path), use_mini_batch=False, config=config)
         km.fit(X, steps=3)
 
-    found = [Run.parse(path.read_bytes()) for path in (tmp_path / "runs").iterdir()]
+    found = [RunRecord.parse(path.read_bytes()) for path in (tmp_path / "runs").iterdir()]
 
     first, second = sorted(found, key=lambda run: run.spans[0].iteration)
     assert [span.iteration for span in first.spans] == [1, 2, 3]
@@ -105,4 +105,4 @@ def test_a_store_that_takes_no_record_costs_no_fit(caplog):
     ],
 )
 def test_what_is_no_record_is_told(data):
-    assert Run.parse(data) is None
+    assert RunRecord.parse(data) is None

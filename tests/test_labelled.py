@@ -28,6 +28,7 @@ from ray_kmeans.io import publish
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
 from ray_kmeans.store.labelled_names import marker_of
 from ray_kmeans.store.labelled_parts import Parts
+from ray_kmeans.store.labelled_writer import lease_output
 from ray_kmeans.workflows import label
 from tests import oracle
 from tests.files import put_array, put_table
@@ -247,7 +248,7 @@ def test_memory_output_needs_this_process_alone(monkeypatch):
 
 
 def test_an_output_survives_pickling(url):
-    with LabelledOutput.at(url, {}).held() as held:
+    with lease_output(LabelledOutput.at(url, {})) as held:
         parts = held.begin({}).parts
         parts.names()  # from now on it is open
 

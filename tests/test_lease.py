@@ -346,7 +346,7 @@ for line in sys.stdin:
     word, value = line.split()
     try:
         if word == "take":
-            model = held.enter_context(ModelDir.at(value, options, 5).held("fit", times))
+            model = held.enter_context(ModelDir.at(value, options, 5).take_lease("fit", times))
         elif word == "save":
             model.save(state_at(int(value)))
         else:
@@ -456,7 +456,7 @@ def test_a_holder_that_was_paused_finds_itself_followed_and_saves_nothing(shared
         assert run.ask("save", "1") == "save"
         os.kill(run.pid, signal.SIGSTOP)
 
-        with store.held("fit", QUICK) as held:
+        with store.take_lease("fit", QUICK) as held:
             held.save(state_at(2))
             os.kill(run.pid, signal.SIGCONT)
             answer = run.ask("save", "3")
@@ -475,7 +475,7 @@ def test_a_directory_that_went_to_another_process_is_of_the_same_run(local):
     store = ModelDir.at(local.path, {}, 5)
     elsewhere = pickle.loads(pickle.dumps(store))
 
-    with store.held("fit", NEVER) as first, elsewhere.held("fit", NEVER) as second:
+    with store.take_lease("fit", NEVER) as first, elsewhere.take_lease("fit", NEVER) as second:
         second.save(state_at(1))
         with pytest.raises(LeaseLostError):
             first.save(state_at(1))

@@ -177,7 +177,7 @@ from tests.store_contract import state_at
 store = ModelDir.at(sys.argv[1], {}, 2)
 found = store.latest()
 iteration = found.iteration if found else 0
-with store.held("fit") as held:
+with store.take_lease("fit") as held:
     while True:
         iteration += 1
         held.save(state_at(iteration))

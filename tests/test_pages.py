@@ -32,8 +32,8 @@ from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.data.footprint import Footprint
 from ray_kmeans.data.layout import cut, split
 from ray_kmeans.serving import requests
+from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows import predict
-from ray_kmeans.workflows.explain import in_units
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -308,9 +308,9 @@ def fewest(rows, d, k, **how):
 def line_of_sizes(rows, d, k):
     nodes, bytes_ = fewest(rows, d, k)
     few, of_few = fewest(rows, d, k, kept=False, item_bytes=2)
-    cells = [f"{rows:,}", f"{d:,}", f"{k:,}", str(nodes), in_units(bytes_), str(few)]
-    cells += [in_units(of_few), in_units(held(rows, d, k, nodes, kept=False))]
-    cells += [in_units(4 * k * d), in_units(8 * (k * d + k))]
+    cells = [f"{rows:,}", f"{d:,}", f"{k:,}", str(nodes), format_bytes(bytes_), str(few)]
+    cells += [format_bytes(of_few), format_bytes(held(rows, d, k, nodes, kept=False))]
+    cells += [format_bytes(4 * k * d), format_bytes(8 * (k * d + k))]
     return f"| {' | '.join(cells)} |"
 
 

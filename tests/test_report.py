@@ -37,7 +37,7 @@ from ray_kmeans.errors import (
     NotFittedError,
     StoreError,
 )
-from ray_kmeans.observe.run_record import Run, Span
+from ray_kmeans.observe.run_record import RunRecord, Span
 from ray_kmeans.report import figures, sample, write_report
 from ray_kmeans.report.centers import gaps_of, plane_of, sizes_of
 from ray_kmeans.report.page import readable
@@ -764,7 +764,7 @@ def test_a_browser_shows_the_page_and_complains_of_nothing(page, tmp_path):
 def record(began, **about):
     """Return the record of a run of two steps."""
     spans = [Span(1, 1, 0.5, 0.25, 0.125), Span(2, 1, 1.5, 0.25, 0.125)]
-    return bytes(Run(began, workers=3, rows=300, spans=spans, **about))
+    return bytes(RunRecord(began, workers=3, rows=300, spans=spans, **about))
 
 
 def test_the_page_tells_the_time_the_plan_and_the_failures_of_all_runs(tmp_path):

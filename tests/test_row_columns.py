@@ -379,7 +379,7 @@ class TestAModel:
     def test_a_model_that_does_not_know_its_columns_is_read_and_warned_of_once(self, tmp_path):
         km = estimator(tmp_path).fit(X)
         store = ModelDir.of(str(tmp_path), HERE)
-        with store.held("test") as held:
+        with store.take_lease("test") as held:
             held.save(replace(km._state(), rows=None, stop=None))
         model_rows._warn_of_order.cache_clear()
 

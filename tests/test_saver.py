@@ -150,7 +150,7 @@ def test_the_end_of_a_saver_is_a_flush(events):
 def test_a_model_directory_has_all_that_was_saved(tmp_path, events, kind):
     url = str(tmp_path) if kind == "local" else f"memory://{uuid.uuid4().hex}"
     store = ModelDir.at(url, {}, 3)
-    with store.held("fit") as held, Saver(held, events.append) as saver:
+    with store.take_lease("fit") as held, Saver(held, events.append) as saver:
         for iteration in range(5):
             saver.save(state_at(iteration))
         saver.flush()

@@ -23,6 +23,7 @@ from ray_kmeans.export.directory import ExportDir
 from ray_kmeans.io import remote
 from ray_kmeans.io.remote import Remote
 from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled_writer import lease_output
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.text.secrets import redacted
 from ray_kmeans.workflows import label
@@ -158,7 +159,7 @@ def test_no_call_that_fails_tells_a_secret(client, outcome, said, tmp_path):
                 lambda: open_source(url.replace("x.npy", "*.npy"), storage_options=options),
                 lambda: estimator(f"{url}/model", options).fit(X, steps=1),
                 lambda: ExportDir.at(url, options).publish({"x": b""}),
-                LabelledOutput.at(url, options).held().__enter__,
+                lease_output(LabelledOutput.at(url, options)).__enter__,
             ]
         for call in calls:
             fails(said, call)

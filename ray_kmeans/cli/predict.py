@@ -17,7 +17,7 @@ from ray_kmeans.cli.flags import (
 )
 from ray_kmeans.config import MachineOptions
 from ray_kmeans.data.model_rows import said_of
-from ray_kmeans.store.labelled import Counted, LabelledOutput
+from ray_kmeans.store.labelled import LabelledOutput, RowCounts
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows.explain import Work, explain
 from ray_kmeans.workflows.label import write_labels
@@ -77,10 +77,10 @@ def run(flags: Predict) -> None:
     exit_codes.tell(_counted(rows), flags.output)
 
 
-def _counted(found: Counted) -> str:
+def _counted(found: RowCounts) -> str:
     """Say how many rows have a cluster, and apart from them how many have none.
 
-    >>> _counted(Counted(1000, 0)), _counted(Counted(1000, 3))
+    >>> _counted(RowCounts(1000, 0)), _counted(RowCounts(1000, 3))
     ('1,000 rows labelled', '997 rows labelled, 3 left out (cluster -1)')
     """
     if not found.left_out:

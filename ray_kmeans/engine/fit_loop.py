@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.algorithm.state import OWN_ENDS, FitState, Stop
 from ray_kmeans.engine.checkpoint_saver import Saver
-from ray_kmeans.engine.fit_plan import FitPlan, HeldStore
+from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.reached import Reached
 from ray_kmeans.engine.starting import load, seeded
@@ -41,7 +41,7 @@ _OTHER_COUNTS = (
 def run_fit(
     plan: FitPlan,
     pool: Pool,
-    store: HeldStore,
+    store: LeasedStore,
     emit: ev.Emit,
     monitors: Monitors | None = None,
     reached: Reached | None = None,
@@ -80,7 +80,7 @@ def _has_ended(found: FitState, plan: FitPlan, trainer: Trainer, data: str) -> b
 def run_stream(
     plan: FitPlan,
     pool: Pool,
-    store: HeldStore,
+    store: LeasedStore,
     emit: ev.Emit,
     batches: Iterator[Loadable],
     monitors: Monitors | None = None,
@@ -103,7 +103,7 @@ def run_stream(
 class _Watch:
     """Who is told of the states of a fit."""
 
-    store: HeldStore
+    store: LeasedStore
     saver: Saver
     emit: ev.Emit
     monitors: Monitors

@@ -63,12 +63,12 @@ class ExportDir(publish.Place):
         return self.is_protocol("file")
 
     def _rename_in(self, content: Mapping[str, bytes]) -> str:
-        hidden = f"{self._root}/.{uuid.uuid4().hex}.partial"
+        hidden = f"{self.path}/.{uuid.uuid4().hex}.partial"
         try:
             for name, data in content.items():
                 publish.put(self.fs, f"{hidden}/{name}", data)
             for number in _numbers():
-                path = f"{self._root}/{number}"
+                path = f"{self.path}/{number}"
                 if os.path.lexists(path):  # a rename would replace an empty directory
                     continue
                 try:
@@ -85,7 +85,7 @@ class ExportDir(publish.Place):
 
     def _put_in(self, content: Mapping[str, bytes]) -> str:
         number, claim = self._claim()
-        path = f"{self._root}/{number}"
+        path = f"{self.path}/{number}"
         try:
             for name, data in content.items():
                 if name == MANIFEST:
@@ -104,7 +104,7 @@ class ExportDir(publish.Place):
         the claim of the other, or is seen; at worst both go on to other numbers.
         """
         for number in _numbers():
-            path = f"{self._root}/{number}"
+            path = f"{self.path}/{number}"
             if self._names(path):
                 continue
             claim = f"{path}/_claim-{uuid.uuid4().hex}"
@@ -115,15 +115,15 @@ class ExportDir(publish.Place):
         raise AssertionError("numbers do not end")
 
     def _delete_old(self, new: str, keep: int) -> None:
-        others = [name for name in self._names(self._root) if NUMBER.fullmatch(name)]
+        others = [name for name in self._names(self.path) if NUMBER.fullmatch(name)]
         own = {name: files for name in others if name != new and (files := self._files_of(name))}
         for name in sorted(own, key=int, reverse=True)[keep - 1 :]:
-            self._remove(f"{self._root}/{name}", own[name])
+            self._remove(f"{self.path}/{name}", own[name])
 
     def _files_of(self, name: str) -> list[str]:
         """Return the files of an export, the manifest first; none where it is not one of ours."""
         try:
-            data = self.fs.cat_file(f"{self._root}/{name}/{MANIFEST}")
+            data = self.fs.cat_file(f"{self.path}/{name}/{MANIFEST}")
         except (FileNotFoundError, NotADirectoryError):
             return []
         found = publish.unseal(data) or {}
@@ -136,7 +136,7 @@ class ExportDir(publish.Place):
             return
         there = {each[len(path) + 1 :] for each in self.fs.find(path)}
         if there <= set(files):
-            hidden = f"{self._root}/.{uuid.uuid4().hex}.deleted"
+            hidden = f"{self.path}/.{uuid.uuid4().hex}.deleted"
             with contextlib.suppress(FileNotFoundError):  # another process deletes it too
                 os.rename(path, hidden)
                 shutil.rmtree(hidden)

@@ -59,10 +59,6 @@ class Place(Remote):
         """Whether it is a path of the file system, which may be another one on another machine."""
         return _is_local(self.fs)
 
-    @property
-    def _root(self) -> str:
-        return self.path
-
 
 def put(fs: FileSystem, path: str, data: bytes) -> None:
     """Make `data` visible at `path` in one step.

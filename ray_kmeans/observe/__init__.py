@@ -1,1 +1,1 @@
-"""What a run says while it goes, and who listens."""
+"""The events of a run, and the listeners that log, draw and store them."""

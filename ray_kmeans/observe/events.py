@@ -1,4 +1,8 @@
-"""What can happen in a run, as values. The run emits them in order; listeners do the rest."""
+"""The events of a run, as values: the run emits them in order, and listeners log, draw or store.
+
+`str` of an event is a sentence for people, where the event has one. The pairs ``key=value`` of the
+log are made in `observe.log`.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,38 @@ from typing import TypeAlias
 
 from ray_kmeans.algorithm.state import Iteration, Stop
 
+# --- told by the driver, before the work begins and while it waits
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The driver has planned from metadata what each worker will hold."""
+
+    workers: int
+    """Number of workers."""
+    threads: int
+    """Threads of each worker."""
+    rows: int
+    """Rows of the largest shard."""
+    place: str
+    """Where a worker keeps its rows and in which type, as text: 'memory as float32'."""
+    num_bytes: int
+    """Planned peak memory of a worker, in bytes."""
+
 
 @dataclass(frozen=True)
 class Waiting:
-    """Workers have not started yet: the Ray cluster has no room for them, or is growing."""
+    """The driver waits for workers: the Ray cluster has no room for them yet, or is growing."""
 
     missing: int
+    """Workers that have not started."""
     workers: int
+    """Workers that the run asks for."""
     free_cpus: float
+    """CPUs of the Ray cluster that nobody uses."""
 
     def __str__(self) -> str:
-        """Say so in words."""
+        """Return the event as a sentence."""
         return (
             f"{self.missing} of {self.workers} workers have not started: {self.free_cpus} CPU are "
             "free; waiting for nodes that come, or for what others use now"
@@ -29,22 +54,25 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What workers will hold, as far as metadata tell."""
+class EndedBefore:
+    """The model has reached the end of the fit that is asked for, so there is nothing to do."""
 
-    workers: int
-    threads: int
-    """Of each."""
-    rows: int
-    """Of the largest shard."""
-    place: str
-    """Where it is kept, and as what."""
-    num_bytes: int
-    """That a worker holds at most."""
+    stop: Stop | None
+    """Why the fit ended; None where only the number of its steps says so."""
+    iteration: int
+    """Steps that the model was trained."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        why = self.stop.value if self.stop else "the steps asked for are made"
+        return f"the model has ended already, after {self.iteration:,} steps: {why}; nothing to do"
+
+
+# --- told by whoever does long work: the coordinator of a fit, or the driver of any other run
 
 
 class Phase(Enum):
-    """What a run does one after the other; the value is the word shown to the user."""
+    """A phase of a run; the value is the word that users see."""
 
     READING = "reading"
     SEEDING = "seeding"
@@ -55,69 +83,83 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class PhaseBegan:
-    """Something begins that may take long.
+    """A phase begins that may take long.
 
     DataLoaded ends the reading and Seeded the seeding. The iterations have no event of this kind:
     FitStarted begins them, every IterationDone moves them and FitEnded ends them.
     """
 
     phase: Phase
+    """The phase that begins."""
     total: int | None
-    """Units until it is over; None: not known before."""
+    """Units of work in the phase; None where that is not known before."""
     unit: str
-    """What is counted: rows, centers, rounds."""
+    """The unit that `total` and `done` count: 'rows', 'centers' or 'rounds'."""
 
 
 @dataclass(frozen=True)
 class PhaseMoved:
-    """A phase has got on."""
+    """A phase has made progress."""
 
     phase: Phase
+    """The phase that made progress."""
     done: int
-    """Units so far."""
+    """Units of work done so far."""
+
+
+# --- told by the coordinator, in this order: before, between and after the iterations
 
 
 @dataclass(frozen=True)
 class DataLoaded:
-    """The workers hold their shards."""
+    """The workers have read their shards."""
 
     rows: int
+    """Rows of all shards together."""
     features: int
+    """Features of a row."""
     seconds: float
-    """From the start of reading, both looks at the data included."""
+    """Seconds of reading, from the start of the pool to the summary of all shards."""
     coordinator: tuple[str, int]
-    """(host, pid)"""
+    """The coordinator's (host, process id)."""
     workers: tuple[tuple[str, int], ...]
-    """(host, pid) of each."""
+    """The (host, process id) of each worker."""
 
     @property
     def num_bytes(self) -> int:
-        """Size of the rows as float32."""
+        """Size of all rows as float32, in bytes."""
         return self.rows * self.features * 4
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return (
+            f"{self.rows:,} rows x {self.features} in {len(self.workers)} workers, "
+            f"read in {self.seconds:.1f} s"
+        )
 
 
 LONG_S = 1.0
-"""From so many seconds on it is said what took them."""
+"""Seconds to get kernels ready from which on the sentence also says what takes so long."""
 
 
 @dataclass(frozen=True)
 class KernelsReady:
-    """What labels rows in each worker is compiled, and checked against another way."""
+    """The kernels of all workers are compiled, and have passed their check against another one."""
 
     workers: tuple[tuple[str, int, float], ...]
-    """(what computes, threads, seconds to get ready) of each; the first time, it is compiled."""
+    """The (name of the kernel, threads, seconds to get ready) of each worker."""
     coordinator: float = 0.0
-    """Seconds for what the coordinator computes with."""
+    """Seconds to compile what the coordinator computes with."""
 
     def __str__(self) -> str:
-        """Say how many workers compute by what, in how many threads, and how long that took."""
+        """Return the kernels, their threads and how long they took, as the end of a sentence."""
         kinds = Counter((name, threads) for name, threads, _ in self.workers)
-        what = ", ".join(
+        kernels = ", ".join(
             f"{count} x {name} in {threads} threads" for (name, threads), count in kinds.items()
         )
         seconds = self.coordinator + max(seconds for *_, seconds in self.workers)
         why = " (numba compiles what its cache does not hold)" if seconds >= LONG_S else ""
-        return f"{what}; ready after {seconds:.1f} s{why}"
+        return f"{kernels}; ready after {seconds:.1f} s{why}"
 
 
 @dataclass(frozen=True)
@@ -125,42 +167,52 @@ class Seeded:
     """The initial centers of a new model are chosen."""
 
     method: str
+    """Name of the seeding method."""
     num_clusters: int
+    """Number of centers chosen."""
     seconds: float
+    """Seconds that the seeding took."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return f"{self.num_clusters:,} initial centers by {self.method}, in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
 class FitStarted:
-    """The centers before the first iteration of this fit are known."""
+    """The fit is about to make its first iteration."""
 
     num_clusters: int
+    """Number of clusters."""
     iteration: int
-    """Steps already done: 0 for a new model, else it continues."""
+    """Steps already done: 0 for a new model, more for one that continues."""
     last_iteration: int | None
-    """Where steps or max_steps end the fit, if given."""
+    """Step at which `steps` or `max_steps` ends the fit; None where neither is given."""
     mini_batch: bool = False
-    """Whether a step visits some rows, so that what it sums up is not of all."""
+    """Whether a step visits a mini-batch only, so that its inertia is not that of all rows."""
 
 
 @dataclass(frozen=True)
 class IterationDone:
-    """One step: over all rows, or over those of a mini-batch."""
+    """A step is done, over all rows or over a mini-batch."""
 
     line: Iteration
+    """The line of the history that the step has added."""
     seconds: float
+    """Seconds of the whole step."""
     wait: float = 0.0
-    """Seconds of these from the first worker's answer to the last one's."""
+    """Seconds of the step between the first worker's answer and the last one's."""
     reduce: float = 0.0
-    """Seconds of these from the last answer to the new centers."""
+    """Seconds of the step between the last worker's answer and the new centers."""
 
     @property
     def compute(self) -> float:
-        """Seconds from the centers to the first worker's answer."""
+        """Seconds of the step until the first worker's answer."""
         return max(self.seconds - self.wait - self.reduce, 0.0)
 
     @property
     def rows_per_s(self) -> float:
-        """Rows of the step for each second of it."""
+        """Rows visited per second of the step."""
         return self.line.rows / self.seconds if self.seconds else math.inf
 
 
@@ -169,78 +221,19 @@ class CheckpointSaved:
     """A checkpoint is visible to readers."""
 
     path: str
+    """Path or URL of its manifest."""
     iteration: int
+    """Step whose state it holds."""
     seconds: float = field(default=0.0, compare=False)
-    """From the state to the file that makes it visible."""
-
-
-@dataclass(frozen=True)
-class WorkerReplaced:
-    """A worker died; another process took over its blocks and redoes its part of the sweep."""
-
-    worker: int
-    cause: str
-
-    def __str__(self) -> str:
-        """Say so in words."""
-        return f"worker {self.worker} was lost and is replaced: {self.cause}"
-
-
-@dataclass(frozen=True)
-class WorkersLag:
-    """Some workers take far longer than the others, which now do their work too."""
-
-    workers: int
-    rows: int
-    """That are computed twice; the answer that comes first counts."""
-
-    def __str__(self) -> str:
-        """Say so in words."""
-        return f"{self.workers} workers lag: {self.rows:,} rows are computed elsewhere too"
-
-
-@dataclass(frozen=True)
-class WorkersJoined:
-    """Workers have come and take blocks from the others."""
-
-    workers: int
-    """That there are now."""
-
-    def __str__(self) -> str:
-        """Say so in words."""
-        return f"workers have joined; there are {self.workers} now"
-
-
-@dataclass(frozen=True)
-class CoordinatorReplaced:
-    """The coordinator died; another one goes on from the last checkpoint."""
-
-    cause: str
-
-    def __str__(self) -> str:
-        """Say so in words."""
-        return f"the coordinator was lost and is replaced: {self.cause}"
+    """Seconds from the state in memory to the manifest in the store."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The iterations are over; the most memory that each worker has held so far."""
+    """The iterations are over, and the workers have reported their peak memory."""
 
     num_bytes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something that the user should know about data or parameters."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Logged:
-    """The coordinator has put a warning into the log of its own process."""
-
-    message: str
+    """Peak resident memory of each worker process so far, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -248,26 +241,92 @@ class FitEnded:
     """The fit is over and its last checkpoint is saved."""
 
     stop: Stop
+    """Why the fit ended."""
     iteration: int
+    """Steps that the model was trained."""
+
+
+# --- told by the pool, when workers are lost, slow or new
 
 
 @dataclass(frozen=True)
-class EndedBefore:
-    """The model is at the end of the fit that is asked for, so nothing is to do."""
+class WorkerReplaced:
+    """A worker died; another process takes over its blocks and redoes its part of the sweep."""
 
-    stop: Stop | None
-    """Why it ended; None where nothing else than the number of its steps says so."""
-    iteration: int
+    worker: int
+    """Number of the worker."""
+    cause: str
+    """What Ray says of its death, in one line."""
 
     def __str__(self) -> str:
-        """Say so in words."""
-        why = self.stop.value if self.stop else "the steps asked for are made"
-        return f"the model has ended already, after {self.iteration:,} steps: {why}; nothing to do"
+        """Return the event as a sentence."""
+        return f"worker {self.worker} was lost and is replaced: {self.cause}"
+
+
+@dataclass(frozen=True)
+class WorkersLag:
+    """Some workers take far longer than the others, which compute their rows too."""
+
+    workers: int
+    """Number of slow workers."""
+    rows: int
+    """Rows that are computed twice; the answer that comes first counts."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return f"{self.workers} workers lag: {self.rows:,} rows are computed elsewhere too"
+
+
+@dataclass(frozen=True)
+class WorkersJoined:
+    """New workers have started and take blocks from the others."""
+
+    workers: int
+    """Number of workers, the new ones included."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return f"workers have joined; there are {self.workers} now"
+
+
+# --- told by the driver, about the coordinator
+
+
+@dataclass(frozen=True)
+class CoordinatorReplaced:
+    """The coordinator died; another one goes on from the last checkpoint."""
+
+    cause: str
+    """What Ray says of its death, in one line."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return f"the coordinator was lost and is replaced: {self.cause}"
+
+
+# --- told by the driver or the coordinator, at any time
+
+
+@dataclass(frozen=True)
+class Warned:
+    """The user should know something about the data or the parameters."""
+
+    message: str
+    """The warning, a sentence."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The coordinator has written a warning to the log of its own process."""
+
+    message: str
+    """The text of the log record."""
 
 
 Event: TypeAlias = (
     Planned
     | Waiting
+    | EndedBefore
     | PhaseBegan
     | PhaseMoved
     | DataLoaded
@@ -276,21 +335,22 @@ Event: TypeAlias = (
     | FitStarted
     | IterationDone
     | CheckpointSaved
+    | Peaks
+    | FitEnded
     | WorkerReplaced
     | WorkersLag
     | WorkersJoined
     | CoordinatorReplaced
-    | Peaks
     | Warned
     | Logged
-    | FitEnded
-    | EndedBefore
 )
+"""Any event of a run."""
 
 Emit: TypeAlias = Callable[[Event], None]
+"""A listener: it is called with every event, in order."""
 
 
 def begin(emit: Emit, phase: Phase, total: int, unit: str) -> Callable[[int], None]:
-    """Tell that a phase begins; return what tells how far it is."""
+    """Emit that a phase begins; return a function that emits how many units of it are done."""
     emit(PhaseBegan(phase, total, unit))
     return lambda done: emit(PhaseMoved(phase, done))

@@ -1,4 +1,4 @@
-"""Who listens to a run: the log, and warnings."""
+"""Listeners that write a run to the log of Python and raise its warnings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ray_kmeans.observe import events as ev
 log = logging.getLogger("ray_kmeans")
 
 LOG_AT_LEAST_EVERY_S = 10.0
-"""Longest silence of the log while iterations go by."""
+"""Longest silence of the log during the iterations, in seconds."""
 
 
 def tell_all(listeners: Sequence[ev.Emit]) -> ev.Emit:
-    """Return one listener that passes every event on to all of these."""
+    """Return one listener that passes every event on to all of these, in their order."""
 
     def emit(event: ev.Event) -> None:
         for listener in listeners:
@@ -28,10 +28,15 @@ def tell_all(listeners: Sequence[ev.Emit]) -> ev.Emit:
 
 
 class LogLines:
-    """One log line for the first, the last and every n-th iteration, and one for all that matters.
+    """Logs the first, the last and every n-th iteration, and every other event but progress.
 
-    Before the n-th there are also the 10th, 20th, 50th, 100th, ... of a fit. A line is also logged
-    when the last one is long ago, so that a slow fit never looks dead.
+    Before the n-th iteration it also logs the 10th, 20th, 50th, 100th, ... of a fit. An iteration
+    is logged as well when the last line is long ago, so that a slow fit never looks dead.
+
+    Parameters
+    ----------
+    every : int, default 100
+        Log iterations whose number is a multiple of this.
 
     Notes
     -----
@@ -61,8 +66,9 @@ class LogLines:
         self._logged_at = -math.inf
         self._mini_batch = False
         self._began: int | None = None
+        """Steps of the model before the first iteration that was seen."""
         self._unlogged: ev.IterationDone | None = None
-        """The newest iteration, where it has no line."""
+        """The newest iteration, where it has no line yet."""
 
     def __call__(self, event: ev.Event) -> None:
         match event:
@@ -79,13 +85,13 @@ class LogLines:
             ):
                 log.warning("%s", event)
             case ev.PhaseMoved():
-                pass  # how far it is, the progress bar says
+                pass  # the progress bar shows it
             case _:
                 if isinstance(event, ev.FitStarted):
                     self._mini_batch = event.mini_batch
                 if isinstance(event, ev.FitEnded) and self._unlogged is not None:
                     self._log(self._unlogged)
-                log.info("%s", _text(event))
+                log.info("%s", _line(event))
 
     def _iteration(self, event: ev.IterationDone) -> None:
         iteration = event.line.iteration
@@ -98,18 +104,19 @@ class LogLines:
             self._unlogged = event
 
     def _is_among_the_first(self, iteration: int) -> bool:
-        """Tell whether it is the 10th, 20th, 50th, 100th, ... of this fit, before the n-th."""
+        """Return whether this is the 10th, 20th, 50th, ... iteration of the fit, below `every`."""
         assert self._began is not None
         count = iteration - self._began
         return 10 <= count < self._every and str(count).rstrip("0") in ("1", "2", "5")
 
     def _log(self, event: ev.IterationDone) -> None:
         self._logged_at, self._unlogged = time.monotonic(), None
-        log.info("%s%s", _pairs(event), _of_batch(event.line) if self._mini_batch else "")
+        more = _batch_pairs(event.line) if self._mini_batch else ""
+        log.info("%s%s", _iteration_pairs(event), more)
 
 
-def _text(event: ev.Event) -> str:
-    """Return the line of an event that comes once or now and then."""
+def _line(event: ev.Event) -> str:
+    """Return the log line of an event other than an iteration, as pairs ``key=value``."""
     match event:
         case ev.Planned():
             workers = f"workers={event.workers} threads={event.threads} rows={event.rows}"
@@ -127,12 +134,14 @@ def _text(event: ev.Event) -> str:
             return f"checkpoint={event.path}"
         case ev.FitEnded(stop, iteration):
             return f"stop={stop.name} iteration={iteration}: {stop.value}"
-        case _:
+        case ev.EndedBefore():
             return str(event)
+        case _:
+            return repr(event)
 
 
-def _pairs(event: ev.IterationDone) -> str:
-    """Return the line of an iteration."""
+def _iteration_pairs(event: ev.IterationDone) -> str:
+    """Return the log line of an iteration, see `LogLines`."""
     line = event.line
     return (
         f"iteration={line.iteration} rows={line.rows} inertia={float(line.inertia)!r} "
@@ -141,13 +150,13 @@ def _pairs(event: ev.IterationDone) -> str:
     )
 
 
-def _of_batch(line: Iteration) -> str:
-    """Return what the line of a mini-batch says besides."""
+def _batch_pairs(line: Iteration) -> str:
+    """Return the two pairs that the log line of a mini-batch has in addition."""
     smoothed = "None" if line.smoothed is None else f"{line.smoothed:.6g}"
     return f" loss_per_row={line.loss_per_row:.6g} smoothed={smoothed}"
 
 
 def warn(event: ev.Event) -> None:
-    """Raise a Python warning where the run asks for one."""
+    """Raise a Python warning for an event `Warned`; do nothing for any other one."""
     if isinstance(event, ev.Warned):
         warnings.warn(event.message, UserWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""What a run did and how long that took: one small file for each run, beside its model."""
+"""The record of a run, what it did and how long that took: a small file beside its model."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ from ray_kmeans.observe import events as ev
 log = logging.getLogger("ray_kmeans")
 
 FOLDER = "runs"
+"""Folder of a model's directory that holds the records."""
 VERSION = 1
+"""Version of the format; a record of any other version is not read."""
 MOST_SPANS = 512
-"""Spans of a run at most; when there are more, two neighbours become one."""
+"""Largest number of spans in a record; when there are more, each two neighbours become one."""
 
 
 @dataclass
 class Span:
-    """Some steps that followed each other."""
+    """Consecutive steps of a run, with the seconds they took together."""
 
     iteration: int
-    """The last one."""
+    """Number of the last step."""
     steps: int
+    """Number of steps."""
     compute: float
+    """Seconds until the first worker's answer, summed over the steps."""
     wait: float
+    """Seconds between the first and the last worker's answer, summed over the steps."""
     reduce: float
-    """Seconds of all of them, see `events.IterationDone`."""
+    """Seconds between the last worker's answer and the new centers, summed over the steps."""
 
     def joined(self, later: Span) -> Span:
-        """Return this and the next one as one."""
+        """Return one span of this one's steps and the later one's."""
         return Span(
             later.iteration,
             self.steps + later.steps,
@@ -44,63 +49,72 @@ class Span:
 
 
 @dataclass
-class Run:
-    """The record of a run. Times are in seconds; what is not known yet is 0 or empty."""
+class RunRecord:
+    """The record of a run; what is not known yet is 0 or empty."""
 
     began: str
-    """When, in UTC, as ISO 8601 has it."""
+    """When the run began: UTC, ISO 8601, whole seconds."""
     workers: int = 0
+    """Number of workers."""
     rows: int = 0
+    """Rows of the data set."""
     features: int = 0
+    """Features of a row."""
     reading: float = 0.0
+    """Seconds of reading the shards."""
     kernels: str = ""
+    """Kernels of the workers, their threads and how long they took to get ready, as text."""
     seeding: float = 0.0
+    """Seconds of choosing the initial centers."""
     spans: list[Span] = field(default_factory=list)
+    """The steps of the run, in order."""
     checkpoints: int = 0
+    """Number of checkpoints saved."""
     checkpointing: float = 0.0
-    """Most of it while the next iteration computes."""
+    """Seconds of saving checkpoints, most of them while the next iteration computes."""
     survived: list[str] = field(default_factory=list)
-    """What failed, with the time of the day."""
+    """Failures that the run survived: time of the day in UTC, and a sentence."""
     planned_rows: int = 0
+    """Rows of the largest shard, as planned."""
     planned_bytes: int = 0
-    """Of a worker, at most."""
+    """Peak memory of a worker in bytes, as planned."""
     place: str = ""
+    """Where a worker keeps its rows and in which type, as text: 'memory as float32'."""
     peak_bytes: int = 0
-    """The most that a worker held."""
+    """Peak memory of the worker that held the most, in bytes, as measured."""
 
     def __bytes__(self) -> bytes:
         return json.dumps({"version": VERSION, **asdict(self)}).encode()
 
     @staticmethod
-    def parse(data: bytes) -> Run | None:
-        """Return the record of a run, or None for one of a later version or none at all."""
+    def parse(data: bytes) -> RunRecord | None:
+        """Return the record in a file; None for another version, or where there is none."""
         try:
             found: dict[str, Any] = json.loads(data)
             if found.pop("version") != VERSION:
                 return None
             spans = [Span(**span) for span in found.pop("spans")]
-            return Run(spans=spans, **found)
+            return RunRecord(spans=spans, **found)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 
 class Journal:
-    """Keeps the record of a run, and publishes it with every checkpoint.
+    """Listens to a run, keeps its record, and publishes that with every checkpoint.
 
-    The record is for people to look at: where it cannot be written the log says so, and the fit
-    goes on.
+    No program needs the record: where it cannot be written the log says so, and the fit goes on.
 
     Parameters
     ----------
     publish : callable
-        Takes the name of the file and all of its content so far.
+        Is called as ``publish(name, content)`` with the name of the file and its whole content.
     """
 
     def __init__(self, publish: Callable[[str, bytes], None]) -> None:
         now = datetime.now(timezone.utc)
         self._publish = publish
         self._name = f"{FOLDER}/{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json"
-        self._run = Run(now.isoformat(timespec="seconds"))
+        self._run = RunRecord(now.isoformat(timespec="seconds"))
 
     def __call__(self, event: ev.Event) -> None:
         run = self._run
@@ -135,6 +149,7 @@ class Journal:
                 self._write()
 
     def _add(self, event: ev.IterationDone) -> None:
+        """Append a span of one step; halve the number of spans when there are too many."""
         spans = self._run.spans
         spans.append(Span(event.line.iteration, 1, event.compute, event.wait, event.reduce))
         if len(spans) > MOST_SPANS:

@@ -1,4 +1,4 @@
-"""A fit in a few lines of text."""
+"""A fit as a table of a few lines of text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.state import Iteration, Stop
+from ray_kmeans.text.quantities import format_number
 
 FIRST_LINES = 4
+"""First steps that have a line."""
 LAST_LINES = 4
+"""Last steps that have a line."""
 SIZES_SHOWN = 12
+"""Largest clusters whose sizes are named."""
+HEAD = "iteration        inertia   largest move   empty"
+"""Header of the table of a full-batch fit."""
+BATCH_HEAD = "iteration   loss per row       smoothed   largest move   empty"
+"""Header of the table of a mini-batch fit."""
 
 
 def fit_table(
@@ -22,7 +30,16 @@ def fit_table(
 ) -> str:
     """Return the loss of each step, why the fit ended and, if known, the sizes of the clusters.
 
-    With mini-batches it is the loss per row of a batch, and the smoothed one that ends the fit.
+    Parameters
+    ----------
+    history : sequence of Iteration
+        The steps of the model; the middle ones of many are left out.
+    stop : Stop or None
+        Why the fit ended; None for one that was cut off.
+    counts : (k,) numbers, optional
+        Rows or weight of each cluster.
+    mini_batch : bool, default False
+        Show the loss per row and the smoothed one, since mini-batches differ in size.
     """
     head, line_of = (BATCH_HEAD, _line_of_batch) if mini_batch else (HEAD, _line)
     lines = [head]
@@ -31,35 +48,28 @@ def fit_table(
         lines.append(f"{'...':>9}" if line is None else line_of(line))
     if counts is not None:
         sizes = counts.tolist()
-        lines.append(
-            f"{len(sizes):,} clusters of {_size(sum(sizes))} rows; sizes: {largest_sizes(counts)}"
-        )
+        rows = format_number(sum(sizes))
+        lines.append(f"{len(sizes):,} clusters of {rows} rows; sizes: {largest_sizes(counts)}")
     lines.append(f"stopped: {stop.value if stop else 'not yet, the fit was cut off'}")
     return "\n".join(lines)
 
 
 def largest_sizes(counts: NDArray[Any]) -> str:
-    """Return how many rows the largest clusters have, and the smallest one."""
+    """Return the sizes of the largest clusters and of the smallest one, from `counts` (k,)."""
     sizes = sorted(counts.tolist(), reverse=True)
-    more = f", ... {_size(sizes[-1])}" if len(sizes) > SIZES_SHOWN else ""
-    return f"{', '.join(map(_size, sizes[:SIZES_SHOWN]))}{more}"
-
-
-HEAD = "iteration        inertia   largest move   empty"
-BATCH_HEAD = "iteration   loss per row       smoothed   largest move   empty"
+    more = f", ... {format_number(sizes[-1])}" if len(sizes) > SIZES_SHOWN else ""
+    return f"{', '.join(map(format_number, sizes[:SIZES_SHOWN]))}{more}"
 
 
 def _line(line: Iteration) -> str:
+    """Return the line of a step under `HEAD`."""
     return f"{line.iteration:>9}{line.inertia:>15.6g}{line.shift:>15.3g}{line.empty:>8}"
 
 
 def _line_of_batch(line: Iteration) -> str:
+    """Return the line of a step under `BATCH_HEAD`."""
     smoothed = "" if line.smoothed is None else f"{line.smoothed:.6g}"
     return (
         f"{line.iteration:>9}{line.loss_per_row:>15.6g}{smoothed:>15}{line.shift:>15.3g}"
         f"{line.empty:>8}"
     )
-
-
-def _size(count: float) -> str:
-    return f"{count:,}" if isinstance(count, int) else f"{count:,.6g}"

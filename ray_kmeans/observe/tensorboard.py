@@ -1,4 +1,4 @@
-"""Event files that TensorBoard draws, made whole on this machine and handed to any store."""
+"""TensorBoard writer: event files, made whole on this machine and published to any store."""
 
 from __future__ import annotations
 
@@ -19,99 +19,106 @@ from ray_kmeans.observe import events as ev
 log = logging.getLogger("ray_kmeans")
 
 Publish: TypeAlias = Callable[[str, bytes], None]
-"""Makes a file of this name and content visible in one step, in place of the one before."""
+"""``publish(name, content)`` makes a file visible in one step, in place of the one before."""
 
 
 def tensorboard_installed() -> bool:
-    """Tell whether event files can be written, without importing what writes them."""
+    """Return whether tensorboardX is installed, without importing it."""
     return find_spec("tensorboardX") is not None
 
 
 def write_evaluation(metrics: Mapping[str, float], step: int, publish: Publish) -> None:
-    """Publish one event file with these scalars at `step`."""
+    """Publish one event file with these scalars, by their tags, at `step`."""
     with _EventFile() as file:
         file.add(metrics, step)
         publish(file.name, file.content())
 
 
 class Summaries:
-    """Scalars of a fit, published with every checkpoint.
+    """Listens to a fit and publishes its scalars for TensorBoard with every checkpoint.
 
-    'loss/raw' and 'global_step/sec' are the seed's, with its names; 'rows/sec', 'shift' and
-    'empty_clusters' stand beside them, and with mini-batches 'loss/per_row' and 'loss/smoothed',
-    since 'loss/raw' sums up one batch there. All steps of full batch are drawn.
+    'loss/raw' and 'global_step/sec' are the scalars of TensorFlow's class, with its names.
+    'rows/sec', 'shift' and 'empty_clusters' stand beside them, and with mini-batches 'loss/per_row'
+    and 'loss/smoothed', since 'loss/raw' is the sum over one batch there. A full-batch fit has a
+    point for every step.
 
     Parameters
     ----------
     every : int
-        Steps of mini-batch between two points of a curve (``save_summary_steps``); the first and
-        the last one are drawn, too.
+        Mini-batch steps between two points of a curve (``save_summary_steps``); the first and the
+        last step have a point, too.
     publish : callable
-        Takes the name of the event file and all of its content so far.
+        Is called as ``publish(name, content)`` with the name of the event file and its whole
+        content.
     """
 
     def __init__(self, every: int, publish: Publish) -> None:
         self._every = every
         self._publish = publish
-        self._apart = every
+        self._steps_apart = every
+        """Steps between two points of a curve in this fit."""
         self._mini_batch = False
-        self._drawn = 0
-        self._published = 0
-        self._undrawn: ev.IterationDone | None = None
-        """The newest step, where it has no point."""
+        self._newest_point = 0
+        """Number of the newest step that has a point."""
+        self._newest_published = 0
+        """Number of the newest step whose point is published."""
+        self._without_point: ev.IterationDone | None = None
+        """The newest step, where it has no point yet."""
         self._file = _EventFile()
 
     def __call__(self, event: ev.Event) -> None:
         match event:
             case ev.FitStarted():
                 self._mini_batch = event.mini_batch
-                self._apart = self._every if event.mini_batch else 1
+                self._steps_apart = self._every if event.mini_batch else 1
             case ev.IterationDone():
                 self._see(event)
             case ev.CheckpointSaved():
                 self._publish_new()
             case ev.FitEnded():
-                self._draw_last()
+                self._add_last_point()
                 self._publish_new()
 
     def close(self) -> None:
-        """Publish what is left of a fit that was cut off, and tidy up; twice is no error.
+        """Publish the last points of a fit that was cut off, and delete the file on this machine.
 
-        What fails here is logged: raised, it would stand in the place of what ended the fit.
+        Closing twice is no error. A failure is only logged: raised, it would hide the error that
+        ended the fit.
         """
         try:
             with self._file:
-                self._draw_last()
+                self._add_last_point()
                 self._publish_new()
         except Exception:
             log.warning("the last summaries are not published", exc_info=True)
-        self._published = self._drawn
+        self._newest_published = self._newest_point
 
     def _see(self, event: ev.IterationDone) -> None:
         iteration = event.line.iteration
-        if iteration <= self._drawn:
-            return  # done again, as the fit went on from its last checkpoint
-        if self._drawn == 0 or iteration % self._apart == 0:
-            self._draw(event)
+        if iteration <= self._newest_point:
+            return  # a step is done again where the fit goes on from its last checkpoint
+        if self._newest_point == 0 or iteration % self._steps_apart == 0:
+            self._add_point(event)
         else:
-            self._undrawn = event
+            self._without_point = event
 
-    def _draw_last(self) -> None:
-        if self._undrawn is not None:
-            self._draw(self._undrawn)
+    def _add_last_point(self) -> None:
+        if self._without_point is not None:
+            self._add_point(self._without_point)
 
-    def _draw(self, event: ev.IterationDone) -> None:
-        self._undrawn = None
-        self._drawn = event.line.iteration
-        self._file.add(_scalars(event, self._mini_batch), self._drawn)
+    def _add_point(self, event: ev.IterationDone) -> None:
+        self._without_point = None
+        self._newest_point = event.line.iteration
+        self._file.add(_scalars(event, self._mini_batch), self._newest_point)
 
     def _publish_new(self) -> None:
-        if self._published < self._drawn:
+        if self._newest_published < self._newest_point:
             self._publish(self._file.name, self._file.content())
-            self._published = self._drawn
+            self._newest_published = self._newest_point
 
 
 def _scalars(event: ev.IterationDone, mini_batch: bool) -> dict[str, float]:
+    """Return the scalars of a step by their tags."""
     line = event.line
     of_batch = {"loss/per_row": line.loss_per_row, "loss/smoothed": line.smoothed}
     return {
@@ -125,7 +132,7 @@ def _scalars(event: ev.IterationDone, mini_batch: bool) -> dict[str, float]:
 
 
 class _EventFile:
-    """One event file in a directory of its own, which goes when the file is closed."""
+    """An event file in a temporary directory, which is deleted when the file is closed."""
 
     def __init__(self) -> None:
         try:
@@ -136,24 +143,24 @@ class _EventFile:
                 "summaries for TensorBoard need tensorboardX, which cannot be imported here "
                 f"({error}). {install_hint('tensorboard')}"
             ) from error
-        with ExitStack() as opened:
-            folder = Path(opened.enter_context(TemporaryDirectory(prefix="ray_kmeans-")))
-            # By itself it names a file by host and second only.
+        with ExitStack() as resources:
+            folder = Path(resources.enter_context(TemporaryDirectory(prefix="ray_kmeans-")))
+            # Without a suffix, two files of one host and second have the same name.
             suffix = f".{uuid.uuid4().hex[:12]}"
             self._writer = EventsWriter(str(folder / "events"), filename_suffix=suffix)
-            opened.callback(self._writer.close)
+            resources.callback(self._writer.close)
             (self._path,) = folder.iterdir()
-            self._opened = opened.pop_all()
+            self._resources = resources.pop_all()
         self.name = self._path.name
 
     def __enter__(self) -> _EventFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self._resources.close()
 
     def add(self, scalars: Mapping[str, float], step: int) -> None:
-        """Add one point to each of these curves."""
+        """Add a point to each of these curves, by their tags."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -162,6 +169,6 @@ class _EventFile:
         self._writer.write_event(event)
 
     def content(self) -> bytes:
-        """Return the whole file so far."""
+        """Return the whole content of the file so far."""
         self._writer.flush()
         return self._path.read_bytes()

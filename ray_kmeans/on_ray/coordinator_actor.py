@@ -15,7 +15,7 @@ import ray
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_loop import run_fit
-from ray_kmeans.engine.fit_plan import FitPlan, HeldStore, Store
+from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore, Store
 from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.reached import Reached
 from ray_kmeans.errors import RayKMeansError
@@ -88,14 +88,14 @@ class Coordinator:
 
     def _run(self, plan: FitPlan, store: Store, workload: Workload) -> None:
         try:
-            with store.held(f"fit of {plan.num_clusters:,} clusters") as held:
+            with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
                 self._outcome = Outcome(self._fit(plan, held, workload), None)
         except BaseException as error:
             if not isinstance(error, RayKMeansError):  # it loses its traceback on the way
                 self._events.append(ev.Logged(traceback.format_exc()))
             self._outcome = Outcome(None, error)
 
-    def _fit(self, plan: FitPlan, held: HeldStore, workload: Workload) -> FitState:
+    def _fit(self, plan: FitPlan, held: LeasedStore, workload: Workload) -> FitState:
         if not isinstance(workload.source, ray.ObjectRef):
             workload = replace(workload, source=put(workload.source))
         emit = self._events.append

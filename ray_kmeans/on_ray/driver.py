@@ -197,7 +197,7 @@ def _check_hope(losses: CoordinatorLosses, error: Exception) -> None:
 def _fit_from_here(plan: FitPlan, store: Store, workload: Workload, emit: ev.Emit) -> FitState:
     """Fit with this process as the coordinator: it lives where others are killed."""
     emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
-    with store.held(f"fit of {plan.num_clusters:,} clusters") as held:
+    with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
         pool = RayPool(workload, plan.metric, emit)
         try:
             return run_fit(plan, pool, held, emit)

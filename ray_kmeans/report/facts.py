@@ -12,7 +12,7 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.model_rows import taken_from
 from ray_kmeans.data.source import Source
 from ray_kmeans.observe import run_record
-from ray_kmeans.observe.run_record import Run
+from ray_kmeans.observe.run_record import RunRecord
 from ray_kmeans.report.centers import (
     Gaps,
     Plane,
@@ -63,7 +63,7 @@ class Facts:
     name: str
     """Where the model is, without secrets."""
     state: FitState
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     """That made it, the first one first."""
     plane: Plane
     gaps: Gaps | None
@@ -92,8 +92,8 @@ def facts_of(
     return Facts(model.shown, state, _runs_of(model), plane, gaps, sizes, seen, examples)
 
 
-def _runs_of(model: ModelDir) -> tuple[Run, ...]:
-    found = map(Run.parse, model.records(run_record.FOLDER))
+def _runs_of(model: ModelDir) -> tuple[RunRecord, ...]:
+    found = map(RunRecord.parse, model.records(run_record.FOLDER))
     return tuple(sorted((run for run in found if run), key=lambda run: run.began))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_kmeans.observe.run_record import Run
+from ray_kmeans.observe.run_record import RunRecord
 from ray_kmeans.report import figures
 from ray_kmeans.report.facts import Facts
 from ray_kmeans.report.page import Cell, Section, Table
@@ -31,7 +31,7 @@ def _time(facts: Facts) -> Section | None:
     return Section("time", "Time", text, figures.times(spans), table)
 
 
-def _line(run: Run) -> tuple[Cell, ...]:
+def _line(run: RunRecord) -> tuple[Cell, ...]:
     sums = [
         sum(getattr(span, part) for span in run.spans) for part in ("compute", "wait", "reduce")
     ]

@@ -18,7 +18,7 @@ from ray_kmeans.data.layout import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.report.centers import Plane
-from ray_kmeans.workflows.explain import in_units
+from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows.predict import CLUSTER_IDX, ReadyModel, batches_of
 
 ROWS = 20_000
@@ -147,7 +147,7 @@ def _shown(value: Any, alt: str) -> Shown:
 def _image(content: bytes, alt: str) -> Shown:
     kind = next((kind for start, kind in IMAGES.items() if content.startswith(start)), None)
     if kind is None:
-        return in_units(len(content))
+        return format_bytes(len(content))
     if len(content) > LARGEST_IMAGE_BYTES:
-        return f"{kind}, {in_units(len(content))}"
+        return f"{kind}, {format_bytes(len(content))}"
     return Image(f"data:{kind};base64,{base64.b64encode(content).decode()}", alt)

@@ -58,7 +58,7 @@ class Manifests(publish.Place):
         It must have the generation that follows; the next one, where a file of others has its name.
         """
         if not before:
-            return publish.create(self.fs, f"{self._root}/{MANIFEST}", publish.seal(dict(manifest)))
+            return publish.create(self.fs, f"{self.path}/{MANIFEST}", publish.seal(dict(manifest)))
         generation = manifest["generation"]
         while not self._record(generation, {**manifest, "generation": generation}):
             if self._record_of(generation):
@@ -74,19 +74,19 @@ class Manifests(publish.Place):
         """
         newest = self._newest()
         while newest is not None and self.read(MANIFEST) != newest:
-            publish.put(self.fs, f"{self._root}/{MANIFEST}", newest)
+            publish.put(self.fs, f"{self.path}/{MANIFEST}", newest)
             newest = self._newest()
         counts = opened(newest)
         for number in self._numbers():
             is_over = not counts or number < counts["generation"]
             if is_over and self._record_of(number):
                 with contextlib.suppress(FileNotFoundError):
-                    self.fs.rm_file(f"{self._root}/{_record(number)}")
+                    self.fs.rm_file(f"{self.path}/{_record(number)}")
 
     def read(self, name: str) -> bytes | None:
         """Return what a file of the output holds, None where it is not there."""
         try:
-            return bytes(self.fs.cat_file(f"{self._root}/{name}"))
+            return bytes(self.fs.cat_file(f"{self.path}/{name}"))
         except FileNotFoundError:
             return None
 
@@ -103,7 +103,7 @@ class Manifests(publish.Place):
         return copy
 
     def _record(self, generation: int, manifest: Manifest) -> bool:
-        path = f"{self._root}/{_record(generation)}"
+        path = f"{self.path}/{_record(generation)}"
         with contextlib.suppress(IsADirectoryError):
             return publish.create(self.fs, path, publish.seal(dict(manifest)))
         return False
@@ -117,10 +117,10 @@ class Manifests(publish.Place):
     def _numbers(self) -> list[int]:
         self.fs.invalidate_cache()
         try:
-            found = self.fs.ls(f"{self._root}/{RECORDS}", detail=False)
+            found = self.fs.ls(f"{self.path}/{RECORDS}", detail=False)
         except FileNotFoundError:
             return []
-        names = (RECORD.fullmatch(str(path)[len(self._root) + 1 :]) for path in found)
+        names = (RECORD.fullmatch(str(path)[len(self.path) + 1 :]) for path in found)
         return [int(name[1]) for name in names if name]
 
 

@@ -29,7 +29,7 @@ DISTINCT = (ROW, "distance", "second_distance")
 READ_AT_ONCE = 8
 SUCCESSOR = "run of another model, other data or other flags"
 
-Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
+LabelCounts = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Labels, and how many rows have each."""
 
 
@@ -94,7 +94,7 @@ class Parts(publish.Place):
         named = {part["name"] for part in self._output.newest().get("parts", ())}
         if self.url != self.home or name not in named:
             with contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(f"{self._root}/{name}")
+                self.fs.rm_file(f"{self.path}/{name}")
 
     def write(
         self,
@@ -131,7 +131,7 @@ class Parts(publish.Place):
         """Return which part of the run has this name, in whatever folder."""
         return int(name[-16:-8]) - self.first_part
 
-    def there(self, runs: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Part, Counts]]:
+    def there(self, runs: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Part, LabelCounts]]:
         """Yield the index, the part and the labels of each run of blocks that is there and whole.
 
         A part is read back, not believed: its hash and the rows of its clusters would otherwise
@@ -150,7 +150,7 @@ class Parts(publish.Place):
         self.fs.invalidate_cache()
         with self.said(f"{self.shown!r} cannot be read"):
             try:
-                found = self.fs.ls(self._root, detail=False)
+                found = self.fs.ls(self.path, detail=False)
             except FileNotFoundError:
                 return set()
         return {str(path).rsplit("/", 1)[-1] for path in found}
@@ -163,13 +163,13 @@ class Parts(publish.Place):
         """Return what was written under a name; an error where it is gone."""
         with self.said(f"{self.shown!r} cannot be read"):
             try:
-                return bytes(self.fs.cat_file(f"{self._root}/{name}"))
+                return bytes(self.fs.cat_file(f"{self.path}/{name}"))
             except FileNotFoundError:
                 if self._may_write():
                     raise
         raise LeaseLostError(self._output.shown, SUCCESSOR)
 
-    def _look(self, index: int, blocks: Sequence[Any]) -> tuple[Part, Counts] | None:
+    def _look(self, index: int, blocks: Sequence[Any]) -> tuple[Part, LabelCounts] | None:
         name = self._name(index)
         data = self.read(name)
         body = data[: -8 - int.from_bytes(data[-8:-4], "little")]
@@ -191,7 +191,9 @@ class Parts(publish.Place):
         return f"{self.prefix}{self.first_part + index:08d}.parquet"
 
 
-def damaged(place: publish.Place, parts: Sequence[Part], sizes: Mapping[str, int]) -> list[Part]:
+def find_damaged(
+    place: publish.Place, parts: Sequence[Part], sizes: Mapping[str, int]
+) -> list[Part]:
     """Return those parts that are not there as they were written, by their size and their hash.
 
     `sizes`: of all files of the place, by name.

@@ -50,7 +50,7 @@ class ModelDir(publish.Place):
     owner: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
     """Names the run that writes here; it stays the same in other processes of that run."""
     lease: Lease | None = field(default=None, compare=False)
-    """What gives this run the right to save here, where it has that; see `held`."""
+    """What gives this run the right to save here, where it has that; see `take_lease`."""
     known: set[str] = field(default_factory=set, compare=False)
     """The names of data that were there when this run came, and those that it gave."""
 
@@ -68,7 +68,7 @@ class ModelDir(publish.Place):
         return cls.at(url, config.storage_options, kept, skip)
 
     @contextmanager
-    def held(self, what: str, times: Times | None = None) -> Iterator[Held]:
+    def take_lease(self, what: str, times: Times | None = None) -> Iterator[LeasedModelDir]:
         """Give the right to save here, to one run at a time; BusyError where another has it."""
         lease = Lease(publish.Place(self.url, self.storage_options), self.owner, what, times)
         with ExitStack() as held:
@@ -76,7 +76,7 @@ class ModelDir(publish.Place):
             held.push(lease)
             with self.said(f"model_dir={self.shown!r} cannot be read"):
                 known = set(self._data())
-            yield Held(replace(self, lease=lease, known=known))
+            yield LeasedModelDir(replace(self, lease=lease, known=known))
 
     def latest(self) -> FitState | None:
         """Return the newest state; None where there is none.
@@ -103,12 +103,12 @@ class ModelDir(publish.Place):
         self.check_lease()
         with self.said(f"cannot save a checkpoint to {self.shown!r}"):
             number, data = self._claim()
-            path = f"{self._root}/{number}-iteration-{state.iteration}.json"
+            path = f"{self._checkpoint_folder}/{number}-iteration-{state.iteration}.json"
             blobs = checkpoint.blobs_of(state, data)
             manifest = checkpoint.manifest_of(state, blobs)
             try:
                 for name, content in blobs.items():
-                    publish.put(self.fs, f"{self._root}/{name}", content)
+                    publish.put(self.fs, f"{self._checkpoint_folder}/{name}", content)
                 created = publish.create(self.fs, path, publish.seal(manifest))
             except DiskFullError:
                 self._delete_data(data)
@@ -171,23 +171,24 @@ class ModelDir(publish.Place):
 
     def check_writable(self) -> None:
         """Raise StoreError if nothing can be written."""
-        probe = f"{self._root}/probe-{uuid.uuid4().hex[:8]}"
+        probe = f"{self._checkpoint_folder}/probe-{uuid.uuid4().hex[:8]}"
         with self.said(f"model_dir={self.shown!r} cannot be written"):
             publish.put(self.fs, probe, b"may I write here?")
             self.fs.rm_file(probe)
 
     @property
-    def _root(self) -> str:
-        return f"{super()._root}/checkpoints"
+    def _checkpoint_folder(self) -> str:
+        """Path of the folder that holds manifests, claims and arrays."""
+        return f"{self.path}/checkpoints"
 
     def _manifests(self) -> list[str]:
         """Return the paths of all manifests, the oldest first."""
         found = [
             (number, name)
-            for name in self._files(self._root)
+            for name in self._files(self._checkpoint_folder)
             if (number := numbered.of_manifest(name))
         ]
-        return [f"{self._root}/{name}" for _, name in sorted(found)]
+        return [f"{self._checkpoint_folder}/{name}" for _, name in sorted(found)]
 
     def _files(self, folder: str) -> list[str]:
         return [name for name, is_folder in self._listed(folder) if not is_folder]
@@ -209,7 +210,7 @@ class ModelDir(publish.Place):
         """Return the claims and the folders of arrays, with their numbers."""
         return {
             name: number
-            for name, is_folder in self._listed(f"{self._root}/data")
+            for name, is_folder in self._listed(f"{self._checkpoint_folder}/data")
             if (number := numbered.of_data(name)) and is_folder != name.endswith("-claim")
         }
 
@@ -222,7 +223,8 @@ class ModelDir(publish.Place):
         self._check_known(self._manifests())
         last = max((number.number for number in self._used()), default=-1)
         number, mine = Number(self._epoch, last + 1), uuid.uuid4().hex[:8]
-        while not publish.create(self.fs, f"{self._root}/data/{number}-claim", mine.encode()):
+        folder = f"{self._checkpoint_folder}/data"
+        while not publish.create(self.fs, f"{folder}/{number}-claim", mine.encode()):
             number = Number(self._epoch, number.number + 1)
         self.known.update((f"{number}-claim", f"{number}-{mine}"))
         return number, f"data/{number}-{mine}"
@@ -277,7 +279,7 @@ class ModelDir(publish.Place):
 
     def _load(self, path: str) -> FitState:
         def fetch(name: str) -> bytes:
-            return bytes(self.fs.cat_file(f"{self._root}/{name}"))
+            return bytes(self.fs.cat_file(f"{self._checkpoint_folder}/{name}"))
 
         return checkpoint.read(self.told(path), self.fs.cat_file(path), fetch)
 
@@ -313,22 +315,22 @@ class ModelDir(publish.Place):
         if len(manifests) < self.keep:
             return
         oldest = _number_at(manifests[-self.keep])
-        for name, is_folder in self._listed(f"{self._root}/data"):
+        for name, is_folder in self._listed(f"{self._checkpoint_folder}/data"):
             number = numbered.of_data(name) or numbered.of_unpublished(name)
             if number is None or number >= oldest:
                 continue
             if is_folder:
                 self._delete_data(f"data/{name}")
             elif name.endswith("-claim") or publish.is_unpublished(name):
-                self.fs.rm_file(f"{self._root}/data/{name}")
-        for name in self._files(self._root):
+                self.fs.rm_file(f"{self._checkpoint_folder}/data/{name}")
+        for name in self._files(self._checkpoint_folder):
             number = numbered.of_unpublished(name)
             if number is not None and number < oldest:
-                self.fs.rm_file(f"{self._root}/{name}")
+                self.fs.rm_file(f"{self._checkpoint_folder}/{name}")
 
     def _delete_data(self, folder: str) -> None:
         """Delete the arrays of a checkpoint, and their folder where nothing else is in it."""
-        path = f"{self._root}/{folder}"
+        path = f"{self._checkpoint_folder}/{folder}"
         ours = [f"{path}/{name}" for name in self._files(path) if checkpoint.is_array(name)]
         with suppress(FileNotFoundError):
             if ours:
@@ -337,7 +339,7 @@ class ModelDir(publish.Place):
             self.fs.rmdir(path)
 
 
-class Held:
+class LeasedModelDir:
     """A model's directory that one run alone may write to: each save makes sure of that."""
 
     def __init__(self, store: ModelDir) -> None:

@@ -22,6 +22,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.table import largest_sizes
+from ray_kmeans.text.quantities import format_number
 from ray_kmeans.workflows.plan import check_reachable, open_pool
 from ray_kmeans.workflows.predict import ALL_SCORES, CLUSTER_IDX, Batch, ReadyModel, batches_of
 
@@ -58,9 +59,11 @@ class Evaluation:
 
     def table(self) -> str:
         """Return a line for each of these."""
-        return "\n".join(
-            f"{name.replace('_', ' '):<16}{_said(value):>20}" for name, value in vars(self).items()
-        )
+        texts = {
+            name.replace("_", " "): value if isinstance(value, str) else format_number(value)
+            for name, value in vars(self).items()
+        }
+        return "\n".join(f"{name:<16}{text:>20}" for name, text in texts.items())
 
 
 def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConfig) -> Evaluation:
@@ -111,12 +114,6 @@ def after_mini_batch(source: Source, state: FitState, config: RunConfig) -> str:
         f"all {found.rows:,} rows by the last centers: loss per row {found.mean_loss:,.6g}, "
         f"{found.num_clusters:,} clusters of {largest_sizes(counts)}"
     )
-
-
-def _said(value: float | str) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
 # --- losses of batches

@@ -9,6 +9,7 @@ from ray_kmeans.config import RunConfig
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES
 from ray_kmeans.data.layout import Layout
 from ray_kmeans.engine.row_cache import DISK, MEMORY, SOURCE
+from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows.plan import plan_shards, worker_memory
 
 PLACES = {
@@ -18,7 +19,6 @@ PLACES = {
 }
 LABEL_BYTES = 16
 """Of a row of labelled output: its number, cluster and distance."""
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 class Work(Enum):
@@ -54,37 +54,24 @@ def explain(
     files = len({block.file for block in layout.blocks})
     where = "in this process" if config.num_workers == 0 else "on Ray"
     lines = {
-        "data": f"{layout.rows:,} rows x {layout.features:,} features, {in_units(_bytes(layout))} "
-        f"as {layout.narrow or 'float32'}; {files:,} file{'s'[: files != 1]}, "
-        f"{len(layout.blocks):,} blocks",
+        "data": f"{layout.rows:,} rows x {layout.features:,} features, "
+        f"{format_bytes(_bytes(layout))} as {layout.narrow or 'float32'}; "
+        f"{files:,} file{'s'[: files != 1]}, {len(layout.blocks):,} blocks",
         "features": features,
         "workers": f"{options.num_workers:,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and "
         f"at most {options.planned_rows:,} rows each",
         "rows": f"as {row_cache.narrow or 'float32'} {PLACES[row_cache.cache]} "
         f"(cache={config.cache!r})",
-        "memory": f"{in_units(options.planned_bytes)} in a worker at most, "
-        f"{in_units(WORKER_BASE_BYTES)} of it before any row; "
-        f"it may hold {in_units(worker_memory(config))}",
+        "memory": f"{format_bytes(options.planned_bytes)} in a worker at most, "
+        f"{format_bytes(WORKER_BASE_BYTES)} of it before any row; "
+        f"it may hold {format_bytes(worker_memory(config))}",
         "traffic": work.value.format(
-            centers=in_units(4 * values),
-            sums=in_units(8 * (values + num_clusters)),
-            labels=in_units(LABEL_BYTES * layout.rows),
+            centers=format_bytes(4 * values),
+            sums=format_bytes(8 * (values + num_clusters)),
+            labels=format_bytes(LABEL_BYTES * layout.rows),
         ),
     }
     return "\n".join(f"{name:<8} {line}" for name, line in lines.items() if line)
-
-
-def in_units(size: float) -> str:
-    """Return a number of bytes in the largest unit of which there is one.
-
-    >>> in_units(512), in_units(1536), in_units(3 * 2**40)
-    ('512 bytes', '1.5 KiB', '3.0 TiB')
-    """
-    for unit in UNITS:
-        if size < 1024 or unit == UNITS[-1]:
-            break
-        size /= 1024
-    return f"{size:,.0f} {unit}" if unit == UNITS[0] else f"{size:,.1f} {unit}"
 
 
 def _bytes(layout: Layout) -> int:

@@ -166,7 +166,7 @@ def fit(
             name = _name_of_fit(store) if config.detached else None
             return driver.fit_on_ray(plan, store, Workload(source, shards, options), emit, name)
         with (
-            store.held(f"fit of {k:,} clusters") as held,
+            store.take_lease(f"fit of {k:,} clusters") as held,
             open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool,
         ):
             return run_fit(plan, pool, held, emit, Monitors(monitors))
@@ -203,7 +203,7 @@ def fit_stream(
     k, metric, workers = plan.num_clusters, plan.metric, workforce(config)[0]
     with (
         _listening(config, store, listeners) as emit,
-        store.held(f"fit of {k:,} clusters, on batches") as held,
+        store.take_lease(f"fit of {k:,} clusters, on batches") as held,
         open_pool(first, layout, k, metric, config, emit, workers=workers) as pool,
     ):
         del first  # only the pool holds it, until the next batch comes

@@ -107,7 +107,7 @@ def imported(given: Found, metric: str, store: ModelDir) -> FitState:
     centers, origin = given.centers, Origin(f"{GIVEN} {digest(given.centers)}")
     state = FitState.initial(project(centers, metric), metric, origin)
     state = replace(state, rows=RowSpec(given.names))
-    with store.held(f"import of {len(centers):,} centers") as held:
+    with store.take_lease(f"import of {len(centers):,} centers") as held:
         found = held.latest()
         if found is None:
             held.save(state)

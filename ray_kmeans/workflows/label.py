@@ -29,9 +29,11 @@ from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
-from ray_kmeans.store.labelled import Content, Counted, Held, LabelledOutput, Run, Written
+from ray_kmeans.store.labelled import LabelledOutput, LabelRun, RowCounts
 from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
 from ray_kmeans.store.labelled_parts import Part
+from ray_kmeans.store.labelled_spec import OutputSpec
+from ray_kmeans.store.labelled_writer import LeasedOutput, WrittenParts, lease_output
 from ray_kmeans.text import secrets
 from ray_kmeans.workflows.plan import check_reachable, open_pool
 from ray_kmeans.workflows.validation import check_features
@@ -73,7 +75,7 @@ class How:
         there = before.kept_schema(self.keep_columns) if before else None
         return replace(self, kept=kept if there is None else held_by(there, kept))
 
-    def content(self, state: FitState, source: Source, layout: Layout) -> Content:
+    def content(self, state: FitState, source: Source, layout: Layout) -> OutputSpec:
         """Return what the output is of."""
         return {
             "model": [digest(state.centers), state.metric, *state.shift],
@@ -96,7 +98,7 @@ class Labelling:
     how: How
     emit: ev.Emit
 
-    def write(self, output: LabelledOutput, run: Run) -> tuple[Written, int]:
+    def write(self, output: LabelledOutput, run: LabelRun) -> tuple[WrittenParts, int]:
         """Write all that is missing; also return how many parts have a number."""
         runs = self._runs
         written = self._write_parts(run, runs)
@@ -106,10 +108,10 @@ class Labelling:
             files = place.done(bundles)
             files |= self._gather(place, [b for b in bundles if b[0] not in files], width, runs)
             parts = [part for bundle in bundles for part in files[bundle[0]]]
-            written = Written(parts, written.counts, width)
+            written = WrittenParts(parts, written.counts, width)
         return written, len(runs)
 
-    def mend(self, output: LabelledOutput, run: Run) -> list[Part]:
+    def mend(self, output: LabelledOutput, run: LabelRun) -> list[Part]:
         """Write again what is damaged of a run that was complete, with all of its bundles."""
         runs = self._runs
         if not self.how.by_cluster:
@@ -135,7 +137,7 @@ class Labelling:
         """The blocks of each part."""
         return pieces_of(self.layout.blocks, self._together)
 
-    def _write_parts(self, run: Run, runs: list[Shard]) -> Written:
+    def _write_parts(self, run: LabelRun, runs: list[Shard]) -> WrittenParts:
         """Write the parts that are not there; the blocks of the others are not even read."""
         found: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)
@@ -147,10 +149,10 @@ class Labelling:
             new, more = self._label(run, runs, missing)
             found |= dict(zip(missing, new, strict=True))
             counts += more
-        return Written([found[index] for index in range(len(runs))], counts)
+        return WrittenParts([found[index] for index in range(len(runs))], counts)
 
     def _label(
-        self, run: Run, runs: list[Shard], missing: list[int]
+        self, run: LabelRun, runs: list[Shard], missing: list[int]
     ) -> tuple[list[Part], NDArray[np.int64]]:
         """Write these parts; return them, and the rows of each label."""
         blocks = [block for index in missing for block in runs[index]]
@@ -200,7 +202,7 @@ def write_labels(
     second: bool = False,
     by_cluster: bool = False,
     append: bool = False,
-) -> Counted:
+) -> RowCounts:
     """Write label and distance of every row, by the workers; return how many rows there are.
 
     What a run that was cut off has written stays, and only the rest is. `second`: also the
@@ -216,9 +218,9 @@ def write_labels(
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
     how = How(tuple(keep_columns), second, by_cluster).of(source, output if append else None)
     content = how.content(state, source, layout)
-    done = output.complete(content, append)
+    done = output.find_complete(content, append)
     if done is None:
-        with output.held() as held, closing(Progress(config.progress)) as progress:
+        with lease_output(output) as held, closing(Progress(config.progress)) as progress:
             emit = tell_all([LogLines(), progress])
             labelling = Labelling(state, source, layout, config, how, emit)
             run = held.begin(content, append)
@@ -231,8 +233,12 @@ def write_labels(
 
 
 def _written(
-    labelling: Labelling, output: LabelledOutput, held: Held, run: Run, model: Mapping[str, Any]
-) -> Counted:
+    labelling: Labelling,
+    output: LabelledOutput,
+    held: LeasedOutput,
+    run: LabelRun,
+    model: Mapping[str, Any],
+) -> RowCounts:
     """Write what is missing of an output, and last that it is complete."""
     if run.there is None:
         written, numbers = labelling.write(output, run)
