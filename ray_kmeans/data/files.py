@@ -13,7 +13,7 @@ from ray_kmeans.data.listing import PATTERN, Info, Listing
 from ray_kmeans.data.own import folder_above, folders_of_ours
 from ray_kmeans.data.partitions import keys_of
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.io.remote import Remote, is_text, said
+from ray_kmeans.io.remote import Remote, is_text, raise_store_errors
 from ray_kmeans.text import secrets
 
 log = logging.getLogger("ray_kmeans")
@@ -106,7 +106,7 @@ def list_files(
 
 
 def _files_of(remote: Remote, suffixes: Sequence[str], ending: str) -> list[File]:
-    with said(f"{remote.shown!r} cannot be listed", remote.storage_options):
+    with raise_store_errors(f"{remote.shown!r} cannot be listed", remote.storage_options):
         found = _find(remote)
     if found is None:
         raise NoDataError(f"{remote.shown!r} does not exist. Give a file, a directory or a glob.")

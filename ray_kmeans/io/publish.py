@@ -20,7 +20,7 @@ from ray_kmeans.io.remote import (
     FileSystem,
     Remote,
     protocols_of,
-    said,
+    raise_store_errors,
 )
 from ray_kmeans.process import forks
 
@@ -47,12 +47,12 @@ class Place(Remote):
 
     def put(self, name: str, data: bytes) -> None:
         """Make `data` visible under a name in this directory, in one step."""
-        with self.said(f"{self.shown!r} cannot be written"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be written"):
             put(self.fs, f"{self.path}/{name}", data)
 
-    def said(self, what: str) -> AbstractContextManager[None]:
+    def raise_store_errors(self, what: str) -> AbstractContextManager[None]:
         """Turn whatever the store raises into StoreError that begins so, and tells no secret."""
-        return said(what, self.storage_options, self.url)
+        return raise_store_errors(what, self.storage_options, self.url)
 
     @property
     def is_local(self) -> bool:

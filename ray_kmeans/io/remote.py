@@ -303,7 +303,7 @@ def _status(error: BaseException) -> int | None:
 
 
 @contextmanager
-def said(
+def raise_store_errors(
     what: str, storage_options: Mapping[str, Any] | None = None, url: str = ""
 ) -> Iterator[None]:
     """Turn whatever a store raises into StoreError: every store has its own exceptions for "no"."""

@@ -196,7 +196,7 @@ class LabelledOutput(publish.Place):
         begun, which may be at work, is for the one to judge that holds the place.
         """
         content = _as_json(content)
-        with self.said(f"{self.shown!r} cannot be written"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be written"):
             look = self.look()
             if look.open and _there(look.manifest, content, append) is None:
                 return None
@@ -259,7 +259,7 @@ class LabelledOutput(publish.Place):
 
         None too where no output is there yet.
         """
-        with self.said(f"{self.shown!r} cannot be read"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be read"):
             parts = self.manifests.newest().get("parts")
             if not parts:
                 return None
@@ -408,7 +408,7 @@ class Held:
         Raises StoreError where something else is there, or nothing can be written.
         """
         output = self._output
-        with output.said(f"{output.shown!r} cannot be written"):
+        with output.raise_store_errors(f"{output.shown!r} cannot be written"):
             look = output.look()
             run = output.plan(look, content, append)
             self._lease.check()
@@ -467,7 +467,7 @@ class Held:
 
     def _publish(self, run: Run, manifest: Mapping[str, Any] | None) -> None:
         output = self._output
-        with output.said(f"{output.shown!r} cannot be written"):
+        with output.raise_store_errors(f"{output.shown!r} cannot be written"):
             self._lease.check()
             is_marked = output.manifests.read(_name(run)) == run.marker
             if not is_marked or not (

@@ -19,7 +19,7 @@ from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE, FileSource
 from ray_kmeans.data.formats.parquet import Parquet
 from ray_kmeans.errors import ConfigError, NoDataError, install_hint
-from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.io.remote import Remote, raise_store_errors
 
 LOG = "_delta_log"
 HARMLESS = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "typeWidening"}
@@ -81,7 +81,9 @@ def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
             f"{install_hint('delta')}"
         ) from None
     with TemporaryDirectory(prefix="ray-kmeans-delta") as folder:
-        with said(f"the log of {remote.shown!r} cannot be read", remote.storage_options):
+        with raise_store_errors(
+            f"the log of {remote.shown!r} cannot be read", remote.storage_options
+        ):
             _copy_log(remote, Path(folder) / LOG)
         with readable(f"the log of {remote.shown}", DeltaError):
             table = _opened(deltalake, folder)

@@ -12,7 +12,7 @@ from ray_kmeans.data.datasets.lance import open_lance, open_lance_folder
 from ray_kmeans.data.datasets.ray import open_ray_dataset
 from ray_kmeans.data.datasets.zarr import open_zarr, open_zarr_folder
 from ray_kmeans.data.source import Source
-from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.io.remote import Remote, raise_store_errors
 
 ObjectOpener: TypeAlias = "Callable[[Any, Sequence[str] | None], Source]"
 FolderOpener: TypeAlias = "Callable[[str, Sequence[str] | None, Mapping[str, Any]], Source]"
@@ -55,7 +55,7 @@ def open_folder(
         if uri.lower().rstrip("/").endswith(end):
             return open_it(uri, columns, storage_options)
     remote = Remote(uri, storage_options)
-    with said(f"{remote.shown!r} cannot be listed", storage_options):
+    with raise_store_errors(f"{remote.shown!r} cannot be listed", storage_options):
         names = _names_in(remote)
     opener = next((FOLDERS[name] for name in FOLDERS if name in names), None)
     return opener(uri, columns, storage_options) if opener else None
