@@ -20,7 +20,7 @@ from ray_kmeans.data.formats.base import opened
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import RayKMeansError
 from ray_kmeans.export.directory import ExportDir
-from ray_kmeans.io import remote
+from ray_kmeans.io import retry
 from ray_kmeans.io.remote import Remote
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
@@ -40,9 +40,9 @@ SECRETS = [HUSH, "hush", KEY, "hush0123abcd", SECRET, AZURE_KEY, "hush%2D", "Wq7
 
 @pytest.fixture(autouse=True)
 def impatient_clients(monkeypatch):
-    monkeypatch.setattr(remote, "ATTEMPTS", 2)
-    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(remote, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE_S", 0.01)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
 
 

@@ -20,7 +20,7 @@ from ray_kmeans.data.formats.parquet import BATCH_ROWS
 from ray_kmeans.data.layout import Block, passes_over
 from ray_kmeans.data.promotion import filled
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.io.remote import protocols_of
+from ray_kmeans.io.retry import protocols_of
 
 NAME = "the dataset"
 

@@ -25,7 +25,8 @@ from ray_kmeans.errors import (
     NoDataError,
     install_hint,
 )
-from ray_kmeans.io.remote import Remote, protocols_of
+from ray_kmeans.io.remote import Remote
+from ray_kmeans.io.retry import protocols_of
 
 
 @dataclass(frozen=True)
