@@ -363,7 +363,7 @@ def test_columns_to_keep_that_are_not_there(tmp_path):
     put_batches(tmp_path, "x.arrow", [as_batch(0, 9, "List", "")])
     source = open_source(tmp_path)
 
-    with pytest.raises(DataError, match=r"keep_columns=\['z'\] are not in .*x\.arrow"):
+    with pytest.raises(DataError, match=r"columns \['z'\] are not in .*x\.arrow"):
         source.columns_of(source.describe().blocks[0], ["z"])
 
 

@@ -118,10 +118,8 @@ class ArraySource(RoundedSource):
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         if self.table is None:
-            raise ConfigError(
-                f"keep_columns={list(names)}: an array has no columns to pass through."
-            )
-        return arrow.kept(self.table.slice(block.first, block.rows), names, "the table")
+            raise arrow.no_columns(names, "the array")
+        return arrow.select(self.table.slice(block.first, block.rows), names, "the table")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave wide values behind: rows that are rounded take half of the way."""

@@ -21,7 +21,8 @@ from ray_kmeans.algorithm.state import (
     digest,
 )
 from ray_kmeans.data.formats.faiss_index import centers_in_bytes, centers_in_index
-from ray_kmeans.data.opening import FORMATS, open_source
+from ray_kmeans.data.formats.registry import FORMATS
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError, NoDataError

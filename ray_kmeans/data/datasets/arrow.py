@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_kmeans.data.batches import tables_of_blocks
 from ray_kmeans.data.columns import is_vector
 from ray_kmeans.data.datasets.base import TableSource, readable
 from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE
 from ray_kmeans.data.formats.parquet import BATCH_ROWS
-from ray_kmeans.data.layout import Block, passes_over
+from ray_kmeans.data.layout import Block, groups_of, passes_over
 from ray_kmeans.data.promotion import filled
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.io.retry import protocols_of
@@ -45,10 +45,10 @@ class ArrowDataset:
         for path, of_file in groupby(blocks, key=lambda block: block.file):
             fragment, file = self._by_path[path]
             file.check(_as_it_is(fragment))
-            for group, of_group in groupby(of_file, key=lambda block: block.group):
-                part = _part(fragment, group)
-                for run in passes_over(list(of_group)):
-                    yield from _cut_batches(self._batches(part, names), run)
+            for group in groups_of(tuple(of_file)):
+                part = _part(fragment, group[0].group)
+                for run in passes_over(group):
+                    yield from tables_of_blocks(self._batches(part, names), run)
             file.check(_as_it_is(fragment))
 
     def _batches(self, part: Any, names: Sequence[str]) -> Iterator[Any]:
@@ -161,24 +161,3 @@ def _as_it_is(fragment: Any) -> File:
     if not info.is_file:
         raise DataError(f"{fragment.path} is gone since the dataset was made.")
     return File(fragment.path, info.size, str(info.mtime_ns or ""))
-
-
-def _cut_batches(batches: Iterator[Any], blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
-    """Put the batches of a part together to the tables of blocks that are in its order."""
-    wanted = deque(blocks)
-    pieces: list[Any] = []
-    begin = 0  # of the batch, within the part
-    for batch in batches:
-        end = begin + batch.num_rows
-        while wanted and wanted[0].skip < end:
-            last = wanted[0].skip + wanted[0].rows
-            low, high = max(wanted[0].skip, begin), min(last, end)
-            pieces.append(batch.slice(low - begin, high - low))
-            if high < last:
-                break  # the next batch goes on with this block
-            yield wanted.popleft(), pa.Table.from_batches(pieces)
-            pieces = []
-        begin = end
-        if not wanted:
-            return
-    raise DataError(f"{wanted[0].file} has fewer rows than its metadata say; it is damaged.")

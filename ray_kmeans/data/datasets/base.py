@@ -73,7 +73,7 @@ class TableSource(RoundedSource):
 
     def kept_schema(self, names: Sequence[str]) -> pa.Schema:
         """Return the type of each column that is to be passed through."""
-        arrow.check_kept(names, self.tables.schema, self.tables.name)
+        arrow.check_names(names, self.tables.schema, self.tables.name)
         types = {name: arrow.type_at(self.tables.schema, name) for name in names}
         return promoted([(self.tables.name, types)], names)
 
@@ -99,7 +99,7 @@ class TableSource(RoundedSource):
         return self.columns
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        arrow.check_kept(names, self.tables.schema, self.tables.name)
+        arrow.check_names(names, self.tables.schema, self.tables.name)
         with readable(self.tables.name):
             [(_, table)] = self.tables.read([block], names)
         _check_rows(block, table)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import narrow_name
+from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.datasets.base import readable
 from ray_kmeans.data.layout import (
     BLOCK_ROWS,
     Block,
     Layout,
     cut,
+    groups_of,
 )
 from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import (
@@ -51,8 +52,7 @@ class ZarrSource(RoundedSource):
         return Layout(blocks, features, narrow_name(self.array.dtype))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        for _, of_group in groupby(blocks, key=lambda block: block.group):
-            wanted = list(of_group)
+        for wanted in groups_of(tuple(blocks)):
             begin = min(block.start for block in wanted)
             end = max(block.start + block.rows for block in wanted)
             with readable(f"row group {wanted[0].group} of {self.name}"):
@@ -62,9 +62,7 @@ class ZarrSource(RoundedSource):
                 yield block, rows
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        raise ConfigError(
-            f"keep_columns={list(names)}: {self.name} has no columns to pass through."
-        )
+        raise no_columns(names, self.name)
 
 
 def open_zarr(x: Any, columns: Sequence[str] | None) -> ZarrSource:

@@ -244,7 +244,7 @@ class FileSource(RoundedSource):
         else:
             schemas = [(file, pa.schema([])) for file in self.files]
             if any(name not in file.partitions for file in self.files for name in names):
-                raise no_columns(self.files[0].shown, names)
+                raise arrow.no_columns(names, self.files[0].shown)
         of_files = (
             (file.shown, {name: _type_in(file, schema, name) for name in names})
             for file, schema in schemas
@@ -408,10 +408,6 @@ def refuse_columns(first: Opened, columns: Sequence[str] | None) -> None:
         raise ConfigError(
             f"columns={list(columns)} has no meaning for {first.path}: it has no columns."
         )
-
-
-def no_columns(path: str, names: Sequence[str]) -> ConfigError:
-    return ConfigError(f"keep_columns={list(names)}: {path} has no columns to pass through.")
 
 
 def _spans(looks: Sequence[Look], name: str) -> list[Span]:

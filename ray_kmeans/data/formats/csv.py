@@ -19,6 +19,7 @@ import pyarrow.csv as text
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.batches import rows_of_blocks, tables_of_blocks
 from ray_kmeans.data.formats.base import Head, Look, Opened
 from ray_kmeans.data.formats.first_lines import NUMBER, Form, form_of
 from ray_kmeans.data.layout import Block, passes_over
@@ -76,7 +77,7 @@ class Csv:
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for run in passes_over(blocks):
             batches = self._batches(file, self.columns, self._types)
-            yield from arrow.cut_batches(batches, self.columns, run)
+            yield from rows_of_blocks(batches, self.columns, run)
 
     @property
     def _types(self) -> dict[str, pa.DataType]:
@@ -84,10 +85,10 @@ class Csv:
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns as text, as the file has them: no later line can contradict."""
-        arrow.check_kept(names, _start(file, self.form).schema, file.path)
+        arrow.check_names(names, _start(file, self.form).schema, file.path)
         batches = self._batches(file, names, dict.fromkeys(names, pa.string()))
-        parts = arrow.rows_of_block(batches, block)
-        return arrow.kept(pa.Table.from_batches(parts), names, file.path)
+        [(_, table)] = tables_of_blocks(batches, [block])
+        return arrow.select(table, names, file.path)
 
     def _batches(
         self, file: Opened, names: Sequence[str], types: Mapping[str, pa.DataType]

@@ -14,10 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import narrow_name
+from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.formats.base import (
     Head,
     Opened,
-    no_columns,
     one_part,
 )
 from ray_kmeans.data.layout import Block
@@ -109,7 +109,7 @@ class DenseFormat(ABC):
         yield from read_dense(file, self.dense(file), blocks)
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file.path, names)
+        raise no_columns(names, file.path)
 
 
 def read_dense(

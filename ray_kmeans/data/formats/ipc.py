@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.batches import rows_of_blocks
 from ray_kmeans.data.formats.base import Head, Look, Opened
 from ray_kmeans.data.formats.ipc_messages import (
     BATCH,
@@ -21,7 +21,7 @@ from ray_kmeans.data.formats.ipc_messages import (
     batches_of_file,
     walk,
 )
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.layout import Block, groups_of
 from ray_kmeans.errors import DataError
 
 
@@ -58,16 +58,16 @@ class Ipc:
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         batches = _batches(file, self.columns)
-        for group, of_group in groupby(blocks, key=lambda block: block.group):
-            batch = batches.batch(group)
-            for block in of_group:
-                yield from arrow.cut_batches(iter([batch]), self.columns, [block])
+        for group in groups_of(tuple(blocks)):
+            batch = batches.batch(group[0].group)
+            for block in group:
+                yield from rows_of_blocks([batch], self.columns, [block])
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         batches = _batches(file, names)
-        arrow.check_kept(names, batches.schema, block.file)
+        arrow.check_names(names, batches.schema, block.file)
         part = batches.batch(block.group).slice(block.skip, block.rows)
-        return arrow.kept(part, names, block.file)
+        return arrow.select(part, names, block.file)
 
 
 def _first_length(batches: _File | _Stream, count: int, name: str, path: str) -> int:

@@ -17,6 +17,7 @@ import pyarrow.json as text
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.batches import rows_of_blocks, tables_of_blocks
 from ray_kmeans.data.formats.base import Head, Look, Opened
 from ray_kmeans.data.layout import Block, passes_over
 from ray_kmeans.errors import DataError
@@ -57,16 +58,15 @@ class JsonLines:
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for run in passes_over(blocks):
-            yield from arrow.cut_batches(_batches(file, self._of_rows), self.columns, run)
+            yield from rows_of_blocks(_batches(file, self._of_rows), self.columns, run)
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns, of the types that the first file has."""
-        arrow.check_kept(names, self.schema, file.path)
+        arrow.check_names(names, self.schema, file.path)
         schema = self._only(names)
-        parts = arrow.rows_of_block(_batches(file, schema), block)
-        table = pa.Table.from_batches(parts, schema)
+        [(_, table)] = tables_of_blocks(_batches(file, schema), [block])
         table.validate(full=True)
-        return arrow.kept(table, names, file.path)
+        return arrow.select(table, names, file.path)
 
     @property
     def _of_rows(self) -> pa.Schema:

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.formats import npy
-from ray_kmeans.data.formats.base import Head, Opened, no_columns
+from ray_kmeans.data.formats.base import Head, Opened
 from ray_kmeans.data.formats.dense import Dense, read_dense
 from ray_kmeans.data.formats.named_arrays import check_there, choose_matrix
 from ray_kmeans.data.layout import Block
@@ -59,7 +60,7 @@ class Npz:
                 yield from _inflate(archive, info, dense, blocks)
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file.path, names)
+        raise no_columns(names, file.path)
 
     def _member(self, file: Opened, archive: zipfile.ZipFile) -> tuple[zipfile.ZipInfo, Dense]:
         """Return the member, and where in its bytes the rows are."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.batches import rows_of_blocks
 from ray_kmeans.data.choice import Span
 from ray_kmeans.data.formats.base import Head, Look, Opened
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.layout import Block, groups_of, passes_over
 
 BATCH_ROWS = 2048
 """Rows decoded at once: Arrow then holds some MB, whatever the size of a row group."""
@@ -51,14 +51,15 @@ class Parquet:
 
     def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         parquet = _file(file)
-        for _, of_group in groupby(blocks, key=lambda block: block.group):
-            yield from _read_group(parquet, self.columns, list(of_group))
+        for group in groups_of(tuple(blocks)):
+            for run in passes_over(group):
+                yield from _read_group(parquet, self.columns, run)
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
         parquet = _file(file)
-        arrow.check_kept(names, parquet.schema_arrow, block.file)
+        arrow.check_names(names, parquet.schema_arrow, block.file)
         group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
-        return arrow.kept(group.slice(block.skip, block.rows), names, block.file)
+        return arrow.select(group.slice(block.skip, block.rows), names, block.file)
 
 
 def _first_length(parquet: Any, name: str, path: str) -> int:
@@ -103,12 +104,8 @@ def _file(file: Opened) -> Any:
 def _read_group(
     parquet: Any, names: tuple[str, ...], blocks: Sequence[Block]
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
-    """Decode a row group once, in small batches, and cut it into the blocks wanted."""
-    if any(after.skip < before.skip for before, after in pairwise(blocks)):
-        for block in blocks:  # not in the order of the file: once for each
-            yield from _read_group(parquet, names, [block])
-        return
+    """Decode a row group once, in small batches, and cut it into blocks that follow its order."""
     batches = parquet.iter_batches(
         batch_size=BATCH_ROWS, row_groups=[blocks[0].group], columns=list(names), use_threads=False
     )
-    yield from arrow.cut_batches(batches, names, blocks)
+    yield from rows_of_blocks(batches, names, blocks)

@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import BFLOAT16, widened
-from ray_kmeans.data.formats.base import Head, Opened, no_columns
+from ray_kmeans.data.columns import no_columns
+from ray_kmeans.data.formats.base import Head, Opened
 from ray_kmeans.data.formats.dense import Dense, read_dense
 from ray_kmeans.data.formats.named_arrays import check_there, choose_matrix
 from ray_kmeans.data.layout import Block
@@ -73,7 +74,7 @@ class Safetensors:
             yield block, widened(rows, BFLOAT16) if tensor.dtype == "BF16" else rows
 
     def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file.path, names)
+        raise no_columns(names, file.path)
 
     def _tensor(self, file: Opened) -> Tensor:
         tensors = tensors_of(file)
