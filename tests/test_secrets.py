@@ -16,7 +16,7 @@ import s3fs
 
 from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.data.files import File
-from ray_kmeans.data.formats.base import opened
+from ray_kmeans.data.formats.base import open_file
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import RayKMeansError
 from ray_kmeans.export.directory import ExportDir
@@ -223,7 +223,7 @@ def test_what_a_client_says_of_a_file_is_told_without_its_secrets(said):
     file = File(f"http://host/x.npy?{SIGNED}", 1, "")
 
     def fail():
-        with opened(remote, file):
+        with open_file(remote, file):
             raise OSError(f"{HUSH} does not open http://host/x.npy?{SIGNED}")
 
     fails(said, fail)
