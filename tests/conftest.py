@@ -39,7 +39,7 @@ from ray_kmeans.algorithm.grid import (
 )
 from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
 from ray_kmeans.algorithm.partials import Partials
-from ray_kmeans.io import remote
+from ray_kmeans.io import retry
 from tests import stores
 from tests.share import SHARE, share_of
 
@@ -221,8 +221,8 @@ def azure():
 @pytest.fixture
 def impatient(monkeypatch):
     """Let a request to a store fail at once."""
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
-    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -56,5 +56,5 @@ class WithNames(SourceContract):
     def test_a_column_to_keep_that_is_not_there_is_named(self, source_and_rows):
         source, _ = source_and_rows
 
-        with pytest.raises(DataError, match=r"keep_columns=\['nothing'\]"):
+        with pytest.raises(DataError, match=r"columns \['nothing'\]"):
             source.columns_of(source.describe().blocks[0], ["nothing"])

@@ -17,7 +17,7 @@ from ray_kmeans import RunConfig, open_source
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data import layout
 from ray_kmeans.errors import StoreError
-from ray_kmeans.io import remote
+from ray_kmeans.io import retry
 from ray_kmeans.store import lease
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.workflows import label
@@ -48,7 +48,7 @@ class Naps:
 
     def __init__(self):
         self.at, self.calls, self._lock = NEVER, 0, Lock()
-        for owner, name in ((remote.Patient, "ask"), (os, "replace"), (os, "link")):
+        for owner, name in ((retry.RetryingFileSystem, "request"), (os, "replace"), (os, "link")):
             setattr(owner, name, self._before(getattr(owner, name)))
 
     def _before(self, function):

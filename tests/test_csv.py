@@ -317,7 +317,7 @@ def test_columns_that_are_not_there_are_named(root):
     with pytest.raises(ConfigError, match=r"\['b'\] are not in .*2\.csv"):
         open_source(root).describe()
     source = open_source(f"{root}/1.csv")
-    with pytest.raises(DataError, match=r"keep_columns=\['z'\] are not in .*1\.csv"):
+    with pytest.raises(DataError, match=r"columns \['z'\] are not in .*1\.csv"):
         source.columns_of(source.describe().blocks[0], ["z"])
 
 

@@ -19,7 +19,7 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import StoreError
-from ray_kmeans.io import publish, remote
+from ray_kmeans.io import publish, retry
 from ray_kmeans.io.remote import Remote
 from ray_kmeans.store.model_dir import ModelDir
 from tests.faults import CUT, CUT_BODY, DELAY, LOST, ONWARD, SLOW_DOWN, STALL, Shares, faulty
@@ -33,7 +33,7 @@ FAULTS = [SLOW_DOWN, CUT, CUT_BODY, STALL, DELAY, LOST]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(remote, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # the patience is to be ours
 
 
@@ -163,7 +163,7 @@ class Outage:
 def test_a_fit_waits_for_a_store_that_is_down_and_goes_on(
     wordnet, fitted_here, monkeypatch, caplog, begins, fate
 ):
-    monkeypatch.setattr(remote, "QUIET_S", 0.5)
+    monkeypatch.setattr(retry, "QUIET_S", 0.5)
     outage = Outage(begins, fate)
     model_dir = wordnet.root.replace("/wordnet/data", f"/{uuid.uuid4().hex}")
 
@@ -223,8 +223,8 @@ def down(outcome):
 def test_a_store_that_stays_down_is_named_with_attempts_and_cause(
     outcome, cause, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(remote, "ATTEMPTS", 2)
-    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
     proxy, endpoint = down(outcome)
     began = time.monotonic()
 
@@ -244,8 +244,8 @@ def test_a_store_that_stays_down_is_named_with_attempts_and_cause(
 
 
 def test_a_store_that_goes_down_while_it_is_read_is_named(wordnet, monkeypatch):
-    monkeypatch.setattr(remote, "ATTEMPTS", 2)
-    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
     up = [True]
 
     with through(wordnet, lambda _: ONWARD if up[0] else SLOW_DOWN) as store:

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans.cli import main
-from ray_kmeans.data.opening import FORMATS, open_source
+from ray_kmeans.data.formats.registry import FORMATS
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from tests import vectors
 from tests.files import as_npy, put_array, put_table, rows_of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,13 @@ def test_who_is_asked_to_end_while_it_reads_or_seeds_ends_there(phase, initial, 
     # The next run of this process is another one: the request ended the first one alone.
     fit.fit(plan, open_source(X), store, CONFIG)
     assert store.latest().iteration == 3
+
+
+def test_a_request_to_end_is_forgotten_with_its_run():
+    with interrupt.listening():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(RunStoppedError):
+            interrupt.check()
+
+    with interrupt.listening():
+        interrupt.check()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ray_kmeans.data import layout as plan
 from ray_kmeans.data.files import list_files
-from ray_kmeans.data.formats.base import Opened
+from ray_kmeans.data.formats.base import OpenFile
 from ray_kmeans.data.formats.ipc_messages import BATCH, batches_of_file, walk
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
@@ -131,7 +131,7 @@ class TestIpc(SourceContract):
     def test_parts_are_record_batches(self, source_and_rows):
         source, _ = source_and_rows
         sizes = [
-            source.format.look(Opened(source.remote, file)).group_rows for file in source.files
+            source.format.look(OpenFile(source.remote, file)).group_rows for file in source.files
         ]
 
         assert sizes == list(FILES.values())
@@ -150,7 +150,7 @@ class TestIpcWithBlocksOfFullSize(SourceContract):
 def headers_of(root, name, form):
     """Return the rows of record batches, by their headers alone."""
     store, [file] = list_files([f"{root}/{name}"], {}, (".arrow",))
-    opened = Opened(store, file)
+    opened = OpenFile(store, file)
     found = batches_of_file(opened) if form == "file" else walk(opened)
     return [message for message in found if message.kind == BATCH]
 
@@ -192,13 +192,13 @@ class TestBytesRead:
     def asked(self, monkeypatch):
         monkeypatch.setattr(ranges, "FIRST_PIECE", 1024)
         asked = []
-        cat = Opened.cat
+        cat = OpenFile.cat
 
         def counting(self, begin, end):
             asked.append(min(end, self.size) - begin)
             return cat(self, begin, end)
 
-        monkeypatch.setattr(Opened, "cat", counting)
+        monkeypatch.setattr(OpenFile, "cat", counting)
         return asked
 
     @pytest.fixture(params=WRITERS)
@@ -363,7 +363,7 @@ def test_columns_to_keep_that_are_not_there(tmp_path):
     put_batches(tmp_path, "x.arrow", [as_batch(0, 9, "List", "")])
     source = open_source(tmp_path)
 
-    with pytest.raises(DataError, match=r"keep_columns=\['z'\] are not in .*x\.arrow"):
+    with pytest.raises(DataError, match=r"columns \['z'\] are not in .*x\.arrow"):
         source.columns_of(source.describe().blocks[0], ["z"])
 
 

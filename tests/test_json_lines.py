@@ -169,7 +169,7 @@ def test_a_column_that_is_not_there(tmp_path):
 
     with pytest.raises(ConfigError, match=r"columns=\['z'\] are not in"):
         open_source(tmp_path, ["z"])
-    with pytest.raises(DataError, match=r"keep_columns=\['z'\] are not in"):
+    with pytest.raises(DataError, match=r"columns \['z'\] are not in"):
         source.columns_of(source.describe().blocks[0], ["z"])
 
 

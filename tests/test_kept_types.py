@@ -151,7 +151,7 @@ def test_a_file_without_the_column_is_named_before_work(tmp_path, model):
     data = put_files(tmp_path / "x", [pa.array([1, 2])])
     put_table(data, "9.parquet", pa.table({"v": [0.0]}))
 
-    with pytest.raises(DataError, match=r"keep_columns=\['k'\] are not in .*9\.parquet"):
+    with pytest.raises(DataError, match=r"keep_columns: columns \['k'\] are not in .*9\.parquet"):
         write(model, data, tmp_path / "out")
 
     assert not (tmp_path / "out").exists()

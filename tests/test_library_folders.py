@@ -329,7 +329,7 @@ class TestAnArrayOfZarr:
         source = open_source(f"{tmp_path}/x.zarr")
 
         refuse(f"{tmp_path}/x.zarr", ConfigError, "columns=['a']", columns=["a"])
-        with pytest.raises(ConfigError, match=r"keep_columns=\['a'\]"):
+        with pytest.raises(ConfigError, match=r"columns \['a'\]"):
             source.columns_of(source.describe().blocks[0], ["a"])
 
     def test_a_place_that_does_not_exist(self, root):

@@ -16,8 +16,9 @@ import google.auth.exceptions
 import pytest
 
 from ray_kmeans.errors import ConfigError, RequestError
-from ray_kmeans.io import remote
-from ray_kmeans.io.remote import Patient, Remote, is_passing
+from ray_kmeans.io import retry
+from ray_kmeans.io.remote import Remote
+from ray_kmeans.io.retry import RetryingFileSystem, is_transient
 from tests.faults import CUT, CUT_BODY, STALL, faulty
 from tests.servers import free_port
 from tests.stores import AZURE_KEY, azure_options, gcs_options, s3_at
@@ -80,7 +81,7 @@ CLIENTS = ["s3fs", "gcsfs", "adlfs", "aiohttp"]
 def test_an_error_of_the_moment_passes_and_no_other(client, outcome):
     error = error_of(client, "read", outcome)
 
-    assert is_passing(error) == (outcome in PASSING), f"{type(error)}: {error!r}"
+    assert is_transient(error) == (outcome in PASSING), f"{type(error)}: {error!r}"
 
 
 @pytest.mark.usefixtures("at_once")
@@ -92,7 +93,7 @@ def test_an_error_of_the_moment_passes_and_no_other(client, outcome):
 def test_so_it_is_for_every_request(client, request_, outcome):
     error = error_of(client, request_, outcome)
 
-    assert is_passing(error) == (outcome in PASSING), f"{type(error)}: {error!r}"
+    assert is_transient(error) == (outcome in PASSING), f"{type(error)}: {error!r}"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_so_it_is_for_every_request(client, request_, outcome):
     ids=lambda error: type(error).__name__,
 )
 def test_what_is_wrong_before_a_request_is_made_does_not_pass(error):
-    assert not is_passing(error)
+    assert not is_transient(error)
 
 
 class Clock:
@@ -134,7 +135,9 @@ def asked(fails):
             raise error
         return b"data"
 
-    return Patient(SimpleNamespace(protocol="any", cat_file=answer), {"password": "hush"})
+    return RetryingFileSystem(
+        SimpleNamespace(protocol="any", cat_file=answer), {"password": "hush"}
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -145,7 +148,7 @@ def test_a_store_that_is_down_for_a_minute_is_waited_for(monkeypatch, caplog, se
     store = asked(lambda: ConnectionResetError("hush") if clock.now < 60 else None)
 
     assert store.cat_file("x") == b"data"
-    assert max(clock.pauses) <= remote.LONGEST_PAUSE_S
+    assert max(clock.pauses) <= retry.LONGEST_PAUSE_S
     assert len(clock.pauses) < 50
     assert 1 <= len(caplog.records) < 30
 
@@ -156,7 +159,7 @@ def test_a_store_that_stays_down_is_an_error_within_two_minutes(monkeypatch):
     with pytest.raises(RequestError, match=r"cat_file x failed after \d+ attempts: .*by peer"):
         asked(lambda: ConnectionResetError("reset by peer")).cat_file("x")
 
-    assert remote.PATIENCE_S <= clock.now <= 120
+    assert retry.PATIENCE_S <= clock.now <= 120
 
 
 def test_the_log_says_that_a_request_waits_but_not_in_the_first_seconds(monkeypatch, caplog):
@@ -169,7 +172,7 @@ def test_the_log_says_that_a_request_waits_but_not_in_the_first_seconds(monkeypa
 
     asked(down).cat_file("x?key=abc")
 
-    assert all(lines == 0 for at, lines in said if at < remote.QUIET_S)
+    assert all(lines == 0 for at, lines in said if at < retry.QUIET_S)
     assert said[-1][1] > 0
     message = caplog.records[-1].getMessage()
     assert re.match(r"cat_file x\?\*\*\* has failed for \d+ s; .* up to 90 s: Connec", message)
@@ -183,6 +186,6 @@ def test_a_client_that_was_patient_by_itself_is_asked_again_too(monkeypatch):
     def slow():
         clock.now += 300
         failed.append(clock.now)
-        return ConnectionResetError("reset by peer") if len(failed) < remote.ATTEMPTS else None
+        return ConnectionResetError("reset by peer") if len(failed) < retry.ATTEMPTS else None
 
     assert asked(slow).cat_file("x") == b"data"

@@ -70,7 +70,7 @@ def test_other_columns_are_those_of_the_same_rows(monkeypatch):
     kept = pa.concat_tables(source.columns_of(block, ["name"]) for block in blocks)
 
     assert kept["name"].to_pylist() == [f"row {n}" for n in range(241)]
-    with pytest.raises(DataError, match=r"keep_columns=\['no'\]"):
+    with pytest.raises(DataError, match=r"columns \['no'\]"):
         source.columns_of(source.describe().blocks[0], ["no"])
 
 

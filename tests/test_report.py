@@ -672,8 +672,15 @@ def test_wrong_calls_say_what_is_wrong(model, data, tmp_path):
     bare = [str(tmp_path / "bare.npy")]
     fails(NotFittedError, "there is no model in", nothing, tmp_path)
     fails(DataError, "9 features and the model", model, tmp_path, [str(tmp_path / "wide.npy")])
-    fails(ConfigError, r"^show=\['x'\] are not in .*'text'", model, tmp_path, data, show="x")
-    fails(ConfigError, r"^show=\['x'\]: .* no columns", model, tmp_path, bare, show="x")
+    fails(
+        ConfigError,
+        r"^show='x': columns \['x'\] are not in .*'text'",
+        model,
+        tmp_path,
+        data,
+        show="x",
+    )
+    fails(ConfigError, r"^show='x': .* no columns", model, tmp_path, bare, show="x")
     fails(ConfigError, "^show='x' has no meaning without data", model, tmp_path, show="x")
     fails(ConfigError, "^columns=.'x'. has no meaning", model, tmp_path, columns=["x"])
     fails(ConfigError, "columns=.'x'. are not in", model, tmp_path, data, columns=["x"])

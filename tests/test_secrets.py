@@ -16,11 +16,11 @@ import s3fs
 
 from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.data.files import File
-from ray_kmeans.data.formats.base import opened
+from ray_kmeans.data.formats.base import open_file
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import RayKMeansError
 from ray_kmeans.export.directory import ExportDir
-from ray_kmeans.io import remote
+from ray_kmeans.io import retry
 from ray_kmeans.io.remote import Remote
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.labelled_writer import lease_output
@@ -41,9 +41,9 @@ SECRETS = [HUSH, "hush", KEY, "hush0123abcd", SECRET, AZURE_KEY, "hush%2D", "Wq7
 
 @pytest.fixture(autouse=True)
 def impatient_clients(monkeypatch):
-    monkeypatch.setattr(remote, "ATTEMPTS", 2)
-    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(remote, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE_S", 0.01)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
 
 
@@ -224,7 +224,7 @@ def test_what_a_client_says_of_a_file_is_told_without_its_secrets(said):
     file = File(f"http://host/x.npy?{SIGNED}", 1, "")
 
     def fail():
-        with opened(remote, file):
+        with open_file(remote, file):
             raise OSError(f"{HUSH} does not open http://host/x.npy?{SIGNED}")
 
     fails(said, fail)

@@ -102,7 +102,7 @@ class TestColumns:
         source = open_source(in_memory.get(kind, f"{root}/x.{kind}"))
         [block] = source.describe().blocks
 
-        with pytest.raises(RayKMeansError, match=r"keep_columns=\['z'\]"):
+        with pytest.raises(RayKMeansError, match=r"columns \['z'\]"):
             source.columns_of(block, ["z"])
 
     def test_a_column_that_a_later_file_lacks(self, root):

@@ -84,7 +84,7 @@ def test_no_column_can_be_passed_through(root, suffix):
     put_bytes(root, f"x{suffix}", write(WHOLE.astype(kind)))
     source = open_source(root)
 
-    with pytest.raises(ConfigError, match=r"keep_columns=\['id'\].*has no columns"):
+    with pytest.raises(ConfigError, match=r"columns \['id'\].*has no columns"):
         source.columns_of(source.describe().blocks[0], ["id"])
 
 

@@ -18,7 +18,7 @@ from tyro.conf import Positional
 
 from ray_kmeans.cli.flags import JSON
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.io.remote import Remote, raise_store_errors
 from ray_kmeans.text import secrets
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ def _read(path: str) -> dict[str, Any]:
     place = Remote(path)
     if not path.endswith((".yaml", ".yml", ".json")):
         raise ConfigError(f"config={place.shown!r} must end with .yaml, .yml or .json.")
-    with said(f"config={place.shown!r} cannot be read", url=path):
+    with raise_store_errors(f"config={place.shown!r} cannot be read", url=path):
         data = bytes(place.fs.cat_file(place.path, end=MOST_BYTES + 1))
     if len(data) > MOST_BYTES:
         raise ConfigError(f"{place.shown!r} has more than {MOST_BYTES:,} bytes; it is no config.")

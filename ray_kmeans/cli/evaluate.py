@@ -66,5 +66,5 @@ def run(flags: Evaluate) -> None:
 
 def _write(result: Evaluation, output: str, config: RunConfig) -> None:
     place = Place(absolute(output), config.storage_options)
-    with place.said(f"{place.shown!r} cannot be written"):
+    with place.raise_store_errors(f"{place.shown!r} cannot be written"):
         put(place.fs, place.path, json.dumps(asdict(result), indent=1).encode())

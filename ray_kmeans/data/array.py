@@ -1,4 +1,4 @@
-"""Rows that are in memory already: a NumPy array or an Arrow table."""
+"""Read rows that are in memory already: a NumPy array or an Arrow table."""
 
 from __future__ import annotations
 
@@ -24,34 +24,40 @@ from ray_kmeans.data.rounded import Noted, RoundedSource
 from ray_kmeans.errors import ConfigError, DataError
 
 NAME = "x"
+"""Name of the data in blocks and messages, where files have theirs."""
 
 
 @dataclass(frozen=True)
 class ArraySource(RoundedSource):
-    """Rows of an array; blocks are views of it where it needs no rounding.
+    """Rows of an array; blocks are views of it if it needs no rounding.
 
-    What goes to the workers is rounded before, and knows what that cost.
+    An array of float64 is rounded before it goes to the workers, and takes its rounding error
+    along: half of the bytes travel.
     """
 
     array: NDArray[Any]
-    """(n, d) of any number type; in C order where it is float32 or narrower."""
+    """Rows (n, d) of any number type; in C order if it is float32 or narrower."""
     table: pa.Table | None = None
-    """The table that the rows come from, for columns to be passed through."""
+    """Table of n rows that the array was made of, for other columns; None if of no table."""
     columns: tuple[str, ...] = ()
-    """The names of the columns that make up a row; () where they have none."""
+    """Names of the columns that make up a row; () if they have none."""
     by_name: bool = False
     """Whether the user named the columns."""
     shift: tuple[float, ...] = ()
+    """Shift (d,) subtracted from each column before rounding; () for none."""
     lost: Mapping[int, Rounding | None] = field(default_factory=dict, compare=False)
-    """What was lost before the array came here, by the first row of each block."""
+    """Rounding errors from before the array came to this process, by each block's first row."""
 
     @classmethod
     def of(cls, array: NDArray[Any], columns: tuple[str, ...] = ()) -> ArraySource:
-        """Accept any table of numbers (n, d); one that is wider than float32 is not copied."""
+        """Return the source of an array (n, d); DataError if it is no table of float32 numbers.
+
+        An array wider than float32 is not copied.
+        """
         if array.ndim != 2 or array.shape[1] == 0:
             hint = " For one feature, use x.reshape(-1, 1)." if array.ndim == 1 else ""
             raise DataError(f"x has shape {array.shape}; it must be (rows, features).{hint}")
-        for start in range(0, len(array), BLOCK_ROWS):  # what cannot be is known before a run
+        for start in range(0, len(array), BLOCK_ROWS):  # fail before a run starts
             arrow.to_float32(array[start : start + BLOCK_ROWS], NAME, columns)
         source = cls(array, columns=columns)
         return source if source.rounds else replace(source, array=np.ascontiguousarray(array))
@@ -60,6 +66,7 @@ class ArraySource(RoundedSource):
     def of_table(
         cls, table: pa.Table | pa.RecordBatch, columns: Sequence[str] | None
     ) -> ArraySource:
+        """Return the source of a table, whose rows are made of `columns` or of a clear choice."""
         spans = {} if columns else arrow.spans_of(table)
         keys = [name for name, span in spans.items() if counts_rows([span])]
         names = choose_columns(table.schema, columns, "the table", keys=keys)
@@ -73,7 +80,7 @@ class ArraySource(RoundedSource):
         return cls(np.ascontiguousarray(rows), whole, names, bool(columns))
 
     def with_columns(self, columns: Sequence[str]) -> ArraySource:
-        """Return the same rows with these columns; ConfigError where there are others."""
+        """Return a source of the same data with these columns; ConfigError if one is not there."""
         if self.table is not None:
             chosen = ArraySource.of_table(self.table, columns)
             return replace(chosen, by_name=self.by_name, shift=self.shift)
@@ -85,16 +92,17 @@ class ArraySource(RoundedSource):
         )
 
     def kept_schema(self, names: Sequence[str]) -> pa.Schema:
-        """Return the type of each column that is to be passed through."""
+        """Return the type of each column that labelled output is to keep."""
         return self.columns_of(replace(self.describe().blocks[0], rows=0), names).schema
 
     @property
     def only_here(self) -> bool:
-        return False  # Ray's object store carries it to the workers
+        """Whether no other process can read it: never, as Ray's object store carries it along."""
+        return False
 
     @property
     def rounds(self) -> bool:
-        """Whether the rows are not those of the array, bit for bit."""
+        """Whether the rows differ from those of the array, by rounding or by a shift."""
         dtype = self.array.dtype
         return bool(self.shift) or not (dtype == np.float32 or narrow_name(dtype))
 
@@ -118,13 +126,11 @@ class ArraySource(RoundedSource):
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         if self.table is None:
-            raise ConfigError(
-                f"keep_columns={list(names)}: an array has no columns to pass through."
-            )
-        return arrow.kept(self.table.slice(block.first, block.rows), names, "the table")
+            raise arrow.no_columns(names, "the array")
+        return arrow.select(self.table.slice(block.first, block.rows), names, "the table")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave wide values behind: rows that are rounded take half of the way."""
+        """Send rounded rows in place of wide values, with the rounding error of each block."""
         state = {each.name: getattr(self, each.name) for each in fields(self)}
         if not self.rounds:
             return state

@@ -1,4 +1,9 @@
-"""Which columns make up a row: chosen by the schemas of all files, before a value is read."""
+"""Choose the columns that make up a row, by the schemas of all files, before any row is read.
+
+Where no columns are named, only a clear case is taken: one column of vectors, or columns of floats
+alone. Whatever else could be features is a question to the user (ConfigError), not a guess: keys of
+rows, integers, and text that looks like numbers would all give a fit that means nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,27 +29,31 @@ KEY_NAME = re.compile(
     r"(?i:(.*[_ .-])?(id|idx|index|key|pk|uuid|guid)|rowid|unnamed: \d+|__index_level_\d+__)"
     r"|.*[a-z](Id|ID|Key|Index)"
 )
-"""Names that keys of rows have, and features hardly ever."""
+"""Pattern of the names that keys of rows have, and features hardly ever."""
 FEWEST_COUNTED = 10
-"""Numbers of fewer rows may follow each other by chance."""
+"""Number of rows below which numbers may follow each other by chance."""
 SHOWN = 8
-"""Names in a message at most."""
+"""Largest number of names in a message before it is shortened."""
 
 Kinds: TypeAlias = tuple[pa.DataType, ...]
-"""The types that a column has in some files; none where it is null in all of them."""
+"""Types that a column has in some files; () where it is null in all of them."""
 Span: TypeAlias = tuple[float, float, int]
-"""The least and the largest number of a column in a file, and how many numbers it holds there."""
+"""(least, largest, count) of the numbers that a column has in one file."""
 
 
 class _Role(Enum):
-    """What a column is to rows where no column is named."""
+    """The part that a column could have in a row, if no columns are named."""
 
     VECTORS = 1
+    """A column of vectors, which makes up a row alone."""
     FLOATS = 2
+    """A column of floats."""
     INTEGERS = 3
+    """A column of integers, which may be features or keys."""
     DOUBTFUL = 4
-    """It could be read as numbers, and may not be meant so."""
+    """A column that could be read as numbers, but may not be meant so."""
     OTHER = 5
+    """A column that holds no numbers."""
 
 
 def choose_columns(
@@ -59,22 +68,24 @@ def choose_columns(
 
     Parameters
     ----------
+    schema : pyarrow.Schema
+        All columns.
     wanted : sequence of str or None
-        Those that the user names. A field of a struct is one where it is wanted by its path, as
-        'doc.embedding'; decimals and booleans are numbers where they are named.
+        Columns that the user names. A field of a struct is named by its path, as 'doc.embedding'.
+        Decimals and booleans count as numbers if they are named.
     place : str
-        What messages call the data.
-    keys : collection of str
+        Name of the data, for messages.
+    keys : collection of str, default ()
         Columns whose values look like keys of rows.
-    doubtful : mapping, optional
-        Columns beyond what their types tell that could be features, with what they hold.
+    doubtful : mapping, default None
+        Columns that could be features although their types do not tell so, with what they hold.
 
     Raises
     ------
     ConfigError
-        Where the columns wanted are none, or none is wanted and there is a choice: several columns
-        of vectors; or no such, and several columns of numbers that are not all floats, or one that
-        looks like a key, or one that could be a feature and is no number.
+        If a wanted column is not there or holds no numbers. If none is wanted and there is a
+        choice: several columns of vectors; or none, and the columns of numbers are several and not
+        all floats, or one looks like a key, or another column could be a feature, too.
     """
     names = tuple(wanted or choose_among([schema], place, keys, doubtful))
     check_columns(schema, names, place)
@@ -87,15 +98,15 @@ def choose_among(
     keys: Collection[str] = (),
     doubtful: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Return the columns that several files together tell, where none are wanted by name.
+    """Choose as `choose_columns` does, by the schemas of several files and without names.
 
-    Whether each file has them is not looked at.
+    It does not check that each file has the columns.
     """
     return tuple(_columns_of_rows(_kinds_by_name(schemas), place, keys, doubtful or {}))
 
 
 def check_columns(schema: pa.Schema, names: Sequence[str], place: str) -> None:
-    """Raise ConfigError unless the columns are there, one of vectors or all of numbers.
+    """Raise ConfigError unless all columns are there, and are one of vectors or all of numbers.
 
     A column that is null in all rows may be either.
     """
@@ -113,7 +124,7 @@ def check_columns(schema: pa.Schema, names: Sequence[str], place: str) -> None:
 
 
 def looks_like_key(name: str) -> bool:
-    """Tell whether a column has a name as keys of rows have.
+    """Tell whether a column has the name of a key, as 'user_id'.
 
     >>> [looks_like_key(name) for name in ("id", "user_id", "userId", "Unnamed: 0", "x", "valid")]
     [True, True, True, True, False, False]
@@ -122,10 +133,10 @@ def looks_like_key(name: str) -> bool:
 
 
 def counts_rows(spans: Sequence[Span]) -> bool:
-    """Tell whether the numbers of a column seem to number its rows, by what each file says of them.
+    """Tell whether a column seems to number the rows, by the spans of its numbers in each file.
 
-    They do where they are whole, and as many as from the least to the largest: in all files
-    together, or in each file alone. Few rows tell nothing.
+    It does if its numbers are whole, and as many as from the least to the largest: over all files
+    together, or in each file by itself. Fewer than `FEWEST_COUNTED` numbers tell nothing.
 
     >>> counts_rows([(5, 9, 5), (0, 4, 5)]), counts_rows([(0, 9, 10)] * 2), counts_rows([(0, 9, 9)])
     (True, True, False)
@@ -139,7 +150,7 @@ def counts_rows(spans: Sequence[Span]) -> bool:
 
 
 def shortened(names: Sequence[str], shown: int = SHOWN) -> str:
-    """Return names as one text, of many the first ones and the last.
+    """Return names as one text; of more than `shown`, the first three, the last and the count.
 
     >>> shortened(["x", "y"]), shortened([f"f{n}" for n in range(784)])
     ('x, y', 'f0, f1, f2 ... f783 (784 columns)')
@@ -167,7 +178,7 @@ def _columns_of_rows(
     keys: Collection[str],
     doubtful: Mapping[str, str],
 ) -> list[str]:
-    """Return the one column of vectors or else all of numbers, where none are wanted by name."""
+    """Return the one column of vectors, or else all of numbers; ConfigError if that is a guess."""
     roles = {name: _role(of_name) for name, of_name in kinds.items()}
     roles |= dict.fromkeys(doubtful, _Role.DOUBTFUL)
     vectors = [name for name, role in roles.items() if role is _Role.VECTORS]
@@ -191,6 +202,7 @@ def _columns_of_rows(
 
 
 def _role(kinds: Kinds) -> _Role:
+    """Return the role of a column that has these types."""
     plain = [plain_type(kind) for kind in kinds]
     lists = [kind for kind in plain if any(test(kind) for test in LISTS)]
     if any(is_number(kind.value_type) for kind in lists) or any(map(spark.is_vectors, plain)):
@@ -203,13 +215,14 @@ def _role(kinds: Kinds) -> _Role:
 
 
 def _words(kinds: Kinds) -> str:
+    """Return the types of a column, for messages."""
     return " or ".join(map(str, kinds))
 
 
 def _ask(
     place: str, words: Mapping[str, str], like_keys: Sequence[str], likely: Sequence[str]
 ) -> NoReturn:
-    """Raise ConfigError that lists the columns and shows how to name some."""
+    """Raise ConfigError, which lists the possible columns and shows how to name some."""
     listed = shortened([f"{name}: {kind}" for name, kind in words.items()], 2 * SHOWN)
     key = f" {like_keys[0]!r} looks like a key of the rows." if like_keys else ""
     some = list(likely or words)[:2]
@@ -220,6 +233,7 @@ def _ask(
 
 
 def _no_numbers(kinds: Mapping[str, Any], place: str) -> DataError:
+    """Return the error for data without a column of numbers or vectors."""
     found = ", ".join(f"{name}: {_words(of_name) or 'null'}" for name, of_name in kinds.items())
     nested = any(pa.types.is_struct(kind) for of_name in kinds.values() for kind in of_name)
     hint = " Name a field of a struct with columns, as in 'doc.embedding'." if nested else ""

@@ -1,10 +1,12 @@
-"""From Arrow columns, or arrays of any number type, to rows of float32."""
+"""Turn Arrow columns into rows of numbers, and tell from their types how a row is made of them.
+
+A row is one column of vectors (lists of numbers, or Spark's), or several columns of numbers.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import narrow_name
 from ray_kmeans.data.datasets import spark
-from ray_kmeans.data.layout import Block
-from ray_kmeans.errors import DataError, NoColumnError
+from ray_kmeans.errors import ConfigError, DataError, NoColumnError
 
 LISTS = (
     pa.types.is_fixed_size_list,
@@ -24,12 +25,13 @@ LISTS = (
     pa.types.is_list_view,
     pa.types.is_large_list_view,
 )
+"""Tests for the Arrow types that hold lists."""
 
 
 def to_float32(values: NDArray[Any], place: str, names: Sequence[str] = ()) -> NDArray[np.float32]:
-    """Return the values as float32; raises DataError where one does not fit.
+    """Return values (rows, features) as float32; DataError where a finite one becomes infinite.
 
-    `names`: of the columns (or of the one column of vectors), for messages.
+    `place` and `names`, those of the columns or of the one column of vectors, are for messages.
     """
     if values.dtype == np.float32:
         return values
@@ -48,7 +50,7 @@ def to_float32(values: NDArray[Any], place: str, names: Sequence[str] = ()) -> N
 
 
 def kind_of(schema: pa.Schema, names: Sequence[str]) -> str:
-    """Say whether a row is a vector or several numbers; '' where it is null in all rows."""
+    """Return, in words, which kind of columns a row is made of; '' if they are null in all rows."""
     kind = type_at(schema, names[0])
     if len(names) == 1 and pa.types.is_null(kind):
         return ""
@@ -56,7 +58,7 @@ def kind_of(schema: pa.Schema, names: Sequence[str]) -> str:
 
 
 def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
-    """Return the length of a row; 0 where only a row can tell."""
+    """Return the number of features of a row; 0 where the types do not tell it."""
     kind = plain_type(type_at(schema, names[0]))
     if len(names) == 1 and pa.types.is_null(kind):
         return 0
@@ -66,14 +68,14 @@ def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
 
 
 def of_unknown_length(schema: pa.Schema, names: Sequence[str]) -> list[str]:
-    """Return those of the columns that hold vectors whose length only a row can tell."""
+    """Return the columns of vectors whose type does not tell their length."""
     types = ((name, type_at(schema, name)) for name in names)
     vectors = [name for name, kind in types if kind is not None and is_vector(kind)]
     return [name for name in vectors if features_of(schema, [name]) == 0]
 
 
 def narrow_of(schema: pa.Schema, names: Sequence[str]) -> str | None:
-    """Return the type of all values where that is one narrower than float32."""
+    """Return the name of the number type of all values if narrower than float32, else None."""
     kinds = [plain_type(type_at(schema, name)) for name in names]
     if spark.is_vectors(kinds[0]):
         return None
@@ -84,43 +86,48 @@ def narrow_of(schema: pa.Schema, names: Sequence[str]) -> str | None:
     return narrow_name(pa.array([], kind).to_numpy(zero_copy_only=False).dtype)
 
 
-def kept(table: Any, names: Sequence[str], place: str) -> pa.Table:
-    """Return the columns to be passed through, fields of structs under their paths."""
-    check_kept(names, table.schema, place)
+def select(table: Any, names: Sequence[str], place: str) -> pa.Table:
+    """Return some columns of a table; a field of a struct is named by its path, as 'doc.id'."""
+    check_names(names, table.schema, place)
     return pa.table({name: _at(table, name) for name in names})
 
 
-def check_kept(names: Sequence[str], schema: pa.Schema, place: str) -> None:
-    """Raise NoColumnError for columns to be passed through that are not there."""
+def check_names(names: Sequence[str], schema: pa.Schema, place: str) -> None:
+    """Raise NoColumnError unless all columns are there. Callers add which argument names them."""
     missing = [name for name in names if type_at(schema, name) is None]
     if missing:
-        raise NoColumnError(f"keep_columns={missing} are not in {place}: {schema.names}.")
+        raise NoColumnError(f"columns {missing} are not in {place}, which has {schema.names}.")
+
+
+def no_columns(names: Sequence[str], place: str) -> ConfigError:
+    """Return the error for columns of data that have no names of columns at all."""
+    return ConfigError(f"columns {list(names)} are not in {place}, which has no columns by name.")
 
 
 def is_vector(kind: pa.DataType) -> bool:
-    """Tell whether a column holds lists of what can be read as numbers."""
+    """Tell whether a column holds vectors: lists of readable numbers, or Spark's vectors."""
     kind = plain_type(kind)
     if spark.is_vectors(kind):
         return True
-    if kind.num_fields != 1:  # of a wide table, most
+    if kind.num_fields != 1:  # a quick answer for most columns of a wide table
         return False
     return any(test(kind) for test in LISTS) and is_readable(kind.value_type)
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Tell whether a column holds numbers as computers have them."""
+    """Tell whether a column holds integers or floats."""
     kind = plain_type(kind)
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def is_readable(kind: pa.DataType) -> bool:
-    """Tell whether a column holds what is read as numbers where it is named: decimals, booleans."""
+    """Tell whether a column can be read as numbers if it is named: also decimals and booleans."""
     plain = plain_type(kind)
     return is_number(plain) or pa.types.is_decimal(plain) or pa.types.is_boolean(plain)
 
 
 def path_of(fields: Any, name: str) -> tuple[str, ...]:
-    """Return the way to a column of a schema, or to a field of its structs; () where none is."""
+    """Return the names on the way to a column or a field of structs; () where there is none."""
     if fields.get_field_index(name) >= 0:
         return (name,)
     outer, _, inner = name.partition(".")
@@ -139,13 +146,13 @@ def type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
     field = schema.field(path[0])
     for part in path[1:]:
         if spark.is_vectors(field.type):
-            return None  # what is in a sparse vector is no row by itself
+            return None  # the parts of a sparse vector are no columns
         field = field.type.field(part)
     return field.type
 
 
 def _at(batch: Any, name: str) -> Any:
-    """Return a column of a RecordBatch or Table; a field of a struct is null where that is."""
+    """Return a column of a RecordBatch or Table; a field is null where its struct is null."""
     outer, *inner = path_of(batch.schema, name)
     return pc.struct_field(batch.column(outer), inner) if inner else batch.column(outer)
 
@@ -153,10 +160,10 @@ def _at(batch: Any, name: str) -> Any:
 def matrix(
     batch: Any, columns: Sequence[str], features: int, place: str, first_row: int = 0
 ) -> NDArray[Any]:
-    """Return the rows of a RecordBatch or Table, (n, features); a null becomes NaN.
+    """Return the rows of a RecordBatch or Table, (n, features), where a null becomes NaN.
 
-    Of a type that holds all values. `place` and `first_row`, the number of its first row there, are
-    for messages.
+    The number type holds all values exactly. `place`, and `first_row`, the number of the batch's
+    first row there, are for messages.
     """
     arrays = [_plain(_at(batch, name)) for name in columns]
     if len(arrays) == 1 and pa.types.is_null(arrays[0].type):
@@ -167,10 +174,9 @@ def matrix(
 
 
 def _numbers(array: Any) -> NDArray[Any]:
-    """Return a column of numbers; decimals, booleans and nulls become float64.
+    """Return a column as numbers (n,); decimals, booleans and nulls become float64.
 
-    Decimals without a fraction become whole numbers where these can hold them all, as float64
-    cannot beyond 2**53.
+    Decimals without a fraction become int64 if all fit: float64 does not hold all beyond 2**53.
     """
     if pa.types.is_decimal(array.type) and array.type.scale <= 0:
         with contextlib.suppress(pa.ArrowInvalid):
@@ -184,7 +190,7 @@ def _numbers(array: Any) -> NDArray[Any]:
 def vector_length(batch: Any, name: str, place: str, first_row: int = 0) -> int:
     """Return the number of features of the first vector that is not null; 0 if all are null.
 
-    Raises DataError where that vector is empty. `place` and `first_row` are for messages.
+    Raises DataError if that vector is empty. `place` and `first_row` are for messages.
     """
     array = _plain(_at(batch, name))
     if pa.types.is_null(array.type):
@@ -207,9 +213,9 @@ def vector_length(batch: Any, name: str, place: str, first_row: int = 0) -> int:
 
 
 def spans_of(table: Any) -> dict[str, tuple[float, float, int]]:
-    """Return the least and largest number of columns of numbers, and how many numbers they hold.
+    """Return (least, largest, count) of the numbers of each column of numbers, by its name.
 
-    Of none where a row is a vector, and of no column that shares its name.
+    Empty if the table has a column of vectors. Columns that share a name are left out.
     """
     schema = table.schema
     if any(map(is_vector, schema.types)):
@@ -225,14 +231,14 @@ def spans_of(table: Any) -> dict[str, tuple[float, float, int]]:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return what a dictionary or runs encode and an extension (a tensor) is stored as."""
+    """Return the type of values behind a dictionary, run-end encoding or extension (tensor)."""
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
     return plain_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _plain(array: Any) -> Any:
-    """Return a column as one array of its plain type."""
+    """Return a column as one array of its plain type, decoded."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_dictionary(array.type):
@@ -243,6 +249,7 @@ def _plain(array: Any) -> Any:
 
 
 def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[Any]:
+    """Return a column of vectors as rows (n, features); DataError for one of another length."""
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     is_spark = spark.is_vectors(array.type)
     if pa.types.is_fixed_size_list(array.type):
@@ -267,44 +274,3 @@ def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[A
     rows = np.full((len(array), features), np.nan, np.result_type(vectors, np.float32))
     rows[valid] = vectors
     return rows
-
-
-def rows_of_block(batches: Iterable[pa.RecordBatch], block: Block) -> list[pa.RecordBatch]:
-    """Return the rows of a block out of a file's batches; reads none after the block's end."""
-    parts: list[pa.RecordBatch] = []
-    begin, stop = 0, block.start + block.rows
-    for batch in batches:
-        low, high = max(block.start - begin, 0), min(stop - begin, batch.num_rows)
-        if low < high:
-            parts.append(batch.slice(low, high - low))
-        begin += batch.num_rows
-        if begin >= stop:
-            break
-    return parts
-
-
-def cut_batches(
-    batches: Iterator[Any], names: Sequence[str], blocks: Sequence[Block]
-) -> Iterator[tuple[Block, NDArray[Any]]]:
-    """Put the rows of batches of a part together to the blocks wanted, which are in its order."""
-    wanted = deque(blocks)
-    begin = 0  # of the batch, within the part
-    for batch in batches:
-        end = begin + batch.num_rows
-        while wanted and wanted[0].skip < end:
-            block = wanted[0]
-            low, high = max(block.skip, begin), min(block.skip + block.rows, end)
-            part = batch.slice(low - begin, high - low)
-            values = matrix(part, names, block.features, block.place, low)
-            if low == block.skip:
-                rows = np.empty((block.rows, block.features), values.dtype)
-            rows = rows.astype(np.result_type(rows, values), copy=False)  # nulls make floats
-            rows[low - block.skip : high - block.skip] = values
-            if high < block.skip + block.rows:
-                break  # the next batch goes on with this block
-            yield wanted.popleft(), rows
-            if not wanted:
-                return
-        begin = end
-    if wanted:
-        raise DataError(f"{wanted[0].file} has fewer rows than its metadata say; it is damaged.")

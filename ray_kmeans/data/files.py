@@ -1,4 +1,4 @@
-"""From URIs to the files behind them, on any fsspec store."""
+"""Find the files that URIs name, on any fsspec store, and notice when one changes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ray_kmeans.data.listing import PATTERN, Info, Listing
 from ray_kmeans.data.own import folder_above, folders_of_ours
 from ray_kmeans.data.partitions import keys_of
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.io.remote import Remote, is_text, said
+from ray_kmeans.io.remote import Remote, is_text, raise_store_errors
 from ray_kmeans.text import secrets
 
 log = logging.getLogger("ray_kmeans")
 
 VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
-"""What stores call the mark of a file's content, the surest first."""
+"""Names that stores give to the version of a file's content, the most reliable first."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,15 +27,17 @@ class File:
     """A file as it was when the run was planned."""
 
     path: str
+    """Path on the store; behind '?' it may hold secrets."""
     size: int
+    """Size in bytes."""
     version: str
-    """A mark that changes with the content; '' where the store has none."""
+    """Mark of the store that changes with the content; '' where the store has none."""
     ending: str = ""
-    """The suffix as whose file it is read, where that was given and not told by its name."""
+    """File ending, as '.csv.gz', that the user gave for its format; '' if its name tells it."""
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> File:
-        """Take what an fsspec store says of a file."""
+        """Return the file that an fsspec store describes; DataError if its size is unknown."""
         mark = next((info[name] for name in VERSIONS if info.get(name) is not None), "")
         if isinstance(mark, datetime):
             mark = mark.timestamp()
@@ -46,7 +48,7 @@ class File:
 
     @property
     def shown(self) -> str:
-        """The path as people may see it: of a URL neither password nor query, which may sign it."""
+        """The path as people may see it: without the password and the query of a URL."""
         return _shown(self.path)
 
     def __repr__(self) -> str:
@@ -54,23 +56,23 @@ class File:
 
     @property
     def partitions(self) -> Mapping[str, Sequence[Any]]:
-        """The keys of the key=value folders on the way to it, and their values."""
+        """Values of each key of the folders named key=value on the way to the file."""
         return keys_of(self.shown)
 
     @property
     def kind(self) -> str:
-        """What tells how it is read: the ending that was given, or else its name."""
+        """The text whose end tells the format: the given ending, or else the name."""
         return self.ending or self.shown.lower()
 
     def now(self, remote: Remote) -> File:
-        """Return the file as it is now; raises FileNotFoundError where it is gone."""
+        """Return the file as it is now; FileNotFoundError if it is gone."""
         if not remote.is_protocol("file"):
             return File.of(remote.fs.info(self.path))
         found = os.stat(self.path)  # as fsspec does, in a fifth of the time
         return File(self.path, found.st_size, str(found.st_mtime))
 
     def check(self, now: File) -> None:
-        """Raise DataError if it is another one now."""
+        """Raise DataError if size or version `now` differ from those when the run was planned."""
         known = self.version and now.version
         if now.size != self.size or (known and now.version != self.version):
             raise DataError(
@@ -87,11 +89,27 @@ def list_files(
 ) -> tuple[Remote, tuple[File, ...]]:
     """Return the store and the files of some URIs, each a file, a directory or a glob.
 
-    A URI is what has this very name, and a glob only where nothing has. The files of a directory or
-    glob come in sorted order, and only those with one of the suffixes; in a directory, files and
-    folders whose names start with '_' or '.' are passed over, as everywhere in the Parquet world,
-    and so is what this product wrote. Where an `ending` is given, all are taken, and read as files
-    of that suffix.
+    A URI means what has exactly this name; it is a pattern only if nothing has. The files of a
+    directory or a pattern come sorted by path. In a directory, names that start with '_' or '.' are
+    left out, as everywhere in the Parquet world, and so is what ray_kmeans itself wrote.
+
+    Parameters
+    ----------
+    uris : sequence of str
+        Paths or URLs, all on one store.
+    storage_options : mapping
+        Options for fsspec.
+    suffixes : sequence of str
+        Endings of the names that files of a directory or pattern must have.
+    ending : str, default ''
+        If given, all files are taken whatever their names, and read as files with this ending.
+
+    Raises
+    ------
+    ConfigError
+        If the URIs are on several stores, or two differ in their query alone.
+    NoDataError, DataError, StoreError
+        If there is no such file, or it has no size or a name that is no text.
     """
     remotes = [Remote(uri, storage_options) for uri in uris]
     kinds = {str(remote.fs.protocol) for remote in remotes}
@@ -106,7 +124,8 @@ def list_files(
 
 
 def _files_of(remote: Remote, suffixes: Sequence[str], ending: str) -> list[File]:
-    with said(f"{remote.shown!r} cannot be listed", remote.storage_options):
+    """Return the files of one URI; NoDataError if there is none with one of the suffixes."""
+    with raise_store_errors(f"{remote.shown!r} cannot be listed", remote.storage_options):
         found = _find(remote)
     if found is None:
         raise NoDataError(f"{remote.shown!r} does not exist. Give a file, a directory or a glob.")
@@ -129,7 +148,10 @@ def _files_of(remote: Remote, suffixes: Sequence[str], ending: str) -> list[File
 
 
 def _find(remote: Remote) -> list[tuple[Info, str]] | None:
-    """Return what the store says of each file, with the folder of ours that it is in, or ''."""
+    """Return what the store tells of each file, with the folder of ours that holds it, or ''.
+
+    Returns None if nothing has this name, and it is no pattern.
+    """
     path, listing = remote.path, Listing(remote)
     info = listing.info(path)
     if info is not None and info["type"] != "directory":
@@ -147,7 +169,7 @@ def _find(remote: Remote) -> list[tuple[Info, str]] | None:
 
 
 def _check(files: Sequence[Info]) -> None:
-    """Raise DataError for what cannot be read as a file, or not be named in text."""
+    """Raise DataError for pipes and devices, and for names that are not UTF-8."""
     for info in files:
         name = str(info["name"])
         if not is_text(name):
@@ -157,8 +179,10 @@ def _check(files: Sequence[Info]) -> None:
 
 
 def _name(info: Info) -> str:
+    """Return the name of a file without its folders, as people may see it."""
     return _shown(str(info["name"])).rpartition("/")[2]
 
 
 def _shown(path: str) -> str:
+    """Return a path as people may see it."""
     return secrets.shown(path.partition("?")[0]) if "://" in path else path

@@ -1,4 +1,4 @@
-"""What data are made of, as JSON: enough to tell whether they are the same another time."""
+"""Describe data as JSON, well enough to tell whether they are the same another time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ray_kmeans.data.weighted import WeightedSource
 
 
 def contents_of(source: Source, layout: Layout) -> dict[str, Any]:
-    """Return the files with their rows and versions, where blocks begin, and which rows count.
+    """Return what a source reads, as JSON: its files, its blocks, and what its rows count.
 
-    Files of a store have its mark (etag or time), an array the hash of its values. Where a library
-    keeps the data, they are told apart by their names and rows alone.
+    A file has the store's mark of its content (etag or time), an array the hash of its values. Data
+    that a library keeps have their names and numbers of rows alone.
     """
     weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
     versions = _versions(weighted.source)
@@ -43,7 +43,7 @@ def contents_of(source: Source, layout: Layout) -> dict[str, Any]:
 
 
 def _versions(source: Any) -> dict[str, dict[str, Any]]:
-    """Return size and version of each file, by its name in blocks."""
+    """Return size in bytes and version of each file, by the name that its blocks have."""
     if isinstance(source, ArraySource):
         name = next((block.file for block in source.describe().blocks), "")
         return {name: _of_array(source)}
@@ -57,7 +57,7 @@ def _versions(source: Any) -> dict[str, dict[str, Any]]:
 
 
 def _of_array(source: ArraySource) -> dict[str, Any]:
-    """Return the size and the hash of the values, as they are compared: float32, or narrower."""
+    """Return bytes and hash of an array's values as rows: float32, or narrower if they are."""
     blocks = source.describe().blocks
     parts = source.read(blocks) if source.rounds else source.read_wide(blocks)
     size, digest = 0, hashlib.sha256()
@@ -68,4 +68,5 @@ def _of_array(source: ArraySource) -> dict[str, Any]:
 
 
 def _digest(array: Any) -> str:
+    """Return the SHA-256 of the values of an array."""
     return hashlib.sha256(np.ascontiguousarray(array).data.cast("B")).hexdigest()

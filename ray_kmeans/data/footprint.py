@@ -1,4 +1,7 @@
-"""How many bytes a worker takes for its rows and what it does with them. Pure."""
+"""Bound the memory that a worker takes for its rows and its computation, before it runs. Pure.
+
+The numbers in `Footprint.of` are the sizes of what the kernels and readers allocate.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +13,42 @@ from ray_kmeans.data.layout import Shard, groups_of
 from ray_kmeans.errors import BudgetError
 
 WORKER_BASE_BYTES = 550 * 2**20
-"""A worker before it holds any row: Python, Ray, Arrow, numba, and compiling the kernels, which
-takes most of it, the first time alone."""
+"""Bytes of a worker without rows: Python, Ray, Arrow, and mostly numba, compiling the kernels."""
 
 READERS = 4
-"""Threads of a worker that read at once, at most."""
+"""Largest number of threads of a worker that read at once."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a worker computes with, as far as its memory depends on it."""
+    """The sizes on which the memory of a worker depends, besides its rows."""
 
     num_clusters: int
+    """Number of centers."""
     batch_rows: int = 0
-    """Of mini-batches that are drawn from the data, whose numbers every worker makes."""
+    """Number of rows of a mini-batch drawn over all data: every worker makes all their numbers."""
     threads: int = 1
+    """Number of threads of a worker."""
     kept: bool = True
     """Whether all rows stay in memory as float32."""
     item_bytes: int = 0
-    """Of each value that stays in memory in a narrower type; 0 where none does."""
+    """Bytes of each value that stays in memory in a narrower type; 0 if none does."""
     by_group: bool = False
     """Whether all rows of a row group are in memory while some of them are read."""
     staged_bytes: int = 0
-    """Of rows on their way to a GPU, at most; there are two such stages."""
+    """Largest bytes of rows on their way to a GPU, in each of two buffers; 0 without a GPU."""
 
     def of(self, shard: Shard) -> int:
-        """Bound what a worker holds: rows, some blocks while reading, the centers, the partials.
+        """Return an upper bound in bytes of the memory of the worker of a shard.
 
-        Beside its rows it keeps them in bytes, a quarter as large, with some numbers for each row.
-        Rows that are not kept take some numbers each, and those of one block what all take else.
+        It counts:
+
+        - its rows as float32, and once more as int8, with some numbers for each row. If rows are
+          not kept, all have a few numbers each, and the rows of one block at a time the rest;
+        - the blocks that its threads read at once;
+        - the centers in all their forms, and the partial sums;
+        - buffers of each thread, and the buffers of rows on their way to a GPU.
+
         What CUDA takes for itself is not counted.
         """
         features, k = shard[0].features, self.num_clusters
@@ -61,17 +71,20 @@ class Footprint:
         return WORKER_BASE_BYTES + rows + fixed + (staged if self.staged_bytes else 0)
 
     def most(self, shards: Sequence[Shard]) -> int:
-        """Return the bytes of the worker with most to hold."""
+        """Return the bytes of the worker that needs most."""
         return max(map(self.of, shards))
 
     def rows_within(self, shards: Sequence[Shard], allowed_bytes: int) -> int:
-        """Return how many rows a worker may hold, beyond those of the largest shard too."""
+        """Return how many rows a worker can hold, also beyond those of the largest shard.
+
+        A worker's bytes are linear in its rows, so the line is drawn through one and two shards.
+        """
         shard = max(shards, key=rows_of)
         rows, once, twice = rows_of(shard), self.of(shard), self.of(shard + shard)
         return rows + int((allowed_bytes - once) / (twice - once) * rows)
 
     def check(self, shards: Sequence[Shard], allowed_bytes: int) -> None:
-        """Raise BudgetError if a worker would not fit into `allowed_bytes`."""
+        """Raise BudgetError if a worker of one of the shards needs more than `allowed_bytes`."""
         needed = self.most(shards)
         if needed <= allowed_bytes:
             return
@@ -83,5 +96,5 @@ class Footprint:
 
 
 def readers_of(threads: int) -> int:
-    """Return how many of a worker's threads read at once; each holds some blocks."""
+    """Return how many of a worker's threads read at once; each of them holds some blocks."""
     return min(threads, READERS)

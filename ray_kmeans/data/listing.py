@@ -1,4 +1,8 @@
-"""What is at a place on a store: a name as it stands, or else what a pattern matches."""
+"""List the files at a place on a store: what has exactly this name, or else matches a pattern.
+
+fsspec's own calls do not serve here: `find` leaves out a folder that cannot be listed, in silence,
+and `glob` takes `a[1]` for a pattern even where a folder has this name.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,16 @@ from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.io.remote import Remote
 
 FLAT = ("s3", "gcs", "abfs")
-"""Stores that list all below a place at once, whatever the folders."""
+"""Protocols of stores that list all files below a place by one request, whatever the folders."""
 PATTERN = re.compile(r"[*?[]")
+"""Characters that make a name a pattern."""
 
 Info = Mapping[str, Any]
-"""What a store says of a file or folder."""
+"""What fsspec tells of a file or folder: at least its name, type and size."""
 
 
 class Listing:
-    """What a store says of a place. Every folder is listed once, and local links are followed."""
+    """The folders of a store, each listed once; links of the local file system are followed."""
 
     def __init__(self, remote: Remote) -> None:
         self._fs = remote.fs
@@ -33,13 +38,13 @@ class Listing:
 
     @property
     def names(self) -> list[str]:
-        """Everything that was seen on the way, hidden files too."""
+        """Paths of all that was listed so far, hidden files too."""
         return [str(info["name"]).rstrip("/") for found in self._listed.values() for info in found]
 
     def info(self, path: str) -> Info | None:
-        """Return what the store says of a path; None where nothing has this very name."""
+        """Return what the store tells of a path; None where nothing has exactly this name."""
         if self._local and os.path.islink(path):
-            return _followed(path)
+            return _follow(path)
         try:
             found: Info = self._fs.info(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -47,9 +52,10 @@ class Listing:
         return found
 
     def below(self, folder: str) -> Iterator[Info]:
-        """Yield all files below a folder but hidden ones, whose names start with '_' or '.'.
+        """Yield all files below a folder, except hidden ones (names that start with '_' or '.').
 
-        A link to a folder on the way to it is passed over: its files come from there.
+        A link to a folder that the way to it leads through is passed over: it would make a circle,
+        and its files are listed already.
         """
         if self._flat:
             self._listed[folder] = list(self._fs.find(folder, detail=True).values())
@@ -60,14 +66,15 @@ class Listing:
         for here in self._folders(folder, hidden=False):
             for info in self._children(here):
                 if not is_hidden(str(info["name"]).rpartition("/")[2]):
-                    info = self._at_its_end(info)
+                    info = self._resolve(info)
                     if info["type"] != "directory":
                         yield info
 
     def matching(self, pattern: str) -> Iterator[Info]:
-        """Yield the files that a pattern matches; of each folder on the way, a name as it stands.
+        """Yield the files that a pattern matches.
 
-        So `a[1]/*` is what is in the folder `a[1]` where there is one, and in `a1` elsewhere.
+        A part of the pattern that is the exact name of something in its folder stands for that
+        alone: `a[1]/*` is all in the folder `a[1]` if there is one, and else all in `a1`.
         """
         first, *rest = pattern.split("/")
         parts = [part for part in rest if part]
@@ -80,23 +87,23 @@ class Listing:
             )
         for folder in folders:
             for info in self._fitting(folder, parts[-1]):
-                info = self._at_its_end(info)
+                info = self._resolve(info)
                 if info["type"] != "directory":
                     yield info
 
     def _into(self, folder: str, part: str) -> Iterator[str]:
-        """Yield the folders that a part of a pattern leads to."""
+        """Yield the folders in `folder` that one part of a pattern matches."""
         if not PATTERN.search(part):
-            yield _joined(folder, part)
+            yield _join(folder, part)
         elif part == "**" and not self._fitting(folder, part):
             yield from self._folders(folder) if self.info(folder) else ()
         else:
             for info in self._fitting(folder, part):
-                if self._at_its_end(info)["type"] == "directory":
+                if self._resolve(info)["type"] == "directory":
                     yield str(info["name"]).rstrip("/")
 
     def _folders(self, folder: str, hidden: bool = True) -> Iterator[str]:
-        """Yield a folder and all below, each once on the way to it."""
+        """Yield a folder and all folders below it; no way leads through one folder twice."""
         left = [(folder, frozenset([self._place(folder)]))]
         while left:
             here, way = left.pop()
@@ -105,16 +112,17 @@ class Listing:
                 name = str(info["name"]).rstrip("/")
                 if not hidden and is_hidden(name.rpartition("/")[2]):
                     continue
-                is_folder = self._at_its_end(info)["type"] == "directory"
+                is_folder = self._resolve(info)["type"] == "directory"
                 if is_folder and (place := self._place(name)) not in way:
                     left.append((name, way | {place}))
 
     def _fitting(self, folder: str, part: str) -> list[Info]:
+        """Return what in a folder has the name `part`, or else matches it as a pattern."""
         try:
             found = self._children(folder)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        same = [info for info in found if str(info["name"]).rstrip("/") == _joined(folder, part)]
+        same = [info for info in found if str(info["name"]).rstrip("/") == _join(folder, part)]
         if same or not PATTERN.search(part) or part == "**":
             return same
         if "**" in part:
@@ -123,10 +131,7 @@ class Listing:
         return [info for info in found if fits(str(info["name"]).rstrip("/").rpartition("/")[2])]
 
     def _children(self, folder: str) -> list[Info]:
-        """Return what is in a folder; raises for one that cannot be listed.
-
-        fsspec's own walk leaves such a folder out, in silence.
-        """
+        """Return what is in a folder; a folder that cannot be listed is an error, not left out."""
         if folder not in self._listed:
             found = self._fs.ls(folder, detail=True)
             self._listed[folder] = [
@@ -134,24 +139,27 @@ class Listing:
             ]
         return self._listed[folder]
 
-    def _at_its_end(self, info: Info) -> Info:
-        return _followed(str(info["name"])) if info.get("islink") else info
+    def _resolve(self, info: Info) -> Info:
+        """Return what a link leads to; anything else unchanged."""
+        return _follow(str(info["name"])) if info.get("islink") else info
 
     def _place(self, folder: str) -> str:
+        """Return the path of a folder without links, by which it is known."""
         return os.path.realpath(folder) if self._local else folder
 
 
 def is_hidden(path: str) -> bool:
-    """Tell whether a file or a folder on the way to it is hidden."""
+    """Tell whether any part of a path starts with '_' or '.'."""
     return any(part.startswith(("_", ".")) for part in path.split("/") if part)
 
 
-def _joined(folder: str, name: str) -> str:
+def _join(folder: str, name: str) -> str:
+    """Return the path of a name in a folder."""
     return f"{folder.rstrip('/')}/{name}"
 
 
-def _followed(link: str) -> Info:
-    """Return what is at the end of a local link, under the name of the link."""
+def _follow(link: str) -> Info:
+    """Return what a local link leads to, under the name of the link; DataError if nothing."""
     try:
         found = os.stat(link)
     except OSError as error:

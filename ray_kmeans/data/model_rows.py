@@ -1,4 +1,4 @@
-"""Data as a model reads them: by the names of the columns that it was fitted on."""
+"""Open data for a model: by the names of the columns that it was fitted on, with its shift."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ray_kmeans.errors import ConfigError, DataError
 
 
 def spec_of(source: Source, before: RowSpec | None = None) -> RowSpec:
-    """Return how a source reads its rows; where it has no names, those of the fit `before` stay."""
+    """Return how a source reads its rows, for a checkpoint; without names, those `before` stay."""
     weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
     weights = weighted.weights
     return RowSpec(
@@ -40,22 +40,24 @@ def open_for(
     wanted: tuple[str, ...] = (),
     **counting: Any,
 ) -> Source:
-    """Return the source of data for a model: its columns in the model's order, with its shift.
+    """Return a source that has the model's columns in the model's order, and the model's shift.
 
     Parameters
     ----------
     state : FitState or None
-        The model. None, or one without names: data are opened as for a new model.
-    wanted : tuple of str
-        The columns to go by where the model has no names.
-    x, columns, storage_options, counting
+        The model. None, or a model without names: data are opened as for a new model.
+    x, columns, storage_options
         As in `open_source`.
+    wanted : tuple of str, default ()
+        Names of columns to go by if the model has none.
+    **counting
+        The other arguments of `open_source`: which rows count, and how files are read.
 
     Raises
     ------
     ConfigError
-        Where data with names have others than the model, with both lists. One column of vectors
-        that the user names is taken for the model's, whatever its name; so are data without names.
+        If the data have names of columns, and others than the model; it lists both. Data without
+        names are taken as they are, and so is one column of vectors that the user names.
     """
     of_model = state.rows.columns if state and state.rows else ()
     source = _open_by_name(of_model or wanted, x, names_of(columns), storage_options, counting)
@@ -73,7 +75,7 @@ def _open_by_name(
     storage_options: Mapping[str, Any] | None,
     counting: Mapping[str, Any],
 ) -> Source:
-    """Return the source of data by the names of the model's columns; () where it has none."""
+    """Return a source with the columns `wanted`, in this order; () stands for any columns."""
     if not wanted:
         return open_source(x, columns, storage_options, **counting)
     if not columns and not isinstance(x, Source):
@@ -90,7 +92,7 @@ def taken_from(
     columns: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Return the source of data like those of the fit: with its filters and weights, too."""
+    """Return a source for a model that also has the filters and weights of its fit."""
     rows = state.rows or RowSpec()
     return open_for(
         state,
@@ -104,14 +106,19 @@ def taken_from(
 
 
 def said_of(source: Source) -> str:
-    """Return the names of the columns that make up a row, for people; '' where there are none."""
+    """Return the names of the columns that make up a row, as one text for people; '' for none."""
     return shortened(columns_of_rows(source))
 
 
 def _open_unnamed(
     wanted: tuple[str, ...], x: Any, storage_options: Any, counting: Mapping[str, Any]
 ) -> Source:
-    """Open data of which the user names no columns: by the model's, where the data have names."""
+    """Return a source if the user names no columns: by the model's, if the data have names.
+
+    Data tell whether they have names only when they are opened. So they are opened by the model's
+    names first; where that fails, without names, to tell data that have none from data that have
+    others.
+    """
     try:
         source = open_source(x, wanted, storage_options, **counting)
         if columns_of_rows(source) in ((), wanted):
@@ -121,7 +128,7 @@ def _open_unnamed(
         missing = str(error)
     try:
         source = open_source(x, None, storage_options, **counting)
-    except ConfigError as question:  # they have names, among which there is a choice
+    except ConfigError as question:  # the data have names, and ask which are meant
         if str(question) == missing:
             raise
         of_model = shortened(wanted)
@@ -134,7 +141,10 @@ def _open_unnamed(
 
 
 def _in_order(source: Source, wanted: tuple[str, ...]) -> Source:
-    """Return a source with the model's columns in its order, or one of vectors that is named."""
+    """Return a source whose columns are in the model's order; ConfigError if they are others.
+
+    One column of vectors that the user names is taken, whatever its name.
+    """
     if isinstance(source, WeightedSource):
         inner = _in_order(source.source, wanted)
         return WeightedSource(inner, source.weights, source.filters, source.drop_nonfinite)
@@ -146,15 +156,16 @@ def _in_order(source: Source, wanted: tuple[str, ...]) -> Source:
         return source
     if is_named and set(names) != set(wanted):
         raise _other_names(names, wanted)
-    other_way: Any = source
+    any_source: Any = source
     try:
-        ordered: Source = other_way.with_columns(wanted)
+        ordered: Source = any_source.with_columns(wanted)
     except (ConfigError, AttributeError):
         raise _other_names(names, wanted) from None
     return ordered
 
 
 def _other_names(names: Sequence[str], wanted: Sequence[str]) -> ConfigError:
+    """Return the error for data whose columns `names` are not the model's `wanted`."""
     hint = "Give data with these columns, or rename theirs."
     if len(wanted) == 1:
         hint += " A column of vectors under another name is taken where columns names it."
@@ -166,7 +177,7 @@ def _other_names(names: Sequence[str], wanted: Sequence[str]) -> ConfigError:
 
 @lru_cache
 def _warn_of_order() -> None:
-    """Warn, once in a process."""
+    """Warn, once in this process, that columns are read in the order of the data."""
     warnings.warn(
         "the checkpoint of this model is of a version that did not keep the names of its columns, "
         "so columns are read in the order that the data have. Make sure that it is that of the "
@@ -177,7 +188,7 @@ def _warn_of_order() -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """Return a value of a filter that JSON has no word for as one that it has."""
+    """Return a value of a filter as one that JSON can hold, for `json.dumps`."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     if hasattr(value, "item"):  # a number of NumPy

@@ -1,6 +1,7 @@
-"""Objects of other libraries that hold rows in memory, as NumPy arrays or Arrow tables.
+"""Turn objects of other libraries that hold rows in memory into NumPy arrays or Arrow tables.
 
-They are known by what they can do, or by the names of their classes, and none is imported.
+The objects are known by their methods or by the names of their classes: no library is imported to
+know its objects.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from ray_kmeans.data.datasets.ray_batch import as_column
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
 
 FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, pa.ArrowException)
-"""What libraries raise where an object cannot be handed over."""
+"""Exceptions by which libraries tell that an object cannot be converted."""
 SMALL_FLOATS = ("bfloat16", "float8_", "float6_", "float4_")
-"""How the names of types begin that NumPy does not have; each value is one of float32."""
+"""Beginnings of the names of number types that NumPy lacks; float32 holds all their values."""
 
 
 def is_frame(x: Any) -> bool:
-    """Tell whether x is a frame of named columns, as pandas, polars and others have them."""
+    """Tell whether `x` has named columns, as frames of pandas and polars and structured arrays."""
     hands_over = hasattr(x, "__arrow_c_stream__") or hasattr(x, "__dataframe__")
     named = isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.names is not None
     return named or (hands_over and hasattr(x, "columns")) or isinstance(x, pa.RecordBatchReader)
 
 
 def table_of(x: Any) -> pa.Table:
-    """Return a frame as a table; its index is no column."""
+    """Return a frame as an Arrow table, without the index of pandas."""
     try:
         if isinstance(x, np.ndarray):
             names = x.dtype.names or ()
@@ -52,7 +53,7 @@ def table_of(x: Any) -> pa.Table:
 def side_by_side(
     columns: Mapping[str, Any], wanted: Sequence[str] | None
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Return a dict of columns as rows, and the names in their order: sorted, or as wanted."""
+    """Return a dict of columns as rows (n, d), and the names in order: as `wanted`, or sorted."""
     if not all(isinstance(name, str) for name in columns):
         raise DataError(f"x is a dict of columns with the keys {list(columns)}; give their names.")
     names = tuple(wanted or sorted(columns))
@@ -71,7 +72,10 @@ def side_by_side(
 
 
 def as_array(x: Any, what: str) -> NDArray[Any]:
-    """Return what x holds, with NaN for what is masked; DataError for what is no dense array."""
+    """Return `x` as an array, with NaN where it is masked; DataError if it is no dense array.
+
+    `what` names it in messages.
+    """
     refuse_sparse(x, what)
     try:
         array = _array_of(x, what)
@@ -90,9 +94,11 @@ def as_array(x: Any, what: str) -> NDArray[Any]:
 
 
 _SEQUENCES = (list, tuple, np.ndarray)
+"""Types of a vector in an array of objects."""
 
 
 def _array_of(x: Any, what: str) -> NDArray[Any]:
+    """Return `x` as an array by the way that its kind has."""
     if isinstance(x, np.ma.MaskedArray):
         return _unmasked(x)
     if _is_of(x, "torch") and hasattr(x, "detach"):
@@ -107,7 +113,7 @@ def _array_of(x: Any, what: str) -> NDArray[Any]:
 
 
 def _unmasked(x: Any) -> NDArray[Any]:
-    """Return a masked array with NaN, which is missing here, where it is masked."""
+    """Return a masked array as a plain one, with NaN where it is masked."""
     if x.dtype.kind not in "biuf" or not np.ma.getmaskarray(x).any():
         return np.asarray(x.data)
     floats = x.astype(np.result_type(x.dtype, np.float32))
@@ -115,14 +121,14 @@ def _unmasked(x: Any) -> NDArray[Any]:
 
 
 def _of_torch(x: Any) -> NDArray[Any]:
-    """Return a tensor's values, wherever it is; types that NumPy lacks become float32, exactly."""
+    """Return the values of a tensor on any device; types that NumPy lacks become float32."""
     x = x.detach().cpu().resolve_conj().resolve_neg()
     name = str(x.dtype).removeprefix("torch.")
     return np.asarray((x.float() if name.startswith(SMALL_FLOATS) else x).numpy())
 
 
 def _of_list(x: Sequence[Any], what: str) -> NDArray[Any]:
-    """Return a list of rows; each of them may be an object of any of these kinds."""
+    """Return a list of rows as an array; each row may itself be an object of another library."""
     rows = [
         as_array(row, f"row {number} of {what}") if hasattr(row, "ndim") and row.ndim else row
         for number, row in enumerate(x)
@@ -144,11 +150,12 @@ def _of_list(x: Sequence[Any], what: str) -> NDArray[Any]:
 
 
 def _size(length: int | None) -> str:
+    """Return the length of a row in words; None is a row that has none."""
     return "no length, as a single value," if length is None else f"{length} features"
 
 
 def way_to_dense(x: Any) -> str:
-    """Return what makes a dense array of a sparse one; '' where x is none."""
+    """Return the code that makes a sparse array dense, as 'x.toarray()'; '' if `x` is dense."""
     if _is_of(x, "torch") and hasattr(x, "layout"):
         return "" if str(x.layout) == "torch.strided" else "x.to_dense()"
     if hasattr(x, "dense_shape") and hasattr(x, "indices"):
@@ -158,7 +165,7 @@ def way_to_dense(x: Any) -> str:
 
 
 def refuse_sparse(x: Any, what: str) -> None:
-    """Raise DataError for a sparse matrix."""
+    """Raise DataError if `x` is sparse; `what` names it in the message."""
     way = way_to_dense(x)
     if way:
         raise DataError(
@@ -168,11 +175,12 @@ def refuse_sparse(x: Any, what: str) -> None:
 
 
 def _is_of(x: Any, library: str) -> bool:
+    """Tell whether the class of an object, or a base of it, is defined in a library."""
     return any(base.__module__.partition(".")[0] == library for base in type(x).__mro__)
 
 
 def _line(error: BaseException) -> str:
-    """Return the first line of what a library says, as a sentence."""
+    """Return the first line of an error's text, as a sentence."""
     text = "; ".join(map(str, error.args)).strip() or type(error).__name__
     first: str = text.splitlines()[0]
     return first if first.endswith((".", "!")) else f"{first}."

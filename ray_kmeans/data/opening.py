@@ -1,28 +1,19 @@
-"""Open data: choose the source for an array, a table, a path or a data set of a library."""
+"""Open data of any kind: an array, a table, URIs, or a data set of a library.
+
+`open_source` alone decides what `x` is. It hands URIs to `uris`, objects of libraries to
+`datasets.registry`, and what is in memory to `array`; none of them comes back here.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.datasets.registry import open_folder, opener_of
-from ray_kmeans.data.files import list_files
-from ray_kmeans.data.formats import bigann, vecs
-from ray_kmeans.data.formats.base import FileSource, Make
-from ray_kmeans.data.formats.bigann import BigAnn
-from ray_kmeans.data.formats.csv import Csv
-from ray_kmeans.data.formats.ipc import Ipc
-from ray_kmeans.data.formats.json_lines import JsonLines
-from ray_kmeans.data.formats.npy import Npy
-from ray_kmeans.data.formats.npz import Npz
-from ray_kmeans.data.formats.parquet import Parquet
-from ray_kmeans.data.formats.safetensors import Safetensors
-from ray_kmeans.data.formats.vecs import Vecs
+from ray_kmeans.data.datasets.registry import opener_of
 from ray_kmeans.data.objects import (
     as_array,
     is_frame,
@@ -32,28 +23,9 @@ from ray_kmeans.data.objects import (
 )
 from ray_kmeans.data.rounded import centered
 from ray_kmeans.data.source import Source
+from ray_kmeans.data.uris import open_uris
 from ray_kmeans.data.weighted import with_weights
 from ray_kmeans.errors import ConfigError
-
-FORMATS: Mapping[str, Make] = {
-    ".parquet": Parquet.of,
-    ".pq": Parquet.of,
-    ".parq": Parquet.of,
-    ".npy": Npy.of,
-    ".npz": Npz.of,
-    ".safetensors": Safetensors.of,
-    **{suffix: partial(Vecs.of, dtype) for suffix, dtype in vecs.DTYPES.items()},
-    **{suffix: partial(BigAnn.of, dtype) for suffix, dtype in bigann.DTYPES.items()},
-    ".arrow": Ipc.of,
-    ".feather": Ipc.of,
-    ".ipc": Ipc.of,
-    ".csv": Csv.of,
-    ".csv.gz": Csv.of,
-    ".tsv": Csv.of,
-    ".tsv.gz": Csv.of,
-    **dict.fromkeys((".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"), JsonLines.of),
-}
-"""Format factory for each ending of a file name: (first file, columns) -> Format."""
 
 
 def open_source(
@@ -68,57 +40,78 @@ def open_source(
     center: bool = False,
     header: bool | None = None,
 ) -> Source:
-    """Return the source for an array, a table, a dict of columns, a URI or a source itself.
-
-    Also for a Dataset of pyarrow, datasets, Lance or Ray, and an array of Zarr.
+    """Open a data set: return the source that reads its rows in blocks.
 
     Parameters
     ----------
-    columns : list of str, optional
-        The column of vectors, or the columns of numbers. Where none are given, the one column of
-        vectors is taken, or else all of numbers; ConfigError lists them where these are not all
+    x : array of shape (rows, features), table, dict, str, path, list of these, data set, or Source
+        - an array, tensor or list of rows in memory, of any number type;
+        - a table of pyarrow, pandas, polars or another library, or a dict of columns (sorted by
+          their names);
+        - the path or URI of a file, a directory or a glob, or a list of these;
+        - a Dataset of pyarrow, Hugging Face datasets, Lance or Ray, or an Array of Zarr;
+        - a source, which is returned as it is unless another argument changes it.
+    columns : list of str, default None
+        The column of vectors, or the columns of numbers. None: the one column of vectors, or else
+        all columns of numbers. ConfigError lists them if that is a guess: if these are not all
         floats, one looks like a key of the rows, or others could be read as numbers.
-    storage_options : dict, optional
-        Passed to fsspec unchanged.
-    sample_weight : str or array of shape (rows,), optional
-        How often each row counts: the name of a column of the data, or numbers from 0 on. A row of
-        weight 3 gives the centers that three such rows give, bit for bit. Weights that are not
-        whole are rounded to 24 bits of their mean, to 12 for many rows, and to fewer from 2**28
-        rows on. They add up to less than 2**40.
-    filters : list of (column, operator, value), optional
-        Rows for which not all of these hold are left out; or a list of such lists, of which one
-        must hold (as in pyarrow.parquet.read_table). Rows that are left out are read and take their
-        place in memory all the same, keep their numbers, and get the label -1.
-    nonfinite : 'error' or 'drop'
-        Of rows with NaN, null or infinity. 'drop': they are left out and counted in a warning.
-    format : str, optional
-        What the files are, as 'parquet', 'csv.gz' or 'jsonl', where their names do not end so: then
-        all files of a directory or glob are read that way. None: the end of each name tells it.
-    center : bool
-        Subtract from each column its middle (the median of rows all over the data, which are read
-        for it), in float64, before rows become float32: for values that differ by little beside
-        their distance from zero, as time stamps do. It changes no distance. A model that is fitted
-        on them subtracts the same from whatever data come later, and `clusters` adds it again.
-    header : bool, optional
-        Of CSV: whether the first line has the names of the columns, which else are 0, 1, ....
-        Default: it has, and numbers in it are a question.
+    storage_options : dict, default None
+        Options of the store, passed to fsspec unchanged.
+    sample_weight : str or array of shape (rows,), default None
+        How often each row counts: the name of a column, or numbers >= 0. None: each counts once.
+        A row of weight 3 gives the same centers as three such rows, bit for bit. Weights that are
+        not whole are rounded to 24 bits of their mean, to 12 for many rows, and to fewer from
+        2**28 rows on. Their sum must be less than 2**40.
+    filters : list of (column, operator, value), default None
+        Conditions that a row must all meet, else it is left out; or a list of such lists, one of
+        which it must meet (as in pyarrow.parquet.read_table). A row that is left out is still read
+        and takes memory, keeps its number, and gets the label -1.
+    nonfinite : {'error', 'drop'}, default 'error'
+        What becomes of rows with NaN, null or infinity. 'drop': they are left out, and a warning
+        counts them.
+    format : str, default None
+        The format of the files, as 'parquet', 'csv.gz' or 'jsonl', if their names do not tell it;
+        all files of a directory or glob are then read that way. None: the ending of each name.
+    center : bool, default False
+        Subtract its middle from each column, in float64, before rows become float32: for values
+        that differ little beside their distance from zero, as time stamps do. The middle is the
+        median of rows from all over the data, which are read for it. It changes no distance. A
+        model fitted on such rows subtracts the same from later data, and `clusters` adds it again.
+    header : bool, default None
+        Whether the first line of CSV files has the names of the columns, which else are '0', '1',
+        and so on. None: it has, and ConfigError asks if it holds numbers.
+
+    Returns
+    -------
+    Source
+        Its `describe()` returns all blocks, and its `read(blocks)` yields their rows.
 
     Raises
     ------
-    ConfigError, DataError
-        For what cannot be a data set.
+    ConfigError
+        If an argument cannot be used with this data, or there is a choice of columns.
+    DataError
+        If the data cannot be read, or are no table of numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ray_kmeans import open_source
+    >>> layout = open_source(np.zeros((10_000, 3))).describe()
+    >>> layout.rows, layout.features, len(layout.blocks)
+    (10000, 3, 2)
     """
     check_nonfinite(nonfinite)
     if header not in (None, True, False):
         raise ConfigError(f"header={header!r} must be True, False or None.")
-    source = _opened(x, names_of(columns), storage_options, format, header)
+    source = _open_any(x, names_of(columns), storage_options, format, header)
     if center:
         source = centered(source)
     return with_weights(source, sample_weight, filters, nonfinite == "drop")
 
 
 def names_of(columns: Any) -> list[str] | None:
-    """Return the names of columns as a list; ConfigError for what are no names, or one twice."""
+    """Return names of columns as a list; ConfigError if they are no names, or one comes twice."""
     if columns is None:
         return None
     names = [columns] if isinstance(columns, str) else list(columns)
@@ -133,23 +126,24 @@ def names_of(columns: Any) -> list[str] | None:
 
 
 def check_nonfinite(nonfinite: str) -> None:
-    """Raise ConfigError for a way to treat rows that are not finite that there is not."""
+    """Raise ConfigError unless `nonfinite` is 'error' or 'drop'."""
     if nonfinite not in ("error", "drop"):
         raise ConfigError(f"nonfinite={nonfinite!r} is unknown. Give 'error' or 'drop'.")
 
 
-def _opened(
+def _open_any(
     x: Any,
     columns: Sequence[str] | None,
     storage_options: Mapping[str, Any] | None,
     format: str | None,
     header: bool | None,
 ) -> Source:
+    """Return the source of `x`, whatever it is, before rows are centered or weighted."""
     if isinstance(x, str | os.PathLike):
         x = [x]
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
         uris = [os.fspath(each) for each in x]
-        return _open_files(uris, columns, storage_options or {}, format, header)
+        return open_uris(uris, columns, storage_options or {}, format, header)
     if format is not None:
         raise ConfigError(f"format={format!r} is for files, and x is a {type(x).__name__}.")
     if header is not None:
@@ -163,7 +157,7 @@ def _opened(
         return open_it(x, columns)
     what = f"x of type {type(x).__name__}"
     refuse_sparse(x, what)  # some are dicts
-    if isinstance(x, Mapping):  # the seed's rule: columns in the order of their sorted names
+    if isinstance(x, Mapping):  # columns in the order of their sorted names, as in TensorFlow
         return ArraySource.of(*side_by_side(x, columns))
     if isinstance(x, pa.Table | pa.RecordBatch):
         return ArraySource.of_table(x, columns)
@@ -175,51 +169,3 @@ def _opened(
             "Choose among them before, or give a table or a dict of columns."
         )
     return ArraySource.of(as_array(x, what))
-
-
-def _open_files(
-    uris: Sequence[str],
-    columns: Sequence[str] | None,
-    storage_options: Mapping[str, Any],
-    format: str | None,
-    header: bool | None,
-) -> Source:
-    ending = _ending(format)
-    if not all(uris):
-        raise ConfigError("x holds an empty path. Give a file, a directory or a glob.")
-    if len(uris) == 1 and not uris[0].lower().endswith(tuple(FORMATS)):
-        found = open_folder(uris[0], columns, storage_options)
-        if found and not ending:
-            return found
-        if found:
-            raise ConfigError(f"format={format!r}, and {uris[0]!r} is a table of a library.")
-    remote, files = list_files(uris, storage_options, tuple(FORMATS), ending)
-    kinds = {suffix_of(file.kind) for file in files}
-    if len({FORMATS[kind] for kind in kinds}) > 1:
-        raise ConfigError(
-            f"{remote.shown!r} holds files of several formats: {', '.join(sorted(kinds))}. "
-            f"Give a glob, as in {remote.shown.rstrip('/')}/*{sorted(kinds)[-1]}."
-        )
-    kind = kinds.pop()
-    make = FORMATS[kind]
-    if header is not None:
-        if make != Csv.of:
-            raise ConfigError(f"header={header!r} has no meaning for {kind} files: CSV alone.")
-        make = partial(Csv.of, header=header)
-    return FileSource.of(make, remote, files, columns or None)
-
-
-def _ending(format: str | None) -> str:
-    """Return the end of the names of files of a format; '' where their names tell it."""
-    if format is None:
-        return ""
-    ending = f".{str(format).lower().removeprefix('.')}"
-    if ending not in FORMATS:
-        known = ", ".join(suffix[1:] for suffix in FORMATS)
-        raise ConfigError(f"format={format!r} is unknown. Give one of {known}.")
-    return ending
-
-
-def suffix_of(path: str) -> str:
-    """Return the end of a file's name that tells its format."""
-    return next(suffix for suffix in FORMATS if path.lower().endswith(suffix))

@@ -1,4 +1,8 @@
-"""What this product wrote below the data: outputs, exports and checkpoints, which are no data."""
+"""Recognize what ray_kmeans itself wrote among data: outputs, exports and checkpoints.
+
+A labelled output may stand below the directory that was labelled. Read as data, it would make each
+fit see more rows than the one before.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,38 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 MANIFEST = re.compile(r"_manifest\.json|_unfinished(-[0-9a-f]{12})?\.json")
-"""Files of which one is in every output and export."""
+"""Pattern of the manifest files, one of which every output and every export has."""
 OURS = (
     {"format", "of", "parts", "clusters"},
     {"of", "after"},
     {"kind", "files"},
 )
-"""Keys of a finished output, of an unfinished one, and of an export."""
+"""Keys of the manifests of a finished output, of an unfinished one, and of an export."""
 SAVED = re.compile(r"(.*/|)checkpoints/(data/[0-9]{8,15}-|([0-9]{8,15}-)?[0-9]{8,15}-iteration-)")
-"""How the names of what is saved begin in a model_dir."""
+"""Pattern of the paths of checkpoint files, up to the name of the file."""
 BESIDE = ("checkpoints", "lease", "runs")
-"""Folders of a model_dir."""
+"""Folders in every model_dir."""
 
 
 def folders_of_ours(paths: Iterable[str], read: Callable[[str], bytes]) -> set[str]:
-    """Return the folders below a place that this product wrote.
+    """Return the folders below a place that ray_kmeans wrote.
 
-    `paths` are all names below the place, from there on; `read` returns the bytes of one. A place
-    is what was asked for, so it is never among these itself.
+    The place itself is never one of them: the user asked for it.
+
+    Parameters
+    ----------
+    paths : iterable of str
+        Paths of all files below the place, relative to it.
+    read : function str -> bytes
+        Returns the content of one of them.
+
+    Returns
+    -------
+    set of str
+        Paths relative to the place.
+
+    Examples
+    --------
 
     >>> saved = "m/checkpoints/00000001-00000000-iteration-1.json"
     >>> names = ["a.npy", saved, "m/lease/1", "m/b.npy"]
@@ -43,7 +61,7 @@ def folders_of_ours(paths: Iterable[str], read: Callable[[str], bytes]) -> set[s
 
 
 def folder_above(path: str, folders: set[str]) -> str:
-    """Return which of some folders a path is below; '' where it is below none.
+    """Return the outermost of some folders that a path is in; '' if it is in none.
 
     >>> folder_above("m/checkpoints/data/1.npy", {"m/checkpoints"})
     'm/checkpoints'
@@ -54,6 +72,7 @@ def folder_above(path: str, folders: set[str]) -> str:
 
 
 def _is_ours(data: bytes) -> bool:
+    """Tell whether bytes are a manifest of ray_kmeans."""
     try:
         found: Any = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,4 +1,7 @@
-"""The key=value folders of Hive, as pyarrow reads them: quoted as in URLs, with a mark for null."""
+"""Read the keys of Hive's folders named key=value, as pyarrow does.
+
+Keys and values are quoted as in URLs, and null is a word of its own (`NULL`).
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,23 @@ import pyarrow as pa
 from ray_kmeans.errors import DataError
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
+"""Value of a folder that stands for null."""
 INTEGER = re.compile(r"-?[0-9]+")
+"""Pattern of a value that is an integer."""
 INT32 = range(-(2**31), 2**31)
+"""Integers that int32 can hold."""
 
 
 class Placed(Protocol):
-    """A file with the keys that the folders on the way to it tell."""
+    """A file whose folders give it keys and values."""
 
     @property
-    def partitions(self) -> Mapping[str, Sequence[Any]]: ...
+    def partitions(self) -> Mapping[str, Sequence[Any]]:
+        """The values of each key: one, or several where folders contradict each other."""
 
 
 def keys_of(path: str) -> dict[str, list[str | None]]:
-    """Return the keys of the folders on the way to a file, and their values; null is None.
+    """Return the values of each key that the folders of a path give, null as None.
 
     >>> keys_of("data/lang=en%20us/year=2024/x.parquet")
     {'lang': ['en us'], 'year': ['2024']}
@@ -34,13 +41,13 @@ def keys_of(path: str) -> dict[str, list[str | None]]:
         key, equals, value = folder.partition("=")
         if not key or not equals:
             continue
-        name, text = _unquoted(key, path), None if value == NULL else _unquoted(value, path)
+        name, text = _unquote(key, path), None if value == NULL else _unquote(value, path)
         keys.setdefault(name, []).append(text)
     return keys
 
 
 def the_one(values: Sequence[Any], name: str, path: str) -> Any:
-    """Return the value of a key; raises DataError where the folders give it several."""
+    """Return the one value of a key; DataError if the folders of a file give it several."""
     if len(set(values)) > 1:
         raise DataError(
             f"{path} is below folders that give {name!r} different values ({values}). Rename all "
@@ -50,9 +57,9 @@ def the_one(values: Sequence[Any], name: str, path: str) -> Any:
 
 
 def schema_of(files: Iterable[Placed]) -> pa.Schema:
-    """Return one type for each key over all files: int32 where all values are such, or string.
+    """Return one type for each key over all files: int32 if all its values are such, else string.
 
-    Values that a table's log tells (see `delta`) have their own types.
+    Values from the log of a Delta table have types of their own, which are kept.
     """
     values: dict[str, list[Any]] = {}
     for file in files:
@@ -62,13 +69,14 @@ def schema_of(files: Iterable[Placed]) -> pa.Schema:
 
 
 def column(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
-    """Return the value of a key for all rows of a block."""
+    """Return a column of `rows` times the same value of a key."""
     if isinstance(value, str) and pa.types.is_integer(kind):
         value = int(value)
     return pa.nulls(rows, kind) if value is None else pa.repeat(pa.scalar(value, kind), rows)
 
 
 def _type_of(values: list[Any]) -> pa.DataType:
+    """Return the type of a key with these values."""
     there = {value for value in values if value is not None}
     if not there:
         return pa.string()
@@ -78,10 +86,12 @@ def _type_of(values: list[Any]) -> pa.DataType:
 
 
 def _is_int32(text: str) -> bool:
+    """Tell whether a value is written as an integer that int32 can hold."""
     return INTEGER.fullmatch(text) is not None and int(text) in INT32
 
 
-def _unquoted(text: str, path: str) -> str:
+def _unquote(text: str, path: str) -> str:
+    """Return a key or a value with its %XX decoded; DataError if that is not UTF-8."""
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:

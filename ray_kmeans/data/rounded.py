@@ -1,4 +1,8 @@
-"""Sources of rows of any number type. They become float32 here, less a shift if there is one."""
+"""Round rows of any number type to float32, less a shift, and note what the rounding cost.
+
+Values far from zero that differ little, as time stamps, lose their differences in float32. A shift,
+the middle of each column, is therefore subtracted in float64 before: no distance changes by it.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +24,18 @@ from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.errors import ConfigError
 
 Noted = tuple[Block, NDArray[np.float32], Rounding | None]
-"""A block, its rows, and what these lost."""
+"""A block, its rows (n, d), and their rounding error; None if it is unknown."""
 MOST_RUNS = 64
-"""Places all over the data whose rows tell the middle of a column."""
+"""Number of runs of rows, spread over the data, that tell the middle of each column."""
 MOST_VALUES = 2**23
-"""Values that are looked at for it."""
+"""Largest number of values (rows times features) that are read for it."""
 
 
 class RoundedSource(ABC):
-    """A source whose rows come in any number type."""
+    """A source that reads rows of any number type, and rounds them to float32."""
 
     shift: tuple[float, ...]
-    """(d,) subtracted from the columns, in float64, before they are rounded; empty: nothing is."""
+    """Shift (d,) subtracted from each column in float64, before rounding; () for none."""
 
     @abstractmethod
     def describe(self) -> Layout:
@@ -43,33 +47,37 @@ class RoundedSource(ABC):
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         for block, wide in self.read_wide(blocks):
-            yield block, self._rounded(block, less(wide, self.shift))
+            yield block, self._round(block, less(wide, self.shift))
 
     def read_noted(self, blocks: Sequence[Block]) -> Iterator[Noted]:
-        """Read as `read` does, and tell of each block what its rows lost when they were rounded."""
+        """Yield each block with its rows, as `read` does, and their rounding error."""
         for block, wide in self.read_wide(blocks):
             values = less(wide, self.shift)
-            rows = self._rounded(block, values)
+            rows = self._round(block, values)
             yield block, rows, Rounding.of(values, rows)
 
-    def _rounded(self, block: Block, values: NDArray[Any]) -> NDArray[np.float32]:
+    def _round(self, block: Block, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the rows as float32 in C order; DataError if a value is too large."""
         return np.ascontiguousarray(to_float32(values, block.place, self.names))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that make up a row; empty where they have no names."""
+        """Names of the columns that make up a row; () where they have none."""
         return ()
 
 
 @dataclass(frozen=True)
 class ShiftedSource(RoundedSource):
-    """A source of another kind, from whose rows something is subtracted."""
+    """A source of another kind (of a user, say) whose rows are shifted."""
 
     source: Source
+    """The source of the rows before the shift."""
     shift: tuple[float, ...]
+    """Shift (d,), as in `RoundedSource`."""
 
     @property
     def only_here(self) -> bool:
+        """Whether no other process can read the source."""
         return bool(getattr(self.source, "only_here", False))
 
     def describe(self) -> Layout:
@@ -83,18 +91,18 @@ class ShiftedSource(RoundedSource):
 
 
 def wide_rows(source: Source, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-    """Read blocks of a source without weights, before anything is subtracted or rounded."""
+    """Yield blocks and their rows before shift and rounding, of a source without weights."""
     return source.read_wide(blocks) if isinstance(source, RoundedSource) else source.read(blocks)
 
 
 def shift_of(source: Any) -> tuple[float, ...]:
-    """Return what a source subtracts from its columns; empty where it subtracts nothing."""
+    """Return the shift (d,) that a source subtracts from its columns; () for none."""
     inner = source.source if isinstance(source, WeightedSource) else source
     return getattr(inner, "shift", ()) if isinstance(inner, RoundedSource) else ()
 
 
 def shifted(source: Source, shift: Sequence[float]) -> Source:
-    """Return the source with a shift in the place of the one that it has."""
+    """Return a source with another shift than it has."""
     if shift_of(source) == tuple(shift):
         return source
     if isinstance(source, WeightedSource):
@@ -105,7 +113,10 @@ def shifted(source: Source, shift: Sequence[float]) -> Source:
 
 
 def under(source: Source, shift: Sequence[float], whose: str) -> Source:
-    """Return the source with the shift of a model; ConfigError where it has one and that none."""
+    """Return a source with the shift of a model; ConfigError if it has one and the model none.
+
+    `whose` names the model in the message.
+    """
     if shift_of(source) and not shift:
         raise ConfigError(
             f"center=True is given, and {whose} was made without it: its centers belong to rows "
@@ -115,19 +126,20 @@ def under(source: Source, shift: Sequence[float], whose: str) -> Source:
 
 
 def centered(source: Source) -> Source:
-    """Return the source less the middle of each column, which follows from its rows alone."""
+    """Return a source whose shift is the middle of each column, which reads some of its rows."""
     return shifted(source, _middles(shifted(source, ())))
 
 
 def _middles(source: Source) -> tuple[float, ...]:
-    """Return the median of each column over some rows all over the data, by their numbers.
+    """Return the median (d,) of each column over rows from all over the data.
 
-    Not the mean: that of time stamps of which some are 0 is far from all of them. Which blocks
-    there are, as they differ between formats, does not matter.
+    The mean would not do: that of time stamps, some of which are 0, is far from all of them. The
+    rows are chosen by their numbers, so that the same rows in another format give the same shift,
+    whatever their blocks.
     """
     inner = source.source if isinstance(source, WeightedSource) else source
     layout = inner.describe()
-    runs = list(_spread(layout))
+    runs = list(_spread_runs(layout))
     parts = [np.asarray(values, np.float64) for _, values in wide_rows(inner, runs)]
     values = np.concatenate([np.empty((0, layout.features)), *parts])
     values = np.sort(np.where(np.isfinite(values), values, np.nan), axis=0)  # NaN comes last
@@ -136,8 +148,8 @@ def _middles(source: Source) -> tuple[float, ...]:
     return tuple(np.nan_to_num(found, nan=0.0).tolist())
 
 
-def _spread(layout: Layout) -> Iterator[Block]:
-    """Yield runs of rows, evenly spread over the data, as (parts of) blocks in their order."""
+def _spread_runs(layout: Layout) -> Iterator[Block]:
+    """Yield runs of rows, spread evenly over the data, as blocks or parts of them in order."""
     total, firsts = layout.rows, [block.first for block in layout.blocks]
     length = max(MOST_VALUES // MOST_RUNS // max(layout.features, 1), 1)
     runs = MOST_RUNS if total > MOST_RUNS * length else 1

@@ -1,4 +1,4 @@
-"""Batches that come one after the other, from an iterator that is read once."""
+"""Open batches that come one after the other, from an iterable that is read once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray_kmeans.errors import ConfigError, DataError
 
 
 def is_stream(x: Any) -> bool:
-    """Tell whether x gives batches: an iterator, a loader, or a list of tables of numbers."""
+    """Tell whether `x` gives batches: an iterator, a loader, or a list of tables of numbers."""
     known = isinstance(x, str | os.PathLike | Mapping | pa.Table | pa.RecordBatch | Source)
     is_buffer = isinstance(x, memoryview | bytes | bytearray | array)
     if known or is_buffer or opener_of(x) or way_to_dense(x):
@@ -37,17 +37,37 @@ def open_batches(
     sample_weight: str | None = None,
     state: FitState | None = None,
 ) -> Iterator[Source]:
-    """Yield a source for each batch that has rows; all must have the same features.
+    """Yield a source for each batch that has rows; all must have the same number of features.
 
-    A batch is anything that `open_source` takes, or the seed's pair (features, None). Its columns
-    go by the names that the model has, or else those of the first batch with names.
+    Parameters
+    ----------
+    stream : iterable
+        Its batches are anything that `open_source` takes, or TensorFlow's pair (features, None).
+    storage_options : mapping
+        As in `open_source`.
+    features : int, default None
+        Number of features of the model. None: that of the first batch.
+    sample_weight : str, default None
+        Name of the column of weights.
+    state : FitState, default None
+        The model, whose columns are read by their names. None, or a model without names: those of
+        the first batch that has names.
+
+    Raises
+    ------
+    ConfigError, DataError
+        With the number of the batch, from 1 on, that cannot be read.
     """
     wanted: tuple[str, ...] = ()
     for number, batch in enumerate(stream, start=1):
-        x = _features_of(batch)
-        about = x, None, storage_options
         try:
-            source = open_for(state, *about, wanted=wanted, sample_weight=sample_weight)
+            source = open_for(
+                state,
+                _features_of(batch),
+                storage_options=storage_options,
+                wanted=wanted,
+                sample_weight=sample_weight,
+            )
         except (ConfigError, DataError) as error:
             if type(error) not in (ConfigError, DataError):
                 raise
@@ -65,7 +85,7 @@ def open_batches(
 
 
 def without_targets(batch: Any) -> Any:
-    """Return the features of the seed's pair (features, None), and anything else as it is."""
+    """Return the features of TensorFlow's pair (features, None); anything else unchanged."""
     if not isinstance(batch, tuple) or len(batch) != 2:
         return batch
     features, targets = batch
@@ -75,7 +95,7 @@ def without_targets(batch: Any) -> Any:
 
 
 def _features_of(batch: Any) -> Any:
-    """Return the features of a batch: loaders of PyTorch give a list of tables, of one alone."""
+    """Return the features of a batch: PyTorch's loaders wrap a table in a list of one."""
     if not isinstance(batch, list | tuple) or not _is_table(*batch[:1]):
         return without_targets(batch)
     if len(batch) > 1 and batch[1] is not None:
@@ -87,9 +107,10 @@ def _features_of(batch: Any) -> Any:
 
 
 def _is_batch(x: Any) -> bool:
-    """Tell whether an item of a list is no row, but a batch of rows."""
+    """Tell whether an item of a list is a batch of rows, and not a row."""
     return _is_table(x) or isinstance(x, pa.Table | pa.RecordBatch | Source) or is_frame(x)
 
 
 def _is_table(x: Any = None) -> bool:
+    """Tell whether something has two dimensions."""
     return getattr(x, "ndim", 0) == 2

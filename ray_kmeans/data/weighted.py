@@ -1,11 +1,10 @@
-"""Rows that do not all count alike: with a weight each, or left out."""
+"""Give each row of a source a weight, by a column, an array or filters; weight 0 leaves it out."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,33 +12,38 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ray_kmeans.data.layout import Block, Layout
-from ray_kmeans.data.promotion import kept_schema
+from ray_kmeans.data.layout import Block, Layout, groups_of, neighbours_in
+from ray_kmeans.data.promotion import schema_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
+"""Weights, of shape (n,)."""
 Filters: TypeAlias = Sequence[Sequence[tuple[str, str, Any]]]
+"""Lists of (column, operator, value): a row passes if all conditions of one list hold."""
 
 
 @dataclass(frozen=True)
 class WeightedSource:
-    """Another source, with what its rows count."""
+    """A source whose rows have weights."""
 
     source: Source
+    """The source of the rows themselves."""
     weights: str | Floats | None = None
-    """A column of the source, or of every row (n,); None: all are 1."""
+    """Name of a column of weights, or the weights (n,) of all rows; None: all are 1."""
     filters: Filters | None = None
-    """Rows for which none of these holds weigh 0; each is a list of what all must hold."""
+    """Conditions on columns; a row that does not pass them has weight 0. None: all pass."""
     drop_nonfinite: bool = False
+    """Whether rows with NaN or infinity are left out instead of being an error."""
 
     @property
     def only_here(self) -> bool:
+        """Whether no other process can read the source."""
         return bool(getattr(self.source, "only_here", False))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the columns that make up a row; () where they have none."""
+        """Names of the columns that make up a row; () where they have none."""
         return columns_of_rows(self.source)
 
     def describe(self) -> Layout:
@@ -49,7 +53,7 @@ class WeightedSource:
                 f"sample_weight has {len(self.weights):,} values and the data have "
                 f"{layout.rows:,} rows; give one for each."
             )
-        if self._names and layout.blocks:  # what cannot be read is known before a worker starts
+        if self._names and layout.blocks:  # fail before a worker starts
             list(self.weights_of([replace(layout.blocks[0], rows=1)]))
         return layout
 
@@ -57,7 +61,7 @@ class WeightedSource:
         return self.source.read(blocks)
 
     def read_noted(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any], Any]]:
-        """Read, and tell what the rows of each block lost where the source knows it."""
+        """Yield each block, its rows and their rounding error; None if the source knows none."""
         noted = getattr(self.source, "read_noted", None)
         return noted(blocks) if noted else ((*each, None) for each in self.source.read(blocks))
 
@@ -65,17 +69,17 @@ class WeightedSource:
         return self.source.columns_of(block, names)
 
     def kept_schema(self, names: Sequence[str]) -> pa.Schema:
-        """Return the type of each column that is to be passed through."""
-        return kept_schema(self.source, names)
+        """Return the type of each column that labelled output is to keep."""
+        return schema_of(self.source, names)
 
     def weights_of(self, blocks: Sequence[Block]) -> Iterator[Floats | None]:
-        """Yield the weights of the rows of each block; None where all are 1.
+        """Yield the weights (rows,) of each block, in order; None where all are 1.
 
-        Columns are read once for what a file keeps together. Raises DataError for a weight that is
-        none.
+        Columns are read once for neighbouring blocks of a row group. Raises DataError for a
+        negative, infinite or missing weight.
         """
-        for _, of_group in groupby(blocks, key=lambda block: (block.file, block.group)):
-            for run in _consecutive(list(of_group)):
+        for group in groups_of(tuple(blocks)):
+            for run in neighbours_in(group):
                 table = self._table(replace(run[0], rows=sum(block.rows for block in run)))
                 passes = self._passing(table) if self.filters else None
                 for block in run:
@@ -87,32 +91,33 @@ class WeightedSource:
                     yield weights
 
     def _given(self, block: Block, table: Any, part: slice) -> Floats | None:
+        """Return the weights of a block before filters, from the rows `part` of a table."""
         if self.weights is None:
             return None
         if isinstance(self.weights, str):
             column = table.column(self.weights)[part.start : part.stop].to_numpy()
-            return _checked(as_weights(column, f"column {self.weights!r} of {block.file}"), block)
-        return _checked(self.weights[block.first : block.first + block.rows], block)
+            return _check(as_weights(column, f"column {self.weights!r} of {block.file}"), block)
+        return _check(self.weights[block.first : block.first + block.rows], block)
 
     @property
     def _names(self) -> list[str]:
-        """The columns that weights are made of."""
+        """Names of the columns that weights and filters need."""
         named = [self.weights] if isinstance(self.weights, str) else []
         tested = (name for each in self.filters or () for name, _, _ in each)
         return list(dict.fromkeys([*named, *tested]))
 
     def _table(self, block: Block) -> Any:
+        """Read the columns that weights and filters need; None where they need none."""
         if not self._names:
             return None
         try:
             return self.source.columns_of(block, self._names)
         except (ConfigError, DataError) as error:
             what = "sample_weight" if isinstance(self.weights, str) else "filters"
-            cause = str(error).replace("keep_columns=", "the columns ")
-            raise type(error)(f"{what} cannot be read: {cause}") from None
+            raise type(error)(f"{what} cannot be read: {error}") from None
 
     def _passing(self, table: Any) -> NDArray[np.bool_]:
-        """Tell which rows pass; one with a null does not."""
+        """Return which rows of a table pass the filters (rows,); one with a null does not."""
         numbered = table.append_column("", pa.array(np.arange(table.num_rows)))
         try:
             left = numbered.filter(pq.filters_to_expression(self.filters))
@@ -125,12 +130,29 @@ class WeightedSource:
 
 
 def columns_of_rows(source: Any) -> tuple[str, ...]:
-    """Return the names of the columns that make up a row of a source; () where they have none."""
+    """Return the names of the columns that make up a row of a source; () if they have none."""
     return tuple(getattr(source, "columns", ()))
 
 
 def with_weights(source: Source, weights: Any, filters: Any, drop_nonfinite: bool) -> Source:
-    """Return a source whose rows count like this; `weights`: a column, an array, or None."""
+    """Return a source with these weights; the same source if all rows count once.
+
+    Parameters
+    ----------
+    source : Source
+        The rows; weights that it has already are kept where none are given here.
+    weights : str, array of shape (n,) or None
+        Name of a column, or the weights.
+    filters : list or None
+        As in `open_source`.
+    drop_nonfinite : bool
+        Whether rows with NaN or infinity are left out.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If weights or filters are not such, or both here and in the source.
+    """
     filters = _lists_of(filters) if filters else None
     if weights is None and not filters and not drop_nonfinite:
         return source
@@ -156,7 +178,7 @@ def with_weights(source: Source, weights: Any, filters: Any, drop_nonfinite: boo
 
 
 def as_weights(values: Any, what: str) -> Floats:
-    """Return weights as float64; a null becomes NaN."""
+    """Return weights as float64 (n,), with NaN for null; `what` is their name in messages."""
     try:
         return np.ascontiguousarray(values, np.float64)
     except (TypeError, ValueError):
@@ -165,7 +187,7 @@ def as_weights(values: Any, what: str) -> Floats:
 
 
 def _lists_of(filters: Any) -> Filters:
-    """Return filters that are given as [(column, operator, value), ...], or as lists of these."""
+    """Return filters, given as one list of conditions or several, as several; else ConfigError."""
     with contextlib.suppress(TypeError, ValueError, IndexError, KeyError):
         lists = [filters] if isinstance(filters[0][0], str) else filters
         found = [[(name, operator, value) for name, operator, value in each] for each in lists]
@@ -177,18 +199,8 @@ def _lists_of(filters: Any) -> Filters:
     )
 
 
-def _consecutive(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Yield the blocks in runs of neighbours."""
-    run: list[Block] = []
-    for block in blocks:
-        if run and block.skip != run[-1].skip + run[-1].rows:
-            yield run
-            run = []
-        run.append(block)
-    yield run
-
-
-def _checked(weights: Floats, block: Block) -> Floats:
+def _check(weights: Floats, block: Block) -> Floats:
+    """Return the weights of a block; DataError for one that is negative or not finite."""
     bad = np.flatnonzero(~(weights >= 0) | np.isinf(weights))
     if len(bad):
         raise DataError(

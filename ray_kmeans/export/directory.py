@@ -20,7 +20,7 @@ from typing import Any
 
 from ray_kmeans.errors import ConfigError, NoDataError
 from ray_kmeans.io import publish
-from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.io.remote import Remote, raise_store_errors
 
 log = logging.getLogger("ray_kmeans")
 
@@ -50,11 +50,13 @@ class ExportDir(publish.Place):
         if keep is not None and keep < 1:
             raise ConfigError(f"keep={keep!r} must be at least 1, or None to keep all exports.")
         content = {**files, MANIFEST: _manifest(files)}
-        with self.said(f"cannot export to {self.shown!r}"):
+        with self.raise_store_errors(f"cannot export to {self.shown!r}"):
             number = self._rename_in(content) if self._local else self._put_in(content)
         url = f"{self.url.rstrip('/')}/{number}"
         if keep is not None:
-            with self.said(f"{url!r} is exported, but older exports cannot be deleted"):
+            with self.raise_store_errors(
+                f"{url!r} is exported, but older exports cannot be deleted"
+            ):
                 self._delete_old(number, keep)
         return url
 
@@ -167,7 +169,7 @@ def assets(
         _check_name(name)
         remote = Remote(source, storage_options)
         what = f"assets_extra[{name!r}]={remote.shown!r}"
-        with said(f"{what} cannot be read", storage_options):
+        with raise_store_errors(f"{what} cannot be read", storage_options):
             try:
                 found[f"assets.extra/{name}"] = bytes(remote.fs.cat_file(remote.path))
             except FileNotFoundError:

@@ -1,1 +1,1 @@
-"""Files on any store: open, retry, read ranges and publish."""
+"""Files on any store: `remote` opens, `retry` repeats, `ranges` reads, `publish` writes."""

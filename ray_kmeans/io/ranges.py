@@ -1,4 +1,4 @@
-"""A remote file that is read like a local one, some pieces ahead in threads."""
+"""Read a remote file like a local one, by byte range, with threads that fetch ahead."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ from typing import TypeAlias
 from ray_kmeans.process import forks
 
 FIRST_PIECE = 2**16
-"""Bytes that are asked for at first: enough for most headers and footers."""
+"""Bytes of the first request: enough for most headers and footers."""
 PIECE = 2**22
-"""Bytes of a piece once a reader goes on where it was; growing fourfold up to there."""
+"""Largest bytes of a piece. While a reader reads on in order, pieces grow fourfold up to it."""
 AHEAD = 4
-"""Pieces that are asked for before they are read."""
+"""Number of pieces that are fetched before they are read."""
 IN_FLIGHT = 8
-"""Requests of this process at once, over all files."""
+"""Largest number of requests of this process at once, over all files."""
 
 Fetch: TypeAlias = Callable[[int, int], bytes]
-"""Returns the bytes from one offset to another."""
+"""Function (begin, end) -> the bytes from one offset to another."""
 
 
 class Ranges(io.RawIOBase):
-    """Bytes of a file by range, as a file object. It holds a few pieces at a time."""
+    """A file object that fetches bytes by range, and holds a few pieces at a time.
+
+    It fetches ahead only while the reader goes on where the last piece ended: one that jumps (a
+    footer, then some column chunks) pays for what it reads alone.
+
+    Parameters
+    ----------
+    fetch : function (begin, end) -> bytes
+        Called in threads, several at once.
+    size : int
+        Bytes of the whole file.
+    """
 
     def __init__(self, fetch: Fetch, size: int) -> None:
         super().__init__()
@@ -54,7 +65,10 @@ class Ranges(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Return so many bytes, or all, as far as the file goes; copied once at most of a piece."""
+        """Return the next `size` bytes (all if negative), fewer only at the end of the file.
+
+        Each byte is copied out of its piece once, and once more where several pieces are joined.
+        """
         left = max(self._size - self._at, 0)
         wanted = left if size < 0 else min(size, left)
         parts: list[bytes] = []
@@ -67,7 +81,7 @@ class Ranges(io.RawIOBase):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer as far as the file goes."""
+        """Fill a buffer, less only at the end of the file; return how many bytes were read."""
         wanted = memoryview(buffer).cast("B")
         found = self.read(len(wanted))
         wanted[: len(found)] = found
@@ -80,7 +94,7 @@ class Ranges(io.RawIOBase):
         super().close()
 
     def _piece(self, wanted: int) -> tuple[int, bytes]:
-        """Return the piece that the next byte is in, and where it begins."""
+        """Return the piece that holds the next byte, and its offset; EOFError if it came short."""
         here = (at for at, (end, _) in self._pieces.items() if at <= self._at < end)
         begin = next(here, -1)
         if begin < 0:
@@ -97,7 +111,7 @@ class Ranges(io.RawIOBase):
         return begin, data
 
     def _look_ahead(self, end: int) -> None:
-        """Ask for what comes next, if the reader has gone on from one piece to another."""
+        """Fetch the pieces behind `end`, once the reader has gone on through full-sized ones."""
         self._next = end
         last = end
         for _ in range(AHEAD if self._length == PIECE else 0):
@@ -106,6 +120,7 @@ class Ranges(io.RawIOBase):
             last = self._pieces[last][0] if last in self._pieces else self._size
 
     def _ask(self, begin: int, length: int) -> None:
+        """Start to fetch a piece, and forget the oldest ones beyond `AHEAD + 2`."""
         end = min(begin + length, self._size)
         self._pieces[begin] = end, in_background(self._fetch, begin, end)
         while len(self._pieces) > AHEAD + 2:
@@ -113,12 +128,13 @@ class Ranges(io.RawIOBase):
 
 
 def in_background(fetch: Fetch, begin: int, end: int) -> Future[bytes]:
-    """Fetch bytes in a thread."""
+    """Start to fetch bytes in a thread of the shared pool."""
     return _pool().submit(fetch, begin, end)
 
 
 @lru_cache
 def _pool() -> ThreadPoolExecutor:
+    """Return the threads of this process that fetch; a forked child makes its own."""
     return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ray-kmeans-reading")
 
 

@@ -1,1 +1,1 @@
-"""What belongs to the process: forks, signals and compiled code."""
+"""State of the whole process: forks, signals and compiled code."""

@@ -1,4 +1,4 @@
-"""What a forked child does not have of its parent: threads, and with them Ray and the GPU."""
+"""Keep forked children from what only their parent has: threads, and with them Ray and the GPU."""
 
 from __future__ import annotations
 
@@ -10,55 +10,59 @@ from typing import Any, NamedTuple
 from ray_kmeans.errors import ConfigError
 
 
-class _Left(NamedTuple):
-    """What a process had that no child of its can use."""
+class _Parent(NamedTuple):
+    """A process that forked, with what it used and no child can use."""
 
     pid: int
-    names: frozenset[str]
+    """Id of the process; 0 where none has forked."""
+    uses: frozenset[str]
+    """Some of 'ray' and 'cuda'."""
 
 
-_left = _Left(0, frozenset())
+_parent = _Parent(0, frozenset())
+"""The process that forked last among this one and its ancestors."""
+PROBLEMS = {
+    "ray": "whose connection to Ray it cannot use; num_workers=0 runs without Ray",
+    "cuda": "which used the GPU, and CUDA does not survive that; backend='cpu' runs without it",
+}
+"""What is wrong in a child, and what helps, by what its parent used."""
 
 
 def hold_while_forking(lock: Any) -> None:
-    """Fork only while no other thread holds this lock: in a child nobody would ever let go of it.
+    """Let this process fork only while the forking thread holds a lock.
 
-    It must be one that a thread may take twice.
+    A child has the forking thread alone. A lock that another thread held at the fork would stay
+    locked in it for ever. The lock must be reentrant, as the forking thread may hold it already.
     """
     at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 def at_fork(**calls: Callable[[], Any]) -> None:
-    """Have these called by `os.register_at_fork`, where a system has forks."""
+    """Register calls as `os.register_at_fork` does, on systems that have forks."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(**calls)
 
 
 def check(name: str) -> None:
-    """Raise ConfigError where this process was forked from one that used 'ray' or 'cuda'."""
-    if _left.pid in (0, os.getpid()) or name not in _left.names:
+    """Raise ConfigError if this process was forked from one that used `name`: 'ray' or 'cuda'."""
+    if _parent.pid in (0, os.getpid()) or name not in _parent.uses:
         return
     raise ConfigError(
-        f"this process was forked from process {_left.pid}, {_SAID[name]}. Start it by "
+        f"this process was forked from process {_parent.pid}, {PROBLEMS[name]}. Start it by "
         "multiprocessing.get_context('spawn') or 'forkserver', or compute there."
     )
 
 
-_SAID = {
-    "ray": "whose connection to Ray it cannot use; num_workers=0 runs without Ray",
-    "cuda": "which used the GPU, and CUDA does not survive that; backend='cpu' runs without it",
-}
-
-
 def _note() -> None:
-    global _left
+    """Remember, just before a fork, what this process uses; a child keeps its ancestors' too."""
+    global _parent
     ray, torch = sys.modules.get("ray"), sys.modules.get("torch")
-    names = set() if _left.pid == os.getpid() else set(_left.names)
+    uses = set() if _parent.pid == os.getpid() else set(_parent.uses)
     if ray is not None and ray.is_initialized():
-        names.add("ray")
+        uses.add("ray")
     if torch is not None and torch.cuda.is_initialized():
-        names.add("cuda")
-    _left = _Left(os.getpid(), frozenset(names))
+        uses.add("cuda")
+    _parent = _Parent(os.getpid(), frozenset(uses))
 
 
 at_fork(before=_note)

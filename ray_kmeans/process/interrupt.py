@@ -1,7 +1,7 @@
 """Requests that this process end: SIGTERM is noted, and acted on between two steps of a run.
 
-Ctrl-C (SIGINT) is Python's own KeyboardInterrupt at once, wherever the process is: what holds steps
-that are not saved saves them as it passes.
+Ctrl-C (SIGINT) stays Python's own KeyboardInterrupt, raised at once wherever the process is: code
+that holds unsaved steps saves them while the exception passes through it.
 """
 
 from __future__ import annotations

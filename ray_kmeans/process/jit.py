@@ -1,4 +1,4 @@
-"""numba's compiler, which goes on without a cache where none can be written, and survives forks."""
+"""Compile with numba: without a disk cache where none can be written, and safely beside forks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger("ray_kmeans")
 
 
 def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a function at its first call, as `numba.njit` does, and keep what it became.
+    """Compile a function at its first call, as `numba.njit` does, with a cache on disk.
 
-    What was compiled is kept on disk for other processes. Where no folder for that can be written
-    (an image that is read-only, a user without a home), it is kept in memory alone.
+    Other processes load the machine code from there. Where no folder can be written (a read-only
+    image, a user without a home), it is kept in memory only, and a warning says so once.
     """
     if function is None:
         return lambda given: njit(given, **options)
@@ -30,20 +30,21 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
             raise
         _warn_once()
         return numba.njit(function, **options)
-    compiled._cache.save_overload = partial(_attempt, compiled._cache.save_overload)
+    compiled._cache.save_overload = partial(_save_if_possible, compiled._cache.save_overload)
     return compiled
 
 
-def _attempt(save: Callable[..., None], *about: Any) -> None:
-    """Save what was compiled, if there is room: the folder was there before, but may be full."""
+def _save_if_possible(save: Callable[..., None], *overload: Any) -> None:
+    """Save compiled code, or warn: the folder could be written before, but may be full now."""
     try:
-        save(*about)
+        save(*overload)
     except OSError:
         _warn_once()
 
 
 @cache
 def _warn_once() -> None:
+    """Warn, once in this process, that compiled code is not kept on disk."""
     log.warning(
         "numba finds no folder that it can write its cache to, so each process compiles the loops "
         "anew. Set NUMBA_CACHE_DIR to a folder that can be written."

@@ -49,5 +49,5 @@ def write_report(
     known = facts.facts_of(model, data, columns, show)
     text = page.render(sections.title(known), sections.sections_of(known, date.today()))
     place = Place(absolute(output), model.storage_options)
-    with place.said(f"{place.shown!r} cannot be written"):
+    with place.raise_store_errors(f"{place.shown!r} cannot be written"):
         put(place.fs, place.path, text.encode())

@@ -133,8 +133,7 @@ def _values(source: Source, block: Block, column: str) -> Any:
     try:
         return source.columns_of(block, [column])[column]
     except (ConfigError, DataError) as error:
-        # A source names the argument by which labelled output passes columns through.
-        raise ConfigError(str(error).replace("keep_columns", "show", 1)) from None
+        raise ConfigError(f"show={column!r}: {error}") from None
 
 
 def _shown(value: Any, alt: str) -> Shown:

@@ -36,7 +36,7 @@ class DatasetDir(publish.Place):
 
         Raises StoreError where anything else is there.
         """
-        with self.said(f"{self.shown!r} cannot be written"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be written"):
             found = self._names()
             left = set(filter(_is_unpublished, found))
             names = found - left

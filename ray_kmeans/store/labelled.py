@@ -105,7 +105,7 @@ class LabelledOutput(publish.Place):
         lease and to judge then.
         """
         spec = specs.through_json(spec)
-        with self.said(f"{self.shown!r} cannot be written"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be written"):
             found = self.snapshot()
             if found.open_markers and specs.find_in(found.manifest, spec, append) is None:
                 return None
@@ -191,7 +191,7 @@ class LabelledOutput(publish.Place):
 
         None where it lacks one of them, or where there is no finished output.
         """
-        with self.said(f"{self.shown!r} cannot be read"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be read"):
             parts = self.manifests.newest().get("parts")
             if not parts:
                 return None

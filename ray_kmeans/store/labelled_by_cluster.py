@@ -54,7 +54,7 @@ class ByCluster(publish.Place):
         They are written down before they are used. `width`: that of an output which is added to.
         """
         path = f"{self.parts.path}/plan.json"
-        with self.said(f"{self.shown!r} cannot be written"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be written"):
             bundles = list(bundled(parts))
             rows = sum(part.rows for part in parts)
             width = width or width_of(len(counts), len(bundles), rows)

@@ -81,7 +81,9 @@ class Parts(publish.Place):
     def _may_write(self) -> bool:
         if not self.home:
             return True
-        with self._output.said(f"{self._output.shown!r} cannot be checked for other runs"):
+        with self._output.raise_store_errors(
+            f"{self._output.shown!r} cannot be checked for other runs"
+        ):
             self.fs.invalidate_cache()
             try:
                 self.fs.info(f"{self._output.path}/{marker_of(self.stamp)}")
@@ -148,7 +150,7 @@ class Parts(publish.Place):
     def names(self) -> set[str]:
         """Return the names of the files here, without those in folders."""
         self.fs.invalidate_cache()
-        with self.said(f"{self.shown!r} cannot be read"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be read"):
             try:
                 found = self.fs.ls(self.path, detail=False)
             except FileNotFoundError:
@@ -161,7 +163,7 @@ class Parts(publish.Place):
 
     def read(self, name: str) -> bytes:
         """Return what was written under a name; an error where it is gone."""
-        with self.said(f"{self.shown!r} cannot be read"):
+        with self.raise_store_errors(f"{self.shown!r} cannot be read"):
             try:
                 return bytes(self.fs.cat_file(f"{self.path}/{name}"))
             except FileNotFoundError:

@@ -81,7 +81,7 @@ class LeasedOutput:
         Raises StoreError where something else is there, or nothing can be written.
         """
         output = self._output
-        with output.said(f"{output.shown!r} cannot be written"):
+        with output.raise_store_errors(f"{output.shown!r} cannot be written"):
             found = output.snapshot()
             run = output.plan(found, spec, append)
             self._lease.check()
@@ -148,7 +148,7 @@ class LeasedOutput:
         Raises StoreError where another run has deleted the marker, or has published a manifest.
         """
         output = self._output
-        with output.said(f"{output.shown!r} cannot be written"):
+        with output.raise_store_errors(f"{output.shown!r} cannot be written"):
             self._lease.check()
             is_marked = output.manifests.read(run.marker_name) == run.marker
             if not is_marked or not (

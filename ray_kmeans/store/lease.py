@@ -327,4 +327,4 @@ class Lease:
             return b""
 
     def _said(self, what: str) -> AbstractContextManager[None]:
-        return self._place.said(f"{self._place.shown!r} {what}")
+        return self._place.raise_store_errors(f"{self._place.shown!r} {what}")

@@ -74,7 +74,7 @@ class ModelDir(publish.Place):
         with ExitStack() as held:
             lease.take(floor=self._highest_epoch())
             held.push(lease)
-            with self.said(f"model_dir={self.shown!r} cannot be read"):
+            with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
                 known = set(self._data())
             yield LeasedModelDir(replace(self, lease=lease, known=known))
 
@@ -83,7 +83,7 @@ class ModelDir(publish.Place):
 
         Raises CheckpointError where the newest checkpoint is damaged, unless that may be skipped.
         """
-        with self.said(f"model_dir={self.shown!r} cannot be read"):
+        with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             paths = self._manifests()
             while True:
                 try:
@@ -101,7 +101,7 @@ class ModelDir(publish.Place):
         have begun from it; else it goes, since nobody needs what is older than the newest.
         """
         self.check_lease()
-        with self.said(f"cannot save a checkpoint to {self.shown!r}"):
+        with self.raise_store_errors(f"cannot save a checkpoint to {self.shown!r}"):
             number, data = self._claim()
             path = f"{self._checkpoint_folder}/{number}-iteration-{state.iteration}.json"
             blobs = checkpoint.blobs_of(state, data)
@@ -141,12 +141,12 @@ class ModelDir(publish.Place):
 
     def checkpoints(self) -> list[str]:
         """Return the URLs of all checkpoints, the oldest first."""
-        with self.said(f"model_dir={self.shown!r} cannot be read"):
+        with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             return [f"{self.url.rstrip('/')}/checkpoints/{_name(p)}" for p in self._manifests()]
 
     def records(self, folder: str) -> list[bytes]:
         """Return what the JSON files of a folder hold, in the order of their names."""
-        with self.said(f"model_dir={self.shown!r} cannot be read"):
+        with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             root = f"{self.path}/{folder}"
             names = [name for name in self._files(root) if name.endswith(".json")]
             return [self.fs.cat_file(f"{root}/{name}") for name in names if name[0] != "."]
@@ -172,7 +172,7 @@ class ModelDir(publish.Place):
     def check_writable(self) -> None:
         """Raise StoreError if nothing can be written."""
         probe = f"{self._checkpoint_folder}/probe-{uuid.uuid4().hex[:8]}"
-        with self.said(f"model_dir={self.shown!r} cannot be written"):
+        with self.raise_store_errors(f"model_dir={self.shown!r} cannot be written"):
             publish.put(self.fs, probe, b"may I write here?")
             self.fs.rm_file(probe)
 
@@ -215,7 +215,7 @@ class ModelDir(publish.Place):
         }
 
     def _highest_epoch(self) -> int:
-        with self.said(f"model_dir={self.shown!r} cannot be read"):
+        with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             return max((number.epoch for number in self._used()), default=0)
 
     def _claim(self) -> tuple[Number, str]:
@@ -254,7 +254,7 @@ class ModelDir(publish.Place):
         if home and "://" not in home:
             home = str(self.fs.unstrip_protocol(home))
         place = replace(self, url=home) if home else self
-        with self.said(f"checkpoint_path={checkpoint!r} cannot be read"):
+        with self.raise_store_errors(f"checkpoint_path={checkpoint!r} cannot be read"):
             there = {_name(path): path for path in place._manifests()}
             if _name(checkpoint) not in there:
                 raise NotFittedError(

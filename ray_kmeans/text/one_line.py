@@ -1,7 +1,8 @@
-"""How names that others gave are shown: in one line, whatever they hold.
+"""Show names that others gave in one line, whatever characters they hold.
 
-A name of a file, a column or a metric may hold a newline, which forges a line of a log, or what
-turns the text around it. Such a character is shown as Python writes it: as \\n, or \\u202e.
+The name of a file, a column or a metric may hold a newline, which would forge a line of a log, or a
+mark that reverses the text around it. Such characters are shown as Python writes them, as \\n or
+\\u202e. Importing this module does so for every message of the logger "ray_kmeans".
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ import logging
 
 
 def in_one_line(text: str) -> str:
-    """Return the text with every character escaped that is not printed as itself.
+    """Return a text whose unprintable characters are escaped.
 
     >>> in_one_line("a name"), in_one_line("forged\\nERROR")
     ('a name', 'forged\\\\nERROR')
     """
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+    return "".join(each if each.isprintable() else _escape(each) for each in text)
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
+    """Return one character as Python writes it in a string literal."""
     return character.encode("unicode_escape").decode()
 
 
 def _keep_in_one_line(record: logging.LogRecord) -> bool:
-    """Write the message of a record in one line, for all handlers that it goes to."""
+    """Put the message of a record into one line, for all handlers; keep every record."""
     record.msg, record.args = in_one_line(record.getMessage()), ()
     return True
 

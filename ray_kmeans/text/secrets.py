@@ -1,11 +1,11 @@
-"""What people may see of URLs and of storage options: what is known to be no secret.
+"""Take secrets out of text that people see: of URLs, and of values of storage options.
 
-Of a URL these are scheme, host, port and path. User info, query and fragment are shown as ``***``;
-so is all of a URL that can be read in two ways, as where a password holds the signs that end it.
+A URL keeps scheme, host, port and path. User info, query and fragment become ``***``, and so does
+every URL that can be read in two ways, as where a password holds the signs that end it.
 
-Options are never shown. What a client says of an error may repeat them, so in its text each value
-becomes ``***``: text of four characters and more wherever it stands, shorter text, numbers and
-switches where they stand as a word of their own. The values of the names in `HARMLESS` stay.
+Storage options are never shown. The text of a client's error may repeat them, so each of their
+values becomes ``***`` there: text of at least `SHORT` characters wherever it stands, and shorter
+text, numbers and switches where they are whole words. Values of the names in `HARMLESS` stay.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
+"""Text that stands in place of a secret."""
 HARMLESS = frozenset(
     (
         *("anon", "use_ssl", "ssl", "protocol", "scheme", "host", "hostname", "port", "timeout"),
@@ -31,32 +32,37 @@ HARMLESS = frozenset(
         *("version_aware", "consistency"),
     )
 )
-"""Names of options, in small letters, whose values are no secrets but for the parts of a URL."""
+"""Names of options, in lower case, whose values are no secrets, except inside a URL."""
 SHORT = 4
-"""Text of fewer characters may be a part of other words."""
+"""Number of characters below which a secret is hidden as a whole word only."""
 
 PATHS = ("file", "local")
-"""Schemes behind which a path stands, with no query."""
+"""Schemes of local paths, which have neither user nor query."""
 CHAINED = ("zip", "tar", "libarchive", "dir", "reference", "generic")
-"""Schemes behind which a file in another one stands, as in zip://a.npy::s3://bucket/a.zip."""
+"""Schemes that name a file inside another one, as in zip://a.npy::s3://bucket/a.zip."""
 BUCKETS = ("s3", "s3a", "gs", "gcs", "memory", "hf", *PATHS)
-"""Schemes behind which the name of a bucket stands: an '@' in the path is none of a password."""
+"""Schemes followed by the name of a bucket: an '@' in the path belongs to no password."""
 SCHEME = r"([A-Za-z][A-Za-z0-9+.-]{0,20}):(?:\\?/){2}"
+"""Pattern of a scheme and its slashes, which JSON may write with backslashes."""
 _SCHEME = re.compile(SCHEME)
+"""The same, compiled."""
 _START = re.compile(rf"(?:[\w+.-]{{1,20}}::)*{SCHEME}")
+"""Pattern of the beginning of a URL or of a chain of URLs inside a text."""
 _HOST = re.compile(r"[^:@\[\]]*(:\d+\\?)?|\[[0-9A-Fa-f:.]+\](:\d*)?\\?|arn:[a-z0-9:-]+")
+"""Pattern of a host with or without a port, an IPv6 address, or an Amazon resource name."""
 
 
 class _Value(NamedTuple):
-    """Text that is not to be shown."""
+    """A text that must not be shown."""
 
     text: str
+    """The secret, as it may stand in a message."""
     is_word: bool = False
-    """It is hidden where it is a whole word alone, however long it is."""
+    """Whether it is hidden only where it is a whole word, however long it is."""
 
 
 def shown(url: str) -> str:
-    """Return a URL, or a chain of them, without what may be a secret; a path as it is."""
+    """Return a URL, or a chain of URLs, without possible secrets; a path unchanged."""
     found = list(_SCHEME.finditer(url))
     if not found:
         return url
@@ -76,18 +82,22 @@ def shown(url: str) -> str:
 
 
 def _place(scheme: str, text: str, to_the_end: str) -> tuple[str, bool]:
-    """Return what is shown behind a scheme, and whether nothing is after it."""
+    """Return the text to show after a scheme, and whether the rest of the URL is left out.
+
+    `to_the_end` is all that follows the scheme, and `text` the part of it up to the next scheme.
+    """
     if scheme in PATHS:
         return text, False
     cut = re.search(r"[?#]", text)
     if cut is not None and "@" in to_the_end[cut.start() :]:
-        return HIDDEN, True  # of a password, or in a query
+        return HIDDEN, True  # the '@' may end a password, or stand in a query
     place = _host_and_path(scheme, text[: cut.start()] if cut else text)
     is_last = cut is not None or place == HIDDEN
     return (f"{place}{cut[0]}{HIDDEN}" if cut else place), is_last
 
 
 def _host_and_path(scheme: str, text: str) -> str:
+    """Return host and path of a URL without user info; `HIDDEN` where they cannot be told apart."""
     host = text.partition("/")[0]
     _, at, place = text.rpartition("@")
     if at and ("@" in host or not _is_surely_host(scheme, host)):
@@ -97,15 +107,15 @@ def _host_and_path(scheme: str, text: str) -> str:
 
 
 def _is_surely_host(scheme: str, text: str) -> bool:
-    """Tell whether text before a slash is no user, with a password that holds the slash."""
+    """Tell whether the text before a slash is a host, not a user whose password has a slash."""
     if ":" in text:
         return False
     return scheme in BUCKETS or "." in text or text == "localhost"
 
 
 def redacted(text: str, options: Mapping[str, Any] | None = None, url: str = "") -> str:
-    """Return a text without what may be a secret of the URLs in it, of options and of a URL."""
-    if "://" in url:  # it may hold spaces, with which a URL ends elsewhere
+    """Return a text without the possible secrets of URLs in it, of `options` and of `url`."""
+    if "://" in url:  # it may hold spaces, at which any other URL in the text ends
         for written in (url, repr(url)[1:-1]):
             text = text.replace(written, shown(url))
     pieces, at = [], 0
@@ -113,18 +123,19 @@ def redacted(text: str, options: Mapping[str, Any] | None = None, url: str = "")
         end = _end_of_url(text, start)
         pieces += [text[at : start.start()], shown(text[start.start() : end])]
         at = end
-    return _without({*_values(options or {}), *_parts_of_url(url)}, "".join([*pieces, text[at:]]))
+    return _hide({*_values(options or {}), *_parts_of_url(url)}, "".join([*pieces, text[at:]]))
 
 
 def _end_of_url(text: str, start: re.Match[str]) -> int:
-    """Return where a URL ends: with the quotation mark before it, else with a space."""
+    """Return the offset where a URL in a text ends: at its quotation mark, else at a space."""
     before = text[start.start() - 1] if start.start() else ""
     ends = rf"(?<!\\){before}" if before and before in "'\"`" else r"\s"
     end = re.compile(ends).search(text, start.end())
     return end.start() if end else len(text)
 
 
-def _without(values: Set[_Value], text: str) -> str:
+def _hide(values: Set[_Value], text: str) -> str:
+    """Return a text with `HIDDEN` for each secret, the longest ones first."""
     patterns = []
     for value in sorted(values, key=lambda value: len(value.text), reverse=True):
         pattern = re.escape(value.text)
@@ -136,7 +147,7 @@ def _without(values: Set[_Value], text: str) -> str:
 
 
 def _values(options: Any, name: str = "") -> Iterator[_Value]:
-    """Yield the text of all values, however deep, but for those that are harmless by their name."""
+    """Yield all values inside options, however deep, except those of harmless names."""
     if isinstance(options, Mapping):
         for each, value in options.items():
             yield from _values(value, str(each))
@@ -150,25 +161,22 @@ def _values(options: Any, name: str = "") -> Iterator[_Value]:
         yield from (_Value(each) for each in (repr(bytes(options))[2:-1], options.hex()))
     elif isinstance(options, str):
         yield from _parts(options)
-    elif isinstance(options, Number):  # switches too
+    elif isinstance(options, Number):  # True and False, too
         yield _Value(str(options), is_word=True)
     elif options is not None:
-        yield from _inside(options)
+        yield from _values_of_object(options)
 
 
-def _inside(held: Any) -> Iterator[_Value]:
-    """Yield what an object says of itself, and what it holds as plain values."""
-    yield from (_Value(str(held)), _Value(repr(held)))
-    for value in getattr(held, "__dict__", {}).values():
+def _values_of_object(credential: Any) -> Iterator[_Value]:
+    """Yield how an object is printed, and the plain values of its attributes."""
+    yield from (_Value(str(credential)), _Value(repr(credential)))
+    for value in getattr(credential, "__dict__", {}).values():
         if isinstance(value, str | bytes | Number | Mapping | list | tuple | Set):
             yield from _values(value)
 
 
 def _parts(value: str) -> Iterator[_Value]:
-    """Yield a text, and what is in one of several: "AccountName=n;AccountKey=k", "Bearer t", JSON.
-
-    Connection strings are told by their ';'.
-    """
+    """Yield a text and its parts: of a connection string (with ';'), of "Bearer t", of JSON."""
     yield from _forms(value)
     if ";" in value:
         for part in value.split(";"):
@@ -184,7 +192,7 @@ def _parts(value: str) -> Iterator[_Value]:
 
 
 def _forms(value: str) -> Iterator[_Value]:
-    """Yield a text as it is, and as URLs, JSON and Python write it."""
+    """Yield a text unchanged, and as URLs, JSON and Python would write it."""
     try:
         quoted = [quote(value), quote(value, safe=""), quote_plus(value)]
     except UnicodeEncodeError:
@@ -194,7 +202,7 @@ def _forms(value: str) -> Iterator[_Value]:
 
 
 def _parts_of_url(url: str) -> Iterator[_Value]:
-    """Yield what is not shown of a URL, as it is and decoded."""
+    """Yield the parts of a URL that `shown` hides, unchanged and decoded."""
     for start in _SCHEME.finditer(url):
         rest = url[start.end() :]
         if start[1].lower() in PATHS or shown(url) == url:
@@ -207,7 +215,7 @@ def _parts_of_url(url: str) -> Iterator[_Value]:
         for each in secrets:
             yield from _forms(each)
             yield from map(_Value, (unquote(each), unquote_plus(each)))
-        for part in re.split(r"[/?#@:]", password if at else ""):  # what cuts a URL cuts it, too
+        for part in re.split(r"[/?#@:]", password if at else ""):  # a client cuts it there, too
             yield from (_Value(each, is_word=True) for each in (part, unquote(part)))
         if at:
             yield from (_Value(each, is_word=True) for each in (name, unquote(name)))

@@ -99,7 +99,7 @@ def write_centers(
 ) -> str:
     """Write the centers alone to a file, in one step; return where it is."""
     place = Place(absolute(url), storage_options)
-    with place.said(f"{place.shown!r} cannot be written"):
+    with place.raise_store_errors(f"{place.shown!r} cannot be written"):
         put(place.fs, place.path, CENTERS[file_format](state.clusters, state.counts))
     return place.url
 

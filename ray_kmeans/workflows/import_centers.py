@@ -21,11 +21,12 @@ from ray_kmeans.algorithm.state import (
     digest,
 )
 from ray_kmeans.data.formats.faiss_index import centers_in_bytes, centers_in_index
-from ray_kmeans.data.opening import FORMATS, open_source
+from ray_kmeans.data.formats.registry import FORMATS
+from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.io.remote import Remote, raise_store_errors
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.text.secrets import redacted
 from ray_kmeans.workflows.validation import INITS
@@ -130,7 +131,7 @@ def _in_file(uri: str, columns: Sequence[str], storage_options: Mapping[str, Any
         )
     if name.endswith(OF_FAISS) or not name.endswith(tuple(FORMATS)):
         remote = Remote(uri, storage_options)
-        with said(f"{shown} cannot be read", storage_options):
+        with raise_store_errors(f"{shown} cannot be read", storage_options):
             is_file = remote.fs.isfile(remote.path)
             if name.endswith(OF_FAISS) and not is_file:
                 raise NoDataError(f"{shown} does not exist.")

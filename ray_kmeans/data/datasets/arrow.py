@@ -1,8 +1,7 @@
-"""pyarrow.dataset.Dataset: its Parquet or Arrow IPC files, with the columns of its schema."""
+"""Read a pyarrow.dataset.Dataset: its Parquet or Arrow IPC files, with its own schema."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,29 +11,34 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_kmeans.data.batches import tables_of_blocks
 from ray_kmeans.data.columns import is_vector
 from ray_kmeans.data.datasets.base import TableSource, readable
 from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE
 from ray_kmeans.data.formats.parquet import BATCH_ROWS
-from ray_kmeans.data.layout import Block, passes_over
+from ray_kmeans.data.layout import Block, groups_of, passes_over
 from ray_kmeans.data.promotion import filled
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.io.remote import protocols_of
+from ray_kmeans.io.retry import protocols_of
 
 NAME = "the dataset"
+"""Name of every such data set, for messages."""
 
 
 @dataclass(frozen=True)
 class ArrowDataset:
-    """Row groups of Parquet are the parts; an IPC file is one part, read from its begin."""
+    """The files of a dataset; an IPC file counts as one row group, and is read from its start."""
 
     fragments: tuple[Any, ...]
+    """pyarrow's fragment for each file."""
     schema: pa.Schema
+    """All columns, with the dataset's types."""
     files: tuple[File, ...]
-    """As they were when the dataset was given."""
+    """Files as they were when the dataset was given, in its order."""
 
     name = NAME
+    """Name of the data set, for messages."""
 
     def parts(self) -> list[tuple[str, tuple[int, ...]]]:
         with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
@@ -44,14 +48,15 @@ class ArrowDataset:
     def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
         for path, of_file in groupby(blocks, key=lambda block: block.file):
             fragment, file = self._by_path[path]
-            file.check(_as_it_is(fragment))
-            for group, of_group in groupby(of_file, key=lambda block: block.group):
-                part = _part(fragment, group)
-                for run in passes_over(list(of_group)):
-                    yield from _cut_batches(self._batches(part, names), run)
-            file.check(_as_it_is(fragment))
+            file.check(_file_of(fragment))
+            for group in groups_of(tuple(of_file)):
+                part = _part(fragment, group[0].group)
+                for run in passes_over(group):
+                    yield from tables_of_blocks(self._batches(part, names), run)
+            file.check(_file_of(fragment))
 
     def _batches(self, part: Any, names: Sequence[str]) -> Iterator[Any]:
+        """Yield batches of a fragment or row group, read ahead by one batch at most."""
         options: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 1}
         if _is_parquet(part):
             import pyarrow.dataset as ds
@@ -65,15 +70,15 @@ class ArrowDataset:
 
     @cached_property
     def _by_path(self) -> dict[str, tuple[Any, File]]:
+        """Fragment and file by path."""
         pairs = zip(self.fragments, self.files, strict=True)
         return {file.path: (fragment, file) for fragment, file in pairs}
 
 
 def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
-    """Return the source of a pyarrow.dataset.Dataset of files, in its order.
+    """Return the source of a pyarrow.dataset.Dataset of files, in the dataset's order.
 
-    Where no columns are given they are chosen among those in its files, not among keys of
-    partitions.
+    If no columns are named, they are chosen among those in the files, not the keys of partitions.
     """
     try:
         fragments = tuple(x.get_fragments())
@@ -86,7 +91,7 @@ def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
         raise NoDataError("x is a dataset without a file.")
     _check(x, fragments)
     with readable(NAME), ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
-        files = tuple(pool.map(_as_it_is, fragments))
+        files = tuple(pool.map(_file_of, fragments))
         of_files = list(pool.map(_schema_of, fragments))
     schema = _whole_schema(x.schema, of_files, columns)
     there = {name for of_file in of_files for name in of_file.names}
@@ -97,6 +102,7 @@ def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
 
 
 def _check(x: Any, fragments: Sequence[Any]) -> None:
+    """Raise ConfigError unless all fragments are Parquet or IPC files, each there once."""
     paths = set()
     for fragment in fragments:
         path = getattr(fragment, "path", None)
@@ -112,6 +118,7 @@ def _check(x: Any, fragments: Sequence[Any]) -> None:
 
 
 def _schema_of(fragment: Any) -> pa.Schema:
+    """Return the columns that a file holds."""
     with readable(fragment.path):
         return fragment.physical_schema
 
@@ -119,9 +126,10 @@ def _schema_of(fragment: Any) -> pa.Schema:
 def _whole_schema(
     schema: pa.Schema, of_files: Sequence[pa.Schema], columns: Sequence[str] | None
 ) -> pa.Schema:
-    """Return the schema of the dataset, whose first file alone may have made it.
+    """Return the schema of the dataset, with types for columns of nulls from other files.
 
-    Raises ConfigError for vectors that only other files have, where no columns are named.
+    pyarrow may have made the schema from the first file alone. So ConfigError is raised if another
+    file has a column of vectors that the schema lacks, and no columns are named.
     """
     vectors = {f.name: f for of_file in of_files for f in of_file if is_vector(f.type)}
     lost = [name for name in vectors if name not in schema.names]
@@ -134,16 +142,18 @@ def _whole_schema(
 
 
 def _is_parquet(fragment: Any) -> bool:
+    """Tell whether a fragment is a Parquet file."""
     return bool(fragment.format.default_extname == "parquet")
 
 
 def _in_memory(filesystem: Any) -> bool:
-    """Tell whether it is fsspec's memory:// that pyarrow reads."""
+    """Tell whether pyarrow reads fsspec's memory://, which no other process sees."""
     fs = getattr(getattr(filesystem, "handler", None), "fs", None)
     return fs is not None and "memory" in protocols_of(fs)
 
 
 def _rows_of(fragment: Any) -> tuple[int, ...]:
+    """Return the number of rows of each row group of a file."""
     with readable(fragment.path):
         if _is_parquet(fragment):
             return tuple(group.num_rows for group in fragment.row_groups)
@@ -151,34 +161,15 @@ def _rows_of(fragment: Any) -> tuple[int, ...]:
 
 
 def _part(fragment: Any, group: int) -> Any:
+    """Return the fragment of one row group."""
     if not _is_parquet(fragment):
         return fragment
     return fragment.subset(row_group_ids=[fragment.row_groups[group].id])
 
 
-def _as_it_is(fragment: Any) -> File:
+def _file_of(fragment: Any) -> File:
+    """Return the file of a fragment as it is now; DataError if it is gone."""
     info = fragment.filesystem.get_file_info(fragment.path)
     if not info.is_file:
         raise DataError(f"{fragment.path} is gone since the dataset was made.")
     return File(fragment.path, info.size, str(info.mtime_ns or ""))
-
-
-def _cut_batches(batches: Iterator[Any], blocks: Sequence[Block]) -> Iterator[tuple[Block, Any]]:
-    """Put the batches of a part together to the tables of blocks that are in its order."""
-    wanted = deque(blocks)
-    pieces: list[Any] = []
-    begin = 0  # of the batch, within the part
-    for batch in batches:
-        end = begin + batch.num_rows
-        while wanted and wanted[0].skip < end:
-            last = wanted[0].skip + wanted[0].rows
-            low, high = max(wanted[0].skip, begin), min(last, end)
-            pieces.append(batch.slice(low - begin, high - low))
-            if high < last:
-                break  # the next batch goes on with this block
-            yield wanted.popleft(), pa.Table.from_batches(pieces)
-            pieces = []
-        begin = end
-        if not wanted:
-            return
-    raise DataError(f"{wanted[0].file} has fewer rows than its metadata say; it is damaged.")

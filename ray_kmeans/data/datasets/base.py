@@ -1,4 +1,4 @@
-"""Rows that a library hands out as Arrow tables, and the source that is made of them."""
+"""Make a source of data that a library hands out as Arrow tables."""
 
 from __future__ import annotations
 
@@ -19,38 +19,41 @@ from ray_kmeans.errors import DataError, RayKMeansError
 from ray_kmeans.text.secrets import redacted
 
 FAILURES = (pa.ArrowException, OSError, EOFError, ValueError, RuntimeError, LookupError)
-"""What libraries raise for files that are damaged, gone, or not what they seemed."""
+"""Exceptions of libraries for files that are damaged, gone, or of another kind."""
 
 
 class Tables(Protocol):
-    """A library's data set. Travels to the workers by pickle."""
+    """A library's data set, which travels to the workers by pickle."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name of the data set, for messages."""
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns, also those that are in no file."""
+        """All columns, also those that no file holds (keys of partitions)."""
 
     def parts(self) -> Sequence[tuple[str, Sequence[int]]]:
-        """Return each file, or the one name of all, with the rows of its parts."""
+        """Return the name of each file, or one name for all, with the rows of its row groups."""
 
     def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
-        """Yield the Table (or RecordBatch) of each block, in the order given."""
+        """Yield each block with its Table or RecordBatch of some columns, in the order given."""
 
 
 @dataclass(frozen=True)
 class TableSource(RoundedSource):
-    """Rows of Arrow tables that are read when they are asked for."""
+    """Rows of a library's tables, read block by block."""
 
     tables: Tables
+    """The data set that hands out tables."""
     columns: tuple[str, ...]
-    """The column of vectors, or the columns of numbers, by name and in this order."""
+    """Names of the column of vectors, or of the columns of numbers, in this order."""
     only_here: bool = False
+    """Whether no other process can read the data set."""
     by_name: bool = False
     """Whether the user named the columns."""
     shift: tuple[float, ...] = ()
+    """Shift (d,) subtracted from each column before rounding; () for none."""
 
     @classmethod
     def of(
@@ -61,19 +64,19 @@ class TableSource(RoundedSource):
         *,
         only_here: bool = False,
     ) -> TableSource:
-        """Choose the columns, of those that are `stored` where none are given."""
+        """Return the source with the columns that are named, or a clear choice among `stored`."""
         schema = tables.schema if columns else (stored or tables.schema)
         chosen = choose_columns(schema, columns or None, tables.name)
         return cls(tables, chosen, only_here, bool(columns))
 
     def with_columns(self, columns: Sequence[str]) -> TableSource:
-        """Return the same tables with rows of these columns; ConfigError where there are others."""
+        """Return a source of the same tables with these columns; ConfigError if one is missing."""
         check_columns(self.tables.schema, columns, self.tables.name)
         return replace(self, columns=tuple(columns))
 
     def kept_schema(self, names: Sequence[str]) -> pa.Schema:
-        """Return the type of each column that is to be passed through."""
-        arrow.check_kept(names, self.tables.schema, self.tables.name)
+        """Return the type of each column that labelled output is to keep."""
+        arrow.check_names(names, self.tables.schema, self.tables.name)
         types = {name: arrow.type_at(self.tables.schema, name) for name in names}
         return promoted([(self.tables.name, types)], names)
 
@@ -96,10 +99,11 @@ class TableSource(RoundedSource):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the columns that make up a row, for messages."""
         return self.columns
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        arrow.check_kept(names, self.tables.schema, self.tables.name)
+        arrow.check_names(names, self.tables.schema, self.tables.name)
         with readable(self.tables.name):
             [(_, table)] = self.tables.read([block], names)
         _check_rows(block, table)
@@ -107,6 +111,7 @@ class TableSource(RoundedSource):
         return whole.select(list(names))
 
     def _cut(self, parts: Sequence[tuple[str, Sequence[int]]], features: int) -> list[Block]:
+        """Return the blocks of all files, given the rows of their row groups."""
         blocks: list[Block] = []
         for file, rows in parts:
             first = blocks[-1].first + blocks[-1].rows if blocks else 0
@@ -114,7 +119,7 @@ class TableSource(RoundedSource):
         return blocks
 
     def _first_length(self, blocks: Sequence[Block]) -> int:
-        """Return the length of the first vector that is not null."""
+        """Return the length of the first vector that is not null; DataError if all are null."""
         with readable(self.tables.name):
             for block in blocks:
                 [(_, table)] = self.tables.read([block], self.columns)
@@ -126,7 +131,7 @@ class TableSource(RoundedSource):
 
 @contextmanager
 def readable(name: str, *own: type[Exception]) -> Iterator[None]:
-    """Turn what a library raises, its `own` errors too, into DataError that names its data set."""
+    """Raise DataError, which names the data set, for what a library raises, or its `own` errors."""
     try:
         yield
     except RayKMeansError:
@@ -137,6 +142,7 @@ def readable(name: str, *own: type[Exception]) -> Iterator[None]:
 
 
 def _check_rows(block: Block, table: Any) -> None:
+    """Raise DataError if a table has another number of rows than its block."""
     if table.num_rows != block.rows:
         raise DataError(
             f"{block.place} gave {table.num_rows:,} rows where {block.rows:,} were planned; "

@@ -1,4 +1,8 @@
-"""Delta tables: the Parquet files that the newest version of a folder's log names."""
+"""Read Delta tables: the Parquet files that belong to the newest version of a table.
+
+The table's log names them. The library deltalake reads a copy of the log, since it knows fewer
+stores than fsspec; the files themselves are read as any Parquet files.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +23,30 @@ from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE, FileSource
 from ray_kmeans.data.formats.parquet import Parquet
 from ray_kmeans.errors import ConfigError, NoDataError, install_hint
-from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.io.remote import Remote, raise_store_errors
 
 LOG = "_delta_log"
+"""Folder of the log, which every Delta table has."""
 HARMLESS = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "typeWidening"}
-"""Features of a table that leave the rows of its files what they are."""
+"""Table features under which the rows of the files are still those of the table."""
 ADVICE = {
     "deletionVectors": " Run REORG TABLE ... APPLY (PURGE), then ALTER TABLE ... DROP FEATURE "
     "deletionVectors.",
     "columnMapping": " Write the table anew without column mapping.",
 }
+"""Advice by the table feature that is not served."""
 
 
 @dataclass(frozen=True)
 class LiveFile(File):
-    """A file of the table, with the keys of its partition as the log has them."""
+    """A file of the newest version of a table."""
 
     keys: tuple[tuple[str, Any], ...] = ()
+    """Keys of its partition and their values, typed as in the log."""
 
     @property
     def partitions(self) -> Mapping[str, Sequence[Any]]:
+        """Values of each key, from the log and not from the names of folders."""
         return {key: [value] for key, value in self.keys}
 
 
@@ -54,8 +62,11 @@ def open_delta(
     return FileSource(remote, files, Parquet(chosen), by_name=bool(columns))
 
 
-def _opened(deltalake: Any, folder: str) -> Any:
-    """Return the table; deltalake's threads are not forked, which it says by a panic of Rust."""
+def _open_table(deltalake: Any, folder: str) -> Any:
+    """Return the table; ConfigError in a forked process, where deltalake's threads are missing.
+
+    deltalake reports that by a panic of Rust, which is no Exception.
+    """
     try:
         return deltalake.DeltaTable(folder)
     except BaseException as error:
@@ -68,10 +79,7 @@ def _opened(deltalake: Any, folder: str) -> Any:
 
 
 def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
-    """Return the files of the newest version, and the columns that they hold.
-
-    deltalake tells, from a copy of the log: it knows fewer stores than fsspec.
-    """
+    """Return the files of the newest version, sorted by path, and the columns that they hold."""
     try:
         import deltalake
         from deltalake.exceptions import DeltaError
@@ -81,10 +89,12 @@ def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
             f"{install_hint('delta')}"
         ) from None
     with TemporaryDirectory(prefix="ray-kmeans-delta") as folder:
-        with said(f"the log of {remote.shown!r} cannot be read", remote.storage_options):
+        with raise_store_errors(
+            f"the log of {remote.shown!r} cannot be read", remote.storage_options
+        ):
             _copy_log(remote, Path(folder) / LOG)
         with readable(f"the log of {remote.shown}", DeltaError):
-            table = _opened(deltalake, folder)
+            table = _open_table(deltalake, folder)
             actions = pa.table(table.get_add_actions(flatten=False)).to_pylist()
             schema = pa.schema(table.schema().to_arrow())
             metadata = table.metadata()
@@ -106,7 +116,7 @@ def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
 
 
 def _copy_log(remote: Remote, folder: Path) -> None:
-    """Copy what the newest version needs: its last checkpoint and what comes after."""
+    """Copy the part of the log that tells the newest version: its last checkpoint and all later."""
     fs, log = remote.fs, f"{remote.path}/{LOG}"
     fs.invalidate_cache()
     paths = fs.find(log)
@@ -125,18 +135,20 @@ def _copy_log(remote: Remote, folder: Path) -> None:
 
 
 def _version(path: str, unknown: int) -> int:
+    """Return the version in the name of a file of the log, or `unknown` if there is none."""
     number = path.rsplit("/", 1)[-1][:20]
     return int(number) if number.isdigit() else unknown
 
 
 def _path(remote: Remote, path: str) -> str:
-    """Return where a file is; the log names most by their path below the table."""
+    """Return the path of a file on the store; the log names most relative to the table."""
     if "://" in path:
         return Remote(unquote(path), remote.storage_options).path
     return unquote(path) if path.startswith("/") else f"{remote.path}/{unquote(path)}"
 
 
 def _check(remote: Remote, features: set[str]) -> None:
+    """Raise ConfigError if there are table features that are not served."""
     if features:
         advice = "".join(ADVICE.get(feature, "") for feature in sorted(features))
         raise ConfigError(

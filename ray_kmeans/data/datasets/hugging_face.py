@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face library `datasets`: Arrow files mapped into memory."""
+"""Read data sets of the Hugging Face library `datasets`: Arrow files mapped into memory."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from ray_kmeans.data.layout import Block
 from ray_kmeans.errors import ConfigError
 
 NAME = "the data set"
+"""Name of every such data set, for messages."""
 
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """A datasets.Dataset; its rows are one part, so that blocks do not follow from its shards.
+    """A datasets.Dataset, whose rows count as one row group: its shards do not change blocks.
 
-    It travels to the workers as the library pickles it: by the paths of its files where these are
-    mapped, which all nodes must see, and with its rows where it is in memory.
+    The library pickles it for the workers: by the paths of its files, which all nodes must see, or
+    with its rows if it is in memory.
     """
 
     dataset: Any
+    """The datasets.Dataset."""
 
     name = NAME
+    """Name of the data set, for messages."""
 
     @property
     def schema(self) -> pa.Schema:
+        """All columns."""
         return self.dataset.features.arrow_schema.remove_metadata()
 
     def parts(self) -> list[tuple[str, tuple[int]]]:
@@ -42,11 +46,12 @@ class HuggingFace:
 
 
 def open_hugging_face(x: Any, columns: Sequence[str] | None) -> TableSource:
+    """Return the source of a datasets.Dataset."""
     return TableSource.of(HuggingFace(x), columns)
 
 
 def refuse_splits(x: Any, columns: Sequence[str] | None) -> TableSource:
-    """Raise ConfigError: a dictionary of data sets is not one."""
+    """Raise ConfigError, which says how to choose one of several splits."""
     raise ConfigError(
         f"x is a {type(x).__name__} with the splits {list(x)}. Give one, as in x[{next(iter(x))!r}]"
         ", or datasets.concatenate_datasets(list(x.values()))."
@@ -56,7 +61,7 @@ def refuse_splits(x: Any, columns: Sequence[str] | None) -> TableSource:
 
 
 def refuse_stream(x: Any, columns: Sequence[str] | None) -> TableSource:
-    """Raise ConfigError: rows that come one by one have no blocks."""
+    """Raise ConfigError, which says how to give rows that come one by one as batches."""
     raise ConfigError(
         "x is an IterableDataset, which gives single rows. Give its batches, as in "
         "x.with_format('arrow').iter(batch_size=65536), to partial_fit or a mini-batch fit, or "

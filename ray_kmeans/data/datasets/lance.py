@@ -1,4 +1,4 @@
-"""Lance: a folder NAME.lance, or a lance.LanceDataset, at one version."""
+"""Read Lance: a folder NAME.lance, or a lance.LanceDataset, at one version."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ WORDS = {
     "endpoint_url": "aws_endpoint",
     "region_name": "aws_region",
 }
-"""What s3fs calls an option, and what Lance does."""
+"""Lance's name of an option by the name that s3fs has for it."""
 
 
 @dataclass(frozen=True)
 class Lance:
-    """Fragments are the parts, without the rows that have been deleted."""
+    """A Lance data set, whose fragments are its row groups; deleted rows are left out."""
 
     dataset: Any
-    """Pinned to a version, whatever is written meanwhile."""
+    """lance.LanceDataset of one version, whatever is written meanwhile."""
     name: str
+    """URI as people may see it, for messages."""
 
     @property
     def schema(self) -> pa.Schema:
+        """All columns."""
         return self.dataset.schema
 
     def parts(self) -> list[tuple[str, tuple[int, ...]]]:
@@ -47,11 +49,12 @@ class Lance:
 
     @cached_property
     def _fragments(self) -> list[Any]:
+        """Fragments of the version, in order."""
         fragments: list[Any] = self.dataset.get_fragments()
         return fragments
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the fragments behind; the other process asks for them anew."""
+        """Leave the fragments behind; the other process gets them anew."""
         return {"dataset": self.dataset, "name": self.name}
 
 
@@ -63,10 +66,10 @@ def open_lance(x: Any, columns: Sequence[str] | None) -> TableSource:
 def open_lance_folder(
     uri: str, columns: Sequence[str] | None, storage_options: Mapping[str, Any]
 ) -> TableSource:
-    """Open a folder at its newest version. Lance reads it itself, not fsspec.
+    """Open a folder at its newest version. Lance reads it itself, without fsspec.
 
-    The `storage_options` of S3 that Lance has too are translated, and any other that is a text is
-    passed on. Where that does not do, give `lance.dataset(uri, storage_options=...)` as x.
+    Options of s3fs are translated (`in_words_of_lance`). Where that is not enough, users can give
+    `lance.dataset(uri, storage_options=...)` as x.
     """
     try:
         import lance
@@ -81,7 +84,7 @@ def open_lance_folder(
 
 
 def in_words_of_lance(storage_options: Mapping[str, Any]) -> dict[str, str]:
-    """Return what Lance calls the options of s3fs.
+    """Translate options of s3fs into those of Lance; other texts and switches are passed on.
 
     >>> in_words_of_lance({"key": "me", "client_kwargs": {"region_name": "eu-north-1"}})
     {'aws_access_key_id': 'me', 'aws_region': 'eu-north-1'}

@@ -1,4 +1,4 @@
-"""ray.data.Dataset: the blocks of rows that Ray's object store holds."""
+"""Read a ray.data.Dataset: the blocks of rows that Ray's object store holds."""
 
 from __future__ import annotations
 
@@ -17,46 +17,50 @@ from ray_kmeans.errors import DataError, NoDataError
 from ray_kmeans.process import forks
 
 NAME = "the Ray dataset"
+"""Name of every such data set, for messages."""
 
 
 @dataclass(frozen=True)
 class RayBlocks:
-    """Blocks by reference: a worker fetches those that hold its rows.
+    """The blocks of a Ray dataset, of which a worker fetches those that hold its rows.
 
-    The rows of all are one part, in the order of the dataset's own blocks. How a Ray dataset was
-    made (its files, the number of blocks, preserve_order) may change that order, and with it what
-    random draws find; one materialized dataset gives the same result every time, whatever the
-    workers, and the one that an array of its rows gives.
+    All rows count as one row group, in the order of Ray's blocks. How a Ray dataset was made (its
+    files, the number of blocks, preserve_order) may change that order, and with it the rows that
+    random draws find. One materialized dataset gives the same result every time, whatever the
+    workers; it is also the result of an array of its rows.
     """
 
     refs: tuple[Any, ...]
+    """ObjectRef of each Ray block."""
     rows: tuple[int, ...]
-    """Of each Ray block."""
+    """Number of rows of each Ray block."""
     schema: pa.Schema
+    """All columns."""
 
     name = NAME
+    """Name of the data set, for messages."""
 
     def parts(self) -> list[tuple[str, tuple[int]]]:
         return [(NAME, (sum(self.rows),))]
 
     def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
         ends = list(accumulate(self.rows))
-        held: tuple[int, Any] = (-1, None)  # the Ray block that was read last goes on, often
+        last_read: tuple[int, Any] = (-1, None)  # neighbouring blocks often share a Ray block
         for block in blocks:
             pieces = []
             at, last = block.start, block.start + block.rows
             while at < last:
                 number = bisect_right(ends, at)
-                if held[0] != number:
-                    held = number, _table(self.refs[number])
+                if last_read[0] != number:
+                    last_read = number, _table(self.refs[number])
                 skip = at - (ends[number] - self.rows[number])
-                pieces.append(held[1].select(list(names)).slice(skip, last - at))
+                pieces.append(last_read[1].select(list(names)).slice(skip, last - at))
                 at = min(ends[number], last)
             yield block, pa.concat_tables(pieces, promote_options="permissive")
 
 
 def open_ray_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
-    """Run what the dataset has still to do, and return the source of its blocks."""
+    """Materialize a Ray dataset, and return the source of its blocks."""
     forks.check("ray")
     bundles = list(x.materialize().iter_internal_ref_bundles())
     pairs = [
@@ -74,7 +78,7 @@ def open_ray_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
 
 
 def _table(ref: Any) -> pa.Table:
-    """Fetch a block."""
+    """Return a Ray block as a table; DataError if it is lost."""
     import ray
     from ray.data.block import BlockAccessor
 

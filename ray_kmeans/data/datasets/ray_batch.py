@@ -1,4 +1,4 @@
-"""A batch as Ray Data hands it out: a table, or arrays by name; and back with more columns."""
+"""Turn a batch of Ray Data (a table, or arrays by name) into a table, and add columns to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_kmeans.errors import ConfigError
 
 
 def table_of(batch: Any, columns: Sequence[str] | None) -> pa.Table:
-    """Return the batch as a table; of arrays by name, those that no row needs are null there."""
+    """Return a batch as a table. Of a dict of arrays, those that no row needs become nulls."""
     if isinstance(batch, pa.Table):
         return batch
     if not isinstance(batch, Mapping):
@@ -22,7 +22,7 @@ def table_of(batch: Any, columns: Sequence[str] | None) -> pa.Table:
             "Give map_batches batch_format='pyarrow' or 'numpy'."
         )
     wanted = {name for path in columns or () for name in (path, path.partition(".")[0])}
-    wanted &= set(batch)  # where none is there, the others are what an error names
+    wanted &= set(batch)  # if none is there, all are kept, for the error to name
     return pa.table(
         {
             name: as_column(values) if not wanted or name in wanted else pa.nulls(len(values))
@@ -32,7 +32,7 @@ def table_of(batch: Any, columns: Sequence[str] | None) -> pa.Table:
 
 
 def with_columns(batch: Any, more: Mapping[str, NDArray[Any]]) -> Any:
-    """Return a batch of the same kind with more columns; raises ConfigError for names taken."""
+    """Return a batch of the same kind with more columns; ConfigError if a name is taken."""
     names = batch.column_names if isinstance(batch, pa.Table) else list(batch)
     taken = sorted(set(names) & set(more))
     if taken:
@@ -48,7 +48,7 @@ def with_columns(batch: Any, more: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def as_column(values: NDArray[Any]) -> pa.Array:
-    """Return an array as a column; what lies in its further axes becomes one vector."""
+    """Return an array (n, ...) as a column of n numbers, or of n vectors of the other axes."""
     if values.ndim == 1:
         return _plain_column(values)
     width = int(np.prod(values.shape[1:]))
@@ -56,7 +56,8 @@ def as_column(values: NDArray[Any]) -> pa.Array:
 
 
 def _plain_column(values: NDArray[Any]) -> pa.Array:
+    """Return an array (n,) as a column; nulls if Arrow has no type for its values."""
     try:
         return pa.array(values)
-    except pa.ArrowException:  # things of any kind, among which there is no row of numbers
+    except pa.ArrowException:  # objects of any kind, which cannot be numbers of a row
         return pa.nulls(len(values))

@@ -1,4 +1,4 @@
-"""What data sets of other libraries are read by: objects in memory, and folders they wrote."""
+"""Find the opener of data sets of other libraries: of their objects, and of folders they wrote."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from ray_kmeans.data.datasets.lance import open_lance, open_lance_folder
 from ray_kmeans.data.datasets.ray import open_ray_dataset
 from ray_kmeans.data.datasets.zarr import open_zarr, open_zarr_folder
 from ray_kmeans.data.source import Source
-from ray_kmeans.io.remote import Remote, said
+from ray_kmeans.io.remote import Remote, raise_store_errors
 
 ObjectOpener: TypeAlias = "Callable[[Any, Sequence[str] | None], Source]"
+"""Function (object, columns) -> source."""
 FolderOpener: TypeAlias = "Callable[[str, Sequence[str] | None, Mapping[str, Any]], Source]"
+"""Function (URI of a folder, columns, storage options) -> source."""
 
 OBJECTS: Mapping[tuple[str, str], ObjectOpener] = {
     ("pyarrow", "Dataset"): open_dataset,
@@ -27,7 +29,7 @@ OBJECTS: Mapping[tuple[str, str], ObjectOpener] = {
     ("datasets", "IterableDataset"): refuse_stream,
     ("datasets", "IterableDatasetDict"): refuse_splits,
 }
-"""By the package and the name of a class, so that none has to be imported to know its objects."""
+"""Openers by package and name of a class: no library is imported to recognize its objects."""
 
 FOLDERS: Mapping[str, FolderOpener] = {
     LOG: open_delta,
@@ -35,14 +37,14 @@ FOLDERS: Mapping[str, FolderOpener] = {
     ".zarray": open_zarr_folder,
     ".zgroup": open_zarr_folder,
 }
-"""By a name in the folder."""
+"""Openers by the name of something in the folder."""
 
 ENDS: Mapping[str, FolderOpener] = {".lance": open_lance_folder, ".zarr": open_zarr_folder}
-"""By the end of the folder's name."""
+"""Openers by the ending of the folder's name."""
 
 
 def opener_of(x: Any) -> ObjectOpener | None:
-    """Return what makes a source of an object, where it is one of a library that is known."""
+    """Return the opener of an object of a known library, or of a class derived; None for others."""
     kinds = ((base.__module__.partition(".")[0], base.__name__) for base in type(x).__mro__)
     return next((OBJECTS[kind] for kind in kinds if kind in OBJECTS), None)
 
@@ -50,18 +52,19 @@ def opener_of(x: Any) -> ObjectOpener | None:
 def open_folder(
     uri: str, columns: Sequence[str] | None, storage_options: Mapping[str, Any]
 ) -> Source | None:
-    """Return the source for a folder that a library wrote; None for any other place."""
+    """Return the source of a folder that a library wrote; None for any other place."""
     for end, open_it in ENDS.items():
         if uri.lower().rstrip("/").endswith(end):
             return open_it(uri, columns, storage_options)
     remote = Remote(uri, storage_options)
-    with said(f"{remote.shown!r} cannot be listed", storage_options):
+    with raise_store_errors(f"{remote.shown!r} cannot be listed", storage_options):
         names = _names_in(remote)
     opener = next((FOLDERS[name] for name in FOLDERS if name in names), None)
     return opener(uri, columns, storage_options) if opener else None
 
 
 def _names_in(remote: Remote) -> set[str]:
+    """Return the names in a folder; none if it is not there, or a file."""
     try:
         info = remote.fs.info(remote.path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Vectors as Spark ML writes them to Parquet: dense ones, and sparse ones of values at indices."""
+"""Read vectors as Spark ML writes them to Parquet: dense, or sparse as values at indices."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ray_kmeans.errors import DataError
 
 FIELDS = ("type", "size", "indices", "values")
+"""Names of the fields of the struct that holds a vector."""
 SPARSE = 0
-"""The type of a vector that holds some values alone; the size and the indices are of these."""
+"""Type of a sparse vector, which alone has a size and indices."""
 
 
 def is_vectors(kind: Any) -> bool:
@@ -22,13 +23,13 @@ def is_vectors(kind: Any) -> bool:
 
 
 def lengths(array: Any) -> NDArray[np.int64]:
-    """Return the number of features of each vector, 0 for one that is null."""
+    """Return the number of features of each vector, (n,); 0 for a null one."""
     is_sparse, size, _, values = _parts(array)
     return np.where(is_sparse, size, _counts(values))
 
 
 def dense(array: Any, features: int, place: str) -> NDArray[np.float64]:
-    """Return the vectors, which have so many features, as rows (n, features); null ones are NaN."""
+    """Return vectors of one length as rows (n, features), where a null one becomes NaN."""
     is_sparse, _, indices, values = _parts(array)
     counts, numbers = _counts(values), _counts(indices)
     wrong = np.flatnonzero(is_sparse & (counts != numbers))
@@ -49,7 +50,7 @@ def dense(array: Any, features: int, place: str) -> NDArray[np.float64]:
 
 
 def _parts(array: Any) -> tuple[NDArray[np.bool_], NDArray[np.int64], Any, Any]:
-    """Return which vectors are sparse, their sizes, and the lists of indices and values."""
+    """Return (is sparse (n,), sizes (n,), lists of indices, lists of values) of vectors."""
     kind, size, indices, values = (pc.struct_field(array, [name]) for name in FIELDS)
     is_sparse = pc.fill_null(pc.equal(kind, SPARSE), False).to_numpy(zero_copy_only=False)
     sizes = pc.fill_null(size, 0).to_numpy(zero_copy_only=False)
@@ -57,10 +58,11 @@ def _parts(array: Any) -> tuple[NDArray[np.bool_], NDArray[np.int64], Any, Any]:
 
 
 def _counts(lists: Any) -> NDArray[np.int64]:
+    """Return the length of each list, (n,); 0 for a null one."""
     found = pc.fill_null(pc.list_value_length(lists), 0)
     return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
 def _flat(lists: Any, chosen: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return what the chosen lists hold, one behind the other."""
+    """Return the values of the chosen lists, one list after the other."""
     return np.asarray(lists.filter(pa.array(chosen)).flatten().to_numpy(zero_copy_only=False))

@@ -1,22 +1,23 @@
-"""Zarr: a two-dimensional array in chunks, of format 2 or 3, on any fsspec store."""
+"""Read Zarr: a two-dimensional array in chunks, of format 2 or 3, on any fsspec store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import narrow_name
+from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.datasets.base import readable
 from ray_kmeans.data.layout import (
     BLOCK_ROWS,
     Block,
     Layout,
     cut,
+    groups_of,
 )
 from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import (
@@ -25,21 +26,25 @@ from ray_kmeans.errors import (
     NoDataError,
     install_hint,
 )
-from ray_kmeans.io.remote import Remote, protocols_of
+from ray_kmeans.io.remote import Remote
+from ray_kmeans.io.retry import protocols_of
 
 
 @dataclass(frozen=True)
 class ZarrSource(RoundedSource):
-    """Whole rows of chunks are the parts: as many as fit into a block, one at least.
+    """The rows of an array. A row group is as many chunks as fit into a block, at least one.
 
-    A chunk that is not stored stands for the fill value, as Zarr has it.
+    A chunk that is not stored has the fill value, as always in Zarr.
     """
 
     array: Any
-    """A zarr.Array, which opens its store anew in another process."""
+    """zarr.Array of shape (rows, features), which opens its store anew in another process."""
     name: str
+    """Path of the array as people may see it."""
     only_here: bool = False
+    """Whether no other process can read the array."""
     shift: tuple[float, ...] = ()
+    """Shift (d,) subtracted from each column before rounding; () for none."""
 
     def describe(self) -> Layout:
         rows, features = self.array.shape
@@ -50,20 +55,17 @@ class ZarrSource(RoundedSource):
         return Layout(blocks, features, narrow_name(self.array.dtype))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        for _, of_group in groupby(blocks, key=lambda block: block.group):
-            wanted = list(of_group)
+        for wanted in groups_of(tuple(blocks)):
             begin = min(block.start for block in wanted)
             end = max(block.start + block.rows for block in wanted)
             with readable(f"row group {wanted[0].group} of {self.name}"):
-                part = self.array[begin:end]  # at once: a chunk is decoded whole
+                part = self.array[begin:end]  # in one read, as a chunk is decoded whole
             for block in wanted:
                 rows = part[block.start - begin :][: block.rows]
                 yield block, rows
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        raise ConfigError(
-            f"keep_columns={list(names)}: {self.name} has no columns to pass through."
-        )
+        raise no_columns(names, self.name)
 
 
 def open_zarr(x: Any, columns: Sequence[str] | None) -> ZarrSource:
@@ -74,7 +76,7 @@ def open_zarr(x: Any, columns: Sequence[str] | None) -> ZarrSource:
 def open_zarr_folder(
     uri: str, columns: Sequence[str] | None, storage_options: Mapping[str, Any]
 ) -> ZarrSource:
-    """Open the array in a folder; `storage_options` are those of fsspec."""
+    """Return the source of the array in a folder; `storage_options` are those of fsspec."""
     remote = Remote(uri, storage_options)
     try:
         import zarr
@@ -96,6 +98,7 @@ def open_zarr_folder(
 
 
 def _source(array: Any, name: str, columns: Sequence[str] | None, *, only_here: bool) -> ZarrSource:
+    """Return the source of an array; errors for named columns, and for what is no matrix."""
     if columns:
         raise ConfigError(f"columns={list(columns)} has no meaning for {name}: Zarr has none.")
     if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "biuf":
@@ -107,5 +110,6 @@ def _source(array: Any, name: str, columns: Sequence[str] | None, *, only_here: 
 
 
 def _in_memory(store: Any) -> bool:
+    """Tell whether a store of Zarr is in this process's memory."""
     fs = getattr(store, "fs", None)
     return "Memory" in type(store).__name__ or (fs is not None and "memory" in protocols_of(fs))

@@ -1,1 +1,1 @@
-"""File formats: each module reads one kind of file."""
+"""File formats: each module reads one kind of file, and `registry` lists them by ending."""

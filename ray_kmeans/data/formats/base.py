@@ -1,4 +1,9 @@
-"""What a format of files does, and the source that is made of files of one format."""
+"""Define what a file format does, and make a source of files of one format.
+
+- `Format` reads files whose rows have no named columns, `Tabular` files with columns to choose.
+- `FileSource` is the source of all files. It reads the head (or look, if tabular) of each file
+  once, many at a time, and fails if a file has changed since.
+"""
 
 from __future__ import annotations
 
@@ -41,26 +46,29 @@ from ray_kmeans.io.ranges import Ranges
 from ray_kmeans.io.remote import Remote
 
 HEADS_AT_ONCE = 16
+"""Largest number of files whose heads are read at the same time."""
 
 T = TypeVar("T")
+"""Answer of a call to each file."""
 
 
-class Opened:
-    """A file that is read: by range, or as a file object."""
+class OpenFile:
+    """An open file, read by byte range or through a file object."""
 
     def __init__(self, remote: Remote, file: File) -> None:
         self._remote = remote
         self._path = file.path
         self.path = file.shown
-        """As people may see it."""
+        """Path as people may see it, for messages."""
         self.kind = file.kind
-        """What tells how it is read, as '.csv.gz': the end of it does."""
+        """Text whose end tells the format, as '.csv.gz'."""
         self.size = file.size
+        """Size in bytes when the run was planned."""
         self.local = file.path if remote.is_protocol("file") else None
-        """Its path where it is on this machine."""
+        """Path on this machine's file system; None if the file is on another store."""
 
     def cat(self, begin: int, end: int) -> bytes:
-        """Return the bytes from one offset to another, less where the file ends."""
+        """Return the bytes [begin, end), fewer only at the end of the file."""
         end = min(end, self.size)
         data = bytes(self._remote.fs.cat_file(self._path, start=begin, end=end))
         if len(data) > end - begin:
@@ -72,11 +80,11 @@ class Opened:
 
     @cached_property
     def handle(self) -> Any:
-        """A file object; closed with the file."""
+        """A file object, closed together with the file."""
         return self.fresh()
 
     def fresh(self) -> Any:
-        """Return a file object that no other reader moves; whoever asks for it closes it."""
+        """Return a file object of its own, which the caller must close."""
         return open(self.local, "rb") if self.local else Ranges(self.cat, self.size)
 
     def close(self) -> None:
@@ -85,9 +93,9 @@ class Opened:
 
 
 @contextmanager
-def opened(remote: Remote, file: File) -> Iterator[Opened]:
-    """Open a file; raises DataError for what is not one of its format, or damaged."""
-    here = Opened(remote, file)
+def open_file(remote: Remote, file: File) -> Iterator[OpenFile]:
+    """Open a file; DataError for what is raised inside because it is damaged, or another format."""
+    here = OpenFile(remote, file)
     try:
         yield here
     except RayKMeansError:
@@ -101,131 +109,143 @@ def opened(remote: Remote, file: File) -> Iterator[Opened]:
 
 @dataclass(frozen=True)
 class Head:
-    """What a file says of itself, known without reading its rows."""
+    """The sizes and types of a file's rows, known without reading the rows."""
 
     group_rows: tuple[int, ...]
-    """Rows of each part that the format keeps together; one part where it has none such."""
+    """Number of rows of each row group; one number if the format has no groups."""
     features: int
-    """0 where no row tells."""
+    """Number of features of a row; 0 if no row tells it."""
     kind: str = ""
-    """Of its rows, for formats where files of one data set must agree in it."""
+    """Kind of the rows in words, in which all files must agree; '' if it does not matter."""
     narrow: str | None = None
-    """The type of all values where that is narrower than float32, see `clustering.narrow`."""
+    """Name of the number type of all values if it is narrower than float32 (`algorithm.dtypes`)."""
     is_read_whole: bool = False
-    """Whether all rows of a part are in memory while some of them are read."""
+    """Whether all rows of a row group are in memory while some of them are read."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a file says of its columns, whichever of them make up a row."""
+    """The columns of a file, whichever of them will make up a row."""
 
     schema: pa.Schema
+    """All columns with their types; empty if the file has no row and no header."""
     group_rows: tuple[int, ...] = ()
-    """As in `Head`; empty where rows are counted only when they are read."""
+    """Number of rows of each row group; () if rows are counted only later, by `head_of`."""
     lengths: Mapping[str, int] = field(default_factory=dict)
-    """Length of the first vector, of columns whose type does not tell it; 0: all are null."""
+    """Length of the first vector of columns whose type does not tell it; 0 if all are null."""
     spans: Mapping[str, Span] = field(default_factory=dict)
-    """The numbers of columns that may be keys of the rows."""
+    """(least, largest, count) of the numbers of columns that may be keys of the rows."""
     doubtful: Mapping[str, str] = field(default_factory=dict)
-    """Columns beyond what their types tell that could be features, with what they hold."""
+    """Columns that could be features although their types do not tell so, with what they hold."""
     is_read_whole: bool = False
+    """Whether all rows of a row group are in memory while some of them are read."""
     facts: dict[tuple[str, ...], Head] = field(default_factory=dict, compare=False)
-    """What the schema says of the rows of some columns; shared by looks of one schema."""
+    """Cache of what the schema tells of rows, by their columns; shared by looks of equal schema."""
 
     def tells(self, names: Sequence[str]) -> bool:
-        """Tell whether the length of a row of these columns is known."""
-        if not self.schema:  # of no rows: nothing is to be told
+        """Tell whether the number of features of a row made of these columns is known."""
+        if not self.schema:  # the file has no rows
             return True
         return bool(arrow.features_of(self.schema, names)) or names[0] in self.lengths
 
     def head(self, names: Sequence[str], place: str) -> Head:
-        """Return the head of a file whose rows are made of these columns."""
-        said = self.facts.get(tuple(names))
-        if said is None:
+        """Return the head of a file whose rows have these columns; ConfigError if none can.
+
+        Thousands of files may share one schema, so what it tells is worked out once (`facts`).
+        """
+        known = self.facts.get(tuple(names))
+        if known is None:
             check_columns(self.schema, names, place)
             features = arrow.features_of(self.schema, names)
             kind, narrow = arrow.kind_of(self.schema, names), arrow.narrow_of(self.schema, names)
-            said = self.facts[tuple(names)] = Head((), features, kind, narrow)
-        features = said.features or self.lengths.get(names[0], 0)
-        return Head(self.group_rows, features, said.kind, said.narrow, self.is_read_whole)
+            known = self.facts[tuple(names)] = Head((), features, kind, narrow)
+        features = known.features or self.lengths.get(names[0], 0)
+        return Head(self.group_rows, features, known.kind, known.narrow, self.is_read_whole)
 
 
 class Format(Protocol):
-    """How rows are found in files of one kind. Travels to the workers by pickle."""
+    """A reader of files of one kind, without named columns. It travels to workers by pickle."""
 
-    def head(self, file: Opened) -> Head:
-        """Return what the file says of itself."""
+    def head(self, file: OpenFile) -> Head:
+        """Return the sizes and types of the file's rows."""
 
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+    def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         """Read some of its blocks, in the order given: (rows, features) of any number type."""
 
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+    def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         """Read other columns of the rows of a block."""
 
 
 @runtime_checkable
 class Tabular(Protocol):
-    """The same for files with columns that have names, of which some make up a row."""
+    """A reader of files with named columns, some of which make up a row."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The column of vectors, or the columns of numbers, in this order; () before the choice."""
+        """Names of the column of vectors, or of the columns of numbers; () before the choice."""
 
-    def look(self, file: Opened) -> Look:
-        """Return what the file says of its columns: of those chosen, or of all."""
+    def look(self, file: OpenFile) -> Look:
+        """Return the columns of the file: the chosen ones, or all before the choice."""
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Tabular:
-        """Return the format with these columns, for files that look so."""
+        """Return the format with these columns, given the looks of all files."""
 
-    def head_of(self, file: Opened, look: Look) -> Head:
-        """Return what the file says of its rows."""
+    def head_of(self, file: OpenFile, look: Look) -> Head:
+        """Return the sizes and types of the file's rows."""
 
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+    def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         """Read some of its blocks, in the order given: (rows, features) of any number type."""
 
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+    def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         """Read other columns of the rows of a block."""
 
 
-Make: TypeAlias = Callable[[Opened, Sequence[str] | None], Format | Tabular]
-"""What makes of the first file, and of the columns wanted, the format of all."""
+Make: TypeAlias = Callable[[OpenFile, Sequence[str] | None], Format | Tabular]
+"""Factory (first file, columns that the user names) -> format of all files."""
 
 
 @dataclass(frozen=True)
 class FileSource(RoundedSource):
-    """Files of one format, one after the other."""
+    """The rows of files of one format, one file after the other."""
 
     remote: Remote
+    """Store of the files."""
     files: tuple[File, ...]
+    """Files as they were when the run was planned, in order."""
     format: Format | Tabular
+    """Reader of the files."""
     by_name: bool = False
     """Whether the user named the columns."""
     shift: tuple[float, ...] = ()
+    """Shift (d,) subtracted from each column before rounding; () for none."""
 
     @classmethod
     def of(
         cls, make: Make, remote: Remote, files: tuple[File, ...], columns: Sequence[str] | None
     ) -> FileSource:
-        """Return the source of some files; where no columns are given, all files are asked."""
-        with opened(remote, files[0]) as first:
+        """Return the source of some files; if no columns are named, all files' columns are read."""
+        with open_file(remote, files[0]) as first:
             made = make(first, columns)
         source = cls(remote, files, made, by_name=bool(columns))
-        return source._choosing(made.columns) if isinstance(made, Tabular) else source
+        return source._choose(made.columns) if isinstance(made, Tabular) else source
 
     @property
     def only_here(self) -> bool:
+        """Whether no other process can read the files."""
         return self.remote.only_here
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the columns that make up a row; () where they have none."""
+        """Names of the columns that make up a row; () if they have none."""
         return self.format.columns if isinstance(self.format, Tabular) else ()
 
     def with_columns(self, columns: Sequence[str]) -> FileSource:
-        """Return the same files with rows of these columns; ConfigError where one has others."""
+        """Return a source of the same files with these columns; ConfigError if a file lacks one."""
         assert isinstance(self.format, Tabular)
         kinds = {
-            id(look.schema): (look.schema, file) for file, look in self._looked() if look.schema
+            id(look.schema): (look.schema, file)
+            for file, look in self._files_and_looks()
+            if look.schema
         }
         for schema, file in kinds.values():
             check_columns(schema, columns, file.shown)
@@ -235,16 +255,16 @@ class FileSource(RoundedSource):
         return source
 
     def kept_schema(self, names: Sequence[str]) -> pa.Schema:
-        """Return one type for each column that is to be passed through, whatever each file has.
+        """Return one type for each column that labelled output is to keep, over all files.
 
-        Raises DataError where a file has no such column, or types that do not go together.
+        Raises DataError if a file has no such column, or no type holds the values of all files.
         """
         if isinstance(self.format, Tabular):  # a file of no rows may have no schema
-            schemas = [(file, look.schema) for file, look in self._looked() if look.schema]
+            schemas = [(f, look.schema) for f, look in self._files_and_looks() if look.schema]
         else:
             schemas = [(file, pa.schema([])) for file in self.files]
             if any(name not in file.partitions for file in self.files for name in names):
-                raise no_columns(self.files[0].shown, names)
+                raise arrow.no_columns(names, self.files[0].shown)
         of_files = (
             (file.shown, {name: _type_in(file, schema, name) for name in names})
             for file, schema in schemas
@@ -256,7 +276,7 @@ class FileSource(RoundedSource):
 
     @cached_property
     def _layout(self) -> Layout:
-        """Made once: a head may take a request to a store, or reading the whole file."""
+        """The layout, made once: a head takes a request to a store, or reading the whole file."""
         heads = self._heads()
         features = next((head.features for head in heads if head.features), 0)
         if features == 0 and any(sum(head.group_rows) for head in heads):
@@ -276,19 +296,20 @@ class FileSource(RoundedSource):
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for path, of_file in groupby(blocks, key=lambda block: block.file):
-            with self._unchanged(self._by_path[path]) as opened:
-                yield from self.format.read(opened, list(of_file))
+            with self._open_unchanged(self._by_path[path]) as file:
+                yield from self.format.read(file, list(of_file))
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the columns that make up a row, for messages; () if they have none."""
         return getattr(self.format, "columns", ())
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         file, keys = self._by_path[block.file], self.partition_schema
         there = [name for name in names if name in keys.names and name in file.partitions]
-        with self._unchanged(file) as opened:
+        with self._open_unchanged(file) as opened:
             columns = {
-                name: self._stored(opened, block, name, keys)
+                name: self._column_or_nulls(opened, block, name, keys)
                 for name in names
                 if name in keys.names and name not in there
             }
@@ -301,8 +322,8 @@ class FileSource(RoundedSource):
             columns[name] = partitions.column(value, kind, block.rows)
         return pa.table({name: columns[name] for name in names})
 
-    def _stored(self, opened: Opened, block: Block, name: str, keys: pa.Schema) -> Any:
-        """Return a column that other files have as a folder; null where this one has neither."""
+    def _column_or_nulls(self, opened: OpenFile, block: Block, name: str, keys: pa.Schema) -> Any:
+        """Return a column that other files have as a key of folders; nulls if this one lacks it."""
         try:
             return self.format.columns_of(opened, block, [name]).column(0)
         except (ConfigError, NoColumnError):
@@ -310,11 +331,11 @@ class FileSource(RoundedSource):
 
     @cached_property
     def partition_schema(self) -> pa.Schema:
-        """The keys of key=value folders, each with one type over all files."""
+        """Keys of the folders named key=value, each with one type over all files."""
         return partitions.schema_of(self.files)
 
-    def _choosing(self, columns: Sequence[str]) -> FileSource:
-        """Return the source with these columns, or with those that all files together tell."""
+    def _choose(self, columns: Sequence[str]) -> FileSource:
+        """Return the source with these columns, or for () with those that suit all files."""
         if not columns:
             looks = self._looks
             keys = [name for name in looks[0].spans if counts_rows(_spans(looks, name))]
@@ -325,13 +346,13 @@ class FileSource(RoundedSource):
 
     @property
     def _shown(self) -> str:
-        """What messages call all files."""
+        """Name of all files together, for messages."""
         first = self.files[0].shown
         return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1:,} more files"
 
     @cached_property
     def _looks(self) -> list[Look]:
-        """Made once, see `_layout`; looks at files with equal columns share one schema."""
+        """The look of each file, made once. Looks with equal columns share one schema object."""
         assert isinstance(self.format, Tabular)
         known: dict[bytes, Look] = {}
         looks: list[Look] = []
@@ -345,43 +366,50 @@ class FileSource(RoundedSource):
             looks.append(replace(look, schema=like.schema, facts=like.facts))
         return looks
 
-    def _looked(self) -> Iterator[tuple[File, Look]]:
+    def _files_and_looks(self) -> Iterator[tuple[File, Look]]:
+        """Return each file with its look."""
         return zip(self.files, self._looks, strict=True)
 
     def _heads(self) -> list[Head]:
+        """Return the head of each file."""
         if isinstance(self.format, Tabular):
             return self._each(self.format.head_of, [(look,) for look in self._looks])
         return self._each(self.format.head, [()] * len(self.files))
 
     def _each(self, ask: Callable[..., T], more: Sequence[tuple[Any, ...]]) -> list[T]:
-        """Ask something of every file, of some at once."""
+        """Return `ask(file, *more)` for every file, up to `HEADS_AT_ONCE` at the same time."""
 
         def one(file: File, given: tuple[Any, ...]) -> T:
-            with self._opened(file) as here:
+            with self._open(file) as here:
                 return ask(here, *given)
 
         with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
             return list(pool.map(one, self.files, more))
 
     @contextmanager
-    def _opened(self, file: File) -> Iterator[Opened]:
-        """Open a file; where that fails because it is another one now, say so."""
+    def _open(self, file: File) -> Iterator[OpenFile]:
+        """Open a file; if reading it fails, say so if that is because the file has changed."""
         try:
-            with opened(self.remote, file) as here:
+            with open_file(self.remote, file) as here:
                 yield here
         except (DataError, RequestError):
             self._check(file)
             raise
 
     @contextmanager
-    def _unchanged(self, file: File) -> Iterator[Opened]:
-        """Open a file that is still the one that was listed, also when it has been read."""
+    def _open_unchanged(self, file: File) -> Iterator[OpenFile]:
+        """Open a file, and check before and after reading that it is the one that was planned.
+
+        The check before alone would miss a file that is replaced while it is read: its first rows
+        would come from one file and its last rows from another.
+        """
         self._check(file)
-        with self._opened(file) as here:
+        with self._open(file) as here:
             yield here
         self._check(file)
 
     def _check(self, file: File) -> None:
+        """Raise DataError if a file is gone or has changed since the run was planned."""
         try:
             now = file.now(self.remote)
         except FileNotFoundError:
@@ -390,44 +418,42 @@ class FileSource(RoundedSource):
 
     @cached_property
     def _by_path(self) -> dict[str, File]:
+        """Files by the name that their blocks have."""
         return {file.shown: file for file in self.files}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what can be made again."""
+        """Leave looks and layout behind: a worker makes again what it needs."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def one_part(rows: int) -> tuple[int, ...]:
-    """Return the parts of a file that has none: runs of rows as long as a block."""
+    """Return row groups, as long as a block, for a file of a format that has no row groups."""
     return tuple(min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS))
 
 
-def refuse_columns(first: Opened, columns: Sequence[str] | None) -> None:
-    """Raise ConfigError where columns are chosen of files that have none."""
+def refuse_columns(first: OpenFile, columns: Sequence[str] | None) -> None:
+    """Raise ConfigError if the user names columns of a file whose format has none."""
     if columns:
         raise ConfigError(
             f"columns={list(columns)} has no meaning for {first.path}: it has no columns."
         )
 
 
-def no_columns(path: str, names: Sequence[str]) -> ConfigError:
-    return ConfigError(f"keep_columns={list(names)}: {path} has no columns to pass through.")
-
-
 def _spans(looks: Sequence[Look], name: str) -> list[Span]:
-    """Return the numbers of a column in each file; [] unless all files tell them."""
+    """Return the span of a column in each file; [] unless all files tell it."""
     spans = [look.spans[name] for look in looks if name in look.spans]
     return spans if len(spans) == len(looks) else []
 
 
 def _type_in(file: File, schema: pa.Schema, name: str) -> pa.DataType | None:
-    """Return the type of a column of a file, or of a key of its folders; None where it has none."""
+    """Return the type of a column of a file, or of a key of its folders; None if it has neither."""
     if name in file.partitions:
         return pa.array([file.partitions[name]]).type
     return arrow.type_at(schema, name)
 
 
 def _differs(file: File, head: Head, first: File, of_first: Head, features: int) -> str:
+    """Return the text of the error for a file whose rows are unlike those of the first."""
     if head.features not in (0, features):
         mine, others = f"has {head.features} features", f"has {features}"
     else:

@@ -1,4 +1,4 @@
-"""Rows that stand one behind the other in a file, all of the same bytes."""
+"""Read matrices that lie in a file as they do in memory, by byte range."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import narrow_name
+from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.formats.base import (
     Head,
-    Opened,
-    no_columns,
+    OpenFile,
     one_part,
 )
 from ray_kmeans.data.layout import Block
@@ -27,28 +27,33 @@ from ray_kmeans.io.ranges import AHEAD, in_background
 
 @dataclass(frozen=True)
 class Dense:
-    """Where the values of a matrix are in its file."""
+    """The place of a matrix in its file."""
 
     rows: int
+    """Number of rows."""
     features: int
+    """Number of features of a row."""
     dtype: np.dtype[Any]
+    """Type of the values."""
     offset: int
-    """Bytes before the first row."""
+    """Bytes of the file before the first row."""
     lead: int = 0
-    """Bytes before the values in each row, that tell how many these are; 0 where none do."""
+    """Bytes before the values of each row, which hold the number of features; 0 for none."""
     by_column: bool = False
-    """Whether the columns stand one behind the other instead of the rows."""
+    """Whether the values of a column are adjacent, instead of those of a row."""
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row."""
         return self.lead + self.features * self.dtype.itemsize
 
     @property
     def head(self) -> Head:
+        """Sizes and types of the rows."""
         return Head(one_part(self.rows), self.features, narrow=narrow_name(self.dtype))
 
     def check_size(self, what: str, size: int, reason: str = "it is damaged or cut off") -> None:
-        """Raise DataError where there are more or fewer bytes for the rows than they take."""
+        """Raise DataError, with `reason`, unless the rows take exactly `size` bytes."""
         needed = self.rows * self.row_bytes
         if size != needed:
             raise DataError(
@@ -57,7 +62,7 @@ class Dense:
             )
 
     def spans(self, block: Block) -> list[tuple[int, int]]:
-        """Return the offsets in the file where each piece of a block begins and ends."""
+        """Return the byte ranges (begin, end) of a block: one, or one for each column."""
         width, pieces = (
             (self.dtype.itemsize, self.features)
             if self.by_column
@@ -72,7 +77,7 @@ class Dense:
         return [(begin, begin + block.rows * width) for begin in begins]
 
     def values(self, block: Block, pieces: Sequence[NDArray[np.uint8]]) -> NDArray[Any]:
-        """Return the rows that the bytes of a block hold."""
+        """Return the rows (n, d) of a block, given the bytes of each of its `spans`."""
         data = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         if len(data) != block.rows * self.row_bytes:
             raise DataError(
@@ -86,6 +91,7 @@ class Dense:
         return rows[:, self.lead :].view(self.dtype)
 
     def _check_lengths(self, block: Block, lead: NDArray[np.uint8]) -> None:
+        """Raise DataError if a row does not begin with the number of features."""
         lengths = lead.view(f"<i{self.lead}").ravel()
         others = np.flatnonzero(lengths != self.features)
         if len(others):
@@ -96,26 +102,26 @@ class Dense:
 
 
 class DenseFormat(ABC):
-    """A format of such files, which only differ in how they tell where the rows are."""
+    """A format whose files hold one matrix, and differ only in how they tell where it is."""
 
     @abstractmethod
-    def dense(self, file: Opened) -> Dense:
-        """Return where the rows are; raises DataError where the file cannot hold them."""
+    def dense(self, file: OpenFile) -> Dense:
+        """Return the place of the matrix; DataError if the file cannot hold it."""
 
-    def head(self, file: Opened) -> Head:
+    def head(self, file: OpenFile) -> Head:
         return self.dense(file).head
 
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+    def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         yield from read_dense(file, self.dense(file), blocks)
 
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file.path, names)
+    def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
+        raise no_columns(names, file.path)
 
 
 def read_dense(
-    file: Opened, dense: Dense, blocks: Sequence[Block]
+    file: OpenFile, dense: Dense, blocks: Sequence[Block]
 ) -> Iterator[tuple[Block, NDArray[Any]]]:
-    """Read blocks by byte range, those of a remote file some ahead of the one that is wanted."""
+    """Yield the rows of some blocks, read by byte range; of a remote file, some blocks ahead."""
     if file.local:
         for block in blocks:
             # Not a memory map: a worker would keep the file open as long as it keeps the rows, see

@@ -1,4 +1,4 @@
-"""The centers that an index of faiss keeps: of its inverted lists, or the vectors of a flat one."""
+"""Read centers from an index of faiss: of its inverted lists, or the vectors of a flat index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray_kmeans.errors import ConfigError
 
 
 def centers_in_bytes(content: bytes, shown: str) -> tuple[NDArray[np.float32], str]:
-    """Return the centers in the file of an index, and the metric that it compares by."""
+    """Return the centers (k, d) of an index given as bytes, and its metric; `shown` is its name."""
     faiss = _library(shown)
     try:
         index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
@@ -23,7 +23,7 @@ def centers_in_bytes(content: bytes, shown: str) -> tuple[NDArray[np.float32], s
 
 
 def centers_in_index(index: Any, shown: str) -> tuple[NDArray[np.float32], str]:
-    """Return the centers in an index (k, d), and the metric that it compares by."""
+    """Return the centers (k, d) of an index, and its metric; ConfigError if it keeps none."""
     faiss = _library(shown)
     if isinstance(index, faiss.IndexPreTransform):
         raise ConfigError(
@@ -44,6 +44,7 @@ def centers_in_index(index: Any, shown: str) -> tuple[NDArray[np.float32], str]:
 
 
 def _library(shown: str) -> Any:
+    """Return the module faiss; ConfigError if it is not installed."""
     try:
         import faiss
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What the first lines of a text tell: what separates its fields, and whether one has names."""
+"""Tell from the first lines of a text what separates its fields, and whether one has names."""
 
 from __future__ import annotations
 
@@ -13,30 +13,49 @@ from ray_kmeans.errors import DataError
 log = logging.getLogger("ray_kmeans")
 
 NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+"""Pattern of a number."""
 VALUE = re.compile(rf"{NUMBER}|^(nan|[-+]?inf(inity)?)$", re.IGNORECASE)
-"""What is taken for a number rather than for the name of a column."""
+"""Pattern of a field that is a value, and hardly the name of a column."""
 SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
-"""What may stand between fields, with what messages call it."""
+"""Characters that may separate fields, with their names in messages."""
 COMMA = re.compile(r"^[-+]?\d[\d.]*,\d+$")
+"""Pattern of a number with a decimal comma."""
 LINES = 20
-"""Lines that are looked at, at most."""
+"""Largest number of lines that are looked at."""
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
+"""Pattern of a field in quotes, in which a separator is none."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a text is cut into columns with names."""
+    """The way in which a text is cut into columns with names."""
 
     separator: str = ","
+    """Character between two fields."""
     names: tuple[str, ...] = ()
-    """The names of all columns where no line has them; empty where the first has."""
+    """Names of all columns, as '0', '1'; () if the first line has them."""
 
 
 def form_of(path: str, kind: str, start: str, wanted: Sequence[str], header: bool | None) -> Form:
-    """Return the form of a text that starts like this; DataError where it may be read in two ways.
+    """Return the form of a text.
 
-    `kind`: the end of the file's name, or what stands for it. `wanted`: columns by their names.
-    `header`: whether the first line has names; None: as it looks.
+    Parameters
+    ----------
+    path : str
+        Name of the file, for messages.
+    kind : str
+        Text whose end is the file's ending, as '.tsv.gz'.
+    start : str
+        First lines of the text.
+    wanted : sequence of str
+        Names of columns that the user gives; () for none.
+    header : bool or None
+        Whether the first line has names; None: as it looks.
+
+    Raises
+    ------
+    DataError
+        If the text can be read in two ways.
     """
     separator = _separator(path, kind, start)
     rows = csv.reader(start.splitlines(keepends=True), delimiter=separator)
@@ -52,7 +71,7 @@ def form_of(path: str, kind: str, start: str, wanted: Sequence[str], header: boo
 
 
 def _check_points(path: str, rows: Sequence[Sequence[str]]) -> None:
-    """Raise DataError for numbers with commas, as semicolons between fields let expect."""
+    """Raise DataError for numbers with decimal commas, which files with semicolons often have."""
     found = next((field for row in rows for field in row if COMMA.match(field.strip())), None)
     if found:
         raise DataError(
@@ -62,7 +81,10 @@ def _check_points(path: str, rows: Sequence[Sequence[str]]) -> None:
 
 
 def _has_names(path: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Tell whether a line has names: no numbers, but those by which pandas names columns."""
+    """Tell whether the first line has names; DataError if it has numbers.
+
+    Only the numbers 0, 1, ... are taken for names, with a warning: pandas writes them so.
+    """
     numbers = [field.strip() for field in first if VALUE.match(field.strip())]
     if numbers != list(map(str, range(len(numbers)))):
         raise DataError(
@@ -82,7 +104,7 @@ def _has_names(path: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def _separator(path: str, kind: str, start: str) -> str:
-    """Return what the file's ending says, or what else stands in all lines equally often."""
+    """Return the separator: that of the ending, unless only another one fits all first lines."""
     usual = "\t" if kind.removesuffix(".gz").endswith(".tsv") else ","
     lines = [line for line in QUOTED.sub("", start).splitlines() if line.strip()][:LINES]
     counts = {each: [line.count(each) for line in lines] for each in SEPARATORS}

@@ -1,18 +1,18 @@
-"""Arrow IPC, as a file (Feather) or as a stream (as Hugging Face datasets keep theirs)."""
+"""Read Arrow IPC: files (Feather), and streams (as Hugging Face datasets keep theirs)."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.formats.base import Head, Look, Opened
+from ray_kmeans.data.batches import rows_of_blocks
+from ray_kmeans.data.formats.base import Head, Look, OpenFile
 from ray_kmeans.data.formats.ipc_messages import (
     BATCH,
     MAGIC,
@@ -21,29 +21,31 @@ from ray_kmeans.data.formats.ipc_messages import (
     batches_of_file,
     walk,
 )
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.layout import Block, groups_of
 from ray_kmeans.errors import DataError
 
 
 @dataclass(frozen=True)
 class Ipc:
-    """Record batches are the parts.
+    """Rows in record batches, each of which is a row group.
 
-    A record batch is read whole where it is compressed or not on this machine. Of a stream that is
-    not on this machine, with the columns that are not wanted, which no plan counts.
+    A record batch is read whole if it is compressed, or not on this machine. If it is in a stream
+    that is not on this machine, even the columns that are not wanted are read; the bound on a
+    worker's memory does not count these.
     """
 
     columns: tuple[str, ...]
-    """The column of vectors, or the columns of numbers, by name and in this order."""
+    """Names of the column of vectors, or of the columns of numbers; () before the choice."""
 
     @classmethod
-    def of(cls, first: Opened, columns: Sequence[str] | None) -> Ipc:
+    def of(cls, first: OpenFile, columns: Sequence[str] | None) -> Ipc:
+        """Return the format with the columns that the user names."""
         return cls(tuple(columns or ()))
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Ipc:
         return Ipc(columns)
 
-    def look(self, file: Opened) -> Look:
+    def look(self, file: OpenFile) -> Look:
         batches = _batches(file, self.columns)
         found = batches.found()
         rows = tuple(message.rows for message in found)
@@ -53,21 +55,21 @@ class Ipc:
         lengths = {name: _first_length(some, len(rows), name, file.path) for name in vectors}
         return Look(batches.schema, rows, lengths, is_read_whole=is_whole)
 
-    def head_of(self, file: Opened, look: Look) -> Head:
+    def head_of(self, file: OpenFile, look: Look) -> Head:
         return look.head(self.columns, file.path)
 
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+    def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         batches = _batches(file, self.columns)
-        for group, of_group in groupby(blocks, key=lambda block: block.group):
-            batch = batches.batch(group)
-            for block in of_group:
-                yield from arrow.cut_batches(iter([batch]), self.columns, [block])
+        for group in groups_of(tuple(blocks)):
+            batch = batches.batch(group[0].group)
+            for block in group:
+                yield from rows_of_blocks([batch], self.columns, [block])
 
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+    def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         batches = _batches(file, names)
-        arrow.check_kept(names, batches.schema, block.file)
+        arrow.check_names(names, batches.schema, block.file)
         part = batches.batch(block.group).slice(block.skip, block.rows)
-        return arrow.kept(part, names, block.file)
+        return arrow.select(part, names, block.file)
 
 
 def _first_length(batches: _File | _Stream, count: int, name: str, path: str) -> int:
@@ -79,7 +81,8 @@ def _first_length(batches: _File | _Stream, count: int, name: str, path: str) ->
     return next((length for length in lengths if length), 0)
 
 
-def _batches(file: Opened, names: Sequence[str] = ()) -> _File | _Stream:
+def _batches(file: OpenFile, names: Sequence[str] = ()) -> _File | _Stream:
+    """Return a reader of the record batches, with some columns; () for all."""
     start = file.cat(0, len(MAGIC))
     if start.startswith(b"FEA1"):
         raise DataError(f"{file.path} is Feather of version 1; write it anew, as version 2.")
@@ -87,9 +90,9 @@ def _batches(file: Opened, names: Sequence[str] = ()) -> _File | _Stream:
 
 
 class _File:
-    """Record batches that a footer tells of."""
+    """The record batches of a file, whose footer tells where they are."""
 
-    def __init__(self, file: Opened, names: Sequence[str]) -> None:
+    def __init__(self, file: OpenFile, names: Sequence[str]) -> None:
         self._file = file
         source = pa.memory_map(file.local) if file.local else file.handle
         self.schema = pa.ipc.open_file(source).schema
@@ -99,21 +102,23 @@ class _File:
         self._reader = pa.ipc.open_file(source, options=options)
 
     def found(self) -> list[Message]:
-        """Return all record batches."""
+        """Return the messages of all record batches."""
         return batches_of_file(self._file)
 
     def batch(self, number: int) -> pa.RecordBatch:
+        """Return one record batch."""
         batch = self._reader.get_batch(number)
-        return _checked(batch.select(self._fields) if self._file.local else batch)
+        return _validate(batch.select(self._fields) if self._file.local else batch)
 
 
 class _Stream:
-    """Record batches of a stream, found by walking over those before them.
+    """The record batches of a stream, found by walking over all messages before them.
 
-    One is read as if the stream were only its schema, the dictionaries so far, and that batch.
+    To read one batch, pyarrow is given a stream of only the schema, the dictionaries before that
+    batch, and the batch. A dictionary may be replaced later in the stream, so its place matters.
     """
 
-    def __init__(self, file: Opened, names: Sequence[str]) -> None:
+    def __init__(self, file: OpenFile, names: Sequence[str]) -> None:
         self._file = file
         self._left = walk(file)
         schema = next(self._left, None)
@@ -127,12 +132,13 @@ class _Stream:
         self._options = _only(_fields(names, self.schema))
 
     def found(self) -> list[Message]:
-        """Return all record batches."""
+        """Return the messages of all record batches."""
         while self._go_on():
             pass
         return [message for message, _ in self._batches]
 
     def batch(self, number: int) -> pa.RecordBatch:
+        """Return one record batch; DataError if the stream ends before it."""
         while len(self._batches) <= number and self._go_on():
             pass
         if len(self._batches) <= number:
@@ -141,10 +147,10 @@ class _Stream:
         while len(self._read) < count:
             self._read.append(self._bytes(self._before[len(self._read)]))
         parts = _Joined([*self._read[:count], self._bytes(message)])
-        return _checked(pa.ipc.open_stream(parts, options=self._options).read_next_batch())
+        return _validate(pa.ipc.open_stream(parts, options=self._options).read_next_batch())
 
     def _go_on(self) -> bool:
-        """Take note of one more message; False at the end."""
+        """Find one more message; return False at the end of the stream."""
         message = next(self._left, None)
         if message and message.kind == BATCH:
             self._batches.append((message, len(self._before)))
@@ -153,14 +159,14 @@ class _Stream:
         return message is not None
 
     def _bytes(self, message: Message) -> pa.Buffer:
-        """Return a message, without a copy where the file is mapped."""
+        """Return the bytes of a message, without a copy if the file is mapped into memory."""
         source, length = self._source or self._file.handle, message.end - message.begin
         source.seek(message.begin)
         return source.read_buffer(length) if self._source else pa.py_buffer(source.read(length))
 
 
 class _Joined(io.RawIOBase):
-    """Buffers one after the other, as a file that gives parts of them without a copy."""
+    """A file object of some buffers one after the other, which returns slices without a copy."""
 
     def __init__(self, parts: Sequence[pa.Buffer]) -> None:
         super().__init__()
@@ -170,7 +176,7 @@ class _Joined(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> pa.Buffer:
-        """Return that many bytes, or fewer where one of the buffers ends."""
+        """Return the next `size` bytes, or fewer at the end of a buffer."""
         if not self._parts:
             return pa.py_buffer(b"")
         first = self._parts[0]
@@ -182,17 +188,17 @@ class _Joined(io.RawIOBase):
 
 
 def _fields(names: Sequence[str], schema: pa.Schema) -> list[int]:
-    """Return the places of columns; for a field of structs, that of the whole column."""
+    """Return the numbers of columns in the schema; a field of a struct counts as its column."""
     paths = [arrow.path_of(schema, name) for name in names]
     return sorted({schema.get_field_index(path[0]) for path in paths if path})
 
 
 def _only(fields: Sequence[int]) -> pa.ipc.IpcReadOptions:
-    """Return what lets a reader leave out other columns; for none, what leaves out none."""
+    """Return options to read some columns alone; [] stands for all."""
     return pa.ipc.IpcReadOptions(included_fields=list(fields), use_threads=False)
 
 
-def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the batch if its offsets and indices stay within it; pyarrow does not look."""
+def _validate(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch, or raise if an offset or index leads out of it: pyarrow does not check."""
     batch.validate(full=True)
     return batch

@@ -1,8 +1,8 @@
-"""Where the messages of an Arrow IPC file or stream are, and how many rows each holds.
+"""Find the messages of an Arrow IPC file or stream, and how many rows each holds.
 
-pyarrow tells the rows of a record batch only when it has read them. Here headers alone are read.
-They are flatbuffers: tables whose fields are found by offsets. Their fields and numbers are those
-of Message.fbs and File.fbs in the specification of Arrow.
+pyarrow tells the number of rows of a record batch only after reading it. Here only headers are
+read. They are flatbuffers: tables whose fields are found by offsets. The numbers of their fields
+are those of Message.fbs and File.fbs in the specification of Arrow.
 """
 
 from __future__ import annotations
@@ -11,33 +11,40 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ray_kmeans.data.formats.base import Opened
+from ray_kmeans.data.formats.base import OpenFile
 from ray_kmeans.errors import DataError
 from ray_kmeans.io.ranges import in_background
 
 MAGIC = b"ARROW1"
-"""First and last bytes of the file format; a stream has none."""
+"""First and last bytes of a file; a stream has none such."""
 CONTINUES = 0xFFFFFFFF
-"""Stands before the length of a message, except in those of Arrow before 0.15."""
-SCHEMA, DICTIONARY, BATCH = 1, 2, 3
-"""Kinds of messages."""
+"""Mark before the length of a message, which Arrow before 0.15 does not write."""
+SCHEMA = 1
+"""Kind of a message that holds the schema."""
+DICTIONARY = 2
+"""Kind of a message that holds a dictionary."""
+BATCH = 3
+"""Kind of a message that holds a record batch."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A part of the file that has a header and, after it, a body."""
+    """A part of the file: a header, and a body that is never read here."""
 
     kind: int
+    """`SCHEMA`, `DICTIONARY` or `BATCH`."""
     begin: int
+    """Offset of the header in the file."""
     end: int
-    """Of the body, which is never read here."""
+    """Offset of the end of the body."""
     rows: int
-    """0 where it is no record batch."""
+    """Number of rows of a record batch; 0 for other kinds."""
     is_compressed: bool = False
+    """Whether the body of a record batch is compressed."""
 
 
-def batches_of_file(file: Opened) -> list[Message]:
-    """Return the record batches of a file that has a footer, which tells where they are."""
+def batches_of_file(file: OpenFile) -> list[Message]:
+    """Return the record batches of a file, whose footer tells where they are."""
     blocks = _footer(file)
     for begin, length, body in blocks:
         if min(begin, length, body) < 0 or begin + length + body > file.size:
@@ -53,8 +60,8 @@ def batches_of_file(file: Opened) -> list[Message]:
     return found
 
 
-def walk(file: Opened) -> Iterator[Message]:
-    """Yield the messages of a stream, from header to header; bodies are passed over."""
+def walk(file: OpenFile) -> Iterator[Message]:
+    """Yield the messages of a stream, reading headers and skipping bodies."""
     at = 0
     while True:
         lead, length = _length(file, _take(file, at, min(8, file.size - at)))
@@ -71,7 +78,8 @@ def walk(file: Opened) -> Iterator[Message]:
         raise DataError(f"{file.path} goes on after the end of its stream, at byte {at + lead:,}.")
 
 
-def _take(file: Opened, begin: int, length: int) -> bytes:
+def _take(file: OpenFile, begin: int, length: int) -> bytes:
+    """Return some bytes of a file; DataError if it ends before."""
     file.handle.seek(begin)
     data = bytes(file.handle.read(length))
     if len(data) < length:
@@ -79,9 +87,9 @@ def _take(file: Opened, begin: int, length: int) -> bytes:
     return data
 
 
-def _length(file: Opened, data: bytes) -> tuple[int, int]:
-    """Return the bytes before a header, and those of the header; 0 at the end of a stream."""
-    if len(data) < 4:  # writers end a stream by a mark, also in files
+def _length(file: OpenFile, data: bytes) -> tuple[int, int]:
+    """Return the bytes before a header, and those of the header: 0 at the end of a stream."""
+    if len(data) < 4:  # writers end a stream by a mark, also inside files
         raise _cut_off(file)
     (length,) = struct.unpack_from("<I", data)
     if length != CONTINUES:
@@ -91,7 +99,8 @@ def _length(file: Opened, data: bytes) -> tuple[int, int]:
     return 8, struct.unpack_from("<I", data, 4)[0]
 
 
-def _message(file: Opened, begin: int, lead: int, header: bytes) -> Message:
+def _message(file: OpenFile, begin: int, lead: int, header: bytes) -> Message:
+    """Return the message with this header, `lead` bytes behind its begin; DataError if damaged."""
     try:
         table = _table(header, 0)
         kind = _number(header, table, 1, "<B")
@@ -107,7 +116,7 @@ def _message(file: Opened, begin: int, lead: int, header: bytes) -> Message:
 
 
 def _rows(header: bytes, batch: int) -> int:
-    """Return the rows of a record batch; -1 where its first column has others."""
+    """Return the number of rows of a record batch; -1 if its first column has another number."""
     rows = _number(header, batch, 0, "<q")
     columns = _field(header, batch, 1)
     if columns == 0:
@@ -116,8 +125,8 @@ def _rows(header: bytes, batch: int) -> int:
     return rows if of_column == rows else -1
 
 
-def _footer(file: Opened) -> list[tuple[int, int, int]]:
-    """Return where record batches begin, and the bytes of their headers and bodies."""
+def _footer(file: OpenFile) -> list[tuple[int, int, int]]:
+    """Return (offset, bytes of header, bytes of body) of each record batch."""
     tail = file.cat(max(file.size - 10, 0), file.size)
     if not tail.endswith(MAGIC) or len(tail) < 10:
         raise _cut_off(file)
@@ -135,12 +144,12 @@ def _footer(file: Opened) -> list[tuple[int, int, int]]:
 
 
 def _table(data: bytes, at: int) -> int:
-    """Return where a table or vector is whose offset stands at some place."""
+    """Return the place of the table or vector to which the offset at `at` points."""
     return at + int(struct.unpack_from("<I", data, at)[0])
 
 
 def _field(data: bytes, table: int, number: int) -> int:
-    """Return where a field of a table is; 0 where it is not stored, and has its default."""
+    """Return the place of a field of a table; 0 if it is not stored, and has its default."""
     vtable = table - int(struct.unpack_from("<i", data, table)[0])
     (size,) = struct.unpack_from("<H", data, vtable)
     entry = 4 + 2 * number
@@ -149,15 +158,18 @@ def _field(data: bytes, table: int, number: int) -> int:
 
 
 def _number(data: bytes, table: int, number: int, form: str) -> int:
+    """Return the integer in a field of a table, of a `struct` format; 0 by default."""
     at = _field(data, table, number)
     return int(struct.unpack_from(form, data, at)[0]) if at else 0
 
 
-def _cut_off(file: Opened) -> DataError:
+def _cut_off(file: OpenFile) -> DataError:
+    """Return the error for a file that ends too early."""
     return DataError(f"{file.path} ends before its Arrow data do; it is cut off, or no Arrow.")
 
 
-def _damaged(file: Opened, at: int) -> DataError:
+def _damaged(file: OpenFile, at: int) -> DataError:
+    """Return the error for a file with something else than a message at a place."""
     return DataError(
         f"{file.path} has no Arrow message at byte {at:,}; it is damaged, or no Arrow."
     )

@@ -1,7 +1,8 @@
-"""JSON with an object in each line (.jsonl, .ndjson), plain or gzipped.
+"""Read JSON with an object in each line (.jsonl, .ndjson), plain or gzipped.
 
-Prefer Parquet for many rows. As with CSV, a file is read once before the run, as all its lines tell
-which columns there are, of which types, and how many rows; and from its start by every worker.
+Prefer Parquet for many rows. As with CSV, each file is read once before the run, because only all
+its lines tell its columns, their types and the number of rows. Every worker reads its files from
+their start.
 """
 
 from __future__ import annotations
@@ -17,80 +18,82 @@ import pyarrow.json as text
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.formats.base import Head, Look, Opened
+from ray_kmeans.data.batches import rows_of_blocks, tables_of_blocks
+from ray_kmeans.data.formats.base import Head, Look, OpenFile
 from ray_kmeans.data.layout import Block, passes_over
 from ray_kmeans.errors import DataError
 
 READ_BYTES = 2**22
-"""Bytes that are parsed at once: bounds the memory, and the length of a line."""
+"""Bytes that are parsed at once; bounds the memory, and the length of a line."""
 FAILURES = (pa.ArrowException, UnicodeDecodeError, RecursionError)
-"""What pyarrow raises for lines that are no objects, or contradict each other."""
+"""Exceptions of pyarrow for lines that are no objects, or contradict each other."""
 
 
 @dataclass(frozen=True)
 class JsonLines:
-    """Objects with numbers, or a list of them, under names. A name that is missing is null."""
+    """Rows made of named numbers, or of a named list of numbers; a missing name is null."""
 
     columns: tuple[str, ...]
-    """The column of vectors, or the columns of numbers, by name and in this order."""
+    """Names of the column of vectors, or of the columns of numbers; () before the choice."""
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
-    """All columns of all files, each with one type."""
+    """All columns of all files, each with one type; empty before the choice."""
 
     @classmethod
-    def of(cls, first: Opened, columns: Sequence[str] | None) -> JsonLines:
+    def of(cls, first: OpenFile, columns: Sequence[str] | None) -> JsonLines:
+        """Return the format with the columns that the user names."""
         return cls(tuple(columns or ()))
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> JsonLines:
-        return JsonLines(columns, _united([look.schema for look in looks]))
+        return JsonLines(columns, _unite([look.schema for look in looks]))
 
-    def look(self, file: Opened) -> Look:
-        """Read the whole file: its columns and rows are not known without."""
+    def look(self, file: OpenFile) -> Look:
+        """Read the whole file to know its columns and the number of its rows."""
         schema, rows = _schema(file)
         vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
         lengths = {name: _first_length(file, schema, name) for name in vectors}
         return Look(schema, (rows,) if rows else (), lengths)
 
-    def head_of(self, file: Opened, look: Look) -> Head:
-        """Return what the file says of its rows; one without rows agrees with all others."""
-        about = look if look.schema else replace(look, schema=self.schema, facts={})
-        return about.head(self.columns, file.path)
+    def head_of(self, file: OpenFile, look: Look) -> Head:
+        """Return the sizes and types of the rows; a file without rows agrees with all others."""
+        filled = look if look.schema else replace(look, schema=self.schema, facts={})
+        return filled.head(self.columns, file.path)
 
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+    def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         for run in passes_over(blocks):
-            yield from arrow.cut_batches(_batches(file, self._of_rows), self.columns, run)
+            yield from rows_of_blocks(_batches(file, self._of_rows), self.columns, run)
 
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        """Return other columns, of the types that the first file has."""
-        arrow.check_kept(names, self.schema, file.path)
+    def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
+        """Return other columns, with the types that they have over all files."""
+        arrow.check_names(names, self.schema, file.path)
         schema = self._only(names)
-        parts = arrow.rows_of_block(_batches(file, schema), block)
-        table = pa.Table.from_batches(parts, schema)
+        [(_, table)] = tables_of_blocks(_batches(file, schema), [block])
         table.validate(full=True)
-        return arrow.kept(table, names, file.path)
+        return arrow.select(table, names, file.path)
 
     @property
     def _of_rows(self) -> pa.Schema:
-        """The columns of rows, in which a column of nulls is one of float64."""
+        """Columns that make up a row; one of nulls in all rows is read as float64."""
         return pa.schema([(each.name, _floats(each.type)) for each in self._only(self.columns)])
 
     def _only(self, names: Sequence[str]) -> pa.Schema:
+        """Return the schema of some columns; a field of an object stands for the whole object."""
         outer = dict.fromkeys(arrow.path_of(self.schema, name)[0] for name in names)
         return pa.schema([self.schema.field(name) for name in outer])
 
 
-def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Return all columns with one type each; where types contradict each other, the first."""
+def _unite(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return all columns with one type each; where two types contradict each other, the first."""
     fields: dict[str, pa.Field] = {}
     for new in (each for schema in dict.fromkeys(schemas) for each in schema):
         both = [pa.schema([each]) for each in (fields.get(new.name, new), new)]
         try:
             fields[new.name] = pa.unify_schemas(both, promote_options="permissive").field(0)
         except pa.ArrowException:
-            continue  # an error where it is asked for, which names both files
+            continue  # an error only if the column is used; it names both files then
     return pa.schema(list(fields.values()))
 
 
-def _first_length(file: Opened, schema: pa.Schema, name: str) -> int:
+def _first_length(file: OpenFile, schema: pa.Schema, name: str) -> int:
     """Return the length of the first vector of a column; 0 where there is none."""
     row = 0
     for batch in _batches(file, pa.schema([schema.field(arrow.path_of(schema, name)[0])])):
@@ -101,11 +104,11 @@ def _first_length(file: Opened, schema: pa.Schema, name: str) -> int:
     return 0
 
 
-def _schema(file: Opened) -> tuple[pa.Schema, int]:
-    """Return the columns of a file, each with one type for all its lines, and its rows."""
+def _schema(file: OpenFile) -> tuple[pa.Schema, int]:
+    """Return the columns of a file, each with one type for all lines, and the number of rows."""
     found, rows = pa.schema([]), 0
     for number, lines in _chunks(file):
-        table = _parsed(file, number, lines, text.ParseOptions())
+        table = _parse(file, number, lines, text.ParseOptions())
         here, rows = table.schema, rows + table.num_rows
         try:
             plain = pa.schema([(each.name, _plain(each.type)) for each in here])
@@ -115,15 +118,18 @@ def _schema(file: Opened) -> tuple[pa.Schema, int]:
     return found, rows
 
 
-def _batches(file: Opened, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Read some columns from the start of the file to its end, a few MB at a time."""
+def _batches(file: OpenFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield batches of some columns from the start of the file on, of a few MB each."""
     options = text.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     for number, lines in _chunks(file):
-        yield from _parsed(file, number, lines, options).to_batches()
+        yield from _parse(file, number, lines, options).to_batches()
 
 
-def _parsed(file: Opened, number: int, lines: bytes, options: text.ParseOptions) -> pa.Table:
-    """Return the rows of some lines; raises DataError that names the first one that is none."""
+def _parse(file: OpenFile, number: int, lines: bytes, options: text.ParseOptions) -> pa.Table:
+    """Return the rows of some lines; DataError names the first line that cannot be read.
+
+    pyarrow does not tell its number, so it is found by bisection.
+    """
     try:
         return _rows(lines, options)
     except FAILURES as error:
@@ -137,7 +143,7 @@ def _parsed(file: Opened, number: int, lines: bytes, options: text.ParseOptions)
 
 
 def _fails(lines: bytes, count: int, options: text.ParseOptions) -> bool:
-    """Tell whether the first few lines cannot be read."""
+    """Tell whether the first `count` lines cannot be read."""
     try:
         _rows(b"\n".join(lines.split(b"\n")[:count]), options)
     except FAILURES:
@@ -146,6 +152,7 @@ def _fails(lines: bytes, count: int, options: text.ParseOptions) -> bool:
 
 
 def _rows(lines: bytes, options: text.ParseOptions) -> pa.Table:
+    """Return the rows of some lines, one for each line that is not blank."""
     count = sum(1 for line in lines.split(b"\n") if line.strip())
     if not count:
         return pa.schema(options.explicit_schema or []).empty_table()
@@ -156,8 +163,8 @@ def _rows(lines: bytes, options: text.ParseOptions) -> pa.Table:
     return table
 
 
-def _chunks(file: Opened) -> Iterator[tuple[int, bytes]]:
-    """Yield some lines after the other, whole, with the number of their first, from 1 on."""
+def _chunks(file: OpenFile) -> Iterator[tuple[int, bytes]]:
+    """Yield whole lines, a few MB at a time, with the number of the first, from 1 on."""
     number, rest = 1, b""
     with file.fresh() as source:
         stream = pa.CompressedInputStream(source, "gzip") if file.kind.endswith(".gz") else source
@@ -177,20 +184,21 @@ def _chunks(file: Opened) -> Iterator[tuple[int, bytes]]:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type that a column is read as: what looks like a time is text in JSON."""
+    """Return the type as which a column is read: text that looks like a time stays text."""
     if pa.types.is_temporal(kind):
         return pa.string()
     return _mapped(kind, _plain)
 
 
 def _floats(kind: pa.DataType) -> pa.DataType:
+    """Return a type with float64 in place of null."""
     if pa.types.is_null(kind):
         return pa.float64()
     return _mapped(kind, _floats)
 
 
 def _mapped(kind: pa.DataType, change: Any) -> pa.DataType:
-    """Return a type with what is inside changed."""
+    """Return a type of lists or objects with the types inside changed by a function."""
     if pa.types.is_list(kind):
         return pa.list_(change(kind.value_type))
     if pa.types.is_struct(kind):

@@ -1,4 +1,4 @@
-"""Which array of a file of several, each with a name, holds the rows."""
+"""Choose the array that holds the rows, in a file of several named arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ray_kmeans.errors import ConfigError, DataError
 
 SHOWN = 10
-"""Names in a message at most."""
+"""Largest number of names in a message."""
 
 
 def choose_matrix(
@@ -16,7 +16,24 @@ def choose_matrix(
     wanted: Sequence[str] | None,
     path: str,
 ) -> str:
-    """Return the name of the one two-dimensional array, or of the one that is wanted."""
+    """Return the name of the array of rows: the wanted one, or the only two-dimensional one.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of all arrays.
+    shape_of : function str -> shape
+        Returns the shape of an array.
+    wanted : sequence of str or None
+        The name that the user gives.
+    path : str
+        Name of the file, for messages.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the wanted array is not there; if none is wanted and there are none or several.
+    """
     if wanted:
         return check_there(names, wanted, path)
     shapes = {name: tuple(shape_of(name)) for name in names}
@@ -33,7 +50,7 @@ def choose_matrix(
 
 
 def check_there(names: Sequence[str], wanted: Sequence[str], path: str) -> str:
-    """Return the one name that is wanted; raises ConfigError where it is not there."""
+    """Return the one name that is wanted; ConfigError if it is not one of `names`."""
     if len(wanted) > 1:
         raise ConfigError(f"columns={list(wanted)}: give the name of one array of {path}.")
     if wanted[0] not in names:

@@ -1,4 +1,7 @@
-"""Archives of NumPy arrays (.npz): stored ones are read by byte range, others in a stream."""
+"""Read archives of NumPy arrays (.npz).
+
+An array that is stored is read by byte range, a compressed one from its start on.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +16,46 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.formats import npy
-from ray_kmeans.data.formats.base import Head, Opened, no_columns
+from ray_kmeans.data.formats.base import Head, OpenFile
 from ray_kmeans.data.formats.dense import Dense, read_dense
 from ray_kmeans.data.formats.named_arrays import check_there, choose_matrix
 from ray_kmeans.data.layout import Block
 from ray_kmeans.errors import DataError, RayKMeansError
 
 SUFFIX = ".npy"
+"""Ending of the members' names, which NumPy does not show."""
 LOCAL_HEADER = struct.Struct("<26xHH")
-"""Before each member: ends with the lengths of its name and of extra fields, which follow."""
+"""Layout of the bytes before a member: at their end, the lengths of its name and extra fields."""
 LARGEST_RATIO = 1032
-"""Bytes that deflate makes of one at most; a member that promises more is none."""
+"""Largest number of bytes that deflate makes of one; a member that promises more is damaged."""
 
 
 @dataclass(frozen=True)
 class Npz:
-    """The rows are those of one member."""
+    """Rows of one array of an archive."""
 
     name: str
+    """Name of the array."""
 
     @classmethod
-    def of(cls, first: Opened, columns: Sequence[str] | None) -> Npz:
-        """Choose the member by the first file where none is named."""
+    def of(cls, first: OpenFile, columns: Sequence[str] | None) -> Npz:
+        """Return the format with the array that the user names, or the first file's one matrix."""
         with _archive(first) as archive:
 
             def shape_of(name: str) -> tuple[int, ...]:
                 begin = _first_bytes(archive, _info(first, archive, name))
-                return npy.parsed(f"{name!r} of {first.path}", begin)[0]
+                return npy.parse_header(f"{name!r} of {first.path}", begin)[0]
 
             return cls(choose_matrix(_names(archive), shape_of, columns, first.path))
 
-    def head(self, file: Opened) -> Head:
+    def head(self, file: OpenFile) -> Head:
         with _archive(file) as archive:
             _, dense = self._member(file, archive)
             return dense.head
 
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+    def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         with _archive(file) as archive:
             info, dense = self._member(file, archive)
             if info.compress_type == zipfile.ZIP_STORED:
@@ -58,11 +64,11 @@ class Npz:
             else:
                 yield from _inflate(archive, info, dense, blocks)
 
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file.path, names)
+    def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
+        raise no_columns(names, file.path)
 
-    def _member(self, file: Opened, archive: zipfile.ZipFile) -> tuple[zipfile.ZipInfo, Dense]:
-        """Return the member, and where in its bytes the rows are."""
+    def _member(self, file: OpenFile, archive: zipfile.ZipFile) -> tuple[zipfile.ZipInfo, Dense]:
+        """Return the member of the archive, and the place of the matrix in its bytes."""
         check_there(_names(archive), [self.name], file.path)
         info = _info(file, archive, self.name)
         what = f"{self.name!r} of {file.path}"
@@ -77,8 +83,8 @@ class Npz:
 
 
 @contextmanager
-def _archive(file: Opened) -> Iterator[zipfile.ZipFile]:
-    """Open the archive; raises DataError for all that zipfile raises where it is damaged."""
+def _archive(file: OpenFile) -> Iterator[zipfile.ZipFile]:
+    """Open the archive; DataError for all that zipfile raises inside if it is damaged."""
     try:
         with zipfile.ZipFile(file.handle) as archive:
             yield archive
@@ -93,8 +99,8 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
     return [name.removesuffix(SUFFIX) for name in archive.namelist() if name.endswith(SUFFIX)]
 
 
-def _info(file: Opened, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    """Return what the archive says of an array, if its file can hold that much."""
+def _info(file: OpenFile, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """Return the entry of an array; DataError if it promises more bytes than it can hold."""
     info = archive.getinfo(name + SUFFIX)
     ratio = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: LARGEST_RATIO}.get(info.compress_type)
     if ratio is None:
@@ -112,11 +118,12 @@ def _info(file: Opened, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 
 def _first_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of a member that hold the header of its array."""
     with archive.open(info) as member:
         return member.read(npy.HEADER_BYTES)
 
 
-def _begin_of(file: Opened, info: zipfile.ZipInfo) -> int:
+def _begin_of(file: OpenFile, info: zipfile.ZipInfo) -> int:
     """Return the offset in the file at which the bytes of a stored member begin."""
     begin = info.header_offset
     name, extra = LOCAL_HEADER.unpack(file.cat(begin, begin + LOCAL_HEADER.size))
@@ -126,9 +133,9 @@ def _begin_of(file: Opened, info: zipfile.ZipInfo) -> int:
 def _inflate(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, dense: Dense, blocks: Sequence[Block]
 ) -> Iterator[tuple[Block, NDArray[Any]]]:
-    """Read the blocks of a deflated member in one pass, if they come in the order of the file.
+    """Yield the rows of blocks of a deflated member, in one pass if they follow its order.
 
-    Its checksum is compared by zipfile as soon as the last row has been read.
+    zipfile compares the checksum as soon as the last row has been read.
     """
     with archive.open(info) as member:
         for block in blocks:

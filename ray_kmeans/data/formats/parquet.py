@@ -1,10 +1,9 @@
-"""Parquet: a column of vectors (FixedSizeList or List), or columns of numbers."""
+"""Read Parquet: a column of vectors (FixedSizeList or List), or columns of numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -13,32 +12,35 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
+from ray_kmeans.data.batches import rows_of_blocks
 from ray_kmeans.data.choice import Span
-from ray_kmeans.data.formats.base import Head, Look, Opened
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.formats.base import Head, Look, OpenFile
+from ray_kmeans.data.layout import Block, groups_of, passes_over
 
 BATCH_ROWS = 2048
-"""Rows decoded at once: Arrow then holds some MB, whatever the size of a row group."""
+"""Number of rows decoded at once: Arrow then holds a few MB, however large a row group is."""
 BUFFER_BYTES = 2**20
+"""Bytes of a column chunk that are read at once."""
 MOST_SPANS = 64
-"""Columns whose statistics are asked whether they are keys, the first of a file."""
+"""Number of columns, the first of a file, whose statistics tell whether they may be keys."""
 
 
 @dataclass(frozen=True)
 class Parquet:
-    """Row groups are the parts."""
+    """Rows in row groups, made of some columns."""
 
     columns: tuple[str, ...]
-    """The column of vectors, or the columns of numbers, by name and in this order."""
+    """Names of the column of vectors, or of the columns of numbers; () before the choice."""
 
     @classmethod
-    def of(cls, first: Opened, columns: Sequence[str] | None) -> Parquet:
+    def of(cls, first: OpenFile, columns: Sequence[str] | None) -> Parquet:
+        """Return the format with the columns that the user names."""
         return cls(tuple(columns or ()))
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Parquet:
         return Parquet(columns)
 
-    def look(self, file: Opened) -> Look:
+    def look(self, file: OpenFile) -> Look:
         parquet = _file(file)
         meta, schema = parquet.metadata, parquet.schema_arrow
         rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
@@ -46,19 +48,20 @@ class Parquet:
         lengths = {name: _first_length(parquet, name, file.path) for name in vectors}
         return Look(schema, rows, lengths, {} if self.columns else _spans(meta, schema))
 
-    def head_of(self, file: Opened, look: Look) -> Head:
+    def head_of(self, file: OpenFile, look: Look) -> Head:
         return look.head(self.columns, file.path)
 
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+    def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         parquet = _file(file)
-        for _, of_group in groupby(blocks, key=lambda block: block.group):
-            yield from _read_group(parquet, self.columns, list(of_group))
+        for group in groups_of(tuple(blocks)):
+            for run in passes_over(group):
+                yield from _read_group(parquet, self.columns, run)
 
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
+    def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         parquet = _file(file)
-        arrow.check_kept(names, parquet.schema_arrow, block.file)
+        arrow.check_names(names, parquet.schema_arrow, block.file)
         group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
-        return arrow.kept(group.slice(block.skip, block.rows), names, block.file)
+        return arrow.select(group.slice(block.skip, block.rows), names, block.file)
 
 
 def _first_length(parquet: Any, name: str, path: str) -> int:
@@ -73,7 +76,7 @@ def _first_length(parquet: Any, name: str, path: str) -> int:
 
 
 def _spans(meta: Any, schema: pa.Schema) -> dict[str, Span]:
-    """Return the least and largest numbers of columns that may be keys, as the footer has them."""
+    """Return the spans of columns of numbers, from the footer; {} if there are vectors."""
     if any(map(arrow.is_vector, schema.types)):
         return {}
     leaves = {meta.schema.column(i).path: i for i in range(min(meta.num_columns, MOST_SPANS))}
@@ -84,31 +87,28 @@ def _spans(meta: Any, schema: pa.Schema) -> dict[str, Span]:
 
 
 def _span(meta: Any, leaf: int) -> Span | None:
-    """Return what the statistics of a column say; None where they are missing, or not whole."""
+    """Return the span of a column; None if a row group has no statistics, or no whole numbers."""
     lows, highs, count = [], [], 0
     for group in range(meta.num_row_groups):
-        said = meta.row_group(group).column(leaf).statistics
-        if said is None or not said.has_min_max or said.min % 1 or said.max % 1:
+        found = meta.row_group(group).column(leaf).statistics
+        if found is None or not found.has_min_max or found.min % 1 or found.max % 1:
             return None
-        lows.append(said.min)
-        highs.append(said.max)
-        count += said.num_values
+        lows.append(found.min)
+        highs.append(found.max)
+        count += found.num_values
     return (min(lows), max(highs), count) if lows else None
 
 
-def _file(file: Opened) -> Any:
+def _file(file: OpenFile) -> Any:
+    """Open a Parquet file without reading ahead, which would hold a whole row group."""
     return pq.ParquetFile(file.handle, pre_buffer=False, buffer_size=BUFFER_BYTES)
 
 
 def _read_group(
     parquet: Any, names: tuple[str, ...], blocks: Sequence[Block]
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
-    """Decode a row group once, in small batches, and cut it into the blocks wanted."""
-    if any(after.skip < before.skip for before, after in pairwise(blocks)):
-        for block in blocks:  # not in the order of the file: once for each
-            yield from _read_group(parquet, names, [block])
-        return
+    """Decode a row group once, in small batches, and cut it into blocks that follow its order."""
     batches = parquet.iter_batches(
         batch_size=BATCH_ROWS, row_groups=[blocks[0].group], columns=list(names), use_threads=False
     )
-    yield from arrow.cut_batches(batches, names, blocks)
+    yield from rows_of_blocks(batches, names, blocks)

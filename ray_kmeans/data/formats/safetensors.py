@@ -1,4 +1,4 @@
-"""Tensors as Hugging Face writes them (.safetensors): a header in JSON, then their values."""
+"""Read tensors of Hugging Face (.safetensors): a header in JSON, then their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import BFLOAT16, widened
-from ray_kmeans.data.formats.base import Head, Opened, no_columns
+from ray_kmeans.data.columns import no_columns
+from ray_kmeans.data.formats.base import Head, OpenFile
 from ray_kmeans.data.formats.dense import Dense, read_dense
 from ray_kmeans.data.formats.named_arrays import check_there, choose_matrix
 from ray_kmeans.data.layout import Block
@@ -32,54 +33,62 @@ DTYPES: Mapping[str, str] = {
     "U16": "<u2",
     "U8": "u1",
 }
+"""NumPy type of the values by the format's name for it."""
 LENGTH_BYTES = 8
+"""Bytes at the start of a file that tell the length of its header."""
 LONGEST_HEADER = 100_000_000
-"""As its library allows."""
+"""Largest bytes of a header, as the library of the format allows."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What the header says of a tensor."""
+    """A tensor as the header describes it."""
 
     dtype: str
+    """The format's name of the number type, as 'BF16'."""
     shape: tuple[int, ...]
+    """Shape of the tensor; (rows, features) for a matrix."""
     begin: int
-    """Offset of its values in the file."""
+    """Offset of its first byte in the file."""
     end: int
+    """Offset behind its last byte."""
 
 
 @dataclass(frozen=True)
 class Safetensors:
-    """The rows are those of one tensor."""
+    """Rows of one tensor of each file."""
 
     name: str
+    """Name of the tensor."""
 
     @classmethod
-    def of(cls, first: Opened, columns: Sequence[str] | None) -> Safetensors:
-        """Choose the tensor by the first file where none is named."""
+    def of(cls, first: OpenFile, columns: Sequence[str] | None) -> Safetensors:
+        """Return the format with the tensor that the user names, or the first file's one matrix."""
         tensors = tensors_of(first)
         return cls(
             choose_matrix(list(tensors), lambda name: tensors[name].shape, columns, first.path)
         )
 
-    def head(self, file: Opened) -> Head:
+    def head(self, file: OpenFile) -> Head:
         tensor = self._tensor(file)
         head = self._dense(file, tensor).head
         return replace(head, narrow=BFLOAT16) if tensor.dtype == "BF16" else head
 
-    def read(self, file: Opened, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+    def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         tensor = self._tensor(file)
         for block, rows in read_dense(file, self._dense(file, tensor), blocks):
             yield block, widened(rows, BFLOAT16) if tensor.dtype == "BF16" else rows
 
-    def columns_of(self, file: Opened, block: Block, names: Sequence[str]) -> pa.Table:
-        raise no_columns(file.path, names)
+    def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
+        raise no_columns(names, file.path)
 
-    def _tensor(self, file: Opened) -> Tensor:
+    def _tensor(self, file: OpenFile) -> Tensor:
+        """Return the tensor of rows; ConfigError if the file lacks it."""
         tensors = tensors_of(file)
         return tensors[check_there(list(tensors), [self.name], file.path)]
 
-    def _dense(self, file: Opened, tensor: Tensor) -> Dense:
+    def _dense(self, file: OpenFile, tensor: Tensor) -> Dense:
+        """Return the place of the matrix; DataError if the tensor is none."""
         what = f"tensor {self.name!r} of {file.path}"
         if len(tensor.shape) != 2 or tensor.shape[1] == 0 or tensor.dtype not in DTYPES:
             raise DataError(
@@ -91,8 +100,8 @@ class Safetensors:
         return dense
 
 
-def tensors_of(file: Opened) -> dict[str, Tensor]:
-    """Return all tensors of a file by name; raises DataError where they do not fill it."""
+def tensors_of(file: OpenFile) -> dict[str, Tensor]:
+    """Return all tensors of a file by name; DataError unless they fill it without gaps."""
     file.handle.seek(0)
     length = int.from_bytes(file.handle.read(LENGTH_BYTES), "little")
     start = LENGTH_BYTES + length
@@ -104,7 +113,7 @@ def tensors_of(file: Opened) -> dict[str, Tensor]:
     try:
         header = json.loads(str(file.handle.read(length), "utf-8"))
         header.pop("__metadata__", None)
-        tensors = {name: _tensor(said, start) for name, said in header.items()}
+        tensors = {name: _parse_tensor(entry, start) for name, entry in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{file.path} is not a .safetensors file: {error!r}.") from None
     end = start
@@ -120,8 +129,9 @@ def tensors_of(file: Opened) -> dict[str, Tensor]:
     return tensors
 
 
-def _tensor(said: Any, start: int) -> Tensor:
-    shape, (begin, end) = said["shape"], said["data_offsets"]
+def _parse_tensor(entry: Any, start: int) -> Tensor:
+    """Return the tensor of an entry of the header; `start` is where the values begin."""
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end - begin)):
         raise ValueError(f"a tensor has the shape {shape} and the bytes from {begin} to {end}")
-    return Tensor(str(said["dtype"]), tuple(shape), start + begin, start + end)
+    return Tensor(str(entry["dtype"]), tuple(shape), start + begin, start + end)

@@ -1,6 +1,6 @@
-"""Vectors as TEXMEX and FAISS write them: each row begins with the number of its features.
+"""Read vectors of TEXMEX and FAISS: each row begins with the number of its features.
 
-Such a file does not say how many rows it has: cut off between two rows, it is a shorter one.
+The file does not tell how many rows it has: one that is cut off between two rows looks whole.
 """
 
 from __future__ import annotations
@@ -10,26 +10,30 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ray_kmeans.data.formats.base import Opened, refuse_columns
+from ray_kmeans.data.formats.base import OpenFile, refuse_columns
 from ray_kmeans.data.formats.dense import Dense, DenseFormat
 from ray_kmeans.errors import DataError
 
 DTYPES: Mapping[str, str] = {".fvecs": "<f4", ".bvecs": "u1", ".ivecs": "<i4"}
+"""NumPy type of the values by the ending of the file's name."""
 LENGTH_BYTES = 4
+"""Bytes of the number of features before each row."""
 
 
 @dataclass(frozen=True)
 class Vecs(DenseFormat):
-    """Rows of one number type, by the end of the file's name."""
+    """Rows of one number type, which the ending of the file's name tells."""
 
     dtype: str
+    """NumPy type of the values."""
 
     @classmethod
-    def of(cls, dtype: str, first: Opened, columns: Sequence[str] | None) -> Vecs:
+    def of(cls, dtype: str, first: OpenFile, columns: Sequence[str] | None) -> Vecs:
+        """Return the format; ConfigError if columns are named."""
         refuse_columns(first, columns)
         return cls(dtype)
 
-    def dense(self, file: Opened) -> Dense:
+    def dense(self, file: OpenFile) -> Dense:
         features = int.from_bytes(file.cat(0, LENGTH_BYTES), "little", signed=True)
         dense = Dense(0, features, np.dtype(self.dtype), offset=0, lead=LENGTH_BYTES)
         if features <= 0 or file.size % dense.row_bytes:
