@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ray_kmeans.kernels import ALIKE, Held, cpu_features
 from ray_kmeans.kernels.int8.held_rows import HeldRows
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
-from ray_kmeans.kernels.int8.types import Spaces
+from ray_kmeans.kernels.int8.types import ScratchPool
 from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
 from ray_kmeans.kernels.threads import Threads
 
@@ -52,7 +52,7 @@ class CpuKernel(PortableKernel):
     def __init__(self, threads: int, unit: str | None = None) -> None:
         super().__init__(threads)
         self._unit = unit
-        self._spaces = Spaces()
+        self._scratch_pool = ScratchPool()
 
     def ready(self, rows: int, k: int, d: int) -> str:
         unit = self._unit_for(rows, k, d)
@@ -71,7 +71,7 @@ class CpuKernel(PortableKernel):
         unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
         if unit is None:
             return super().hold(blocks, metric, k, weights)
-        return HeldRows(blocks, metric, unit.of, self._threads, weights, self._spaces)
+        return HeldRows(blocks, metric, unit.of, self._threads, weights, self._scratch_pool)
 
     def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
         return Prepared(centers, metric)
@@ -84,7 +84,7 @@ class CpuKernel(PortableKernel):
         for start in range(0, len(rows), AT_ONCE):
             part = np.ascontiguousarray(rows[start : start + AT_ONCE])
             about = [part], prepared.metric, unit.of, self._threads
-            held = HeldRows(*about, spaces=self._spaces)
+            held = HeldRows(*about, scratch_pool=self._scratch_pool)
             labels[start : start + AT_ONCE] = held.assign(prepared.centers)
 
     def assign_second(
@@ -99,7 +99,7 @@ class CpuKernel(PortableKernel):
             super().assign_second(rows, self._portable(prepared), labels, seconds)
             return
         if prepared.second is None:
-            about = prepared.centers, prepared.metric, unit.of, self._threads, self._spaces
+            about = prepared.centers, prepared.metric, unit.of, self._threads, self._scratch_pool
             prepared.second = SecondNearest(*about)
         left = prepared.second.label(np.ascontiguousarray(rows), labels, seconds)
         if len(left):
@@ -163,7 +163,7 @@ def _is_second_right(
     expected, found = np.empty((2, len(rows)), np.int32)
     portable = PortableKernel(1)
     portable.assign_second(rows, portable.prepare(centers, metric), labels, expected)
-    second = SecondNearest(centers, metric, unit.of, Threads(1), Spaces())
+    second = SecondNearest(centers, metric, unit.of, Threads(1), ScratchPool())
     left = second.label(rows, labels, found)
     found[left] = expected[left]
     return bool((found == expected).all())

@@ -42,7 +42,7 @@ from ray_kmeans.kernels.int8.types import (
     NONE_LEFT_OUT,
     Coarse,
     Rows,
-    Spaces,
+    ScratchPool,
     Target,
     padded,
     quads_for,
@@ -75,7 +75,7 @@ class HeldRows(MovingSums):
         unit_of: Callable[[int], Any],
         threads: Threads,
         weights: NDArray[np.int64] = ALIKE,
-        spaces: Spaces | None = None,
+        scratch_pool: ScratchPool | None = None,
     ) -> None:
         super().__init__(blocks, weights)
         self._metric = metric
@@ -84,7 +84,7 @@ class HeldRows(MovingSums):
         self._quads = quads_for(self._d)
         self._unit = unit_of(self._quads)
         self._rows = Rows.of(blocks)
-        self._spaces = spaces or Spaces()
+        self._scratch_pool = scratch_pool or ScratchPool()
         self._centers = np.empty((0, self._d), np.float32)
         self._usual, self._excess = -1, 0.0
         self._coarse: Coarse | None = None
@@ -168,13 +168,17 @@ class HeldRows(MovingSums):
         self._parts = parts_of(begins)
         self._coarse = None  # frees the last one first
         blocks = len(self._slots.order) // BLOCK_ROWS
-        floats = np.empty((3, blocks * BLOCK_ROWS), np.float32)
-        packed = np.zeros((blocks, self._quads, BLOCK_ROWS), np.int32)
-        fields: list[Any] = [packed, *floats, references]
-        self._coarse = Coarse(*fields)
+        weights, errors, sizes = np.empty((3, blocks * BLOCK_ROWS), np.float32)
+        self._coarse = Coarse(
+            packed=np.zeros((blocks, self._quads, BLOCK_ROWS), np.int32),
+            weights=weights,
+            errors=errors,
+            sizes=sizes,
+            references=references,
+        )
         about = self._rows, self._slots.order, self._d, np.float32(self._scale), self._coarse
         self._threads.run(
-            self._with_space(round_parts), [(*run, self._parts, *about) for run in self._runs()]
+            self._with_scratch(round_parts), [(*run, self._parts, *about) for run in self._runs()]
         )
 
     def _visit(self) -> NDArray[np.int32]:
@@ -183,30 +187,30 @@ class HeldRows(MovingSums):
         tallies = np.zeros((len(runs), 6), np.int64)
         moved = np.empty(len(self._slots.order), np.int32)
         spans = self._parts.spans * BLOCK_ROWS
-        spaces = [moved[spans[first, 1] : spans[last - 1, 2]] for first, last in runs]
+        lists = [moved[spans[first, 1] : spans[last - 1, 2]] for first, last in runs]
         target = Target(
-            self._centers,
-            self._scaled,
-            np.float32(self._scale),
-            self._metric == portable.COSINE,
-            self._moves,
-            self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
-            np.float32(self._safe_gap),
-            NONE_LEFT_OUT,
+            centers=self._centers,
+            scaled=self._scaled,
+            scale=np.float32(self._scale),
+            cosine=self._metric == portable.COSINE,
+            moves=self._moves,
+            step=self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
+            safe_gap=np.float32(self._safe_gap),
+            left_out=NONE_LEFT_OUT,
         )
         by_floats = self._coarse is None
         known: Any = self._references if by_floats else self._coarse
         about = self._parts, self._rows, self._slots, known, target
         work = [
-            (self._unit, *run, *about, space, tally)
-            for run, space, tally in zip(runs, spaces, tallies, strict=True)
+            (self._unit, *run, *about, listed, tally)
+            for run, listed, tally in zip(runs, lists, tallies, strict=True)
         ]
-        self._threads.run(self._with_space(visit_by_floats if by_floats else visit), work)
+        self._threads.run(self._with_scratch(visit_by_floats if by_floats else visit), work)
         self._tally = tallies.sum(axis=0)
         self._count_excess()
-        ends = list(zip(spaces, tallies, strict=True))
-        found = [space[: tally[MOVED]] for space, tally in ends]
-        hard = [space[len(space) - tally[HARD] :] for space, tally in ends]
+        ends = list(zip(lists, tallies, strict=True))
+        found = [listed[: tally[MOVED]] for listed, tally in ends]
+        hard = [listed[len(listed) - tally[HARD] :] for listed, tally in ends]
         return np.concatenate([*found, self._settle(np.concatenate(hard))])
 
     def _count_excess(self) -> None:
@@ -235,13 +239,13 @@ class HeldRows(MovingSums):
         moved: NDArray[np.int32] = slots[new]
         return moved
 
-    def _with_space(self, work: Callable[..., None]) -> Callable[..., None]:
+    def _with_scratch(self, work: Callable[..., None]) -> Callable[..., None]:
         """Return the work with memory of its own as its last argument."""
 
         def call(*arguments: Any) -> None:
             about = len(self._centers), self._d, self._quads, PART_BLOCKS
-            with self._spaces.one(*about) as space:
-                work(*arguments, space)
+            with self._scratch_pool.lend(*about) as scratch:
+                work(*arguments, scratch)
 
         return call
 
