@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.grid import Extent, Grid
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
@@ -96,7 +96,7 @@ def rays_share(centers: Matrix, threads: int) -> float:
     shards = [(Block(i, i, 1, rows.shape[1], "x", i),) for i in range(threads)]
     options = WorkerOptions(cpus=1, start_timeout_s=60)
     source = open_source(rows)
-    pool = driver.open_pool(source, shards, SQUARED_EUCLIDEAN, options, lambda event: None)
+    pool = driver.open_pool(source, shards, Metric.SQUARED_EUCLIDEAN, options, lambda event: None)
     try:
         pool.load()
         pool.ask("measure", Grid.of(Extent.of_rows(rows)))

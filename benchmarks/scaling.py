@@ -33,7 +33,7 @@ from machine import forget_peak, peak, say_where
 from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.engine.options import WorkerOptions
@@ -112,7 +112,7 @@ def lines_of(options: Options) -> list[Line]:
     for workers in options.workers:
         rows = np.random.default_rng(1).normal(size=(2 * workers, D)).astype(np.float32)
         shards = [(Block(i, 2 * i, 2, D, "x", 2 * i),) for i in range(workers)]
-        about = SQUARED_EUCLIDEAN, WorkerOptions(cpus=0.01, start_timeout_s=300)
+        about = Metric.SQUARED_EUCLIDEAN, WorkerOptions(cpus=0.01, start_timeout_s=300)
         pool = driver.open_pool(open_source(rows), shards, *about, lambda event: None)
         try:
             pool.summarize()

@@ -36,10 +36,12 @@ from ray_kmeans.algorithm.grid import (
     Squares,
     Summary,
 )
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.io import remote
 from tests import stores
+
+SQUARED_EUCLIDEAN = Metric.SQUARED_EUCLIDEAN
 
 pytest.register_assert_rewrite("ray_kmeans.testing", "tests.foreign_data")
 

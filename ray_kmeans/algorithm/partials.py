@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm import double_double
 from ray_kmeans.algorithm.grid import Summary
-from ray_kmeans.algorithm.metric import COSINE, new_centers
+from ray_kmeans.algorithm.metric import Metric, new_centers
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Partials:
         """
         from ray_kmeans.algorithm import compiled
 
-        cosine = summary.metric == COSINE
+        cosine = summary.metric == Metric.COSINE
         rows = _whole(int(self.counts.sum()))
         total = rows if cosine else summary.squares.total(summary.grid)
         unit = np.ldexp(1.0, -summary.grid.exponent)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.algorithm.exact_total import as_float
 from ray_kmeans.algorithm.grid import Extent, Grid, Summary
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.algorithm.weights import TOTAL_BITS
@@ -35,7 +35,7 @@ class Pool(ABC):
     once, so that no pool can differ in it.
     """
 
-    metric: str
+    metric: Metric
     waited = 0.0
     """Seconds from the first worker's answer to the last one's, in all calls so far."""
     answered = 0.0
@@ -177,7 +177,7 @@ class LocalPool(Pool):
         self,
         source: Reader,
         shards: Sequence[Sequence[Block]],
-        metric: str = SQUARED_EUCLIDEAN,
+        metric: Metric = Metric.SQUARED_EUCLIDEAN,
         kernel: str = "cpu",
         threads: int = 1,
         keep: Keep = Keep(),  # noqa: B008 (frozen)

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
+
 COARSE_UNITS = 256
 
 ALIKE: NDArray[np.int64] = np.empty(0, np.int64)
@@ -43,7 +45,7 @@ class Kernel(Protocol):
     def hold(
         self,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
@@ -57,12 +59,12 @@ class Kernel(Protocol):
         blocks: Sequence[NDArray[np.float32]],
         sizes: Sequence[int],
         d: int,
-        metric: str,
+        metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
         """Hold blocks (n_i, d), of these sizes, that are made anew whenever one is asked for."""
 
-    def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
+    def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
         """Do the work that depends on the centers (k, d) alone, once per sweep."""
 
     def assign(
@@ -110,7 +112,7 @@ class Kernel(Protocol):
         self,
         rows: NDArray[np.float32],  # (n, d)  IN
         centers: NDArray[np.float32],  # (k, d)  IN
-        metric: str,  # IN
+        metric: Metric,  # IN
         result: NDArray[Any],  # (n, k)  OUT, float32 or float64
     ) -> None:
         """Write all distances: float64 sums in the order of the columns, then rounded as asked."""
@@ -120,7 +122,7 @@ class Kernel(Protocol):
         rows: NDArray[np.float32],  # (n, d)  IN
         centers: NDArray[np.float32],  # (k, d)  IN
         labels: NDArray[np.int32],  # (n,)  IN
-        metric: str,  # IN
+        metric: Metric,  # IN
     ) -> NDArray[np.float64]:
         """Return the distance of each row to one center, (n,): the float64 bits of `distances`."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import ALIKE, Held, cpu_features
 from ray_kmeans.kernels.int8.held_rows import HeldRows
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
@@ -38,7 +39,7 @@ class Prepared:
     """Centers, and what is made of them once where it is needed."""
 
     centers: NDArray[np.float32]
-    metric: str
+    metric: Metric
     portable: PreparedCenters | None = None
     second: SecondNearest | None = None
 
@@ -64,7 +65,7 @@ class CpuKernel(PortableKernel):
     def hold(
         self,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
@@ -73,7 +74,7 @@ class CpuKernel(PortableKernel):
             return super().hold(blocks, metric, k, weights)
         return HeldRows(blocks, metric, unit.of, self._threads, weights, self._scratch_pool)
 
-    def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
+    def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
         return Prepared(centers, metric)
 
     def assign(self, rows: NDArray[np.float32], prepared: Any, labels: NDArray[np.int32]) -> None:
@@ -138,7 +139,7 @@ def _is_right(unit: cpu_features.Unit) -> bool:
     rng = np.random.default_rng(0)
     portable = PortableKernel(1)
     right = True
-    for metric, k, d in product(("squared_euclidean", "cosine"), (300, 20), (70, 8)):
+    for metric, k, d in product(Metric, (300, 20), (70, 8)):
         centers = rng.standard_normal((k, d), np.float32)
         rows = centers[rng.integers(0, k, 700)] + rng.standard_normal((700, d), np.float32)
         rows[: k - 1] = (centers[1:] + centers[:-1]) / 2  # about as near to one as to the other
@@ -156,7 +157,7 @@ def _is_right(unit: cpu_features.Unit) -> bool:
 def _is_second_right(
     rows: NDArray[np.float32],
     centers: NDArray[np.float32],
-    metric: str,
+    metric: Metric,
     labels: NDArray[np.int32],
     unit: cpu_features.Unit,
 ) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import ALIKE, Held
 
 JOINED_ROWS = 8_192
@@ -103,7 +104,7 @@ class HoldsPlainly:
     def hold(
         self,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
@@ -114,7 +115,7 @@ class HoldsPlainly:
         blocks: Sequence[NDArray[np.float32]],
         sizes: Sequence[int],
         d: int,
-        metric: str,
+        metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
         return PlainHeld(self, blocks, sum(sizes), metric, weights)
@@ -152,7 +153,7 @@ class PlainHeld:
         kernel: Any,
         blocks: Iterable[NDArray[np.float32]],
         rows: int,
-        metric: str,
+        metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
         self._kernel = kernel

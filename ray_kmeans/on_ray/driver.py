@@ -21,6 +21,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, Store
@@ -210,7 +211,7 @@ def _is_running(name: str) -> bool:
 def open_pool(
     source: Any,
     shards: Sequence[Sequence[Block]],
-    metric: str,
+    metric: Metric,
     options: WorkerOptions,
     emit: ev.Emit,
 ) -> RayPool:

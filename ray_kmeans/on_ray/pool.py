@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError, RayTaskError
 
 from ray_kmeans.algorithm.grid import Extent
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.engine.pool import Pool, rows_of
 from ray_kmeans.engine.progress import Moved, nobody
@@ -56,7 +57,7 @@ class RayPool(Pool):
         self,
         source: Any,  # an ObjectRef of the source: rows of an array reach the workers uncopied
         shards: Sequence[Sequence[Block]],
-        metric: str,
+        metric: Metric,
         options: WorkerOptions,
         emit: ev.Emit,
     ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray_kmeans._version import __version__
 from ray_kmeans.algorithm.grid import Extent
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.engine.progress import Tally
 from ray_kmeans.engine.shard import Block, Reader
@@ -19,7 +20,7 @@ from ray_kmeans.engine.worker import ShardWorker, this_process
 class KMeansWorker:
     """Shards by their number. Each is a worker of its own, and they take turns."""
 
-    def __init__(self, metric: str, options: WorkerOptions) -> None:
+    def __init__(self, metric: Metric, options: WorkerOptions) -> None:
         self._how = metric, options.kernel, options.threads, options.keep, options.gpus
         self._workers: dict[int, ShardWorker] = {}
         self._done = 0

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import ALIKE, Held
 from ray_kmeans.kernels.cpu import CpuKernel, Prepared
 from ray_kmeans.kernels.gpu.chunks import Chunks
@@ -30,8 +31,8 @@ log = logging.getLogger("ray_kmeans")
 BYTES = "int8 tensor cores (Triton)"
 FLOATS = "float32 (torch)"
 CHECKS = [
-    *product(("squared_euclidean", "cosine"), (300, 20), (200, 70, 8), (1.0,)),
-    ("squared_euclidean", 20, 8, 2.0**-140),
+    *product(Metric, (300, 20), (200, 70, 8), (1.0,)),
+    (Metric.SQUARED_EUCLIDEAN, 20, 8, 2.0**-140),
 ]
 """Metric, centers, columns and size of the values of the self-check. Those below 2^-126 must not be
 taken for zero."""
@@ -61,7 +62,7 @@ class GpuKernel(PortableKernel):
         blocks: Sequence[NDArray[np.float32]],
         sizes: Sequence[int],
         d: int,
-        metric: str,
+        metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
         chunks = Chunks(blocks, sizes, d, self._device)
@@ -77,7 +78,7 @@ class GpuKernel(PortableKernel):
 
         return HeldOnDevice(chunks, labeller_of, self._device, weights)
 
-    def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
+    def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
         floats = ByFloats(centers, metric, self._device)
         return PreparedOnDevice(floats, self._cpu.prepare(centers, metric))
 

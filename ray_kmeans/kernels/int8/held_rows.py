@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import (
     ALIKE,
     compiled,
@@ -71,7 +72,7 @@ class HeldRows(MovingSums):
     def __init__(
         self,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         unit_of: Callable[[int], Any],
         threads: Threads,
         weights: NDArray[np.int64] = ALIKE,
@@ -145,7 +146,7 @@ class HeldRows(MovingSums):
         self._scaled = padded(centers * np.float32(self._scale))
         self._moves = (self._travels * (1 + 2.0**-20)).astype(np.float32)
         self._safe_gap = 0.0
-        if self._metric == portable.COSINE:
+        if self._metric == Metric.COSINE:
             self._safe_gap = self._scale * 2.0**-8
             norms = (centers.astype(np.float64) ** 2).sum(axis=1)
             if np.abs(norms - 1).max() > UNIT_NORM:
@@ -192,7 +193,7 @@ class HeldRows(MovingSums):
             centers=self._centers,
             scaled=self._scaled,
             scale=np.float32(self._scale),
-            cosine=self._metric == portable.COSINE,
+            cosine=self._metric == Metric.COSINE,
             moves=self._moves,
             step=self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
             safe_gap=np.float32(self._safe_gap),

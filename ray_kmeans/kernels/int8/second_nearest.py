@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import portable
 from ray_kmeans.kernels.int8.nearest import HIGHEST
 from ray_kmeans.kernels.int8.quantize import norms_around
@@ -41,13 +42,13 @@ class SecondNearest:
     def __init__(
         self,
         centers: NDArray[np.float32],
-        metric: str,
+        metric: Metric,
         unit_of: Callable[[int], Any],
         threads: Threads,
         scratch_pool: ScratchPool,
     ) -> None:
         self._centers = np.array(centers)  # writable, as compiled code has met them
-        self._cosine = metric == portable.COSINE
+        self._cosine = metric == Metric.COSINE
         self._threads = threads
         self._quads = quads_for(centers.shape[1])
         self._unit = unit_of(self._quads)
