@@ -84,7 +84,7 @@ def ours(rows: Matrix, k: int, name: str) -> Ready:
     )
 
     def assign(centers: Matrix) -> Any:
-        held._sweep(centers)
+        held.label(centers)
         return torch.cat(held._known)
 
     def update(centers: Matrix, labels: Any) -> None:

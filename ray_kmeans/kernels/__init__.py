@@ -6,7 +6,7 @@ Every kernel gives the same bits, so the choice is about speed alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,15 @@ COARSE_UNITS = 256
 
 ALIKE: NDArray[np.int64] = np.empty(0, np.int64)
 """The weights of rows that count once each: none are stored."""
+
+
+class Moves(NamedTuple):
+    """Rows whose label changed."""
+
+    rows: NDArray[np.integer]
+    """(m,) the numbers of these rows, in any order."""
+    before: NDArray[np.int32]
+    """(m,) the label that each had; -1 where it had none."""
 
 
 class Held(Protocol):
@@ -93,6 +102,17 @@ class Kernel(Protocol):
         weights: NDArray[np.int64] = ALIKE,  # (n,)  IN, how often each row counts; or ALIKE
     ) -> None:
         """Add the rows, in whole units of the grid, to the sums of their clusters."""
+
+    def move(
+        self,
+        blocks: Sequence[NDArray[np.float32]],  # (n_i, d)  IN, C order, n rows in all
+        moves: Moves,  # IN
+        labels: NDArray[np.int32],  # (n,)  IN, of all rows now
+        scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0
+        sums: NDArray[np.int64],  # (k, d)  INOUT
+        weights: NDArray[np.int64] = ALIKE,  # (n,)  IN, how often each row counts; or ALIKE
+    ) -> None:
+        """Move rows whose label changed from the sums of one cluster to those of another."""
 
     def accumulate_squares(
         self,

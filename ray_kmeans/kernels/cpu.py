@@ -22,6 +22,7 @@ from ray_kmeans.kernels.int8.held_rows import HeldRows
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
 from ray_kmeans.kernels.int8.types import ScratchPool
 from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
+from ray_kmeans.kernels.self_check import near_ties
 from ray_kmeans.kernels.threads import Threads
 
 log = logging.getLogger("ray_kmeans")
@@ -140,9 +141,7 @@ def _is_right(unit: cpu_features.Unit) -> bool:
     portable = PortableKernel(1)
     right = True
     for metric, k, d in product(Metric, (300, 20), (70, 8)):
-        centers = rng.standard_normal((k, d), np.float32)
-        rows = centers[rng.integers(0, k, 700)] + rng.standard_normal((700, d), np.float32)
-        rows[: k - 1] = (centers[1:] + centers[:-1]) / 2  # about as near to one as to the other
+        rows, centers = near_ties(rng, k, d)
         held = HeldRows([rows], metric, unit.of, Threads(1))
         for moved in (centers, centers * np.float32(0.98), centers[::-1].copy()):
             expected = np.empty(len(rows), np.int32)

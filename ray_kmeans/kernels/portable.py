@@ -36,13 +36,14 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import (
     ALIKE,
     BLAS,
+    Moves,
     column_keys,
     compiled,
     drift,
     summing,
 )
 from ray_kmeans.kernels.int8.types import Rows
-from ray_kmeans.kernels.moving_sums import HoldsPlainly, Moves
+from ray_kmeans.kernels.moving_sums import HoldsPlainly
 from ray_kmeans.kernels.threads import Threads
 
 TILE_ROWS = 512

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.kernels import ALIKE, COARSE_UNITS, column_keys
-from ray_kmeans.kernels.moving_sums import HoldsPlainly, Moves
+from ray_kmeans.kernels import ALIKE, COARSE_UNITS, Moves, column_keys
+from ray_kmeans.kernels.moving_sums import HoldsPlainly
 
 
 class ReferenceKernel(HoldsPlainly):

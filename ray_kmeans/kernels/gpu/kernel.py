@@ -25,6 +25,7 @@ from ray_kmeans.kernels.gpu.device import Device, steps
 from ray_kmeans.kernels.gpu.float32 import ByFloats
 from ray_kmeans.kernels.gpu.held import HeldOnDevice, Labeller
 from ray_kmeans.kernels.portable import PortableKernel
+from ray_kmeans.kernels.self_check import near_ties
 
 log = logging.getLogger("ray_kmeans")
 
@@ -141,10 +142,7 @@ def _wrong_labels(device: Device) -> int:
     rng = np.random.default_rng(0)
     portable, wrong = PortableKernel(1), 0
     for metric, k, d, size in CHECKS:
-        centers = rng.standard_normal((k, d), np.float32)
-        rows = centers[rng.integers(0, k, 700)] + rng.standard_normal((700, d), np.float32)
-        rows[: k - 1] = (centers[1:] + centers[:-1]) / 2  # about as near to one as to the other
-        rows, centers = rows * np.float32(size), centers * np.float32(size)
+        rows, centers = (each * np.float32(size) for each in near_ties(rng, k, d))
         held = GpuKernel(1, device, by_bytes=True).hold([rows], metric, k)
         for moved in (centers, centers[::-1].copy()):
             expected = np.empty(len(rows), np.int32)

@@ -8,6 +8,7 @@ nothing: losing them costs time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import (
     ALIKE,
+    Moves,
     compiled,
     drift,
     portable,
@@ -50,7 +52,7 @@ from ray_kmeans.kernels.int8.types import (
 )
 from ray_kmeans.kernels.llvm.avx512_float import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
-from ray_kmeans.kernels.moving_sums import Moves, MovingSums
+from ray_kmeans.kernels.moving_sums import IncrementalSums, SumsInMemory
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
 
 UNIT_NORM = 2.0**-19
@@ -66,7 +68,7 @@ LARGEST_DRIFT = 2.0**8
 """Between the spread of the centers and the one that the scale was made for."""
 
 
-class HeldRows(MovingSums):
+class HeldRows(IncrementalSums):
     """Blocks of rows and their labels."""
 
     def __init__(
@@ -78,7 +80,11 @@ class HeldRows(MovingSums):
         weights: NDArray[np.int64] = ALIKE,
         scratch_pool: ScratchPool | None = None,
     ) -> None:
-        super().__init__(blocks, weights)
+        super().__init__()
+        self._blocks = blocks  # `Rows` holds their addresses, so they must live as long
+        self._weights = weights
+        self._labels = np.full(sum(map(len, blocks)), -1, np.int32)
+        self._is_forgotten = False
         self._metric = metric
         self._threads = threads
         self._d = blocks[0].shape[1]
@@ -90,28 +96,37 @@ class HeldRows(MovingSums):
         self._usual, self._excess = -1, 0.0
         self._coarse: Coarse | None = None
 
+    def _forget(self) -> None:
+        self._labels[:] = -1
+        self._is_forgotten = True
+
+    def _all_labels(self) -> NDArray[np.int32]:
+        return self._labels
+
+    def _new_sums(self, k: int, scale: NDArray[np.float64]) -> SumsInMemory:
+        return SumsInMemory(k, scale, partial(summing.move_rows, threads=self._threads))
+
     @np.errstate(over="ignore", invalid="ignore")  # of what overflows, no row is certified
-    def relabel(self, centers: NDArray[np.float32]) -> Moves:
+    def _sweep(self, centers: NDArray[np.float32]) -> None:
         centers = np.array(centers)  # writable, as compiled code has met them, and ours to keep
         if centers.shape != self._centers.shape or not self._drift(centers):
-            self._begin(centers)
+            self._label_anew(centers)
             labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
             rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
             if self._excess > REGROUPING_COST * len(self._labels):
                 self.regroup()
             slots = self._visit()
+            if self._is_forgotten:  # then all rows are new to the sums, whichever labels changed
+                slots = np.flatnonzero(self._slots.order >= 0).astype(np.int32)
             rows = self._slots.order[slots]
-        before = self._labels[rows]
+        moves = Moves(rows=rows, before=self._labels[rows])
         self._labels[rows] = self._slots.labels[slots]
-        return Moves(rows, before)
+        self._is_forgotten = False
+        if self._sums is not None:
+            self._sums.move(self._rows, moves, self._labels, self._weights)
 
-    def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
-        summing.move_rows(
-            self._rows, moves, self._labels, scale, sums, self._weights, self._threads
-        )
-
-    def _begin(self, centers: NDArray[np.float32]) -> None:
+    def _label_anew(self, centers: NDArray[np.float32]) -> None:
         """Label all rows without knowing anything of them."""
         self._scale, mean = portable.scale_of(centers)
         self._travels = self._step = np.zeros(len(centers))

@@ -249,6 +249,27 @@ def look_up(n, n_kept, scratch):
 
 
 @bare
+def bound_of(lowest, upper, gap, radius, most):
+    """Return how far centers may come before a row's label can change; OPEN if it is not certain.
+
+    `lowest`: where the lowest score begins; `upper`: where it ends. `gap`: from there to where the
+    next score begins. `radius`: an upper bound of |r|. `most`: the most that is returned. The
+    nearest center is at most D away, D^2 = upper + |r|^2, and the others by gap / (D + sqrt(D^2 +
+    gap)) more: a difference of square roots without cancellation. As long as its own center and any
+    other one have come no farther than that, together, the label stays. There is no branch, so that
+    the loop around it stays one of vectors.
+    """
+    sure = (lowest < KNOWN) & (gap > np.float32(0.0))
+    more = gap if sure else np.float32(1.0)
+    squared = upper + radius * radius * np.float32(1.001)
+    squared = squared if squared > np.float32(0.0) else np.float32(0.0)
+    away = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
+    slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more))
+    slack = slack if slack < most else most
+    return slack if sure else OPEN
+
+
+@bare
 def measure(n, most, others, scratch):
     """Write the highest that the lowest score may be, and how far centers may come because of it.
 
@@ -259,13 +280,5 @@ def measure(n, most, others, scratch):
         upper = lowest[i] + scratch.rows.uppers[i]
         upper = upper if lowest[i] < KNOWN else np.float32(np.inf)
         gap = (seconds[i] if seconds[i] < others else others) - upper
-        sure = (lowest[i] < KNOWN) & (gap > np.float32(0.0))
-        more = gap if sure else np.float32(1.0)
-        radius = scratch.rows.radii[i]
-        squared = upper + radius * radius * np.float32(1.001)
-        squared = squared if squared > np.float32(0.0) else np.float32(0.0)
-        away = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
-        slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more))
-        slack = slack if slack < most else most
         scratch.rows.uppers[i] = upper
-        scratch.rows.bounds[i] = slack if sure else OPEN
+        scratch.rows.bounds[i] = bound_of(lowest[i], upper, gap, scratch.rows.radii[i], most)

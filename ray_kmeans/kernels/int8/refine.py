@@ -163,6 +163,7 @@ def settle_open(
 ):
     """Label the open rows of a part, whose centers stand in the panel."""
     g, n_kept, others, shift = part
+    panel = scratch.rows
     d = target.centers.shape[1]
     fine_theta = round_centers_finely(target, g, n_kept, scratch)
     leaves_out = len(target.left_out) > 0
@@ -177,25 +178,23 @@ def settle_open(
         certify(len(some), n_kept, others, target, margin, scratch)
         n_left = 0
         for i in range(len(some)):
-            slots.bounds[some[i]] = scratch.rows.bounds[i]
-            if is_left_out(
-                some[i], scratch.rows.labels[i], target
-            ):  # only where no score was a number
+            slots.bounds[some[i]] = panel.bounds[i]
+            if is_left_out(some[i], panel.labels[i], target):  # only where no score was a number
                 leave(some[i], moved, tally)
                 continue
-            if scratch.rows.bounds[i] == OPEN:
+            if panel.bounds[i] == OPEN:
                 x = avx512.floats_at(address_of(rows, slots.order[some[i]], d), d)
-                c = target.centers[scratch.rows.labels[i]]
+                c = target.centers[panel.labels[i]]
                 upper = upper_score(x, c, g, target.scale, target.cosine, shift)
-                scratch.rows.uppers[i] = min(scratch.rows.uppers[i], upper)
-                second = min(scratch.rows.lowest[1, i], others)
-                if not (scratch.rows.lowest[0, i] < KNOWN and second > scratch.rows.uppers[i]):
-                    scratch.rows.unresolved[n_left] = i
+                panel.uppers[i] = min(panel.uppers[i], upper)
+                second = min(panel.lowest[1, i], others)
+                if not (panel.lowest[0, i] < KNOWN and second > panel.uppers[i]):
+                    panel.unresolved[n_left] = i
                     n_left += 1
                     continue
-            take(some[i], scratch.rows.labels[i], slots.labels, moved, tally)
+            take(some[i], panel.labels[i], slots.labels, moved, tally)
         for begin in range(0, n_left, BLOCK_ROWS):
-            chosen = scratch.rows.unresolved[begin : min(begin + BLOCK_ROWS, n_left)]
+            chosen = panel.unresolved[begin : min(begin + BLOCK_ROWS, n_left)]
             settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, scratch)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
-    KNOWN,
     NEVER,
     OPEN,
+    bound_of,
 )
 from ray_kmeans.kernels.int8.quantize import (
     ONE,
@@ -132,14 +132,7 @@ def certify_block(away, gamma, most, scratch):
         upper = lowest[i] + off
         gap = (second[i] - off) - upper
         gap -= (abs(second[i]) + abs(upper)) * np.float32(2.0**-22)
-        sure = (lowest[i] < KNOWN) & (gap > np.float32(0.0))
-        more = gap if sure else np.float32(1.0)
-        squared = upper + radius * radius * np.float32(1.001)
-        squared = squared if squared > np.float32(0.0) else np.float32(0.0)
-        distance = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
-        left = np.float32(0.998) * more / (distance + np.sqrt(distance * distance + more))
-        left = left if left < most else most
-        scratch.rows.bounds[i] = left if sure else OPEN
+        scratch.rows.bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
 
 
 @bare
