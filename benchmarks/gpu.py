@@ -37,6 +37,7 @@ from lloyd import Matrix, mixture
 from peers import compare
 
 from ray_kmeans import kernels
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels.gpu.kernel import GpuKernel
 from ray_kmeans.kernels.gpu.summing import Sums
 
@@ -79,11 +80,11 @@ def ours(rows: Matrix, k: int, name: str) -> Ready:
     kernel: GpuKernel = kernels.load(name)  # type: ignore[assignment]
     scale = np.full(rows.shape[1], 2.0**24)
     held: Any = kernel.hold(
-        np.array_split(rows, max(len(rows) // 2**16, 1)), "squared_euclidean", k
+        np.array_split(rows, max(len(rows) // 2**16, 1)), Metric.SQUARED_EUCLIDEAN, k
     )
 
     def assign(centers: Matrix) -> Any:
-        held._sweep(centers)
+        held.label(centers)
         return torch.cat(held._known)
 
     def update(centers: Matrix, labels: Any) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.grid import Extent, Grid
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
@@ -98,7 +98,7 @@ def rays_share(centers: Matrix, threads: int) -> float:
     options = WorkerOptions(cpus_per_worker=1, worker_start_timeout_s=60)
     source = open_source(rows)
     pool = driver.open_pool(
-        Workload(source, shards, options), SQUARED_EUCLIDEAN, lambda event: None
+        Workload(source, shards, options), Metric.SQUARED_EUCLIDEAN, lambda event: None
     )
     try:
         pool.load()

@@ -33,7 +33,7 @@ from machine import forget_peak, peak, say_where
 from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.engine.options import WorkerOptions, Workload
@@ -114,7 +114,7 @@ def lines_of(options: Options) -> list[Line]:
         shards = [(Block(i, 2 * i, 2, D, "x", 2 * i),) for i in range(workers)]
         takes = WorkerOptions(cpus_per_worker=0.01, worker_start_timeout_s=300)
         workload = Workload(open_source(rows), shards, takes)
-        pool = driver.open_pool(workload, SQUARED_EUCLIDEAN, lambda event: None)
+        pool = driver.open_pool(workload, Metric.SQUARED_EUCLIDEAN, lambda event: None)
         try:
             pool.summarize()
             for values in options.values:

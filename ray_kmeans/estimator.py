@@ -91,8 +91,8 @@ class KMeansClustering(Model):
     [[1.0, 0.0], [11.0, 0.0]]
     """
 
-    SQUARED_EUCLIDEAN_DISTANCE: ClassVar = metric.SQUARED_EUCLIDEAN
-    COSINE_DISTANCE: ClassVar = metric.COSINE
+    SQUARED_EUCLIDEAN_DISTANCE: ClassVar = metric.Metric.SQUARED_EUCLIDEAN.value
+    COSINE_DISTANCE: ClassVar = metric.Metric.COSINE.value
     RANDOM_INIT: ClassVar = choose.RANDOM
     KMEANS_PLUS_PLUS_INIT: ClassVar = choose.KMEANS_PLUS_PLUS
     KMC2_INIT: ClassVar = choose.KMC2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.config import RunConfig
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.store.model_dir import ModelDir
@@ -42,7 +42,7 @@ def load_model(model_dir: str, config: RunConfig | None = None) -> KMeansCluster
     return KMeansClustering(
         len(state.centers),
         place,
-        distance_metric=state.metric,
+        distance_metric=str(state.metric),
         random_seed=state.origin.random_seed if state.origin else 0,
         use_mini_batch=running is not None or not state.history,
         mini_batch_steps_per_iteration=running.steps_per_iteration if running else 1,
@@ -54,7 +54,7 @@ def import_centers(
     centers: Any,
     model_dir: str,
     *,
-    distance_metric: str = SQUARED_EUCLIDEAN,
+    distance_metric: str = Metric.SQUARED_EUCLIDEAN.value,
     columns: Sequence[str] = (),
     config: RunConfig | None = None,
 ) -> KMeansClustering:
@@ -95,6 +95,7 @@ def import_centers(
     check_choice("distance_metric", distance_metric, METRICS)
     config = config or RunConfig()
     place = a_path("model_dir", model_dir)
-    found = importing.centers_of(centers, columns, config.storage_options, distance_metric)
-    importing.imported(found, distance_metric, ModelDir.of(place, config))
+    metric = Metric(distance_metric)
+    found = importing.centers_of(centers, columns, config.storage_options, metric)
+    importing.imported(found, metric, ModelDir.of(place, config))
     return load_model(place, config)

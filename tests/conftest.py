@@ -37,11 +37,13 @@ from ray_kmeans.algorithm.grid import (
     Squares,
     Summary,
 )
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.io import retry
 from tests import stores
 from tests.share import SHARE, share_of
+
+SQUARED_EUCLIDEAN = Metric.SQUARED_EUCLIDEAN
 
 pytest.register_assert_rewrite("ray_kmeans.testing", "tests.foreign_data")
 

@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
+from ray_kmeans.algorithm.metric import Metric, unit_rows
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
     FitState,
@@ -29,6 +29,8 @@ from ray_kmeans.errors import (
 from ray_kmeans.io import publish
 from ray_kmeans.store import numbered
 from ray_kmeans.store.model_dir import ModelDir
+
+SQUARED_EUCLIDEAN, COSINE = Metric
 
 OTHERS = [
     ".DS_Store",

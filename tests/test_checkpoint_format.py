@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import (
     FitState,
     Iteration,
@@ -22,6 +22,8 @@ from ray_kmeans.algorithm.state import (
 from ray_kmeans.store.checkpoint import FORMAT
 from ray_kmeans.store.model_dir import ModelDir
 from tests.store_contract import assert_same
+
+COSINE = Metric.COSINE
 
 STORED = Path(__file__).parent / "checkpoints"
 STATES = {

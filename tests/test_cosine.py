@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source
-from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN, unit_rows
+from ray_kmeans.algorithm.metric import Metric, unit_rows
 from ray_kmeans.algorithm.state import FitState, Stop
 from ray_kmeans.data import layout
 from ray_kmeans.engine.options import WorkerSetup
@@ -29,6 +29,8 @@ from tests.test_cosine_partials import (
     exact_labels,
 )
 from tests.test_metric import assert_has_norm_1
+
+SQUARED_EUCLIDEAN, COSINE = Metric
 
 HERE = RunConfig(num_workers=0, progress=False)
 INITS = ["random", "kmeans_plus_plus", "kmc2", "kmeans_parallel"]

@@ -10,13 +10,15 @@ import pytest
 from ray_kmeans.algorithm import minibatch
 from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.lloyd import update
-from ray_kmeans.algorithm.metric import COSINE, unit_rows
+from ray_kmeans.algorithm.metric import Metric, unit_rows
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.algorithm.state import FitState, digest
 from tests import oracle
 from tests.conftest import labels_of, partials_of, summary_of
 from tests.test_metric import assert_are_unit_rows, assert_has_norm_1, assert_is_direction, whole
+
+COSINE = Metric.COSINE
 
 KERNELS = pytest.mark.parametrize("kernel", ["cpu", "reference"])
 

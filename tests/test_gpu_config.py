@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ray_kmeans import KMeansClustering, RunConfig, kernels
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
 from ray_kmeans.engine.options import WorkerOptions, Workload
@@ -18,6 +18,8 @@ from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.on_ray import driver
 from ray_kmeans.workflows.plan import plan_shards, share_gpus, workforce
 from tests.conftest import GPU_KERNELS
+
+SQUARED_EUCLIDEAN = Metric.SQUARED_EUCLIDEAN
 
 X = np.random.default_rng(0).normal(size=(900, 6)).astype(np.float32)
 BLOCKS = cut("x", [450, 450], 6)

@@ -8,9 +8,11 @@ from dataclasses import asdict, fields
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import Iteration
 from ray_kmeans.store.history import history_table
+
+SQUARED_EUCLIDEAN, COSINE = Metric
 
 LINES = [
     Iteration(1, 2**40, 1 / 3, 0.1 + 0.2, 2, "0123456789abcdef"),

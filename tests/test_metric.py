@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from fractions import Fraction
 
 import hypothesis.extra.numpy as hnp
@@ -11,13 +13,9 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans.algorithm import metric
-from ray_kmeans.algorithm.metric import (
-    COSINE,
-    SQUARED_EUCLIDEAN,
-    new_centers,
-    project,
-    unit_rows,
-)
+from ray_kmeans.algorithm.metric import Metric, new_centers, project, unit_rows
+
+SQUARED_EUCLIDEAN, COSINE = Metric
 
 BITS = 1074  # every float is a whole number of 2**-1074
 COLUMNS = [1, 2, 3, 5, 31, 33, 100, 1000, 2999, 3000]
@@ -255,3 +253,14 @@ class TestNewCenters:
         assert not np.shares_memory(centers, previous)
         np.testing.assert_array_equal(means, self.MEANS)
         np.testing.assert_array_equal(previous, self.PREVIOUS)
+
+
+@pytest.mark.parametrize("text", ["squared_euclidean", "cosine"])
+def test_a_metric_is_its_plain_text_wherever_one_is_written(text):
+    member = metric.Metric(text)
+
+    assert member == text
+    assert f"{member}, {member!r}, {(member,)}" == f"{text}, {text!r}, {(text,)}"
+    assert json.dumps([member]) == json.dumps([text])
+    assert {text: 1}[member] == 1
+    assert pickle.loads(pickle.dumps(member)) is member

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans import kernels
-from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN, project
+from ray_kmeans.algorithm.metric import Metric, project
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.data.fingerprint import contents_of
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
@@ -27,6 +27,8 @@ from ray_kmeans.engine.shard import runs_of
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import BudgetError
 from ray_kmeans.kernels.moving_sums import joined
+
+SQUARED_EUCLIDEAN, COSINE = Metric
 
 group_rows = st.lists(st.integers(0, 3 * BLOCK_ROWS), max_size=30)
 

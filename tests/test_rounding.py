@@ -18,7 +18,7 @@ from ray_kmeans.kernels.int8.types import (
     Coarse,
     Parts,
     Rows,
-    Space,
+    Scratch,
     Target,
     padded,
     quads_for,
@@ -73,35 +73,43 @@ class Rounded:
             safe_gap=np.float32(0),
             left_out=NONE_LEFT_OUT,
         )
-        self.space = Space.of(k, d, quads, blocks)
-        self.space.kept[:] = np.arange(k)
-        floats = np.empty((3, 32 * blocks), np.float32)
-        packed = np.zeros((blocks, quads, 32), np.int32)
-        self.coarse = Coarse(packed, *floats, self.g[None])
+        self.scratch = Scratch.of(k, d, quads, blocks)
+        self.scratch.panel.numbers[:] = np.arange(k)
+        self.coarse = Coarse(
+            packed=np.zeros((blocks, quads, 32), np.int32),
+            weights=np.empty(32 * blocks, np.float32),
+            errors=np.empty(32 * blocks, np.float32),
+            sizes=np.empty(32 * blocks, np.float32),
+            references=self.g[None],
+        )
         order = np.full(32 * blocks, -1, np.int32)
         order[:n] = np.arange(n)
-        parts = Parts(np.array([[0, 0, blocks]], np.int32), *np.zeros((2, 1), np.float32))
-        about = Rows.of([X]), order, d, np.float32(scale), self.coarse, self.space
+        parts = Parts(
+            spans=np.array([[0, 0, blocks]], np.int32),
+            radii=np.zeros(1, np.float32),
+            moves=np.zeros(1, np.float32),
+        )
+        about = Rows.of([X]), order, d, np.float32(scale), self.coarse, self.scratch
         quantize.round_parts(0, 1, parts, *about)
-        quantize.norms_around(self.target, self.g, self.space)
-        theta = quantize.round_centers(self.target, self.g, k, self.space)
-        fine_theta = quantize.round_centers_finely(self.target, self.g, k, self.space)
+        quantize.norms_around(self.target, self.g, self.scratch)
+        theta = quantize.round_centers(self.target, self.g, k, self.scratch)
+        fine_theta = quantize.round_centers_finely(self.target, self.g, k, self.scratch)
         self.theta, self.fine_theta = fractions([theta, fine_theta])
-        self.first = bytes_of_centers(self.space.panel, k)
-        self.second = bytes_of_centers(self.space.second_panel, k)
+        self.first = bytes_of_centers(self.scratch.panel.first_bytes, k)
+        self.second = bytes_of_centers(self.scratch.panel.second_bytes, k)
         self.q, self.a, self.E, self.t = map(
             fractions,
             (
-                self.space.constants,
-                self.space.all_slacks,
-                self.space.all_norms,
-                self.space.steps[:k],
+                self.scratch.terms.constants,
+                self.scratch.terms.slacks,
+                self.scratch.terms.norms,
+                self.scratch.panel.steps[:k],
             ),
         )
         self.exact_g, self.exact_centers = fractions(g), exact(centers)
         for one, offsets in (
-            (self.first, self.space.offsets),
-            (self.second, self.space.second_offsets),
+            (self.first, self.scratch.panel.first_offsets),
+            (self.second, self.scratch.panel.second_offsets),
         ):
             assert np.abs(one).max() <= 127
             assert not one[:, d:].any()
@@ -148,10 +156,13 @@ def assert_promise(X, centers, g, metric):
             weight, error, size = fractions(of_row)
             R = 2 * (error + each.theta * size)
             assert_within(truth, weight, map(int, first.dot(in_bytes[i])), R, each, "one byte")
-        of_row = quantize.round_finely(X[i], each.target.scale, each.g, each.space)
+        of_row = quantize.round_finely(X[i], each.target.scale, each.g, each.scratch)
         if of_row[3] < quantize.FAR_AWAY:  # and it is a number
             weight, error, first_error, size = fractions(of_row)
-            x, x_second = each.space.first_bytes[:width], each.space.second_bytes[:width]
+            x, x_second = (
+                each.scratch.vector.first_bytes[:width],
+                each.scratch.vector.second_bytes[:width],
+            )
             assert max(abs(v) for v in [*x.tolist(), *x_second.tolist()]) <= 127
             R = 2 * (error + each.fine_theta * size + FURTHER * each.theta * first_error)
             p = first.dot(x.astype(object))

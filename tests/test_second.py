@@ -16,7 +16,7 @@ from ray_kmeans.algorithm.metric import project
 from ray_kmeans.kernels import cpu_features, portable
 from ray_kmeans.kernels.int8 import refine
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
-from ray_kmeans.kernels.int8.types import Spaces
+from ray_kmeans.kernels.int8.types import ScratchPool
 from ray_kmeans.kernels.threads import Threads
 from tests.cases import CASES, gaussian
 from tests.conftest import UNITS, skip_without
@@ -47,7 +47,7 @@ def both_of(X, centers, kernel, metric):
 
 def left_of(X, centers, found, unit, metric):
     """Return the rows that bytes leave to BLAS."""
-    about = cpu_features.units()[unit].of, Threads(1), Spaces()
+    about = cpu_features.units()[unit].of, Threads(1), ScratchPool()
     seconds = SecondNearest(centers, metric, *about)
     return seconds.label(X, *np.ascontiguousarray(found.T))
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.double_double import Twofold
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.precision import Rounding, added
 from ray_kmeans.algorithm.weights import Span
 from ray_kmeans.errors import NonFiniteError
@@ -188,7 +188,7 @@ class Summary:
     rows: int
     grid: Grid
     squares: Squares
-    metric: str = SQUARED_EUCLIDEAN
+    metric: Metric = Metric.SQUARED_EUCLIDEAN
     zeros: int = 0
     """Rows that are zero in every column."""
     weights: Span | None = None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm import double_double
 from ray_kmeans.algorithm.grid import Summary
-from ray_kmeans.algorithm.metric import COSINE, new_centers
+from ray_kmeans.algorithm.metric import Metric, new_centers
 
 S = TypeVar("S", bound="Sums")
 
@@ -90,7 +90,7 @@ class Partials:
         """
         from ray_kmeans.algorithm import compiled
 
-        cosine = summary.metric == COSINE
+        cosine = summary.metric == Metric.COSINE
         rows = _whole(int(self.counts.sum()))
         total = rows if cosine else summary.squares.total(summary.grid)
         unit = np.ldexp(1.0, -summary.grid.exponent)

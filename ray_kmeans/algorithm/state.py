@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
 
 
@@ -101,7 +101,7 @@ class FitState:
     """(k,) full batch: rows of each cluster in the last sweep, zeros before the first.
     Mini-batch: rows that `running.sums` holds; with m = 1 the initial center counts as one.
     A row with a weight counts as so many rows: int64 where all weights are whole, else float64."""
-    metric: str = SQUARED_EUCLIDEAN
+    metric: Metric = Metric.SQUARED_EUCLIDEAN
     iteration: int = 0
     """Completed steps, over all fits of this model (the seed's global_step)."""
     began: int = 0
@@ -126,7 +126,7 @@ class FitState:
     def initial(
         cls,
         centers: NDArray[np.float32],
-        metric: str = SQUARED_EUCLIDEAN,
+        metric: Metric = Metric.SQUARED_EUCLIDEAN,
         origin: Origin | None = None,
     ) -> FitState:
         """Return the state before the first step; for cosine, `centers` are unit rows."""

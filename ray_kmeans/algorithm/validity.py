@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
     FitState,
@@ -59,7 +60,8 @@ def _of_numbers(state: FitState) -> Iterator[str]:
 
 
 def _of_arrays(state: FitState) -> Iterator[str]:
-    if state.metric not in (SQUARED_EUCLIDEAN, COSINE):
+    known: tuple[Any, ...] = tuple(Metric)  # a store may hold anything in the place of one
+    if state.metric not in known:
         yield f"distance_metric is {state.metric!r}, which nobody knows"
     centers, counts = state.centers, state.counts
     if centers.ndim != 2 or 0 in centers.shape:
@@ -72,7 +74,7 @@ def _of_arrays(state: FitState) -> Iterator[str]:
         yield "counts holds NaN, infinity or numbers below 0"
     if counts.dtype.kind == "f" and not math.isfinite(sum(counts.tolist())):
         yield "counts holds more than float64 can sum"
-    if state.metric == COSINE and not _are_units(centers):
+    if state.metric == Metric.COSINE and not _are_units(centers):
         yield "centers has rows whose norm is not 1, by cosine distance"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.algorithm.grid import Summary
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
     GIVEN,
@@ -51,7 +52,7 @@ class FitPlan:
 
     num_clusters: int
     initial: Initial
-    metric: str
+    metric: Metric
     random_seed: int
     retries: int
     """Further candidates for each center of k-means++."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.engine.shard import Block, Reader
 from ray_kmeans.kernels import Kernel
 
@@ -53,7 +54,7 @@ class Labeller:
     """What is said of each row of a block under a model."""
 
     def __init__(
-        self, kernel: Kernel, centers: NDArray[np.float32], metric: str, with_second: bool
+        self, kernel: Kernel, centers: NDArray[np.float32], metric: Metric, with_second: bool
     ) -> None:
         self._kernel = kernel
         self._centers = centers

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.engine.row_cache import CacheOptions
 from ray_kmeans.engine.shard import Block
 
@@ -15,7 +15,7 @@ from ray_kmeans.engine.shard import Block
 class WorkerSetup:
     """All that a worker must know to compute on its rows, wherever its process runs."""
 
-    metric: str = SQUARED_EUCLIDEAN
+    metric: Metric = Metric.SQUARED_EUCLIDEAN
     """Distance metric: 'squared_euclidean' or 'cosine'."""
     kernel: str = "cpu"
     """Name of the kernel that computes, as `kernels.load` takes it."""
@@ -65,7 +65,7 @@ class WorkerOptions:
         """Number of threads in which a worker computes."""
         return threads_of(self.cpus_per_worker)
 
-    def setup(self, metric: str) -> WorkerSetup:
+    def setup(self, metric: Metric) -> WorkerSetup:
         """Return what each worker must know to compute by this metric."""
         return WorkerSetup(
             metric=metric,

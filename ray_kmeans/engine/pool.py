@@ -16,6 +16,7 @@ from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.exact_total import as_float
 from ray_kmeans.algorithm.grid import Extent, Grid, Summary
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials, Sums
 from ray_kmeans.algorithm.weights import TOTAL_BITS
@@ -41,7 +42,7 @@ class Pool(ABC):
     checked by mypy.
     """
 
-    metric: str
+    metric: Metric
     waited = 0.0
     """Seconds from the first worker's answer to the last one's, in all calls so far."""
     answered = 0.0

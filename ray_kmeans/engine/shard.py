@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.grid import Extent
-from ray_kmeans.algorithm.metric import project
+from ray_kmeans.algorithm.metric import Metric, project
 from ray_kmeans.algorithm.precision import Rounding
 from ray_kmeans.algorithm.weights import Span, in_units
 from ray_kmeans.engine.progress import Moved, ignore
@@ -75,7 +75,7 @@ class Shard:
         self,
         source: Reader,
         blocks: Sequence[Block],
-        metric: str,
+        metric: Metric,
         row_cache: CacheOptions,
         hash_of: Callable[[Rows], int],
     ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.grid import Summary
-from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.checkpoint_saver import Saver
 from ray_kmeans.engine.fit_plan import FitPlan
@@ -79,7 +79,7 @@ def _oddities(summary: Summary, names: Sequence[str]) -> Iterator[str]:
             "its other values vanish beside them, also in the centers. "
             "Remove the outliers (or fill values), or scale the column."
         )
-    if summary.metric == COSINE and summary.zeros:
+    if summary.metric == Metric.COSINE and summary.zeros:
         yield (
             f"{summary.zeros:,} of {summary.counting:,} rows are zero: they have no direction. "
             "Their cosine distance to every center is 1, and they count for the first cluster. "

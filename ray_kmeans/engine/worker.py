@@ -20,7 +20,7 @@ from ray_kmeans import kernels
 from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.algorithm.exact_total import exact_total
 from ray_kmeans.algorithm.grid import Extent, Grid, Squares
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN, without_direction
+from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.engine.label_writer import (
@@ -169,7 +169,7 @@ class ShardWorker:
         distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
         for number, block_rows, labels in self._labelled(centers):
             # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
-            here = self._kernel.distances_to(block_rows, centers, labels, SQUARED_EUCLIDEAN)
+            here = self._kernel.distances_to(block_rows, centers, labels, Metric.SQUARED_EUCLIDEAN)
             here[without_direction(block_rows, self._metric) | self._shard.out_in(number)] = 0
             order = np.argsort(-here, kind="stable")[:count]
             distances = np.concatenate([distances, here[order]])

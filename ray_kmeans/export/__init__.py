@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.metric import COSINE as COSINE
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric as Metric
 from ray_kmeans.errors import ConfigError, install_hint
 
 
@@ -39,9 +38,9 @@ def first_equals(centers: NDArray[np.float32]) -> NDArray[np.int64]:
 
 def check_metric(metric: str) -> None:
     """Raise ConfigError for a metric that no graph computes."""
-    if metric not in (SQUARED_EUCLIDEAN, COSINE):
+    if metric not in tuple(Metric):
         raise ConfigError(
-            f"metric={metric!r} cannot be exported. Give {SQUARED_EUCLIDEAN!r} or {COSINE!r}."
+            f"metric={metric!r} cannot be exported. Give {' or '.join(map(repr, Metric))}."
         )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.export import (
-    COSINE,
+    Metric,
     check_metric,
     first_equals,
     middle,
@@ -129,7 +129,7 @@ def _graph(onnx: Any, centers: NDArray[np.float32], metric: str) -> Any:
         "zero": np.array(0.0),
     }
     nodes = _Nodes(onnx)
-    if metric == COSINE:
+    if metric == Metric.COSINE:
         constants |= {"one": np.array(1.0), "nothing": np.array(0, np.float32)}
         scores = _cosine(nodes)
     else:

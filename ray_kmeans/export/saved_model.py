@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.export import (
-    COSINE,
+    Metric,
     check_metric,
     first_equals,
     middle,
@@ -67,7 +67,7 @@ def saved_model_files(
         clusters = v1.Variable(initial, name="clusters", use_resource=True)
         features, inputs = _inputs(tf, serving_input_fn, centers.shape[1])
         x, c = tf.cast(features, tf.float64), tf.cast(clusters, tf.float64)
-        if metric == COSINE:
+        if metric == Metric.COSINE:
             distances = _cosine(tf, x, c)
         else:
             distances = _squared_euclidean(tf, x, c, middle(centers).astype(np.float64))

@@ -6,15 +6,26 @@ Every kernel gives the same bits, so the choice is about speed alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ray_kmeans.algorithm.metric import Metric
 
 COARSE_UNITS = 256
 
 ALIKE: NDArray[np.int64] = np.empty(0, np.int64)
 """The weights of rows that count once each: none are stored."""
+
+
+class Moves(NamedTuple):
+    """Rows whose label changed."""
+
+    rows: NDArray[np.integer]
+    """(m,) the numbers of these rows, in any order."""
+    before: NDArray[np.int32]
+    """(m,) the label that each had; -1 where it had none."""
 
 
 class Held(Protocol):
@@ -43,7 +54,7 @@ class Kernel(Protocol):
     def hold(
         self,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
@@ -57,12 +68,12 @@ class Kernel(Protocol):
         blocks: Sequence[NDArray[np.float32]],
         sizes: Sequence[int],
         d: int,
-        metric: str,
+        metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
         """Hold blocks (n_i, d), of these sizes, that are made anew whenever one is asked for."""
 
-    def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
+    def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
         """Do the work that depends on the centers (k, d) alone, once per sweep."""
 
     def assign(
@@ -92,6 +103,17 @@ class Kernel(Protocol):
     ) -> None:
         """Add the rows, in whole units of the grid, to the sums of their clusters."""
 
+    def move(
+        self,
+        blocks: Sequence[NDArray[np.float32]],  # (n_i, d)  IN, C order, n rows in all
+        moves: Moves,  # IN
+        labels: NDArray[np.int32],  # (n,)  IN, of all rows now
+        scale: NDArray[np.float64],  # (d,)  IN, units of the grid per 1.0
+        sums: NDArray[np.int64],  # (k, d)  INOUT
+        weights: NDArray[np.int64] = ALIKE,  # (n,)  IN, how often each row counts; or ALIKE
+    ) -> None:
+        """Move rows whose label changed from the sums of one cluster to those of another."""
+
     def accumulate_squares(
         self,
         rows: NDArray[np.float32],  # (n, d)  IN, C order
@@ -110,7 +132,7 @@ class Kernel(Protocol):
         self,
         rows: NDArray[np.float32],  # (n, d)  IN
         centers: NDArray[np.float32],  # (k, d)  IN
-        metric: str,  # IN
+        metric: Metric,  # IN
         result: NDArray[Any],  # (n, k)  OUT, float32 or float64
     ) -> None:
         """Write all distances: float64 sums in the order of the columns, then rounded as asked."""
@@ -120,7 +142,7 @@ class Kernel(Protocol):
         rows: NDArray[np.float32],  # (n, d)  IN
         centers: NDArray[np.float32],  # (k, d)  IN
         labels: NDArray[np.int32],  # (n,)  IN
-        metric: str,  # IN
+        metric: Metric,  # IN
     ) -> NDArray[np.float64]:
         """Return the distance of each row to one center, (n,): the float64 bits of `distances`."""
 

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import ALIKE, Held, cpu_features
 from ray_kmeans.kernels.int8.held_rows import HeldRows
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
-from ray_kmeans.kernels.int8.types import Spaces
+from ray_kmeans.kernels.int8.types import ScratchPool
 from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
+from ray_kmeans.kernels.self_check import near_ties
 from ray_kmeans.kernels.threads import Threads
 
 log = logging.getLogger("ray_kmeans")
@@ -38,7 +40,7 @@ class Prepared:
     """Centers, and what is made of them once where it is needed."""
 
     centers: NDArray[np.float32]
-    metric: str
+    metric: Metric
     portable: PreparedCenters | None = None
     second: SecondNearest | None = None
 
@@ -52,7 +54,7 @@ class CpuKernel(PortableKernel):
     def __init__(self, threads: int, unit: str | None = None) -> None:
         super().__init__(threads)
         self._unit = unit
-        self._spaces = Spaces()
+        self._scratch_pool = ScratchPool()
 
     def ready(self, rows: int, k: int, d: int) -> str:
         unit = self._unit_for(rows, k, d)
@@ -64,16 +66,16 @@ class CpuKernel(PortableKernel):
     def hold(
         self,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
         unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
         if unit is None:
             return super().hold(blocks, metric, k, weights)
-        return HeldRows(blocks, metric, unit.of, self._threads, weights, self._spaces)
+        return HeldRows(blocks, metric, unit.of, self._threads, weights, self._scratch_pool)
 
-    def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
+    def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
         return Prepared(centers, metric)
 
     def assign(self, rows: NDArray[np.float32], prepared: Any, labels: NDArray[np.int32]) -> None:
@@ -84,7 +86,7 @@ class CpuKernel(PortableKernel):
         for start in range(0, len(rows), AT_ONCE):
             part = np.ascontiguousarray(rows[start : start + AT_ONCE])
             about = [part], prepared.metric, unit.of, self._threads
-            held = HeldRows(*about, spaces=self._spaces)
+            held = HeldRows(*about, scratch_pool=self._scratch_pool)
             labels[start : start + AT_ONCE] = held.assign(prepared.centers)
 
     def assign_second(
@@ -99,7 +101,7 @@ class CpuKernel(PortableKernel):
             super().assign_second(rows, self._portable(prepared), labels, seconds)
             return
         if prepared.second is None:
-            about = prepared.centers, prepared.metric, unit.of, self._threads, self._spaces
+            about = prepared.centers, prepared.metric, unit.of, self._threads, self._scratch_pool
             prepared.second = SecondNearest(*about)
         left = prepared.second.label(np.ascontiguousarray(rows), labels, seconds)
         if len(left):
@@ -138,10 +140,8 @@ def _is_right(unit: cpu_features.Unit) -> bool:
     rng = np.random.default_rng(0)
     portable = PortableKernel(1)
     right = True
-    for metric, k, d in product(("squared_euclidean", "cosine"), (300, 20), (70, 8)):
-        centers = rng.standard_normal((k, d), np.float32)
-        rows = centers[rng.integers(0, k, 700)] + rng.standard_normal((700, d), np.float32)
-        rows[: k - 1] = (centers[1:] + centers[:-1]) / 2  # about as near to one as to the other
+    for metric, k, d in product(Metric, (300, 20), (70, 8)):
+        rows, centers = near_ties(rng, k, d)
         held = HeldRows([rows], metric, unit.of, Threads(1))
         for moved in (centers, centers * np.float32(0.98), centers[::-1].copy()):
             expected = np.empty(len(rows), np.int32)
@@ -156,14 +156,14 @@ def _is_right(unit: cpu_features.Unit) -> bool:
 def _is_second_right(
     rows: NDArray[np.float32],
     centers: NDArray[np.float32],
-    metric: str,
+    metric: Metric,
     labels: NDArray[np.int32],
     unit: cpu_features.Unit,
 ) -> bool:
     expected, found = np.empty((2, len(rows)), np.int32)
     portable = PortableKernel(1)
     portable.assign_second(rows, portable.prepare(centers, metric), labels, expected)
-    second = SecondNearest(centers, metric, unit.of, Threads(1), Spaces())
+    second = SecondNearest(centers, metric, unit.of, Threads(1), ScratchPool())
     left = second.label(rows, labels, found)
     found[left] = expected[left]
     return bool((found == expected).all())

@@ -1,78 +1,110 @@
-"""Labels of rows that stay, with sums and counts that follow them: only what moves changes them."""
+"""Sums and counts that follow the labels of held rows: only rows whose label changed move.
+
+The sums are integers, so moving rows between them gives the bits of adding up everything anew. This
+module must stay free of numba: what the estimator imports reaches it.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import ALIKE, Held
+from ray_kmeans.algorithm.metric import Metric
+from ray_kmeans.kernels import ALIKE, Held, Kernel, Moves
 
 JOINED_ROWS = 8_192
-"""Rows of small blocks that are put side by side."""
+"""Up to this many rows, small blocks are put side by side, as each call for one costs its time."""
 
 
-class Moves(NamedTuple):
-    """Rows whose label is new."""
+class Sums(Protocol):
+    """The sums and counts of clusters, which rows enter and leave."""
 
-    rows: NDArray[np.integer]
-    """(m,) their numbers, in any order."""
-    before: NDArray[np.int32]
-    """(m,) the label that each had; -1 where it had none."""
+    def values(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return copies of the sums (k, d), in whole units of the grid, and of the counts (k,)."""
 
 
-class MovingSums(ABC):
-    """The sums are integers: moving rows between them gives the bits of adding up everything."""
+class IncrementalSums(ABC):
+    """Labels of held rows, and sums that are made once and then follow the labels.
 
-    def __init__(
-        self, blocks: Sequence[NDArray[np.float32]], weights: NDArray[np.int64] = ALIKE
-    ) -> None:
-        self._blocks = blocks
-        self._weights = weights
-        self._labels = np.full(sum(len(block) for block in blocks), -1, np.int32)
+    Sums begin when they are first asked for, or when the number of centers changes. Then all labels
+    are forgotten, so that every row has a new label in the next sweep and enters the sums.
+    """
+
+    def __init__(self) -> None:
         self._k = 0
-        self._sums: NDArray[np.int64] | None = None
+        self._sums: Any = None
+        """The `Sums` that this class's `_new_sums` made; None until they are asked for."""
 
     @abstractmethod
-    def relabel(self, centers: NDArray[np.float32]) -> Moves:
-        """Bring `_labels` up to date and return what has moved; a label of -1 is none yet."""
+    def _forget(self) -> None:
+        """Give every row the label -1, which is none."""
 
     @abstractmethod
-    def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
-        """Take moved rows from the sums of one cluster to those of another."""
+    def _new_sums(self, k: int, scale: NDArray[np.float64]) -> Sums:
+        """Return the sums of k clusters without rows; `scale`: (d,) units of the grid per 1.0."""
+
+    @abstractmethod
+    def _sweep(self, centers: NDArray[np.float32]) -> None:
+        """Label all rows; where there are sums, move the rows whose label is new."""
+
+    @abstractmethod
+    def _all_labels(self) -> NDArray[np.int32]:
+        """Return the labels of all rows (n,)."""
+
+    def label(self, centers: NDArray[np.float32]) -> None:
+        """Bring the labels and sums up to date, and return neither."""
+        if len(centers) != self._k:
+            self._begin(len(centers))
+        self._sweep(centers)
 
     def assign(self, centers: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return the labels of all rows; they change with the next call."""
-        if len(centers) != self._k:
-            self._k, self._sums = len(centers), None
-            self._labels[:] = -1
-        moves = self.relabel(centers)
-        if self._sums is not None:
-            self._apply(moves)
-        return self._labels
+        """Return the labels of all rows (n,); they change with the next call."""
+        self.label(centers)
+        return self._all_labels()
 
     def sums(
         self, centers: NDArray[np.float32], scale: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Label all rows; return sums (k, d) in whole units of the grid, and counts (k,)."""
-        self.assign(centers)
-        if self._sums is None:
-            self._units = scale
-            self._sums, self._counts = (
-                np.zeros(centers.shape, np.int64),
-                np.zeros(self._k, np.int64),
-            )
-            everything = np.arange(len(self._labels))
-            self._apply(Moves(everything, np.full(len(everything), -1, np.int32)))
-        return self._sums.copy(), self._counts.copy()
+        if self._sums is None or len(centers) != self._k:
+            self._begin(len(centers))
+            self._sums = self._new_sums(len(centers), scale)
+        self._sweep(centers)
+        found: tuple[NDArray[np.int64], NDArray[np.int64]] = self._sums.values()
+        return found
 
-    def _apply(self, moves: Moves) -> None:
-        assert self._sums is not None
-        count_moves(moves, self._labels[moves.rows], self._weights, self._counts)
-        self.move(moves, self._units, self._sums)
+    def _begin(self, k: int) -> None:
+        self._k, self._sums = k, None
+        self._forget()
+
+
+class SumsInMemory:
+    """Sums and counts of clusters in memory; `move_rows` adds up, as `Kernel.move` does."""
+
+    def __init__(self, k: int, scale: NDArray[np.float64], move_rows: Callable[..., None]) -> None:
+        self._scale = scale
+        self._move_rows = move_rows
+        self._sums = np.zeros((k, len(scale)), np.int64)
+        self._counts = np.zeros(k, np.int64)
+
+    def move(
+        self, rows: Any, moves: Moves, labels: NDArray[np.int32], weights: NDArray[np.int64]
+    ) -> None:
+        """Move rows between clusters.
+
+        `rows`: as `move_rows` takes them. `labels`: (n,) of all these rows now. `weights`: (n,), or
+        ALIKE.
+        """
+        count_moves(moves, labels[moves.rows], weights, self._counts)
+        self._move_rows(rows, moves, labels, self._scale, self._sums, weights)
+
+    def values(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return copies of the sums (k, d) and counts (k,)."""
+        return self._sums.copy(), self._counts.copy()
 
 
 def count_moves(
@@ -81,7 +113,11 @@ def count_moves(
     weights: NDArray[np.int64],
     counts: NDArray[np.int64],
 ) -> None:
-    """Take moved rows, whose labels now are given, from the counts of one cluster to another's."""
+    """Move rows between the counts of clusters.
+
+    `labels`: (m,) IN, of the moved rows now. `weights`: (n,) IN, of all rows, or ALIKE. `counts`:
+    (k,) INOUT.
+    """
     left = moves.before >= 0
     times = weights[moves.rows] if len(weights) else ALIKE
     counts += counts_of(labels, len(counts), times)
@@ -98,25 +134,27 @@ def counts_of(
 
 
 class HoldsPlainly:
-    """A kernel that labels rows that are held from the start each time."""
+    """The `hold` of a kernel that labels held rows from the start each time."""
 
     def hold(
-        self,
+        self: Kernel,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
+        """Hold blocks that stay where they are, see `Kernel.hold`."""
         return self.hold_each(blocks, [len(b) for b in blocks], blocks[0].shape[1], metric, weights)
 
     def hold_each(
-        self,
+        self: Kernel,
         blocks: Sequence[NDArray[np.float32]],
         sizes: Sequence[int],
         d: int,
-        metric: str,
+        metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
+        """Hold blocks that are made anew for each sweep, see `Kernel.hold_each`."""
         return PlainHeld(self, blocks, sum(sizes), metric, weights)
 
 
@@ -144,60 +182,42 @@ def _side_by_side(blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-class PlainHeld:
+class PlainHeld(IncrementalSums):
     """Rows that a kernel labels from the start each time; a block is needed for its turn alone."""
 
     def __init__(
         self,
-        kernel: Any,
+        kernel: Kernel,
         blocks: Iterable[NDArray[np.float32]],
         rows: int,
-        metric: str,
+        metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        super().__init__()
         self._kernel = kernel
         self._blocks = blocks
         self._metric = metric
         self._weights = weights
         self._labels = np.full(rows, -1, np.int32)
-        self._sums: NDArray[np.int64] | None = None
 
-    def assign(self, centers: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return the labels of all rows; they change with the next call."""
-        if self._sums is not None and len(self._sums) != len(centers):
-            self._sums = None
+    def _forget(self) -> None:
+        self._labels[:] = -1
+
+    def _new_sums(self, k: int, scale: NDArray[np.float64]) -> SumsInMemory:
+        return SumsInMemory(k, scale, self._kernel.move)
+
+    def _all_labels(self) -> NDArray[np.int32]:
+        return self._labels
+
+    def _sweep(self, centers: NDArray[np.float32]) -> None:
         prepared = self._kernel.prepare(centers, self._metric)
         first = 0
         for rows in joined(self._blocks):
-            labels = self._labels[first : first + len(rows)]
-            before = labels.copy()
+            here = slice(first, first + len(rows))
+            labels, before = self._labels[here], self._labels[here].copy()
             self._kernel.assign(rows, prepared, labels)
             if self._sums is not None:
-                self._move(rows, before, labels, self._weights[first : first + len(rows)])
+                changed = np.flatnonzero(before != labels)
+                moves = Moves(rows=changed, before=before[changed])
+                self._sums.move([rows], moves, labels, self._weights[here])
             first += len(rows)
-        return self._labels
-
-    def sums(
-        self, centers: NDArray[np.float32], scale: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Label all rows; return sums (k, d) in whole units of the grid, and counts (k,)."""
-        if self._sums is None or self._sums.shape != centers.shape:
-            self._units = scale
-            self._sums = np.zeros(centers.shape, np.int64)
-            self._counts = np.zeros(len(centers), np.int64)
-            self._labels[:] = -1
-        self.assign(centers)
-        return self._sums.copy(), self._counts.copy()
-
-    def _move(
-        self,
-        rows: NDArray[np.float32],
-        before: NDArray[np.int32],
-        labels: NDArray[np.int32],
-        weights: NDArray[np.int64],
-    ) -> None:
-        assert self._sums is not None
-        moved = np.flatnonzero(before != labels)
-        moves = Moves(moved, before[moved])
-        count_moves(moves, labels[moved], weights, self._counts)
-        self._kernel.move([rows], moves, labels, self._units, self._sums, weights)

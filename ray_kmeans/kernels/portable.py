@@ -32,19 +32,20 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import (
     ALIKE,
     BLAS,
+    Moves,
     column_keys,
     compiled,
     drift,
     summing,
 )
 from ray_kmeans.kernels.int8.types import Rows
-from ray_kmeans.kernels.moving_sums import HoldsPlainly, Moves
+from ray_kmeans.kernels.moving_sums import HoldsPlainly
 from ray_kmeans.kernels.threads import Threads
 
-COSINE = "cosine"
 TILE_ROWS = 512
 PANEL_CENTERS = 1024
 """A tile of scores is at most 2 MB: it stays in the second-level cache until it is scanned."""
@@ -97,8 +98,8 @@ class PortableKernel(HoldsPlainly):
         return BLAS
 
     @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
-    def prepare(self, centers: NDArray[np.float32], metric: str) -> PreparedCenters:
-        cosine = metric == "cosine"
+    def prepare(self, centers: NDArray[np.float32], metric: Metric) -> PreparedCenters:
+        cosine = metric == Metric.COSINE
         k, d = centers.shape
         exact = centers.astype(np.float64)
         scale, mean = scale_of(centers)
@@ -202,20 +203,20 @@ class PortableKernel(HoldsPlainly):
         self,
         rows: NDArray[np.float32],
         centers: NDArray[np.float32],
-        metric: str,
+        metric: Metric,
         result: NDArray[Any],
     ) -> None:
-        compiled.distances(rows, centers, metric == "cosine", result)
+        compiled.distances(rows, centers, metric == Metric.COSINE, result)
 
     def distances_to(
         self,
         rows: NDArray[np.float32],
         centers: NDArray[np.float32],
         labels: NDArray[np.int32],
-        metric: str,
+        metric: Metric,
     ) -> NDArray[np.float64]:
         result = np.empty(len(rows))
-        compiled.distances_to(rows, centers, labels, metric == "cosine", result)
+        compiled.distances_to(rows, centers, labels, metric == Metric.COSINE, result)
         return result
 
 

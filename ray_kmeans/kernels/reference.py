@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels import ALIKE, COARSE_UNITS, column_keys
-from ray_kmeans.kernels.moving_sums import HoldsPlainly, Moves
+from ray_kmeans.algorithm.metric import Metric
+from ray_kmeans.kernels import ALIKE, COARSE_UNITS, Moves, column_keys
+from ray_kmeans.kernels.moving_sums import HoldsPlainly
 
 
 class ReferenceKernel(HoldsPlainly):
@@ -19,13 +20,15 @@ class ReferenceKernel(HoldsPlainly):
     def ready(self, rows: int, k: int, d: int) -> str:
         return "reference"
 
-    def prepare(self, centers: NDArray[np.float32], metric: str) -> tuple[NDArray[np.float32], str]:
+    def prepare(
+        self, centers: NDArray[np.float32], metric: Metric
+    ) -> tuple[NDArray[np.float32], Metric]:
         return centers, metric
 
     def assign(
         self,
         rows: NDArray[np.float32],
-        prepared: tuple[NDArray[np.float32], str],
+        prepared: tuple[NDArray[np.float32], Metric],
         labels: NDArray[np.int32],
     ) -> None:
         centers, metric = prepared
@@ -42,7 +45,7 @@ class ReferenceKernel(HoldsPlainly):
     def assign_second(
         self,
         rows: NDArray[np.float32],
-        prepared: tuple[NDArray[np.float32], str],
+        prepared: tuple[NDArray[np.float32], Metric],
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
@@ -107,21 +110,21 @@ class ReferenceKernel(HoldsPlainly):
         self,
         rows: NDArray[np.float32],
         centers: NDArray[np.float32],
-        metric: str,
+        metric: Metric,
         result: NDArray[Any],
     ) -> None:
         total = np.zeros((len(rows), len(centers)))
         for column in range(rows.shape[1]):  # this order of additions is part of the result
             total += terms_of(rows[:, column, None], centers[:, column].astype(np.float64), metric)
         with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
-            result[:] = np.maximum(1 + total, 0) if metric == "cosine" else total
+            result[:] = np.maximum(1 + total, 0) if metric == Metric.COSINE else total
 
     def distances_to(
         self,
         rows: NDArray[np.float32],
         centers: NDArray[np.float32],
         labels: NDArray[np.int32],
-        metric: str,
+        metric: Metric,
     ) -> NDArray[np.float64]:
         result = np.empty((len(rows), len(centers)))
         self.distances(rows, centers, metric, result)
@@ -132,16 +135,16 @@ def _times(weights: NDArray[np.int64]) -> Any:
     return weights[:, None] if len(weights) else 1
 
 
-def terms_of(x: Any, c: Any, metric: str) -> Any:
+def terms_of(x: Any, c: Any, metric: Metric) -> Any:
     """Return what is added up to a score, the lowest of which is the nearest center's."""
-    return -(x * c) if metric == "cosine" else (x - c) * (x - c)
+    return -(x * c) if metric == Metric.COSINE else (x - c) * (x - c)
 
 
 def nearest_over_the_reals(
     row: NDArray[np.float32],
     centers: NDArray[np.float32],
     candidates: NDArray[np.int64],
-    metric: str,
+    metric: Metric,
 ) -> int:
     """Return the candidate with the lowest true score; a tie goes to the lowest index."""
     exact_row = [Fraction(x) for x in row.tolist()]

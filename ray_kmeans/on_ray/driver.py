@@ -21,6 +21,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, Store
@@ -230,7 +231,7 @@ def _is_running(name: str) -> bool:
     return True
 
 
-def open_pool(workload: Workload, metric: str, emit: ev.Emit) -> RayPool:
+def open_pool(workload: Workload, metric: Metric, emit: ev.Emit) -> RayPool:
     """Return a pool that this process owns."""
     _check_room(workload)
     return RayPool(replace(workload, source=put(workload.source)), metric, emit)

@@ -15,6 +15,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.grid import Extent
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.partials import Sums
 from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.pool import Pool
@@ -95,7 +96,7 @@ class RayPool(Pool):
     def __init__(
         self,
         workload: Workload,
-        metric: str,
+        metric: Metric,
         emit: ev.Emit,
     ) -> None:
         self.metric = metric

@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from ray_kmeans._version import __version__
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
@@ -31,7 +32,7 @@ MOST_FALSE_STARTS = 3
 class Crew:
     """Actors, each started by this process and ended with it."""
 
-    def __init__(self, metric: str, options: WorkerOptions, emit: ev.Emit) -> None:
+    def __init__(self, metric: Metric, options: WorkerOptions, emit: ev.Emit) -> None:
         self.options = options
         self._setup = options.setup(metric)
         self._emit = emit

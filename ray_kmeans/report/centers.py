@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
 
 
@@ -86,7 +87,7 @@ class Gaps:
         return [(one, int(self.nearest[one]), float(self.distances[one])) for one in order]
 
 
-def gaps_of(centers: NDArray[np.float32], metric: str) -> Gaps | None:
+def gaps_of(centers: NDArray[np.float32], metric: Metric) -> Gaps | None:
     """Return the gaps between centers (k, d); None where there is a single one."""
     if len(centers) == 1:
         return None

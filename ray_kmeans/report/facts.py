@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.model_rows import taken_from
 from ray_kmeans.data.source import Source
@@ -76,7 +76,7 @@ class Facts:
     @property
     def distance(self) -> str:
         """What a distance of this model is."""
-        return "cosine distance" if self.state.metric == COSINE else "squared distance"
+        return "cosine distance" if self.state.metric == Metric.COSINE else "squared distance"
 
 
 def facts_of(

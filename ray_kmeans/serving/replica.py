@@ -137,7 +137,7 @@ class Nearest:
             "iteration": state.iteration,
             "num_clusters": len(state.centers),
             "num_features": self._features,
-            "distance_metric": state.metric,
+            "distance_metric": str(state.metric),
             "max_rows": self._max_rows,
             **refused,
         }

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
     FitState,
@@ -72,7 +73,7 @@ def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
     running = state.running
     return {
         "format": FORMAT,
-        "distance_metric": state.metric,
+        "distance_metric": str(state.metric),
         "num_clusters": len(state.centers),
         "num_features": state.centers.shape[1],
         "iteration": state.iteration,
@@ -186,7 +187,7 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
     return FitState(
         centers=arrays["centers"],
         counts=arrays["counts"],
-        metric=manifest["distance_metric"],
+        metric=_metric(manifest["distance_metric"]),
         iteration=manifest["iteration"],
         began=manifest["began"],
         history=tuple(_line(*line) for line in arrays["history"].tolist()),
@@ -198,6 +199,11 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         rows=None if rows is None else RowSpec.from_json(rows),
         origin=None if origin is None else _origin(**origin),
     )
+
+
+def _metric(name: Any) -> Any:
+    """Return the metric of a name; one that is unknown stays as it is, for `validity` to refuse."""
+    return Metric(name) if name in tuple(Metric) else name
 
 
 def _origin(initial: str, random_seed: int, retries: int) -> Origin:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import Iteration
 
 
@@ -26,7 +26,7 @@ def history_table(lines: Sequence[Iteration], metric: str) -> pa.Table:
 
 
 def _schema(metric: str) -> pa.Schema:
-    cosine = metric == COSINE
+    cosine = metric == Metric.COSINE
     distance = "1" if cosine else "(unit of the data)^2"
     length = "1" if cosine else "unit of the data"
     columns = [

@@ -92,7 +92,7 @@ def _swept(
         num_clusters=len(counts),
         empty_clusters=int((counts == 0).sum()),
         largest_share=float(counts.max()) / weight,
-        distance_metric=state.metric,
+        distance_metric=str(state.metric),
         global_step=state.iteration,
     )
     return result, counts

@@ -43,7 +43,7 @@ def onnx_files(
 ) -> dict[str, bytes]:
     """Return the ONNX graph of a model, by file name."""
     _check_not_shifted(state)
-    properties = {"distance_metric": state.metric, "global_step": str(state.iteration)}
+    properties = {"distance_metric": str(state.metric), "global_step": str(state.iteration)}
     content = onnx_model(
         state.centers,
         state.metric,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import FitState, Origin
 from ray_kmeans.algorithm.stopping import StopRule
@@ -82,7 +82,7 @@ def plan_fit(
     return FitPlan(
         num_clusters=k,
         initial=initial_centers(params["initial_clusters"], k),
-        metric=params["distance_metric"],
+        metric=Metric(params["distance_metric"]),
         random_seed=int(params["random_seed"]),
         retries=int(params["kmeans_plus_plus_num_retries"]),
         rule=rule,
@@ -258,7 +258,7 @@ def _shifted(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
         initial = (initial - np.asarray(shift) if matching else initial).astype(np.float32)
     elif shift and callable(initial):
         initial = _called_with_the_users_rows(initial, np.asarray(shift))
-    if shift and plan.metric == COSINE:
+    if shift and plan.metric == Metric.COSINE:
         raise ConfigError(
             "center=True and distance_metric='cosine': a shift changes all directions. Leave "
             "center out, or take 'squared_euclidean'."

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.metric import COSINE, project
+from ray_kmeans.algorithm.metric import Metric, project
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
     GIVEN,
@@ -49,7 +49,7 @@ class Found:
     """(k, d)"""
     shown: str
     """What messages call the place that they come from."""
-    metric: str | None = None
+    metric: Metric | None = None
     """By what it compares rows; None where it does not say."""
     names: tuple[str, ...] = ()
     """The d columns that they are in; () where these have no names."""
@@ -59,7 +59,7 @@ def centers_of(
     given: Any,
     columns: Sequence[str] = (),
     storage_options: Mapping[str, Any] | None = None,
-    metric: str | None = None,
+    metric: Metric | None = None,
 ) -> Found:
     """Return the centers in a file, an array, a table or a model of another library.
 
@@ -72,8 +72,9 @@ def centers_of(
         found = _in_object(given, columns)
     centers, shown = found.centers, found.shown
     if found.metric is not None and metric is not None and found.metric != metric:
+        measure = "inner product" if found.metric == Metric.COSINE else "L2"
         raise ConfigError(
-            f"{shown} compares by {'inner product' if found.metric == COSINE else 'L2'}, and "
+            f"{shown} compares by {measure}, and "
             f"distance_metric={metric!r}. Give {found.metric!r}, or an index of the other kind."
         )
     wrong = np.flatnonzero(~np.isfinite(centers).all(axis=1))
@@ -82,8 +83,8 @@ def centers_of(
             f"{len(wrong):,} of the {len(centers):,} centers in {shown} hold NaN, null or "
             f"infinity; the first is number {wrong[0]:,}, counted from 0. Give finite centers."
         )
-    if metric == COSINE and not centers.any(axis=1).all():
-        raise DataError(f"a center in {shown} is zero: by {COSINE!r} it has no direction.")
+    if metric == Metric.COSINE and not centers.any(axis=1).all():
+        raise DataError(f"a center in {shown} is zero: by {Metric.COSINE!r} it has no direction.")
     return replace(found, centers=np.ascontiguousarray(centers))
 
 
@@ -100,7 +101,7 @@ def initial_clusters_of(given: str, storage_options: Mapping[str, Any]) -> Any:
         ) from None
 
 
-def imported(given: Found, metric: str, store: ModelDir) -> FitState:
+def imported(given: Found, metric: Metric, store: ModelDir) -> FitState:
     """Make centers the model of a directory, and return it.
 
     Where these are the model already nothing is done; ConfigError where there is another one.

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.dtypes import item_bytes
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.footprint import Footprint, readers_of
 from ray_kmeans.data.layout import (
@@ -213,7 +214,7 @@ def open_pool(
     source: Source,
     layout: Layout,
     num_clusters: int,
-    metric: str,
+    metric: Metric,
     config: RunConfig,
     emit: ev.Emit | None = None,
     *,

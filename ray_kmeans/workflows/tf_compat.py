@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.metric import COSINE
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import running_means
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.layout import Layout
@@ -56,7 +56,11 @@ def variable(state: FitState, name: str) -> NDArray[Any]:
 
 def _clusters(state: FitState) -> NDArray[Any]:
     """Return the centers as TensorFlow keeps them: with m = 1 and cosine, unnormalised means."""
-    if state.running is None or state.metric != COSINE or state.running.steps_per_iteration > 1:
+    if (
+        state.running is None
+        or state.metric != Metric.COSINE
+        or state.running.steps_per_iteration > 1
+    ):
         return state.clusters
     return running_means(state)
 

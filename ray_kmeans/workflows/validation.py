@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.stream import without_targets
@@ -19,7 +19,7 @@ from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.text import secrets
 
 INITS = (choose.RANDOM, choose.KMEANS_PLUS_PLUS, choose.KMC2, choose.KMEANS_PARALLEL)
-METRICS = (SQUARED_EUCLIDEAN, COSINE)
+METRICS = (Metric.SQUARED_EUCLIDEAN, Metric.COSINE)
 EMPTY_CLUSTERS = ("keep", "farthest")
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.metric import COSINE, SQUARED_EUCLIDEAN
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.errors import ConfigError
 
 
-def centers_in_bytes(content: bytes, shown: str) -> tuple[NDArray[np.float32], str]:
+def centers_in_bytes(content: bytes, shown: str) -> tuple[NDArray[np.float32], Metric]:
     """Return the centers (k, d) of an index given as bytes, and its metric; `shown` is its name."""
     faiss = _library(shown)
     try:
@@ -22,7 +22,7 @@ def centers_in_bytes(content: bytes, shown: str) -> tuple[NDArray[np.float32], s
     return centers_in_index(index, shown)
 
 
-def centers_in_index(index: Any, shown: str) -> tuple[NDArray[np.float32], str]:
+def centers_in_index(index: Any, shown: str) -> tuple[NDArray[np.float32], Metric]:
     """Return the centers (k, d) of an index, and its metric; ConfigError if it keeps none."""
     faiss = _library(shown)
     if isinstance(index, faiss.IndexPreTransform):
@@ -37,7 +37,7 @@ def centers_in_index(index: Any, shown: str) -> tuple[NDArray[np.float32], str]:
             f"{shown} is an {type(flat).__name__} with {flat.ntotal:,} vectors, which keeps no "
             "centers as they are. Give a trained IVF index, or a flat one that holds the centers."
         )
-    metrics = {faiss.METRIC_L2: SQUARED_EUCLIDEAN, faiss.METRIC_INNER_PRODUCT: COSINE}
+    metrics = {faiss.METRIC_L2: Metric.SQUARED_EUCLIDEAN, faiss.METRIC_INNER_PRODUCT: Metric.COSINE}
     if flat.metric_type not in metrics:
         raise ConfigError(f"{shown} compares neither by L2 nor by inner product.")
     return np.asarray(flat.reconstruct_n(0, flat.ntotal), np.float32), metrics[flat.metric_type]

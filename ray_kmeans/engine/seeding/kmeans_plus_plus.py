@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.grid import Summary
-from ray_kmeans.algorithm.metric import without_direction
+from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.potential import SEEDING_METRIC, in_order
@@ -88,7 +88,7 @@ class ArrayField:
         self,
         rows: NDArray[np.float32],
         times: NDArray[np.int64],
-        metric: str,
+        metric: Metric,
         kernel: Kernel,
     ) -> None:
         self._rows = rows

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm import draws
-from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN, without_direction
+from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.kernels import ALIKE, Kernel
 from ray_kmeans.kernels.moving_sums import counts_of
 
@@ -16,7 +16,7 @@ FEW = 8
 """Up to so many new seeds, all distances are taken; beyond, the nearest is found first."""
 
 
-SEEDING_METRIC = SQUARED_EUCLIDEAN
+SEEDING_METRIC = Metric.SQUARED_EUCLIDEAN
 """Between unit rows it is twice the cosine distance, which makes the same seeds; and unlike that it
 is exactly 0 for equal rows and for no others."""
 
@@ -32,7 +32,7 @@ class Potential:
     def __init__(
         self,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         weights_in: Callable[[int], NDArray[np.int64]] = lambda _: ALIKE,
     ) -> None:
         self._blocks = blocks
@@ -110,7 +110,7 @@ class Potential:
         return result
 
 
-def unseeded(rows: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
+def unseeded(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
     """Return the chance of each row to be the first seed: 1, or 0 for a row that makes none."""
     return np.where(without_direction(rows, metric), 0.0, 1.0)
 

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels.compiled import FAR_AWAY
 from ray_kmeans.kernels.gpu.device import Device, steps, whole_floats
 from ray_kmeans.kernels.gpu.refine import settle
-from ray_kmeans.kernels.portable import COSINE, scale_for
+from ray_kmeans.kernels.portable import scale_for
 
 ROUNDOFF = 2.0**-23
 
@@ -37,9 +38,9 @@ class Factors(NamedTuple):
 class ByFloats:
     """Centers that label rows."""
 
-    def __init__(self, centers: NDArray[np.float32], metric: str, device: Device) -> None:
+    def __init__(self, centers: NDArray[np.float32], metric: Metric, device: Device) -> None:
         self._device = device
-        self.cosine = metric == COSINE
+        self.cosine = metric == Metric.COSINE
         self.centers = device.put(centers)
         mean, spread = self._spread()
         self.scale = scale_for(spread)

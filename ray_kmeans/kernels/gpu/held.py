@@ -13,6 +13,7 @@ from ray_kmeans.kernels import ALIKE
 from ray_kmeans.kernels.gpu.chunks import Chunks
 from ray_kmeans.kernels.gpu.device import Device
 from ray_kmeans.kernels.gpu.summing import Sums
+from ray_kmeans.kernels.moving_sums import IncrementalSums
 
 
 class Labeller(Protocol):
@@ -22,7 +23,7 @@ class Labeller(Protocol):
         """Return the labels (n,) int32 of rows (n, d), given those from before, -1 for none."""
 
 
-class HeldOnDevice:
+class HeldOnDevice(IncrementalSums):
     """Labels, sums and counts stay on the device; the rows do as far as there is room for them."""
 
     def __init__(
@@ -32,43 +33,25 @@ class HeldOnDevice:
         device: Device,
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        super().__init__()
         self._chunks = chunks
         self._labeller_of = labeller_of
         self._device = device
         self._weights: Sequence[Any] = [None] * len(chunks.sizes)
         if len(weights):
             self._weights = device.put(weights).split(chunks.sizes)
-        self._k = 0
-        self._sums: Sums | None = None
 
-    def assign(self, centers: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return the labels of all rows (n,)."""
-        self._sweep(centers)
-        return self._labels
-
-    def sums(
-        self, centers: NDArray[np.float32], scale: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Label all rows; return sums (k, d) in whole units of the grid, and counts (k,)."""
-        if self._sums is None or len(centers) != self._k:
-            self._begin(len(centers))
-            self._sums = Sums(len(centers), scale, self._device)
-        self._sweep(centers)
-        return self._sums.host()
-
-    @property
-    def _labels(self) -> NDArray[np.int32]:
+    def _all_labels(self) -> NDArray[np.int32]:
         return np.concatenate([labels.cpu().numpy() for labels in self._known])
 
-    def _begin(self, k: int) -> None:
-        """Forget all labels."""
-        self._k, self._sums = k, None
+    def _forget(self) -> None:
         empty = torch.full((sum(self._chunks.sizes),), -1, dtype=torch.int32)
         self._known = empty.to(self._device.handle).split(self._chunks.sizes)
 
+    def _new_sums(self, k: int, scale: NDArray[np.float64]) -> Sums:
+        return Sums(k, scale, self._device)
+
     def _sweep(self, centers: NDArray[np.float32]) -> None:
-        if len(centers) != self._k:
-            self._begin(len(centers))
         labeller = self._labeller_of(centers)
         for rows, before, weights in zip(self._chunks, self._known, self._weights, strict=True):
             after = labeller.label(rows, before)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import ALIKE, Held
 from ray_kmeans.kernels.cpu import CpuKernel, Prepared
 from ray_kmeans.kernels.gpu.chunks import Chunks
@@ -24,14 +25,15 @@ from ray_kmeans.kernels.gpu.device import Device, steps
 from ray_kmeans.kernels.gpu.float32 import ByFloats
 from ray_kmeans.kernels.gpu.held import HeldOnDevice, Labeller
 from ray_kmeans.kernels.portable import PortableKernel
+from ray_kmeans.kernels.self_check import near_ties
 
 log = logging.getLogger("ray_kmeans")
 
 BYTES = "int8 tensor cores (Triton)"
 FLOATS = "float32 (torch)"
 CHECKS = [
-    *product(("squared_euclidean", "cosine"), (300, 20), (200, 70, 8), (1.0,)),
-    ("squared_euclidean", 20, 8, 2.0**-140),
+    *product(Metric, (300, 20), (200, 70, 8), (1.0,)),
+    (Metric.SQUARED_EUCLIDEAN, 20, 8, 2.0**-140),
 ]
 """Metric, centers, columns and size of the values of the self-check. Those below 2^-126 must not be
 taken for zero."""
@@ -61,7 +63,7 @@ class GpuKernel(PortableKernel):
         blocks: Sequence[NDArray[np.float32]],
         sizes: Sequence[int],
         d: int,
-        metric: str,
+        metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
         chunks = Chunks(blocks, sizes, d, self._device)
@@ -77,7 +79,7 @@ class GpuKernel(PortableKernel):
 
         return HeldOnDevice(chunks, labeller_of, self._device, weights)
 
-    def prepare(self, centers: NDArray[np.float32], metric: str) -> Any:
+    def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
         floats = ByFloats(centers, metric, self._device)
         return PreparedOnDevice(floats, self._cpu.prepare(centers, metric))
 
@@ -140,10 +142,7 @@ def _wrong_labels(device: Device) -> int:
     rng = np.random.default_rng(0)
     portable, wrong = PortableKernel(1), 0
     for metric, k, d, size in CHECKS:
-        centers = rng.standard_normal((k, d), np.float32)
-        rows = centers[rng.integers(0, k, 700)] + rng.standard_normal((700, d), np.float32)
-        rows[: k - 1] = (centers[1:] + centers[:-1]) / 2  # about as near to one as to the other
-        rows, centers = rows * np.float32(size), centers * np.float32(size)
+        rows, centers = (each * np.float32(size) for each in near_ties(rng, k, d))
         held = GpuKernel(1, device, by_bytes=True).hold([rows], metric, k)
         for moved in (centers, centers[::-1].copy()):
             expected = np.empty(len(rows), np.int32)

@@ -36,7 +36,7 @@ class Sums:
             left = before[some] >= 0
             self._add(before[some][left], -units[left], -times[left])
 
-    def host(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def values(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return copies of the sums (k, d) and counts (k,)."""
         return self._sums.cpu().numpy().copy(), self._counts.cpu().numpy().copy()
 

@@ -8,14 +8,17 @@ nothing: losing them costs time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import (
     ALIKE,
+    Moves,
     compiled,
     drift,
     portable,
@@ -42,14 +45,14 @@ from ray_kmeans.kernels.int8.types import (
     NONE_LEFT_OUT,
     Coarse,
     Rows,
-    Spaces,
+    ScratchPool,
     Target,
     padded,
     quads_for,
 )
 from ray_kmeans.kernels.llvm.avx512_float import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
-from ray_kmeans.kernels.moving_sums import Moves, MovingSums
+from ray_kmeans.kernels.moving_sums import IncrementalSums, SumsInMemory
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
 
 UNIT_NORM = 2.0**-19
@@ -65,52 +68,65 @@ LARGEST_DRIFT = 2.0**8
 """Between the spread of the centers and the one that the scale was made for."""
 
 
-class HeldRows(MovingSums):
+class HeldRows(IncrementalSums):
     """Blocks of rows and their labels."""
 
     def __init__(
         self,
         blocks: Sequence[NDArray[np.float32]],
-        metric: str,
+        metric: Metric,
         unit_of: Callable[[int], Any],
         threads: Threads,
         weights: NDArray[np.int64] = ALIKE,
-        spaces: Spaces | None = None,
+        scratch_pool: ScratchPool | None = None,
     ) -> None:
-        super().__init__(blocks, weights)
+        super().__init__()
+        self._blocks = blocks  # `Rows` holds their addresses, so they must live as long
+        self._weights = weights
+        self._labels = np.full(sum(map(len, blocks)), -1, np.int32)
+        self._is_forgotten = False
         self._metric = metric
         self._threads = threads
         self._d = blocks[0].shape[1]
         self._quads = quads_for(self._d)
         self._unit = unit_of(self._quads)
         self._rows = Rows.of(blocks)
-        self._spaces = spaces or Spaces()
+        self._scratch_pool = scratch_pool or ScratchPool()
         self._centers = np.empty((0, self._d), np.float32)
         self._usual, self._excess = -1, 0.0
         self._coarse: Coarse | None = None
 
+    def _forget(self) -> None:
+        self._labels[:] = -1
+        self._is_forgotten = True
+
+    def _all_labels(self) -> NDArray[np.int32]:
+        return self._labels
+
+    def _new_sums(self, k: int, scale: NDArray[np.float64]) -> SumsInMemory:
+        return SumsInMemory(k, scale, partial(summing.move_rows, threads=self._threads))
+
     @np.errstate(over="ignore", invalid="ignore")  # of what overflows, no row is certified
-    def relabel(self, centers: NDArray[np.float32]) -> Moves:
+    def _sweep(self, centers: NDArray[np.float32]) -> None:
         centers = np.array(centers)  # writable, as compiled code has met them, and ours to keep
         if centers.shape != self._centers.shape or not self._drift(centers):
-            self._begin(centers)
+            self._label_anew(centers)
             labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
             rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
             if self._excess > REGROUPING_COST * len(self._labels):
                 self.regroup()
             slots = self._visit()
+            if self._is_forgotten:  # then all rows are new to the sums, whichever labels changed
+                slots = np.flatnonzero(self._slots.order >= 0).astype(np.int32)
             rows = self._slots.order[slots]
-        before = self._labels[rows]
+        moves = Moves(rows=rows, before=self._labels[rows])
         self._labels[rows] = self._slots.labels[slots]
-        return Moves(rows, before)
+        self._is_forgotten = False
+        if self._sums is not None:
+            self._sums.move(self._rows, moves, self._labels, self._weights)
 
-    def move(self, moves: Moves, scale: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
-        summing.move_rows(
-            self._rows, moves, self._labels, scale, sums, self._weights, self._threads
-        )
-
-    def _begin(self, centers: NDArray[np.float32]) -> None:
+    def _label_anew(self, centers: NDArray[np.float32]) -> None:
         """Label all rows without knowing anything of them."""
         self._scale, mean = portable.scale_of(centers)
         self._travels = self._step = np.zeros(len(centers))
@@ -145,7 +161,7 @@ class HeldRows(MovingSums):
         self._scaled = padded(centers * np.float32(self._scale))
         self._moves = (self._travels * (1 + 2.0**-20)).astype(np.float32)
         self._safe_gap = 0.0
-        if self._metric == portable.COSINE:
+        if self._metric == Metric.COSINE:
             self._safe_gap = self._scale * 2.0**-8
             norms = (centers.astype(np.float64) ** 2).sum(axis=1)
             if np.abs(norms - 1).max() > UNIT_NORM:
@@ -168,13 +184,17 @@ class HeldRows(MovingSums):
         self._parts = parts_of(begins)
         self._coarse = None  # frees the last one first
         blocks = len(self._slots.order) // BLOCK_ROWS
-        floats = np.empty((3, blocks * BLOCK_ROWS), np.float32)
-        packed = np.zeros((blocks, self._quads, BLOCK_ROWS), np.int32)
-        fields: list[Any] = [packed, *floats, references]
-        self._coarse = Coarse(*fields)
+        weights, errors, sizes = np.empty((3, blocks * BLOCK_ROWS), np.float32)
+        self._coarse = Coarse(
+            packed=np.zeros((blocks, self._quads, BLOCK_ROWS), np.int32),
+            weights=weights,
+            errors=errors,
+            sizes=sizes,
+            references=references,
+        )
         about = self._rows, self._slots.order, self._d, np.float32(self._scale), self._coarse
         self._threads.run(
-            self._with_space(round_parts), [(*run, self._parts, *about) for run in self._runs()]
+            self._with_scratch(round_parts), [(*run, self._parts, *about) for run in self._runs()]
         )
 
     def _visit(self) -> NDArray[np.int32]:
@@ -183,30 +203,30 @@ class HeldRows(MovingSums):
         tallies = np.zeros((len(runs), 6), np.int64)
         moved = np.empty(len(self._slots.order), np.int32)
         spans = self._parts.spans * BLOCK_ROWS
-        spaces = [moved[spans[first, 1] : spans[last - 1, 2]] for first, last in runs]
+        lists = [moved[spans[first, 1] : spans[last - 1, 2]] for first, last in runs]
         target = Target(
-            self._centers,
-            self._scaled,
-            np.float32(self._scale),
-            self._metric == portable.COSINE,
-            self._moves,
-            self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
-            np.float32(self._safe_gap),
-            NONE_LEFT_OUT,
+            centers=self._centers,
+            scaled=self._scaled,
+            scale=np.float32(self._scale),
+            cosine=self._metric == Metric.COSINE,
+            moves=self._moves,
+            step=self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
+            safe_gap=np.float32(self._safe_gap),
+            left_out=NONE_LEFT_OUT,
         )
         by_floats = self._coarse is None
         known: Any = self._references if by_floats else self._coarse
         about = self._parts, self._rows, self._slots, known, target
         work = [
-            (self._unit, *run, *about, space, tally)
-            for run, space, tally in zip(runs, spaces, tallies, strict=True)
+            (self._unit, *run, *about, listed, tally)
+            for run, listed, tally in zip(runs, lists, tallies, strict=True)
         ]
-        self._threads.run(self._with_space(visit_by_floats if by_floats else visit), work)
+        self._threads.run(self._with_scratch(visit_by_floats if by_floats else visit), work)
         self._tally = tallies.sum(axis=0)
         self._count_excess()
-        ends = list(zip(spaces, tallies, strict=True))
-        found = [space[: tally[MOVED]] for space, tally in ends]
-        hard = [space[len(space) - tally[HARD] :] for space, tally in ends]
+        ends = list(zip(lists, tallies, strict=True))
+        found = [listed[: tally[MOVED]] for listed, tally in ends]
+        hard = [listed[len(listed) - tally[HARD] :] for listed, tally in ends]
         return np.concatenate([*found, self._settle(np.concatenate(hard))])
 
     def _count_excess(self) -> None:
@@ -235,13 +255,13 @@ class HeldRows(MovingSums):
         moved: NDArray[np.int32] = slots[new]
         return moved
 
-    def _with_space(self, work: Callable[..., None]) -> Callable[..., None]:
+    def _with_scratch(self, work: Callable[..., None]) -> Callable[..., None]:
         """Return the work with memory of its own as its last argument."""
 
         def call(*arguments: Any) -> None:
             about = len(self._centers), self._d, self._quads, PART_BLOCKS
-            with self._spaces.one(*about) as space:
-                work(*arguments, space)
+            with self._scratch_pool.lend(*about) as scratch:
+                work(*arguments, scratch)
 
         return call
 

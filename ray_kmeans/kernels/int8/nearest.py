@@ -24,20 +24,20 @@ OPEN = np.float32(-np.inf)
 
 
 @bare
-def load_slab(blocks, coarse, theta, space):
+def load_slab(blocks, coarse, theta, scratch):
     """Copy what belongs to the rows of some blocks."""
     for i in range(len(blocks)):
         shift = BLOCK_ROWS * (blocks[i] - i)
         for at in range(BLOCK_ROWS * i, BLOCK_ROWS * i + BLOCK_ROWS):
             size, error = coarse.sizes[shift + at], coarse.errors[shift + at]
-            space.weights[at] = coarse.weights[shift + at]
-            space.radii[at] = error + size
+            scratch.rows.weights[at] = coarse.weights[shift + at]
+            scratch.rows.radii[at] = error + size
             reach = np.float32(-2.0 * (1 + 2.0**-10)) * (error + theta * size)
-            space.reaches[at] = reach - np.float32(2.0**-13) * size
+            scratch.rows.reaches[at] = reach - np.float32(2.0**-13) * size
 
 
 @bare
-def nearest(unit, packed, blocks, padded, three, space):
+def nearest(unit, packed, blocks, padded, three, scratch):
     """Find for each row of some blocks its two or three lowest scores, and the two centers.
 
     A product is folded two products later: its sums have left the processor's store buffer by then,
@@ -45,26 +45,28 @@ def nearest(unit, packed, blocks, padded, three, space):
     """
     line = packed.shape[1] * 4 * BLOCK_ROWS
     at_once = max(1, min(len(blocks), FIRST_CACHE // line))
-    sums = space.sums.ctypes.data
+    sums = scratch.products.ctypes.data
     ahead, ready, other = sums, sums + SUMS_BYTES, sums + 2 * SUMS_BYTES
     for first in range(0, padded, PANEL_CENTERS):
-        space.panel_lowest[:] = HIGHEST
+        scratch.rows.panel_lowest[:] = HIGHEST
         last = min(first + PANEL_CENTERS, padded)
         here = there = (0, 0, first)
         left = len(blocks) * (last - first) // CHUNK_CENTERS
         for step in range(left + 2):
             if step < left:
-                centers, offsets = panel_at(space.panel, space.offsets, here[2])
+                centers, offsets = panel_at(
+                    scratch.panel.first_bytes, scratch.panel.first_offsets, here[2]
+                )
                 rows = packed.ctypes.data + blocks[here[1]] * line
                 int8_products.multiply(unit, rows, packed.shape[1], centers, offsets, other)
                 here = next_place(here, at_once, len(blocks), first, last)
             if step >= 2:
-                fold_chunk(three, there[2], first, there[1], ready, space)
+                fold_chunk(three, there[2], first, there[1], ready, scratch)
                 there = next_place(there, at_once, len(blocks), first, last)
             if step < left:
                 int8_products.store(unit, other)
             ready, ahead, other = ahead, other, ready
-        merge(first, space)
+        merge(first, scratch)
 
 
 @bare
@@ -89,23 +91,23 @@ def panel_at(panel, offsets, chunk):
 
 
 @bare
-def addresses_of(chunk, first, block, space):
+def addresses_of(chunk, first, block, scratch):
     """Return where that is what products of a chunk of centers and a block of rows are folded with."""
     c, at = 4 * chunk, 4 * BLOCK_ROWS * block
     return (
-        space.steps.ctypes.data + c,
-        space.lows.ctypes.data + c,
-        space.norms.ctypes.data + c,
+        scratch.panel.steps.ctypes.data + c,
+        scratch.panel.lows.ctypes.data + c,
+        scratch.panel.norms.ctypes.data + c,
         NUMBERS.ctypes.data + 4 * (chunk - first),
-        space.weights.ctypes.data + at,
-        space.reaches.ctypes.data + at,
-        space.panel_lowest.ctypes.data + at,
+        scratch.rows.weights.ctypes.data + at,
+        scratch.rows.reaches.ctypes.data + at,
+        scratch.rows.panel_lowest.ctypes.data + at,
     )
 
 
 @bare
-def fold_chunk(three, chunk, first, block, sums, space):
-    about = addresses_of(chunk, first, block, space)
+def fold_chunk(three, chunk, first, block, sums, scratch):
+    about = addresses_of(chunk, first, block, scratch)
     if three:
         avx512.fold_three(sums, CHUNK_CENTERS, *about)
     else:
@@ -113,8 +115,8 @@ def fold_chunk(three, chunk, first, block, sums, space):
 
 
 @bare
-def fold_chunk_finely(three, chunk, first, block, sums, space):
-    about = addresses_of(chunk, first, block, space)
+def fold_chunk_finely(three, chunk, first, block, sums, scratch):
+    about = addresses_of(chunk, first, block, scratch)
     if three:
         avx512.fold_three_finely(sums, CHUNK_CENTERS, *about)
     else:
@@ -122,27 +124,29 @@ def fold_chunk_finely(three, chunk, first, block, sums, space):
 
 
 @bare
-def nearest_finely(unit, n_blocks, padded, three, space):
+def nearest_finely(unit, n_blocks, padded, three, scratch):
     """Do the same for the rows that were rounded to two bytes."""
-    line = space.packed.shape[1] * 4 * BLOCK_ROWS
+    line = scratch.rows.first_bytes.shape[1] * 4 * BLOCK_ROWS
     for first in range(0, padded, PANEL_CENTERS):
-        space.panel_lowest[:] = HIGHEST
+        scratch.rows.panel_lowest[:] = HIGHEST
         for chunk in range(first, min(first + PANEL_CENTERS, padded), CHUNK_CENTERS):
             for i in range(n_blocks):
-                rows = space.packed.ctypes.data + i * line
-                second_rows = space.second_packed.ctypes.data + i * line
-                multiply_finely(unit, rows, second_rows, chunk, space)
-                fold_chunk_finely(three, chunk, first, i, space.sums.ctypes.data, space)
-        merge(first, space)
+                rows = scratch.rows.first_bytes.ctypes.data + i * line
+                second_rows = scratch.rows.second_bytes.ctypes.data + i * line
+                multiply_finely(unit, rows, second_rows, chunk, scratch)
+                fold_chunk_finely(three, chunk, first, i, scratch.products.ctypes.data, scratch)
+        merge(first, scratch)
 
 
 @bare
-def multiply_finely(unit, rows, second_rows, chunk, space):
+def multiply_finely(unit, rows, second_rows, chunk, scratch):
     """Write the products of the first bytes and, to be added, those of first and second bytes."""
-    quads = space.packed.shape[1]
-    centers, offsets = panel_at(space.panel, space.offsets, chunk)
-    seconds, second_offsets = panel_at(space.second_panel, space.second_offsets, chunk)
-    out = space.sums.ctypes.data
+    quads = scratch.rows.first_bytes.shape[1]
+    centers, offsets = panel_at(scratch.panel.first_bytes, scratch.panel.first_offsets, chunk)
+    seconds, second_offsets = panel_at(
+        scratch.panel.second_bytes, scratch.panel.second_offsets, chunk
+    )
+    out = scratch.products.ctypes.data
     int8_products.multiply(unit, rows, quads, centers, offsets, out)
     int8_products.store(unit, out)
     int8_products.multiply(unit, rows, quads, seconds, second_offsets, out + SUMS_BYTES)
@@ -152,14 +156,14 @@ def multiply_finely(unit, rows, second_rows, chunk, space):
 
 
 @bare
-def merge(first, space):
+def merge(first, scratch):
     """Take the lowest scores of a panel of centers to those of the panels before."""
     for rank in range(3):
-        keys = space.panel_lowest[rank]
+        keys = scratch.rows.panel_lowest[rank]
         if first == 0:
-            begin(keys, keys.view(np.int32), space.lowest[rank], space.best[rank])
+            begin(keys, keys.view(np.int32), scratch.rows.lowest[rank], scratch.rows.best[rank])
         else:
-            insert(first, keys, keys.view(np.int32), space.lowest, space.best)
+            insert(first, keys, keys.view(np.int32), scratch.rows.lowest, scratch.rows.best)
 
 
 @bare
@@ -185,30 +189,33 @@ def insert(first, keys, bits, lowest, best):
 
 
 @bare
-def fill_up(n_kept, space):
+def fill_up(n_kept, scratch):
     """Add centers that never win, up to a whole chunk; return how many there are then."""
     padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
     for i in range(n_kept, padded):  # whatever bytes stand there count for nothing
-        space.lows[i] = NEVER
-        space.norms[i] = space.steps[i] = space.slacks[i] = np.float32(0.0)
+        scratch.panel.lows[i] = NEVER
+        scratch.panel.norms[i] = scratch.panel.steps[i] = scratch.panel.slacks[i] = np.float32(0.0)
     return padded
 
 
 @bare
-def leave_out(some, n_kept, left_out, space):
+def leave_out(some, n_kept, left_out, scratch):
     """Take out of the three lowest scores of each row that of one center, where it is lowest or next."""
     for i in range(len(some)):
         center = left_out[some[i]]
-        is_lowest = space.kept[min(space.best[0, i], n_kept - 1)] == center
-        is_next = space.kept[min(space.best[1, i], n_kept - 1)] == center
+        is_lowest = scratch.panel.numbers[min(scratch.rows.best[0, i], n_kept - 1)] == center
+        is_next = scratch.panel.numbers[min(scratch.rows.best[1, i], n_kept - 1)] == center
         if is_lowest:
-            space.best[0, i], space.lowest[0, i] = space.best[1, i], space.lowest[1, i]
+            scratch.rows.best[0, i], scratch.rows.lowest[0, i] = (
+                scratch.rows.best[1, i],
+                scratch.rows.lowest[1, i],
+            )
         if is_lowest or is_next:
-            space.lowest[1, i] = space.lowest[2, i]
+            scratch.rows.lowest[1, i] = scratch.rows.lowest[2, i]
 
 
 @bare
-def certify(n, n_kept, others, target, margin, space):
+def certify(n, n_kept, others, target, margin, scratch):
     """Write for each row what its lowest score does not exceed, its label, and its bound.
 
     `others`: where the scores of the centers begin that were not kept. The bound says how far
@@ -217,44 +224,61 @@ def certify(n, n_kept, others, target, margin, space):
     others by gap / (D + sqrt(D^2 + gap)) more: a difference of square roots without cancellation.
     """
     most, part_moves = margin
-    look_up(n, n_kept, space)
-    measure(n, most, others, space)
+    look_up(n, n_kept, scratch)
+    measure(n, most, others, scratch)
     for i in range(n):
-        label = space.kept[space.best[0, i]]
-        bound = space.bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
+        label = scratch.panel.numbers[scratch.rows.best[0, i]]
+        bound = scratch.rows.bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
         bound -= abs(bound) * np.float32(2.0**-20)
-        space.bounds[i] = bound if space.bounds[i] > OPEN else OPEN  # moves may be infinite
-        space.labels[i] = label
+        scratch.rows.bounds[i] = (
+            bound if scratch.rows.bounds[i] > OPEN else OPEN
+        )  # moves may be infinite
+        scratch.rows.labels[i] = label
 
 
 @bare
-def look_up(n, n_kept, space):
+def look_up(n, n_kept, scratch):
     """Write how far above where it begins the lowest score may be."""
     for i in range(n):
-        center = min(space.best[0, i], np.int32(n_kept - 1))  # where no score was a number, any
-        space.best[0, i] = center
-        reach = np.float32(2.002) * space.reaches[i]
-        space.uppers[i] = space.slacks[center] - reach * space.norms[center]
+        center = min(
+            scratch.rows.best[0, i], np.int32(n_kept - 1)
+        )  # where no score was a number, any
+        scratch.rows.best[0, i] = center
+        reach = np.float32(2.002) * scratch.rows.reaches[i]
+        scratch.rows.uppers[i] = scratch.panel.slacks[center] - reach * scratch.panel.norms[center]
 
 
 @bare
-def measure(n, most, others, space):
+def bound_of(lowest, upper, gap, radius, most):
+    """Return how far centers may come before a row's label can change; OPEN if it is not certain.
+
+    `lowest`: where the lowest score begins; `upper`: where it ends. `gap`: from there to where the
+    next score begins. `radius`: an upper bound of |r|. `most`: the most that is returned. The
+    nearest center is at most D away, D^2 = upper + |r|^2, and the others by gap / (D + sqrt(D^2 +
+    gap)) more: a difference of square roots without cancellation. As long as its own center and any
+    other one have come no farther than that, together, the label stays. There is no branch, so that
+    the loop around it stays one of vectors.
+    """
+    sure = (lowest < KNOWN) & (gap > np.float32(0.0))
+    more = gap if sure else np.float32(1.0)
+    squared = upper + radius * radius * np.float32(1.001)
+    squared = squared if squared > np.float32(0.0) else np.float32(0.0)
+    away = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
+    slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more))
+    slack = slack if slack < most else most
+    return slack if sure else OPEN
+
+
+@bare
+def measure(n, most, others, scratch):
     """Write the highest that the lowest score may be, and how far centers may come because of it.
 
     Nothing is looked up here, so that the loop is of vectors.
     """
-    lowest, seconds = space.lowest[0], space.lowest[1]
+    lowest, seconds = scratch.rows.lowest[0], scratch.rows.lowest[1]
     for i in range(n):
-        upper = lowest[i] + space.uppers[i]
+        upper = lowest[i] + scratch.rows.uppers[i]
         upper = upper if lowest[i] < KNOWN else np.float32(np.inf)
         gap = (seconds[i] if seconds[i] < others else others) - upper
-        sure = (lowest[i] < KNOWN) & (gap > np.float32(0.0))
-        more = gap if sure else np.float32(1.0)
-        radius = space.radii[i]
-        squared = upper + radius * radius * np.float32(1.001)
-        squared = squared if squared > np.float32(0.0) else np.float32(0.0)
-        away = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
-        slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more))
-        slack = slack if slack < most else most
-        space.uppers[i] = upper
-        space.bounds[i] = slack if sure else OPEN
+        scratch.rows.uppers[i] = upper
+        scratch.rows.bounds[i] = bound_of(lowest[i], upper, gap, scratch.rows.radii[i], most)

@@ -130,9 +130,14 @@ def to_two_bytes(r, step, inverse, q, second):
 
 
 @bare
-def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, space):
+def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, scratch):
     """Round the rows of some parts; a slot of row -1 is empty."""
-    r, bits, q, words = space.vector, space.bits, space.first_bytes, space.words
+    r, bits, q, words = (
+        scratch.vector.values,
+        scratch.vector.bits,
+        scratch.vector.first_bytes,
+        scratch.vector.first_words,
+    )
     quads = coarse.packed.shape[1]
     for p in range(first_part, last_part):
         group, first_block, last_block = parts.spans[p]
@@ -164,13 +169,15 @@ def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, spa
 
 
 @bare
-def round_finely(x, scale, g, space):
+def round_finely(x, scale, g, scratch):
     """Round a row to two bytes a column; return -2 w, how far it is off, |r - r'| of one byte, |r|."""
-    r = space.vector
+    r = scratch.vector.values
     subtract(x, scale, g, r)
     size = np.sqrt(sum_of_squares(r)) * ROOM + SMALL_R
-    step, inverse = steps_of(largest_of(space.bits))
-    first_error, error = to_two_bytes(r, step, inverse, space.first_bytes, space.second_bytes)
+    step, inverse = steps_of(largest_of(scratch.vector.bits))
+    first_error, error = to_two_bytes(
+        r, step, inverse, scratch.vector.first_bytes, scratch.vector.second_bytes
+    )
     little = np.float32(2.0**-21) * size
     return (
         np.float32(-2.0) * step,
@@ -189,9 +196,9 @@ def product(g, e):
 
 
 @bare
-def norms_around(target, g, space):
+def norms_around(target, g, scratch):
     """Write for each center its largest |e_l|, and E, q and a as above; return |g|^2 - s^2."""
-    e = space.vector
+    e = scratch.vector.values
     d = target.centers.shape[1]
     kappa = ROOM * np.float32(2.0**-15 + (d + 16) * 2.0**-24)
     squares = product(g, g)
@@ -200,13 +207,13 @@ def norms_around(target, g, space):
     for j in range(len(target.scaled)):
         subtract(target.scaled[j], ONE, g, e)
         constant = sum_of_squares(e)
-        space.largest[j] = largest_of(space.bits)
-        space.all_norms[j] = np.sqrt(constant) * ROOM + SMALL_E
+        scratch.terms.largest[j] = largest_of(scratch.vector.bits)
+        scratch.terms.norms[j] = np.sqrt(constant) * ROOM + SMALL_E
         if target.cosine:
             constant = np.float32(-2.0 * product(g, e) - shift)
-        space.constants[j] = constant
-        slack = kappa * abs(constant) + more * space.all_norms[j]
-        space.all_slacks[j] = slack + np.float32(d * 2.0**-100)
+        scratch.terms.constants[j] = constant
+        slack = kappa * abs(constant) + more * scratch.terms.norms[j]
+        scratch.terms.slacks[j] = slack + np.float32(d * 2.0**-100)
     return shift
 
 
@@ -253,34 +260,36 @@ def share_off(error, norm):
 
 
 @bare
-def round_centers(target, g, n_kept, space):
+def round_centers(target, g, n_kept, scratch):
     """Round the kept centers around g; return theta."""
     theta = np.float32(0.0)
     for i in range(n_kept):
-        j = space.kept[i]
-        subtract(target.scaled[j], ONE, g, space.vector)
-        space.steps[i], inverse = steps_of(space.largest[j])
-        lines = space.panel[i // 16, :, i % 16]
-        error, total = put_bytes(space.vector, space.steps[i], inverse, lines)
-        space.offsets[i] = np.int32(-128) * total
-        theta = max(theta, share_off(error, space.all_norms[j]))
-        space.norms[i] = space.all_norms[j]
-        space.lows[i] = space.constants[j] - space.all_slacks[j]
-        space.slacks[i] = np.float32(2.0) * space.all_slacks[j]
+        j = scratch.panel.numbers[i]
+        subtract(target.scaled[j], ONE, g, scratch.vector.values)
+        scratch.panel.steps[i], inverse = steps_of(scratch.terms.largest[j])
+        lines = scratch.panel.first_bytes[i // 16, :, i % 16]
+        error, total = put_bytes(scratch.vector.values, scratch.panel.steps[i], inverse, lines)
+        scratch.panel.first_offsets[i] = np.int32(-128) * total
+        theta = max(theta, share_off(error, scratch.terms.norms[j]))
+        scratch.panel.norms[i] = scratch.terms.norms[j]
+        scratch.panel.lows[i] = scratch.terms.constants[j] - scratch.terms.slacks[j]
+        scratch.panel.slacks[i] = np.float32(2.0) * scratch.terms.slacks[j]
     return theta
 
 
 @bare
-def round_centers_finely(target, g, n_kept, space):
+def round_centers_finely(target, g, n_kept, scratch):
     """Write the second bytes of the kept centers; return theta for both bytes."""
     theta = np.float32(0.0)
     for i in range(n_kept):
-        subtract(target.scaled[space.kept[i]], ONE, g, space.vector)
+        subtract(target.scaled[scratch.panel.numbers[i]], ONE, g, scratch.vector.values)
         lines, second_lines = (
-            space.panel[i // 16, :, i % 16],
-            space.second_panel[i // 16, :, i % 16],
+            scratch.panel.first_bytes[i // 16, :, i % 16],
+            scratch.panel.second_bytes[i // 16, :, i % 16],
         )
-        error, total = put_second_bytes(space.vector, space.steps[i], lines, second_lines)
-        space.second_offsets[i] = np.int32(-128) * total
-        theta = max(theta, share_off(error, space.norms[i]))
+        error, total = put_second_bytes(
+            scratch.vector.values, scratch.panel.steps[i], lines, second_lines
+        )
+        scratch.panel.second_offsets[i] = np.int32(-128) * total
+        theta = max(theta, share_off(error, scratch.panel.norms[i]))
     return theta

@@ -93,34 +93,34 @@ def slot_of(blocks, at):
 
 
 @bare
-def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tally, space):
+def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tally, scratch):
     """Label the open rows `chosen` of a slab that have two candidates; add the rest to `opened`.
 
     The score of the best in float64 may show that it has no rival after all. Returns how many are
     open now.
     """
     g, n_kept, others, shift = part
-    centers, kept = target.centers, space.kept
+    centers, kept = target.centers, scratch.panel.numbers
     d = centers.shape[1]
     for i in range(n_open):
-        slot = slot_of(blocks, space.chosen[i])
+        slot = slot_of(blocks, scratch.rows.undecided[i])
         if n_kept * d < PAIRS_FROM:
-            space.opened[n_opened] = slot
+            scratch.undecided[n_opened] = slot
             n_opened += 1
             continue
         if i + AHEAD < n_open:
-            fetch_row(rows, slots.order[slot_of(blocks, space.chosen[i + AHEAD])], d)
-        at = space.chosen[i]
+            fetch_row(rows, slots.order[slot_of(blocks, scratch.rows.undecided[i + AHEAD])], d)
+        at = scratch.rows.undecided[i]
         x = avx512.floats_at(address_of(rows, slots.order[slot], d), d)
-        first, second = space.best[0, at], min(space.best[1, at], n_kept - 1)
+        first, second = scratch.rows.best[0, at], min(scratch.rows.best[1, at], n_kept - 1)
         upper = upper_score(x, centers[kept[first]], g, target.scale, target.cosine, shift)
-        known = space.lowest[0, at] < KNOWN
-        if known and min(space.lowest[1, at], others) > upper:
+        known = scratch.rows.lowest[0, at] < KNOWN
+        if known and min(scratch.rows.lowest[1, at], others) > upper:
             take(slot, kept[first], slots.labels, moved, tally)
             continue
         rival = upper_score(x, centers[kept[second]], g, target.scale, target.cosine, shift)
-        if not (known and min(space.lowest[2, at], others) > min(upper, rival)):
-            space.opened[n_opened] = slot
+        if not (known and min(scratch.rows.lowest[2, at], others) > min(upper, rival)):
+            scratch.undecided[n_opened] = slot
             n_opened += 1
             continue
         low, high = kept[min(first, second)], kept[max(first, second)]
@@ -131,96 +131,107 @@ def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tal
 
 
 @bare
-def load_finely(some, rows, order, target, g, theta, fine_theta, space):
+def load_finely(some, rows, order, target, g, theta, fine_theta, scratch):
     """Round the rows of some slots to two bytes each, side by side."""
     d = target.centers.shape[1]
     for i in range(len(some)):
         if i + AHEAD < len(some):
             fetch_row(rows, order[some[i + AHEAD]], d)
         x = avx512.floats_at(address_of(rows, order[some[i]], d), d)
-        space.weights[i], error, first_error, size = round_finely(x, target.scale, g, space)
+        scratch.rows.weights[i], error, first_error, size = round_finely(
+            x, target.scale, g, scratch
+        )
         # theta is that of one byte, for the product of second bytes that is left out.
         reach = error + fine_theta * size + np.float32(1.01) * theta * first_error
         reach = np.float32(-2.0 * (1 + 2.0**-10)) * reach - np.float32(2.0**-13) * size
-        space.reaches[i], space.radii[i] = reach, size
+        scratch.rows.reaches[i], scratch.rows.radii[i] = reach, size
         if not size < FAR_AWAY:  # also where it is not a number
-            space.weights[i], space.reaches[i], space.radii[i] = 0.0, -np.inf, np.inf
+            scratch.rows.weights[i], scratch.rows.reaches[i], scratch.rows.radii[i] = (
+                0.0,
+                -np.inf,
+                np.inf,
+            )
         block, lane = i // BLOCK_ROWS, i % BLOCK_ROWS
-        for quad in range(space.packed.shape[1]):
-            space.packed[block, quad, lane] = space.words[quad]
-            space.second_packed[block, quad, lane] = space.second_words[quad]
+        for quad in range(scratch.rows.first_bytes.shape[1]):
+            scratch.rows.first_bytes[block, quad, lane] = scratch.vector.first_words[quad]
+            scratch.rows.second_bytes[block, quad, lane] = scratch.vector.second_words[quad]
 
 
 @bare
 def settle_open(
-    unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
+    unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, scratch
 ):
     """Label the open rows of a part, whose centers stand in the panel."""
     g, n_kept, others, shift = part
+    panel = scratch.rows
     d = target.centers.shape[1]
-    fine_theta = round_centers_finely(target, g, n_kept, space)
+    fine_theta = round_centers_finely(target, g, n_kept, scratch)
     leaves_out = len(target.left_out) > 0
     tally[FINE] += n_opened
     for start in range(0, n_opened, SLAB):
-        some = space.opened[start : min(start + SLAB, n_opened)]
-        load_finely(some, rows, slots.order, target, g, theta, fine_theta, space)
+        some = scratch.undecided[start : min(start + SLAB, n_opened)]
+        load_finely(some, rows, slots.order, target, g, theta, fine_theta, scratch)
         n_blocks = (len(some) + BLOCK_ROWS - 1) // BLOCK_ROWS
-        nearest_finely(unit, n_blocks, padded, leaves_out, space)
+        nearest_finely(unit, n_blocks, padded, leaves_out, scratch)
         if leaves_out:
-            leave_out(some, n_kept, target.left_out, space)
-        certify(len(some), n_kept, others, target, margin, space)
+            leave_out(some, n_kept, target.left_out, scratch)
+        certify(len(some), n_kept, others, target, margin, scratch)
         n_left = 0
         for i in range(len(some)):
-            slots.bounds[some[i]] = space.bounds[i]
-            if is_left_out(some[i], space.labels[i], target):  # only where no score was a number
+            slots.bounds[some[i]] = panel.bounds[i]
+            if is_left_out(some[i], panel.labels[i], target):  # only where no score was a number
                 leave(some[i], moved, tally)
                 continue
-            if space.bounds[i] == OPEN:
+            if panel.bounds[i] == OPEN:
                 x = avx512.floats_at(address_of(rows, slots.order[some[i]], d), d)
-                c = target.centers[space.labels[i]]
+                c = target.centers[panel.labels[i]]
                 upper = upper_score(x, c, g, target.scale, target.cosine, shift)
-                space.uppers[i] = min(space.uppers[i], upper)
-                second = min(space.lowest[1, i], others)
-                if not (space.lowest[0, i] < KNOWN and second > space.uppers[i]):
-                    space.left[n_left] = i
+                panel.uppers[i] = min(panel.uppers[i], upper)
+                second = min(panel.lowest[1, i], others)
+                if not (panel.lowest[0, i] < KNOWN and second > panel.uppers[i]):
+                    panel.unresolved[n_left] = i
                     n_left += 1
                     continue
-            take(some[i], space.labels[i], slots.labels, moved, tally)
+            take(some[i], panel.labels[i], slots.labels, moved, tally)
         for begin in range(0, n_left, BLOCK_ROWS):
-            chosen = space.left[begin : min(begin + BLOCK_ROWS, n_left)]
-            settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, space)
+            chosen = panel.unresolved[begin : min(begin + BLOCK_ROWS, n_left)]
+            settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, scratch)
 
 
 @bare
-def settle_all(unit, rows, slots, target, reference, margin, n_opened, moved, tally, space):
+def settle_all(unit, rows, slots, target, reference, margin, n_opened, moved, tally, scratch):
     """Label open rows by two bytes and by float64, among all centers."""
     g, shift = reference
     k = len(target.centers)
     for j in range(k):
-        space.kept[j] = j
-    theta = round_centers(target, g, k, space)
-    padded = fill_up(k, space)
+        scratch.panel.numbers[j] = j
+    theta = round_centers(target, g, k, scratch)
+    padded = fill_up(k, scratch)
     part = g, k, HIGHEST, shift
     settle_open(
-        unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
+        unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, scratch
     )
 
 
 @bare
-def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, space):
+def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, scratch):
     """Label up to 32 rows `chosen` from some slots, by exact comparison of their candidates."""
     many = MANY + n_kept // 8
-    copy_chosen(rows, slots.order, some, chosen, target, space)
-    steps, lows, norms = space.steps.ctypes.data, space.lows.ctypes.data, space.norms.ctypes.data
-    copied = space.copied.ctypes.data
-    line = space.packed.shape[1] * 4 * BLOCK_ROWS
+    copy_chosen(rows, slots.order, some, chosen, target, scratch)
+    steps, lows, norms = (
+        scratch.panel.steps.ctypes.data,
+        scratch.panel.lows.ctypes.data,
+        scratch.panel.norms.ctypes.data,
+    )
+    copied = scratch.exact.factors.ctypes.data
+    line = scratch.rows.first_bytes.shape[1] * 4 * BLOCK_ROWS
     for chunk in range(0, padded, CHUNK_CENTERS):
-        copies = space.copies.ctypes.data
-        multiply_finely(unit, copies, copies + line, chunk, space)
+        copies = scratch.exact.bytes.ctypes.data
+        multiply_finely(unit, copies, copies + line, chunk, scratch)
         c = 4 * chunk
         for j in range(min(CHUNK_CENTERS, n_kept - chunk)):
             bits = avx512.below_fine(
-                space.sums.ctypes.data,
+                scratch.products.ctypes.data,
                 j,
                 steps + c,
                 lows + c,
@@ -233,57 +244,71 @@ def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally
             i = 0
             while bits:
                 slot = some[chosen[i]]
-                is_rival = bits & 1 and not is_left_out(slot, space.kept[chunk + j], target)
-                if is_rival and space.counts[i] <= many:
+                is_rival = bits & 1 and not is_left_out(
+                    slot, scratch.panel.numbers[chunk + j], target
+                )
+                if is_rival and scratch.exact.counts[i] <= many:
                     x = avx512.floats_at(
                         address_of(rows, slots.order[slot], target.centers.shape[1]),
                         target.centers.shape[1],
                     )
-                    compare(x, i, chosen[i], np.int32(chunk + j), target, space)
+                    compare(x, i, chosen[i], np.int32(chunk + j), target, scratch)
                 bits >>= 1
                 i += 1
     for i in range(len(chosen)):
         slot = some[chosen[i]]
-        if space.counts[i] > many:
+        if scratch.exact.counts[i] > many:
             leave(slot, moved, tally)
         else:
-            take(slot, space.kept[space.best[0, chosen[i]]], slots.labels, moved, tally)
+            take(
+                slot,
+                scratch.panel.numbers[scratch.rows.best[0, chosen[i]]],
+                slots.labels,
+                moved,
+                tally,
+            )
 
 
 @bare
-def copy_chosen(rows, order, some, chosen, target, space):
+def copy_chosen(rows, order, some, chosen, target, scratch):
     """Put the chosen rows of a slab side by side, with the score of the best center of each."""
-    space.copied[2, :] = OPEN
-    space.counts[:] = 0
+    scratch.exact.factors[2, :] = OPEN
+    scratch.exact.counts[:] = 0
     for i in range(len(chosen)):
         at = chosen[i]
-        for quad in range(space.packed.shape[1]):
+        for quad in range(scratch.rows.first_bytes.shape[1]):
             block, lane = at // BLOCK_ROWS, at % BLOCK_ROWS
-            space.copies[0, quad, i] = space.packed[block, quad, lane]
-            space.copies[1, quad, i] = space.second_packed[block, quad, lane]
-        space.copied[0, i], space.copied[1, i] = space.weights[at], space.reaches[at]
-        space.copied[2, i] = space.uppers[at]
+            scratch.exact.bytes[0, quad, i] = scratch.rows.first_bytes[block, quad, lane]
+            scratch.exact.bytes[1, quad, i] = scratch.rows.second_bytes[block, quad, lane]
+        scratch.exact.factors[0, i], scratch.exact.factors[1, i] = (
+            scratch.rows.weights[at],
+            scratch.rows.reaches[at],
+        )
+        scratch.exact.factors[2, i] = scratch.rows.uppers[at]
         x = avx512.floats_at(
             address_of(rows, order[some[at]], target.centers.shape[1]), target.centers.shape[1]
         )
-        center = target.centers[space.kept[space.best[0, at]]]
-        space.scores[i, 0], space.scores[i, 1] = score(x, center, target.cosine)
+        center = target.centers[scratch.panel.numbers[scratch.rows.best[0, at]]]
+        scratch.exact.scores[i, 0], scratch.exact.scores[i, 1] = score(x, center, target.cosine)
 
 
 @bare
-def compare(x, i, at, candidate, target, space):
+def compare(x, i, at, candidate, target, scratch):
     """Make the candidate the best center of row x where it is nearer; a tie goes to the lowest."""
-    best = space.best[0, at]
+    best = scratch.rows.best[0, at]
     if candidate == best:
         return
-    space.counts[i] += 1
-    rival, holder = target.centers[space.kept[candidate]], target.centers[space.kept[best]]
+    scratch.exact.counts[i] += 1
+    rival, holder = (
+        target.centers[scratch.panel.numbers[candidate]],
+        target.centers[scratch.panel.numbers[best]],
+    )
     found = score(x, rival, target.cosine)
-    held = space.scores[i, 0], space.scores[i, 1]
+    held = scratch.exact.scores[i, 0], scratch.exact.scores[i, 1]
     if candidate > best:
         wins = is_nearer(x, rival, found, holder, held, target.cosine)
     else:
         wins = not is_nearer(x, holder, held, rival, found, target.cosine)
     if wins:
-        space.best[0, at] = candidate
-        space.scores[i, 0], space.scores[i, 1] = found
+        scratch.rows.best[0, at] = candidate
+        scratch.exact.scores[i, 0], scratch.exact.scores[i, 1] = found

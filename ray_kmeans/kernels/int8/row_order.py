@@ -33,9 +33,9 @@ class Slots(NamedTuple):
     @classmethod
     def empty(cls, count: int) -> Slots:
         return cls(
-            np.full(count, -1, np.int32),
-            np.zeros(count, np.int32),
-            np.full(count, np.inf, np.float32),
+            order=np.full(count, -1, np.int32),
+            labels=np.zeros(count, np.int32),
+            bounds=np.full(count, np.inf, np.float32),
         )
 
     @classmethod
@@ -82,7 +82,11 @@ def parts_of(begins: NDArray[np.int64]) -> Parts:
         ],
         np.int32,
     ).reshape(-1, 3)
-    return Parts(spans, np.zeros(len(spans), np.float32), np.zeros(len(spans), np.float32))
+    return Parts(
+        spans=spans,
+        radii=np.zeros(len(spans), np.float32),
+        moves=np.zeros(len(spans), np.float32),
+    )
 
 
 def regroup(
@@ -93,12 +97,12 @@ def regroup(
     Bounds are what they leave centers from now on; see `leave` and `take_back`.
     """
     counts = np.zeros((groups, BUCKETS), np.int64)
-    _count(*slots, group_of, counts)
+    _count(slots, group_of, counts)
     blocks = -(-counts.sum(axis=1) // BLOCK_ROWS)
     begins = np.concatenate([[0], np.cumsum(blocks)])
     places = np.cumsum(counts, axis=1) - counts + begins[:-1, None] * BLOCK_ROWS
     result = Slots.empty(int(begins[-1]) * BLOCK_ROWS)
-    _place(*slots, group_of, places, *result)
+    _place(slots, group_of, places, result)
     return result, begins
 
 
@@ -132,19 +136,19 @@ def _bucket(left):
 
 
 @njit(nogil=True)
-def _count(order, labels, bounds, group_of, counts):
-    for slot in range(len(order)):
-        if order[slot] >= 0:
-            counts[group_of[labels[slot]], _bucket(bounds[slot])] += 1
+def _count(slots, group_of, counts):
+    for slot in range(len(slots.order)):
+        if slots.order[slot] >= 0:
+            counts[group_of[slots.labels[slot]], _bucket(slots.bounds[slot])] += 1
 
 
 @njit(nogil=True)
-def _place(order, labels, bounds, group_of, places, new_order, new_labels, new_bounds):
-    for slot in range(len(order)):
-        if order[slot] >= 0:
-            group, bucket = group_of[labels[slot]], _bucket(bounds[slot])
+def _place(slots, group_of, places, result):
+    for slot in range(len(slots.order)):
+        if slots.order[slot] >= 0:
+            group, bucket = group_of[slots.labels[slot]], _bucket(slots.bounds[slot])
             place = places[group, bucket]
             places[group, bucket] += 1
-            new_order[place] = order[slot]
-            new_labels[place] = labels[slot]
-            new_bounds[place] = bounds[slot]
+            result.order[place] = slots.order[slot]
+            result.labels[place] = slots.labels[slot]
+            result.bounds[place] = slots.bounds[slot]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import portable
 from ray_kmeans.kernels.int8.nearest import HIGHEST
 from ray_kmeans.kernels.int8.quantize import norms_around
@@ -20,7 +21,7 @@ from ray_kmeans.kernels.int8.refine import HARD, settle_all
 from ray_kmeans.kernels.int8.row_order import PART_BLOCKS, Slots
 from ray_kmeans.kernels.int8.types import (
     Rows,
-    Spaces,
+    ScratchPool,
     Target,
     bare,
     padded,
@@ -41,13 +42,13 @@ class SecondNearest:
     def __init__(
         self,
         centers: NDArray[np.float32],
-        metric: str,
+        metric: Metric,
         unit_of: Callable[[int], Any],
         threads: Threads,
-        spaces: Spaces,
+        scratch_pool: ScratchPool,
     ) -> None:
         self._centers = np.array(centers)  # writable, as compiled code has met them
-        self._cosine = metric == portable.COSINE
+        self._cosine = metric == Metric.COSINE
         self._threads = threads
         self._quads = quads_for(centers.shape[1])
         self._unit = unit_of(self._quads)
@@ -56,7 +57,7 @@ class SecondNearest:
         self._scaled = padded(self._centers * self._scale)
         self._reference = padded((mean * scale).astype(np.float32)[None])[0]
         self._still = np.zeros(len(centers), np.float32)
-        self._spaces = spaces
+        self._scratch_pool = scratch_pool
 
     @np.errstate(over="ignore", invalid="ignore")
     def label(
@@ -66,9 +67,15 @@ class SecondNearest:
         slots = Slots.of_rows(len(rows))
         nearest = np.full(len(slots.order), -1, np.int32)
         nearest[: len(rows)] = labels
-        still, no_gap = self._still, np.float32(0.0)
         target = Target(
-            self._centers, self._scaled, self._scale, self._cosine, still, still, no_gap, nearest
+            centers=self._centers,
+            scaled=self._scaled,
+            scale=self._scale,
+            cosine=self._cosine,
+            moves=self._still,
+            step=self._still,
+            safe_gap=np.float32(0.0),
+            left_out=nearest,
         )
         step = min(AT_ONCE, -(-len(rows) // self._threads.count))
         about = self._unit, Rows.of([rows]), slots, self._reference, target
@@ -81,18 +88,18 @@ class SecondNearest:
 
     def _piece(self, first: int, last: int, *about: Any) -> NDArray[np.int32]:
         moved, tally = np.empty(last - first, np.int32), np.zeros(6, np.int64)
-        with self._spaces.one(*self._centers.shape, self._quads, PART_BLOCKS) as space:
-            visit_seconds(first, last, *about, moved, tally, space)
+        with self._scratch_pool.lend(*self._centers.shape, self._quads, PART_BLOCKS) as scratch:
+            visit_seconds(first, last, *about, moved, tally, scratch)
         return moved[len(moved) - tally[HARD] :]
 
 
 @bare
-def visit_seconds(first, last, unit, rows, slots, reference, target, moved, tally, space):
+def visit_seconds(first, last, unit, rows, slots, reference, target, moved, tally, scratch):
     """Label some rows, in their own order."""
     int8_products.begin(unit)
-    shift = norms_around(target, reference, space)
+    shift = norms_around(target, reference, scratch)
     for slot in range(first, last):
-        space.opened[slot - first] = slot
+        scratch.undecided[slot - first] = slot
     margin, around = (HIGHEST, np.float32(0.0)), (reference, shift)
-    settle_all(unit, rows, slots, target, around, margin, last - first, moved, tally, space)
+    settle_all(unit, rows, slots, target, around, margin, last - first, moved, tally, scratch)
     int8_products.end(unit)

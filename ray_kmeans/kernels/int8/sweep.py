@@ -34,7 +34,7 @@ from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
 
 @bare
-def margin_of(parts, p, slots, target, space):
+def margin_of(parts, p, slots, target, scratch):
     """Note how far centers near a part have come; return what `certify` takes as margin.
 
     A row is at most R from the reference and its center at most R + A from it, A being the largest
@@ -46,12 +46,12 @@ def margin_of(parts, p, slots, target, space):
     most = np.float32(0.5) * radius
     away = np.float32(0.0)
     for slot in range(BLOCK_ROWS * parts.spans[p, 1], BLOCK_ROWS * parts.spans[p, 2]):
-        norm = space.all_norms[slots.labels[slot]]
+        norm = scratch.terms.norms[slots.labels[slot]]
         away = norm if norm > away else away
     near = np.float32(1.03) * (np.float32(2.0) * radius + away + most)  # E is up to 2 % too large
     step = np.float32(0.0)
-    for j in range(len(space.all_norms)):
-        if not space.all_norms[j] > near:
+    for j in range(len(scratch.terms.norms)):
+        if not scratch.terms.norms[j] > near:
             step = max(step, target.step[j])
     moves = (parts.moves[p] + step) * np.float32(1 + 2.0**-20)
     parts.moves[p] = moves
@@ -81,12 +81,12 @@ def find_live(slots, moves, part_moves, coarse, first, last, live):
 
 
 @bare
-def prune(radius, space):
+def prune(radius, scratch):
     """Keep the centers that can be nearest to a row within this radius of the reference.
 
     Returns how many, and where the scores of all others begin.
     """
-    norms, constants, slacks = space.all_norms, space.constants, space.all_slacks
+    norms, constants, slacks = scratch.terms.norms, scratch.terms.constants, scratch.terms.slacks
     reach = np.float32(2.002) * radius
     upper = HIGHEST
     for j in range(len(norms)):
@@ -101,13 +101,13 @@ def prune(radius, space):
         if low > upper:
             others = min(others, low)
         else:  # also where it is not a number
-            space.kept[count] = j
+            scratch.panel.numbers[count] = j
             count += 1
     return count, others
 
 
 @bare
-def take_labels(blocks, slots, moved, tally, space):
+def take_labels(blocks, slots, moved, tally, scratch):
     """Store what is certified; list the rows of the slab that are open, and return how many."""
     n_open = 0
     for i in range(len(blocks)):
@@ -116,61 +116,63 @@ def take_labels(blocks, slots, moved, tally, space):
         changed = 0
         for at in range(first, last):
             slot = shift + at
-            changed += (space.labels[at] != slots.labels[slot]) | (space.bounds[at] == OPEN)
+            changed += (scratch.rows.labels[at] != slots.labels[slot]) | (
+                scratch.rows.bounds[at] == OPEN
+            )
             is_row = slots.order[slot] >= 0
-            slots.bounds[slot] = space.bounds[at] if is_row else np.float32(np.inf)
+            slots.bounds[slot] = scratch.rows.bounds[at] if is_row else np.float32(np.inf)
         if not changed:
             continue
         for at in range(first, last):
             slot = shift + at
             if slots.order[slot] < 0:
                 continue
-            if space.bounds[at] == OPEN:
-                space.chosen[n_open] = at
+            if scratch.rows.bounds[at] == OPEN:
+                scratch.rows.undecided[n_open] = at
                 n_open += 1
             else:
-                take(slot, space.labels[at], slots.labels, moved, tally)
+                take(slot, scratch.rows.labels[at], slots.labels, moved, tally)
     tally[OPENED] += n_open
     return n_open
 
 
 @bare
-def visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, space):
+def visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, scratch):
     """Label the rows of a part."""
     group, first_block, last_block = parts.spans[p]
     g = coarse.references[group]
-    shift = norms_around(target, g, space)
-    margin = margin_of(parts, p, slots, target, space)
+    shift = norms_around(target, g, scratch)
+    margin = margin_of(parts, p, slots, target, scratch)
     n_live, live_rows, radius = find_live(
-        slots, target.moves, margin[1], coarse, first_block, last_block, space.live
+        slots, target.moves, margin[1], coarse, first_block, last_block, scratch.active_blocks
     )
     tally[LIVE] += live_rows
     tally[VISITED] += n_live * BLOCK_ROWS
     if n_live == 0:
         return
-    n_kept, others = prune(radius, space)
-    theta = round_centers(target, g, n_kept, space)
-    padded = fill_up(n_kept, space)
+    n_kept, others = prune(radius, scratch)
+    theta = round_centers(target, g, n_kept, scratch)
+    padded = fill_up(n_kept, scratch)
     part = g, n_kept, others, shift
     pairs = n_kept * target.centers.shape[1] >= PAIRS_FROM
     n_opened = 0
     for start in range(0, n_live, SLAB_BLOCKS):
-        blocks = space.live[start : min(start + SLAB_BLOCKS, n_live)]
-        load_slab(blocks, coarse, theta, space)
-        nearest(unit, coarse.packed, blocks, padded, pairs, space)
-        certify(len(blocks) * BLOCK_ROWS, n_kept, others, target, margin, space)
-        n_open = take_labels(blocks, slots, moved, tally, space)
+        blocks = scratch.active_blocks[start : min(start + SLAB_BLOCKS, n_live)]
+        load_slab(blocks, coarse, theta, scratch)
+        nearest(unit, coarse.packed, blocks, padded, pairs, scratch)
+        certify(len(blocks) * BLOCK_ROWS, n_kept, others, target, margin, scratch)
+        n_open = take_labels(blocks, slots, moved, tally, scratch)
         n_opened = settle_pairs(
-            rows, slots, target, part, blocks, n_open, n_opened, moved, tally, space
+            rows, slots, target, part, blocks, n_open, n_opened, moved, tally, scratch
         )
     if n_opened:
         settle_open(
-            unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, space
+            unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, scratch
         )
 
 
 @bare
-def visit(unit, first_part, last_part, parts, rows, slots, coarse, target, moved, tally, space):
+def visit(unit, first_part, last_part, parts, rows, slots, coarse, target, moved, tally, scratch):
     """Visit some parts; see the head of this module.
 
     `moved`: slots whose label is new, from its begin on, and from its end on those that have too
@@ -178,5 +180,5 @@ def visit(unit, first_part, last_part, parts, rows, slots, coarse, target, moved
     """
     int8_products.begin(unit)
     for p in range(first_part, last_part):
-        visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, space)
+        visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, scratch)
     int8_products.end(unit)

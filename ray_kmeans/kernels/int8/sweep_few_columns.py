@@ -14,9 +14,9 @@ import numpy as np
 
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
-    KNOWN,
     NEVER,
     OPEN,
+    bound_of,
 )
 from ray_kmeans.kernels.int8.quantize import (
     ONE,
@@ -64,7 +64,7 @@ def largest(values):
 
 
 @bare
-def load_centers(target, g, space):
+def load_centers(target, g, scratch):
     """Write -2 e and q of all centers, up to whole groups of 8; return their number, A and E."""
     k, d = target.centers.shape
     largest_slack = np.float32(0.0)
@@ -72,19 +72,19 @@ def load_centers(target, g, space):
     for j in range(k):
         for column in range(d):
             e = target.scaled[j, column] * ONE - g[column]
-            space.float_panel[j, column] = np.float32(-2.0) * e
-        space.float_constants[j] = space.constants[j]
-        slack, norm = space.all_slacks[j], space.all_norms[j]
+            scratch.floats.centers[j, column] = np.float32(-2.0) * e
+        scratch.floats.constants[j] = scratch.terms.constants[j]
+        slack, norm = scratch.terms.slacks[j], scratch.terms.norms[j]
         largest_slack = max(largest_slack, slack if slack < HIGHEST else HIGHEST)
         largest_norm = max(largest_norm, norm if norm < HIGHEST else HIGHEST)
     padded = (k + CENTERS_AT_ONCE - 1) // CENTERS_AT_ONCE * CENTERS_AT_ONCE
-    space.float_panel[k:padded] = np.float32(0.0)
-    space.float_constants[k:padded] = NEVER
+    scratch.floats.centers[k:padded] = np.float32(0.0)
+    scratch.floats.constants[k:padded] = NEVER
     return padded, largest_slack, largest_norm
 
 
 @bare
-def address_of_block(rows, first, count, d, space):
+def address_of_block(rows, first, count, d, scratch):
     """Return where these rows follow each other: where they are, or else copied."""
     address = address_of(rows, first, d)
     end = address_of(rows, first + count - 1, d)
@@ -93,8 +93,8 @@ def address_of_block(rows, first, count, d, space):
     for i in range(count):
         x = floats_at(address_of(rows, first + i, d), d)
         for column in range(d):
-            space.stray[d * i + column] = x[column]
-    return space.stray.ctypes.data
+            scratch.floats.copied[d * i + column] = x[column]
+    return scratch.floats.copied.ctypes.data
 
 
 @bare
@@ -106,12 +106,12 @@ def fetch_next(address, d):
 
 
 @bare
-def load_rows(address, d, scale, g, space):
+def load_rows(address, d, scale, g, scratch):
     """Put 32 rows side by side, column by column, relative to g."""
-    space.squares[:] = np.float32(0.0)
+    scratch.floats.squares[:] = np.float32(0.0)
     for lane in range(0, BLOCK_ROWS, LANES):
-        columns = space.columns.ctypes.data + 4 * lane
-        squares = space.squares.ctypes.data + 4 * lane
+        columns = scratch.floats.columns.ctypes.data + 4 * lane
+        squares = scratch.floats.squares.ctypes.data + 4 * lane
         for first in range(0, d, LANES):
             avx512_float.turn(
                 address + 4 * d * lane, d, first, scale, g.ctypes.data, columns, squares
@@ -119,60 +119,53 @@ def load_rows(address, d, scale, g, space):
 
 
 @bare
-def certify_block(away, gamma, most, space):
+def certify_block(away, gamma, most, scratch):
     """Write how far centers may come before the label of a row can change, as `slabs.certify` does.
 
     Nothing is looked up here, so that the loop is of vectors.
     """
     slack, norm = away
-    lowest, second = space.found[0], space.found[1]
+    lowest, second = scratch.floats.found[0], scratch.floats.found[1]
     for i in range(BLOCK_ROWS):
-        radius = np.sqrt(space.squares[i]) * ROOM + SMALL_R
+        radius = np.sqrt(scratch.floats.squares[i]) * ROOM + SMALL_R
         off = slack + np.float32(2.002) * gamma * radius * norm
         upper = lowest[i] + off
         gap = (second[i] - off) - upper
         gap -= (abs(second[i]) + abs(upper)) * np.float32(2.0**-22)
-        sure = (lowest[i] < KNOWN) & (gap > np.float32(0.0))
-        more = gap if sure else np.float32(1.0)
-        squared = upper + radius * radius * np.float32(1.001)
-        squared = squared if squared > np.float32(0.0) else np.float32(0.0)
-        distance = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
-        left = np.float32(0.998) * more / (distance + np.sqrt(distance * distance + more))
-        left = left if left < most else most
-        space.bounds[i] = left if sure else OPEN
+        scratch.rows.bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
 
 
 @bare
-def take_block(first, count, n_opened, slots, target, part_moves, moved, tally, space):
+def take_block(first, count, n_opened, slots, target, part_moves, moved, tally, scratch):
     """Store what is certified and list what is open, without a branch; return how many are."""
     n_moved = tally[MOVED]
     for i in range(count):
         slot = first + i
-        before, label = slots.labels[slot], space.nearest[i]
-        is_open = space.bounds[i] == OPEN
+        before, label = slots.labels[slot], scratch.floats.nearest[i]
+        is_open = scratch.rows.bounds[i] == OPEN
         label = before if is_open else label
-        bound = space.bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
+        bound = scratch.rows.bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
         slots.labels[slot] = label
         slots.bounds[slot] = bound - abs(bound) * np.float32(2.0**-20)
         moved[n_moved] = slot  # there is room, as this row is not yet listed
         n_moved += label != before
-        space.opened[n_opened] = slot
+        scratch.undecided[n_opened] = slot
         n_opened += is_open
     tally[MOVED] = n_moved
     return n_opened
 
 
 @bare
-def visit_part_by_floats(unit, p, parts, rows, slots, references, target, moved, tally, space):
+def visit_part_by_floats(unit, p, parts, rows, slots, references, target, moved, tally, scratch):
     """Label the rows of a part."""
     group, first_block, last_block = parts.spans[p]
     g = references[group]
     d = target.centers.shape[1]
     gamma = ROOM * np.float32((d + 16) * 2.0**-24)
-    shift = norms_around(target, g, space)
+    shift = norms_around(target, g, scratch)
     parts.moves[p] = (parts.moves[p] + largest(target.step)) * np.float32(1 + 2.0**-20)
     margin = HIGHEST, parts.moves[p]
-    padded, slack, norm = load_centers(target, g, space)
+    padded, slack, norm = load_centers(target, g, scratch)
     away = slack, norm
     n_rows = rows.firsts[-1]
     n_opened = 0
@@ -184,30 +177,32 @@ def visit_part_by_floats(unit, p, parts, rows, slots, references, target, moved,
         tally[VISITED] += BLOCK_ROWS
         first = BLOCK_ROWS * block
         count = min(BLOCK_ROWS, n_rows - first)
-        address = address_of_block(rows, first, count, d, space)
+        address = address_of_block(rows, first, count, d, scratch)
         fetch_next(address, d)
-        load_rows(address, d, target.scale, g, space)
+        load_rows(address, d, target.scale, g, scratch)
         avx512_float.nearest_two(
-            space.columns.ctypes.data,
+            scratch.floats.columns.ctypes.data,
             d,
-            space.float_panel.ctypes.data,
-            space.float_constants.ctypes.data,
+            scratch.floats.centers.ctypes.data,
+            scratch.floats.constants.ctypes.data,
             padded,
-            space.found.ctypes.data,
+            scratch.floats.found.ctypes.data,
         )
-        certify_block(away, gamma, margin[0], space)
-        n_opened = take_block(first, count, n_opened, slots, target, margin[1], moved, tally, space)
+        certify_block(away, gamma, margin[0], scratch)
+        n_opened = take_block(
+            first, count, n_opened, slots, target, margin[1], moved, tally, scratch
+        )
     tally[OPENED] += n_opened
     if n_opened:
-        settle_all(unit, rows, slots, target, (g, shift), margin, n_opened, moved, tally, space)
+        settle_all(unit, rows, slots, target, (g, shift), margin, n_opened, moved, tally, scratch)
 
 
 @bare
 def visit_by_floats(
-    unit, first_part, last_part, parts, rows, slots, references, target, moved, tally, space
+    unit, first_part, last_part, parts, rows, slots, references, target, moved, tally, scratch
 ):
     """Visit some parts, as `visit.visit` does."""
     int8_products.begin(unit)
     for p in range(first_part, last_part):
-        visit_part_by_floats(unit, p, parts, rows, slots, references, target, moved, tally, space)
+        visit_part_by_floats(unit, p, parts, rows, slots, references, target, moved, tally, scratch)
     int8_products.end(unit)

@@ -1,13 +1,19 @@
-"""What a pass works on, as tuples that compiled code takes: rows, centers, and memory of a thread.
+"""Records that compiled loops take: rows, centers, and the scratch memory of one thread.
 
-The loops allocate nothing: numba would count who refers to each array, in every call and slice.
+The loops allocate nothing and take their memory from a `Scratch`: numba would count who refers to
+each new array, in every call and slice. No loop checks a bound, so two arrays that change places
+would corrupt memory silently. Therefore every record is built by keyword (tests/test_rounding.py
+holds this), and arrays that belong together share one record.
+
+Letters in the shapes: k centers, d columns, `columns` (d up to whole chunks of 64), `quads` (bytes
+of a row in fours), `room` (k up to whole chunks of 32).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,209 +24,350 @@ from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 from ray_kmeans.process.jit import njit
 
 HINT_ROWS = 256
+"""Every how many rows `Rows.hints` holds a block number."""
 NONE_LEFT_OUT: NDArray[np.int32] = np.empty(0, np.int32)
+"""The value of `Target.left_out` where a row may get any center."""
 SLAB_BLOCKS = SLAB // BLOCK_ROWS
+"""Blocks of 32 rows in one panel of rows."""
 
 Floats: TypeAlias = NDArray[np.float32]
 Ints: TypeAlias = NDArray[np.int32]
 Bytes: TypeAlias = NDArray[np.int8]
 
 bare = njit(nogil=True, _nrt=False, error_model="numpy")
-"""Compile a loop that allocates nothing, and divides unasked: LLVM can make vectors of such."""
+"""Compile a loop that allocates nothing and divides as NumPy does, so that LLVM can vectorize it."""
 bare_sum = njit(nogil=True, _nrt=False, error_model="numpy", fastmath={"reassoc", "contract"})
-"""The same; its sums are bounded for any order of their terms."""
+"""Compile as `bare`, and let LLVM reorder sums: only for sums with a bound for any order."""
 
 
 class Rows(NamedTuple):
     """Rows in blocks, wherever these are in memory."""
 
     addresses: NDArray[np.int64]
-    """(blocks,)"""
+    """(blocks,) address of the first row of each block."""
     firsts: NDArray[np.int64]
-    """(blocks + 1,) number of the first row of each block, and how many there are."""
+    """(blocks + 1,) number of the first row of each block, then the number of all rows."""
     hints: NDArray[np.int64]
-    """The block of every 256th row."""
+    """(ceil(n / 256),) the block that holds row 256 i: where a search for a row begins."""
 
     @classmethod
     def of(cls, blocks: Sequence[Floats]) -> Rows:
+        """Return where these blocks (n_i, d) are; they must outlive the result."""
         addresses = np.array([block.ctypes.data for block in blocks], np.int64)
         firsts = np.cumsum([0, *(len(block) for block in blocks)])
         hints = np.searchsorted(firsts, np.arange(0, firsts[-1], HINT_ROWS), side="right") - 1
-        return cls(addresses, firsts, hints)
+        return cls(addresses=addresses, firsts=firsts, hints=hints)
 
 
 class Coarse(NamedTuple):
-    """The rows in bytes around references, slot by slot."""
+    """The rows, quantized to one byte a column around references, slot by slot."""
 
     packed: Ints
-    """(blocks, quads, 32) four bytes each."""
+    """(blocks, quads, 32) the bytes, four columns in each int32."""
     weights: Floats
+    """(slots,) -2 times the step of each row."""
     errors: Floats
+    """(slots,) upper bound of |r - r'|, what quantizing changed; infinite for a row too far away."""
     sizes: Floats
-    """(slots,) -2 steps, |r - r'|, |r'|."""
+    """(slots,) |r'|, the length of the quantized row, rounded up."""
     references: Floats
-    """(groups, columns) scaled."""
+    """(groups, columns) the references, times the scale."""
 
 
 class Parts(NamedTuple):
     """Runs of blocks that share a reference."""
 
     spans: Ints
-    """(parts, 3) group, first block, last block."""
+    """(parts, 3) group, first block, block after the last one."""
     radii: Floats
-    """(parts,) how far a row is from the reference at most."""
+    """(parts,) upper bound of how far a row of the part is from its reference."""
     moves: Floats
-    """(parts,) how far centers near the part have come, step by step the one that went farthest."""
+    """(parts,) sum over the sweeps of how far that center near the part came which came farthest."""
 
 
 class Target(NamedTuple):
     """The centers that rows are assigned to."""
 
     centers: Floats
-    """(k, d)"""
+    """(k, d) as given."""
     scaled: Floats
-    """(k, columns) times the scale, with zeros up to whole chunks of 64 columns."""
+    """(k, columns) times the scale; zeros beyond column d."""
     scale: np.float32
+    """Power of two that brings the spread of the centers near 1."""
     cosine: bool
+    """Whether the score is -2 x.c, and not |x - c|^2."""
     moves: Floats
     """(k,) how far each center has come since bounds are kept, rounded up."""
     step: Floats
-    """(k,) how far of that since the last pass."""
+    """(k,) how far each center has come since the last sweep, rounded up."""
     safe_gap: np.float32
-    """What a bound must be lower by, where scores are not quite squared distances."""
+    """What is taken off every bound, for scores that are not quite squared distances."""
     left_out: Ints
-    """(slots,) the center that each row does not get; empty where it may be any."""
+    """(slots,) the center that each row must not get; empty where it may get any."""
 
 
-class Space(NamedTuple):
-    """Memory of one thread, for k centers of d columns and a part of so many blocks."""
+class CenterTerms(NamedTuple):
+    """The terms of the scores of all centers around one reference; each (k,), see `quantize`."""
 
-    live: Ints
-    kept: Ints
     largest: Floats
-    all_norms: Floats
-    constants: Floats
-    all_slacks: Floats
-    """(k,) of all centers around a reference: largest |e_l|, E, q, a."""
-    panel: Bytes
-    second_panel: Bytes
-    """(tiles, chunks, 16, 64) first and second bytes of the kept centers."""
-    offsets: Ints
-    second_offsets: Ints
-    steps: Floats
-    lows: Floats
+    """Largest magnitude |e_l| of a column."""
     norms: Floats
+    """E, an upper bound of |e|."""
+    constants: Floats
+    """q, the part of the score that does not depend on the row."""
     slacks: Floats
-    """Of the kept centers: -128 times the sum of the bytes, t, q - a, E, 2 a."""
-    weights: Floats
-    reaches: Floats
-    radii: Floats
-    """(256,) of the rows of a slab: -2 w, -R, a bound of |r|."""
-    panel_lowest: Floats
-    lowest: Floats
-    """(3, 256) the lowest scores: of some centers, with their numbers, and of all."""
-    best: Ints
-    """(3, 256) which of the kept centers have the lowest two; the third is not kept up."""
-    uppers: Floats
-    bounds: Floats
-    labels: Ints
-    chosen: Ints
-    left: Ints
-    sums: Ints
-    """Three chunks of products, each (32, 32)."""
-    opened: Ints
-    packed: Ints
-    second_packed: Ints
-    """(8, quads, 32) rows that are open, rounded to two bytes each."""
-    columns: Floats
-    stray: Floats
-    squares: Floats
-    found: Floats
-    nearest: Ints
-    float_panel: Floats
-    float_constants: Floats
-    """Of 32 rows of few columns, as float32: column by column (32, 32); row by row; |r|^2; the two
-    lowest scores and, with the same memory as int32, the nearest center (3, 32). Of all centers:
-    -2 e (room, 32), q."""
-    copies: Ints
-    copied: Floats
-    scores: NDArray[np.float64]
-    counts: Ints
-    """Of 32 rows: both bytes; -2 w, -R and the highest score possible; scores; candidates."""
-    vector: Floats
-    bits: Ints
+    """a, an upper bound of the error of q."""
+
+
+class CenterPanel(NamedTuple):
+    """The centers that pruning keeps for a part, quantized; place i holds center `numbers[i]`."""
+
+    numbers: Ints
+    """(k,) the number of each kept center."""
     first_bytes: Bytes
-    words: Ints
+    """(room / 16, chunks, 16, 64) the first bytes, in tiles of 16 centers by 64 columns."""
     second_bytes: Bytes
+    """(room / 16, chunks, 16, 64) the second bytes, in the same tiles."""
+    first_offsets: Ints
+    """(room,) -128 times the sum of the first bytes, at which VNNI's sums begin."""
+    second_offsets: Ints
+    """(room,) -128 times the sum of the second bytes."""
+    steps: Floats
+    """(room,) t, what one unit of a first byte stands for."""
+    lows: Floats
+    """(room,) q - a, where the constant part of the interval begins."""
+    norms: Floats
+    """(room,) E, an upper bound of |e|."""
+    slacks: Floats
+    """(room,) 2 a, the width of the constant part of the interval."""
+
+
+class RowPanel(NamedTuple):
+    """Up to 256 rows that are scored together, and what the scores say of them."""
+
+    weights: Floats
+    """(256,) -2 w, w being what one unit of a byte of the row stands for."""
+    reaches: Floats
+    """(256,) -R, what the interval grows by downwards for each unit of E."""
+    radii: Floats
+    """(256,) an upper bound of |r|."""
+    panel_lowest: Floats
+    """(3, 256) the lowest scores among the centers of one panel; the last bits name the center."""
+    lowest: Floats
+    """(3, 256) the lowest scores among all panels so far."""
+    best: Ints
+    """(3, 256) the places in `CenterPanel` of the two lowest scores; line 2 is not maintained."""
+    uppers: Floats
+    """(256,) an upper bound of the true score of the best center."""
+    bounds: Floats
+    """(256,) how far centers may come, in all, before the label can change; `OPEN` if undecided."""
+    labels: Ints
+    """(256,) the number of the center with the lowest score."""
+    undecided: Ints
+    """(256,) the rows of this panel that one byte leaves undecided."""
+    unresolved: Ints
+    """(256,) the rows of this panel that two bytes leave undecided too."""
+    first_bytes: Ints
+    """(8, quads, 32) the first bytes of rows that are quantized to two, four in each int32."""
+    second_bytes: Ints
+    """(8, quads, 32) the second bytes of these rows."""
+
+
+class ExactBlock(NamedTuple):
+    """Up to 32 rows whose candidates are compared exactly."""
+
+    bytes: Ints
+    """(2, quads, 32) first and second bytes of these rows."""
+    factors: Floats
+    """(3, 32) of each row -2 w, -R, and the highest score that a candidate may begin at."""
+    scores: NDArray[np.float64]
+    """(32, 2) the float64 score of the best center so far, and the bound of its error."""
+    counts: Ints
+    """(32,) how many candidates each row has been compared with."""
+
+
+class FloatBlock(NamedTuple):
+    """Up to 32 rows of few columns, and all centers, as float32."""
+
+    columns: Floats
+    """(32, 32) the rows relative to the reference, one line for each column."""
+    copied: Floats
+    """(32 * 32,) rows that do not follow each other in memory, copied side by side."""
+    squares: Floats
+    """(32,) |r|^2."""
+    found: Floats
+    """(3, 32) lowest score, second-lowest score; line 2 is the memory of `nearest`."""
+    nearest: Ints
+    """(32,) the center with the lowest score: line 2 of `found`, as int32."""
+    centers: Floats
+    """(room, 32) -2 e; without lines where rows have too many columns for this way."""
+    constants: Floats
+    """(room,) q."""
+
+
+class Vector(NamedTuple):
+    """One row or center relative to a reference, and its bytes."""
+
+    values: Floats
+    """(columns,) r or e; zeros beyond column d."""
+    bits: Ints
+    """(columns,) the memory of `values`, as int32."""
+    first_bytes: Bytes
+    """(columns,) the first byte of each column."""
+    first_words: Ints
+    """(columns / 4,) the memory of `first_bytes`, as int32."""
+    second_bytes: Bytes
+    """(columns,) the second byte of each column."""
     second_words: Ints
-    """One row or center, and its bytes; each also as int32."""
+    """(columns / 4,) the memory of `second_bytes`, as int32."""
+
+
+class Scratch(NamedTuple):
+    """The memory of one thread while it sweeps; what is left there counts for nothing."""
+
+    active_blocks: Ints
+    """(blocks,) the blocks of a part with a row whose label may change."""
+    undecided: Ints
+    """(32 * blocks,) the slots of a part that one byte leaves undecided."""
+    products: Ints
+    """(3, SUMS_BYTES / 4) three chunks of byte products, each (32 centers, 32 rows)."""
+    terms: CenterTerms
+    panel: CenterPanel
+    rows: RowPanel
+    exact: ExactBlock
+    floats: FloatBlock
+    vector: Vector
 
     @classmethod
-    def of(cls, k: int, d: int, quads: int, blocks: int) -> Space:
+    def of(cls, k: int, d: int, quads: int, blocks: int) -> Scratch:
+        """Return memory for k centers of d columns and parts of at most `blocks` blocks."""
         chunks = -(-d // 64)
         room = -(-k // CHUNK_CENTERS) * CHUNK_CENTERS
-        vector = np.zeros(64 * chunks, np.float32)
-        found = np.zeros((3, BLOCK_ROWS), np.float32)
-        both = np.zeros((2, 64 * chunks), np.int8)
-        fields: list[Any] = [
-            np.empty(blocks, np.int32),
-            np.empty(k, np.int32),
-            *np.empty((4, k), np.float32),
-            *np.empty((2, room // 16, chunks, 16, 64), np.int8),
-            *np.empty((2, room), np.int32),
-            *np.empty((4, room), np.float32),
-            *np.empty((3, SLAB), np.float32),
-            *np.empty((2, 3, SLAB), np.float32),
-            np.empty((3, SLAB), np.int32),
-            *np.empty((2, SLAB), np.float32),
-            *np.empty((3, SLAB), np.int32),
-            np.empty((3, SUMS_BYTES // 4), np.int32),
-            np.empty(blocks * BLOCK_ROWS, np.int32),
-            *np.zeros((2, SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
-            np.empty((FLOAT_COLUMNS, BLOCK_ROWS), np.float32),
-            np.zeros(FLOAT_COLUMNS * BLOCK_ROWS, np.float32),
-            np.empty(BLOCK_ROWS, np.float32),
-            found,
-            found[2].view(np.int32),
-            np.empty((room if d <= FLOAT_COLUMNS else 0, FLOAT_COLUMNS), np.float32),
-            np.empty(room, np.float32),
-            np.zeros((2, quads, BLOCK_ROWS), np.int32),
-            np.zeros((3, BLOCK_ROWS), np.float32),
-            np.empty((BLOCK_ROWS, 2)),
-            np.zeros(BLOCK_ROWS, np.int32),
-            vector,
-            vector.view(np.int32),
-            both[0],
-            both[0].view(np.int32),
-            both[1],
-            both[1].view(np.int32),
-        ]
-        return cls(*fields)
+        return cls(
+            active_blocks=np.empty(blocks, np.int32),
+            undecided=np.empty(blocks * BLOCK_ROWS, np.int32),
+            products=np.empty((3, SUMS_BYTES // 4), np.int32),
+            terms=_center_terms(k),
+            panel=_center_panel(k, chunks, room),
+            rows=_row_panel(quads),
+            exact=_exact_block(quads),
+            floats=_float_block(room if d <= FLOAT_COLUMNS else 0, room),
+            vector=_vector(64 * chunks),
+        )
 
 
-class Spaces:
-    """The memory of threads, for centers of one shape at a time."""
+def _center_terms(k: int) -> CenterTerms:
+    return CenterTerms(
+        largest=np.empty(k, np.float32),
+        norms=np.empty(k, np.float32),
+        constants=np.empty(k, np.float32),
+        slacks=np.empty(k, np.float32),
+    )
+
+
+def _center_panel(k: int, chunks: int, room: int) -> CenterPanel:
+    tiles = room // 16, chunks, 16, 64
+    return CenterPanel(
+        numbers=np.empty(k, np.int32),
+        first_bytes=np.empty(tiles, np.int8),
+        second_bytes=np.empty(tiles, np.int8),
+        first_offsets=np.empty(room, np.int32),
+        second_offsets=np.empty(room, np.int32),
+        steps=np.empty(room, np.float32),
+        lows=np.empty(room, np.float32),
+        norms=np.empty(room, np.float32),
+        slacks=np.empty(room, np.float32),
+    )
+
+
+def _row_panel(quads: int) -> RowPanel:
+    return RowPanel(
+        weights=np.empty(SLAB, np.float32),
+        reaches=np.empty(SLAB, np.float32),
+        radii=np.empty(SLAB, np.float32),
+        panel_lowest=np.empty((3, SLAB), np.float32),
+        lowest=np.empty((3, SLAB), np.float32),
+        best=np.empty((3, SLAB), np.int32),
+        uppers=np.empty(SLAB, np.float32),
+        bounds=np.empty(SLAB, np.float32),
+        labels=np.empty(SLAB, np.int32),
+        undecided=np.empty(SLAB, np.int32),
+        unresolved=np.empty(SLAB, np.int32),
+        first_bytes=np.zeros((SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
+        second_bytes=np.zeros((SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
+    )
+
+
+def _exact_block(quads: int) -> ExactBlock:
+    return ExactBlock(
+        bytes=np.zeros((2, quads, BLOCK_ROWS), np.int32),
+        factors=np.zeros((3, BLOCK_ROWS), np.float32),
+        scores=np.empty((BLOCK_ROWS, 2)),
+        counts=np.zeros(BLOCK_ROWS, np.int32),
+    )
+
+
+def _float_block(lines: int, room: int) -> FloatBlock:
+    found = np.zeros((3, BLOCK_ROWS), np.float32)
+    return FloatBlock(
+        columns=np.empty((FLOAT_COLUMNS, BLOCK_ROWS), np.float32),
+        copied=np.zeros(FLOAT_COLUMNS * BLOCK_ROWS, np.float32),
+        squares=np.empty(BLOCK_ROWS, np.float32),
+        found=found,
+        nearest=found[2].view(np.int32),
+        centers=np.empty((lines, FLOAT_COLUMNS), np.float32),
+        constants=np.empty(room, np.float32),
+    )
+
+
+def _vector(columns: int) -> Vector:
+    values = np.zeros(columns, np.float32)
+    first, second = np.zeros(columns, np.int8), np.zeros(columns, np.int8)
+    return Vector(
+        values=values,
+        bits=values.view(np.int32),
+        first_bytes=first,
+        first_words=first.view(np.int32),
+        second_bytes=second,
+        second_words=second.view(np.int32),
+    )
+
+
+class ScratchPool:
+    """The scratch memory of several threads, for centers of one shape at a time.
+
+    Threads share a pool without a lock. No loop checks a bound, so scratch of a wrong shape would
+    corrupt memory; this is why it is never lent:
+
+    - The shape and the list of what is free are one attribute, read and replaced at once. A thread
+      never sees the list of one shape under the name of another.
+    - A thread that comes with another shape puts an empty list in its place; two that do so at once
+      make two lists, and the one that is replaced is freed with what is returned to it.
+    - Scratch goes back to the list that it was lent from, so it can only meet its own shape.
+    - `list.pop` and `list.append` are atomic, so nothing is lent twice at once. A thread that finds
+      an empty list makes new scratch.
+    """
 
     def __init__(self) -> None:
-        self._shape: tuple[int, ...] = ()
-        self._free: list[Space] = []
+        self._free: tuple[tuple[int, ...], list[Scratch]] = (), []
 
     @contextmanager
-    def one(self, *shape: int) -> Iterator[Space]:
-        """Lend memory for these arguments of `Space.of`, which nobody else has meanwhile."""
-        if shape != self._shape:
-            self._shape, self._free = shape, []
+    def lend(self, *shape: int) -> Iterator[Scratch]:
+        """Lend memory for these arguments of `Scratch.of`, which no other thread has meanwhile."""
+        of_shape, free = self._free
+        if shape != of_shape:
+            free = []
+            self._free = shape, free
         try:
-            space = self._free.pop()
+            scratch = free.pop()
         except IndexError:
-            space = Space.of(*shape)
-        yield space
-        if shape == self._shape:
-            self._free.append(space)
+            scratch = Scratch.of(*shape)
+        yield scratch
+        free.append(scratch)
 
 
 def padded(matrix: Floats) -> Floats:
-    """Return a matrix with columns of zeros added, up to whole chunks of 64."""
+    """Return a matrix (n, d) with columns of zeros added, up to whole chunks of 64."""
     rows, d = matrix.shape
     result = np.zeros((rows, 64 * -(-d // 64)), np.float32)
     result[:, :d] = matrix
@@ -228,5 +375,5 @@ def padded(matrix: Floats) -> Floats:
 
 
 def quads_for(d: int) -> int:
-    """Return the bytes of a rounded row, in fours: whole tiles where there is more than one."""
+    """Return the bytes of a quantized row, in fours: whole tiles where there is more than one."""
     return -(-d // 4) if d <= 64 else 16 * -(-d // 64)
