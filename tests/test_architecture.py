@@ -31,7 +31,7 @@ ORDER = [  # packages and root modules, from the bottom; those of one line do no
     {"data", "store", "engine", "export"},
     {"on_ray", "testing"},
     {"workflows"},
-    {"model", "report", "predictor", "serving"},
+    {"model", "html_report", "predictor", "serving"},
     {"estimator"},
     {"demo", "loading"},
     {"cli", "_public"},
@@ -62,8 +62,8 @@ ONLY_IN = {  # who may import a library: a package, or one module of it
     "onnx": {"export.onnx_graph"},
     "tensorflow": {"export.saved_model"},
     "tensorboardX": {"observe.tensorboard"},
-    "matplotlib": {"report.figures"},
-    "jinja2": {"report.page"},
+    "matplotlib": {"html_report.figures"},
+    "jinja2": {"html_report.page"},
     "numpy": set(RANK) - {"errors", "_version", "config", "process", "text"},
 }
 LONGEST_MODULE = 400

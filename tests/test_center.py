@@ -28,7 +28,7 @@ from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.rounded import ShiftedSource, shift_of, shifted
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.report.facts import facts_of
+from ray_kmeans.html_report.facts import facts_of
 from ray_kmeans.serving.replica import Nearest
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir

@@ -37,10 +37,10 @@ from ray_kmeans.errors import (
     NotFittedError,
     StoreError,
 )
+from ray_kmeans.html_report import figures, sample, write_report
+from ray_kmeans.html_report.centers import gaps_of, plane_of, sizes_of
+from ray_kmeans.html_report.page import readable
 from ray_kmeans.observe.run_record import RunRecord, Span
-from ray_kmeans.report import figures, sample, write_report
-from ray_kmeans.report.centers import gaps_of, plane_of, sizes_of
-from ray_kmeans.report.page import readable
 from ray_kmeans.store.model_dir import ModelDir
 from tests import cases, oracle
 from tests.files import put_array, put_table

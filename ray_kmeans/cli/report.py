@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
-from ray_kmeans.report import write_report
+from ray_kmeans.html_report import write_report
 from ray_kmeans.store.model_dir import ModelDir
 
 

@@ -17,7 +17,7 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.layout import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
-from ray_kmeans.report.centers import Plane
+from ray_kmeans.html_report.centers import Plane
 from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows.predict import CLUSTER_IDX, ReadyModel, batches_of
 

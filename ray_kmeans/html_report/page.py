@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ray_kmeans.report.figures import Figure
-from ray_kmeans.report.sample import Shown
+from ray_kmeans.html_report.figures import Figure
+from ray_kmeans.html_report.sample import Shown
 from ray_kmeans.text.one_line import in_one_line
 
 TEMPLATE = "report.html.jinja"

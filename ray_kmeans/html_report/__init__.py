@@ -37,7 +37,7 @@ def write_report(
     as many blocks as `sample` says.
     """
     try:
-        from ray_kmeans.report import facts, page, sections
+        from ray_kmeans.html_report import facts, page, sections
     except ImportError as error:
         raise ConfigError(
             f"a report needs matplotlib and jinja2, which cannot be imported here ({error}). "

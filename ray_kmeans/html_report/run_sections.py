@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ray_kmeans.html_report import figures
+from ray_kmeans.html_report.facts import Facts
+from ray_kmeans.html_report.page import Cell, Section, Table
 from ray_kmeans.observe.run_record import RunRecord
-from ray_kmeans.report import figures
-from ray_kmeans.report.facts import Facts
-from ray_kmeans.report.page import Cell, Section, Table
 
 RUNS_SHOWN = 20
 """Newest runs that stand in the tables."""

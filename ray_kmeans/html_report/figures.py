@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.state import Iteration
+from ray_kmeans.html_report.centers import Plane
 from ray_kmeans.observe.run_record import Span
-from ray_kmeans.report.centers import Plane
 
 BLUE, ORANGE, GREY = "#2f7fd6", "#d9730d", "#8a8f98"
 """They can be seen on white and on black."""

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.state import FitState, Iteration
-from ray_kmeans.report import figures
-from ray_kmeans.report.facts import LARGEST_SHOWN, SMALLEST_SHOWN, Facts
-from ray_kmeans.report.page import Cell, Section, Table
-from ray_kmeans.report.run_sections import RUNS
+from ray_kmeans.html_report import figures
+from ray_kmeans.html_report.facts import LARGEST_SHOWN, SMALLEST_SHOWN, Facts
+from ray_kmeans.html_report.page import Cell, Section, Table
+from ray_kmeans.html_report.run_sections import RUNS
 
 STEPS_SHOWN = 4
 """First steps, and as many last ones, that stand in the table."""

@@ -11,9 +11,7 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.model_rows import taken_from
 from ray_kmeans.data.source import Source
-from ray_kmeans.observe import run_record
-from ray_kmeans.observe.run_record import RunRecord
-from ray_kmeans.report.centers import (
+from ray_kmeans.html_report.centers import (
     Gaps,
     Plane,
     Sizes,
@@ -21,13 +19,15 @@ from ray_kmeans.report.centers import (
     plane_of,
     sizes_of,
 )
-from ray_kmeans.report.sample import (
+from ray_kmeans.html_report.sample import (
     Sample,
     Shown,
     check_column,
     sample_of,
     shown,
 )
+from ray_kmeans.observe import run_record
+from ray_kmeans.observe.run_record import RunRecord
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.text import secrets
 from ray_kmeans.workflows.validation import check_features
