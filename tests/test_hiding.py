@@ -54,6 +54,7 @@ def urls(draw):
                 f"{scheme}://{host}{port}{end}#access_token={secret}",
                 f"{scheme}://:{secret}@{host}{port}{end}",
                 f"{scheme}://{MARK}@{host}{port}{end}",
+                f"https://{host}{port}/x;token={secret}",
             ]
         )
     )
@@ -82,6 +83,23 @@ def test_no_text_shows_what_may_be_a_secret_of_its_urls(one, other):
         texts += [f"cannot open {one}: {other} is gone", f"{one}\n{other}", f"{one},{other}"]
     for text in texts:
         assert MARK not in redacted(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "visible"),
+    [
+        ("s3:/bucket/x.npy?sig=hUsH", "s3:/bucket/x.npy?***"),
+        ("https//user:hUsH@host/x.npy", "https//***@host/x.npy"),
+        ("https:/user:hUsH@host/x.npy", "https:/***@host/x.npy"),
+        ("ftp//user:hUsH/Wq7@host/x.npy", "ftp//***@host/x.npy"),
+        ("https://host/x.npy;token=hUsH", "https://host/x.npy;***"),
+        ("s3://bucket/a;b.npy", "s3://bucket/a;b.npy"),
+        ("s3/x.npy", "s3/x.npy"),
+    ],
+)
+def test_a_url_without_a_sign_is_read_as_it_was_meant(url, visible):
+    assert shown(url) == visible
+    assert MARK not in redacted(f"cannot open {url!r}: {url} does not exist", url=url)
 
 
 @given(urls())

@@ -1,7 +1,9 @@
 """Take secrets out of text that people see: of URLs, and of values of storage options.
 
-A URL keeps scheme, host, port and path. User info, query and fragment become ``***``, and so does
-every URL that can be read in two ways, as where a password holds the signs that end it.
+A URL keeps scheme, host, port and path. User info, query, fragment and parameters (behind a ';',
+except in the key of an object) become ``***``, and so does every URL that can be read in two ways,
+as where a password holds the signs that end it. A URL in which a sign behind the scheme is missing
+is read as it was meant.
 
 Storage options are never shown. The text of a client's error may repeat them, so each of their
 values becomes ``***`` there: text of at least `SHORT` characters wherever it stands, and shorter
@@ -46,6 +48,8 @@ SCHEME = r"([A-Za-z][A-Za-z0-9+.-]{0,20}):(?:\\?/){2}"
 """Pattern of a scheme and its slashes, which JSON may write with backslashes."""
 _SCHEME = re.compile(SCHEME)
 """The same, compiled."""
+_MISTYPED = re.compile(r"(https?|s3a?|gs|gcs|abfss?|s?ftp|webhdfs|hdfs|hf)(?::/(?!/)|//)", re.I)
+"""Pattern of a scheme that a sign is missing behind, as in s3:/bucket and https//host."""
 _START = re.compile(rf"(?:[\w+.-]{{1,20}}::)*{SCHEME}")
 """Pattern of the beginning of a URL or of a chain of URLs inside a text."""
 _HOST = re.compile(r"[^:@\[\]]*(:\d+\\?)?|\[[0-9A-Fa-f:.]+\](:\d*)?\\?|arn:[a-z0-9:-]+")
@@ -64,6 +68,10 @@ class _Value(NamedTuple):
 def shown(url: str) -> str:
     """Return a URL, or a chain of URLs, without possible secrets; a path unchanged."""
     found = list(_SCHEME.finditer(url))
+    mistyped = _MISTYPED.match(url)
+    if mistyped:
+        place, _ = _place(mistyped[1].lower(), url[mistyped.end() :], url[mistyped.end() :])
+        return f"{mistyped[0]}{place}"
     if not found:
         return url
     pieces = [url[: found[0].start()]]
@@ -88,7 +96,7 @@ def _place(scheme: str, text: str, to_the_end: str) -> tuple[str, bool]:
     """
     if scheme in PATHS:
         return text, False
-    cut = re.search(r"[?#]", text)
+    cut = re.search(r"[?#]" if scheme in BUCKETS else r"[?#;]", text)
     if cut is not None and "@" in to_the_end[cut.start() :]:
         return HIDDEN, True  # the '@' may end a password, or stand in a query
     place = _host_and_path(scheme, text[: cut.start()] if cut else text)
@@ -115,7 +123,7 @@ def _is_surely_host(scheme: str, text: str) -> bool:
 
 def redacted(text: str, options: Mapping[str, Any] | None = None, url: str = "") -> str:
     """Return a text without the possible secrets of URLs in it, of `options` and of `url`."""
-    if "://" in url:  # it may hold spaces, at which any other URL in the text ends
+    if shown(url) != url:  # it may hold spaces, at which any other URL in the text ends
         for written in (url, repr(url)[1:-1]):
             text = text.replace(written, shown(url))
     pieces, at = [], 0
@@ -203,7 +211,8 @@ def _forms(value: str) -> Iterator[_Value]:
 
 def _parts_of_url(url: str) -> Iterator[_Value]:
     """Yield the parts of a URL that `shown` hides, unchanged and decoded."""
-    for start in _SCHEME.finditer(url):
+    mistyped = _MISTYPED.match(url)
+    for start in [mistyped] if mistyped else _SCHEME.finditer(url):
         rest = url[start.end() :]
         if start[1].lower() in PATHS or shown(url) == url:
             continue
@@ -212,6 +221,8 @@ def _parts_of_url(url: str) -> Iterator[_Value]:
         name, _, password = user.partition(":")
         secrets = [password if at else "", query, *re.split(r"[&=#]", query)[1::2]]
         secrets.append(place.partition("#")[2])
+        if start[1].lower() not in BUCKETS:
+            secrets += [place.partition(";")[2], *re.split(r"[;=]", place.partition(";")[2])[1::2]]
         for each in secrets:
             yield from _forms(each)
             yield from map(_Value, (unquote(each), unquote_plus(each)))
