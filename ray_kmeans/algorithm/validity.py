@@ -1,4 +1,4 @@
-"""Whether a state can be one that a fit has reached: what a file holds may be anything."""
+"""Checks that a state from a file can be one that a fit has reached: a file may hold anything."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from ray_kmeans.algorithm.state import (
 NORM_TOLERANCE = 1e-5
 """How far from 1 the norm of a center may be by cosine: float32 rounds each coordinate."""
 MOST = 2**63
+"""Bound of any number of steps, which are stored as int64."""
 
 
 def problem_of(state: FitState) -> str | None:
-    """Return what is wrong with a state, in words; None for one that a fit can have reached.
+    """Return a text of what is wrong with a state; None for one that a fit can have reached.
 
     Every field is looked at, also for its type. The arrays must have the types that `FitState`
     names; their shapes are compared with each other here.

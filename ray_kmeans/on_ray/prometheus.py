@@ -1,4 +1,4 @@
-"""A run as figures that Prometheus scrapes, through Ray's own metrics."""
+"""Metrics of a run for Prometheus, through Ray's own metrics."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from ray_kmeans.observe import events as ev
 
 BOUNDARIES = [base * 10.0**power for power in range(-3, 4) for base in (1, 2, 5)]
-"""Upper ends of the classes of seconds: 1, 2, 5 ms to 1, 2, 5 thousand s."""
+"""Upper bounds of the histogram's bins, in seconds: 1, 2, 5 ms to 1, 2, 5 thousand s."""
 
 
 class RayMetrics:
-    """Keeps the figures of the runs of this process, which the Ray agent on its node serves.
+    """Counts the events of the runs of this process; the Ray agent on its node serves the metrics.
 
     Notes
     -----
