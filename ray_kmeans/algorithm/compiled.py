@@ -17,6 +17,7 @@ SPLITTER = 134217729.0  # 2**27 + 1
 """Factor that splits a float64 into halves of 26 bits (Dekker 1971)."""
 
 compiled = njit(nogil=True, error_model="numpy")
+"""Decorator that compiles a loop of this module, with NumPy's results for divisions by zero."""
 
 
 @compiled

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SQUARED_EUCLIDEAN = "squared_euclidean"
+"""Name of the squared Euclidean distance, as `distance_metric` takes it."""
 COSINE = "cosine"
-"""Names of the metrics, as `distance_metric` takes them."""
+"""Name of the cosine distance."""
 
 CHUNK_VALUES = 2**17
 """Number of values that are scaled at once: they stay in a processor's cache."""

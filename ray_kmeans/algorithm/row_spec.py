@@ -17,7 +17,7 @@ class RowSpec:
     filters: str = ""
     """JSON of the filters that the rows passed; empty where there were none."""
     nonfinite: str = "error"
-    """What became of rows that hold NaN, null or infinity: 'error' or 'drop'."""
+    """Treatment of rows that hold NaN, null or infinity: 'error' or 'drop'."""
     sample_weight: str = ""
     """Name of the column of weights; empty where there was none."""
     shift: tuple[float, ...] = ()

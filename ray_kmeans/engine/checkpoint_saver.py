@@ -14,7 +14,8 @@ from ray_kmeans.observe import events as ev
 class Target(Protocol):
     """Place where states are saved; `save` returns the path once readers can see the checkpoint."""
 
-    def save(self, state: FitState) -> str: ...
+    def save(self, state: FitState) -> str:
+        """Save a state; return the path of the checkpoint."""
 
 
 class Saver:

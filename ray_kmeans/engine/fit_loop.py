@@ -36,6 +36,7 @@ _OTHER_COUNTS = (
     "the model was trained with mini_batch_steps_per_iteration={}: its counts mean something else, "
     "so they begin anew at its centers."
 )
+"""Warning where mini-batch continues a model of another m; takes that m."""
 
 
 def run_fit(

@@ -30,19 +30,31 @@ FARTHEST = ", empty clusters move to the farthest rows"
 class HeldStore(Protocol):
     """Place of the checkpoints while one run holds it alone."""
 
-    def latest(self) -> FitState | None: ...
-    def save(self, state: FitState) -> str: ...
-    def checkpoints(self) -> list[str]: ...
+    def latest(self) -> FitState | None:
+        """Return the newest state; None where there is none."""
+
+    def save(self, state: FitState) -> str:
+        """Save a state; return the path of the checkpoint."""
+
+    def checkpoints(self) -> list[str]:
+        """Return the paths of all checkpoints, the oldest first."""
 
 
 class Store(Protocol):
     """Place of the checkpoints before a run holds it."""
 
     @property
-    def is_local(self) -> bool: ...
-    def latest(self) -> FitState | None: ...
-    def checkpoints(self) -> list[str]: ...
-    def held(self, what: str) -> AbstractContextManager[HeldStore]: ...
+    def is_local(self) -> bool:
+        """Whether only processes of this machine can reach the place."""
+
+    def latest(self) -> FitState | None:
+        """Return the newest state; None where there is none."""
+
+    def checkpoints(self) -> list[str]:
+        """Return the paths of all checkpoints, the oldest first."""
+
+    def held(self, what: str) -> AbstractContextManager[HeldStore]:
+        """Hold the place for one run; `what` names the run to others that want the place."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,8 @@ class FitPlan:
     steps_per_iteration: int
     """Number of mini-batch steps between two updates of the centers, m."""
     empty_clusters: str
-    """What full batch does with the center of an empty cluster: 'keep', or 'farthest' to move it to
-    the farthest row."""
+    """Treatment of the center of an empty cluster in full batch: 'keep', or 'farthest' to move it
+    to the farthest row."""
     checkpoint_steps: int | None
     """Number of iterations between two checkpoints; None: by time."""
     checkpoint_secs: float
@@ -75,7 +87,7 @@ class FitPlan:
     in_danger: bool = False
     """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None
-    """How the rows are read; the states of this fit keep it."""
+    """Record of how the rows are read, which the states of this fit keep."""
 
     def trainer(self, pool: Pool, summary: Summary) -> Trainer:
         """Return the trainer that makes the steps of this fit with a pool."""
@@ -145,6 +157,7 @@ class FitPlan:
         return Origin(initial, self.random_seed, self.retries)
 
     def _batches(self, size: int, summary: Summary) -> Batches:
+        """Return the mini-batches of up to `size` rows."""
         return Batches(summary.rows, min(size, summary.rows), self.random_seed)
 
 

@@ -30,13 +30,15 @@ Columns: TypeAlias = dict[str, NDArray[Any]]
 class Writer(Protocol):
     """Place for labelled output, as far as a worker writes to it."""
 
-    def write(self, index: int, first_row: int, columns: Columns, kept: Any) -> Any: ...
+    def write(self, index: int, first_row: int, columns: Columns, kept: Any) -> Any:
+        """Write the part with this index, from this row of the data set on."""
 
 
 class Gatherer(Protocol):
     """Place for labelled output, as far as a worker puts rows there in the order of clusters."""
 
-    def gather(self, bundle: Sequence[int], width: int) -> list[Any]: ...
+    def gather(self, bundle: Sequence[int], width: int) -> list[Any]:
+        """Put the rows of some parts in the order of clusters, `width` of them in a folder."""
 
 
 class Labelled(NamedTuple):
@@ -110,6 +112,7 @@ def write_all(
     """
 
     def write(number: int, first_row: int, made: list[Future[Columns]], tables: list[Any]) -> Any:
+        """Write one part, once the columns of all its blocks are made."""
         columns = [each.result() for each in made]  # they began before, so no thread waits for long
         whole = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
         return output.write(number, first_row, whole, tables)

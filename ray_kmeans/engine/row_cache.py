@@ -34,7 +34,7 @@ MEMORY, DISK, SOURCE = "memory", "disk", "source"
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """Where workers keep their rows between two sweeps, and in which type."""
+    """Place and type in which workers keep their rows between two sweeps."""
 
     cache: str = MEMORY
     """Place of the rows: 'memory'; 'disk'; or 'source', to read them again for every sweep."""

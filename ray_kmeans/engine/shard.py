@@ -64,15 +64,19 @@ class Block(Protocol):
 class Reader(Protocol):
     """Source of rows, as far as a worker reads from it."""
 
-    def read(self, blocks: Any) -> Iterable[tuple[Any, Rows]]: ...
-    def columns_of(self, block: Any, names: Sequence[str]) -> Any: ...
+    def read(self, blocks: Any) -> Iterable[tuple[Any, Rows]]:
+        """Yield each of these blocks with its rows, (rows, d)."""
+
+    def columns_of(self, block: Any, names: Sequence[str]) -> Any:
+        """Return a table of these columns of a block."""
 
 
 @runtime_checkable
 class Noting(Protocol):
     """Source that also tells what its rows lost when they were rounded to float32."""
 
-    def read_noted(self, blocks: Any) -> Iterable[tuple[Any, Rows, Rounding | None]]: ...
+    def read_noted(self, blocks: Any) -> Iterable[tuple[Any, Rows, Rounding | None]]:
+        """Yield each of these blocks with its rows, (rows, d), and their losses by rounding."""
 
 
 @runtime_checkable
@@ -80,8 +84,11 @@ class Weighing(Protocol):
     """Source whose rows do not all count alike, or may be left out."""
 
     @property
-    def drop_nonfinite(self) -> bool: ...
-    def weights_of(self, blocks: Any) -> Iterable[NDArray[np.float64] | None]: ...
+    def drop_nonfinite(self) -> bool:
+        """Whether rows that hold NaN, null or infinity are left out."""
+
+    def weights_of(self, blocks: Any) -> Iterable[NDArray[np.float64] | None]:
+        """Yield the weights of the rows of each of these blocks, (rows,); None: all count once."""
 
 
 class Shard:
@@ -164,6 +171,7 @@ class Shard:
         return np.concatenate([ALIKE, *(self.weights_in(h)[at] for h, at in self.inside(numbers))])
 
     def _load_run(self, first: int, blocks: Sequence[Block], on_rows: Moved) -> Extent:
+        """Read a run of blocks, the first of which has this place; return their extent."""
         extent = Extent(0, np.zeros(self.features, np.float32))
         source = self.source
         weights = source.weights_of(blocks) if isinstance(source, Weighing) else repeat(None)
@@ -200,6 +208,7 @@ class Shard:
         return extent
 
     def _read_again(self, here: int) -> Rows:
+        """Return the rows of the block at this place, read from the source once more."""
         ((_, rows),) = self.source.read([self.blocks[here]])
         rows = self._seen(rows)
         return _blank(rows, self._out[here]) if here in self._out else rows

@@ -42,7 +42,7 @@ class _EventHandler(logging.Handler):
 
 
 class Outcome(NamedTuple):
-    """How a fit ended."""
+    """End of a fit."""
 
     state: FitState | None
     """Final state of the fit; None where it failed."""
@@ -57,7 +57,7 @@ class Coordinator:
         self._events: list[ev.Event] = []
         """Events of the fit from its start on; only appended to, so that any thread may read."""
         self._outcome: Outcome | None = None
-        """How the fit ended; None while it runs. Set after its last event."""
+        """Outcome of the fit; None while it runs. Set after its last event."""
         self._plan: FitPlan | None = None
         """Plan of the fit that runs; None before the first call of `start`."""
         self._newest = NewestState()

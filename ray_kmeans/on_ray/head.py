@@ -27,8 +27,11 @@ ANSWER_S = 6.0
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 """Path of the call of gRPC that is made."""
 HEADERS, DATA, RESET, SETTINGS, GOAWAY = 1, 0, 3, 4, 7
+"""Kinds of frames of HTTP/2."""
 END_STREAM, END_HEADERS = 1, 4
+"""Flags of frames of HTTP/2."""
 NOT_IMPLEMENTED = b"grpc-status\x0212"
+"""Header of an answer of gRPC that does not know the call."""
 STATUS_200 = re.compile(rb"([\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])*\x88")
 """Beginning of the headers of an answer in HPACK; a new size of its table may come before them."""
 PLAIN = b"\0"
@@ -63,6 +66,7 @@ def refuse_other_ways(address: str, said: str) -> None:
 
 
 def _split_address(address: str, said: str) -> tuple[str, int]:
+    """Return host and port of an address; raise ConfigError where it is not HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"{redacted(said)} is not HOST:PORT of the head of a Ray cluster.")
@@ -95,6 +99,7 @@ def _connect(host: str, port: int, said: str) -> socket.socket:
 
 
 def _reason(error: OSError | None) -> str:
+    """Return a text of why a connection failed."""
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens on this port"
     if isinstance(error, TimeoutError):
@@ -171,6 +176,7 @@ def _field(name: str, value: str) -> bytes:
 
 
 def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    """Return a frame of HTTP/2."""
     return (
         struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
     )

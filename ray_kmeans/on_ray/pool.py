@@ -150,6 +150,7 @@ class RayPool(Pool):
         return self._ask(_Asked.of(method, *args, **kwargs), moved)
 
     def _ask(self, what: _Asked, moved: Moved | None = None, may_lag: bool = False) -> list[Any]:
+        """Ask all workers; return an answer for each shard, in the order of the data."""
         return self._in_order(self._gather(what.ask_of, moved, may_lag))
 
     def _in_order(self, answers: dict[Group, Any]) -> list[Any]:

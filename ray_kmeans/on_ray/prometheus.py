@@ -70,6 +70,7 @@ class RayMetrics:
                 self._replaced.inc(tags={"role": "coordinator"})
 
     def _iteration(self, event: ev.IterationDone) -> None:
+        """Count a step."""
         self._iterations.inc()
         self._rows.inc(event.line.rows)
         self._lengths.observe(event.seconds)
@@ -79,6 +80,7 @@ class RayMetrics:
         self._empty.set(event.line.empty)
 
     def _spent(self, **seconds: float) -> None:
+        """Count the seconds of these parts."""
         for part, value in seconds.items():
             if value > 0:  # what Ray's counters take
                 self._seconds.inc(value, {"part": part})

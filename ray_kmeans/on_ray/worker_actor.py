@@ -96,4 +96,5 @@ class KMeansWorker:
             self._note(0)
 
     def _note(self, rows: int) -> None:
+        """Note how many rows of the call that runs now are done."""
         self._done = rows

@@ -48,7 +48,7 @@ class WorkerGroup:
 
     def __init__(self, metric: str, options: WorkerOptions, emit: ev.Emit) -> None:
         self.options = options
-        """What each worker takes of its node, and how long the group waits."""
+        """Needs of each worker on its node, and the times that the group waits."""
         self._setup = options.setup(metric)
         self._emit = emit
         self.workers: list[Any] = []
@@ -126,6 +126,8 @@ class WorkerGroup:
         return come
 
     def _ask_again(self, error: Exception) -> None:
+        """Ask for another worker in place of one that died as it started, unless that is
+        hopeless."""
         self._false_starts += 1
         most = MOST_FALSE_STARTS if dies_by_itself(error) else MOST_PROVEN
         if self._false_starts >= most:

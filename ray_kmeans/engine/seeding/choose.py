@@ -27,10 +27,13 @@ from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, TooFewRowsError
 
 RANDOM = "random"
+"""Name of the draw of rows without replacement, as `initial_clusters` takes it."""
 KMEANS_PLUS_PLUS = "kmeans_plus_plus"
+"""Name of greedy k-means++."""
 KMC2 = "kmc2"
+"""Name of AFK-MC^2."""
 KMEANS_PARALLEL = "kmeans_parallel"
-"""Names of the seeding methods, as `initial_clusters` takes them."""
+"""Name of k-means||."""
 
 SAMPLE_ROWS = 65_536
 """Number of rows that a user's function sees at once, where the data have as many."""
@@ -82,7 +85,7 @@ def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a seeding method is asked for."""
+    """Arguments of a seeding method."""
 
     k: int
     """Number of centers wanted."""

@@ -121,6 +121,7 @@ class ArrayField:
         self._weights = self._nearest * self._times
 
     def _distances(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the distance of each row to each center, (n, centers)."""
         result = np.empty((len(self._rows), len(centers)))
         self._kernel.distances(self._rows, centers, SEEDING_METRIC, result)
         return result

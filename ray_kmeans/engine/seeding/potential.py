@@ -107,6 +107,7 @@ class Potential:
     def _distances(
         self, rows: NDArray[np.float32], centers: NDArray[np.float32], kernel: Kernel
     ) -> NDArray[np.float64]:
+        """Return the distance of each row to each center, (rows, centers)."""
         result = np.empty((len(rows), len(centers)))
         kernel.distances(rows, centers, SEEDING_METRIC, result)
         return result
