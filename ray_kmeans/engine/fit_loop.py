@@ -17,7 +17,7 @@ from ray_kmeans.engine.checkpoint_saver import Saver
 from ray_kmeans.engine.fit_plan import FitPlan, HeldStore
 from ray_kmeans.engine.newest_state import NewestState
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.starting import load, seeded
+from ray_kmeans.engine.starting import choose_first_centers, read_rows
 from ray_kmeans.engine.trainers import (
     FullBatch,
     Loadable,
@@ -51,7 +51,7 @@ def run_fit(
 
     `newest` is told of each state, so that another thread may save it.
     """
-    summary = load(pool, emit, plan.columns)
+    summary = read_rows(pool, emit, plan.columns)
     found, trainer = plan.reopened(store.latest()), plan.trainer(pool, summary)
     plan.check_shift(found)
     if found is not None and _has_ended(found, plan, trainer, plan.data_name(summary)):
@@ -62,7 +62,7 @@ def run_fit(
     own = time.perf_counter() - begin
     emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters, plan.batch_size)), own))
     with Saver(store, emit) as saver:
-        state = seeded(plan, pool, summary, saver, emit) if found is None else found
+        state = choose_first_centers(plan, pool, summary, saver, emit) if found is None else found
         state = replace(state.begin(plan.data_name(summary), plan.asked), rows=plan.rows)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), newest or NewestState())
         return _train(plan, trainer, state, watch)
@@ -99,7 +99,9 @@ def run_stream(
     plan.check_shift(found)
     with Saver(store, emit) as saver:
         if found is None:
-            found = seeded(plan, pool, load(pool, emit, plan.columns), saver, emit)
+            found = choose_first_centers(
+                plan, pool, read_rows(pool, emit, plan.columns), saver, emit
+            )
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), NewestState())
         return _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)

@@ -41,7 +41,7 @@ class Gatherer(Protocol):
         """Put the rows of some parts in the order of clusters, `width` of them in a folder."""
 
 
-class Labelled(NamedTuple):
+class LabelledBlock(NamedTuple):
     """Rows of a block with their labels."""
 
     block: Block
@@ -56,7 +56,7 @@ class Labelled(NamedTuple):
     """(n,) Whether a row does not count: it is written without a label."""
 
 
-class Labeller:
+class BlockLabeller:
     """Makes the columns of labelled output from rows and their labels, under one model."""
 
     def __init__(
@@ -67,21 +67,21 @@ class Labeller:
         self._metric = metric
         self._prepared = kernel.prepare(centers, metric) if with_second else None
 
-    def labelled(
+    def label(
         self,
         block: Block,
         rows: NDArray[np.float32],
         nearest: NDArray[np.int32],
         out: NDArray[np.bool_],
-    ) -> Labelled:
+    ) -> LabelledBlock:
         """Return a block with its labels, and the second-nearest centers where they are wanted."""
         second = None
         if self._prepared is not None:
             second = np.empty(len(rows), np.int32)
             self._kernel.assign_second(rows, self._prepared, nearest, second)
-        return Labelled(block, rows, nearest, second, out)
+        return LabelledBlock(block, rows, nearest, second, out)
 
-    def columns(self, of: Labelled) -> Columns:
+    def columns(self, of: LabelledBlock) -> Columns:
         """Return the columns to write: labels and distances, none for rows that do not count."""
         columns: Columns = {}
         for prefix, found in (("", of.nearest), ("second_", of.second)):
@@ -95,9 +95,9 @@ class Labeller:
         return columns
 
 
-def write_all(
-    labeller: Labeller,
-    labelled: Iterator[Labelled],
+def write_parts(
+    labeller: BlockLabeller,
+    labelled: Iterator[LabelledBlock],
     kept: Iterator[Any],
     output: Writer,
     together: int,
@@ -136,7 +136,9 @@ def write_all(
         return [each.result() for each in parts]
 
 
-def kept_of(source: Reader, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[Any]:
+def read_kept_columns(
+    source: Reader, blocks: Sequence[Block], names: Sequence[str]
+) -> Iterator[Any]:
     """Yield a table of the columns to pass through of each block; None where none are wanted.
 
     A row group, which a file keeps together, is read once.
@@ -145,14 +147,14 @@ def kept_of(source: Reader, blocks: Sequence[Block], names: Sequence[str]) -> It
         yield from repeat(None, len(blocks))
         return
     for _, of_group in groupby(blocks, key=lambda block: (block.file, block.group)):
-        for run in _neighbours(list(of_group)):
+        for run in _runs_without_gaps(list(of_group)):
             whole: Any = run[0]
             table = source.columns_of(replace(whole, rows=sum(b.rows for b in run)), names)
             first = run[0].first
             yield from (table.slice(block.first - first, block.rows) for block in run)
 
 
-def _neighbours(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+def _runs_without_gaps(blocks: Sequence[Block]) -> Iterator[list[Block]]:
     """Yield the blocks in runs without a gap between them."""
     ends = [block.first + block.rows for block in blocks]
     gaps = [n for n in range(1, len(blocks)) if blocks[n].first != ends[n - 1]]

@@ -72,7 +72,7 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class Noting(Protocol):
+class RoundingReader(Protocol):
     """Source that also tells what its rows lost when they were rounded to float32."""
 
     def read_noted(self, blocks: Any) -> Iterable[tuple[Any, Rows, Rounding | None]]:
@@ -80,7 +80,7 @@ class Noting(Protocol):
 
 
 @runtime_checkable
-class Weighing(Protocol):
+class WeightedReader(Protocol):
     """Source whose rows do not all count alike, or may be left out."""
 
     @property
@@ -145,7 +145,7 @@ class Shard:
         """Return the weights of the rows of a block, (rows,), or ALIKE. `here` is its place."""
         return self.weights[self._begins[here] : self._begins[here + 1]]
 
-    def out_in(self, here: int) -> NDArray[np.bool_]:
+    def left_out_in(self, here: int) -> NDArray[np.bool_]:
         """Return whether each row of a block does not count, (rows,)."""
         return self._out.get(here, np.zeros(self.blocks[here].rows, np.bool_))
 
@@ -174,8 +174,8 @@ class Shard:
         """Read a run of blocks, the first of which has this place; return their extent."""
         extent = Extent(0, np.zeros(self.features, np.float32))
         source = self.source
-        weights = source.weights_of(blocks) if isinstance(source, Weighing) else repeat(None)
-        pairs = zip(_noted(source, blocks), weights, strict=False)
+        weights = source.weights_of(blocks) if isinstance(source, WeightedReader) else repeat(None)
+        pairs = zip(_read_with_losses(source, blocks), weights, strict=False)
         for here, ((block, rows, rounding), given) in enumerate(pairs, start=first):
             extent += replace(self._admit(here, block, rows, given), rounding=rounding)
             on_rows(block.rows)
@@ -192,7 +192,11 @@ class Shard:
         rows = self._seen(read)
         extent = Extent.of_rows(rows, block.place, block.start, self._names, read)
         bad: NDArray[np.bool_] = np.zeros(block.rows, np.bool_)
-        if extent.nonfinite and isinstance(self.source, Weighing) and self.source.drop_nonfinite:
+        if (
+            extent.nonfinite
+            and isinstance(self.source, WeightedReader)
+            and self.source.drop_nonfinite
+        ):
             bad = np.logical_not(np.isfinite(rows).all(axis=1))
             given = np.where(bad, 0.0, 1.0 if given is None else given)
         if given is not None and (given != 1).any():
@@ -200,7 +204,7 @@ class Shard:
             out = given == 0
             if out.any():
                 self._out[here] = out
-                read, rows = _blank(read, out), _blank(rows, out)
+                read, rows = _zero_out(read, out), _zero_out(rows, out)
                 extent = Extent.of_rows(rows, block.place, block.start, self._names, read)
                 extent = replace(extent, zeros=extent.zeros - int(out.sum()))
             extent = replace(extent, weights=Span.of(given), dropped=int(bad.sum()))
@@ -211,19 +215,19 @@ class Shard:
         """Return the rows of the block at this place, read from the source once more."""
         ((_, rows),) = self.source.read([self.blocks[here]])
         rows = self._seen(rows)
-        return _blank(rows, self._out[here]) if here in self._out else rows
+        return _zero_out(rows, self._out[here]) if here in self._out else rows
 
 
-def _noted(
+def _read_with_losses(
     source: Reader, blocks: Sequence[Block]
 ) -> Iterable[tuple[Block, Rows, Rounding | None]]:
     """Yield each block with its rows and what these lost by rounding, where the source tells it."""
-    if isinstance(source, Noting):
+    if isinstance(source, RoundingReader):
         return source.read_noted(blocks)
     return ((block, rows, None) for block, rows in source.read(blocks))
 
 
-def _blank(rows: Rows, out: NDArray[np.bool_]) -> Rows:
+def _zero_out(rows: Rows, out: NDArray[np.bool_]) -> Rows:
     """Return the rows with zeros in place of those that do not count."""
     return np.where(out[:, None], np.float32(0), rows)
 

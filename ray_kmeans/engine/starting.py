@@ -22,7 +22,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.process import interrupt
 
 
-def load(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
+def read_rows(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
     """Let the workers read their rows; return a summary of these, and warn of what is odd.
 
     `names` are those of the columns, for messages.
@@ -87,7 +87,9 @@ def _oddities(summary: Summary, names: Sequence[str]) -> Iterator[str]:
         )
 
 
-def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.Emit) -> FitState:
+def choose_first_centers(
+    plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.Emit
+) -> FitState:
     """Choose the first centers and save them, so that a seeding is never lost; return the state."""
     begin = time.perf_counter()
     work = work_of(plan.initial, plan.num_clusters)

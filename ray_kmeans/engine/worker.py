@@ -24,12 +24,12 @@ from ray_kmeans.algorithm.metric import SQUARED_EUCLIDEAN, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.engine.label_writer import (
+    BlockLabeller,
     Gatherer,
-    Labelled,
-    Labeller,
+    LabelledBlock,
     Writer,
-    kept_of,
-    write_all,
+    read_kept_columns,
+    write_parts,
 )
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, ignore
@@ -179,10 +179,10 @@ class ShardWorker:
         The farthest comes first; of equally far ones the one with the lower number.
         """
         distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
-        for number, block_rows, labels in self._labelled(centers):
+        for number, block_rows, labels in self._label_blocks(centers):
             # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
             here = self._kernel.distances_to(block_rows, centers, labels, SQUARED_EUCLIDEAN)
-            here[without_direction(block_rows, self._metric) | self._shard.out_in(number)] = 0
+            here[without_direction(block_rows, self._metric) | self._shard.left_out_in(number)] = 0
             order = np.argsort(-here, kind="stable")[:count]
             distances = np.concatenate([distances, here[order]])
             rows = np.concatenate([rows, block_rows[order]])
@@ -265,20 +265,20 @@ class ShardWorker:
 
         `second` also writes the second-nearest center. `together` blocks make up a part.
         """
-        labeller = Labeller(self._kernel, centers, self._metric, second)
+        labeller = BlockLabeller(self._kernel, centers, self._metric, second)
         counts = np.zeros(len(centers), np.int64)
 
-        def labelled() -> Iterator[Labelled]:
-            for here, rows, labels in self._labelled(centers):
-                out = self._shard.out_in(here)
+        def label_all() -> Iterator[LabelledBlock]:
+            for here, rows, labels in self._label_blocks(centers):
+                out = self._shard.left_out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
-                yield labeller.labelled(self._shard.blocks[here], rows, labels, out)
+                yield labeller.label(self._shard.blocks[here], rows, labels, out)
                 self.on_rows(len(rows))
 
-        kept = kept_of(self._shard.source, self._shard.blocks, keep_columns)
+        kept = read_kept_columns(self._shard.source, self._shard.blocks, keep_columns)
         stays = self._shard.rows.stays
         threads = self._threads.count
-        parts = write_all(labeller, labelled(), kept, output, together, threads, stays)
+        parts = write_parts(labeller, label_all(), kept, output, together, threads, stays)
         return parts, counts
 
     def gather(
@@ -337,7 +337,7 @@ class ShardWorker:
         self._kernel.assign(rows, prepared, labels)
         return labels
 
-    def _labelled(
+    def _label_blocks(
         self, centers: NDArray[np.float32]
     ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32]]]:
         """Yield (place in the shard, rows, labels) of each block."""

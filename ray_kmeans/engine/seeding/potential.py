@@ -40,7 +40,8 @@ class Potential:
         self._weights_in = weights_in
         self._n_seeds = 0
         self.weights = [
-            unseeded(rows, metric) * self._times(here) for here, rows in enumerate(blocks)
+            weights_without_seeds(rows, metric) * self._times(here)
+            for here, rows in enumerate(blocks)
         ]
         self._nearest = [np.zeros(len(weights), np.int32) for weights in self.weights]
 
@@ -113,7 +114,7 @@ class Potential:
         return result
 
 
-def unseeded(rows: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
+def weights_without_seeds(rows: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
     """Return the weight of each row before there is a seed, (n,): 1, or 0 for one without
     direction."""
     return np.where(without_direction(rows, metric), 0.0, 1.0)
