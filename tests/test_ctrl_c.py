@@ -13,7 +13,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.demo import DATA
 from ray_kmeans.engine.checkpoint_saver import Saver
-from ray_kmeans.engine.reached import Reached
+from ray_kmeans.engine.newest_state import NewestState
 from tests import pausing
 from tests.servers import lasting_ray
 from tests.test_ray_training import bits, comes_true, descendants, state_of
@@ -183,7 +183,7 @@ def test_what_is_being_saved_is_waited_for():
             self.saved.append(state)
             return "path"
 
-    store, reached = Slow(), Reached()
+    store, reached = Slow(), NewestState()
     with Saver(store, lambda event: None) as saver:
         reached.note(store, "older")
         saver.save(_Iteration("older"))

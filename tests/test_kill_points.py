@@ -18,7 +18,7 @@ from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import RunStoppedError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray import driver
-from ray_kmeans.on_ray.worker_group import Crew
+from ray_kmeans.on_ray.worker_group import WorkerGroup
 from ray_kmeans.process import interrupt
 from ray_kmeans.store.labelled import MANIFEST
 from ray_kmeans.store.model_dir import ModelDir
@@ -56,7 +56,7 @@ def long(*cases):
 ENGINE, ON_RAY, STORE = "ray_kmeans.engine", "ray_kmeans.on_ray", "ray_kmeans.store"
 POINTS = {
     "planning": ("tests.traps:TrappedSource.describe", 1, {}),
-    "waiting for workers": (f"{ON_RAY}.worker_group:Crew.welcome", 1, {}),
+    "waiting for workers": (f"{ON_RAY}.worker_group:WorkerGroup.welcome", 1, {}),
     "reading": (f"{ENGINE}.shard:Shard._admit", 2, {}),
     "measuring": (f"{ENGINE}.worker:ShardWorker.measure", 1, {}),
     "seeding, k-means++": (f"{ENGINE}.worker:ShardWorker.potentials", 4, PLUS_PLUS),
@@ -193,17 +193,17 @@ def test_who_dies_at_a_point_of_a_fit_is_replaced_and_nothing_differs(
 
 @pytest.mark.usefixtures("ray_cluster", "nothing_stays")
 def test_a_worker_that_dies_before_its_first_answer_is_replaced(uri, monkeypatch):
-    before, killed, welcome = fit_processes(), [], Crew.welcome
+    before, killed, welcome = fit_processes(), [], WorkerGroup.welcome
 
-    def kill_then_welcome(crew, count, timeout):
+    def kill_then_welcome(group, count, timeout):
         if not killed:
             assert comes_true(lambda: fit_processes() - before)
             killed.extend(fit_processes() - before)
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
-        return welcome(crew, count, timeout)
+        return welcome(group, count, timeout)
 
-    monkeypatch.setattr(Crew, "welcome", kill_then_welcome)
+    monkeypatch.setattr(WorkerGroup, "welcome", kill_then_welcome)
     pool = open_workers(uri, 2)
     try:
         assert pool.summarize().rows == 4000

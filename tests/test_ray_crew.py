@@ -27,7 +27,7 @@ from ray_kmeans.on_ray import (
 from ray_kmeans.on_ray import (
     pool as ray_pool,
 )
-from ray_kmeans.on_ray.worker_group import dealt
+from ray_kmeans.on_ray.worker_group import place_shards
 from tests.test_ray_training import comes_true, nothing_stays, write_real_data
 
 __all__ = ["nothing_stays"]
@@ -83,11 +83,11 @@ class Team:
 def test_shards_go_to_the_host_with_the_fewest_rows_that_has_room():
     rows = [50, 40, 30, 20]
 
-    assert dealt(rows, {}, ["a", "b"], None) == {0: "a", 1: "b", 2: "b", 3: "a"}
-    assert dealt(rows, {0: "a", 1: "b"}, ["a", "b"], None) == {2: "b", 3: "a"}
-    assert dealt(rows, {0: "a", 1: "b"}, ["a", "b"], 60) == {3: "b"}
-    assert dealt(rows, {}, ["a"], 10) == {0: "a"}  # an empty host takes a shard of any size
-    assert dealt(rows, {}, [], None) == {}
+    assert place_shards(rows, {}, ["a", "b"], None) == {0: "a", 1: "b", 2: "b", 3: "a"}
+    assert place_shards(rows, {0: "a", 1: "b"}, ["a", "b"], None) == {2: "b", 3: "a"}
+    assert place_shards(rows, {0: "a", 1: "b"}, ["a", "b"], 60) == {3: "b"}
+    assert place_shards(rows, {}, ["a"], 10) == {0: "a"}  # an empty host takes a shard of any size
+    assert place_shards(rows, {}, [], None) == {}
 
 
 def test_survivors_take_over_where_no_other_worker_comes_in_time(uri, nothing_stays):
@@ -171,7 +171,7 @@ def test_where_there_is_no_room_at_all_it_says_so(uri):
     try:
         pool.summarize()
         pids = [pid for _, pid in pool.ask(ShardWorker.where)]
-        pool._crew.options = WorkerOptions(
+        pool._group.options = WorkerOptions(
             99, worker_start_timeout_s=1, worker_replace_timeout_s=0.0, most_rows=2100
         )
         os.kill(pids[0], signal.SIGKILL)

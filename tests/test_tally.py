@@ -81,7 +81,7 @@ def test_and_so_it_does_while_labels_are_written():
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster", "blocks_of_ten")
 def test_a_pool_on_ray_is_looked_at_while_its_workers_read(monkeypatch):
-    monkeypatch.setattr(progress_polls, "LOOK_S", 0.05)
+    monkeypatch.setattr(progress_polls, "POLL_S", 0.05)
     source = Slow(X, 0.1)
     shards = split(source.describe().blocks, 2)
     options = WorkerOptions(0.5, worker_start_timeout_s=60)
@@ -117,11 +117,11 @@ class Host:
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_hosts_at_the_same_work_count_for_no_more_than_is_left():
     told = []
-    found = progress_polls.Looks(told.append, [100, 100])
+    found = progress_polls.ProgressPolls(told.append, [100, 100])
     pending = {name: Call(Host(80), (1,), []) for name in ("slow", "helper")}
 
     for _ in range(2):
-        found.look(pending)
+        found.poll(pending)
         found.tell({1}, pending)
         time.sleep(0.05)
     found.tell({1}, {})  # the calls were given up: it does not go backwards

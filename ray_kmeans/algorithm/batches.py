@@ -1,4 +1,4 @@
-"""Which rows make up a mini-batch: every row once per epoch, in an order that the seed decides."""
+"""Mini-batches by the number of the step: every row once per epoch, in an order by the seed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm import draws
 
 ROUNDS = 8
+"""Number of rounds of the network that permutes the rows."""
 SMALL = 2**16
-"""Up to so many rows the order is drawn as a whole, each equally likely: a network of few rounds on
-few rows prefers some."""
+"""Largest number of rows whose order is drawn as a whole, each order equally likely: a network of
+few rounds prefers some orders of few rows."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,15 @@ class Batches:
     """
 
     rows: int
-    """Rows of the data set."""
+    """Number of rows of the data set."""
     size: int
-    """Rows of a batch; the last one of an epoch holds the rest."""
+    """Number of rows of a batch; the last batch of an epoch holds the rest."""
     seed: int
+    """Random seed of the order."""
 
     @property
     def per_epoch(self) -> int:
+        """Number of batches in an epoch."""
         return -(-self.rows // self.size)
 
     @property
@@ -39,12 +42,12 @@ class Batches:
         return self.size >= self.rows
 
     def rows_in(self, step: int) -> int:
-        """Return the number of rows of a step."""
+        """Return the number of rows of the batch of a step."""
         begin = step % self.per_epoch * self.size
         return min(self.size, self.rows - begin)
 
     def numbers(self, step: int) -> NDArray[np.int64]:
-        """Return the numbers of the rows of a step, ascending."""
+        """Return the ascending numbers of the rows of the batch of a step, (rows,)."""
         epoch, batch = divmod(step, self.per_epoch)
         begin = batch * self.size
         end = begin + self.rows_in(step)
@@ -57,7 +60,7 @@ class Batches:
 
 
 def permuted(positions: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return where a pseudo-random permutation of range(n) takes these positions.
+    """Return where a pseudo-random permutation of range(n) takes these positions, (m,).
 
     A generalized Feistel network on a rectangle a x b >= n, repeated for what falls outside of n
     (Black, Rogaway, Ciphers with arbitrary finite domains, 2002, methods 3 and 2).
@@ -76,6 +79,7 @@ def permuted(positions: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) ->
 def _network(
     x: NDArray[np.uint64], a: np.uint64, b: np.uint64, keys: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
+    """Return where the Feistel network takes each x of an a x b rectangle."""
     high, low = np.divmod(x, a)
     for number, key in enumerate(keys):
         if number % 2 == 0:

@@ -1,4 +1,4 @@
-"""How many rows some blocks have: for those who plan blocks and for those who hold them."""
+"""The number of rows of some blocks, for all that plan blocks or hold them."""
 
 from __future__ import annotations
 

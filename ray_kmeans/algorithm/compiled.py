@@ -1,7 +1,8 @@
-"""Loops over all values of rows or centers, compiled by numba: NumPy would make many temporaries.
+"""Loops over all values of rows or centers, compiled by numba, because NumPy makes temporaries.
 
 Every operation is the IEEE one that stands here, in this order: no fused multiplication, no other
-order of additions (numba allows neither by itself). Sums of two floats are those of `twofold`.
+order of additions (numba allows neither by itself). A number in two floats is that of
+`double_double`: its value is high + low.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import numpy as np
 from ray_kmeans.process.jit import njit
 
 SPLITTER = 134217729.0  # 2**27 + 1
+"""Factor that splits a float64 into halves of 26 bits (Dekker 1971)."""
 
 compiled = njit(nogil=True, error_model="numpy")
+"""Decorator that compiles a loop of this module, with NumPy's results for divisions by zero."""
 
 
 @compiled
 def extent(bits: Any, column_max: Any) -> Any:
-    """Raise (d,) to the largest magnitudes; return rows not finite, the first of these, zero rows.
+    """Raise `column_max` to the largest magnitudes; return counts of odd rows.
+
+    `bits` (n, d) int32 IN, `column_max` (d,) int32 IN and OUT. Returns the number of rows that are
+    not finite, the first of these (n where there is none), and the number of zero rows.
 
     All floats are given by their bits: as int32, magnitudes order as they do as floats, with those
     of infinity and NaN the highest.
@@ -43,7 +49,11 @@ def extent(bits: Any, column_max: Any) -> Any:
 
 @compiled
 def means_of(sums: Any, counts: Any, scale: Any, means: Any) -> None:
-    """Write sums / (counts * scale), (k, d) float64, for the clusters that have rows."""
+    """Write sums / (counts * scale) for the clusters that have rows.
+
+    `sums` (k, d) int64 IN, `counts` (k,) int64 IN, `scale` (d,) float64 IN, `means` (k, d) float64
+    OUT.
+    """
     k, d = sums.shape
     for j in range(k):
         if counts[j] > 0:
@@ -54,7 +64,11 @@ def means_of(sums: Any, counts: Any, scale: Any, means: Any) -> None:
 
 @compiled
 def add_squared(centers: Any, sums: Any, counts: Any, unit: Any, high: Any, low: Any) -> None:
-    """Add c_j (n_j c_j - 2 s_j) of all clusters j to (d,) sums of two floats, column by column."""
+    """Add c_j (n_j c_j - 2 s_j) of all clusters j to double-double sums, column by column.
+
+    `centers` (k, d) float32 IN, `sums` (k, d) int64 IN, `counts` (k,) int64 IN, `unit` (d,) float64
+    IN: value of a whole number of the grid; `high` and `low` (d,) float64 IN and OUT.
+    """
     k, d = sums.shape
     for j in range(k):
         count = np.float64(counts[j])
@@ -72,7 +86,10 @@ def add_squared(centers: Any, sums: Any, counts: Any, unit: Any, high: Any, low:
 
 @compiled
 def add_products(centers: Any, sums: Any, unit: Any, high: Any, low: Any) -> None:
-    """Add - c_j s_j of all clusters j to (d,) sums of two floats, column by column."""
+    """Add - c_j s_j of all clusters j to double-double sums, column by column.
+
+    The arguments are those of `add_squared`, without `counts`.
+    """
     k, d = sums.shape
     for j in range(k):
         for column in range(d):
@@ -86,6 +103,7 @@ def add_products(centers: Any, sums: Any, unit: Any, high: Any, low: Any) -> Non
 
 @compiled
 def exact_sum(a: float, b: float) -> Any:
+    """Return (s, e) with s + e equal to a + b (Knuth)."""
     s = a + b
     part = s - a
     return s, (a - (s - part)) + (b - part)
@@ -93,6 +111,7 @@ def exact_sum(a: float, b: float) -> Any:
 
 @compiled
 def _halves(a: float) -> Any:
+    """Return (high, low) of 26 bits each, with high + low equal to a."""
     c = SPLITTER * a
     high = c - (c - a)
     return high, a - high
@@ -109,5 +128,6 @@ def exact_product(a: float, b: float) -> Any:
 
 @compiled
 def plus(a: float, a_rest: float, b: float, b_rest: float) -> Any:
+    """Return the sum of two double-doubles, as (high, low)."""
     s, e = exact_sum(a, b)
     return exact_sum(s, e + (a_rest + b_rest))

@@ -1,4 +1,4 @@
-"""Arithmetic on unevaluated sums of two floats (about 106 bits), element by element.
+"""Double-double arithmetic: on unevaluated sums of two floats (about 106 bits), by element.
 
 Every operation is a fixed sequence of IEEE additions and multiplications, so the result has the
 same bits on every machine. Dekker 1971; Knuth, TAOCP 2, 4.2.2, theorem B; Shewchuk 1997.
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
+"""Numbers of any shape."""
 Twofold: TypeAlias = tuple[Floats, Floats]
+"""Double-doubles: (high, low) of the same shape; the value is high + low."""
 
 
 def from_int64(values: NDArray[np.int64]) -> Twofold:
-    """Return whole numbers within +-2**62, exactly."""
+    """Return whole numbers within +-2**62 as double-doubles, exactly."""
     high = values.astype(np.float64)
     return high, (values - high.astype(np.int64)).astype(np.float64)
 
@@ -35,7 +37,8 @@ def add(x: Twofold, y: Twofold) -> Twofold:
 
 
 def total(x: Twofold) -> Twofold:
-    """Add up everything, by halving, in an order that only the size decides."""
+    """Return the sum of all elements, (1,), added by halving in an order that only the size
+    decides."""
     high, low = x[0].ravel(), x[1].ravel()
     while len(high) > 1:
         half = len(high) // 2

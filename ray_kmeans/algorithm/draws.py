@@ -22,12 +22,16 @@ def words(seed: int, purpose: str, *address: int, size: int) -> NDArray[np.uint6
 
 
 def normals(seed: int, purpose: str, *address: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return standard normal numbers that belong to this address, in one version of NumPy."""
+    """Return standard normal numbers that belong to this address, of this shape.
+
+    They are the same in one version of NumPy; so no fit uses them.
+    """
     generator = np.random.Generator(_philox(seed, purpose, *address))
     return generator.standard_normal(shape, np.float32)
 
 
 def _philox(seed: int, purpose: str, *address: int) -> np.random.Philox:
+    """Return the generator of this address."""
     entropy = (abs(seed), int(seed < 0), zlib.crc32(purpose.encode()), len(address), *address)
     return np.random.Philox(np.random.SeedSequence(entropy))
 
@@ -38,12 +42,12 @@ def uniforms(seed: int, purpose: str, *address: int, size: int) -> NDArray[np.fl
 
 
 def fractions(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Return 64-bit words as numbers from [0, 1), multiples of 2**-53."""
+    """Return 64-bit words as numbers from [0, 1) of the same shape, multiples of 2**-53."""
     return np.asarray((bits >> np.uint64(11)) * 2.0**-53)
 
 
 def mix(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each value under a key: one word for each row, in any order.
+    """Return a 64-bit hash of each value under a key, of the same shape; values may be row numbers.
 
     The finalizer of SplitMix64 (Steele, Lea, Flood, 2014), after a multiplication by the key.
     """
@@ -70,8 +74,11 @@ def distinct_rows(
 def _few_distinct(
     n_rows: int, size: int, seed: int, purpose: str, *address: int
 ) -> NDArray[np.int64]:
-    # At most half of the rows are wanted, so three draws a row leave too few with a chance that is
-    # negligible beyond tiny sizes; then more are drawn, and the words already seen stay the same.
+    """Draw `size` different rows, at most half of all, in the order of the draws.
+
+    Three draws for each row leave too few different ones with a chance that is negligible beyond
+    tiny sizes. Then more are drawn, of which the first ones are those that were drawn before.
+    """
     n_words = 3 * size + 16
     while True:
         # The bias of the remainder is below n_rows / 2**64.

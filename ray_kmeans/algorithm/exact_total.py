@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNIT_BITS = 1200
+"""A unit of a total is ``2**-UNIT_BITS``."""
 _LOW_BITS = 27
+"""Number of bits of the lower part of a mantissa: then 2**36 of them add up within an int64."""
 
 
 def exact_total(values: NDArray[np.float64]) -> int:
@@ -26,5 +28,5 @@ def exact_total(values: NDArray[np.float64]) -> int:
 
 
 def as_float(total: int) -> float:
-    """Return a sum of `exact_total`, rounded once."""
+    """Return a total of `exact_total` as a float, rounded once."""
     return total / (1 << UNIT_BITS)

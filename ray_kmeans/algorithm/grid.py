@@ -25,29 +25,32 @@ from ray_kmeans.algorithm.weights import Span
 from ray_kmeans.errors import NonFiniteError
 
 SUM_BITS = 62
+"""Number of bits that a sum over all rows may take in an int64."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What the grid needs to know of some rows; extents of parts add up to that of the whole."""
+    """Summary of some rows from which the grid follows; those of parts add up to the whole's."""
 
     rows: int
+    """Number of rows."""
     column_max: NDArray[np.float32]
-    """(d,) largest magnitude of each column."""
+    """(d,) Largest magnitude of each column."""
     nonfinite: tuple[tuple[str, int, int, str], ...] = ()
-    """(place, rows, first row, its first column that is not finite) for every place that has rows
-    with NaN, null or infinity."""
+    """(place, number of rows, first row, its first column that is not finite) of each place that
+    has rows with NaN, null or infinity."""
     zeros: int = 0
-    """Rows that are zero in every column: without a direction, where that matters."""
+    """Number of rows that are zero in every column: they have no direction."""
     weights: Span | None = None
-    """None: every row counts once."""
+    """Span of the weights; None: every row counts once."""
     dropped: int = 0
-    """Rows left out because they are not finite."""
+    """Number of rows left out because they are not finite."""
     rounding: Rounding | None = None
-    """What the values lost when they became float32; None where they were narrow enough."""
+    """Losses of the values when they were rounded to float32; None where they fit into it."""
 
     @property
     def span(self) -> Span:
+        """Span of the weights, which are 1 where none are given."""
         return self.weights or Span.of_ones(self.rows)
 
     def check_finite(self) -> None:
@@ -67,8 +70,8 @@ class Extent:
     ) -> Extent:
         """Measure rows of shape (n, d).
 
-        `start`, the number of the first one, the names of their columns, and the rows as they were
-        `read` where these are others, are for messages.
+        The others are for messages: the `place` of the rows, the number `start` of the first one
+        there, the names of the columns, and the rows as they were `read`, where that differs.
         """
         from ray_kmeans.algorithm import compiled  # numba takes a while to import
 
@@ -98,7 +101,7 @@ class Extent:
 
 
 def _column(row: NDArray[np.float32], names: Sequence[str]) -> str:
-    """Say which column of a row is the first that is not finite."""
+    """Return a text of which column of a row is the first that is not finite."""
     number = int(np.argmin(np.isfinite(row)))
     if len(names) == len(row):
         return f"column {names[number]!r}"
@@ -107,14 +110,15 @@ def _column(row: NDArray[np.float32], names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the sums live: column l in units of ``2**-exponent[l]``."""
+    """Units of all sums: column l is summed in whole multiples of ``2**-exponent[l]``."""
 
     exponent: NDArray[np.int32]
-    """(d,)"""
+    """(d,) Negative binary exponent of the unit of each column."""
     bits: int
-    """A row's value stays within +-2**bits units."""
+    """Number of bits of a row's value: it stays within +-2**bits units."""
     weight_exponent: int = 0
-    """A row that counts once weighs ``2**weight_exponent`` units of weight."""
+    """Negative binary exponent of the unit of weight: a row that counts once weighs
+    ``2**weight_exponent`` units."""
 
     @classmethod
     def of(cls, extent: Extent) -> Grid:
@@ -125,18 +129,18 @@ class Grid:
 
     @cached_property
     def scale(self) -> NDArray[np.float64]:
-        """(d,) units per 1.0; a power of two, so that multiplying is exact."""
+        """(d,) Units per 1.0; a power of two, so that multiplying is exact."""
         return np.ldexp(1.0, self.exponent)
 
     def weights_of(self, units: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float64]:
-        """Return sums of weights that are given in units: whole where all weights are."""
+        """Return sums of weights, (k,) in units, as weights; int64 where all weights are whole."""
         if self.weight_exponent == 0:
             return units
         return np.asarray(np.ldexp(units.astype(np.float64), -self.weight_exponent))
 
     @property
     def half_bits(self) -> int:
-        """Bits of the low limb of a value, see `Squares`."""
+        """Number of bits of the low limb of a value, see `Squares`."""
         return (self.bits + 1) // 2
 
 
@@ -149,14 +153,15 @@ class Squares:
     """
 
     limbs: NDArray[np.int64]
-    """(3, d) sums of h*h, h*l and l*l."""
+    """(3, d) Sums of h*h, h*l and l*l."""
     coarse: NDArray[np.int64]
-    """(d,) values that are not zero but so few units of the grid that their digits are lost."""
+    """(d,) Number of values that are not zero but so few units that their digits are lost."""
     fingerprint: int = 0
-    """Sum modulo 2**64 of a hash of each row."""
+    """Sum of a hash of each row, modulo 2**64."""
 
     @classmethod
     def zero(cls, n_features: int, fingerprint: int = 0) -> Squares:
+        """Return the sums over no rows."""
         limbs = np.zeros((3, n_features), np.int64)
         return cls(limbs, np.zeros(n_features, np.int64), fingerprint)
 
@@ -168,7 +173,7 @@ class Squares:
         )
 
     def total(self, grid: Grid) -> Twofold:
-        """Sum of squares over all columns, as two floats of shape (1,) to be added."""
+        """Return the sum of squares over all columns, as a double-double of shape (1,)."""
         t = grid.half_bits
         finest = int(grid.exponent.max())
         total = 0
@@ -183,34 +188,38 @@ class Squares:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a fit knows of its data as a whole."""
+    """Summary of all rows of a fit."""
 
     rows: int
+    """Number of rows, also those that do not count."""
     grid: Grid
+    """Units of all sums."""
     squares: Squares
+    """Sums of squares on the grid."""
     metric: Metric = Metric.SQUARED_EUCLIDEAN
+    """Distance metric: 'squared_euclidean' or 'cosine'."""
     zeros: int = 0
-    """Rows that are zero in every column."""
+    """Number of rows that are zero in every column."""
     weights: Span | None = None
-    """None: every row counts once."""
+    """Span of the weights; None: every row counts once."""
     dropped: int = 0
-    """Rows left out because they are not finite."""
+    """Number of rows left out because they are not finite."""
     rounding: Rounding | None = None
-    """What the values lost when they became float32."""
+    """Losses of the values when they were rounded to float32; None where they fit into it."""
 
     @property
     def counting(self) -> int:
-        """Rows that count: those of a weight above 0."""
+        """Number of rows that count: those of a weight above 0."""
         return self.rows if self.weights is None else self.weights.rows
 
     @property
     def lost(self) -> NDArray[np.intp]:
-        """The columns whose differences were lost when they became float32."""
+        """(c,) Columns whose differences were lost when they were rounded to float32."""
         return np.empty(0, np.intp) if self.rounding is None else self.rounding.lost
 
     @cached_property
     def digest(self) -> str:
-        """A name for the data: equal for equal rows in any order, else different in practice."""
+        """Name of the data: equal for equal rows in any order, else different in practice."""
         units = self.rows if self.weights is None else self.weights.units
         text = f"{units} {len(self.grid.exponent)} {self.squares.fingerprint}"
         text += f" {self.grid.weight_exponent}" if self.grid.weight_exponent else ""

@@ -27,9 +27,10 @@ def update(
     summary: Summary,
     centers: NDArray[np.float32] | None = None,
 ) -> FitState:
-    """Return the state after one iteration: the M step of a sweep over all rows.
+    """Return the state after one iteration, given the sums of a sweep over all rows.
 
-    `centers` stand for the means where a policy has placed those of empty clusters already.
+    `centers` (k, d) are the new centers; None: the means. They are given where some centers of
+    empty clusters have been moved.
     """
     if centers is None:
         centers = seen.means(summary, state.centers)

@@ -1,4 +1,4 @@
-"""What distance means: squared Euclidean, or cosine between rows on the unit sphere."""
+"""The distance metrics: squared Euclidean, and cosine between rows on the unit sphere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Metric(str, Enum):
 
 
 CHUNK_VALUES = 2**17
-"""Values that are made float64 at once while rows are scaled."""
+"""Number of values that are scaled at once: they stay in a processor's cache."""
 
 
 def project(rows: NDArray[np.floating], metric: Metric) -> NDArray[np.float32]:
@@ -40,7 +40,7 @@ def project(rows: NDArray[np.floating], metric: Metric) -> NDArray[np.float32]:
 
 
 def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the rows divided by their norms, made in float64 and rounded once."""
+    """Return the rows divided by their norms, (n, d), computed in float64 and rounded once."""
     result = np.empty(rows.shape, np.float32)
     step = max(CHUNK_VALUES // rows.shape[1], 1)
     with np.errstate(invalid="ignore"):  # a row with infinity becomes NaN, and is found later
@@ -55,7 +55,7 @@ def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
 def new_centers(
     means: NDArray[np.float64], previous: NDArray[np.float32], metric: Metric
 ) -> NDArray[np.float32]:
-    """Return the centers for these means (k, d); one without a direction keeps its previous."""
+    """Return the centers for these means, (k, d); a mean without direction keeps its center."""
     if metric != Metric.COSINE:
         return means.astype(np.float32)
     centers = unit_rows(means)
@@ -65,7 +65,7 @@ def new_centers(
 
 
 def _near_one(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return rows whose squares neither over- nor underflow, each scaled by a power of two."""
+    """Return rows each scaled by a power of two, so that no square over- or underflows, (n, d)."""
     if rows.dtype == np.float32:
         return rows.astype(np.float64)
     _, exponents = np.frexp(np.abs(rows).max(axis=1, keepdims=True))
@@ -73,14 +73,15 @@ def _near_one(rows: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def without_direction(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.bool_]:
-    """Tell which rows no center can point to: for cosine, the zero rows."""
+    """Return whether each row has no direction, (n,): for cosine, whether it is zero."""
     return (
         np.asarray(~rows.any(axis=1)) if metric == Metric.COSINE else np.zeros(len(rows), np.bool_)
     )
 
 
 def _row_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add up each row by halving, in place: the same bits on every machine."""
+    """Return the sum of each row, (n,), added by halving in place: the same bits on every
+    machine."""
     width = values.shape[1]
     while width > 1:
         half = (width + 1) // 2

@@ -1,4 +1,4 @@
-"""Mini-batch k-means as a value that is stepped, by the seed's equations.
+"""Mini-batch k-means as a value that is stepped, by the equations of TensorFlow's class.
 
 With m = mini_batch_steps_per_iteration, U and c the running means and counts:
     m = 1:  c starts at 1 (the initial center counts as a row); after each step
@@ -36,18 +36,19 @@ from ray_kmeans.algorithm.state import (
 
 @dataclass(frozen=True)
 class BatchPartials:
-    """What some workers learn about some steps; adding those of all workers gives the whole."""
+    """Sums over the rows of some steps; those of all workers add up to the whole."""
 
     partials: Partials
+    """Sums and counts of all the steps together."""
     losses: tuple[int, ...]
-    """For each step the sum of the distances of its rows, see `exact_total`."""
+    """Sum of the distances of each step's rows, in units of `exact_total`."""
 
     def __add__(self, other: BatchPartials) -> BatchPartials:
         losses = tuple(a + b for a, b in zip(self.losses, other.losses, strict=True))
         return BatchPartials(self.partials + other.partials, losses)
 
     def in_slices(self, count: int) -> list[BatchPartials]:
-        """Cut into slices of the clusters; the first one has the losses."""
+        """Cut into `count` slices of the clusters; the first one has the losses."""
         first, *others = self.partials.in_slices(count)
         nothing = (0,) * len(self.losses)
         return [
@@ -57,14 +58,14 @@ class BatchPartials:
 
     @classmethod
     def joined(cls, slices: Sequence[BatchPartials]) -> BatchPartials:
-        """Put slices together again."""
+        """Put the slices of one total together again."""
         return cls(Partials.joined([each.partials for each in slices]), slices[0].losses)
 
 
 def prepare(state: FitState, steps_per_iteration: int) -> FitState:
-    """Return the state in which mini-batch goes on.
+    """Return the state in which mini-batch goes on, with this number of steps per iteration, m.
 
-    Sums and counts of a run with the same m are kept; else they begin at the centers.
+    Sums and counts of a fit with the same m are kept; else they begin anew at the centers.
     """
     if state.running is not None and state.running.steps_per_iteration == steps_per_iteration:
         return state
@@ -77,9 +78,10 @@ def prepare(state: FitState, steps_per_iteration: int) -> FitState:
 
 
 def advance(state: FitState, seen: BatchPartials, rows: Sequence[int], grid: Grid) -> FitState:
-    """Return the state after the steps that `seen` covers; `rows` are those of each of them.
+    """Return the state after the steps whose sums are `seen`.
 
-    The steps must not reach beyond the end of an iteration.
+    `rows` are the numbers of rows of each step. The steps must not reach beyond the end of an
+    iteration.
     """
     assert state.running is not None
     merged = _merge(state, seen.partials, grid)
@@ -108,7 +110,7 @@ def running_means(state: FitState) -> NDArray[np.float32]:
 
 
 def _merge(state: FitState, seen: Partials, grid: Grid) -> NDArray[np.float64]:
-    """Add the sums of whole units of the grid to the running sums."""
+    """Return the running sums with those of some rows added, (2, k, d)."""
     assert state.running is not None
     merged = state.running.sums.copy()
     touched = seen.counts > 0
@@ -120,7 +122,7 @@ def _merge(state: FitState, seen: Partials, grid: Grid) -> NDArray[np.float64]:
 
 
 def _sync(state: FitState, seen: Partials) -> FitState:
-    """Let the centers become the running means; with m > 1 the counts begin anew."""
+    """Return the state whose centers are the running means; with m > 1 its counts begin anew."""
     assert state.running is not None
     m = state.running.steps_per_iteration
     touched = seen.counts > 0 if m == 1 else state.counts > 0
@@ -137,11 +139,13 @@ def _sync(state: FitState, seen: Partials) -> FitState:
 def _means(
     running: Running, counts: NDArray[Any], wanted: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
+    """Return the running means of the wanted clusters, (wanted, d)."""
     means: NDArray[np.float64] = running.sums[0, wanted] / counts[wanted, None]
     return means
 
 
 def _empty(state: FitState) -> int:
+    """Return the number of clusters without a row since their counts began."""
     assert state.running is not None
     return int((state.counts == (state.running.steps_per_iteration == 1)).sum())
 
@@ -153,7 +157,10 @@ def _lines(
     rows: Sequence[int],
     empty: int,
 ) -> list[Iteration]:
-    """Return a line for each step; only the last one can have moved the centers."""
+    """Return a line of the history for each step; only the last step can have moved the centers.
+
+    `before` (k, d) are the centers before these steps, and `empty` counts empty clusters.
+    """
     same = digest(before)
     lines = [
         Iteration(state.iteration + 1 + number, size, as_float(loss), 0.0, 0, same)

@@ -1,4 +1,4 @@
-"""What one sweep learns about some rows, as whole numbers that can be added in any order."""
+"""Partial sums: sums over the rows of each cluster, as whole numbers that add up in any order."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ S = TypeVar("S", bound="Sums")
 class Sums(Protocol):
     """Sums over some rows, by cluster: parts can be added, and cut into slices of the clusters."""
 
-    def __add__(self: S, other: S) -> S: ...
-    def in_slices(self: S, count: int) -> list[S]: ...
+    def __add__(self: S, other: S) -> S:
+        """Return the sums over the rows of both."""
+
+    def in_slices(self: S, count: int) -> list[S]:
+        """Cut into `count` slices of the clusters, each of which can be added up alone."""
+
     @classmethod
-    def joined(cls: type[S], slices: Sequence[S]) -> S: ...
+    def joined(cls: type[S], slices: Sequence[S]) -> S:
+        """Put the slices of one total together again."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,20 @@ class Partials:
     """
 
     sums: NDArray[np.int64]
-    """(k, d) in units of the grid."""
+    """(k, d) Sum of the rows of each cluster, in units of the grid."""
     counts: NDArray[np.int64]
-    """(k,) rows of each cluster, in units of weight; 0 marks an empty one."""
+    """(k,) Weight of the rows of each cluster, in units of weight; 0 marks an empty one."""
 
     @classmethod
     def zero(cls, n_clusters: int, n_features: int) -> Partials:
+        """Return the sums over no rows."""
         return cls(np.zeros((n_clusters, n_features), np.int64), np.zeros(n_clusters, np.int64))
 
     def __add__(self, other: Partials) -> Partials:
         return Partials(self.sums + other.sums, self.counts + other.counts)
 
     def in_slices(self, count: int) -> list[Partials]:
-        """Cut into so many runs of clusters, about equal, each of which can be added up alone."""
+        """Cut into `count` slices of the clusters, about equal, each of which adds up alone."""
         cuts = np.arange(count + 1) * len(self.counts) // count
         return [
             Partials(self.sums[begin:end], self.counts[begin:end]) for begin, end in pairwise(cuts)
@@ -55,13 +61,13 @@ class Partials:
 
     @classmethod
     def joined(cls, slices: Sequence[Partials]) -> Partials:
-        """Put slices together again."""
+        """Put the slices of one total together again."""
         sums, counts = ([getattr(each, name) for each in slices] for name in ("sums", "counts"))
         return cls(np.concatenate(sums), np.concatenate(counts))
 
     @staticmethod
     def get_ready(summary: Summary) -> None:
-        """Compile what sums are looked at with, so that no iteration has to wait for that."""
+        """Compile what `means` and `inertia` run, so that no iteration has to wait for it."""
         nothing = Partials.zero(1, len(summary.grid.exponent))
         nothing.inertia(summary, nothing.means(summary, nothing.sums.astype(np.float32)))
 
@@ -104,4 +110,5 @@ class Partials:
 
 
 def _whole(number: int) -> double_double.Twofold:
+    """Return a whole number that a float64 holds, as a double-double of shape (1,)."""
     return np.array([float(number)]), np.zeros(1)

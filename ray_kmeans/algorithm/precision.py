@@ -1,4 +1,4 @@
-"""What values lose when they become float32, which has 24 bits for each."""
+"""Losses of values that are rounded to float32, which has 24 bits for each."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOOKED_AT = 64
-"""Rows of a block whose quartiles stand for those of the block."""
+"""Number of rows of a block whose quartiles stand for those of the block."""
 FAR = 2.0**14
-"""Spreads between zero and the values of a column from which on float32 keeps less than 10 bits of
-their differences: it has 24, and 14 go into the distance from zero, which all values share."""
+"""Distance of a column from zero, in spreads, from which on float32 keeps less than 10 bits of its
+differences: it has 24, and 14 go into the distance, which all values share."""
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How the values of some rows became float32; those of parts add up to that of the whole.
+    """Losses of some rows when they were rounded to float32; those of parts add up to the whole's.
 
     The spread of a column is the range of the middle half of its values (between the quartiles of
     each block), so that no outlier hides a loss, and none makes one.
     """
 
     changed: NDArray[np.int64]
-    """(d,) values that became another number; counted where a block lies far from zero alone."""
+    """(d,) Number of values that became another number, counted in blocks far from zero alone."""
     low: NDArray[np.float64]
-    """(d,) lowest first quartile of a block."""
+    """(d,) Lowest first quartile of any block."""
     high: NDArray[np.float64]
-    """(d,) highest third quartile of a block."""
+    """(d,) Highest third quartile of any block."""
     spread: NDArray[np.float64]
-    """(d,) largest distance of both in one block."""
+    """(d,) Largest distance between both quartiles of one block."""
 
     @classmethod
     def of(cls, values: NDArray[Any], rows: NDArray[np.float32]) -> Rounding | None:
-        """Look at what became float32 rows; None where every such value fits into float32."""
+        """Measure values, (n, d), that became these rows; None where their type fits into
+        float32."""
         if np.result_type(values.dtype, np.float32) == np.float32 or not len(values):
             return None
         low, middle, high = _quartiles(values)
@@ -62,7 +63,7 @@ class Rounding:
 
     @property
     def lost(self) -> NDArray[np.intp]:
-        """The columns whose differences float32 cannot hold."""
+        """(c,) Columns whose differences float32 cannot hold."""
         spread = np.fmax(self.spread, _differences(self.high, self.low))
         far: NDArray[np.intp] = _far(self.low, self.high, spread)
         lost: NDArray[np.intp] = far[(spread[far] > 0) & (self.changed[far] > 0)]
@@ -70,14 +71,17 @@ class Rounding:
 
 
 def added(one: Rounding | None, other: Rounding | None) -> Rounding | None:
-    """Return the sum of two, of which any may be missing."""
+    """Return the sum of two roundings, of which any may be None."""
     if one is None or other is None:
         return one or other
     return one + other
 
 
 def less(values: NDArray[Any], shift: Sequence[float]) -> NDArray[Any]:
-    """Return the values (n, d) less a shift (d,): in float64, beyond 2**53 in whole numbers."""
+    """Return values less a shift, (n, d): in float64, or exactly for whole numbers beyond 2**53.
+
+    `shift` has d values, or none where nothing is subtracted.
+    """
     if not shift:
         return values
     by = np.asarray(shift, np.float64)
@@ -94,12 +98,13 @@ def less(values: NDArray[Any], shift: Sequence[float]) -> NDArray[Any]:
 def _far(
     low: NDArray[np.float64], high: NDArray[np.float64], spread: NDArray[np.float64]
 ) -> NDArray[np.intp]:
-    """Return the columns that are far from zero, beside how little they spread."""
+    """Return the columns that are far from zero beside their spread, (c,)."""
     return np.flatnonzero(np.fmax(np.abs(low), np.abs(high)) > FAR * spread)
 
 
 def _quartiles(values: NDArray[Any]) -> NDArray[Any]:
-    """Return (3, d) quartiles of some evenly spaced rows, each a value that is there."""
+    """Return the quartiles of some evenly spaced rows, (3, d), each of which is one of the
+    values."""
     step = -(-len(values) // LOOKED_AT)
     some = np.sort(values[::step], axis=0)
     last = len(some) - 1

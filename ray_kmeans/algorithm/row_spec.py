@@ -1,4 +1,4 @@
-"""How the rows of a model are made from its data."""
+"""The record of how a fit read its rows, which a model keeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RowSpec:
-    """How a fit read its rows, so that later calls read other data in the same way."""
+    """Record of how a fit read its rows, so that later calls read other data in the same way."""
 
     columns: tuple[str, ...] = ()
     """Names of the columns that make up a row, in this order: one column of vectors, or several
@@ -17,11 +17,11 @@ class RowSpec:
     filters: str = ""
     """JSON of the filters that the rows passed; empty where there were none."""
     nonfinite: str = "error"
-    """What became of rows that hold NaN, null or infinity: 'error' or 'drop'."""
+    """Treatment of rows that hold NaN, null or infinity: 'error' or 'drop'."""
     sample_weight: str = ""
-    """The column of weights; empty where there was none."""
+    """Name of the column of weights; empty where there was none."""
     shift: tuple[float, ...] = ()
-    """(d,) values that were subtracted from the columns in float64; empty where none were."""
+    """(d,) Values that were subtracted from the columns in float64; empty where none were."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as they stand in the manifest of a checkpoint."""

@@ -32,23 +32,23 @@ OWN_ENDS = (Stop.CONVERGED, Stop.TOLERANCE, Stop.CYCLE, Stop.NO_IMPROVEMENT, Sto
 
 
 GIVEN = "the given centers"
-"""Begins the name of centers that were given."""
+"""Beginning of the name of centers that were given."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the first centers of a model came from; it does not change while the model trains."""
+    """Origin of the first centers of a model; it does not change while the model trains."""
 
     initial: str = "random"
     """The method that chose them, or a name for centers or a function that were given."""
     random_seed: int = 0
-    """The seed of the first fit."""
+    """Random seed of the first fit."""
     retries: int = 2
     """Further candidates for each center of k-means++."""
 
     @property
     def is_drawn(self) -> bool:
-        """Whether the seed decided which centers these are."""
+        """Whether the random seed decided which centers these are."""
         return not self.initial.startswith(GIVEN)
 
 
@@ -57,16 +57,17 @@ class Iteration:
     """One line of the history: one step."""
 
     iteration: int
+    """Number of the step, from 1 on, over all fits of the model."""
     rows: int
-    """Rows of the step: all of them, or those of a mini-batch."""
+    """Number of rows that the step visited: all that count, or those of a mini-batch."""
     inertia: float
     """Sum of the distances of these rows to the nearest center before the step's update."""
     shift: float
     """Largest move of any coordinate of any center in the update; 0 for a step without one."""
     empty: int
-    """Clusters without a row: in the sweep, or since their mini-batch counts began."""
+    """Number of clusters without a row: in the sweep, or since their mini-batch counts began."""
     digest: str
-    """Names the centers after the update."""
+    """Name of the centers after the update, see `digest`."""
     smoothed: float | None = field(default=None, compare=False)
     """Loss per row, averaged over about one epoch of this fit: what ends mini-batch. None for full
     batch, where the input has no known end, and within an iteration of several steps. Not compared:
@@ -74,53 +75,60 @@ class Iteration:
 
     @property
     def loss_per_row(self) -> float:
-        """The mean of these distances: batches of different sizes can be compared by it."""
+        """Mean of the distances, by which batches of different sizes can be compared."""
         return self.inertia / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True)
 class Running:
-    """What mini-batch carries from step to step besides the centers."""
+    """Accumulators that mini-batch carries from step to step besides the centers."""
 
     steps_per_iteration: int
-    """m: steps between two updates of the centers."""
+    """Number of steps between two updates of the centers, m."""
     done: int
-    """Steps since the last update of the centers, below m."""
+    """Number of steps since the last update of the centers, below m."""
     sums: NDArray[np.float64]
-    """(2, k, d) sum of the rows that the counts count, in 106 bits (see `twofold`). Exact while the
-    data stay the same, so the same however many steps were added at once."""
+    """(2, k, d) Sum of the rows that `FitState.counts` counts, as double-doubles (high, low). Exact
+    while the data stay the same, and so the same however many steps were added at once."""
 
 
 @dataclass(frozen=True)
 class FitState:
-    """All that continuing a fit needs."""
+    """All that is needed to continue a fit; a checkpoint stores it.
+
+    Some fields have short names because checkpoints store them by these: `data` is the *name* of
+    the data, `asked` the *name* of the request, `began` an iteration, `running` the accumulators of
+    mini-batch.
+    """
 
     centers: NDArray[np.float32]
-    """(k, d) what rows are compared with; unit rows for cosine."""
+    """(k, d) Centers; for cosine of norm 1."""
     counts: NDArray[np.int64] | NDArray[np.float64]
-    """(k,) full batch: rows of each cluster in the last sweep, zeros before the first.
-    Mini-batch: rows that `running.sums` holds; with m = 1 the initial center counts as one.
-    A row with a weight counts as so many rows: int64 where all weights are whole, else float64."""
+    """(k,) Weight of the rows of each cluster: int64 where all weights are whole, else float64. In
+    full batch those of the last sweep, zeros before the first. In mini-batch those in
+    `running.sums`; with m = 1 the initial center counts as one row."""
     metric: Metric = Metric.SQUARED_EUCLIDEAN
+    """Distance metric: 'squared_euclidean' or 'cosine'."""
     iteration: int = 0
-    """Completed steps, over all fits of this model (the seed's global_step)."""
+    """Number of completed steps over all fits of this model (TensorFlow's global_step)."""
     began: int = 0
-    """The iteration at which the current fit began."""
+    """Value of `iteration` when the current fit began."""
     history: tuple[Iteration, ...] = ()
+    """One line for each step, the newest last."""
     stop: Stop | None = None
     """Why the last fit ended; None while one is under way, or was cut off."""
     data: str = ""
-    """Names the data that the current fit sees; empty where they cannot be named (a stream)."""
+    """Name of the data that the current fit sees; empty where they have none (a stream)."""
     asked: str = ""
-    """Names what the current fit was asked for, besides the data."""
+    """Name of what the current fit was asked for, besides the data."""
     data_since: int = 0
-    """The iteration at which a fit first saw these data: where their first epoch began."""
+    """Value of `iteration` when a fit first saw these data: there their first epoch began."""
     running: Running | None = None
-    """None for full batch."""
+    """Accumulators of mini-batch; None for full batch."""
     rows: RowSpec | None = None
-    """How the rows were read; None in checkpoints of versions before this was kept."""
+    """Record of how the rows were read; None in checkpoints of versions without it."""
     origin: Origin | None = None
-    """Where the first centers came from; None in checkpoints of versions before this was kept."""
+    """Origin of the first centers; None in checkpoints of versions without it."""
 
     @classmethod
     def initial(
@@ -153,27 +161,28 @@ class FitState:
         )
 
     def saw(self, data: str) -> bool:
-        """Tell whether the last fit saw these data, and was not one of data without a name."""
+        """Tell whether the last fit saw the data of this name; never where data have no name."""
         return data == self.data and data != ""
 
     @property
     def shift(self) -> tuple[float, ...]:
-        """What is subtracted from rows before they are compared with centers; empty: nothing."""
+        """(d,) Values that are subtracted from rows before these are compared with centers, or
+        ()."""
         return self.rows.shift if self.rows else ()
 
     @property
     def clusters(self) -> NDArray[Any]:
-        """The centers among the rows as they were given: float64 where these are shifted."""
+        """(k, d) Centers among the rows as the user gives them: float64 where these are shifted."""
         return self.centers + np.asarray(self.shift) if self.shift else self.centers
 
     @property
     def lines(self) -> tuple[Iteration, ...]:
-        """The history of the current fit."""
+        """Lines of the history that are of the current fit."""
         return self.history[len(self.history) - (self.iteration - self.began) :]
 
 
 def digest(centers: NDArray[np.float32]) -> str:
-    """Return a name for the bits of these centers."""
+    """Return a name of the bits of these centers: 16 hexadecimal digits."""
     return hashlib.sha256(centers.astype("<f4").tobytes()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""When a fit has done enough: pure functions of its history."""
+"""The rules by which a fit ends: pure functions of its history."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.algorithm.state import FitState, Iteration, Stop
 
 PATIENCE = 10
-"""Iterations without a better smoothed loss after which mini-batch ends."""
+"""Number of iterations without a better smoothed loss after which mini-batch ends."""
 MAX_EPOCHS = 100
+"""Number of epochs after which mini-batch ends."""
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """When to stop besides at a fixed point."""
+    """The user's rules for the end of a fit; at a fixed point it ends anyway."""
 
     steps: int | None = None
-    """Steps of this fit."""
+    """Number of steps of this fit; None: any number."""
     max_steps: int | None = None
-    """Steps over all fits of this model."""
+    """Number of steps over all fits of this model; None: any number."""
     relative_tolerance: float | None = None
-    """Stop when |L - L_prev| / (1 + |L_prev|) of two iterations of one fit falls below it."""
+    """Bound of |L - L_prev| / (1 + |L_prev|) of two iterations of one fit: below it the fit ends.
+    None: this rule does not apply."""
 
     @property
     def is_open(self) -> bool:
@@ -29,7 +31,10 @@ class StopRule:
         return self.steps is None and self.max_steps is None
 
     def last_step(self, began: int) -> int | None:
-        """Return the step, counted over all fits, with which steps or max_steps end the fit."""
+        """Return the number of the last step that `steps` and `max_steps` allow; None: no limit.
+
+        `began` is the number of steps of this model before the fit.
+        """
         ends = [self.max_steps, None if self.steps is None else began + self.steps]
         return min((end for end in ends if end is not None), default=None)
 
@@ -39,7 +44,8 @@ class StopRule:
         return last is not None and state.iteration >= last
 
     def is_settled(self, before: float | None, loss: float) -> bool:
-        """Tell whether the loss has changed by less than the tolerance."""
+        """Tell whether the loss of an iteration differs from the one before by less than the
+        tolerance."""
         if self.relative_tolerance is None or before is None:
             return False
         return abs(loss - before) / (1 + abs(before)) < self.relative_tolerance
@@ -60,7 +66,7 @@ def why_stop(state: FitState, rule: StopRule) -> Stop | None:
 
 
 class LossWatch:
-    """The stop rules of mini-batch. Shown every line of a fit once, it never looks back.
+    """The rules of mini-batch, which are told of each line of a fit once.
 
     The smoothed loss per row is an exponential average over about one epoch, as scikit-learn's.
     """
@@ -83,7 +89,7 @@ class LossWatch:
             self.see(line)
 
     def see(self, line: Iteration) -> float | None:
-        """Take note of one more step; return the smoothed loss where it ends an iteration."""
+        """Take one more step into account; return the smoothed loss where it ends an iteration."""
         self._loss += line.inertia
         self._rows += line.rows
         self._in_iteration += 1
@@ -112,6 +118,7 @@ class LossWatch:
         return Stop.EPOCHS if is_over else None
 
     def _compare(self) -> None:
+        """Compare the iteration that has ended with those before."""
         self._settled = self._rule.is_settled(self._before, self._loss)
         self._before = self._loss
         if self._batches is None:

@@ -1,4 +1,4 @@
-"""Whether a state can be one that a fit has reached: what a file holds may be anything."""
+"""Checks that a state from a file can be one that a fit has reached: a file may hold anything."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from ray_kmeans.algorithm.state import (
 )
 
 NORM_TOLERANCE = 1e-5
-"""How far from 1 the norm of a center may be by cosine: float32 rounds each coordinate."""
+"""Largest distance from 1 of the norm of a center by cosine: float32 rounds each coordinate."""
 MOST = 2**63
+"""Bound of any number of steps, which are stored as int64."""
 
 
 def problem_of(state: FitState) -> str | None:
-    """Return what is wrong with a state, in words; None for one that a fit can have reached.
+    """Return a text of what is wrong with a state; None for one that a fit can have reached.
 
     Every field is looked at, also for its type. The arrays must have the types that `FitState`
     names; their shapes are compared with each other here.
@@ -34,6 +35,7 @@ def problem_of(state: FitState) -> str | None:
 
 
 def _problems(state: FitState) -> Iterator[str]:
+    """Yield a text of each thing that is wrong with a state."""
     yield from _of_numbers(state)
     yield from _of_arrays(state)
     yield from _of_history(state.history, state.iteration, len(state.centers))
@@ -46,6 +48,7 @@ def _problems(state: FitState) -> Iterator[str]:
 
 
 def _of_numbers(state: FitState) -> Iterator[str]:
+    """Yield what is wrong with the numbers of steps and the names."""
     for name in ("iteration", "began", "data_since"):
         if not _is_count(getattr(state, name)):
             yield f"{name} is {getattr(state, name)!r}, and no number of steps"
@@ -60,6 +63,7 @@ def _of_numbers(state: FitState) -> Iterator[str]:
 
 
 def _of_arrays(state: FitState) -> Iterator[str]:
+    """Yield what is wrong with the metric, the centers and the counts."""
     known: tuple[Any, ...] = tuple(Metric)  # a store may hold anything in the place of one
     if state.metric not in known:
         yield f"distance_metric is {state.metric!r}, which nobody knows"
@@ -85,6 +89,7 @@ def _are_units(centers: NDArray[np.float32]) -> bool:
 
 
 def _of_history(history: tuple[Iteration, ...], last: int, clusters: int) -> Iterator[str]:
+    """Yield what is wrong with the history of a model of this many steps and clusters."""
     first = last - len(history) + 1
     if first < 1:
         yield f"history has {len(history)} lines for {last} iterations"
@@ -102,6 +107,7 @@ def _of_history(history: tuple[Iteration, ...], last: int, clusters: int) -> Ite
 def _of_running(
     running: Running, counts: NDArray[np.generic], centers: NDArray[np.float32]
 ) -> Iterator[str]:
+    """Yield what is wrong with the accumulators of mini-batch."""
     m, done = running.steps_per_iteration, running.done
     if not (_is_count(m) and _is_count(done) and done < m):
         yield f"mini_batch is {[m, done]!r}, and not the steps of an iteration and those done"
@@ -114,6 +120,7 @@ def _of_running(
 
 
 def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
+    """Yield what is wrong with the record of how rows were read."""
     texts = rows.filters, rows.nonfinite, rows.sample_weight, *rows.columns
     if not all(isinstance(text, str) for text in texts) or "" in rows.columns:
         yield "rows names columns, filters or weights that are no text"
@@ -129,10 +136,12 @@ def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
 
 
 def _of_origin(origin: Origin) -> Iterator[str]:
+    """Yield what is wrong with the origin of the first centers."""
     kinds = [type(value) for value in (origin.initial, origin.random_seed, origin.retries)]
     if kinds != [str, int, int] or origin.retries < 0:
         yield f"origin is {origin!r}, and not a name and two whole numbers"
 
 
 def _is_count(value: object) -> bool:
+    """Tell whether a value is a whole number of steps that an int64 holds."""
     return type(value) is int and 0 <= value < MOST

@@ -1,4 +1,4 @@
-"""Weights of rows as whole numbers of one power of two: a row then counts as so many equal rows.
+"""Weights of rows as whole numbers of a unit: a row of weight 3 counts as three equal rows.
 
 What is summed with weights stays whole numbers, so that no order of adding changes it; and a row of
 weight 3 gives the bits of three such rows.
@@ -16,25 +16,29 @@ from ray_kmeans.algorithm.exact_total import UNIT_BITS, exact_total
 TOTAL_BITS = 40
 """The weights of all rows add up to less than 2**40 units: 22 bits are left for a row's values."""
 USUAL_BITS = 36
-"""Where weights are rounded, 26 bits are left for a row's values,"""
-FINE_BITS, COARSE_BITS = 24, 12
-"""and the mean weight has at most so many bits; it has fewer than 12 beyond 2**28 rows."""
+"""Number of bits of the total where weights are rounded: 26 are left for a row's values."""
+FINE_BITS = 24
+"""Largest number of bits of the mean weight where weights are rounded."""
+COARSE_BITS = 12
+"""Number of bits that the mean weight keeps where there are more than 2**24 rows; beyond 2**28 rows
+it has fewer."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """What is to be known of some weights; spans of parts add up to that of the whole."""
+    """Summary of some weights from which their unit follows; those of parts add up to the
+    whole's."""
 
     rows: int
-    """Rows of a weight above 0."""
+    """Number of rows of a weight above 0."""
     total: int
-    """Exact sum, see `exact_total`."""
+    """Exact sum of the weights, in units of `exact_total`."""
     finest: int = 0
-    """All weights are whole multiples of ``2**finest``; 0 for whole numbers."""
+    """Binary exponent of which all weights are whole multiples; 0 for whole numbers."""
 
     @classmethod
     def of(cls, weights: NDArray[np.float64]) -> Span:
-        """Measure weights, none of which is below 0."""
+        """Measure weights, (n,), none of which is below 0."""
         above = weights[weights > 0]
         mantissas, exponents = np.frexp(above)
         whole = (mantissas * 2.0**53).astype(np.int64)
@@ -59,10 +63,10 @@ class Span:
 
     @property
     def exponent(self) -> int:
-        """A unit is ``2**-exponent``.
+        """Negative binary exponent of the unit of weight, which is ``2**-exponent``.
 
-        With the least for which all weights are whole, if their sum has room; else with the
-        largest that has, to which weights are rounded.
+        The least one with which all weights are whole, if their sum has room for it; else the
+        largest one that has room, and weights are rounded to it.
         """
         of_rows = self.rows.bit_length()
         most = max(min(of_rows + FINE_BITS, USUAL_BITS), of_rows + COARSE_BITS)
@@ -71,15 +75,16 @@ class Span:
 
     @property
     def units(self) -> int:
-        """Bound the sum of all weights in units; where none is rounded, it is that sum."""
+        """Upper bound of the sum of all weights in units; the sum itself where none is rounded."""
         whole = self.total >> (UNIT_BITS - self.exponent)
         return whole if self.exponent == -self.finest else whole + self.rows
 
     @property
     def _total_bits(self) -> int:
+        """Number of bits of the whole part of the sum."""
         return self.total.bit_length() - UNIT_BITS
 
 
 def in_units(weights: NDArray[np.float64], exponent: int) -> NDArray[np.int64]:
-    """Return weights as whole numbers of units."""
+    """Return weights as whole numbers of units of ``2**-exponent``, (n,)."""
     return np.rint(np.ldexp(weights, exponent)).astype(np.int64)

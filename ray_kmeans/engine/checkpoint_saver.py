@@ -1,4 +1,4 @@
-"""Checkpoints written by a thread of their own, while the next iteration computes."""
+"""Writes checkpoints in a thread of its own, while the next iteration computes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ray_kmeans.observe import events as ev
 
 
 class Target(Protocol):
-    """Where states are saved; returns the path of the checkpoint once readers can see it."""
+    """Place where states are saved; `save` returns the path once readers can see the checkpoint."""
 
-    def save(self, state: FitState) -> str: ...
+    def save(self, state: FitState) -> str:
+        """Save a state; return the path of the checkpoint."""
 
 
 class Saver:
@@ -34,6 +35,7 @@ class Saver:
         self._emit = emit
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._under_way: Future[ev.CheckpointSaved] | None = None
+        """Save that is being made, or whose event is not emitted yet."""
 
     def __enter__(self) -> Saver:
         return self
@@ -44,18 +46,19 @@ class Saver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait until all is saved; what went wrong is raised, unless something was before."""
+        """Wait until all is saved; raise what went wrong, unless an exception is on its way
+        already."""
         with self._thread:
             if error is None:
                 self.flush()
 
     def save(self, state: FitState) -> None:
-        """Begin to save a state, once the one before is saved; it must not change any more."""
+        """Wait for the save before, and begin to save a state, which must not change any more."""
         self.flush()
         self._under_way = self._thread.submit(self._write, state)
 
     def tell(self) -> None:
-        """Emit the event of a write that is done by now, or raise why it failed; never wait."""
+        """Emit the event of a save that is done by now, or raise why it failed; never wait."""
         if self._under_way is not None and self._under_way.done():
             self.flush()
 
@@ -69,12 +72,13 @@ class Saver:
             self._emit(saved)
 
     def wait(self) -> None:
-        """Wait for the write that is under way, if there is one; for any thread."""
+        """Wait for the save that is under way, if there is one. Any thread may call this."""
         under_way = self._under_way
         if under_way is not None:
             wait([under_way])
 
     def _write(self, state: FitState) -> ev.CheckpointSaved:
+        """Save a state; return the event of it. Runs in the thread of the saver."""
         begin = time.perf_counter()
         path = self._store.save(state)
         return ev.CheckpointSaved(path, state.iteration, time.perf_counter() - begin)

@@ -1,4 +1,4 @@
-"""The loop of a fit: resume or seed, then step until there is a reason to stop.
+"""The loop of a fit: it resumes or seeds, then steps until there is a reason to stop.
 
 It wires and computes nothing itself: a pool, a store and a listener are handed to it.
 """
@@ -15,9 +15,9 @@ from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.algorithm.state import OWN_ENDS, FitState, Stop
 from ray_kmeans.engine.checkpoint_saver import Saver
 from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore
+from ray_kmeans.engine.newest_state import NewestState
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.reached import Reached
-from ray_kmeans.engine.starting import load, seeded
+from ray_kmeans.engine.starting import choose_first_centers, read_rows
 from ray_kmeans.engine.trainers import (
     FullBatch,
     Loadable,
@@ -31,11 +31,12 @@ from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.process import interrupt
 
 LEAST_SAVE_S = 1.0
-"""Between two saves of a fit in danger."""
+"""Least number of seconds between two saves of a fit in danger."""
 _OTHER_COUNTS = (
     "the model was trained with mini_batch_steps_per_iteration={}: its counts mean something else, "
     "so they begin anew at its centers."
 )
+"""Warning where mini-batch continues a model of another m; takes that m."""
 
 
 def run_fit(
@@ -44,10 +45,13 @@ def run_fit(
     store: LeasedStore,
     emit: ev.Emit,
     monitors: Monitors | None = None,
-    reached: Reached | None = None,
+    newest: NewestState | None = None,
 ) -> FitState:
-    """Fit and return the final state, which is also the last checkpoint."""
-    summary = load(pool, emit, plan.columns)
+    """Fit, and return the final state, which is also the last checkpoint.
+
+    `newest` is told of each state, so that another thread may save it.
+    """
+    summary = read_rows(pool, emit, plan.columns)
     found, trainer = plan.reopened(store.latest()), plan.trainer(pool, summary)
     plan.check_shift(found)
     if found is not None and _has_ended(found, plan, trainer, plan.data_name(summary)):
@@ -58,17 +62,18 @@ def run_fit(
     own = time.perf_counter() - begin
     emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters, plan.batch_size)), own))
     with Saver(store, emit) as saver:
-        state = seeded(plan, pool, summary, saver, emit) if found is None else found
+        state = choose_first_centers(plan, pool, summary, saver, emit) if found is None else found
         state = replace(state.begin(plan.data_name(summary), plan.asked), rows=plan.rows)
-        watch = _Watch(store, saver, emit, monitors or Monitors(()), reached or Reached())
+        watch = _Watch(store, saver, emit, monitors or Monitors(()), newest or NewestState())
         return _train(plan, trainer, state, watch)
 
 
 def _has_ended(found: FitState, plan: FitPlan, trainer: Trainer, data: str) -> bool:
-    """Tell whether a model is at the end of the fit that is asked for.
+    """Tell whether a model is at the end of this fit already, so that no step is left to make.
 
-    So it is where its last fit, on the same data, ended by its own rule and the rule of this one
-    ends there too. `steps` are always more; but at a fixed point no step changes anything.
+    It is where its last fit saw the same data and ended by a rule of its own, and this plan would
+    end there, too. With `steps` there is always more to do, unless the model is at a fixed point,
+    where no step changes anything.
     """
     more = plan.rule.steps is not None and found.stop is not Stop.CONVERGED
     if found.stop not in OWN_ENDS or more or not found.saw(data):
@@ -87,31 +92,40 @@ def run_stream(
 ) -> FitState:
     """Fit on batches that come one after the other, each seen once.
 
-    `pool` holds the first of them, joined until they have k rows: the seeds come from there.
+    `pool` holds the first batches, joined until they have k rows: the initial centers are chosen
+    among these. `batches` yields all of them, the first ones again.
     """
     found = store.latest()
     plan.check_shift(found)
     with Saver(store, emit) as saver:
         if found is None:
-            found = seeded(plan, pool, load(pool, emit, plan.columns), saver, emit)
+            found = choose_first_centers(
+                plan, pool, read_rows(pool, emit, plan.columns), saver, emit
+            )
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
-        watch = _Watch(store, saver, emit, monitors or Monitors(()), Reached())
+        watch = _Watch(store, saver, emit, monitors or Monitors(()), NewestState())
         return _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)
 
 
 @dataclass(frozen=True)
 class _Watch:
-    """Who is told of the states of a fit."""
+    """All that are told of the states of a fit."""
 
     store: LeasedStore
+    """Place of the checkpoints."""
     saver: Saver
+    """Saves states there in a thread of its own."""
     emit: ev.Emit
+    """Hears of events."""
     monitors: Monitors
-    reached: Reached
+    """Monitors of the user."""
+    newest: NewestState
+    """Holds the newest state for other threads."""
 
     def save(self, state: FitState) -> None:
+        """Begin to save a state."""
         self.saver.save(state)
-        self.reached.leave_to(self.saver)
+        self.newest.leave_to(self.saver)
 
 
 def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
@@ -133,7 +147,12 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
 
 
 def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
-    """Step until there is a reason to stop; the last state is not saved here."""
+    """Step until there is a reason to stop; return the last state, which is not saved here.
+
+    An exception that comes out of a step loses no steps that were made: the newest state is saved
+    before it passes on. What goes wrong while that is saved is not raised: what went wrong first is
+    what the user must hear of.
+    """
     began, saved_iteration = time.monotonic(), state.iteration
     saved_at = began if not plan.in_danger else -math.inf
     watch.monitors.begin(state)
@@ -149,16 +168,16 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
             state, parts = _step(plan, trainer, state, watch.monitors)
             if state is before:
                 continue  # there was no input
-            watch.reached.note(watch.store, state)
+            watch.newest.note(watch.store, state)
             for line in state.history[before.iteration - state.iteration :]:
                 watch.emit(ev.IterationDone(line, *parts))
             watch.saver.tell()
             if watch.monitors.after_step(state):
                 stop = trainer.why_stop(state) or Stop.MONITOR
-    except BaseException:  # what went wrong first is what to hear of
+    except BaseException:
         with contextlib.suppress(StoreError):
             watch.saver.flush()
-        if state.iteration > saved_iteration:  # the steps that were made are not lost
+        if state.iteration > saved_iteration:
             with contextlib.suppress(StoreError):
                 watch.save(state)
                 watch.saver.flush()
@@ -171,7 +190,8 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
 def _step(
     plan: FitPlan, trainer: Trainer, state: FitState, monitors: Monitors
 ) -> tuple[FitState, list[float]]:
-    """Make one step or some; return what each took: its seconds, those of waiting and reducing."""
+    """Make one step or several; return the state and the seconds of a step: all, waiting,
+    reducing."""
     pool, before = trainer.pool, state.iteration
     begin, waited = time.perf_counter(), pool.waited
     state = trainer.advance(state, _most_steps(plan, state, monitors))
@@ -181,7 +201,7 @@ def _step(
 
 
 def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
-    """Return how many steps may be made before somebody wants to see the state."""
+    """Return how many steps may be made before a monitor or a checkpoint needs the state."""
     if len(monitors):
         return 1
     last = plan.rule.last_step(state.began)
@@ -190,10 +210,11 @@ def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
 
 
 def _is_due(plan: FitPlan, seconds: float, iterations: int, age: float) -> bool:
-    """Return whether a save is due, from the time and iterations since the last one.
+    """Tell whether a save is due, by the seconds and iterations since the last one.
 
-    Of a fit in danger no more is lost than a tenth of what this coordinator has lived, so that
-    every one that makes an iteration gets on, and one that lives long is not slowed down.
+    A fit in danger loses at most a tenth of the `age` of its coordinator, in seconds. So each
+    coordinator that lives for an iteration gets further than the one before, and one that lives
+    long is not slowed down by saves.
     """
     if plan.in_danger and seconds >= max(LEAST_SAVE_S, age / 10):
         return True

@@ -1,4 +1,4 @@
-"""What a fit is to do, and where its states are kept."""
+"""The plan of a fit: all that decides its result; and what a fit asks of its store."""
 
 from __future__ import annotations
 
@@ -25,60 +25,80 @@ from ray_kmeans.engine.trainers import FullBatch, MiniBatch, Trainer
 from ray_kmeans.errors import ConfigError
 
 FARTHEST = ", empty clusters move to the farthest rows"
-"""Stands in what a fit was asked for where it moves the centers of empty clusters."""
+"""Part of a request's name where the fit moves the centers of empty clusters."""
 
 
 class LeasedStore(Protocol):
-    """Where states are kept, by one run alone."""
+    """Place of the checkpoints while one run holds it alone."""
 
-    def latest(self) -> FitState | None: ...
-    def save(self, state: FitState) -> str: ...
-    def checkpoints(self) -> list[str]: ...
+    def latest(self) -> FitState | None:
+        """Return the newest state; None where there is none."""
+
+    def save(self, state: FitState) -> str:
+        """Save a state; return the path of the checkpoint."""
+
+    def checkpoints(self) -> list[str]:
+        """Return the paths of all checkpoints, the oldest first."""
 
 
 class Store(Protocol):
-    """The same before a run has it."""
+    """Place of the checkpoints before a run holds it."""
 
     @property
-    def is_local(self) -> bool: ...
-    def latest(self) -> FitState | None: ...
-    def checkpoints(self) -> list[str]: ...
-    def take_lease(self, what: str) -> AbstractContextManager[LeasedStore]: ...
+    def is_local(self) -> bool:
+        """Whether only processes of this machine can reach the place."""
+
+    def latest(self) -> FitState | None:
+        """Return the newest state; None where there is none."""
+
+    def checkpoints(self) -> list[str]:
+        """Return the paths of all checkpoints, the oldest first."""
+
+    def take_lease(self, what: str) -> AbstractContextManager[LeasedStore]:
+        """Hold the place for one run; `what` names the run to others that want the place."""
 
 
 @dataclass(frozen=True)
 class FitPlan:
-    """What a fit is to do; the same plan on the same data gives the same bits anywhere."""
+    """All that a fit is to do; the same plan on the same data gives the same bits anywhere."""
 
     num_clusters: int
+    """Number of clusters, k."""
     initial: Initial
+    """Name of a seeding method, centers of shape (k, d), or a function that returns rows."""
     metric: Metric
+    """Distance metric: 'squared_euclidean' or 'cosine'."""
     random_seed: int
+    """Seed of all draws."""
     retries: int
-    """Further candidates for each center of k-means++."""
+    """Further candidates for each center of k-means++; negative: TensorFlow's heuristic."""
     rule: StopRule
+    """When the fit ends, besides at a fixed point."""
     batch_size: int | None
-    """Rows of a mini-batch; None for full batch."""
+    """Number of rows of a mini-batch; None for full batch."""
     steps_per_iteration: int
-    """Mini-batch: steps between two updates of the centers."""
+    """Number of mini-batch steps between two updates of the centers, m."""
     empty_clusters: str
-    """Full batch: 'keep' or 'farthest'."""
+    """Treatment of the center of an empty cluster in full batch: 'keep', or 'farthest' to move it
+    to the farthest row."""
     checkpoint_steps: int | None
+    """Number of iterations between two checkpoints; None: by time."""
     checkpoint_secs: float
+    """Seconds between two checkpoints, where `checkpoint_steps` is None."""
     in_danger: bool = False
-    """A coordinator has died: the next one saves as often as if it were to die soon, too."""
+    """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None
-    """How the rows are read, which the states of this fit keep."""
+    """Record of how the rows are read, which the states of this fit keep."""
 
     def trainer(self, pool: Pool, summary: Summary) -> Trainer:
-        """Return what makes the steps."""
+        """Return the trainer that makes the steps of this fit with a pool."""
         if self.batch_size is None:
             return FullBatch(pool, summary, self.rule, self.empty_clusters)
         batches = self._batches(self.batch_size, summary)
         return MiniBatch(pool, summary, self.rule, batches, self.steps_per_iteration)
 
     def data_name(self, summary: Summary) -> str:
-        """Return a name for what a fit sees: the data, and how they are cut into batches."""
+        """Return a name for the data and how they are cut into batches; equal for an equal fit."""
         if self.batch_size is None:
             return summary.digest
         batches = self._batches(self.batch_size, summary)
@@ -86,7 +106,7 @@ class FitPlan:
 
     @property
     def name(self) -> str:
-        """A name for all that decides the result: equal plans have equal names."""
+        """Name of all that decides the result: equal plans have equal names."""
         initial = self.initial
         if isinstance(initial, np.ndarray):
             initial = digest(initial)
@@ -97,16 +117,16 @@ class FitPlan:
 
     @property
     def shift(self) -> tuple[float, ...]:
-        """What is subtracted from the rows; empty where nothing is."""
+        """(d,) Values that are subtracted from each row; empty where nothing is."""
         return self.rows.shift if self.rows else ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the columns; empty where they have none."""
+        """Names of the columns; empty where they have none."""
         return self.rows.columns if self.rows else ()
 
     def check_shift(self, found: FitState | None) -> None:
-        """Raise ConfigError where the model that is there now belongs to other rows."""
+        """Raise ConfigError where the model in the store was made of rows with another shift."""
         if found and found.shift != self.shift:
             raise ConfigError(
                 "another run has written its model to this model_dir meanwhile, and has shifted "
@@ -116,19 +136,20 @@ class FitPlan:
 
     @property
     def asked(self) -> str:
-        """A name for what a fit is to do with the data: the same call has the same."""
+        """Name of what this fit is to do with the data: the same call has the same."""
         policy = FARTHEST if self.empty_clusters == "farthest" else ""
         return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}"
 
     def reopened(self, found: FitState | None) -> FitState | None:
-        """Return a model without its end where empty clusters, kept so far, are to be moved now."""
+        """Return a model without its end, if this fit moves empty clusters that the last one
+        kept."""
         if found is None or FARTHEST not in self.asked or FARTHEST in found.asked:
             return found
         return replace(found, stop=None) if any(line.empty for line in found.lines[-1:]) else found
 
     @property
     def origin(self) -> Origin:
-        """Where the first centers of a new model come from."""
+        """Origin of the first centers, as a new model keeps it."""
         initial = self.initial
         if isinstance(initial, np.ndarray):
             initial = f"{GIVEN} {digest(initial)}"
@@ -137,9 +158,11 @@ class FitPlan:
         return Origin(initial, self.random_seed, self.retries)
 
     def _batches(self, size: int, summary: Summary) -> Batches:
+        """Return the mini-batches of up to `size` rows."""
         return Batches(summary.rows, min(size, summary.rows), self.random_seed)
 
 
 def _qualified(function: Any) -> str:
+    """Return the name of a function, or of the class of a callable, with its module."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"

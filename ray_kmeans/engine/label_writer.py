@@ -1,4 +1,4 @@
-"""Labelled rows on their way from a shard to a store: what is written of its blocks, by threads."""
+"""Writes the labelled rows of a shard to a store, several blocks at once by threads."""
 
 from __future__ import annotations
 
@@ -17,41 +17,48 @@ from ray_kmeans.engine.shard import Block, Reader
 from ray_kmeans.kernels import Kernel
 
 WRITERS = 8
-"""Threads of a worker that write at once, at least: a store takes its time for each part."""
+"""Least number of threads of a worker that write: a store takes its time for each part."""
 AT_ONCE = 64
-"""Blocks on their way at once."""
+"""Largest number of blocks that are being written at the same time."""
 FETCHED_AT_ONCE = 4
-"""The same where their rows are in memory for that alone."""
+"""The same where the rows of a block are in memory only while it is written."""
 
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
+"""Columns of labelled output by name, each of shape (rows,)."""
 
 
 class Writer(Protocol):
-    """What a worker asks of the place for labelled output."""
+    """Place for labelled output, as far as a worker writes to it."""
 
-    def write(self, index: int, first_row: int, columns: Columns, kept: Any) -> Any: ...
+    def write(self, index: int, first_row: int, columns: Columns, kept: Any) -> Any:
+        """Write the part with this index, from this row of the data set on."""
 
 
 class Gatherer(Protocol):
-    """What it asks of the place where rows are put in order of their clusters."""
+    """Place for labelled output, as far as a worker puts rows there in the order of clusters."""
 
-    def gather(self, bundle: Sequence[int], width: int) -> list[Any]: ...
+    def gather(self, bundle: Sequence[int], width: int) -> list[Any]:
+        """Put the rows of some parts in the order of clusters, `width` of them in a folder."""
 
 
-class Labelled(NamedTuple):
-    """The rows of a block with their labels."""
+class LabelledBlock(NamedTuple):
+    """Rows of a block with their labels."""
 
     block: Block
+    """Block that the rows are of."""
     rows: NDArray[np.float32]
+    """(n, d) Rows as the metric sees them."""
     nearest: NDArray[np.int32]
+    """(n,) Index of the nearest center of each row."""
     second: NDArray[np.int32] | None
+    """(n,) Index of the second-nearest center; None where it is not wanted."""
     out: NDArray[np.bool_]
-    """Which rows do not count."""
+    """(n,) Whether a row does not count: it is written without a label."""
 
 
-class Labeller:
-    """What is said of each row of a block under a model."""
+class BlockLabeller:
+    """Makes the columns of labelled output from rows and their labels, under one model."""
 
     def __init__(
         self, kernel: Kernel, centers: NDArray[np.float32], metric: Metric, with_second: bool
@@ -61,21 +68,21 @@ class Labeller:
         self._metric = metric
         self._prepared = kernel.prepare(centers, metric) if with_second else None
 
-    def labelled(
+    def label(
         self,
         block: Block,
         rows: NDArray[np.float32],
         nearest: NDArray[np.int32],
         out: NDArray[np.bool_],
-    ) -> Labelled:
+    ) -> LabelledBlock:
         """Return a block with its labels, and the second-nearest centers where they are wanted."""
         second = None
         if self._prepared is not None:
             second = np.empty(len(rows), np.int32)
             self._kernel.assign_second(rows, self._prepared, nearest, second)
-        return Labelled(block, rows, nearest, second, out)
+        return LabelledBlock(block, rows, nearest, second, out)
 
-    def columns(self, of: Labelled) -> Columns:
+    def columns(self, of: LabelledBlock) -> Columns:
         """Return the columns to write: labels and distances, none for rows that do not count."""
         columns: Columns = {}
         for prefix, found in (("", of.nearest), ("second_", of.second)):
@@ -89,21 +96,24 @@ class Labeller:
         return columns
 
 
-def write_all(
-    how: Labeller,
-    labelled: Iterator[Labelled],
+def write_parts(
+    labeller: BlockLabeller,
+    labelled: Iterator[LabelledBlock],
     kept: Iterator[Any],
     output: Writer,
     together: int,
     threads: int,
     stays: bool,
 ) -> list[Any]:
-    """Write blocks as they are labelled, some at once; return what the place says of each part.
+    """Write blocks as they are labelled, several at once; return what the place returns of each
+    part.
 
-    A part is of so many blocks `together`. `stays`: whether their rows are in memory anyhow.
+    Each part has `together` blocks. `kept` yields the columns to pass through of each block.
+    `stays` tells whether the rows are in memory anyhow; else few blocks are on their way at once.
     """
 
     def write(number: int, first_row: int, made: list[Future[Columns]], tables: list[Any]) -> Any:
+        """Write one part, once the columns of all its blocks are made."""
         columns = [each.result() for each in made]  # they began before, so no thread waits for long
         whole = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
         return output.write(number, first_row, whole, tables)
@@ -117,7 +127,7 @@ def write_all(
             made, tables, first_row = [], [], -1
             for of, table in of_part:
                 first_row = of.block.first if first_row < 0 else first_row
-                made.append(pool.submit(how.columns, of))
+                made.append(pool.submit(labeller.columns, of))
                 tables += [] if table is None else [table]
                 pending.append(made[-1])
                 if len(pending) >= at_once:
@@ -127,24 +137,26 @@ def write_all(
         return [each.result() for each in parts]
 
 
-def kept_of(source: Reader, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[Any]:
-    """Yield the columns to pass through of each block; None for all where none are.
+def read_kept_columns(
+    source: Reader, blocks: Sequence[Block], names: Sequence[str]
+) -> Iterator[Any]:
+    """Yield a table of the columns to pass through of each block; None where none are wanted.
 
-    They are read once for what a file keeps together, a row group.
+    A row group, which a file keeps together, is read once.
     """
     if not names:
         yield from repeat(None, len(blocks))
         return
     for _, of_group in groupby(blocks, key=lambda block: (block.file, block.group)):
-        for run in _neighbours(list(of_group)):
+        for run in _runs_without_gaps(list(of_group)):
             whole: Any = run[0]
             table = source.columns_of(replace(whole, rows=sum(b.rows for b in run)), names)
             first = run[0].first
             yield from (table.slice(block.first - first, block.rows) for block in run)
 
 
-def _neighbours(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Yield the blocks in runs without a gap."""
+def _runs_without_gaps(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Yield the blocks in runs without a gap between them."""
     ends = [block.first + block.rows for block in blocks]
     gaps = [n for n in range(1, len(blocks)) if blocks[n].first != ends[n - 1]]
     for begin, end in zip(chain([0], gaps), chain(gaps, [len(blocks)]), strict=True):

@@ -1,4 +1,4 @@
-"""What a run asks of its workers, as records with names: they travel to every worker process."""
+"""Records of what a run asks of its workers; they travel to every worker process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class WorkerSetup:
     threads: int = 1
     """Number of threads that compute at once."""
     row_cache: CacheOptions = field(default_factory=CacheOptions)
-    """Where the worker keeps its rows between two sweeps."""
+    """Place and type of the rows between two sweeps."""
     gpus_per_worker: float = 1.0
     """Share of a GPU whose memory the worker may take; only kernels of a GPU read it."""
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker takes of its node, and how long a run waits for workers.
+    """Needs of each worker on its node, and the times that a run waits for workers.
 
     A field that comes from RunConfig has the same name there, and is explained there for users.
     """
@@ -39,7 +39,7 @@ class WorkerOptions:
     worker_start_timeout_s: float
     """Seconds that a run waits for its workers to start, and for room when it has none."""
     row_cache: CacheOptions = field(default_factory=CacheOptions)
-    """Where workers keep their rows between two sweeps."""
+    """Place and type of the rows between two sweeps."""
     num_workers: int | None = None
     """Number of workers at the start; None: one for each shard."""
     min_workers: int | None = None
@@ -78,7 +78,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class Workload:
-    """The data of a run, how they are dealt out to workers, and what these are."""
+    """The data of a run, their cut into shards, and the needs of the workers that hold these."""
 
     source: Any
     """Source of the rows, a `Reader`; on Ray also an ObjectRef of one, so that the rows of an array
@@ -86,7 +86,7 @@ class Workload:
     shards: Sequence[Sequence[Block]]
     """Blocks of each shard, in the order of the data."""
     options: WorkerOptions
-    """What each worker takes, and how long the run waits for workers."""
+    """Needs of each worker, and the times that the run waits for workers."""
 
     @property
     def fewest_workers(self) -> int:

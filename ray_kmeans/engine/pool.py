@@ -1,4 +1,4 @@
-"""A pool: the workers of a run, asked all at once. The local one is the specification."""
+"""Pools: the workers of a run, asked all at once. The local pool is the specification."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ S = TypeVar("S", bound=Sums)
 
 
 class Pool(ABC):
-    """Every row of the data, spread over workers.
+    """All rows of the data, spread over workers.
 
     A pool only has to call one method on each worker; how the answers are put together stands here
     once, so that no pool can differ in it. A method is named by the function itself, as in
@@ -43,15 +43,17 @@ class Pool(ABC):
     """
 
     metric: Metric
+    """Distance metric: 'squared_euclidean' or 'cosine'."""
     waited = 0.0
     """Seconds from the first worker's answer to the last one's, in all calls so far."""
     answered = 0.0
-    """When the last answer came, by time.perf_counter."""
+    """When the last answer came, in seconds by time.perf_counter."""
     _shards: Sequence[Sequence[Block]]
+    """Blocks of each shard, in the order of the data."""
 
     @property
     def num_rows(self) -> int:
-        """Rows of all shards."""
+        """Number of rows of all shards."""
         return sum(map(rows_of, self._shards))
 
     @abstractmethod
@@ -66,11 +68,11 @@ class Pool(ABC):
 
     @abstractmethod
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
-        """Turn to these data; the next call is `read` or `summarize`."""
+        """Turn to other data; the next call must be `load`, `read` or `summarize`."""
 
     @abstractmethod
     def load(self, moved: Moved | None = None) -> Extent:
-        """Let every worker read its shard."""
+        """Let every worker read its shard; return the extent of all rows."""
 
     @abstractmethod
     def close(self) -> None:
@@ -93,7 +95,7 @@ class Pool(ABC):
         return self.ask_watched(None, method, *args, **kwargs)
 
     def read(self, moved: Moved | None = None) -> Extent:
-        """Load the data. Raises DataError for rows that cannot be clustered."""
+        """Load the data; raise DataError where no rows count, or where some are not finite."""
         extent = self.load(moved)
         extent.check_finite()
         if extent.span.rows == 0:
@@ -101,7 +103,7 @@ class Pool(ABC):
         return extent
 
     def summarize(self, moved: Moved | None = None) -> Summary:
-        """Read the data and fix the grid."""
+        """Read the data, fix the grid of all sums, and return a summary of the rows."""
         extent = self.read(moved)
         span = extent.weights
         if span is not None and span.is_too_large:
@@ -125,7 +127,7 @@ class Pool(ABC):
     def get_ready(
         self, n_clusters: int, batch_rows: int | None = None
     ) -> list[tuple[str, int, float]]:
-        """Let every worker compile and check what labelling for so many clusters needs."""
+        """Let every worker compile what the first step needs; see `ShardWorker.get_ready`."""
         return self.remember(ShardWorker.get_ready, n_clusters, batch_rows)
 
     def total(
@@ -135,32 +137,32 @@ class Pool(ABC):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> S:
-        """Return the sum of what `ask` returns."""
+        """Return the sum of what `ask` returns; `centers` are of shape (k, d)."""
         answers: list[S] = self.ask(method, centers, *args, **kwargs)
         return reduce(add, answers)
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
-        """Visit every row once."""
+        """Visit every row once; return the sums for these centers, (k, d)."""
         return self.total(ShardWorker.sweep, centers)
 
     def sweep_batches(
         self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int
     ) -> BatchPartials:
-        """Visit the rows of some steps of mini-batch."""
+        """Visit the rows of some steps of mini-batch; see `ShardWorker.sweep_batches`."""
         return self.total(ShardWorker.sweep_batches, centers, batches, first_step, steps)
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the rows with these ascending numbers."""
+        """Return the rows with these ascending numbers, (rows, d)."""
         return np.concatenate(self.ask(ShardWorker.rows_at, numbers))
 
     def draw(self, key: np.uint64, size: int) -> NDArray[np.int64]:
-        """Return the ascending numbers of so many rows, drawn by their weights."""
+        """Return the ascending numbers of `size` rows, drawn by their weights, (size,)."""
         tickets, numbers = zip(*self.ask(ShardWorker.draw, key, size), strict=True)
         _, won = weighted_sampling.lowest(np.concatenate(tickets), np.concatenate(numbers), size)
         return np.sort(won)
 
     def farthest(self, centers: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-        """Return up to `count` rows that are farthest from their centers, and not on them."""
+        """Return up to `count` rows farthest from their centers and not on them, (rows, d)."""
         answers = self.ask(ShardWorker.farthest, centers, count)
         distances = np.concatenate([each[0] for each in answers])
         rows = np.concatenate([each[1] for each in answers])
@@ -176,10 +178,11 @@ class Pool(ABC):
         together: int = 1,
         moved: Moved | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
-        """Write labelled output for every row; return parts in the order of the data, and counts.
+        """Write labelled output for every row; return the parts in order, and the rows by label,
+        (k,).
 
-        `second`: with the second-nearest center. So many blocks `together` are a part, and must be
-        in one shard. The counts are those of the rows of each label.
+        `second` also writes the second-nearest center. `together` blocks make up a part, and must
+        be in one shard.
         """
         answers = self.ask_watched(
             moved,
@@ -200,19 +203,24 @@ class Pool(ABC):
         width: int,
         moved: Moved | None = None,
     ) -> dict[int, list[Any]]:
-        """Gather labelled rows by cluster; return the files of each bundle, by its first block."""
+        """Put labelled rows in the order of clusters; return files of each bundle by its first
+        block.
+
+        See `ShardWorker.gather`.
+        """
         answers = self.ask_watched(moved, ShardWorker.gather, output, bundles, width)
         return {first: files for answer in answers for first, files in answer}
 
 
 def _no_rows(extent: Extent) -> str:
+    """Return the sentence of the error where no rows count."""
     if not extent.rows:
         return "the data have no rows."
     return f"all {extent.rows:,} rows have weight 0, or hold NaN, null or infinity."
 
 
 class LocalPool(Pool):
-    """All workers in this process, one after the other: what every other pool must equal."""
+    """Workers in this process, asked one after the other: every other pool must equal this one."""
 
     def __init__(
         self,
@@ -246,11 +254,11 @@ class LocalPool(Pool):
         return self._workers[shard].load(self._source, self._shards[shard])
 
     def _each(self, call: Callable[[int], T], moved: Moved | None) -> list[T]:
-        """Call for one shard after the other. Nobody waits for another one here."""
+        """Call for one shard after the other, so that nobody waits for another one."""
         answers: list[T] = []
         rows = 0
         for number, shard in enumerate(self._shards):
-            self._workers[number].noted = tally = Tally(moved, rows)
+            self._workers[number].on_rows = tally = Tally(moved, rows)
             answers.append(call(number))
             rows += rows_of(shard)
             tally.catch_up(rows)

@@ -1,4 +1,4 @@
-"""How far a worker is with what it was asked, as a number of rows."""
+"""The progress of a worker in what it was asked, as a number of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the rows of a shard are between two sweeps: in memory, on a disk, or where they came from.
+"""The row cache of a worker: keeps a shard's rows in memory or on disk, or reads them again.
 
 Whatever the place, a block has the same bits, so the place changes no result.
 """
@@ -27,12 +27,14 @@ from ray_kmeans.algorithm.dtypes import (
 from ray_kmeans.errors import DataError, StoreError
 
 Rows = NDArray[np.float32]
+"""(n, d) Rows."""
 MEMORY, DISK, SOURCE = "memory", "disk", "source"
+"""Places of the rows, as `CacheOptions.cache` names them."""
 
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """Where workers keep their rows between two sweeps, and in which type."""
+    """Place and type in which workers keep their rows between two sweeps."""
 
     cache: str = MEMORY
     """Place of the rows: 'memory'; 'disk'; or 'source', to read them again for every sweep."""
@@ -46,13 +48,14 @@ class CacheOptions:
 
 
 class RowCache(Sequence[Rows]):
-    """The rows of each block of a shard, (rows, features); filled once, then read.
+    """Keeps the rows of each block of a shard, (rows, d); filled once, then read.
 
-    Kept as they are, or in a narrower type: then `seen` tells what a look at them gives.
+    They are stored as float32, as the metric sees them; or in a narrower type, as they were read:
+    then `seen` makes of them what the metric sees, whenever they are fetched.
     """
 
     stays = False
-    """Whether a block that was fetched stays where it is in memory."""
+    """Whether the rows of a block are in memory anyhow, so that fetching them costs nothing."""
 
     def __init__(
         self,
@@ -77,7 +80,8 @@ class RowCache(Sequence[Rows]):
         return self.fetch(here)
 
     def __iter__(self) -> Iterator[Rows]:
-        """Yield all blocks in order; the next one is fetched while one is worked on."""
+        """Yield the rows of all blocks in order; the next ones are fetched meanwhile by a
+        thread."""
         with ThreadPoolExecutor(1) as ahead:
             coming = [ahead.submit(self.fetch, here) for here in range(min(1, len(self)))]
             for here in range(len(self)):
@@ -88,18 +92,19 @@ class RowCache(Sequence[Rows]):
 
     @abstractmethod
     def put(self, here: int, rows: Rows) -> None:
-        """Keep a block; threads may do so for several at once."""
+        """Store the rows of the block at this place; threads may do so for several at once."""
 
     @abstractmethod
     def fetch(self, here: int) -> Rows:
-        """Return a block."""
+        """Return the rows of the block at this place, (rows, d)."""
 
     def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
-        """Return some rows of a block."""
+        """Return the rows of a block with these numbers inside it, (len(numbers), d)."""
         rows: Rows = self.fetch(here)[numbers]
         return rows
 
-    def _stored(self, rows: Rows) -> NDArray[Any]:
+    def _narrow_rows(self, rows: Rows) -> NDArray[Any]:
+        """Return rows in the type in which they are stored; raise DataError where it loses any."""
         if self._narrow is None:
             return rows
         stored = narrowed(rows, self._narrow)
@@ -110,12 +115,13 @@ class RowCache(Sequence[Rows]):
             )
         return stored
 
-    def _given(self, stored: NDArray[Any]) -> Rows:
+    def _widen_rows(self, stored: NDArray[Any]) -> Rows:
+        """Return stored rows as float32, as the metric sees them."""
         return stored if self._narrow is None else self._seen(widened(stored, self._narrow))
 
 
 class InMemory(RowCache):
-    """All rows in memory: the fastest, where they are float32."""
+    """Keeps all rows in memory, which is the fastest where they are float32."""
 
     def __init__(
         self,
@@ -131,19 +137,21 @@ class InMemory(RowCache):
         return map(self.fetch, range(len(self))) if self.stays else super().__iter__()
 
     def put(self, here: int, rows: Rows) -> None:
-        self._rows[here] = self._stored(rows)
+        self._rows[here] = self._narrow_rows(rows)
 
     def fetch(self, here: int) -> Rows:
-        return self._given(self._rows[here])
+        return self._widen_rows(self._rows[here])
 
     def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
-        return self._given(self._rows[here][numbers])
+        return self._widen_rows(self._rows[here][numbers])
 
 
 class OnDisk(RowCache):
-    """One file without a name: the system frees it when this process ends, however it ends.
+    """Keeps all rows in one file without a name.
 
-    `hash_of` rows is taken when they are written and compared whenever they are read.
+    The system frees it when this process ends, however it ends. Its room is taken at once, so that
+    no later write lacks it. `hash_of` makes a hash of a block's rows, which is taken when they are
+    written and compared whenever the block is read.
     """
 
     def __init__(
@@ -170,18 +178,18 @@ class OnDisk(RowCache):
             raise self._no_room(error) from None
 
     def put(self, here: int, rows: Rows) -> None:
-        stored = self._stored(rows)
+        stored = self._narrow_rows(rows)
         data = np.ascontiguousarray(stored).data.cast("B")
         written = 0
         while written < len(data):
             begin = self._begins[here] + written
             written += os.pwrite(self._file.fileno(), data[written:], begin)
-        self._hashes[here] = self._hash_of(self._given(stored))
+        self._hashes[here] = self._hash_of(self._widen_rows(stored))
 
     def fetch(self, here: int) -> Rows:
         stored = np.empty((self.sizes[here], self._features), self._dtype)
         self._read(stored, self._begins[here])
-        rows = self._given(stored)
+        rows = self._widen_rows(stored)
         if self._hash_of(rows) != self._hashes[here]:
             raise StoreError(
                 f"block {here} of the rows that this worker keeps in {self._directory!r} does not "
@@ -193,9 +201,10 @@ class OnDisk(RowCache):
         stored = np.empty((len(numbers), self._features), self._dtype)
         for row, number in zip(stored, numbers.tolist(), strict=True):
             self._read(row, self._begins[here] + number * self._row_bytes)
-        return self._given(stored)
+        return self._widen_rows(stored)
 
     def _read(self, rows: NDArray[Any], begin: int) -> None:
+        """Fill an array from the file, from this byte on."""
         left = rows.data.cast("B")
         while left:
             count = os.preadv(self._file.fileno(), [left], begin)
@@ -204,6 +213,7 @@ class OnDisk(RowCache):
             left, begin = left[count:], begin + count
 
     def _no_room(self, error: OSError) -> StoreError:
+        """Return the error for a file that cannot be made: where, how large, what is free."""
         what = (
             f"cache_dir={self._directory!r} cannot keep the {self._begins[-1]:,} bytes of a shard"
         )
@@ -218,7 +228,7 @@ class OnDisk(RowCache):
 
 
 class AtSource(RowCache):
-    """Nothing is kept: `read` gives a block again, from where the data are."""
+    """Keeps nothing: `read` returns the rows of a block again, from where the data are."""
 
     def __init__(self, sizes: Sequence[int], read: Callable[[int], Rows]) -> None:
         super().__init__(sizes)

@@ -1,4 +1,4 @@
-"""A shard: blocks of rows as the metric sees them, and how often each row counts."""
+"""A shard: the rows of some blocks as the metric sees them, and how often each row counts."""
 
 from __future__ import annotations
 
@@ -22,54 +22,77 @@ from ray_kmeans.kernels import ALIKE
 from ray_kmeans.kernels.threads import Threads
 
 Rows = NDArray[np.float32]
+"""(n, d) Rows."""
 
 
 class Block(Protocol):
-    """What a worker knows of a block of its shard."""
+    """Some consecutive rows of a file, as far as a worker must know them."""
 
     @property
-    def index(self) -> int: ...
+    def index(self) -> int:
+        """Position of the block in the data set."""
+
     @property
-    def first(self) -> int: ...
+    def first(self) -> int:
+        """Number of its first row in the data set."""
+
     @property
-    def start(self) -> int: ...
+    def start(self) -> int:
+        """Number of its first row in the file."""
+
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Number of rows."""
+
     @property
-    def features(self) -> int: ...
+    def features(self) -> int:
+        """Number of columns, d."""
+
     @property
-    def file(self) -> str: ...
+    def file(self) -> str:
+        """Name of the file."""
+
     @property
-    def group(self) -> int: ...
+    def group(self) -> int:
+        """Number of the row group in the file."""
+
     @property
-    def place(self) -> str: ...
+    def place(self) -> str:
+        """Text of where the block is, for messages."""
 
 
 class Reader(Protocol):
-    """What a worker asks of a source of rows."""
+    """Source of rows, as far as a worker reads from it."""
 
-    def read(self, blocks: Any) -> Iterable[tuple[Any, Rows]]: ...
-    def columns_of(self, block: Any, names: Sequence[str]) -> Any: ...
+    def read(self, blocks: Any) -> Iterable[tuple[Any, Rows]]:
+        """Yield each of these blocks with its rows, (rows, d)."""
 
-
-@runtime_checkable
-class Noting(Protocol):
-    """What it asks besides of a source that rounds its rows to float32."""
-
-    def read_noted(self, blocks: Any) -> Iterable[tuple[Any, Rows, Rounding | None]]: ...
+    def columns_of(self, block: Any, names: Sequence[str]) -> Any:
+        """Return a table of these columns of a block."""
 
 
 @runtime_checkable
-class Weighing(Protocol):
-    """What it asks besides of a source whose rows do not all count alike."""
+class RoundingReader(Protocol):
+    """Source that also tells what its rows lost when they were rounded to float32."""
+
+    def read_noted(self, blocks: Any) -> Iterable[tuple[Any, Rows, Rounding | None]]:
+        """Yield each of these blocks with its rows, (rows, d), and their losses by rounding."""
+
+
+@runtime_checkable
+class WeightedReader(Protocol):
+    """Source whose rows do not all count alike, or may be left out."""
 
     @property
-    def drop_nonfinite(self) -> bool: ...
-    def weights_of(self, blocks: Any) -> Iterable[NDArray[np.float64] | None]: ...
+    def drop_nonfinite(self) -> bool:
+        """Whether rows that hold NaN, null or infinity are left out."""
+
+    def weights_of(self, blocks: Any) -> Iterable[NDArray[np.float64] | None]:
+        """Yield the weights of the rows of each of these blocks, (rows,); None: all count once."""
 
 
 class Shard:
-    """The rows of some blocks, on a shelf."""
+    """The rows of some blocks, in a row cache, with their weights."""
 
     def __init__(
         self,
@@ -80,8 +103,11 @@ class Shard:
         hash_of: Callable[[Rows], int],
     ) -> None:
         self.source = source
+        """Source that the rows are read from."""
         self.blocks = blocks
+        """Blocks of the shard, in the order of the data."""
         self.features = blocks[0].features
+        """Number of columns, d."""
         self._names: Sequence[str] = getattr(source, "columns", ())
         self._seen = partial(project, metric=metric)
         self._row_cache = row_cache
@@ -89,15 +115,18 @@ class Shard:
             row_cache, blocks, self._read_again, hash_of, self._seen
         )
         self.weights = ALIKE
-        """(n,) of all rows in units of the grid, or ALIKE."""
+        """(n,) Weight of each row in units of the grid; ALIKE where all count once."""
         self._given: dict[int, NDArray[np.float64]] = {}
+        """(rows,) Weights as they were given, by place of the block; only where some are not 1."""
         self._out: dict[int, NDArray[np.bool_]] = {}
+        """(rows,) Whether a row does not count, by place of the block; only where some do not."""
         self._begins = list(accumulate((block.rows for block in blocks), initial=0))
         self._firsts = np.array([block.first for block in blocks])
 
-    def load(self, noted: Moved = ignore) -> Extent:
-        """Read all rows, and return their extent. `noted` hears of the rows of each block."""
-        runs = [(*run, noted) for run in runs_of(self.blocks, self._row_cache.readers)]
+    def load(self, on_rows: Moved = ignore) -> Extent:
+        """Read all rows, and return their extent. `on_rows` hears the number of rows of each
+        block."""
+        runs = [(*run, on_rows) for run in runs_of(self.blocks, self._row_cache.readers)]
         extents = Threads(len(runs)).run(self._load_run, runs)
         extent: Extent = reduce(add, extents)
         return extent
@@ -113,15 +142,16 @@ class Shard:
         self.weights = in_units(np.concatenate(weights), exponent)
 
     def weights_in(self, here: int) -> NDArray[np.int64]:
-        """Return the weights of the rows of a block, or ALIKE."""
+        """Return the weights of the rows of a block, (rows,), or ALIKE. `here` is its place."""
         return self.weights[self._begins[here] : self._begins[here + 1]]
 
-    def out_in(self, here: int) -> NDArray[np.bool_]:
-        """Tell which rows of a block do not count."""
+    def left_out_in(self, here: int) -> NDArray[np.bool_]:
+        """Return whether each row of a block does not count, (rows,)."""
         return self._out.get(here, np.zeros(self.blocks[here].rows, np.bool_))
 
     def inside(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield for every block that holds some of these (ascending) rows where they are in it."""
+        """Yield (place, rows in it) for each block that holds some of these ascending row
+        numbers."""
         wanted = np.asarray(numbers)
         begins = np.searchsorted(wanted, self._firsts)
         ends = np.searchsorted(wanted, self._firsts + np.diff(self._begins))
@@ -129,34 +159,44 @@ class Shard:
             yield here, wanted[begins[here] : ends[here]] - self._firsts[here]
 
     def rows_at(self, numbers: NDArray[np.int64]) -> Rows:
-        """Return the rows that have one of these (ascending) numbers, in order."""
+        """Return the rows with these ascending numbers that are in the shard, (rows, d), in
+        order."""
         found = [self.rows.take(here, at) for here, at in self.inside(numbers)]
         return np.concatenate(found) if found else np.empty((0, self.features), np.float32)
 
     def weights_at(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the weights of these rows, or ALIKE."""
+        """Return the weights of the rows with these ascending numbers, (rows,), or ALIKE."""
         if not len(self.weights):
             return ALIKE
         return np.concatenate([ALIKE, *(self.weights_in(h)[at] for h, at in self.inside(numbers))])
 
-    def _load_run(self, first: int, blocks: Sequence[Block], noted: Moved) -> Extent:
+    def _load_run(self, first: int, blocks: Sequence[Block], on_rows: Moved) -> Extent:
+        """Read a run of blocks, the first of which has this place; return their extent."""
         extent = Extent(0, np.zeros(self.features, np.float32))
         source = self.source
-        weights = source.weights_of(blocks) if isinstance(source, Weighing) else repeat(None)
-        pairs = zip(_noted(source, blocks), weights, strict=False)
+        weights = source.weights_of(blocks) if isinstance(source, WeightedReader) else repeat(None)
+        pairs = zip(_read_with_losses(source, blocks), weights, strict=False)
         for here, ((block, rows, rounding), given) in enumerate(pairs, start=first):
             extent += replace(self._admit(here, block, rows, given), rounding=rounding)
-            noted(block.rows)
+            on_rows(block.rows)
         return extent
 
     def _admit(
         self, here: int, block: Block, read: Rows, given: NDArray[np.float64] | None
     ) -> Extent:
-        """Put the rows of a block on the shelf, those that do not count as zeros."""
+        """Put the rows of a block into the cache, as zeros where they do not count.
+
+        `read` are the rows as the source gives them, and `given` their weights, (rows,). Returns
+        the extent of the block.
+        """
         rows = self._seen(read)
         extent = Extent.of_rows(rows, block.place, block.start, self._names, read)
         bad: NDArray[np.bool_] = np.zeros(block.rows, np.bool_)
-        if extent.nonfinite and isinstance(self.source, Weighing) and self.source.drop_nonfinite:
+        if (
+            extent.nonfinite
+            and isinstance(self.source, WeightedReader)
+            and self.source.drop_nonfinite
+        ):
             bad = np.logical_not(np.isfinite(rows).all(axis=1))
             given = np.where(bad, 0.0, 1.0 if given is None else given)
         if given is not None and (given != 1).any():
@@ -164,7 +204,7 @@ class Shard:
             out = given == 0
             if out.any():
                 self._out[here] = out
-                read, rows = _blank(read, out), _blank(rows, out)
+                read, rows = _zero_out(read, out), _zero_out(rows, out)
                 extent = Extent.of_rows(rows, block.place, block.start, self._names, read)
                 extent = replace(extent, zeros=extent.zeros - int(out.sum()))
             extent = replace(extent, weights=Span.of(given), dropped=int(bad.sum()))
@@ -172,28 +212,30 @@ class Shard:
         return extent
 
     def _read_again(self, here: int) -> Rows:
+        """Return the rows of the block at this place, read from the source once more."""
         ((_, rows),) = self.source.read([self.blocks[here]])
         rows = self._seen(rows)
-        return _blank(rows, self._out[here]) if here in self._out else rows
+        return _zero_out(rows, self._out[here]) if here in self._out else rows
 
 
-def _noted(
+def _read_with_losses(
     source: Reader, blocks: Sequence[Block]
 ) -> Iterable[tuple[Block, Rows, Rounding | None]]:
-    """Read blocks, and what their rows lost when they were rounded, where the source tells it."""
-    if isinstance(source, Noting):
+    """Yield each block with its rows and what these lost by rounding, where the source tells it."""
+    if isinstance(source, RoundingReader):
         return source.read_noted(blocks)
     return ((block, rows, None) for block, rows in source.read(blocks))
 
 
-def _blank(rows: Rows, out: NDArray[np.bool_]) -> Rows:
+def _zero_out(rows: Rows, out: NDArray[np.bool_]) -> Rows:
+    """Return the rows with zeros in place of those that do not count."""
     return np.where(out[:, None], np.float32(0), rows)
 
 
 def runs_of(blocks: Sequence[Block], count: int) -> list[tuple[int, Sequence[Block]]]:
-    """Cut blocks into runs for so many readers: where each begins, and its blocks.
+    """Cut blocks into about `count` runs, one for each reader: (place of the first block, blocks).
 
-    What is decoded together, the blocks of a row group, stays together.
+    The blocks of a row group stay together, because they are decoded together.
     """
     fair = sum(block.rows for block in blocks) / count
     runs: list[list[Block]] = [[]]

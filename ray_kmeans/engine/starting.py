@@ -1,4 +1,4 @@
-"""What comes before the first step: rows are read, and centers to start from are chosen."""
+"""All before the first step: reads the rows, warns of oddities, chooses the first centers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.process import interrupt
 
 
-def load(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
-    """Let the workers read their rows; return what they found, and say what is odd.
+def read_rows(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
+    """Let the workers read their rows; return a summary of these, and warn of what is odd.
 
-    `names`: of the columns, for messages.
+    `names` are those of the columns, for messages.
     """
     begin = time.perf_counter()
-    summary = pool.summarize(_heeding(ev.begin(emit, ev.Phase.READING, pool.num_rows, "rows")))
+    summary = pool.summarize(_stopping(ev.begin(emit, ev.Phase.READING, pool.num_rows, "rows")))
     emit(
         ev.DataLoaded(
             rows=summary.counting,
@@ -43,18 +43,18 @@ def load(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
     return summary
 
 
-def _heeding(moved: Moved) -> Moved:
-    """Return the same for what may take long: it ends where this process is asked to end."""
+def _stopping(moved: Moved) -> Moved:
+    """Return a callback that does the same, but ends a run that is asked to end meanwhile."""
 
-    def heeded(done: int) -> None:
+    def check_and_move(done: int) -> None:
         interrupt.check()
         moved(done)
 
-    return heeded
+    return check_and_move
 
 
 def _oddities(summary: Summary, names: Sequence[str]) -> Iterator[str]:
-    """Yield what a user should know of the data."""
+    """Yield warnings of what a user should know of the data."""
     if summary.dropped:
         yield (
             f"{summary.dropped:,} of {summary.rows:,} rows hold NaN, null or infinity: they are "
@@ -87,8 +87,10 @@ def _oddities(summary: Summary, names: Sequence[str]) -> Iterator[str]:
         )
 
 
-def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.Emit) -> FitState:
-    """Choose the centers to start from, and save them: a seeding is not lost either."""
+def choose_first_centers(
+    plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.Emit
+) -> FitState:
+    """Choose the first centers and save them, so that a seeding is never lost; return the state."""
     begin = time.perf_counter()
     work = work_of(plan.initial, plan.num_clusters)
     moved = ev.begin(emit, ev.Phase.SEEDING, *work) if work else ignore
@@ -99,18 +101,19 @@ def seeded(plan: FitPlan, pool: Pool, summary: Summary, saver: Saver, emit: ev.E
         seed=plan.random_seed,
         pool=pool,
         summary=summary,
-        moved=_heeding(moved),
+        moved=_stopping(moved),
     )
     emit(ev.Seeded(_name_of(plan.initial), len(centers), time.perf_counter() - begin))
     if isinstance(plan.initial, str):
         _warn_of_copies(centers, len(summary.lost) > 0, emit)
     state = replace(FitState.initial(centers, plan.metric, plan.origin), rows=plan.rows)
     saver.save(state)
-    saver.flush()  # a seeding is not lost either
+    saver.flush()
     return state
 
 
 def _warn_of_copies(centers: NDArray[np.float32], by_rounding: bool, emit: ev.Emit) -> None:
+    """Warn of initial centers that are equal; `by_rounding` tells why rows are."""
     copies = len(centers) - len(np.unique(centers, axis=0))
     if not copies:
         return
@@ -127,6 +130,7 @@ def _warn_of_copies(centers: NDArray[np.float32], by_rounding: bool, emit: ev.Em
 
 
 def _name_of(initial: Initial) -> str:
+    """Return the name of the way in which the first centers were found, for the log."""
     if isinstance(initial, str):
         return initial
     return "given centers" if isinstance(initial, np.ndarray) else "a function"

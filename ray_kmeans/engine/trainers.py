@@ -1,4 +1,4 @@
-"""How a fit makes its next step: full batch, mini-batch, or batches from a stream."""
+"""Trainers, which make the steps of a fit: full batch, mini-batch, or batches of a stream."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class Loadable(NamedTuple):
 
 
 class Trainer(Protocol):
-    """One way to train."""
+    """One way to make the steps of a fit."""
 
     pool: Pool
+    """Workers that hold the rows."""
 
     def start(self, state: FitState) -> FitState:
         """Return the state from which this fit goes on."""
@@ -37,11 +38,11 @@ class Trainer(Protocol):
         """Return the reason to stop before the next step, or None."""
 
     def advance(self, state: FitState, most_steps: int) -> FitState:
-        """Return the state after up to so many steps; the same one where there is no input."""
+        """Return the state after up to `most_steps` steps; the same one where there is no input."""
 
 
 class FullBatch:
-    """A step is a sweep over everything."""
+    """Makes steps of full batch: each is a sweep over all rows."""
 
     def __init__(
         self, pool: Pool, summary: Summary, rule: StopRule, empty_clusters: str = "keep"
@@ -68,7 +69,11 @@ class FullBatch:
 
 
 class MiniBatch:
-    """A step visits the rows of one batch; the steps of an iteration may be made at once."""
+    """Makes steps of mini-batch: each visits the rows of one batch.
+
+    Between two updates of the centers, steps are summed up together: sums are exact, so the bits
+    are the same.
+    """
 
     def __init__(
         self, pool: Pool, summary: Summary, rule: StopRule, batches: Batches, m: int
@@ -99,7 +104,10 @@ class MiniBatch:
         return replace(state, history=(*state.history[:-steps], *seen_to))
 
     def _at_once(self, state: FitState, first: int) -> int:
-        """Return how many steps may be summed up at once, so that nothing is lost."""
+        """Return how many steps may be summed up at once without an overflow of the grid.
+
+        The grid has room for every row once (with weights: for every row of one epoch).
+        """
         assert state.running is not None
         if state.iteration - state.running.done < state.data_since:
             return 1  # the iteration began on other data, and so perhaps on another grid
@@ -109,7 +117,7 @@ class MiniBatch:
 
 
 class Stream:
-    """A step visits the next batch of an iterator, until it ends."""
+    """Makes a step of mini-batch with each batch of an iterator, until that ends."""
 
     def __init__(self, pool: Pool, batches: Iterator[Loadable], rule: StopRule, m: int) -> None:
         self.pool = pool

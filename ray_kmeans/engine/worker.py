@@ -1,4 +1,4 @@
-"""A worker: holds one shard and answers for its rows. A plain class; Ray enters elsewhere."""
+"""The worker of one shard: it holds the rows and computes on them. Ray enters elsewhere."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.engine.label_writer import (
+    BlockLabeller,
     Gatherer,
-    Labelled,
-    Labeller,
+    LabelledBlock,
     Writer,
-    kept_of,
-    write_all,
+    read_kept_columns,
+    write_parts,
 )
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, ignore
@@ -40,21 +40,23 @@ from ray_kmeans.kernels.moving_sums import counts_of
 from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
-"""Values that stay in a processor's cache while they are looked at twice."""
+"""Number of values that stay in a processor's cache while they are read twice."""
 GATHERED_ROWS = 8192
-"""Rows of a mini-batch that are put side by side at once."""
+"""Number of rows of a mini-batch that are copied side by side at once."""
 
 
 def this_process() -> tuple[str, int]:
-    """Return (host, pid)."""
+    """Return the name of this machine and the id of this process."""
     return socket.gethostname(), os.getpid()
 
 
 class ShardWorker:
-    """The rows of one shard, in memory, and what is computed on them.
+    """Holds the rows of one shard, and answers for them.
 
-    Every method but `weigh` may be called again with the same result; a replacement needs `load`,
-    and what its pool remembers.
+    The order of calls: `load`, then `measure`, which fixes the grid of all sums, then any others.
+    Each may be made again with the same result, except `weigh`, which adds seeds. So a worker that
+    replaces another one needs `load`, and then what its pool remembers: `measure`, and every
+    `weigh` since the seeding began.
     """
 
     def __init__(self, setup: WorkerSetup = WorkerSetup()) -> None:  # noqa: B008 (frozen)
@@ -62,34 +64,37 @@ class ShardWorker:
         self._row_cache = setup.row_cache
         self._kernel = kernels.load(setup.kernel, setup.threads, setup.gpus_per_worker)
         self._threads = Threads(setup.threads)
-        self.noted: Moved = ignore
-        """Hears of rows that are read, or whose labels are on their way to be written."""
+        self.on_rows: Moved = ignore
+        """Hears the number of rows of each block that is read, or whose labels are being
+        written."""
         self._loaded: Shard | None = None
         self._grid: Grid | None = None
         self._held: kernels.Held | None = None
         self._potential: Potential | None = None
 
     def where(self) -> tuple[str, int]:
-        """Return (host, pid) of this process."""
+        """Return the name of this machine and the id of this process."""
         return this_process()
 
     def peak_bytes(self) -> int:
-        """Return the most memory that this process has held so far."""
+        """Return the peak bytes of memory of this process so far."""
         found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return found if sys.platform == "darwin" else 1024 * found
 
     def load(self, source: Reader, blocks: Sequence[Block]) -> Extent:
-        """Read the shard, and return its extent, with the rows that are not finite counted."""
+        """Read the shard and return its extent, in which the rows that are not finite are
+        counted."""
         self._loaded = self._held = self._potential = None
         shard = Shard(source, blocks, self._metric, self._row_cache, self._kernel.fingerprint)
-        extent = shard.load(self.noted)
+        extent = shard.load(self.on_rows)
         self._loaded = shard
         return extent
 
     def get_ready(self, n_clusters: int, batch_rows: int | None = None) -> tuple[str, int, float]:
-        """Compile and check what labelling for so many clusters needs, in batches where these are.
+        """Compile and check all that the first step needs, so that no step waits for it.
 
-        Returns what computes the labels, in how many threads, and the seconds that this took.
+        `batch_rows` is the size of mini-batches; None for full batch. Returns the name of what
+        computes the labels, the number of threads, and the seconds that this took.
         """
         begin = time.perf_counter()
         rows = sum(self._shard.rows.sizes)
@@ -99,8 +104,9 @@ class ShardWorker:
         return name, self._threads.count, time.perf_counter() - begin
 
     def _warm_up(self, in_batches: bool) -> None:
-        """Label and sum up two rows, so that the first step need not compile how that is done."""
-        some = np.zeros((2, self._shard.features), np.float32)  # none of the data, which may be far
+        """Label and sum up two rows, so that whatever is compiled for that is compiled now."""
+        # Not two rows of the data, which may have to be fetched from far away.
+        some = np.zeros((2, self._shard.features), np.float32)
         some[:, 0] = 1.0
         centers = np.repeat(some[:1], 2, axis=0)  # a tie for every row, which nothing quick settles
         scale = np.ones(some.shape[1])
@@ -113,7 +119,7 @@ class ShardWorker:
         self._kernel.distances_to(rows, centers, labels, self._metric)
 
     def measure(self, grid: Grid) -> Squares:
-        """Take the grid for all sums to come, and return the sums of squares on it."""
+        """Fix the grid of all sums to come, and return the sums of squares on it."""
         self._grid, self._held, self._potential = grid, None, None
         self._shard.take_units(grid.weight_exponent)
         work = ((rows, self._shard.weights_in(here)) for here, rows in enumerate(self._shard.rows))
@@ -122,6 +128,7 @@ class ShardWorker:
         return squares
 
     def _squares(self, rows: NDArray[np.float32], weights: NDArray[np.int64]) -> Squares:
+        """Return the sums of squares of some rows, (n, d), with their weights, (n,) or ALIKE."""
         total = Squares.zero(rows.shape[1])
         step = max(MEASURED_VALUES // rows.shape[1], 1)
         for start in range(0, len(rows), step):
@@ -134,19 +141,23 @@ class ShardWorker:
         return total
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
-        """Assign every row to its nearest center and return the sums and counts."""
+        """Assign each row to its nearest of the centers, (k, d); return sums and counts by
+        cluster."""
         return Partials(*self._rows_held(centers).sums(centers, self._on.scale))
 
     def sweep_batches(
         self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int
     ) -> BatchPartials:
-        """Do the shard's part of some steps of mini-batch, all with these centers."""
+        """Return the sums of the shard's rows in some mini-batches, all with these centers, (k, d).
+
+        The batches are those of `steps` steps, from `first_step` on.
+        """
         prepared = self._kernel.prepare(centers, self._metric)
         partials = Partials.zero(*centers.shape)
         losses = [0] * steps
         for number in range(steps):
             for rows, weights in self._rows_of(batches, first_step + number):
-                labels = self._assigned(rows, prepared)
+                labels = self._assign(rows, prepared)
                 self._kernel.accumulate(rows, labels, self._on.scale, partials.sums, weights)
                 partials.counts[:] += counts_of(labels, len(centers), weights)
                 distances = self._kernel.distances_to(rows, centers, labels, self._metric)
@@ -156,21 +167,22 @@ class ShardWorker:
         return BatchPartials(partials, tuple(losses))
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the rows of the shard that have one of these (ascending) numbers, in order."""
+        """Return the rows of the shard among these ascending numbers, (rows, d), in order."""
         return self._shard.rows_at(numbers)
 
     def farthest(
         self, centers: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Return up to `count` rows farthest from their centers, and their distances.
+        """Return the distances, (r,), and rows, (r, d), of up to `count` rows far from their
+        centers.
 
-        Ordered by distance, the largest first, then by number.
+        The farthest comes first; of equally far ones the one with the lower number.
         """
         distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
-        for number, block_rows, labels in self._labelled(centers):
+        for number, block_rows, labels in self._label_blocks(centers):
             # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
             here = self._kernel.distances_to(block_rows, centers, labels, Metric.SQUARED_EUCLIDEAN)
-            here[without_direction(block_rows, self._metric) | self._shard.out_in(number)] = 0
+            here[without_direction(block_rows, self._metric) | self._shard.left_out_in(number)] = 0
             order = np.argsort(-here, kind="stable")[:count]
             distances = np.concatenate([distances, here[order]])
             rows = np.concatenate([rows, block_rows[order]])
@@ -179,19 +191,24 @@ class ShardWorker:
         return distances, rows
 
     def chances(self) -> NDArray[np.float64]:
-        """Return the seeding weight of each block before there is a seed."""
+        """Return the seeding weight of each block before there is a seed, (blocks,)."""
         return self._seeded.chances()
 
     def weigh(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Take note of more seeds; return the seeding weight of each block."""
+        """Add seeds, (s, d); return the seeding weight of each block, (blocks,)."""
         return self._seeded.add(centers, self._kernel)
 
     def potentials(self, candidates: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return for each block and candidate the weight that would be left, (blocks, c)."""
+        """Return the weight of each block that each candidate would leave as a seed, (blocks,
+        c)."""
         return self._seeded.with_each(candidates, self._kernel)
 
     def find(self, blocks: NDArray[np.int64], offsets: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the number of the row at each offset into the weights of a block; -1 elsewhere."""
+        """Return the number of the row at each offset into the seeding weights of a block.
+
+        `blocks` (m,) are indices of blocks, `offsets` (m,) the sums of weights before the rows.
+        Where a block is not in this shard, the answer is -1.
+        """
         numbers = np.full(len(blocks), -1)
         places = {block.index: (here, block.first) for here, block in enumerate(self._shard.blocks)}
         for index in np.unique(blocks).tolist():
@@ -204,12 +221,16 @@ class ShardWorker:
     def weights_at(
         self, numbers: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return of the rows with these (ascending) numbers the seeding and their own weights."""
+        """Return the seeding weights and the own weights of the rows with these ascending
+        numbers."""
         found = [self._seeded.weights[here][at] for here, at in self._shard.inside(numbers)]
         return np.concatenate([np.empty(0), *found]), self._shard.weights_at(numbers)
 
     def join(self, key: np.uint64, share: float) -> NDArray[np.float32]:
-        """Return the rows that join the candidates by chance, each on its own, in order."""
+        """Return the rows that join the candidates, each by a draw of its own, (rows, d), in order.
+
+        `share` is the chance of a row over its seeding weight.
+        """
         chosen = [
             self._shard.rows.take(
                 here, np.flatnonzero(self._seeded.joins(here, block.first, key, share))
@@ -219,16 +240,16 @@ class ShardWorker:
         return np.concatenate(chosen)
 
     def draw(self, key: np.uint64, size: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return the tickets that win a draw of so many rows by weight, and their numbers."""
+        """Return the tickets and row numbers of the best `size` rows in a draw by weights."""
         numbers = [np.arange(b.first, b.first + b.rows) for b in self._shard.blocks]
         return weighted_sampling.winners(np.concatenate(numbers), self._shard.weights, key, size)
 
     def nearest_counts(self, n_centers: int) -> NDArray[np.int64]:
-        """Return how many rows are nearest to each of the seeds so far."""
+        """Return the number of rows nearest to each of the seeds so far, (n_centers,)."""
         return self._seeded.counts(n_centers)
 
     def end_seeding(self) -> None:
-        """Forget all seeds, and free what they took."""
+        """Forget all seeds, and free their memory."""
         self._potential = None
 
     def write_labels(
@@ -239,57 +260,66 @@ class ShardWorker:
         second: bool = False,
         together: int = 1,
     ) -> tuple[list[Any], NDArray[np.int64]]:
-        """Write the label of every row, so many blocks together as a part.
+        """Write the label of every row; return what the output returns of each part, and rows by
+        label.
 
-        Returns the parts, and rows by label. `second`: also the second-nearest center.
+        `second` also writes the second-nearest center. `together` blocks make up a part.
         """
-        labeller = Labeller(self._kernel, centers, self._metric, second)
+        labeller = BlockLabeller(self._kernel, centers, self._metric, second)
         counts = np.zeros(len(centers), np.int64)
 
-        def labelled() -> Iterator[Labelled]:
-            for here, rows, labels in self._labelled(centers):
-                out = self._shard.out_in(here)
+        def label_all() -> Iterator[LabelledBlock]:
+            for here, rows, labels in self._label_blocks(centers):
+                out = self._shard.left_out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
-                yield labeller.labelled(self._shard.blocks[here], rows, labels, out)
-                self.noted(len(rows))
+                yield labeller.label(self._shard.blocks[here], rows, labels, out)
+                self.on_rows(len(rows))
 
-        kept = kept_of(self._shard.source, self._shard.blocks, keep_columns)
+        kept = read_kept_columns(self._shard.source, self._shard.blocks, keep_columns)
         stays = self._shard.rows.stays
         threads = self._threads.count
-        parts = write_all(labeller, labelled(), kept, output, together, threads, stays)
+        parts = write_parts(labeller, label_all(), kept, output, together, threads, stays)
         return parts, counts
 
     def gather(
         self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int
     ) -> list[tuple[int, Any]]:
-        """Gather labelled rows by cluster: the bundles of blocks that begin in this shard."""
+        """Put labelled rows in the order of clusters, for the bundles that begin in this shard.
+
+        A bundle is a run of blocks by their indices, and `width` the number of clusters in a
+        folder. Returns (first block, files) of each bundle.
+        """
         mine, files = {block.index: block.rows for block in self._shard.blocks}, []
         for bundle in bundles:
             if bundle[0] in mine:
                 files.append((bundle[0], output.gather(bundle, width)))
-                self.noted(mine[bundle[0]])
+                self.on_rows(mine[bundle[0]])
         return files
 
     @property
     def _shard(self) -> Shard:
-        if self._loaded is None:  # never answer for rows that are not there
+        """The shard, which `load` has read; never answer for rows that are not there."""
+        if self._loaded is None:
             raise RuntimeError("this worker holds no shard: load comes first")
         return self._loaded
 
     @property
     def _on(self) -> Grid:
+        """The grid of all sums, which `measure` has fixed."""
         if self._grid is None:
             raise RuntimeError("this worker has no grid: measure comes before sweep")
         return self._grid
 
     @property
     def _seeded(self) -> Potential:
+        """The seeding weights, made when they are first needed."""
         if self._potential is None:
             shard = self._shard
             self._potential = Potential(shard.rows, self._metric, shard.weights_in)
         return self._potential
 
     def _rows_held(self, centers: NDArray[np.float32]) -> kernels.Held:
+        """Return the rows as the kernel holds them from sweep to sweep."""
         if self._held is None:
             rows, weights = self._shard.rows, self._shard.weights
             if rows.stays:
@@ -301,19 +331,20 @@ class ShardWorker:
                 )
         return self._held
 
-    def _assigned(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:
+    def _assign(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:
+        """Return the label of each row, (n,)."""
         labels = np.empty(len(rows), np.int32)
         self._kernel.assign(rows, prepared, labels)
         return labels
 
-    def _labelled(
+    def _label_blocks(
         self, centers: NDArray[np.float32]
     ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32]]]:
-        """Yield the place of each block in the shard, its rows and their labels."""
-        if not self._shard.rows.stays:  # fetched once, and not a second time for who asks
+        """Yield (place in the shard, rows, labels) of each block."""
+        if not self._shard.rows.stays:  # labelled as they come: they are fetched once, not twice
             prepared = self._kernel.prepare(centers, self._metric)
             for here, rows in enumerate(self._shard.rows):
-                yield here, rows, self._assigned(rows, prepared)
+                yield here, rows, self._assign(rows, prepared)
             return
         labels = self._rows_held(centers).assign(centers)
         first = 0
@@ -324,7 +355,7 @@ class ShardWorker:
     def _rows_of(
         self, batches: Batches, step: int
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yield the shard's rows of a mini-batch and their weights, some at a time."""
+        """Yield (rows, weights) of the shard's part of a mini-batch, some rows at a time."""
         if batches.is_whole:
             for here, rows in enumerate(self._shard.rows):
                 yield rows, self._shard.weights_in(here)

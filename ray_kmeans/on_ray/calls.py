@@ -1,4 +1,8 @@
-"""What hosts are asked, for which shards, and how long that may take."""
+"""Typed calls of actors, and the calls that a pool has under way: whom they ask, for which shards.
+
+An actor's method is named by the function of its class, as in ``call(worker, KMeansWorker.hello)``:
+so its callers can be found, and mypy checks the arguments. Only here does it become a name.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,27 @@ A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LAG = 3.0
+LAG_FACTOR = 3.0
+"""A worker lags when it takes this many times the median time of the others, ..."""
 LEAST_LAG_S = 10.0
-"""A worker lags when it takes so many times as long as half of them took, and so long at least."""
+"""... and at least this number of seconds."""
 
 Group: TypeAlias = tuple[int, ...]
-"""Shards that one host answers for in one call."""
+"""Ascending numbers of the shards that one worker process answers for in one call."""
 Submit: TypeAlias = Callable[[Any, Group], Any]
+"""Submits a call for some shards of a worker process; returns a reference to its answer, or several
+where the answer comes in parts."""
 
 
 class Call(NamedTuple):
-    """What a host was asked."""
+    """A call that is under way."""
 
-    host: Any
+    worker: Any
+    """Handle of the worker process that was asked."""
     group: Group
+    """Shards that it was asked for."""
     parts: list[Any]
-    """References to its answer, where that is not fetched."""
+    """References to the parts of its answer, where these are not fetched here; else empty."""
 
 
 def call(
@@ -50,25 +59,32 @@ def method_of(actor: ActorHandle[A], method: Callable[Concatenate[A, P], R]) -> 
     return getattr(actor, method.__name__)
 
 
-def submitted(submit: Submit, homes: Mapping[int, Any]) -> dict[Any, Call]:
-    """Ask the hosts of these shards; return the calls by what is waited for."""
+def submit_all(submit: Submit, homes: Mapping[int, Any]) -> dict[Any, Call]:
+    """Submit one call to each worker that holds some of these shards.
+
+    `homes` are the workers by shard. Returns each call by the reference to wait for.
+    """
     calls = {}
-    for host, group in by_host(homes):
-        asked = submit(host, group)
-        first, *parts = asked if isinstance(asked, list) else [asked]
-        calls[first] = Call(host, group, parts)
+    for worker, group in group_by_worker(homes):
+        references = submit(worker, group)
+        first, *parts = references if isinstance(references, list) else [references]
+        calls[first] = Call(worker, group, parts)
     return calls
 
 
-def by_host(homes: Mapping[int, Any]) -> Iterator[tuple[Any, Group]]:
-    """Yield each host with its shards."""
-    for host in dict.fromkeys(homes.values()):
-        yield host, tuple(sorted(shard for shard, home in homes.items() if home is host))
+def group_by_worker(homes: Mapping[int, Any]) -> Iterator[tuple[Any, Group]]:
+    """Yield each worker with the ascending shards that it holds."""
+    for worker in dict.fromkeys(homes.values()):
+        yield worker, tuple(sorted(shard for shard, home in homes.items() if home is worker))
 
 
-def until_lag(began: float, taken: Sequence[float]) -> float | None:
-    """Return the seconds until the hosts that have not answered lag; None: they may take time."""
+def seconds_until_lag(began: float, taken: Sequence[float]) -> float | None:
+    """Return the seconds from now on after which workers without an answer lag.
+
+    `began` is when all were asked, by time.monotonic; `taken` are the seconds of those that have
+    answered. None while nobody has: then nothing tells how long it should take.
+    """
     if not taken:
         return None
-    usual = sorted(taken)[len(taken) // 2]
-    return max(max(LAG * usual, LEAST_LAG_S) - (time.monotonic() - began), 0.0)
+    median = sorted(taken)[len(taken) // 2]
+    return max(max(LAG_FACTOR * median, LEAST_LAG_S) - (time.monotonic() - began), 0.0)

@@ -1,4 +1,4 @@
-"""Room of a Ray cluster for workers: on the nodes that are there, or on nodes that may come."""
+"""Whether a Ray cluster has room for workers: on nodes that are there, or that may come."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import ray
 from ray_kmeans.errors import ClusterError
 
 GRACE_S = 5.0
-"""For nodes of a cluster that is just starting."""
+"""Seconds that the nodes of a Ray cluster that is just starting have to come."""
 UNKNOWN_S = 12.0
-"""Longest wait to hear whether the cluster has an autoscaler; its first report takes 5 to 10 s."""
+"""Longest wait in seconds to hear whether there is an autoscaler; its first report takes 5 to
+10."""
 
 
 def check(workers: int, cpus: float, gpus: float = 0.0, timeout: float = math.inf) -> None:
-    """Raise ClusterError if the cluster can never hold all workers at once.
+    """Raise ClusterError if the Ray cluster can never hold this number of workers at once.
 
-    What counts is what the nodes have, not what is free now: that may become free. It is left to
-    their start where an autoscaler may add nodes or nobody knows whether there is one, and where
-    they have no more time than this, which is the `timeout`.
+    `cpus` and `gpus` are those of each worker. What counts is what the nodes have, not what is free
+    now: the rest may become free. Nothing is raised where an autoscaler may add nodes, or nobody
+    knows whether there is one, nor where the workers must start within a `timeout`, in seconds,
+    that is shorter than this check: then their start tells.
     """
     begin = time.monotonic()
     while (found := sum(_rooms(cpus, gpus))) < workers:
@@ -49,6 +51,7 @@ def can_grow() -> bool | None:
 
 
 def _types_of_nodes() -> set[str]:
+    """Return the types of nodes that an autoscaler of either kind tells of; empty: none tells."""
     from ray.autoscaler.v2.sdk import get_cluster_status
     from ray.experimental.internal_kv import _internal_kv_get
 
@@ -64,7 +67,7 @@ def _types_of_nodes() -> set[str]:
 
 
 def _nodes() -> list[dict[str, float]]:
-    """Return what each node has, used or not."""
+    """Return the resources of each node, by kind, in use or not."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
 
@@ -79,6 +82,7 @@ def _rooms(cpus: float, gpus: float) -> list[int]:
 
 
 def _refusal(workers: int, cpus: float, gpus: float, found: int) -> str:
+    """Return the sentence of the error: what is needed, what there is, what to do."""
     each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
     nodes = _nodes()
     have = ", ".join(

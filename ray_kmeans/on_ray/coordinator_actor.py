@@ -1,4 +1,4 @@
-"""The coordinator as a process of its own: it runs a fit and answers for it meanwhile."""
+"""The class of the coordinator process: it runs one fit, and answers for it meanwhile."""
 
 from __future__ import annotations
 
@@ -16,45 +16,53 @@ import ray
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore, Store
+from ray_kmeans.engine.newest_state import NewestState
 from ray_kmeans.engine.options import Workload
-from ray_kmeans.engine.reached import Reached
 from ray_kmeans.errors import RayKMeansError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.object_store import put
 from ray_kmeans.on_ray.pool import RayPool
 
 LINGER_S = 60.0
-"""That a fit which nobody follows waits, when it is over, for somebody to ask for its end."""
+"""Seconds that a finished detached fit stays alive so that its outcome can be fetched."""
 
 
-class _Telling(logging.Handler):
-    """Tells what is logged here, as that a store is waited for, where the driver hears it."""
+class _EventHandler(logging.Handler):
+    """Turns warnings that are logged in this process into events, which the driver logs.
 
-    def __init__(self, tell: ev.Emit) -> None:
+    Otherwise nobody would hear of them: as when a store is waited for.
+    """
+
+    def __init__(self, emit: ev.Emit) -> None:
         super().__init__(logging.WARNING)
-        self._tell = tell
+        self._emit = emit
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(ev.Logged(record.getMessage()))
+        self._emit(ev.Logged(record.getMessage()))
 
 
 class Outcome(NamedTuple):
-    """How a fit ended."""
+    """End of a fit."""
 
     state: FitState | None
+    """Final state of the fit; None where it failed."""
     error: BaseException | None
+    """Error that ended the fit; None where it did not fail."""
 
 
 class Coordinator:
-    """Runs one fit in a thread."""
+    """Runs one fit in a thread of its own, so that it can answer while the fit goes on."""
 
     def __init__(self) -> None:
         self._events: list[ev.Event] = []
+        """Events of the fit from its start on; only appended to, so that any thread may read."""
         self._outcome: Outcome | None = None
+        """Outcome of the fit; None while it runs. Set after its last event."""
         self._plan: FitPlan | None = None
-        self._reached = Reached()
+        """Plan of the fit that runs; None before the first call of `start`."""
+        self._newest = NewestState()
         self._starting = Lock()
-        logging.getLogger("ray_kmeans").addHandler(_Telling(self._events.append))
+        logging.getLogger("ray_kmeans").addHandler(_EventHandler(self._events.append))
 
     def start(
         self,
@@ -63,7 +71,10 @@ class Coordinator:
         workload: Workload,
         is_detached: bool,
     ) -> FitPlan:
-        """Start the fit, unless it runs already; return what that one is to do.
+        """Start the fit, unless one runs already; return the plan of the fit that runs.
+
+        A detached coordinator has a name, and several drivers may come with it at once: the first
+        call starts the fit, and all get the same plan to compare theirs with.
 
         The source of the workload may be an ObjectRef. Inside of a record Ray passes the reference
         on; as an argument of its own it would be replaced by the rows.
@@ -78,35 +89,41 @@ class Coordinator:
         return self._plan
 
     def since(self, number: int) -> tuple[list[ev.Event], Outcome | None]:
-        """Return the events from this number on, and how the fit ended, if it did."""
-        outcome = self._outcome  # before the events, so that none is left out
+        """Return the events from this number on, and how the fit ended; None while it runs."""
+        outcome = self._outcome  # before the events: else one might come between, and be left out
         return self._events[number:], outcome
 
     def stop(self) -> None:
-        """Save what the fit has reached; then this process may end."""
-        self._reached.save()
+        """Save the newest state of the fit; then this process may be ended."""
+        self._newest.save()
 
     def _run(self, plan: FitPlan, store: Store, workload: Workload) -> None:
+        """Run the fit and set its outcome, whatever happens."""
         try:
             with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
                 self._outcome = Outcome(self._fit(plan, held, workload), None)
         except BaseException as error:
-            if not isinstance(error, RayKMeansError):  # it loses its traceback on the way
+            if not isinstance(error, RayKMeansError):  # it loses its traceback on its way there
                 self._events.append(ev.Logged(traceback.format_exc()))
             self._outcome = Outcome(None, error)
 
     def _fit(self, plan: FitPlan, held: LeasedStore, workload: Workload) -> FitState:
+        """Fit with workers that belong to this process, and end these."""
         if not isinstance(workload.source, ray.ObjectRef):
             workload = replace(workload, source=put(workload.source))
         emit = self._events.append
         pool = RayPool(workload, plan.metric, emit)
         try:
-            return run_fit(plan, pool, held, emit, reached=self._reached)
+            return run_fit(plan, pool, held, emit, newest=self._newest)
         finally:
             pool.close()
 
     def _linger(self) -> None:
+        """End this process some time after the fit, for a detached one that nobody follows.
+
+        Whoever follows the fit ends the process as soon as it has the outcome.
+        """
         while self._outcome is None:
             time.sleep(1)
         time.sleep(LINGER_S)
-        os._exit(0)  # who follows it ends it when it has the outcome
+        os._exit(0)

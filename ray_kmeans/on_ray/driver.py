@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: join or start Ray, put the coordinator in an actor, follow its events."""
+"""The driver's side of a run on Ray: joins or starts Ray, starts and follows the coordinator."""
 
 from __future__ import annotations
 
@@ -43,21 +43,24 @@ from ray_kmeans.on_ray.worker_group import LOST, dies_by_itself, first_line
 from ray_kmeans.process import interrupt
 
 POLL_S = 0.1
+"""Seconds between two questions to the coordinator for new events."""
 NAMESPACE = "ray_kmeans"
+"""Namespace of Ray in which detached coordinators have their names."""
 HEAD = "node:__internal_head__"
-"""What the node of the head has as a resource."""
+"""Name of the resource that only the head node of a Ray cluster has."""
 SAVE_S = 60.0
-"""For a coordinator that is to end to save what it has reached."""
+"""Seconds that a coordinator which is to be ended has to save its newest state."""
 PLACING_S = 1.0
-"""Until a coordinator that could not be placed is placed anew."""
+"""Seconds until a coordinator that could not be placed is placed anew."""
 DOUBT_S = 90.0
-"""That a coordinator may be out of reach; Ray says within it whether its node is dead."""
+"""Seconds that an unreachable coordinator is asked again before it counts as dead. Ray tells within
+that time whether its node is."""
 
 
 def connect(address: str | None, num_workers: int | None, cpus_per_worker: float | None) -> None:
-    """Join the Ray cluster at `address` (or RAY_ADDRESS); where there is none, start one here.
+    """Join the Ray cluster at `address` (or RAY_ADDRESS); without an address start a Ray here.
 
-    One that is started here has room for `num_workers`, also beyond the CPUs of this machine.
+    A Ray that is started here has CPUs for `num_workers`, also more than this machine has.
     """
     if ray.is_initialized():
         return
@@ -71,7 +74,10 @@ def connect(address: str | None, num_workers: int | None, cpus_per_worker: float
 
 
 def _join(address: str, said: str) -> None:
-    """Join a cluster; ConfigError, within seconds, where none answers."""
+    """Join the Ray cluster at an address; raise ClusterError within seconds where none answers.
+
+    `said` is the setting that the user gave, for the error.
+    """
     head.refuse_other_ways(address, said)
     try:
         found = services.canonicalize_bootstrap_address(address)
@@ -90,21 +96,21 @@ def _join(address: str, said: str) -> None:
 
 
 def node_cpus() -> list[int]:
-    """Return the whole CPUs of each node that has any, as Ray counts them."""
+    """Return the number of whole CPUs of each node that has any, as Ray counts them."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     counts = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
     return [count for count in counts if count > 0] or [1]
 
 
 def nodes_with_gpus() -> list[tuple[float, float]]:
-    """Return (CPUs, GPUs) of each node that has any of both, as Ray counts them."""
+    """Return (CPUs, GPUs) of each node that has both, as Ray counts them."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     return [(r["CPU"], r["GPU"]) for r in resources if r.get("CPU") and r.get("GPU")]
 
 
 def memory_per_cpu() -> int:
-    """Return the memory for each CPU of the node where that is least, in bytes by Ray."""
+    """Return the bytes of memory per CPU on the node that has least, as Ray counts them."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     shares = [r["memory"] / r["CPU"] for r in resources if r.get("CPU") and r.get("memory")]
@@ -138,7 +144,6 @@ def fit_on_ray(
       newer than those before this call counts as such: an older one ended an earlier fit.
     - From the first death on the plan is `in_danger`: each coordinator saves so often that it gets
       further than the one before, however short it lives.
-    - Once a checkpoint has been saved the rows are proven: they do not kill whoever reads them.
     - When coordinators die again and again, this process coordinates the fit itself: a driver lives
       where Ray kills actors for want of memory. A detached fit cannot: it outlives this process.
     """
@@ -196,7 +201,7 @@ def _check_hope(losses: CoordinatorLosses, error: Exception) -> None:
 
 
 def _fit_from_here(plan: FitPlan, store: Store, workload: Workload, emit: ev.Emit) -> FitState:
-    """Fit with this process as the coordinator: it lives where others are killed."""
+    """Fit with this process as the coordinator."""
     emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
     with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
         pool = RayPool(workload, plan.metric, emit)
@@ -207,13 +212,14 @@ def _fit_from_here(plan: FitPlan, store: Store, workload: Workload, emit: ev.Emi
 
 
 def _stop(coordinator: Any) -> None:
-    """Let a coordinator save what it has reached, and end it."""
+    """Let a coordinator save its newest state, and end it."""
     with suppress(*LOST, GetTimeoutError):
         ray.get(call(coordinator, Coordinator.stop), timeout=SAVE_S)
     ray.kill(coordinator)
 
 
 def _check_room(workload: Workload) -> None:
+    """Raise ClusterError where the Ray cluster can never hold the fewest workers of a run."""
     capacity.check(
         workers=workload.fewest_workers,
         cpus=workload.options.cpus_per_worker,
@@ -223,7 +229,7 @@ def _check_room(workload: Workload) -> None:
 
 
 def _is_running(name: str) -> bool:
-    """Tell whether there is a detached fit of this name; it has its workers, or waits for them."""
+    """Tell whether there is a detached fit of this name: then it has workers, or waits for them."""
     try:
         ray.get_actor(name, NAMESPACE)
     except ValueError:
@@ -232,20 +238,26 @@ def _is_running(name: str) -> bool:
 
 
 def open_pool(workload: Workload, metric: Metric, emit: ev.Emit) -> RayPool:
-    """Return a pool that this process owns."""
+    """Start the workers of a run, which belong to this process; return a pool of them."""
     _check_room(workload)
     return RayPool(replace(workload, source=put(workload.source)), metric, emit)
 
 
 def _coordinator(name: str | None, store: Store) -> Any:
-    # On the driver's node, so that a local model_dir means the same place for both.
+    """Return a new coordinator; with a name the one that has it, if there is one.
+
+    It lives on the node of this driver, so that a local model_dir means the same place for both. A
+    detached one with a store that all nodes can reach lives where it outlives the head.
+
+    No place is a soft wish. Where Ray hears late of a node, it would take the head's instead
+    without a word, and the fit would die with the head. It raises ActorUnschedulableError instead,
+    and `fit_on_ray` asks again.
+    """
     here = ray.get_runtime_context().get_node_id()
     actor: Any = ray.remote(num_cpus=0, max_restarts=0)(Coordinator)
     if name is None:
         hard = NodeAffinitySchedulingStrategy(here, soft=False)
         return actor.options(max_concurrency=2, scheduling_strategy=hard).remote()
-    # Not a soft wish: where Ray hears late of a node, it would take the head's without a word, and
-    # the fit would die with the head. It raises ActorUnschedulableError instead, and is asked anew.
     there = here if store.is_local else _lasting_node(here)
     return actor.options(
         max_concurrency=2,
@@ -258,9 +270,11 @@ def _coordinator(name: str | None, store: Store) -> Any:
 
 
 def _lasting_node(here: str) -> str:
-    """Return the node for a coordinator that is to outlive the head: this one, unless it is that.
+    """Return the id of the node for a detached coordinator: `here`, unless that is the head node.
 
-    What runs on the node of the head dies with it, also where Ray's other nodes wait for it.
+    What runs on the head node dies with it, also where the other nodes wait for a head that comes
+    back. From the head another node is taken, the first by its id, so that all drivers which come
+    with the same name choose the same; where there is no other node, the head must do.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     heads = {node["NodeID"] for node in nodes if HEAD in node["Resources"]}
@@ -271,7 +285,8 @@ def _lasting_node(here: str) -> str:
 def _answer(ask: Callable[[], Any]) -> Any:
     """Return the coordinator's answer; ask again while Ray does not know whether it is dead.
 
-    Who is asked to end meanwhile does not wait for it, nor for the coordinator to start.
+    The wait is cut into seconds, so that a driver which is asked to end meanwhile ends at once,
+    also while the coordinator has not started yet.
     """
     end = time.monotonic() + DOUBT_S
     while True:
@@ -287,9 +302,9 @@ def _answer(ask: Callable[[], Any]) -> Any:
         time.sleep(POLL_S)
 
 
-def _check_same(asked: FitPlan, running: FitPlan) -> None:
-    """Raise ConfigError where a fit of the same name is to do something else."""
-    if asked.name != running.name:
+def _check_same(plan: FitPlan, running: FitPlan) -> None:
+    """Raise ConfigError where the fit that runs under this name does not have this plan."""
+    if plan.name != running.name:
         raise ConfigError(
             "a detached fit with other parameters runs on this model_dir. Give the same as it has, "
             "to follow it, or stop it first."
@@ -299,7 +314,7 @@ def _check_same(asked: FitPlan, running: FitPlan) -> None:
 def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
     """Pass the coordinator's events on until the fit ends; return its result or raise its error.
 
-    Whoever sees its end ends the coordinator.
+    Whoever sees the end of the fit ends the coordinator, also a detached one.
     """
     seen = 0
     while True:

@@ -1,4 +1,4 @@
-"""Looks whether the head of a Ray cluster answers, before Ray itself waits for it for minutes.
+"""A check whether the head of a Ray cluster answers, before Ray itself waits for it for minutes.
 
 The GCS of a head speaks gRPC. One call of it is made here over a plain socket: gRPC for Python need
 not be installed where Ray is, and Ray's own client prints lines and waits for 40 seconds.
@@ -18,17 +18,24 @@ from ray_kmeans.errors import ClusterError, ConfigError
 from ray_kmeans.text.secrets import redacted
 
 RESOLVE_S = 6.0
+"""Longest wait in seconds for a name server."""
 CONNECT_S = 5.0
-"""For a head that is just starting, too: until then a refusal is asked again."""
+"""Longest wait in seconds for a connection; until then a refusal is asked again, because the head
+may be just starting."""
 ANSWER_S = 6.0
+"""Longest wait in seconds for an answer over a connection."""
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+"""Path of the call of gRPC that is made."""
 HEADERS, DATA, RESET, SETTINGS, GOAWAY = 1, 0, 3, 4, 7
+"""Kinds of frames of HTTP/2."""
 END_STREAM, END_HEADERS = 1, 4
+"""Flags of frames of HTTP/2."""
 NOT_IMPLEMENTED = b"grpc-status\x0212"
+"""Header of an answer of gRPC that does not know the call."""
 STATUS_200 = re.compile(rb"([\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])*\x88")
-"""How the headers of an answer begin in HPACK; a size of its table may be before them."""
+"""Beginning of the headers of an answer in HPACK; a new size of its table may come before them."""
 PLAIN = b"\0"
-"""How a message of gRPC begins that is not compressed."""
+"""First byte of a message of gRPC that is not compressed."""
 
 
 def check(address: str, said: str) -> None:
@@ -36,8 +43,8 @@ def check(address: str, said: str) -> None:
 
     `said` is what the user wrote, for the error.
     """
-    host, port = _parts(address, said)
-    with _connected(host, port, said) as link:
+    host, port = _split_address(address, said)
+    with _connect(host, port, said) as link:
         if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
             return  # what follows would have to be encrypted: Ray finds out
         problem = _ask(link, f"{host}:{port}")
@@ -49,7 +56,7 @@ def check(address: str, said: str) -> None:
 
 
 def refuse_other_ways(address: str, said: str) -> None:
-    """Raise ConfigError for an address by which a run cannot join."""
+    """Raise ConfigError for a URL: a run joins Ray by HOST:PORT alone."""
     if "://" in address:
         raise ConfigError(
             f"{redacted(said)}: a run joins a Ray cluster at HOST:PORT of its head, on one of its "
@@ -58,18 +65,19 @@ def refuse_other_ways(address: str, said: str) -> None:
         )
 
 
-def _parts(address: str, said: str) -> tuple[str, int]:
+def _split_address(address: str, said: str) -> tuple[str, int]:
+    """Return host and port of an address; raise ConfigError where it is not HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"{redacted(said)} is not HOST:PORT of the head of a Ray cluster.")
     return host.strip("[]"), int(port)
 
 
-def _connected(host: str, port: int, said: str) -> socket.socket:
-    """Return a connection; ask again for a little while where it is refused."""
+def _connect(host: str, port: int, said: str) -> socket.socket:
+    """Return an open connection; try again for a little while where it is refused."""
     end = time.monotonic() + CONNECT_S
     problem: OSError | None = None
-    places = _resolved(host, port, said)
+    places = _resolve(host, port, said)
     while True:
         for family, place in places:
             link = socket.socket(family, socket.SOCK_STREAM)
@@ -91,6 +99,7 @@ def _connected(host: str, port: int, said: str) -> socket.socket:
 
 
 def _reason(error: OSError | None) -> str:
+    """Return a text of why a connection failed."""
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens on this port"
     if isinstance(error, TimeoutError):
@@ -98,8 +107,8 @@ def _reason(error: OSError | None) -> str:
     return str(error.strerror if error and error.strerror else error)
 
 
-def _resolved(host: str, port: int, said: str) -> list[tuple[int, tuple[object, ...]]]:
-    """Return the addresses of a host; a name server that is silent is not waited for."""
+def _resolve(host: str, port: int, said: str) -> list[tuple[int, tuple[object, ...]]]:
+    """Return (family, address) of a host; a name server that is silent is not waited for."""
     found: list[tuple[int, tuple[object, ...]]] = []
     problems: list[OSError] = []
 
@@ -123,7 +132,7 @@ def _resolved(host: str, port: int, said: str) -> list[tuple[int, tuple[object, 
 
 
 def _ask(link: socket.socket, authority: str) -> str:
-    """Ask whether the GCS is alive; return what is wrong, or ''."""
+    """Ask whether the GCS is alive; return what is wrong as a text, or ''."""
     headers = {
         ":method": "POST",
         ":scheme": "http",
@@ -162,18 +171,19 @@ def _ask(link: socket.socket, authority: str) -> str:
 
 
 def _field(name: str, value: str) -> bytes:
-    """Return a header as HPACK has it, written out."""
+    """Return a header in the form of HPACK that refers to no table."""
     return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
 
 def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    """Return a frame of HTTP/2."""
     return (
         struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
     )
 
 
 def _frames(link: socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield the frames of HTTP/2 that come, as kind, flags, stream and body."""
+    """Yield (kind, flags, stream, body) of each frame of HTTP/2 that comes."""
     end = time.monotonic() + ANSWER_S
     data, is_http2 = b"", False
     while True:

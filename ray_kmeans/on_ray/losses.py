@@ -1,4 +1,4 @@
-"""How often in a row something dies, and when that is hopeless."""
+"""Counts of deaths in a row of workers and coordinators, and when to give up."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ from collections import Counter
 from collections.abc import Iterable
 
 MOST = 3
-"""Deaths in a row of what Ray itself kills for want of memory."""
+"""Deaths in a row that are borne of a process that Ray kills for want of memory."""
 MOST_LOST = 12
-"""Deaths in a row of anything else: something may go round and kill. Of two workers that are killed
-at random, the same one is hit six times in a row within minutes."""
+"""Deaths in a row that are borne of any other process: something may go round and kill. Of two
+workers that are killed at random, the same one is hit six times in a row within minutes."""
 STILL_S = 600.0
-"""However often workers or a coordinator die, they have so long to get on."""
+"""Seconds that workers or coordinators have to get on, however often they die meanwhile."""
 
 
 class ShardLosses:
-    """Deaths of workers, by shard. A shard that kills whoever reads it must end the run.
+    """Counts deaths of workers by shard, to tell a shard that kills from one that is killed.
 
-    A killer that goes round kills this worker and that one; a shard that kills does so while the
-    others live. So what counts for a shard are its worker's deaths between which no other worker
-    died. Many deaths of all workers end the run only where nobody answers for long.
+    A shard may kill whoever reads it, as when its rows do not fit the memory: then the run must
+    end, or it would go on for ever. But workers are also killed from outside (a machine that is
+    taken away, a test): then they are replaced, however often.
+
+    - A killer that goes round takes this worker and that one; a shard that kills does so while the
+      others live. So what counts against a shard (`_alone`) are the deaths of its workers between
+      which no worker of other shards has died.
+    - Once a worker has answered for a shard its counts begin at 0: whoever reads it lives.
+    - Where all workers die in turn, no count of `_alone` grows. Then the run ends only when nobody
+      has answered for long, and the shard has died often, too.
+    - Where Ray itself ended the worker for its memory, nothing came from outside: few deaths do.
     """
 
     def __init__(self) -> None:
         self._deaths: Counter[int] = Counter()
+        """Deaths of each shard's workers since one has answered."""
         self._alone: Counter[int] = Counter()
+        """The same, but only those since the last death of a worker of other shards."""
         self._answered = time.monotonic()
+        """When any worker answered last, by time.monotonic."""
 
     def answer(self, shards: Iterable[int]) -> None:
         """Note that workers have answered for these shards: they kill nobody."""
@@ -42,11 +53,12 @@ class ShardLosses:
         self._deaths.update(died)
 
     def count(self, shard: int) -> int:
-        """Return the deaths of a shard's worker since it answered last."""
+        """Return the number of deaths of a shard's workers since one has answered."""
         return self._deaths[shard]
 
     def is_hopeless(self, shard: int, by_itself: bool) -> bool:
-        """Tell whether another worker would die too; `by_itself`: of its own want of memory."""
+        """Tell whether another worker would die, too; `by_itself`: this one surely died of its
+        rows."""
         if by_itself:
             return self._deaths[shard] > MOST
         if self._alone[shard] > MOST_LOST:
@@ -55,20 +67,28 @@ class ShardLosses:
 
 
 class CoordinatorLosses:
-    """Deaths of coordinators since the last progress, which is a checkpoint."""
+    """Counts the deaths of coordinators since the last progress, which is a new checkpoint.
+
+    A fit in danger saves after every iteration that takes long enough, so a coordinator that lives
+    for one iteration makes progress, and the count begins anew.
+    """
 
     def __init__(self, reached: list[str]) -> None:
         self._reached = reached
+        """The newest checkpoint, as a list of none or one."""
         self._since = time.monotonic()
+        """When the last progress was seen, by time.monotonic."""
         self.count = 0
+        """Number of deaths since then."""
 
     def add(self, reached: list[str]) -> None:
-        """Count one more, with the newest checkpoint that was there when it died."""
+        """Count one death, with the newest checkpoint that was there when it happened."""
         if reached != self._reached:
             self._reached, self._since, self.count = reached, time.monotonic(), 0
         self.count += 1
 
     def is_hopeless(self, by_itself: bool) -> bool:
-        """Tell whether another one would die, too; one that dies `by_itself` has no more time."""
+        """Tell whether another coordinator would die, too; one that died `by_itself` gets no
+        time."""
         waited = time.monotonic() - self._since
         return self.count > MOST and (by_itself or waited >= STILL_S)

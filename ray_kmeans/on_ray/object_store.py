@@ -1,4 +1,4 @@
-"""What is put into Ray's object store, to reach other processes."""
+"""Ray's object store: how values get into it, and the error when they find no room there."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 from ray_kmeans.errors import NoRoomError
 
 INLINE_BYTES = 64 * 1024
+"""Largest number of bytes of an argument that travels with its call."""
 
 
 def put(value: Any) -> Any:
-    """Return a reference to a value, which travels once for each node."""
+    """Put a value into the object store; return a reference. It travels to each node once."""
     with room():
         return ray.put(value)
 
 
 def sent(arg: Any) -> Any:
-    """Put what is large into the object store once; what is small travels faster with the call."""
+    """Return a reference to a large argument, put into the object store once; a small one as it
+    is."""
     return put(arg) if getattr(arg, "nbytes", 0) > INLINE_BYTES else arg
 
 
 @contextmanager
 def room() -> Iterator[None]:
-    """Raise NoRoomError where something finds no room in an object store, nor on the disk."""
+    """Turn Ray's errors for a full object store and a full disk into NoRoomError."""
     try:
         yield
     except (ObjectStoreFullError, OutOfDiskError) as error:

@@ -1,9 +1,9 @@
-"""The pool on Ray: actors hold the shards; the work of one that dies or lags is done elsewhere."""
+"""The pool on Ray: worker processes hold the shards, and do the work of one that dies or lags."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -28,23 +28,23 @@ from ray_kmeans.on_ray.calls import (
     Call,
     Group,
     Submit,
-    by_host,
     call,
+    group_by_worker,
     method_of,
-    submitted,
-    until_lag,
+    seconds_until_lag,
+    submit_all,
 )
 from ray_kmeans.on_ray.losses import MOST_LOST, ShardLosses
 from ray_kmeans.on_ray.object_store import room, sent
-from ray_kmeans.on_ray.progress_polls import Looks
+from ray_kmeans.on_ray.progress_polls import ProgressPolls
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 from ray_kmeans.on_ray.worker_group import (
     LOST,
-    Crew,
-    dealt,
+    WorkerGroup,
     dies_by_itself,
     first_line,
-    moves,
+    place_shards,
+    plan_moves,
 )
 
 P = ParamSpec("P")
@@ -52,8 +52,9 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Sums)
 
 SLICE_FROM = 2**27
+"""Bytes of the sums of all worker processes from which on they are added up in slices."""
 MOST_SLICES = 16
-"""The sums of all hosts are added up in slices from so many bytes on, in so many at most."""
+"""Largest number of slices: of worker processes that add up at the same time."""
 
 
 class _Asked(NamedTuple):
@@ -77,20 +78,25 @@ class _Asked(NamedTuple):
         by_name = {name: sent(arg) for name, arg in kwargs.items()}
         return cls(method.__name__, tuple(map(sent, args)), by_name)
 
-    def ask_of(self, host: Any, group: Group) -> Any:
-        """Submit it for some shards of a host, to be answered for each of them."""
-        return call(host, KMeansWorker.ask, group, self.name, *self.args, **self.kwargs)
+    def ask_of(self, worker: Any, group: Group) -> Any:
+        """Submit it for some shards of a worker process, to be answered for each of them."""
+        return call(worker, KMeansWorker.ask, group, self.name, *self.args, **self.kwargs)
 
-    def total_of(self, host: Any, group: Group) -> Any:
-        """Submit it for some shards of a host, to be answered by the sum."""
-        return call(host, KMeansWorker.total, group, self.name, *self.args, **self.kwargs)
+    def total_of(self, worker: Any, group: Group) -> Any:
+        """Submit it for some shards of a worker process, to be answered by their sum."""
+        return call(worker, KMeansWorker.total, group, self.name, *self.args, **self.kwargs)
 
 
 class RayPool(Pool):
-    """Shards on actors, owned by the process that makes the pool: they end with it.
+    """Shards in worker processes, which belong to the process that makes the pool and end with it.
 
-    Answers are keyed by shard, so one that is computed twice, after a loss or because its host
-    lags, counts once; by law both answers are equal.
+    A shard is at home in one worker process, and a worker may be home to several. The way of a
+    shard: it is placed (`_settle`), read (`_send`), asked (`_gather`); it is placed anew when its
+    worker dies (`_redo`), done by another one too when its worker lags (`_help`), and moved when
+    workers have joined (`_turn_to_newcomers`).
+
+    Answers are kept by shard, so one that is computed twice, after a loss or because its worker
+    lags, counts once; and since no result depends on where it is computed, both are equal.
     """
 
     def __init__(
@@ -102,20 +108,24 @@ class RayPool(Pool):
         self.metric = metric
         self._emit = emit
         self._remembered: list[_Asked] = []
+        """Calls that a worker must be asked once it has read a shard, in this order."""
         self._loading: dict[int, Any] = {}
+        """Reference to the newest call that reads each shard, for its error."""
         self._moving: dict[int, Any] = {}
-        self._crew = Crew(metric, workload.options, emit)
+        """Shards that move to a worker that has joined: (worker, last call of its way there)."""
+        self._group = WorkerGroup(metric, workload.options, emit)
         try:
-            self._crew.start(workload.options.num_workers or len(workload.shards))
+            self._group.start(workload.options.num_workers or len(workload.shards))
         except BaseException:
             self.close()
             raise
         self._home: dict[int, Any] = {}
+        """Worker of each shard."""
         self.take(workload.source, workload.shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
-        for host, group in by_host(self._home):
-            call(host, KMeansWorker.drop, group)
+        for worker, group in group_by_worker(self._home):
+            call(worker, KMeansWorker.drop, group)
         self._source = source
         self._shards = shards
         self._rows = [rows_of(shard) for shard in shards]
@@ -141,6 +151,7 @@ class RayPool(Pool):
         return self._ask(_Asked.of(method, *args, **kwargs), moved)
 
     def _ask(self, what: _Asked, moved: Moved | None = None, may_lag: bool = False) -> list[Any]:
+        """Ask all workers; return an answer for each shard, in the order of the data."""
         return self._in_order(self._gather(what.ask_of, moved, may_lag))
 
     def _in_order(self, answers: dict[Group, Any]) -> list[Any]:
@@ -169,31 +180,36 @@ class RayPool(Pool):
         return reduce(add, answers.values())
 
     def _slices_for(self, centers: NDArray[np.float32]) -> int:
-        """Return in how many slices the sums of all hosts are added up; 1: all in this process."""
-        hosts = len(set(self._home.values()))
-        partials = hosts * centers.size * 8
-        return min(hosts, MOST_SLICES, len(centers)) if partials >= SLICE_FROM else 1
+        """Return in how many slices the sums of all workers are added up; 1: in this process."""
+        workers = len(set(self._home.values()))
+        partials = workers * centers.size * 8
+        return min(workers, MOST_SLICES, len(centers)) if partials >= SLICE_FROM else 1
 
     def _total_in_slices(self, slices: int, what: _Asked) -> Any:
-        """Let each of some hosts add up one slice of the clusters, so that none gets all sums."""
+        """Let some workers add up one slice of the clusters each, so that no process gets all sums.
 
-        def submit(host: Any, group: Group) -> Any:
-            sliced = method_of(host, KMeansWorker.sliced).options(num_returns=slices + 1)
+        A worker that dies takes the slices with it that nobody has fetched yet. Then all is done
+        once more: the centers are those that the others have labelled by already, which is quick.
+        """
+
+        def submit(worker: Any, group: Group) -> Any:
+            sliced = method_of(worker, KMeansWorker.sliced).options(num_returns=slices + 1)
             return sliced.remote(group, slices, what.name, *what.args, **what.kwargs)
 
         for _ in range(MOST_LOST):
             parts = self._gather(submit).values()
-            hosts = [self._crew.hosts[i % len(self._crew.hosts)] for i in range(slices)]
+            started = self._group.workers
+            adders = [started[number % len(started)] for number in range(slices)]
             columns = zip(*parts, strict=True)
             added = [
-                call(host, KMeansWorker.add_up, *each)
-                for host, each in zip(hosts, columns, strict=True)
+                call(worker, KMeansWorker.add_up, *each)
+                for worker, each in zip(adders, columns, strict=True)
             ]
             try:
                 found = ray.get(added)
                 return type(found[0]).joined(found)
             except (*LOST, ObjectLostError):
-                continue  # a host is lost, and its slices with it: the others label in no time
+                continue
         raise WorkersLostError("workers died again and again while their sums were added up.")
 
     def remember(
@@ -209,67 +225,108 @@ class RayPool(Pool):
         self._remembered = [each for each in self._remembered if each.name != method.__name__]
 
     def close(self) -> None:
-        self._crew.close()
+        self._group.close()
 
     def _gather(
         self, submit: Submit, moved: Moved | None = None, may_lag: bool = False
     ) -> dict[Group, Any]:
-        """Submit for every shard and collect answers until there is one for each."""
-        pending = submitted(submit, self._home)
+        """Submit for every shard and collect answers until there is one for each.
+
+        Loss, lag and progress all happen in this loop. What keeps it right:
+
+        - For each shard that is `missing` an answer, a call that names it is under way in
+          `pending`. The loop ends only when none is missing, so it must never wait for nothing:
+          whoever takes a call out of `pending` without an answer that counts submits anew what no
+          other call names (`_alone`).
+        - A shard may be asked twice, in groups that overlap: a worker that lags keeps its call when
+          helpers do its shards. An answer of `total` is one sum over its group and cannot be taken
+          apart. So an answer counts only if *all* shards of its group are missing
+          (``missing >= set(group)``); else one of them would be counted twice. The groups in
+          `answers` are therefore disjoint, and in the end they make up all shards.
+        - Lag is told from the times of those that have answered (`taken`). Once helpers are at
+          work these times are forgotten (``taken = []``): helpers began later, so against the old
+          times they, too, would lag at once, and the loop would turn without a pause. The next time
+          anybody can lag is when a helper has answered.
+        - A shard is helped once (`helped`): a second helper would not be faster than the first. But
+          where the answer of a helper of two shards does not count, as one of them was answered
+          meanwhile, the other one may be helped again: its worker may have stopped for good.
+        - An answer may come in parts, which stay where they are until somebody adds them up. Then
+          what is fetched here is None, a sign that they are there: ``parts or answer``.
+        - An exception of the worker's code ends the loop: wrong data stay wrong, so nobody else is
+          asked. A lost worker never ends it, unless `_redo` finds that it is hopeless.
+        """
+        pending = submit_all(submit, self._home)
         answers: dict[Group, Any] = {}
         began, first, taken = time.monotonic(), 0.0, list[float]()
         helped: set[Group] = set()
-        looks = Looks(moved, self._rows)
+        polls = ProgressPolls(moved, self._rows)
         while len(missing := self._missing(answers)) > 0:
-            patience = None if may_lag else until_lag(began, taken)
-            within = looks.within(patience)
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=within)
-            if not done and within != patience:
-                looks.look(pending)
-                looks.tell(missing, pending)
+            patience = None if may_lag else seconds_until_lag(began, taken)
+            wait_s = polls.wait_s(patience)
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=wait_s)
+            if not done and wait_s != patience:
+                polls.poll(pending)
+                polls.tell(missing, pending)
                 continue
             if not done:
                 pending |= self._help(submit, missing - set().union(*helped), helped)
-                taken = []  # none but the helpers is waited for in this way
+                taken = []
                 continue
-            host, group, parts = pending.pop(done[0])
+            worker, group, parts = pending.pop(done[0])
             try:
                 with room():
                     answer = ray.get(done[0])
             except RayTaskError as error:
                 raise self._first_cause(group, error) from None
             except LOST as error:
-                lost = missing & set(group) - {s for call in pending.values() for s in call.group}
-                pending |= self._redo(submit, host, lost, error)
+                lost = missing & _alone(group, pending)
+                pending |= self._redo(submit, worker, lost, error)
                 continue
             if missing >= set(group):
                 answers[group] = parts or answer
                 taken.append(time.monotonic() - began)
-                self._note(host, group)
-                looks.tell(missing - set(group), pending)
+                self._note(worker, group)
+                polls.tell(missing - set(group), pending)
                 first, self.answered = first or time.perf_counter(), time.perf_counter()
+            else:
+                helped.discard(group)
+                left = missing & _alone(group, pending)
+                pending |= submit_all(submit, {shard: self._home[shard] for shard in left})
         self.waited += self.answered - first
         return answers
 
     def _missing(self, answers: dict[Group, Any]) -> set[int]:
+        """Return the shards that no group among the answers has."""
         return set(range(len(self._shards))).difference(*answers)
 
-    def _note(self, host: Any, group: Group) -> None:
-        """Take note of an answer: the shards are where it came from."""
+    def _note(self, worker: Any, group: Group) -> None:
+        """Note an answer: from now on its shards are at home where it came from.
+
+        The worker that lagged may lose its last shard so. It is set aside until it has done what it
+        was asked, so that it gets no other work which then would lag, too.
+        """
         self._losses.answer(group)
         for shard in group:
-            before, self._home[shard] = self._home[shard], host
-            if before is not host and before not in self._home.values():
-                self._crew.set_aside(before)  # until it has done what it was asked
+            before, self._home[shard] = self._home[shard], worker
+            if before is not worker and before not in self._home.values():
+                self._group.set_aside(before)
 
-    def _redo(self, submit: Submit, host: Any, lost: set[int], error: Exception) -> dict[Any, Call]:
-        """Give all shards of a dead host to others, and submit those whose answer is missing."""
+    def _redo(
+        self, submit: Submit, worker: Any, lost: set[int], error: Exception
+    ) -> dict[Any, Call]:
+        """Give all shards of a dead worker to others, and submit the `lost` ones once more.
+
+        A worker may hold shards that are not lost: they have answered, or a helper is at them. They
+        need a home for the next call, but no new answer.
+
+        Raises WorkersLostError where another worker would die of these shards, too.
+        """
         cause = first_line(error)
         self._losses.add(lost)
         for shard in sorted(lost):
             if self._losses.is_hopeless(shard, dies_by_itself(error)):
                 times = self._losses.count(shard)
-                options = self._crew.options
+                options = self._group.options
                 raise WorkersLostError(
                     f"worker {shard} died {times} times in a row, the last time with:"
                     f" {cause} See the Ray logs of its node. The plan was for at most "
@@ -277,89 +334,113 @@ class RayPool(Pool):
                     f"{options.planned_rows:,} rows; if it ran out of memory, use more workers "
                     "on more nodes, or cache='disk'."
                 ) from error
-        gone = [shard for shard, home in self._home.items() if home is host]
-        self._crew.lose(host)
+        gone = [shard for shard, home in self._home.items() if home is worker]
+        self._group.replace(worker)
         for shard in gone:
             del self._home[shard]
-        self._crew.welcome(1, self._crew.options.worker_replace_timeout_s)
+        self._group.welcome(1, self._group.options.worker_replace_timeout_s)
         if gone:
             self._emit(ev.WorkerReplaced(gone[0], cause))
         self._settle()
-        return submitted(submit, {s: home for s, home in self._home.items() if s in lost})
+        return submit_all(submit, {s: home for s, home in self._home.items() if s in lost})
 
     def _settle(self) -> None:
-        """Find a host for every shard that has none, and let it read the shard."""
-        most = self._crew.options.most_rows
+        """Find a worker for every shard that has none, and let it read the shard."""
+        most = self._group.options.most_rows
         while len(self._home) < len(self._shards):
-            found = dealt(self._rows, self._home, self._crew.hosts, most)
-            fewest = self._crew.options.min_workers or 1
-            if not found or len(self._crew.hosts) < fewest:
+            found = place_shards(self._rows, self._home, self._group.workers, most)
+            fewest = self._group.options.min_workers or 1
+            if not found or len(self._group.workers) < fewest:
                 self._wait_for_room()
                 continue
             self._home |= found
-            for host, group in by_host(found):
-                self._send(host, group)
+            for worker, group in group_by_worker(found):
+                self._send(worker, group)
 
     def _wait_for_room(self) -> None:
-        timeout = self._crew.options.worker_start_timeout_s
-        if self._crew.welcome(1, timeout):
+        """Wait for one worker more; raise WorkersLostError where none comes in time."""
+        timeout = self._group.options.worker_start_timeout_s
+        if self._group.welcome(1, timeout):
             return
         left = sum(self._rows[shard] for shard in set(range(len(self._rows))) - set(self._home))
+        started, most = len(self._group.workers), self._group.options.most_rows or 0
         raise WorkersLostError(
-            f"{len(self._crew.hosts)} workers are left and have no room for {left:,} rows of lost "
-            f"ones (each may hold {self._crew.options.most_rows or 0:,}), and none came within "
+            f"{started} workers are left and have no room for {left:,} rows of lost "
+            f"ones (each may hold {most:,}), and none came within "
             f"{timeout:g} s. Add nodes and run the same again: it goes on from the last checkpoint."
         )
 
-    def _send(self, host: Any, group: Group) -> Any:
-        """Let a host read some shards and catch up with what the others were told."""
+    def _send(self, worker: Any, group: Group) -> Any:
+        """Let a worker read some shards and catch up with what the others were told.
+
+        Returns a reference to its last answer on the way; None where nothing is loaded yet. Calls
+        of one process run in the order of their submission, so none has to be awaited, and whatever
+        is asked of the worker next finds the shards ready.
+        """
         for shard in group:
-            self._moving.pop(shard, None)  # it has another way now
+            self._moving.pop(shard, None)  # a move of the shard that is under way counts no more
         if not self._is_loaded:
             return None
-        # Calls of one caller run in the order of their submission, so none has to be awaited.
-        reading = self._load(host, group)
+        reading = self._load(worker, group)
         self._loading |= dict.fromkeys(group, reading)
         last = reading
         for what in self._remembered:
-            last = what.ask_of(host, group)
+            last = what.ask_of(worker, group)
         return last
 
-    def _load(self, host: Any, group: Group) -> Any:
+    def _load(self, worker: Any, group: Group) -> Any:
+        """Submit that a worker reads some shards."""
         shards = [self._shards[shard] for shard in group]
-        return call(host, KMeansWorker.take, group, self._source, shards)
+        return call(worker, KMeansWorker.take, group, self._source, shards)
 
     def _help(self, submit: Submit, lagging: set[int], helped: set[Group]) -> dict[Any, Call]:
-        """Let hosts that are done do the work of those that lag."""
+        """Let workers that are done do the shards of those that lag, as far as they have room.
+
+        Nothing is taken from a worker that lags: whose answer comes first counts.
+        """
         slow = {self._home[shard] for shard in lagging}
-        idle = [host for host in self._crew.hosts if host not in slow]
+        idle = [worker for worker in self._group.workers if worker not in slow]
         homes = {shard: home for shard, home in self._home.items() if shard not in lagging}
-        found = dealt(self._rows, homes, idle, self._crew.options.most_rows)
+        found = place_shards(self._rows, homes, idle, self._group.options.most_rows)
         if found:
             self._emit(ev.WorkersLag(len(slow), sum(self._rows[shard] for shard in found)))
-        for host, group in by_host(found):
-            self._send(host, group)
+        for worker, group in group_by_worker(found):
+            self._send(worker, group)
             helped.add(group)
-        return submitted(submit, found)
+        return submit_all(submit, found)
 
     def _turn_to_newcomers(self) -> None:
-        """Let hosts that have come take shards from those that have most, once they read them."""
-        for shard, (host, reading) in list(self._moving.items()):
+        """Let workers that have joined take shards from those that have most.
+
+        A shard moves in two steps, and no call waits for either: the new worker reads it while the
+        old one still answers for it; and once it has been read, the next call finds it at its new
+        home. A worker that dies or is set aside in between leaves the shard where it was.
+        """
+        for shard, (worker, reading) in list(self._moving.items()):
             if ray.wait([reading], timeout=0)[0]:
                 del self._moving[shard]
-                if host in self._crew.hosts and host is not self._home[shard]:
+                if worker in self._group.workers and worker is not self._home[shard]:
                     call(self._home[shard], KMeansWorker.drop, [shard])
-                    self._home[shard] = host
-        if self._crew.welcome(1, 0.0):
-            self._emit(ev.WorkersJoined(len(self._crew.hosts)))
-        for shard, host in list(moves(self._home, self._moving, self._crew.hosts)):
-            self._moving[shard] = host, self._send(host, (shard,))
+                    self._home[shard] = worker
+        if self._group.welcome(1, 0.0):
+            self._emit(ev.WorkersJoined(len(self._group.workers)))
+        for shard, worker in list(plan_moves(self._home, self._moving, self._group.workers)):
+            self._moving[shard] = worker, self._send(worker, (shard,))
 
     def _first_cause(self, group: Group, error: RayTaskError) -> BaseException:
-        """Return what went wrong; where a host could not read a shard, that."""
+        """Return the error to raise: that of reading, where a worker could not read a shard.
+
+        Reading is submitted and not awaited, so it is the next call that fails; and its error, that
+        there is no shard, tells nothing of why.
+        """
         try:
             for shard in group:
                 ray.get(self._loading.pop(shard, []))
         except RayTaskError as first:
             error = first
         return error.cause  # type: ignore[no-any-return]
+
+
+def _alone(group: Group, pending: Mapping[Any, Call]) -> set[int]:
+    """Return the shards of a group that no call under way names."""
+    return set(group).difference(*(each.group for each in pending.values()))

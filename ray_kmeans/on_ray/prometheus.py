@@ -1,4 +1,4 @@
-"""A run as figures that Prometheus scrapes, through Ray's own metrics."""
+"""Metrics of a run for Prometheus, through Ray's own metrics."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from ray_kmeans.observe import events as ev
 
 BOUNDARIES = [base * 10.0**power for power in range(-3, 4) for base in (1, 2, 5)]
-"""Upper ends of the classes of seconds: 1, 2, 5 ms to 1, 2, 5 thousand s."""
+"""Upper bounds of the histogram's bins, in seconds: 1, 2, 5 ms to 1, 2, 5 thousand s."""
 
 
 class RayMetrics:
-    """Keeps the figures of the runs of this process, which the Ray agent on its node serves.
+    """Counts the events of the runs of this process; the Ray agent on its node serves the metrics.
 
     Notes
     -----
@@ -70,6 +70,7 @@ class RayMetrics:
                 self._replaced.inc(tags={"role": "coordinator"})
 
     def _iteration(self, event: ev.IterationDone) -> None:
+        """Count a step."""
         self._iterations.inc()
         self._rows.inc(event.line.rows)
         self._lengths.observe(event.seconds)
@@ -79,6 +80,7 @@ class RayMetrics:
         self._empty.set(event.line.empty)
 
     def _spent(self, **seconds: float) -> None:
+        """Count the seconds of these parts."""
         for part, value in seconds.items():
             if value > 0:  # what Ray's counters take
                 self._seconds.inc(value, {"part": part})

@@ -1,4 +1,4 @@
-"""Calls that do not depend on each other, as Ray tasks."""
+"""Ray tasks: calls that do not depend on each other, made on any node."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ def outcomes(
 ) -> Iterator[Any]:
     """Make a call with each of these arguments on one CPU of any node; yield results as they come.
 
-    At most so many run or wait at once; None: two for each CPU that the cluster has by now, so that
-    one that can grow is asked to. Ray makes a call again whose process or node is lost. After
-    an exception no more are made, and those that Ray has been told of end by themselves: ray.cancel
-    of a task that is about to run may crash this process (measured in Ray 2.60: "Tried to complete
-    task that was not pending").
+    `at_once` calls run or wait at the same time; None: two for each CPU of the Ray cluster, counted
+    anew each time, so that a cluster that can grow is asked to. Ray makes a call again whose
+    process or node is lost.
+
+    After an exception no more calls are made, and those that Ray knows end by themselves. They are
+    not cancelled: ray.cancel of a task that is about to run may crash this process (measured in Ray
+    2.60: "Tried to complete task that was not pending").
     """
     task: Any = ray.remote(num_cpus=1, max_retries=MOST_LOST)(call)
     waiting = iter(arguments)
@@ -43,5 +45,6 @@ def outcomes(
 
 
 def _twice_the_cpus() -> int:
+    """Return two for each CPU that the Ray cluster has now."""
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return 2 * max(1, int(there.get("CPU", 0)))

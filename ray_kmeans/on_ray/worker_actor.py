@@ -1,4 +1,7 @@
-"""A worker process: it holds one shard or several, and answers for all of them in one call."""
+"""The class of a worker process: it holds one shard or several, and answers for some in one call.
+
+It does not import Ray, which makes an actor of it elsewhere; so it can be tested as a plain class.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,17 @@ from ray_kmeans.engine.worker import ShardWorker, this_process
 
 
 class KMeansWorker:
-    """Shards by their number. Each is a worker of its own, and they take turns."""
+    """Shards by their number; a `ShardWorker` answers for each, and they take turns."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
         self._workers: dict[int, ShardWorker] = {}
+        """Worker of each shard that is here, by the shard's number."""
         self._done = 0
+        """Number of rows done of the call that runs now; 0 between two calls."""
 
     def rows_done(self) -> int:
-        """Return how many rows are done of what this host is asked now."""
+        """Return how many rows are done of the call that runs now."""
         return self._done
 
     def hello(self) -> tuple[str, str]:
@@ -35,13 +40,13 @@ class KMeansWorker:
     def take(
         self, numbers: Sequence[int], source: Reader, shards: Sequence[Sequence[Block]]
     ) -> list[Extent]:
-        """Read some shards; one that is here already is read anew."""
+        """Read some shards, and return the extent of each; one that is here is read anew."""
         extents = []
         with self._tally() as tally:
             for number, blocks in zip(numbers, shards, strict=True):
                 self._workers.pop(number, None)
                 worker = ShardWorker(self._setup)
-                worker.noted = tally
+                worker.on_rows = tally
                 extents.append(worker.load(source, blocks))
                 self._workers[number] = worker
         return extents
@@ -52,36 +57,44 @@ class KMeansWorker:
             self._workers.pop(number, None)
 
     def ask(self, numbers: Sequence[int], method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """Call a method of the worker of each of these shards; RayPool takes its name from it."""
+        """Call a method of `ShardWorker` for each of these shards; return the answers in order.
+
+        Only `RayPool` calls this, and takes the name from the method itself.
+        """
         answers = []
         with self._tally() as tally:
             for number in numbers:
                 worker = self._workers[number]
-                worker.noted = tally
+                worker.on_rows = tally
                 answers.append(getattr(worker, method)(*args, **kwargs))
         return answers
 
     def total(self, numbers: Sequence[int], method: str, *args: Any, **kwargs: Any) -> Any:
-        """Return the sum of what `ask` would."""
+        """Return the sum of what `ask` returns."""
         return reduce(add, self.ask(numbers, method, *args, **kwargs))
 
     def sliced(
         self, numbers: Sequence[int], slices: int, method: str, *args: Any, **kwargs: Any
     ) -> list[Any]:
-        """Return None, which is quickly told, and the total in so many slices of the clusters."""
+        """Return (None, *slices): the total, cut into this number of slices of the clusters.
+
+        Each becomes an object of its own on Ray. The leading None is a cheap sign that the work is
+        done: to wait for it and fetch it moves no sums.
+        """
         return [None, *self.total(numbers, method, *args, **kwargs).in_slices(slices)]
 
     def add_up(self, *slices: Any) -> Any:
-        """Return the sum of one slice of several hosts."""
+        """Return the sum of the same slice of several worker processes."""
         return reduce(add, slices)
 
     @contextmanager
     def _tally(self) -> Iterator[Tally]:
-        """Give what counts the rows of one call."""
+        """Give a tally of the rows of one call; afterwards none are under way."""
         try:
             yield Tally(self._note)
         finally:
             self._note(0)
 
     def _note(self, rows: int) -> None:
+        """Note how many rows of the call that runs now are done."""
         self._done = rows

@@ -1,4 +1,7 @@
-"""The worker processes of a pool: who is there, who is expected, and who holds which shard."""
+"""The worker processes of a pool: which have started, which are starting, and who gets which shard.
+
+A worker process is an actor of `KMeansWorker`; what is handed about here are Ray's handles of them.
+"""
 
 from __future__ import annotations
 
@@ -20,36 +23,50 @@ from ray_kmeans.on_ray.losses import MOST_LOST
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 
 LOST = RayActorError, OutOfMemoryError
-"""What Ray raises for an actor that is gone; the second one where Ray itself killed it."""
+"""Errors that Ray raises for an actor that is gone; the second one where Ray itself killed it."""
 PATIENCE_S = 5.0
-"""Wait for the start of workers before the user hears of it."""
-LOOKS = "looks"
-"""The group of calls that a host answers while it works."""
+"""Seconds that workers may take to start before the user hears that they are waited for."""
+POLLS = "polls"
+"""Concurrency group of the calls that a worker process answers while another call runs in it."""
 MOST_FALSE_STARTS = 3
-"""Workers in a row that cannot be made where they start: then the next one cannot, too."""
+"""Number of workers in a row that may fail as they are made: after it, the next one would, too."""
 
 
-class Crew:
-    """Actors, each started by this process and ended with it."""
+class WorkerGroup:
+    """The actors of a pool, each started by this process and ended with it.
+
+    A worker is in one of two states, and moves between them only here:
+
+    - *starting*: Ray was asked for it, or it was set aside because it does not answer. It is
+      waiting to answer `hello`, and gets no work.
+    - *started*: it has answered `hello`, has the version of this process, and may hold shards.
+
+    A worker that dies as it starts is asked for again, so that there are never fewer than were
+    asked for; but not for ever: what kills it may be the same on every node. A worker that dies
+    later leaves the group by `replace`, which asks for another one. Nobody waits for that one here:
+    whoever needs it calls `welcome`, and otherwise it is found there when it has come.
+    """
 
     def __init__(self, metric: Metric, options: WorkerOptions, emit: ev.Emit) -> None:
         self.options = options
+        """Needs of each worker on its node, and the times that the group waits."""
         self._setup = options.setup(metric)
         self._emit = emit
-        self.hosts: list[Any] = []
-        """Those that are there, in the order in which they came."""
-        self._expected: dict[Any, Any] = {}
-        """Those that are not: by the call that they will answer first."""
+        self.workers: list[Any] = []
+        """Started workers, in the order in which they came."""
+        self._starting: dict[Any, Any] = {}
+        """Starting workers, by the reference to their answer to `hello`."""
         self._false_starts = 0
+        """Number of workers in a row that died as they started."""
 
     def start(self, count: int) -> None:
-        """Start so many, and ask for as many more as there may be.
+        """Start this number of workers, and ask for more up to `max_workers` without waiting.
 
-        Raises WorkersLostError where too few start in time.
+        Raises WorkersLostError where fewer than `min_workers` start in time.
         """
         timeout = self.options.worker_start_timeout_s
         patience = min(PATIENCE_S, timeout)
-        self.expect(count)
+        self.ask_for(count)
         missing = count - self.welcome(count, patience)
         if missing and timeout > patience:
             self._emit(ev.Waiting(missing, count, _free("CPU")))
@@ -60,53 +77,58 @@ class Crew:
                 f"worker_start_timeout_s={timeout:g}; each needs {self._needs()}. "
                 "Lower num_workers or cpus_per_worker, or wait longer."
             )
-        self.expect((self.options.max_workers or count) - count)
+        self.ask_for((self.options.max_workers or count) - count)
 
     def _needs(self) -> str:
-        """Say what a worker needs, and what is free."""
+        """Return a text of what a worker needs, and what is free."""
         needs = f"{self.options.cpus_per_worker:g} CPU and {_free('CPU'):g} are free"
         if self.options.gpus_per_worker:
             needs += f", and {self.options.gpus_per_worker:g} GPU and {_free('GPU'):g} are free"
         return needs
 
-    def expect(self, count: int) -> None:
-        """Ask Ray for so many more; they are there when they are welcomed."""
+    def ask_for(self, count: int) -> None:
+        """Ask Ray for this number of workers more; they have started when they are welcomed."""
         for _ in range(count):
             # A dead worker is replaced here: restarted by Ray it would have no rows.
             takes: Any = {
                 "num_cpus": self.options.cpus_per_worker,
                 "num_gpus": self.options.gpus_per_worker or None,
             }
-            takes |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {LOOKS: 1}}
+            takes |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {POLLS: 1}}
             actor: Any = ray.remote(**takes)
-            host = actor(KMeansWorker).remote(self._setup)
-            self._expected[call(host, KMeansWorker.hello)] = host
+            worker = actor(KMeansWorker).remote(self._setup)
+            self._starting[call(worker, KMeansWorker.hello)] = worker
 
     def welcome(self, count: int, timeout: float) -> int:
-        """Wait for so many of the expected ones; return how many of them have come.
+        """Wait until this number of starting workers has started; return how many have.
 
-        Raises WorkersLostError where they die as they start, ConfigError where they are of another
-        version.
+        Fewer may come before the `timeout`, in seconds. One that answers is started whatever it was
+        waited for: where two come at once, the next call finds the other one.
+
+        Raises WorkersLostError where workers die as they start again and again, ConfigError where
+        one is of another version.
         """
         come = 0
         end = time.monotonic() + timeout
-        while self._expected and come < count:
+        while self._starting and come < count:
             left = max(end - time.monotonic(), 0)
-            done, _ = ray.wait(list(self._expected), num_returns=1, timeout=left)
+            done, _ = ray.wait(list(self._starting), num_returns=1, timeout=left)
             if not done:
                 break
-            host = self._expected.pop(done[0])
+            worker = self._starting.pop(done[0])
             try:
                 _check_same(*ray.get(done[0]))
             except LOST as error:
-                self._start_again(error)
+                self._ask_again(error)
                 continue
             self._false_starts = 0
-            self.hosts.append(host)
+            self.workers.append(worker)
             come += 1
         return come
 
-    def _start_again(self, error: Exception) -> None:
+    def _ask_again(self, error: Exception) -> None:
+        """Ask for another worker in place of one that died as it started, unless that is
+        hopeless."""
         self._false_starts += 1
         most = MOST_FALSE_STARTS if dies_by_itself(error) else MOST_LOST
         if self._false_starts >= most:
@@ -115,59 +137,71 @@ class Crew:
                 f"{_last_line(error)} Install ray_kmeans {__version__} and what it needs on every "
                 "node; the Ray logs of the node tell more."
             ) from error
-        self.expect(1)
+        self.ask_for(1)
 
-    def lose(self, host: Any) -> None:
-        """Strike a host off, and ask for another one in its place."""
-        if host in self.hosts:
-            self.hosts.remove(host)
-            self.expect(1)
+    def replace(self, worker: Any) -> None:
+        """Strike a dead worker off, and ask for another one in its place.
 
-    def set_aside(self, host: Any) -> None:
-        """Give a host that does not answer no work until it does."""
-        if host in self.hosts:
-            self.hosts.remove(host)
-            self._expected[call(host, KMeansWorker.hello)] = host
+        A second call for the same worker does nothing: two of its calls may fail, one after the
+        other, and it is replaced once.
+        """
+        if worker in self.workers:
+            self.workers.remove(worker)
+            self.ask_for(1)
+
+    def set_aside(self, worker: Any) -> None:
+        """Give a worker that lags no more work until it answers: it counts as starting again.
+
+        Its calls run in the order of their submission, so its answer to `hello` comes after all
+        that it was asked before.
+        """
+        if worker in self.workers:
+            self.workers.remove(worker)
+            self._starting[call(worker, KMeansWorker.hello)] = worker
 
     def close(self) -> None:
-        """End all of them."""
-        for host in (*self.hosts, *self._expected.values()):
-            ray.kill(host)
-        self.hosts, self._expected = [], {}
+        """End all workers, started or starting."""
+        for worker in (*self.workers, *self._starting.values()):
+            ray.kill(worker)
+        self.workers, self._starting = [], {}
 
 
-def dealt(
-    rows: Sequence[int], homes: dict[int, Any], hosts: Sequence[Any], most: int | None
+def place_shards(
+    rows: Sequence[int], homes: dict[int, Any], workers: Sequence[Any], most: int | None
 ) -> dict[int, Any]:
-    """Return a host for each shard that has none: that with the fewest rows, the large ones first.
+    """Return a worker for each shard that has none: the one with the fewest rows, large ones first.
 
-    `homes` are those of the others. A shard stays without one where no host has room for it.
+    `rows` are the rows of each shard, and `homes` the workers by shard so far. A worker may hold up
+    to `most` rows, or one shard of any size. A shard gets none where no worker has room for it.
     """
-    load = Counter({host: 0 for host in hosts})
-    for number, host in homes.items():
-        load[host] += rows[number]
+    load = Counter({worker: 0 for worker in workers})
+    for number, worker in homes.items():
+        load[worker] += rows[number]
     found: dict[int, Any] = {}
     left = [number for number in range(len(rows)) if number not in homes]
     for number in sorted(left, key=lambda number: -rows[number]):
-        host = min(hosts, key=lambda host: load[host], default=None)
-        if host is None or (load[host] and most is not None and load[host] + rows[number] > most):
+        worker = min(workers, key=lambda worker: load[worker], default=None)
+        if worker is None:
             continue
-        found[number] = host
-        load[host] += rows[number]
+        if load[worker] and most is not None and load[worker] + rows[number] > most:
+            continue
+        found[number] = worker
+        load[worker] += rows[number]
     return found
 
 
-def moves(
-    homes: dict[int, Any], moving: dict[int, tuple[Any, Any]], hosts: Sequence[Any]
+def plan_moves(
+    homes: dict[int, Any], moving: dict[int, tuple[Any, Any]], workers: Sequence[Any]
 ) -> Iterator[tuple[int, Any]]:
-    """Yield shards that should go to hosts that have at least two fewer, and these hosts.
+    """Yield shards that should move, each with the worker to move to.
 
-    `moving` are those under way, by shard: where to, and the call that reads them there.
+    A shard moves from a worker to one that has at least two fewer: so no move is ever taken back.
+    `moving` are the moves under way, by shard: where to, and the call that reads the shard there.
     """
-    there = homes | {shard: host for shard, (host, _) in moving.items()}
-    held = Counter({host: 0 for host in hosts}) + Counter(there.values())
+    there = homes | {shard: worker for shard, (worker, _) in moving.items()}
+    held = Counter({worker: 0 for worker in workers}) + Counter(there.values())
     for shard, home in homes.items():
-        least = min(hosts, key=lambda host: held[host])
+        least = min(workers, key=lambda worker: held[worker])
         if shard not in moving and held[home] >= held[least] + 2:
             held[home] -= 1
             held[least] += 1
@@ -175,25 +209,27 @@ def moves(
 
 
 def dies_by_itself(error: Exception) -> bool:
-    """Tell whether it is sure that nothing from outside killed an actor.
+    """Tell whether an actor's death is surely its own doing, and nothing from outside killed it.
 
-    It raised where it was made; or Ray ended it, because it took too much memory.
+    Either its constructor raised; or Ray ended it, because its node ran out of memory.
     """
     is_made = not getattr(error, "actor_init_failed", False)
     return isinstance(error, OutOfMemoryError) or not is_made or "low on memory" in str(error)
 
 
 def first_line(error: Exception) -> str:
-    """Return what happened, without Ray's advice below it."""
+    """Return the first line of a Ray error: what happened, without the advice below it."""
     return str(error).strip().split("\n")[0]
 
 
 def _last_line(error: Exception) -> str:
-    """Return what a worker raised: it stands below Ray's words and the way there."""
+    """Return the last line of a Ray error: what a worker raised, below Ray's words and its
+    traceback."""
     return str(error).strip().split("\n")[-1]
 
 
 def _check_same(host: str, version: str) -> None:
+    """Raise ConfigError for a worker on this machine that has another version than this process."""
     if version != __version__:
         raise ConfigError(
             f"the workers on {host} have ray_kmeans {version} and this process has {__version__}. "
@@ -202,4 +238,5 @@ def _check_same(host: str, version: str) -> None:
 
 
 def _free(kind: str) -> float:
+    """Return how many CPUs or GPUs of the Ray cluster nobody has reserved."""
     return float(ray.available_resources().get(kind, 0))  # type: ignore[no-untyped-call]

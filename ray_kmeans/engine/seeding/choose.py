@@ -1,6 +1,6 @@
-"""The centers to start from: given, or chosen among the rows. The training data stay untouched.
+"""Chooses the centers to start from: given ones, or rows by one of several seeding methods.
 
-Every method sees the whole data set, and picks the same for any number of workers.
+Every method sees the whole data set, and picks the same rows for any number of workers.
 """
 
 from __future__ import annotations
@@ -27,15 +27,20 @@ from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, TooFewRowsError
 
 RANDOM = "random"
+"""Name of the draw of rows without replacement, as `initial_clusters` takes it."""
 KMEANS_PLUS_PLUS = "kmeans_plus_plus"
+"""Name of greedy k-means++."""
 KMC2 = "kmc2"
+"""Name of AFK-MC^2."""
 KMEANS_PARALLEL = "kmeans_parallel"
+"""Name of k-means||."""
 
 SAMPLE_ROWS = 65_536
-"""Rows that a user's function sees at once, where the data have as many."""
+"""Number of rows that a user's function sees at once, where the data have as many."""
 
 Initial: TypeAlias = str | NDArray[np.float32] | Callable[[NDArray[np.float32], int], Any]
-"""The name of a method, centers (k, d), or a function of a sample and the rows still missing."""
+"""Name of a method; centers, (k, d); or a function of a sample, (n, d), and of the number of
+centers that are still missing."""
 
 
 def choose_centers(
@@ -47,7 +52,11 @@ def choose_centers(
     summary: Summary,
     moved: Moved = ignore,
 ) -> NDArray[np.float32]:
-    """Return k centers, (k, d). `moved` hears how far it is, in units of `work_of`."""
+    """Return k centers, (k, d), as the metric sees them.
+
+    `retries` are further candidates for each center of k-means++, and `seed` is the random seed.
+    `moved` hears how much is done, in units of `work_of`.
+    """
     if isinstance(initial, np.ndarray):
         return project(initial, summary.metric)
     if callable(initial):
@@ -62,12 +71,13 @@ def choose_centers(
 
 
 def _forget_seeds(pool: Pool) -> None:
+    """Let all workers, and their replacements, forget the seeds so far."""
     pool.forget(ShardWorker.weigh)
     pool.ask(ShardWorker.end_seeding)
 
 
 def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
-    """Return how much a method has to do, and of what; None for one that is done at once."""
+    """Return (number, unit) of the work of a method; None for one that is done at once."""
     if not isinstance(initial, str) or initial == RANDOM:
         return None
     return (ROUNDS, "rounds") if initial == KMEANS_PARALLEL else (k, "centers")
@@ -75,7 +85,7 @@ def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a seeding method is asked for."""
+    """Arguments of a seeding method."""
 
     k: int
     """Number of centers wanted."""
@@ -128,6 +138,7 @@ _METHODS: Mapping[str, Callable[[_Request], NDArray[np.float32]]] = {
     KMC2: _run_chains,
     KMEANS_PARALLEL: _run_parallel,
 }
+"""Seeding methods by name; each returns up to k centers."""
 
 
 def _fill_up(centers: NDArray[np.float32], request: _Request) -> NDArray[np.float32]:
@@ -173,6 +184,7 @@ def _call_for_centers(
 
 
 def _check_answer(answer: Any, missing: int, features: int) -> NDArray[np.float32]:
+    """Return what a user's function returned as rows, (up to missing, features), if it is that."""
     try:
         with np.errstate(over="ignore"):  # found below
             rows = np.asarray(answer, np.float32)

@@ -1,4 +1,4 @@
-"""Seedings for many rows: k-means|| and AFK-MC^2, which look at the data a few times only."""
+"""Seeding methods for many rows, which visit the data a few times only: k-means|| and AFK-MC^2."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ from ray_kmeans.engine.seeding.potential import SEEDING_METRIC
 from ray_kmeans.engine.worker import ShardWorker
 
 ROUNDS = 5
+"""Number of rounds of k-means|| in which rows join the candidates."""
 OVERSAMPLING = 2
-"""Rows expected to join in a round, in k."""
+"""Number of rows that are expected to join in a round, as a multiple of k."""
 POLISHES = 10
+"""Number of iterations of Lloyd on the candidates."""
 CHAIN = 200
+"""Number of candidates in the chain of a center of AFK-MC^2."""
 CHAIN_VALUES = 2**24
-"""Values of candidates that are fetched at once."""
+"""Number of values of candidates that are fetched at once."""
 
 
 def kmeans_parallel(
@@ -65,7 +68,7 @@ def _recluster(
     k: int,
     seed: int,
 ) -> NDArray[np.float32]:
-    """Return k centers of weighted rows."""
+    """Return k centers, (k, d), of the candidates, (c, d), which count `times`, (c,)."""
     kernel = kernels.load()
     field = ArrayField(candidates, times, summary.metric, kernel)
     centers = plus_plus(field, k, candidates_of(-1, k), seed, "kmeans_parallel recluster")
@@ -104,9 +107,10 @@ def markov_chains(
 def _proposals(
     pool: Pool, field: PoolField, n: int, chains: range, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Draw the candidates of some chains; how often each counts, and the chance that it was drawn.
+    """Draw the candidates of some chains: rows (m, d), how often each counts, and its chance.
 
-    Half of them by their distance to the first seed, half uniformly: their mixture.
+    Half of them are drawn by their distance to the first seed, half uniformly; the chance is that
+    of the mixture.
     """
     u = np.concatenate([draws.uniforms(seed, "kmc2 rows", i, size=CHAIN) for i in chains])
     coin = np.concatenate([draws.uniforms(seed, "kmc2 coins", i, size=CHAIN) for i in chains])
@@ -127,9 +131,10 @@ def _walk(
     chains: range,
     seed: int,
 ) -> NDArray[np.float32]:
-    """Walk each chain to its end; return the seeds with the rows where they ended.
+    """Walk each chain to its end; return the seeds so far and the rows where the chains ended.
 
-    `ratios` are how often each row counts over its chance to be drawn.
+    `rows` (m, d) are the candidates, one chain after the other, and `ratios` (m,) how often each
+    counts over its chance to be drawn.
     """
     kernel = kernels.load()
     labels = np.empty(len(rows), np.int32)

@@ -1,4 +1,4 @@
-"""Greedy k-means++ over weighted rows, wherever they are.
+"""Greedy k-means++ over weighted rows, in one process or in a pool.
 
 Arthur, Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007; greedy, with the
 best of some candidates, as in its section 5. All sums run in one order and all draws have an
@@ -25,32 +25,33 @@ from ray_kmeans.kernels import Kernel
 
 
 class Field(Protocol):
-    """Rows with weights: the distance to the nearest seed, times how often a row stands there."""
+    """Rows with seeding weights: the distance to the nearest seed, times how often a row counts."""
 
     @property
     def total(self) -> float:
         """Sum of the weights."""
 
     def first(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return a row for each u from [0, 1), before there is a seed."""
+        """Return a row for each u from [0, 1) before there is a seed, (len(u), d)."""
 
     def draw(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return a row for each u from [0, 1), each row with a chance like its weight."""
+        """Return a row for each u from [0, 1), drawn by the weights, (len(u), d)."""
 
     def with_each(self, candidates: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the total that each of the candidates would leave as one more seed."""
+        """Return the total that each candidate would leave as one more seed, (candidates,)."""
 
     def add(self, seeds: NDArray[np.float32]) -> None:
         """Make these rows seeds."""
 
 
 class PoolField:
-    """The rows of a pool."""
+    """The rows of a pool as a field."""
 
     def __init__(self, pool: Pool, summary: Summary) -> None:
         self._pool = pool
         self._summary = summary
         self._blocks = np.zeros(0)
+        """(blocks,) Seeding weight of each block."""
 
     @property
     def total(self) -> float:
@@ -66,7 +67,7 @@ class PoolField:
         return rows_in_any_order(self._pool, self.numbers(u))
 
     def numbers(self, u: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the number of a row for each u, each row with a chance like its weight."""
+        """Return the number of a row for each u, drawn by the weights, (len(u),)."""
         sums = np.cumsum(self._blocks)
         targets = u * sums[-1]
         last = np.flatnonzero(self._blocks)[-1]
@@ -82,7 +83,7 @@ class PoolField:
 
 
 class ArrayField:
-    """Rows of this process, each with the number of times that it counts."""
+    """Rows of this process, each with the number of times that it counts, as a field."""
 
     def __init__(
         self,
@@ -120,13 +121,17 @@ class ArrayField:
         self._weights = self._nearest * self._times
 
     def _distances(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the distance of each row to each center, (n, centers)."""
         result = np.empty((len(self._rows), len(centers)))
         self._kernel.distances(self._rows, centers, SEEDING_METRIC, result)
         return result
 
 
 def candidates_of(retries: int, k: int) -> int:
-    """Return how many candidates are drawn for each center; the seed's heuristic if negative."""
+    """Return how many candidates are drawn for each center.
+
+    Negative `retries` stand for TensorFlow's heuristic, 2 + ln k.
+    """
     return 1 + (retries if retries >= 0 else 2 + int(math.log(k)))
 
 
@@ -139,9 +144,10 @@ def plus_plus(
     given: Sequence[NDArray[np.float32]] = (),
     moved: Moved = ignore,
 ) -> NDArray[np.float32]:
-    """Return up to k seeds, (k, d), `given` ones first: fewer where no different rows are left.
+    """Return up to k seeds, (k, d), the `given` ones first; fewer where no other rows are left.
 
-    `moved` hears how many there are so far.
+    `tries` candidates are drawn for each seed, by draws that belong to `seed` and `purpose`.
+    `moved` hears how many seeds there are so far.
     """
     seeds = list(given)
     while len(seeds) < k and (not seeds or field.total > 0):
@@ -157,7 +163,8 @@ def plus_plus(
 def some_rows(
     pool: Pool, summary: Summary, size: int, seed: int, purpose: str, *address: int
 ) -> NDArray[np.float32]:
-    """Draw different rows, each set equally likely, or by their weights; in the data's order."""
+    """Draw `size` different rows, (size, d), in the data's order; by their weights, if they have
+    any."""
     if summary.weights is None:
         return pool.rows_at(draws.distinct_rows(summary.rows, size, seed, purpose, *address))
     key = draws.words(seed, purpose, *address, size=1)[0]
@@ -165,6 +172,6 @@ def some_rows(
 
 
 def rows_in_any_order(pool: Pool, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the rows with these numbers, in this order."""
+    """Return the rows with these numbers, in this order, (rows, d); numbers may repeat."""
     ascending, places = np.unique(numbers, return_inverse=True)
     return pool.rows_at(ascending)[places]

@@ -1,4 +1,4 @@
-"""What seeding knows of a shard: for every row its distance to the nearest seed so far."""
+"""Seeding weights of a shard: for every row its distance to the nearest seed so far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ray_kmeans.kernels import ALIKE, Kernel
 from ray_kmeans.kernels.moving_sums import counts_of
 
 FEW = 8
-"""Up to so many new seeds, all distances are taken; beyond, the nearest is found first."""
+"""Largest number of new seeds to which all distances are computed; of more the nearest is found
+first."""
 
 
 SEEDING_METRIC = Metric.SQUARED_EUCLIDEAN
@@ -22,11 +23,11 @@ is exactly 0 for equal rows and for no others."""
 
 
 class Potential:
-    """The seeding weights of the rows of a shard, in float64.
+    """Keeps the seeding weight of each row of a shard, in float64.
 
-    That of a row is its distance to the nearest seed, as often as it counts; before there is a
-    seed, as often as it counts. Sums run along a block in the order of its rows, so that they are
-    the same wherever it is.
+    The weight of a row is its distance to the nearest seed times how often it counts; before there
+    is a seed, it is how often it counts. Sums run along a block in the order of its rows, so that
+    they are the same wherever the block is.
     """
 
     def __init__(
@@ -39,16 +40,17 @@ class Potential:
         self._weights_in = weights_in
         self._n_seeds = 0
         self.weights = [
-            unseeded(rows, metric) * self._times(here) for here, rows in enumerate(blocks)
+            weights_without_seeds(rows, metric) * self._times(here)
+            for here, rows in enumerate(blocks)
         ]
         self._nearest = [np.zeros(len(weights), np.int32) for weights in self.weights]
 
     def chances(self) -> NDArray[np.float64]:
-        """Return the sum of the weights of each block."""
+        """Return the sum of the weights of each block, (blocks,)."""
         return np.array([in_order(weights) for weights in self.weights])
 
     def add(self, seeds: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float64]:
-        """Take note of more seeds; return the sum of the weights of each block."""
+        """Add seeds, (s, d); return the sum of the weights of each block, (blocks,)."""
         prepared = kernel.prepare(seeds, SEEDING_METRIC) if len(seeds) > FEW else None
         for here, rows in enumerate(self._blocks):
             weights, nearest = self.weights[here], self._nearest[here]
@@ -68,7 +70,7 @@ class Potential:
         return self.chances()
 
     def with_each(self, candidates: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float64]:
-        """Return the sums of the weights of each block if one more seed were added, (blocks, c)."""
+        """Return the sum of weights of each block that each candidate would leave, (blocks, c)."""
         left = np.empty((len(self.weights), len(candidates)))
         for here, (rows, weights) in enumerate(zip(self._blocks, self.weights, strict=True)):
             distances = self._distances(rows, candidates, kernel)
@@ -79,42 +81,45 @@ class Potential:
         return left
 
     def find(self, block: int, offsets: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the first row of a block at which the sum of weights exceeds each offset."""
+        """Return the first row of a block at which the sum of weights exceeds each offset, (m,)."""
         rows = np.searchsorted(np.cumsum(self.weights[block]), offsets, side="right")
         return np.asarray(np.minimum(rows, np.flatnonzero(self.weights[block])[-1]))
 
     def joins(self, block: int, first_row: int, key: np.uint64, share: float) -> NDArray[np.bool_]:
-        """Draw for each row of a block whether it joins, with probability weight * share."""
+        """Draw whether each row of a block joins, with chance weight * share, (rows,)."""
         weights = self.weights[block]
         numbers = np.arange(first_row, first_row + len(weights), dtype=np.uint64)
         joins: NDArray[np.bool_] = draws.fractions(draws.mix(numbers, key)) < weights * share
         return joins
 
     def counts(self, n_seeds: int) -> NDArray[np.int64]:
-        """Return the rows nearest to each seed; one equally near to two counts for the first."""
+        """Return the number of rows nearest to each seed, (n_seeds,); of two equally near the
+        first."""
         counts = np.zeros(n_seeds, np.int64)
         for here, nearest in enumerate(self._nearest):
             counts += counts_of(nearest, n_seeds, self._weights_in(here))
         return counts
 
     def _times(self, here: int) -> NDArray[np.int64] | int:
-        """Return how often each row of a block counts."""
+        """Return how often each row of a block counts, (rows,), or 1 for all."""
         weights = self._weights_in(here)
         return weights if len(weights) else 1
 
     def _distances(
         self, rows: NDArray[np.float32], centers: NDArray[np.float32], kernel: Kernel
     ) -> NDArray[np.float64]:
+        """Return the distance of each row to each center, (rows, centers)."""
         result = np.empty((len(rows), len(centers)))
         kernel.distances(rows, centers, SEEDING_METRIC, result)
         return result
 
 
-def unseeded(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
-    """Return the chance of each row to be the first seed: 1, or 0 for a row that makes none."""
+def weights_without_seeds(rows: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
+    """Return the weight of each row before there is a seed, (n,): 1, or 0 for one without
+    direction."""
     return np.where(without_direction(rows, metric), 0.0, 1.0)
 
 
 def in_order(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sums over the first axis, added one after the other: `sum` adds as it likes."""
+    """Return the sums over the first axis, added one after the other: np.sum has another order."""
     return np.asarray(np.cumsum(values, axis=0)[-1])

@@ -1,4 +1,4 @@
-"""Draws without replacement in which every row has a chance like its weight, wherever it is.
+"""Weighted sampling without replacement, the same wherever the rows are.
 
 Each row gets a ticket, an exponential variate over its weight; the lowest tickets win. So a worker
 knows its best rows alone, and the best of all are among these (Efraimidis, Spirakis, Weighted
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm import draws
 
 LN_2 = 0.6931471805599453
+"""Natural logarithm of 2."""
 TERMS = 11
-"""Of the series of the logarithm: what is left out is below 2**-55."""
+"""Number of terms of the logarithm's series; those left out add up to less than 2**-55."""
 
 
 def winners(
     numbers: NDArray[np.int64], weights: NDArray[np.int64], key: np.uint64, size: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the lowest tickets of some rows, at most `size`, and the numbers of these rows.
+    """Return up to `size` lowest tickets of some rows, and the numbers of these rows.
 
-    Rows of weight 0 have none. `weights` (n,), or empty where all count alike.
+    `weights` are (n,), or empty where all rows count alike. Rows of weight 0 have no ticket.
     """
     if len(weights):
         numbers, weights = numbers[weights > 0], weights[weights > 0]
@@ -41,7 +42,7 @@ def lowest(
 
 
 def minus_log(u: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return -ln(u) of numbers in (0, 1), off by some units of 2**-52.
+    """Return -ln(u) of numbers u in (0, 1), (n,), off by some units of 2**-52.
 
     The logarithms of the libraries differ between processors in the last bit. This one is a fixed
     sequence of IEEE operations: ln(m) = 2 artanh((m - 1) / (m + 1)).
