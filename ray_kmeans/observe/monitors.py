@@ -127,11 +127,13 @@ class EarlyStopping(Monitor):
         return self._without_progress >= self.patience
 
     def _forget(self, iteration: int) -> None:
+        """Begin anew after this iteration."""
         self._best = math.inf
         self._without_progress = 0
         self._seen = iteration
 
     def _see(self, line: Iteration) -> None:
+        """Count a step as progress or as one without."""
         self._seen = line.iteration
         loss = line.inertia / line.rows
         # A product: as best - min_delta * best it is NaN while the best one is infinity.

@@ -94,6 +94,7 @@ class Summaries:
         self._newest_published = self._newest_point
 
     def _see(self, event: ev.IterationDone) -> None:
+        """Add a point for a step, or keep the step until the end of the fit."""
         iteration = event.line.iteration
         if iteration <= self._newest_point:
             return  # a step is done again where the fit goes on from its last checkpoint
