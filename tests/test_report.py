@@ -497,7 +497,7 @@ def test_rows_are_shown_by_the_column_of_their_own_block(monkeypatch):
     found = drawn(source)
     some = found.numbers[::9].tolist()
 
-    assert sample.shown(source, found, "number", some) == {each: str(each) for each in some}
+    assert sample.show_rows(source, found, "number", some) == {each: str(each) for each in some}
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_what_is_no_small_image_is_shown_as_text(value, expected):
     state = FitState(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
     found = sample.sample_of(source, source.describe(), state, plane_of(state.centers))
 
-    assert sample.shown(source, found, "what", [1]) == {1: expected}
+    assert sample.show_rows(source, found, "what", [1]) == {1: expected}
 
 
 @pytest.mark.parametrize(
