@@ -151,7 +151,7 @@ def test_a_body_is_not_read_further_than_it_may_be_long(headers, status, why, re
     seen = []
 
     with pytest.raises(requests.Refusal) as caught:
-        asyncio.run(requests.body_of(in_parts([b"1234"] * 9, seen), headers, 10))
+        asyncio.run(requests.read_body(in_parts([b"1234"] * 9, seen), headers, 10))
 
     assert (caught.value.status, len(seen)) == (status, read)
     assert why in caught.value.why
@@ -160,7 +160,7 @@ def test_a_body_is_not_read_further_than_it_may_be_long(headers, status, why, re
 def test_a_body_that_comes_in_parts_is_one():
     parts = [b'{"rows"', b": ", b"[[1]]}"]
 
-    body = asyncio.run(requests.body_of(in_parts(parts, []), {"content-length": "15"}, 15))
+    body = asyncio.run(requests.read_body(in_parts(parts, []), {"content-length": "15"}, 15))
 
     assert body == b'{"rows": [[1]]}'
 
