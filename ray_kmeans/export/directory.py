@@ -161,6 +161,7 @@ class ExportDir(publish.Place):
         self._remove_files(path, files)
 
     def _remove_files(self, path: str, files: Sequence[str]) -> None:
+        """Delete these files of a folder, in this order."""
         for name in files:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(f"{path}/{name}")

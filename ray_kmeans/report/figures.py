@@ -220,7 +220,7 @@ def _label_whole(axis: Any) -> None:
 
 
 def _figure(canvas: Canvas, name: str, alt: str) -> Figure:
-    """Return what is drawn as a figure of a page."""
+    """Return the drawing on a canvas as a figure of a page."""
     content = io.StringIO()
     canvas.savefig(content, format="svg", metadata=dict.fromkeys(METADATA))
     found = re.search(r'<svg[^>]* viewBox="([^"]+)"[^>]*>(.*)</svg>', content.getvalue(), re.DOTALL)

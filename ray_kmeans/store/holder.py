@@ -32,7 +32,7 @@ class Holder:
     nonce: str
     """A random name of this one lease: two processes of a run have different ones."""
     what: str = "run"
-    """What the run does, in words for people."""
+    """Work of the run, in words for people."""
     host: str = field(default_factory=socket.gethostname)
     """Host name of the machine, for people."""
     pid: int = field(default_factory=os.getpid)

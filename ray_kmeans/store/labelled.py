@@ -63,9 +63,9 @@ class LabelRun:
     """The work of one call: what it adds to an output, or finds there."""
 
     parts: Parts
-    """Where the workers write the parts."""
+    """Place where the workers write the parts."""
     spec: OutputSpec
-    """What the call wants the output to be made of."""
+    """Spec of the rows that the call wants in the output."""
     marker: bytes
     """Content of the run's marker; its hash is the run's stamp."""
     before: Mapping[str, Any]
@@ -114,7 +114,7 @@ class LabelledOutput(publish.Place):
         return None if found.is_behind or to_tidy or not run.is_complete else run.there
 
     def snapshot(self) -> OutputSnapshot:
-        """Return what is there now."""
+        """Return a snapshot of the files that are there now."""
         sizes = self._sizes()
         manifests = self.manifests
         found = [name for name in sizes if names.MARKER.fullmatch(name) or name == names.OLD_MARKER]
@@ -128,7 +128,7 @@ class LabelledOutput(publish.Place):
         )
 
     def plan(self, found: OutputSnapshot, spec: OutputSpec, append: bool) -> LabelRun:
-        """Return what is to be done; raise StoreError where something else is there."""
+        """Return the work of a call; raise StoreError where something else is there."""
         spec = specs.through_json(spec)
         written = specs.find_in(found.manifest, spec, append)
         if written is not None:
@@ -144,7 +144,7 @@ class LabelledOutput(publish.Place):
         return LabelRun(parts, spec, marker, before)
 
     def leftovers(self, found: OutputSnapshot, run: LabelRun, *, at_end: bool) -> list[str]:
-        """Return the files that may be removed: those of runs that are over.
+        """Return the files that may be removed: files of runs that are over.
 
         `at_end`: `run` is over as well, so only its manifest and its parts stay. Parts of an open
         marker stay, for their run may be resumed.
@@ -224,7 +224,7 @@ class LabelledOutput(publish.Place):
     def _run_again(
         self, found: OutputSnapshot, spec: OutputSpec, number: int, parts: slice
     ) -> LabelRun:
-        """Return a run that was written before, with what is damaged of it."""
+        """Return a run that was written before, with the parts of it that are damaged."""
         manifest = found.manifest
         all_parts = [Part(**part) for part in manifest["parts"][parts]]
         log.info(

@@ -31,8 +31,11 @@ OLD_PREFIX = "part-"
 """Begin of the names of all parts, in formats 1 and 2."""
 
 _FOLDER = r"cluster(?:_range)?=[\w-]+/"
+"""Pattern of the folder of a cluster, or of several."""
 _PART = r"part-([0-9a-f]{12})-[0-9]{8}\.parquet"
+"""Pattern of a part's name; group: the run."""
 _NOTE = r"(?:plan|[0-9]{8})\.json"
+"""Pattern of a note in a folder of work: the plan, or that a bundle is done."""
 MARKER = re.compile(r"_unfinished-([0-9a-f]{12})\.json")
 """Name of a marker; group: the run."""
 FINAL = re.compile(rf"(?:{_FOLDER})?{_PART}")

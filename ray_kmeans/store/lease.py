@@ -111,7 +111,7 @@ class Lease:
         self.was_deleted = False
         """Whether the lease's file was missing once, perhaps with the whole place."""
         self._began = 0.0
-        """When the lease was taken, in seconds of the monotonic clock."""
+        """Time at which the lease was taken, in seconds of the monotonic clock."""
         self._ended = Event()
         """Set when the thread shall stop beating."""
         self._heart: Thread | None = None
@@ -134,7 +134,7 @@ class Lease:
 
     @property
     def epoch(self) -> int:
-        """Number of this lease, higher than that of all leases before it."""
+        """Number of this lease, higher than the numbers of all leases before it."""
         return self._epoch
 
     def take(self, floor: int = 0) -> None:
@@ -227,6 +227,7 @@ class Lease:
         return found if found.is_known and found.nonce != self._holder.nonce else None
 
     def _take(self, floor: int) -> None:
+        """Create the file of the next epoch, once the holder of the highest one is gone."""
         # The last epoch that another run was quicker to create; late lists may not show it yet.
         refused = 0
         for _ in range(ATTEMPTS):
@@ -364,6 +365,7 @@ class Lease:
         return [each["name"].rsplit("/", 1)[-1] for each in found if each["type"] != "directory"]
 
     def _path(self, epoch: int) -> str:
+        """Return the path of the file of an epoch."""
         return f"{self._place.path}/{PATH.format(self._folder, epoch)}"
 
     def _read(self, epoch: int) -> bytes:

@@ -154,7 +154,7 @@ class ModelDir(publish.Place):
         return f"{self.shown.rstrip('/')}/checkpoints/{_name(path)}" if hidden else path
 
     def fitted(self, checkpoint: str | None = None) -> FitState:
-        """Return the newest state, or that of `checkpoint`; NotFittedError where there is none."""
+        """Return the newest state, or the one of `checkpoint`; NotFittedError for none."""
         state = self.latest() if checkpoint is None else self._of(checkpoint)
         if state is None:
             raise NotFittedError(f"there is no model in {self.shown!r}. Call fit first.")
@@ -398,6 +398,7 @@ class LeasedModelDir:
 
 
 def _name(path: str) -> str:
+    """Return the last name of a path."""
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -58,4 +58,5 @@ def of_unpublished(name: str) -> Number | None:
 
 
 def _number(found: re.Match[str] | None) -> Number | None:
+    """Return the number in a match of `MANIFEST` or `DATA`."""
     return Number(int(found[1] or 0), int(found[2])) if found else None
