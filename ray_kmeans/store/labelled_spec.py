@@ -1,8 +1,8 @@
 """The spec of labelled output, compared with other specs and found in a manifest.
 
-A spec tells what the rows are made from, as JSON: the digest of the centers, the files of the data, the rows of each file, the
-columns. Two runs whose specs agree write the same bytes. A run's marker is its sealed spec, and the
-run's stamp is the hash of that.
+A spec tells what the rows are made from, as JSON: the digest of the centers, the files of the data,
+the rows of each file, the columns. Two runs whose specs agree write the same bytes. A run's marker
+is its sealed spec, and the run's stamp is the hash of that.
 """
 
 from __future__ import annotations
