@@ -45,7 +45,7 @@ def check_metric(metric: str) -> None:
         )
 
 
-def missing(what: str, package: str) -> ConfigError:
+def package_error(what: str, package: str) -> ConfigError:
     """Return the error for an export `what` whose package is not installed."""
     return ConfigError(
         f"the export as {what} needs the package {package}, which is not installed. "

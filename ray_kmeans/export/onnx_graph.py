@@ -14,7 +14,7 @@ from ray_kmeans.export import (
     check_metric,
     first_equals,
     middle,
-    missing,
+    package_error,
 )
 
 OPSET = 17
@@ -77,7 +77,7 @@ def _onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise missing("ONNX", "onnx") from error
+        raise package_error("ONNX", "onnx") from error
     return onnx
 
 

@@ -17,7 +17,7 @@ from ray_kmeans.export import (
     check_metric,
     first_equals,
     middle,
-    missing,
+    package_error,
 )
 
 SIGNATURES = ("serving_default", "default_input_alternative:default_output_alternative")
@@ -98,7 +98,7 @@ def _tensorflow() -> Any:
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise missing("a SavedModel", "tensorflow") from error
+        raise package_error("a SavedModel", "tensorflow") from error
     return tf
 
 

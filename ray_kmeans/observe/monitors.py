@@ -163,7 +163,8 @@ class Monitors:
 
     def __init__(self, monitors: Sequence[Monitor]) -> None:
         self._monitors = tuple(monitors)
-        self._begun: list[Monitor] = []
+        self._to_end: list[Monitor] = []
+        """Monitors whose `begin` has returned and whose `end` is not called yet."""
 
     def __len__(self) -> int:
         return len(self._monitors)
@@ -173,7 +174,7 @@ class Monitors:
         try:
             for monitor in self._monitors:
                 monitor.begin(state)
-                self._begun.append(monitor)
+                self._to_end.append(monitor)
         except BaseException as error:
             self._end(state, [error])
 
@@ -188,8 +189,8 @@ class Monitors:
 
     def _end(self, state: FitState, errors: list[BaseException]) -> None:
         """Call `end` of all that have begun; raise the first of `errors` and those that come."""
-        begun, self._begun = self._begun, []
-        for monitor in begun:
+        to_end, self._to_end = self._to_end, []
+        for monitor in to_end:
             try:
                 monitor.end(state)
             except BaseException as error:

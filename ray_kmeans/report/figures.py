@@ -74,7 +74,7 @@ def is_skewed(values: NDArray[Any]) -> bool:
 
 
 @rc_context(STYLE)
-def loss(history: Sequence[Iteration], distance: str) -> Figure:
+def draw_loss(history: Sequence[Iteration], distance: str) -> Figure:
     """Draw the mean distance of a row to its center in each step, and the smoothed one."""
     canvas = Canvas(figsize=(6, 2.8))
     axes = canvas.subplots()
@@ -93,7 +93,7 @@ def loss(history: Sequence[Iteration], distance: str) -> Figure:
 
 
 @rc_context(STYLE)
-def moves(history: Sequence[Iteration]) -> Figure:
+def draw_moves(history: Sequence[Iteration]) -> Figure:
     """Draw the largest move of a center and the number of empty clusters in each step."""
     canvas = Canvas(figsize=(6, 4))
     upper, lower = canvas.subplots(2, sharex=True, height_ratios=(2, 1))
@@ -119,7 +119,7 @@ def moves(history: Sequence[Iteration]) -> Figure:
 
 
 @rc_context(STYLE)
-def times(spans: Sequence[Span]) -> Figure:
+def draw_times(spans: Sequence[Span]) -> Figure:
     """Draw the seconds of a step, with its parts on top of each other."""
     canvas = Canvas(figsize=(6, 2.8))
     axes = canvas.subplots()
@@ -139,7 +139,7 @@ def times(spans: Sequence[Span]) -> Figure:
 
 
 @rc_context(STYLE)
-def histogram(name: str, values: NDArray[Any], label: str) -> Figure:
+def draw_histogram(name: str, values: NDArray[Any], label: str) -> Figure:
     """Draw a histogram of a value of each cluster (k,); a logarithmic axis leaves out zeros."""
     canvas = Canvas(figsize=(6, 2.6))
     axes = canvas.subplots()
@@ -163,7 +163,7 @@ def histogram(name: str, values: NDArray[Any], label: str) -> Figure:
 
 
 @rc_context(STYLE)
-def view(
+def draw_map(
     plane: Plane,
     centers: NDArray[np.float64],
     sizes: NDArray[np.int64] | None,

@@ -31,7 +31,7 @@ def _time(facts: Facts) -> Section | None:
         "is in no other column."
     )
     table = Table(caption, columns, rows)
-    return Section("time", "Time", text, figures.times(spans), table)
+    return Section("time", "Time", text, figures.draw_times(spans), table)
 
 
 def _line(run: RunRecord) -> tuple[Cell, ...]:

@@ -99,7 +99,7 @@ def _loss(facts: Facts) -> Section | None:
     few = len(lines) == len(history)
     caption = "All steps" if few else f"The first and the last {STEPS_SHOWN} steps"
     table = Table(caption, columns, lines)
-    return Section("loss", "Loss", text, figures.loss(history, facts.distance), table)
+    return Section("loss", "Loss", text, figures.draw_loss(history, facts.distance), table)
 
 
 def _line_of(line: Iteration, smoothed: bool) -> tuple[Cell, ...]:
@@ -124,7 +124,7 @@ def _moves(facts: Facts) -> Section | None:
         return None
     text = "The largest move of any coordinate of any center, and the clusters without a row."
     text += _zeros(np.array([line.shift for line in facts.state.history]))
-    return Section("moves", "Moves", text, figures.moves(facts.state.history))
+    return Section("moves", "Moves", text, figures.draw_moves(facts.state.history))
 
 
 def _sizes(facts: Facts) -> Section:
@@ -137,7 +137,7 @@ def _sizes(facts: Facts) -> Section:
         )
         return Section(name, heading, text)
     counts = facts.sizes.counts
-    figure = figures.histogram(name, counts, "rows of a cluster")
+    figure = figures.draw_histogram(name, counts, "rows of a cluster")
     smallest, largest = int(counts.min()), int(counts.max())
     median, empty = float(np.median(counts)), int((counts == 0).sum())
     row = (int(counts.sum()), smallest, median, largest, empty)
@@ -159,7 +159,7 @@ def _view(facts: Facts) -> Section:
     centers = facts.plane.project(facts.state.centers)
     sizes = facts.sizes.counts if facts.sizes else None
     rows = facts.data.sample.points if facts.data else None
-    return Section("view", "Map", text.strip(), figures.view(facts.plane, centers, sizes, rows))
+    return Section("view", "Map", text.strip(), figures.draw_map(facts.plane, centers, sizes, rows))
 
 
 def _gaps(facts: Facts) -> Section | None:
@@ -173,7 +173,9 @@ def _gaps(facts: Facts) -> Section | None:
         text += f"In comparison, a row was {mean:,.6g} from its own center in the last step. "
     text += "Clusters whose centers are much closer than that are nearly the same."
     text += _zeros(facts.gaps.distances)
-    figure = figures.histogram("gaps", facts.gaps.distances, f"{facts.distance} to the nearest")
+    figure = figures.draw_histogram(
+        "gaps", facts.gaps.distances, f"{facts.distance} to the nearest"
+    )
     columns = ("cluster", "its nearest other cluster", facts.distance)
     rows = facts.gaps.smallest(GAPS_SHOWN)
     caption = "The smallest gaps: each center with the nearest other one"

@@ -32,7 +32,7 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.io import publish
 from ray_kmeans.store import labelled_names as names
 from ray_kmeans.store import labelled_spec as specs
-from ray_kmeans.store.labelled_manifests import FORMAT, Manifests, unsealed
+from ray_kmeans.store.labelled_manifests import FORMAT, Manifests, content_of_seal
 from ray_kmeans.store.labelled_names import MANIFEST
 from ray_kmeans.store.labelled_parts import (
     READ_AT_ONCE,
@@ -118,7 +118,7 @@ class LabelledOutput(publish.Place):
         sizes = self._sizes()
         manifests = self.manifests
         found = [name for name in sizes if names.MARKER.fullmatch(name) or name == names.OLD_MARKER]
-        markers = {name: unsealed(manifests.read(name)) for name in found}
+        markers = {name: content_of_seal(manifests.read(name)) for name in found}
         return OutputSnapshot(
             sizes=sizes,
             has_manifest=MANIFEST in sizes,
@@ -287,7 +287,7 @@ class LabelledOutput(publish.Place):
         data = self.manifests.read(name)
         if data is None:
             return False
-        return is_of_run(data, run) if name.endswith(".parquet") else bool(unsealed(data))
+        return is_of_run(data, run) if name.endswith(".parquet") else bool(content_of_seal(data))
 
     def _manifest_before(
         self, found: OutputSnapshot, spec: OutputSpec, append: bool

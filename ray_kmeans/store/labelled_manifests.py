@@ -147,7 +147,7 @@ def parse_manifest(data: bytes | None) -> dict[str, Any]:
     A manifest of format 2 has no runs: all its parts are taken for one run, whose stamp is the
     hash of the manifest.
     """
-    found = unsealed(data)
+    found = content_of_seal(data)
     if data is None or found.get("format") not in READABLE or not _has(found, OUTPUT):
         return {}
     if "runs" not in found:
@@ -176,7 +176,7 @@ def _has(found: Any, kinds: Mapping[str, type]) -> bool:
     return isinstance(found, dict) and all(type(found.get(key)) is kinds[key] for key in kinds)
 
 
-def unsealed(data: bytes | None) -> dict[str, Any]:
+def content_of_seal(data: bytes | None) -> dict[str, Any]:
     """Return the content of a sealed file; empty where the file is missing or not whole."""
     return (publish.unseal(data) if data is not None else None) or {}
 
