@@ -403,7 +403,7 @@ def test_folders_are_as_many_as_there_may_be_files(clusters, bundles, rows_of_bu
 def test_a_bundle_fits_a_worker_and_no_two_neighbours_do_together(sizes):
     parts = [Part("", rows, size, "") for rows, size in sizes]
 
-    bundles = list(labelled_by_cluster.bundled(parts))
+    bundles = list(labelled_by_cluster.cut_bundles(parts))
 
     assert [index for bundle in bundles for index in bundle] == list(range(len(parts)))
 
@@ -525,13 +525,13 @@ def test_what_cannot_be_added_is_refused_and_the_output_stays(data, tmp_path, ch
 
 def test_a_run_whose_place_another_one_took_over_does_not_finish(data, tmp_path, monkeypatch):
     url = str(tmp_path / "out")
-    there = Parts.there
+    read_back = Parts.read_back
 
     def taken_over(self, blocks):
         (tmp_path / "out" / marker_of(self.stamp)).unlink()
-        return there(self, blocks)
+        return read_back(self, blocks)
 
-    monkeypatch.setattr(Parts, "there", taken_over)
+    monkeypatch.setattr(Parts, "read_back", taken_over)
 
     with pytest.raises(LeaseLostError, match="taken over by a run of another model"):
         write(data, url)

@@ -91,7 +91,7 @@ class Checker:
             "ray": self.submit,
             "serve": check_serve,
             "pip": check_pip,
-            "curl": lambda args: requests.listed(args[args.index("-d") + 1].encode()),
+            "curl": lambda args: requests.rows_in(args[args.index("-d") + 1].encode()),
             "export": lambda args: args,
         }
         checks[program](args)

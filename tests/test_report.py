@@ -268,7 +268,7 @@ def test_moves_between_steps_without_one_are_drawn():
     shifts = [0.0, 5.0, 0.0, 0.3, 0.0, 0.05, 0.0, 0.001]
     history = [Iteration(step, 9, 1.0, shift, 0, "") for step, shift in enumerate(shifts)]
 
-    svg = figures.moves(history).svg
+    svg = figures.draw_moves(history).svg
 
     line = re.search(rf'd="([^"]+)"[^>]*stroke: {figures.BLUE}', svg)[1]
     assert len(re.findall("[ML]", line)) == 4
@@ -497,7 +497,7 @@ def test_rows_are_shown_by_the_column_of_their_own_block(monkeypatch):
     found = drawn(source)
     some = found.numbers[::9].tolist()
 
-    assert sample.shown(source, found, "number", some) == {each: str(each) for each in some}
+    assert sample.show_rows(source, found, "number", some) == {each: str(each) for each in some}
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_what_is_no_small_image_is_shown_as_text(value, expected):
     state = FitState(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
     found = sample.sample_of(source, source.describe(), state, plane_of(state.centers))
 
-    assert sample.shown(source, found, "what", [1]) == {1: expected}
+    assert sample.show_rows(source, found, "what", [1]) == {1: expected}
 
 
 @pytest.mark.parametrize(
@@ -815,4 +815,4 @@ def test_a_model_without_records_of_runs_has_a_page_without_these_sections(tmp_p
 
 @pytest.mark.parametrize("size", [2**63 - 1, 2**62, 1e20])
 def test_sizes_between_which_floats_have_no_room_are_drawn(size):
-    assert f"from {size:,.6g}" in figures.histogram("sizes", np.array([size] * 5), "rows").alt
+    assert f"from {size:,.6g}" in figures.draw_histogram("sizes", np.array([size] * 5), "rows").alt

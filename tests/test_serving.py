@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_body_is_said(case):
     body, message = WRONG[case]
 
     with pytest.raises(DataError, match=message) as caught:
-        requests.as_rows(requests.listed(body), 2)
+        requests.as_rows(requests.rows_in(body), 2)
 
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < requests.LONGEST
@@ -126,7 +126,7 @@ def test_what_is_wrong_with_a_body_is_said(case):
 def test_whole_numbers_are_read_as_exactly_as_they_are_given():
     body = b'{"rows": [[9223372036854775807, -9223372036854775808], [16777217, 33554435]]}'
 
-    rows = requests.as_rows(requests.listed(body), 2)
+    rows = requests.as_rows(requests.rows_in(body), 2)
 
     assert rows.tolist() == np.float32([[2**63 - 1, -(2**63)], [16777217, 33554435]]).tolist()
 
@@ -151,7 +151,7 @@ def test_a_body_is_not_read_further_than_it_may_be_long(headers, status, why, re
     seen = []
 
     with pytest.raises(requests.Refusal) as caught:
-        asyncio.run(requests.body_of(in_parts([b"1234"] * 9, seen), headers, 10))
+        asyncio.run(requests.read_body(in_parts([b"1234"] * 9, seen), headers, 10))
 
     assert (caught.value.status, len(seen)) == (status, read)
     assert why in caught.value.why
@@ -160,13 +160,13 @@ def test_a_body_is_not_read_further_than_it_may_be_long(headers, status, why, re
 def test_a_body_that_comes_in_parts_is_one():
     parts = [b'{"rows"', b": ", b"[[1]]}"]
 
-    body = asyncio.run(requests.body_of(in_parts(parts, []), {"content-length": "15"}, 15))
+    body = asyncio.run(requests.read_body(in_parts(parts, []), {"content-length": "15"}, 15))
 
     assert body == b'{"rows": [[1]]}'
 
 
 def test_numbers_of_a_body_are_float32_however_they_are_written():
-    rows = requests.as_rows(requests.listed(b'{"rows": [[1, 2.5], [1e-3, -4e0]]}'), 2)
+    rows = requests.as_rows(requests.rows_in(b'{"rows": [[1, 2.5], [1e-3, -4e0]]}'), 2)
 
     assert rows.dtype == np.float32
     assert rows.tolist() == np.float32([[1, 2.5], [0.001, -4]]).tolist()
@@ -201,18 +201,18 @@ def test_requests_are_cut_apart_as_they_came(km):
 def test_a_replica_takes_the_checkpoint_that_it_is_told(km):
     first, last = names_of(km)[0], names_of(km)[-1]
     replica = replica_of(km, first)
-    before = replica.about()
+    before = replica.describe()
 
     replica.reconfigure({"checkpoint_path": last})
 
     assert first != last
-    assert replica.about()["iteration"] == before["iteration"] + 2
+    assert replica.describe()["iteration"] == before["iteration"] + 2
 
 
 def test_a_checkpoint_that_cannot_be_served_leaves_the_model_as_it_is(km, tmp_path, caplog):
     narrow = fitted(tmp_path, width=3).checkpoints()[-1]
     replica = replica_of(km)
-    before = replica.about()
+    before = replica.describe()
 
     for user_config, message in [
         ({}, r"user_config=\{\} must be .*checkpoint_path"),
@@ -221,19 +221,19 @@ def test_a_checkpoint_that_cannot_be_served_leaves_the_model_as_it_is(km, tmp_pa
         ({"checkpoint_path": narrow}, "has 3 features and the model that is served 4"),
     ]:
         replica.reconfigure(user_config)
-        about = replica.about()
+        about = replica.describe()
         assert re.search(message, about.pop("refused"))
         assert re.search(message, caplog.records[-1].message)
         assert about == before
     replica.reconfigure({"checkpoint_path": names_of(km)[-1]})
-    assert replica.about() == before
+    assert replica.describe() == before
 
 
 def test_a_replica_without_a_model_does_not_start(km):
     with pytest.raises(NotFittedError, match="does not exist"):
         without_model(km).reconfigure({"checkpoint_path": "00000009.json"})
     with pytest.raises(RuntimeError, match="this replica has no model"):
-        without_model(km).about()
+        without_model(km).describe()
 
 
 def test_a_replica_that_labels_wrongly_is_not_healthy(km):

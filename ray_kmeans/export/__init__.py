@@ -1,7 +1,7 @@
-"""A fitted model as a graph that other programs run: pure functions of centers and metric.
+"""Exports of a fitted model: graphs that other programs run, and files of centers.
 
 Every graph maps `inputs` to `cluster_idx`, `all_scores` and `scores` with the same float64
-arithmetic. The packages that make the graphs are imported when one is asked for.
+arithmetic. The packages that make a graph are imported when a graph of that kind is asked for.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ray_kmeans.errors import ConfigError, install_hint
 
 
 def middle(centers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the lower median of the centers in every feature, (d,).
+    """Return the lower median of the centers (k, d) in every feature, float32 (d,).
 
-    Distances are computed from here: an offset that all data share would otherwise cancel most
-    digits. Unlike their mean, it needs no rounding: what lies on a grid stays on it, and so rows
-    exactly between two centers stay there.
+    A graph computes distances between rows and centers less this point: without it, an offset that
+    all data share would cancel most digits. Unlike the mean of the centers, it needs no rounding:
+    rows and centers on a grid stay on the grid, and a row exactly between two centers stays there.
     """
     rank = (len(centers) - 1) // 2
     lower: NDArray[np.float32] = np.partition(centers, rank, axis=0)[rank]
@@ -26,10 +26,10 @@ def middle(centers: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def first_equals(centers: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return for every center the lowest index of a center that equals it, (k,).
+    """Return for each of the centers (k, d) the lowest index of an equal one, int64 (k,).
 
-    A matrix product may round its last columns otherwise than the first ones, so that the least
-    score alone does not find the lowest of equal centers.
+    A matrix product may round its last columns otherwise than its first ones. So among equal
+    centers the least score may be at any of them, and this finds the lowest one.
     """
     seen: dict[bytes, int] = {}
     rows = (row + np.float32(0) for row in centers)  # -0.0 becomes 0.0, which it equals
@@ -44,8 +44,8 @@ def check_metric(metric: str) -> None:
         )
 
 
-def missing(what: str, package: str) -> ConfigError:
-    """Return the error for an export whose package is not installed."""
+def package_error(what: str, package: str) -> ConfigError:
+    """Return the error for an export `what` whose package is not installed."""
     return ConfigError(
         f"the export as {what} needs the package {package}, which is not installed. "
         f"{install_hint(package)}"

@@ -1,4 +1,4 @@
-"""The centers of a model as one file, for builders of indexes over vectors."""
+"""The centers of a model as one file, for programs that build indexes over vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def parquet_of(centers: NDArray[Any], counts: NDArray[Any]) -> bytes:
-    """Return Parquet with the columns cluster, center, count; a row for each cluster."""
+    """Return Parquet with the columns cluster, center, count, from centers (k, d), counts (k,)."""
     width = centers.shape[1]
     columns = {
         "cluster": pa.array(np.arange(len(centers), dtype=np.int32)),
@@ -25,7 +25,7 @@ def parquet_of(centers: NDArray[Any], counts: NDArray[Any]) -> bytes:
 
 
 def npy_of(centers: NDArray[Any], counts: NDArray[Any]) -> bytes:
-    """Return the centers alone as .npy, (k, d): an array has no room for their counts."""
+    """Return the centers (k, d) as .npy; an array has no room for their counts."""
     content = io.BytesIO()
     np.save(content, centers, allow_pickle=False)
     return content.getvalue()

@@ -1,7 +1,15 @@
-"""Exported models: numbered directories, each complete once its manifest is there.
+"""The directory of exported models: numbered exports, each complete once its manifest is there.
 
 1780000000/<files>                    the second in which it was made, or the next free number
 1780000000/_manifest.json             names, sizes and hashes of the files; written last
+
+Two exports at once get two numbers:
+
+- *On a disk* an export is made in a hidden folder and renamed. A rename to a folder with files
+  fails, and then the next number is tried.
+- *On an object store* there is no rename that fails for the second one. An export first puts a
+  claim below its number and then lists the number: of two at once, whoever lists later sees the
+  claim of the other one and goes on to the next number. At worst both go on.
 """
 
 from __future__ import annotations
@@ -25,14 +33,18 @@ from ray_kmeans.io.remote import Remote, raise_store_errors
 log = logging.getLogger("ray_kmeans")
 
 MANIFEST = "_manifest.json"
+"""Name of the manifest of an export."""
 KIND = "ray_kmeans export"
+"""Kind in the manifest: other directories with manifests are not touched."""
 FORMAT = 1
+"""Version of the format."""
 NUMBER = re.compile(r"[1-9][0-9]*")
+"""Name of the directory of an export."""
 
 
 @dataclass(frozen=True, repr=False)
 class ExportDir(publish.Place):
-    """Exports under one URL."""
+    """The exports of models under one URL."""
 
     @classmethod
     def at(cls, url: str, storage_options: Mapping[str, Any]) -> ExportDir:
@@ -40,10 +52,14 @@ class ExportDir(publish.Place):
         return cls(publish.absolute(url), storage_options)
 
     def publish(self, files: Mapping[str, bytes], *, keep: int | None = None) -> str:
-        """Write an export of these files by relative name, and return the URL of its directory.
+        """Write an export, which appears whole or not at all; return the URL of its directory.
 
-        It appears whole or not at all. `keep`: delete exports until so many are left, this one
-        included, the newest by their numbers.
+        Parameters
+        ----------
+        files : mapping
+            Content of each file, by its relative name.
+        keep : int, optional
+            Number of exports that stay, this one and the newest others; None keeps all.
         """
         for name in files:
             _check_name(name)
@@ -51,7 +67,7 @@ class ExportDir(publish.Place):
             raise ConfigError(f"keep={keep!r} must be at least 1, or None to keep all exports.")
         content = {**files, MANIFEST: _manifest(files)}
         with self.raise_store_errors(f"cannot export to {self.shown!r}"):
-            number = self._rename_in(content) if self._local else self._put_in(content)
+            number = self._rename_in(content) if self._is_on_disk else self._put_in(content)
         url = f"{self.url.rstrip('/')}/{number}"
         if keep is not None:
             with self.raise_store_errors(
@@ -61,10 +77,12 @@ class ExportDir(publish.Place):
         return url
 
     @property
-    def _local(self) -> bool:
+    def _is_on_disk(self) -> bool:
+        """Whether exports can be renamed."""
         return self.is_protocol("file")
 
     def _rename_in(self, content: Mapping[str, bytes]) -> str:
+        """Write files to a hidden folder and rename it to a free number; return the number."""
         hidden = f"{self.path}/.{uuid.uuid4().hex}.partial"
         try:
             for name, data in content.items():
@@ -86,6 +104,7 @@ class ExportDir(publish.Place):
         return number
 
     def _put_in(self, content: Mapping[str, bytes]) -> str:
+        """Put files below a claimed number, the manifest last; return the number."""
         number, claim = self._claim()
         path = f"{self.path}/{number}"
         try:
@@ -94,17 +113,13 @@ class ExportDir(publish.Place):
                     self.fs.rm_file(claim)
                 publish.put(self.fs, f"{path}/{name}", data)
         except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
+            with contextlib.suppress(Exception):  # raised, it would hide the first error
                 self._remove_files(path, [MANIFEST, claim.rsplit("/", 1)[-1], *content])
             raise
         return number
 
     def _claim(self) -> tuple[str, str]:
-        """Return a number that nobody else writes to, and the file that says so.
-
-        There is no rename here that fails for the second one. Who claims first and looks then sees
-        the claim of the other, or is seen; at worst both go on to other numbers.
-        """
+        """Return a number that nobody else writes to, and the path of the claim on it."""
         for number in _numbers():
             path = f"{self.path}/{number}"
             if self._names(path):
@@ -117,13 +132,14 @@ class ExportDir(publish.Place):
         raise AssertionError("numbers do not end")
 
     def _delete_old(self, new: str, keep: int) -> None:
+        """Delete the oldest exports by number, so that `keep` are left; the new one stays."""
         others = [name for name in self._names(self.path) if NUMBER.fullmatch(name)]
         own = {name: files for name in others if name != new and (files := self._files_of(name))}
         for name in sorted(own, key=int, reverse=True)[keep - 1 :]:
             self._remove(f"{self.path}/{name}", own[name])
 
     def _files_of(self, name: str) -> list[str]:
-        """Return the files of an export, the manifest first; none where it is not one of ours."""
+        """Return the files of an export, the manifest first; empty for a directory of others."""
         try:
             data = self.fs.cat_file(f"{self.path}/{name}/{MANIFEST}")
         except (FileNotFoundError, NotADirectoryError):
@@ -133,7 +149,7 @@ class ExportDir(publish.Place):
 
     def _remove(self, path: str, files: Sequence[str]) -> None:
         """Delete an export, so that no reader finds a part of it; files of others in it stay."""
-        if not self._local:
+        if not self._is_on_disk:
             self._remove_files(path, files)
             return
         there = {each[len(path) + 1 :] for each in self.fs.find(path)}
@@ -147,11 +163,13 @@ class ExportDir(publish.Place):
         self._remove_files(path, files)
 
     def _remove_files(self, path: str, files: Sequence[str]) -> None:
+        """Delete these files of a folder, in this order."""
         for name in files:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(f"{path}/{name}")
 
     def _names(self, path: str) -> list[str]:
+        """Return the names of all that is in a folder."""
         self.fs.invalidate_cache()
         try:
             found = self.fs.ls(path, detail=False)
@@ -163,7 +181,7 @@ class ExportDir(publish.Place):
 def assets(
     assets_extra: Mapping[str, str] | None, storage_options: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """Read the files that go along: names below assets.extra to paths or URLs to read."""
+    """Return the files of `assets_extra`: names below assets.extra, to paths or URLs to read."""
     found = {}
     for name, source in (assets_extra or {}).items():
         _check_name(name)
@@ -178,10 +196,12 @@ def assets(
 
 
 def _numbers() -> Iterator[str]:
+    """Yield the present second, and then the numbers after it."""
     return map(str, itertools.count(int(time.time())))
 
 
 def _check_name(name: str) -> None:
+    """Raise ConfigError for a name that leads out of an export or replaces its manifest."""
     if {"", ".", ".."} & set(name.split("/")) or name == MANIFEST:
         raise ConfigError(
             f"{name!r} cannot be the name of a file in an export. Give a relative path without "
@@ -190,5 +210,6 @@ def _check_name(name: str) -> None:
 
 
 def _manifest(files: Mapping[str, bytes]) -> bytes:
+    """Return the manifest of an export of these files."""
     listed = {name: {"size": len(b), "sha256": publish.sha256(b)} for name, b in files.items()}
     return publish.seal({"kind": KIND, "format": FORMAT, "files": listed})

@@ -14,17 +14,17 @@ from ray_kmeans.export import (
     check_metric,
     first_equals,
     middle,
-    missing,
+    package_error,
 )
 
 OPSET = 17
+"""Version of the ONNX operators."""
 IR_VERSION = 8
-"""Of the ONNX release that brought opset 17: onnxruntime 1.12 and later read it."""
-
+"""Version of the file format that came with opset 17: onnxruntime 1.12 and later read it."""
 LARGEST_BYTES = 2**31 - 1
-"""Of a protobuf message."""
+"""Largest size of a protobuf message, in bytes."""
 GRAPH_BYTES = 2**16
-"""More than the graph takes without centers and properties."""
+"""Upper bound of the graph's size without centers and properties, in bytes."""
 
 
 def onnx_model(
@@ -43,7 +43,7 @@ def onnx_model(
         For 'cosine' rows of length 1 or 0.
     metric : 'squared_euclidean' or 'cosine'
     properties : mapping
-        What the file shall say about itself (`metadata_props`).
+        Properties of the file (`metadata_props`), by name.
     strip_default_attrs : bool
         Leave out attributes that have the default of opset 17.
     as_text : bool
@@ -73,14 +73,16 @@ def onnx_model(
 
 
 def _onnx() -> Any:
+    """Return the package onnx; raise ConfigError where it is not installed."""
     try:
         import onnx
     except ImportError as error:
-        raise missing("ONNX", "onnx") from error
+        raise package_error("ONNX", "onnx") from error
     return onnx
 
 
 def _check_size(centers: NDArray[np.float32], properties: Mapping[str, str]) -> None:
+    """Raise ConfigError for a model that is too large for protobuf."""
     words = sum(len(word.encode()) for pair in properties.items() for word in pair)
     k, d = centers.shape
     needed = centers.nbytes + 4 * d + 8 * k + words + GRAPH_BYTES
@@ -93,35 +95,40 @@ def _check_size(centers: NDArray[np.float32], properties: Mapping[str, str]) -> 
 
 
 class _Nodes:
-    """The nodes of a graph in the order in which they were made."""
+    """Adds nodes to a graph; each method returns the name of a node's output."""
 
     def __init__(self, onnx: Any) -> None:
         self._helper = onnx.helper
         self._types = onnx.TensorProto
-        self.made: list[Any] = []
+        self.nodes: list[Any] = []
+        """The nodes in the order in which they were added."""
 
     def add(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         """Add a node and return the name of its output."""
-        out = out or f"{op.lower()}_{len(self.made)}"
-        self.made.append(self._helper.make_node(op, inputs, [out], out, **attributes))
+        out = out or f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(self._helper.make_node(op, inputs, [out], out, **attributes))
         return out
 
     def float64(self, tensor: str) -> str:
+        """Add a cast to float64."""
         return self.add("Cast", tensor, to=self._types.DOUBLE)
 
     def float32(self, tensor: str, out: str | None = None) -> str:
+        """Add a cast to float32."""
         return self.add("Cast", tensor, out=out, to=self._types.FLOAT)
 
     def squares(self, rows: str) -> str:
-        """Add the squared length of every row, (n, 1)."""
+        """Add the squared length of each row, (n, 1)."""
         square = self.add("Mul", rows, rows)
         return self.add("ReduceSum", square, "features", keepdims=1, noop_with_empty_axes=0)
 
-    def transposed(self, matrix: str) -> str:
+    def transpose(self, matrix: str) -> str:
+        """Add the transposed matrix."""
         return self.add("Transpose", matrix, perm=[1, 0])
 
 
 def _graph(onnx: Any, centers: NDArray[np.float32], metric: str) -> Any:
+    """Return the graph from `inputs` to `cluster_idx`, `all_scores` and `scores`."""
     constants = {
         "clusters": centers,
         "first": first_equals(centers),
@@ -142,7 +149,7 @@ def _graph(onnx: Any, centers: NDArray[np.float32], metric: str) -> Any:
     k, d = centers.shape
     value, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
     return onnx.helper.make_graph(
-        nodes.made,
+        nodes.nodes,
         "kmeans",
         [value("inputs", types.FLOAT, ["batch", d])],
         [
@@ -155,13 +162,13 @@ def _graph(onnx: Any, centers: NDArray[np.float32], metric: str) -> Any:
 
 
 def _squared_euclidean(nodes: _Nodes) -> str:
-    """Add |x|^2 - 2 x.c + |c|^2, rows and centers as seen from the middle of the centers."""
+    """Add |x|^2 - 2 x.c + |c|^2, of rows x and centers c less the middle of the centers."""
     origin = nodes.float64("middle")
     x = nodes.add("Sub", nodes.float64("inputs"), origin)
     c = nodes.add("Sub", nodes.float64("clusters"), origin)
-    products = nodes.add("Mul", nodes.add("MatMul", x, nodes.transposed(c)), "two")
+    products = nodes.add("Mul", nodes.add("MatMul", x, nodes.transpose(c)), "two")
     rows = nodes.add("Sub", nodes.squares(x), products)
-    distances = nodes.add("Add", rows, nodes.transposed(nodes.squares(c)))
+    distances = nodes.add("Add", rows, nodes.transpose(nodes.squares(c)))
     return nodes.add("Max", distances, "zero")
 
 
@@ -170,14 +177,15 @@ def _cosine(nodes: _Nodes) -> str:
     x = nodes.float64("inputs")
     length = nodes.add("Sqrt", nodes.squares(x))
     unit = nodes.float32(nodes.add("Div", x, length))
-    # Also keeps the casts apart: onnxruntime 1.15 drops one to float32 that another follows.
+    # It also keeps the casts apart: onnxruntime 1.15 drops a cast to float32 before another cast.
     unit = nodes.add("Where", nodes.add("Equal", length, "zero"), "nothing", unit)
-    clusters = nodes.transposed(nodes.float64("clusters"))
+    clusters = nodes.transpose(nodes.float64("clusters"))
     products = nodes.add("MatMul", nodes.float64(unit), clusters)
     return nodes.add("Max", nodes.add("Sub", "one", products), "zero")
 
 
 def _strip_defaults(onnx: Any, model: Any) -> None:
+    """Remove the attributes that have the defaults of the opset."""
     for node in model.graph.node:
         known = onnx.defs.get_schema(node.op_type, OPSET).attributes
         for attribute in list(node.attribute):

@@ -17,14 +17,15 @@ from ray_kmeans.export import (
     check_metric,
     first_equals,
     middle,
-    missing,
+    package_error,
 )
 
 SIGNATURES = ("serving_default", "default_input_alternative:default_output_alternative")
+"""Names of the signatures, as TensorFlow and tf.contrib.learn look for them."""
 
 
 def tensorflow_installed() -> bool:
-    """Tell whether a SavedModel can be made, without the seconds that an import takes."""
+    """Return whether TensorFlow is installed, without the seconds that its import takes."""
     return find_spec("tensorflow") is not None
 
 
@@ -62,7 +63,7 @@ def saved_model_files(
     tf = _tensorflow()
     v1 = tf.compat.v1
     with tempfile.TemporaryDirectory() as folder, tf.Graph().as_default():
-        # Fed and not a constant: a graph holds 2 GB at most.
+        # The centers are fed: as a constant they would be in the graph, which holds 2 GB at most.
         initial = v1.placeholder(tf.float32, centers.shape)
         clusters = v1.Variable(initial, name="clusters", use_resource=True)
         features, inputs = _inputs(tf, serving_input_fn, centers.shape[1])
@@ -93,10 +94,11 @@ def saved_model_files(
 
 
 def _tensorflow() -> Any:
+    """Return the package tensorflow; raise ConfigError where it is not installed."""
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise missing("a SavedModel", "tensorflow") from error
+        raise package_error("a SavedModel", "tensorflow") from error
     return tf
 
 
@@ -107,7 +109,7 @@ def _inputs(
     if serving_input_fn is None:
         inputs = tf.compat.v1.placeholder(tf.float32, (None, d), "inputs")
         return inputs, {"inputs": inputs}
-    features, received = _unpacked(serving_input_fn())
+    features, received = _unpack(serving_input_fn())
     if isinstance(features, Mapping):
         features = tf.concat([_column(tf, features[name]) for name in sorted(features)], 1)
     # TensorFlow would repeat a single column d times without a word.
@@ -120,8 +122,8 @@ def _inputs(
     return tf.cast(tf.ensure_shape(features, (None, d)), tf.float32), dict(inputs)
 
 
-def _unpacked(given: Any) -> tuple[Any, Any]:
-    """Return the features and what the signatures receive."""
+def _unpack(given: Any) -> tuple[Any, Any]:
+    """Return the features and the inputs of the signatures from what `serving_input_fn` gave."""
     for name in ("default_inputs", "receiver_tensors"):
         if hasattr(given, name):
             features, received = given.features, getattr(given, name)
@@ -142,12 +144,13 @@ def _unpacked(given: Any) -> tuple[Any, Any]:
 
 
 def _column(tf: Any, tensor: Any) -> Any:
-    """Return one feature of a dict as a matrix of float32."""
+    """Return one tensor of a dict, (batch,) or (batch, n), as a matrix of float32."""
     matrix = tensor[:, None] if tensor.shape.rank == 1 else tensor
     return tf.cast(matrix, tf.float32)
 
 
 def _outputs(tf: Any, scores: Any, first: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the outputs by name, from scores (batch, k) and the lowest equal centers (k,)."""
     least = tf.reduce_min(scores, 1)
     # tf.argmin promises nothing for ties.
     k = tf.constant(len(first), tf.int64)
@@ -160,7 +163,7 @@ def _outputs(tf: Any, scores: Any, first: NDArray[np.int64]) -> dict[str, Any]:
 
 
 def _squared_euclidean(tf: Any, x: Any, c: Any, origin: NDArray[np.float64]) -> Any:
-    """Return |x|^2 - 2 x.c + |c|^2, rows and centers as seen from the middle of the centers."""
+    """Return |x|^2 - 2 x.c + |c|^2, of rows x and centers c less the middle of the centers."""
     x, c = x - origin, c - origin
     rows = tf.reduce_sum(x * x, 1, keepdims=True) - 2 * tf.matmul(x, c, transpose_b=True)
     return tf.maximum(rows + tf.reduce_sum(c * c, 1), 0)

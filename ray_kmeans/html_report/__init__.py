@@ -1,4 +1,4 @@
-"""A fitted model as one HTML page that needs nothing but itself: no network, no script."""
+"""The report of a fitted model: one HTML page that needs no other file, network or script."""
 
 from __future__ import annotations
 
@@ -17,24 +17,33 @@ def write_report(
     columns: Sequence[str] = (),
     show: str | None = None,
 ) -> None:
-    """Write the page of the newest state of a model to a path or URL, in one step.
+    """Write the report of the newest state of a model to a path or URL, in one step.
 
     Parameters
     ----------
     model : ModelDir
-        Its storage options serve the data and the output too.
+        The model; its storage options are used for the data and the output, too.
     output : str
         Path or URL of the page.
-    data, columns
-        Files, directories or globs, and their columns, as a fit takes them: the page shows where
-        some of their rows lie and which are nearest to their centers. Without, the centers alone.
+    data : sequence of str, default ()
+        Files, directories or globs, as a fit takes them: the page shows where some of their rows
+        lie, and which rows are nearest to their centers. Without data it shows the centers alone.
+    columns : sequence of str, default ()
+        Columns of the data that make a row.
     show : str, optional
-        Column of the data with what a row is: text, or a PNG or JPEG.
+        Column of the data that shows what a row is: text, or a PNG or JPEG.
+
+    Raises
+    ------
+    ConfigError
+        matplotlib or jinja2 is not installed; or `columns` or `show` is given without data.
+    NotFittedError
+        There is no model.
 
     Notes
     -----
-    Runs in this process. Time O(k^2 d) for the gaps between centers; of the data, it reads at most
-    as many blocks as `sample` says.
+    It runs in this process. The gaps between centers take time O(k^2 d); of the data it reads at
+    most `report.sample.BLOCKS` blocks, and more only where these are small.
     """
     try:
         from ray_kmeans.html_report import facts, page, sections

@@ -1,4 +1,4 @@
-"""What the centers of a model say by themselves: sizes, a plane to see them in, gaps."""
+"""Facts about the centers of a model: sizes of the clusters, a plane to draw in, gaps."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ray_kmeans.algorithm.state import FitState
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many rows each cluster has."""
+    """The sizes of the clusters."""
 
     counts: NDArray[Any]
-    """(k,) whole numbers, or sums of weights."""
+    """(k,) rows of each cluster as whole numbers, or their weights as sums."""
     of: str
-    """What is counted, in words."""
+    """The rows that are counted, in words."""
 
 
 def sizes_of(state: FitState, sampled: NDArray[np.int64] | None) -> Sizes | None:
-    """Return the sizes by the last sweep, else by the labels of a sample.
+    """Return the sizes by the last sweep, else by the labels of a sample, `sampled` (n,).
 
-    None where nothing counts rows: mini-batch counts those of many steps, each as often as it was
-    drawn and by centers that moved, which are no sizes.
+    None where neither is there: the counts of mini-batch are no sizes, for they count a row as
+    often as it was drawn, and by centers that have moved since.
     """
     running = state.running
     if running is None and state.counts.any():
@@ -40,15 +40,15 @@ def sizes_of(state: FitState, sampled: NDArray[np.int64] | None) -> Sizes | None
 
 @dataclass(frozen=True)
 class Plane:
-    """The two directions in which the centers differ most."""
+    """The plane of the two directions in which the centers differ most."""
 
     mean: NDArray[np.float64]
-    """(d,) of the centers."""
+    """(d,) mean of the centers."""
     axes: NDArray[np.float64]
-    """(2, d) orthogonal unit vectors, the largest value of each positive; zero where no direction
-    is left."""
+    """(2, d) orthogonal unit vectors, the largest value of each positive; zeros where the centers
+    differ in fewer directions."""
     shares: tuple[float, float]
-    """Of the variance of the centers, each counted once."""
+    """Share of the centers' variance along each axis, from 0 to 1; each center counts once."""
 
     def project(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return rows (n, d) as points of the plane, (n, 2)."""
@@ -74,24 +74,24 @@ def plane_of(centers: NDArray[np.float32]) -> Plane:
 
 @dataclass(frozen=True)
 class Gaps:
-    """How near each center is to its nearest other one."""
+    """The distance of each center to its nearest other one."""
 
     nearest: NDArray[np.int64]
-    """(k,) which that is, over the reals; a tie goes to the lowest index."""
+    """(k,) index of the nearest other center, by exact distances; ties to the lowest index."""
     distances: NDArray[np.float64]
-    """(k,) to it, by the metric of the model."""
+    """(k,) distance to it, by the metric of the model."""
 
     def smallest(self, number: int) -> list[tuple[int, int, float]]:
-        """Return (center, its nearest other one, distance) of those that are nearest to one."""
+        """Return (center, nearest other center, distance) of the `number` smallest gaps."""
         order = np.argsort(self.distances, kind="stable")[:number].tolist()
         return [(one, int(self.nearest[one]), float(self.distances[one])) for one in order]
 
 
 def gaps_of(centers: NDArray[np.float32], metric: Metric) -> Gaps | None:
-    """Return the gaps between centers (k, d); None where there is a single one."""
+    """Return the gaps between centers (k, d); None for a single center."""
     if len(centers) == 1:
         return None
-    kernel = kernels.load("portable")  # compiles least: a page is made once
+    kernel = kernels.load("portable")  # it compiles fastest, and a page is made once
     themselves = np.arange(len(centers), dtype=np.int32)
     nearest = np.empty(len(centers), np.int32)
     kernel.assign_second(centers, kernel.prepare(centers, metric), themselves, nearest)

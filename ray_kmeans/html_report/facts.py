@@ -1,4 +1,4 @@
-"""All that a report is made of: a model, and what it says of some rows of the data."""
+"""The facts that a report shows: of a model, its runs, and a sample of the data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ray_kmeans.html_report.sample import (
     Shown,
     check_column,
     sample_of,
-    shown,
+    show_rows,
 )
 from ray_kmeans.observe import run_record
 from ray_kmeans.observe.run_record import RunRecord
@@ -32,72 +32,91 @@ from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.text import secrets
 from ray_kmeans.workflows.validation import check_features
 
-LARGEST_SHOWN, SMALLEST_SHOWN = 8, 4
-"""Clusters of which rows are shown."""
+LARGEST_SHOWN = 8
+"""Number of largest clusters whose rows are shown."""
+SMALLEST_SHOWN = 4
+"""Number of smallest clusters whose rows are shown."""
 ROWS_SHOWN = 5
+"""Number of rows of a cluster that are shown."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is known of the data."""
+    """The data of a report."""
 
     name: str
-    """Where they are, without secrets."""
+    """Paths or URLs of the data, without secrets."""
     source: Source
+    """The data as rows."""
     sample: Sample
+    """Some rows with their labels."""
 
     def nearest(self, clusters: Sequence[int], show: str | None) -> dict[int, tuple[Shown, ...]]:
-        """Return what to show of the sampled rows nearest to the centers of these clusters."""
+        """Return texts or images of the sampled rows nearest to the centers of these clusters."""
         numbers = {cluster: self.sample.nearest(cluster, ROWS_SHOWN) for cluster in clusters}
         wanted = sorted(number for each in numbers.values() for number in each)
         names: Mapping[int, Shown] = {number: f"row {number:,}" for number in wanted}
         if show:
-            names = shown(self.source, self.sample, show, wanted)
+            names = show_rows(self.source, self.sample, show, wanted)
         return {cluster: tuple(names[each] for each in numbers[cluster]) for cluster in clusters}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model."""
+    """All facts of a report."""
 
     name: str
-    """Where the model is, without secrets."""
+    """Path or URL of the model, without secrets."""
     state: FitState
+    """The newest state of the model."""
     runs: tuple[RunRecord, ...]
-    """That made it, the first one first."""
+    """Records of the runs that made the model, the oldest first."""
     plane: Plane
+    """The plane to draw centers and rows in."""
     gaps: Gaps | None
-    """None for a single center."""
+    """Distances between centers; None for a single center."""
     sizes: Sizes | None
+    """Sizes of the clusters; None where nothing counts their rows."""
     data: Data | None
+    """The data; None where none are given."""
     examples: Mapping[int, tuple[Shown, ...]]
-    """Of the largest and smallest clusters, what to show of the sampled rows nearest to each."""
+    """Texts or images of the rows nearest to the center, for the largest and smallest clusters."""
 
     @property
     def distance(self) -> str:
-        """What a distance of this model is."""
+        """The name of a distance of this model."""
         return "cosine distance" if self.state.metric == Metric.COSINE else "squared distance"
 
 
 def facts_of(
     model: ModelDir, data: Sequence[str], columns: Sequence[str], show: str | None
 ) -> Facts:
-    """Read a model, and a sample of the data where there are some."""
+    """Read a model, and a sample of the data where data are given."""
     state = model.fitted()
     plane = plane_of(state.centers)
-    seen = _look_at(data, columns, show, model, state, plane) if data else None
+    given = _read_data(data, columns, show, model, state, plane) if data else None
     gaps = gaps_of(state.centers, state.metric)
-    sizes = sizes_of(state, seen.sample.labels if seen else None)
-    examples = seen.nearest(_largest_and_smallest(sizes), show) if seen and sizes else {}
-    return Facts(model.shown, state, _runs_of(model), plane, gaps, sizes, seen, examples)
+    sizes = sizes_of(state, given.sample.labels if given else None)
+    examples = given.nearest(_largest_and_smallest(sizes), show) if given and sizes else {}
+    return Facts(
+        name=model.shown,
+        state=state,
+        runs=_runs_of(model),
+        plane=plane,
+        gaps=gaps,
+        sizes=sizes,
+        data=given,
+        examples=examples,
+    )
 
 
 def _runs_of(model: ModelDir) -> tuple[RunRecord, ...]:
+    """Return the run records of a model, the oldest first."""
     found = map(RunRecord.parse, model.records(run_record.FOLDER))
     return tuple(sorted((run for run in found if run), key=lambda run: run.began))
 
 
-def _look_at(
+def _read_data(
     data: Sequence[str],
     columns: Sequence[str],
     show: str | None,
@@ -105,6 +124,7 @@ def _look_at(
     state: FitState,
     plane: Plane,
 ) -> Data:
+    """Return the data of a report, with a sample that is labelled under the model."""
     source = taken_from(state, list(data), columns, model.storage_options)
     layout = source.describe()
     check_features(layout.features, state, model.url)
@@ -115,9 +135,9 @@ def _look_at(
 
 
 def _largest_and_smallest(sizes: Sizes) -> list[int]:
-    """Return the clusters of which rows are shown, in the order of their sizes; no empty one."""
+    """Return the clusters whose rows are shown, the largest first; none that is empty."""
     order = np.argsort(-sizes.counts, kind="stable")
-    some: list[int] = order[sizes.counts[order] > 0].tolist()
-    if len(some) > LARGEST_SHOWN + SMALLEST_SHOWN:
-        return some[:LARGEST_SHOWN] + some[-SMALLEST_SHOWN:]
-    return some
+    clusters: list[int] = order[sizes.counts[order] > 0].tolist()
+    if len(clusters) > LARGEST_SHOWN + SMALLEST_SHOWN:
+        return clusters[:LARGEST_SHOWN] + clusters[-SMALLEST_SHOWN:]
+    return clusters

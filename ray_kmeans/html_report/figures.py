@@ -1,4 +1,4 @@
-"""Figures as SVG that stands in a page: its text is text, and its ink is that of the page."""
+"""Figures as SVG inside a page: their text can be searched, and has the color of the page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from ray_kmeans.algorithm.state import Iteration
 from ray_kmeans.html_report.centers import Plane
 from ray_kmeans.observe.run_record import Span
 
-BLUE, ORANGE, GREY = "#2f7fd6", "#d9730d", "#8a8f98"
-"""They can be seen on white and on black."""
-STYLE: Any = {  # its type is another one in every version of matplotlib
+BLUE = "#2f7fd6"
+"""Color that can be seen on white and on black, as the two below."""
+ORANGE = "#d9730d"
+"""Color of what stands beside the blue."""
+GREY = "#8a8f98"
+"""Color of what stands behind the blue."""
+STYLE: Any = {  # every version of matplotlib has another type for it
     "svg.fonttype": "none",
     "svg.hashsalt": "ray_kmeans",  # the same figure has the same bytes
     "font.size": 11,
@@ -32,41 +36,46 @@ STYLE: Any = {  # its type is another one in every version of matplotlib
     "grid.alpha": 0.15,
     "figure.constrained_layout.use": True,
     "savefig.transparent": True,
-    "savefig.dpi": 200,  # of what is drawn in pixels
+    "savefig.dpi": 200,  # for the parts that are drawn as pixels
 }
+"""Settings of matplotlib for all figures."""
 SKEWED = 10
-"""From this ratio of the largest value to the median on, an axis is logarithmic."""
+"""Ratio of the largest value to the median from which on an axis is logarithmic."""
 MARKED = 60
-"""So many steps are few enough to see each."""
+"""Largest number of steps that have a marker each."""
 DRAWN_AS_PIXELS = 2_000
-"""From so many points on: each would take some hundred bytes."""
+"""Number of points from which on they are drawn as pixels: each takes some hundred bytes else."""
 ROOMY = 600
-"""So many points have room to be large; more are smaller."""
+"""Number of points from which on they are drawn smaller."""
 NAMED = 12
-"""Clusters whose numbers stand beside their centers, the largest."""
+"""Number of largest clusters whose numbers stand beside their centers."""
+METADATA = ("Creator", "Date", "Format", "Type")
+"""Metadata that matplotlib would write into a figure, with addresses; they are left out."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, and what it says to those who do not see it."""
+    """A drawing, with a text for readers who do not see it."""
 
     name: str
+    """Name of the figure, unique in a page."""
     alt: str
+    """The figure in a sentence."""
     box: str
-    """The viewBox of the drawing."""
+    """Attribute viewBox of the svg element."""
     svg: str
-    """What stands inside the svg element."""
+    """Content of the svg element."""
 
 
-def skewed(values: NDArray[Any]) -> bool:
-    """Tell whether the values above 0 want a logarithmic axis."""
+def is_skewed(values: NDArray[Any]) -> bool:
+    """Return whether the values above 0 need a logarithmic axis."""
     positive = values[values > 0]
     return len(positive) > 0 and bool(positive.max() >= SKEWED * np.median(positive))
 
 
 @rc_context(STYLE)
-def loss(history: Sequence[Iteration], distance: str) -> Figure:
-    """Draw the mean distance of a row to its center in each step, and that smoothed."""
+def draw_loss(history: Sequence[Iteration], distance: str) -> Figure:
+    """Draw the mean distance of a row to its center in each step, and the smoothed one."""
     canvas = Canvas(figsize=(6, 2.8))
     axes = canvas.subplots()
     values = np.array([line.loss_per_row for line in history])
@@ -75,33 +84,33 @@ def loss(history: Sequence[Iteration], distance: str) -> Figure:
     if smoothed:
         axes.plot(*zip(*smoothed, strict=True), color=ORANGE, label="smoothed")
         axes.legend(frameon=False)
-    if skewed(values):
+    if is_skewed(values):
         axes.set_yscale("log", nonpositive="mask")  # a loss may be 0 at the end
     axes.set_ylabel(f"mean {distance}")
-    _steps(axes)
+    _label_steps(axes)
     alt = f"The mean {distance} went from {values[0]:,.6g} to {values[-1]:,.6g}."
     return _figure(canvas, "loss", alt)
 
 
 @rc_context(STYLE)
-def moves(history: Sequence[Iteration]) -> Figure:
+def draw_moves(history: Sequence[Iteration]) -> Figure:
     """Draw the largest move of a center and the number of empty clusters in each step."""
     canvas = Canvas(figsize=(6, 4))
     upper, lower = canvas.subplots(2, sharex=True, height_ratios=(2, 1))
     steps = np.array([line.iteration for line in history])
     shifts = np.array([line.shift for line in history])
     drawn = np.full(len(history), True)
-    if skewed(shifts):
+    if is_skewed(shifts):
         upper.set_yscale("log")
-        drawn = shifts > 0  # left out, not masked: a step between two that are has no line to it
+        drawn = shifts > 0  # without the zeros, the line joins the steps on both sides of one
     upper.plot(steps[drawn], shifts[drawn], color=BLUE, marker=_marker(history))
     upper.set_ylabel("largest move")
     empty = [line.empty for line in history]
     lower.plot(steps, empty, color=ORANGE, drawstyle="steps-mid", clip_on=False)
-    _whole(lower.yaxis)
+    _label_whole(lower.yaxis)
     lower.set_ylim(bottom=0, top=max(1, *empty) * 1.1)
     lower.set_ylabel("empty clusters")
-    _steps(lower)
+    _label_steps(lower)
     alt = (
         f"The largest move of a coordinate of a center was {shifts[0]:,.6g} in the first step and "
         f"{shifts[-1]:,.6g} in the last; {empty[-1]:,} clusters were empty then."
@@ -110,8 +119,8 @@ def moves(history: Sequence[Iteration]) -> Figure:
 
 
 @rc_context(STYLE)
-def times(spans: Sequence[Span]) -> Figure:
-    """Draw the seconds of a step, those of its parts on top of each other."""
+def draw_times(spans: Sequence[Span]) -> Figure:
+    """Draw the seconds of a step, with its parts on top of each other."""
     canvas = Canvas(figsize=(6, 2.8))
     axes = canvas.subplots()
     begins = [span.iteration - span.steps + 0.5 for span in spans]
@@ -124,28 +133,28 @@ def times(spans: Sequence[Span]) -> Figure:
     axes.set_ylabel("seconds of a step")
     axes.set_ylim(top=1.25 * max(below.max(), 1e-9))  # room for the legend
     axes.legend(ncols=3, frameon=False, loc="upper right")
-    _steps(axes)
+    _label_steps(axes)
     alt = f"A step took from {below.min():,.6g} to {below.max():,.6g} seconds."
     return _figure(canvas, "times", alt)
 
 
 @rc_context(STYLE)
-def histogram(name: str, values: NDArray[Any], label: str) -> Figure:
-    """Draw how many clusters have which value; a logarithmic axis leaves out zeros."""
+def draw_histogram(name: str, values: NDArray[Any], label: str) -> Figure:
+    """Draw a histogram of a value of each cluster (k,); a logarithmic axis leaves out zeros."""
     canvas = Canvas(figsize=(6, 2.6))
     axes = canvas.subplots()
     bins: Any = int(np.clip(2 * np.sqrt(len(values)), 5, 30))
     highest = float(values.max())
     if highest > 2**40 and np.ptp(values.astype(float)) <= bins * np.spacing(highest):
         bins = np.array([0.0, highest])  # floats have no room for edges between these values
-    if skewed(values):
+    if is_skewed(values):
         values = values[values > 0]
         bins = np.geomspace(values.min(), values.max(), bins + 1)
         axes.set_xscale("log")
     axes.hist(values, bins, color=BLUE)
     if values.dtype.kind == "i":
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    _whole(axes.yaxis)
+    _label_whole(axes.yaxis)
     axes.set_xlabel(label)
     axes.set_ylabel("clusters")
     low, high, middle = values.min(), values.max(), np.median(values)
@@ -154,13 +163,24 @@ def histogram(name: str, values: NDArray[Any], label: str) -> Figure:
 
 
 @rc_context(STYLE)
-def view(
+def draw_map(
     plane: Plane,
     centers: NDArray[np.float64],
     sizes: NDArray[np.int64] | None,
     rows: NDArray[np.float64] | None,
 ) -> Figure:
-    """Draw the centers in the plane, as large as their clusters, over some rows of the data."""
+    """Draw the centers in the plane over some rows of the data.
+
+    Parameters
+    ----------
+    plane : Plane
+    centers : (k, 2)
+        The centers as points of the plane.
+    sizes : (k,), optional
+        Sizes of the clusters, for the areas of the points.
+    rows : (n, 2), optional
+        Rows as points of the plane.
+    """
     canvas = Canvas(figsize=(6, 5))
     axes = canvas.subplots()
     if rows is not None:
@@ -183,29 +203,28 @@ def view(
 
 
 def _marker(history: Sequence[Iteration]) -> str:
+    """Return the marker of a step: a point, or none where there are many steps."""
     return "." if len(history) <= MARKED else ""
 
 
-def _steps(axes: Any) -> None:
+def _label_steps(axes: Any) -> None:
+    """Let the horizontal axis be the number of the step."""
     axes.set_xlabel("step")
-    _whole(axes.xaxis)
+    _label_whole(axes.xaxis)
 
 
-def _whole(axis: Any) -> None:
-    """Let an axis have whole numbers alone."""
+def _label_whole(axis: Any) -> None:
+    """Label an axis by whole numbers only."""
     axis.set_major_locator(MaxNLocator(integer=True))
     axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def _figure(canvas: Canvas, name: str, alt: str) -> Figure:
+    """Return the drawing on a canvas as a figure of a page."""
     content = io.StringIO()
     canvas.savefig(content, format="svg", metadata=dict.fromkeys(METADATA))
     found = re.search(r'<svg[^>]* viewBox="([^"]+)"[^>]*>(.*)</svg>', content.getvalue(), re.DOTALL)
     assert found
-    # Several figures stand in one page, so that each needs ids of its own.
+    # Several figures stand in one page, so each needs ids of its own.
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", found[2])
     return Figure(name, alt, found[1], svg.replace("#000000", "currentColor"))
-
-
-METADATA = ("Creator", "Date", "Format", "Type")
-"""What matplotlib would say of itself, with addresses."""

@@ -1,4 +1,4 @@
-"""A page of sections, each of text, a figure and a table, as HTML that holds all it needs."""
+"""The page of a report: sections of text, a figure and a table, as one HTML file."""
 
 from __future__ import annotations
 
@@ -14,34 +14,42 @@ from ray_kmeans.html_report.sample import Shown
 from ray_kmeans.text.one_line import in_one_line
 
 TEMPLATE = "report.html.jinja"
+"""Name of the template of the page, in this folder."""
 
 Cell: TypeAlias = int | float | str | tuple[Shown, ...]
-"""A number, a text, or what to show of some rows."""
+"""Content of a cell: a number, a text, or texts and images of some rows."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under their headers; a column of numbers is told by its first cell."""
+    """A table of a page; a column whose first cell is a number is aligned as numbers."""
 
     caption: str
+    """Caption of the table; '' for none."""
     columns: tuple[str, ...]
+    """Headers of the columns; empty for none."""
     rows: Sequence[Sequence[Cell]]
+    """Cells of each row."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one thing."""
+    """A section of a page."""
 
     name: str
-    """Names its place in the page."""
+    """Name of the section, unique in a page; links lead to it."""
     title: str
+    """Heading of the section."""
     text: str = ""
+    """Paragraph below the heading."""
     figure: Figure | None = None
+    """Figure below the text."""
     table: Table | None = None
+    """Table below the figure."""
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
-    """Return the page as HTML; whatever the texts hold is text there."""
+    """Return the page as HTML; all texts are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -55,7 +63,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
 
 
 def readable(number: float) -> str:
-    """Return a number with thousands separators, and with six digits if it is no whole one.
+    """Return a number with thousands separators, and with six digits if it is small and not whole.
 
     >>> readable(6000), readable(4678.0213), readable(1234567.8), readable(2.5e-7)
     ('6,000', '4,678.02', '1,234,568', '2.5e-07')

@@ -1,4 +1,4 @@
-"""What a report says of the runs that made a model: their time, their plan, what they survived."""
+"""Sections of a report about the runs that made a model: time, plan, failures survived."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from ray_kmeans.html_report.page import Cell, Section, Table
 from ray_kmeans.observe.run_record import RunRecord
 
 RUNS_SHOWN = 20
-"""Newest runs that stand in the tables."""
+"""Number of newest runs in the tables."""
 PARTS = ("reading", "seeding", "compute", "wait", "reduce", "saving")
+"""Headers of the columns of seconds."""
 MIB = 2**20
+"""Bytes of a MiB."""
 
 
 def _time(facts: Facts) -> Section | None:
+    """Return the section with the seconds of each step and run; None without a record."""
     spans = [span for run in facts.runs for span in run.spans]
     if not spans:
         return None
@@ -28,10 +31,11 @@ def _time(facts: Facts) -> Section | None:
         "is in no other column."
     )
     table = Table(caption, columns, rows)
-    return Section("time", "Time", text, figures.times(spans), table)
+    return Section("time", "Time", text, figures.draw_times(spans), table)
 
 
 def _line(run: RunRecord) -> tuple[Cell, ...]:
+    """Return the row of a run in the table of seconds."""
     sums = [
         sum(getattr(span, part) for span in run.spans) for part in ("compute", "wait", "reduce")
     ]
@@ -42,6 +46,7 @@ def _line(run: RunRecord) -> tuple[Cell, ...]:
 
 
 def _plan(facts: Facts) -> Section | None:
+    """Return the section that compares plan and measurement; None without a plan."""
     runs = [run for run in facts.runs if run.planned_bytes]
     if not runs:
         return None
@@ -64,7 +69,8 @@ def _plan(facts: Facts) -> Section | None:
     return Section("plan", "Plan and measurement", text, table=Table("", (), rows))
 
 
-def _survived(facts: Facts) -> Section | None:
+def _failures(facts: Facts) -> Section | None:
+    """Return the section with the failures that the runs survived; None without a record."""
     if not facts.runs:
         return None
     rows = [(run.began[:10], text) for run in facts.runs[-RUNS_SHOWN:] for text in run.survived]
@@ -76,4 +82,5 @@ def _survived(facts: Facts) -> Section | None:
     return Section("survived", "Failures survived", text, table=table)
 
 
-RUNS = (_time, _plan, _survived)
+RUN_SECTIONS = (_time, _plan, _failures)
+"""The sections about runs, in their order on the page."""

@@ -1,4 +1,4 @@
-"""Some rows of the data, the same every time: their clusters, and what to show of a few of them."""
+"""A sample of the data, the same rows every time: labels, and texts or images of a few rows."""
 
 from __future__ import annotations
 
@@ -22,54 +22,57 @@ from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows.predict import CLUSTER_IDX, ReadyModel, batches_of
 
 ROWS = 20_000
-"""Rows of a sample, at most."""
+"""Largest number of rows of a sample."""
 BLOCKS = 32
-"""Blocks that are read for it; more only where they are so small that these hold too few rows."""
+"""Number of blocks that are read; more only where these hold too few rows for a sample."""
 LONGEST_TEXT = 200
-"""Characters of a row that are shown."""
+"""Largest number of characters of a text that are shown."""
 LARGEST_IMAGE_BYTES = 2**19
+"""Largest size of an image that is shown, in bytes."""
 IMAGES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-"""By how they begin."""
+"""Media types of images, by the first bytes of a file."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A picture that stands in the page itself."""
+    """An image inside the page."""
 
     uri: str
-    """A data URI."""
+    """The image as a data URI."""
     alt: str
+    """Text for readers who do not see it."""
 
 
 Shown: TypeAlias = str | Image
+"""Text or image of a row."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some rows, without the rows themselves."""
+    """Facts about a sample of rows, without the rows themselves."""
 
     blocks: tuple[Block, ...]
-    """Those that were read."""
+    """The blocks that the rows are from."""
     numbers: NDArray[np.int64]
-    """(n,) of the rows in the data set, ascending."""
+    """(n,) numbers of the rows in the data set, ascending."""
     labels: NDArray[np.int64]
-    """(n,) the cluster of each."""
+    """(n,) label of each row."""
     distances: NDArray[np.float64]
-    """(n,) to its center."""
+    """(n,) distance of each row to its center."""
     points: NDArray[np.float64]
-    """(n, 2) in the plane."""
+    """(n, 2) the rows as points of the plane."""
     of_rows: int
-    """Rows of the whole data set."""
+    """Number of rows of the whole data set."""
 
     def nearest(self, cluster: int, rows: int) -> list[int]:
-        """Return the numbers of the rows of a cluster that are nearest to its center, in order."""
+        """Return the numbers of the `rows` rows of a cluster nearest to its center, in order."""
         members = np.flatnonzero(self.labels == cluster)
         order = np.argsort(self.distances[members], kind="stable")
         return list(self.numbers[members[order[:rows]]].tolist())
 
 
 def sample_of(source: Source, layout: Layout, state: FitState, plane: Plane) -> Sample:
-    """Draw rows from blocks all over the data and label them; NoDataError where there are none."""
+    """Draw rows from blocks all over the data and label them; NoDataError for no rows."""
     if not layout.rows:
         raise NoDataError("the data have no rows to show. Give other data, or none.")
     blocks = _spread(layout)
@@ -102,7 +105,7 @@ def sample_of(source: Source, layout: Layout, state: FitState, plane: Plane) -> 
 
 
 def _spread(layout: Layout) -> tuple[Block, ...]:
-    """Return enough blocks for a sample, evenly spread."""
+    """Return enough blocks for a sample, evenly spread over the data."""
     n_blocks = len(layout.blocks)
     wanted = max(BLOCKS, -(-ROWS * n_blocks // layout.rows))
     places = np.linspace(0, n_blocks - 1, min(wanted, n_blocks)).round().astype(int)
@@ -115,28 +118,30 @@ def check_column(source: Source, layout: Layout, column: str) -> None:
         _values(source, layout.blocks[0], column)
 
 
-def shown(
+def show_rows(
     source: Source, sample: Sample, column: str, numbers: Sequence[int]
 ) -> Mapping[int, Shown]:
-    """Return what to show of these rows of a sample, by number."""
+    """Return the text or image of each of these rows of a sample, by the row's number."""
     found: dict[int, Shown] = {}
     for block in sample.blocks:
         here = [number for number in numbers if 0 <= number - block.first < block.rows]
         if here:
             values = _values(source, block, column).take([each - block.first for each in here])
             pairs = zip(here, values.to_pylist(), strict=True)
-            found |= {number: _shown(value, f"row {number:,}") for number, value in pairs}
+            found |= {number: _text_or_image(value, f"row {number:,}") for number, value in pairs}
     return found
 
 
 def _values(source: Source, block: Block, column: str) -> Any:
+    """Return a column of a block as an Arrow array; ConfigError where there is none."""
     try:
         return source.columns_of(block, [column])[column]
     except (ConfigError, DataError) as error:
         raise ConfigError(f"show={column!r}: {error}") from None
 
 
-def _shown(value: Any, alt: str) -> Shown:
+def _text_or_image(value: Any, alt: str) -> Shown:
+    """Return what the page shows of a value."""
     if isinstance(value, bytes):
         return _image(value, alt)
     text = "" if value is None else str(value)
@@ -144,6 +149,7 @@ def _shown(value: Any, alt: str) -> Shown:
 
 
 def _image(content: bytes, alt: str) -> Shown:
+    """Return an image; a text with its size where it is too large, or of an unknown type."""
     kind = next((kind for start, kind in IMAGES.items() if content.startswith(start)), None)
     if kind is None:
         return format_bytes(len(content))

@@ -1,7 +1,7 @@
-"""What a report says of a model, section by section.
+"""The sections of a report about a model.
 
-A section is a function from the facts to what stands in the page, or None where nothing is known;
-`SECTIONS` has them in their order. Once a model knows more of its fit, that is one more function.
+Each section is a function from the facts to a `Section`, or to None where its facts are not known;
+`SECTIONS` has these functions in their order on the page.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from ray_kmeans.algorithm.state import FitState, Iteration
 from ray_kmeans.html_report import figures
 from ray_kmeans.html_report.facts import LARGEST_SHOWN, SMALLEST_SHOWN, Facts
 from ray_kmeans.html_report.page import Cell, Section, Table
-from ray_kmeans.html_report.run_sections import RUNS
+from ray_kmeans.html_report.run_sections import RUN_SECTIONS
 
 STEPS_SHOWN = 4
-"""First steps, and as many last ones, that stand in the table."""
+"""Number of first steps in the table, and of last ones."""
 GAPS_SHOWN = 20
-"""Centers that stand in the table of gaps; two that are nearest to each other stand there twice."""
+"""Number of centers in the table of gaps; two that are nearest to each other are both in it."""
 
 
 def title(facts: Facts) -> str:
-    """Return what the page is called."""
+    """Return the title of the page."""
     return f"{len(facts.state.centers):,} clusters"
 
 
 def sections_of(facts: Facts, made: date) -> list[Section]:
-    """Return all sections of which something is known."""
+    """Return all sections whose facts are known; `made`: the date of the report."""
     found = [_model(facts, made), *(section(facts) for section in SECTIONS)]
     return [section for section in found if section is not None]
 
 
 def _model(facts: Facts, made: date) -> Section:
+    """Return the section with the facts of the model and its fit."""
     state = facts.state
     k, d = state.centers.shape
     rows: list[tuple[str, int | float | str]] = [
@@ -46,7 +47,7 @@ def _model(facts: Facts, made: date) -> Section:
         ("distance", state.metric.replace("_", " ")),
         ("training", _training(state)),
         ("steps", state.iteration),
-        ("ended", _ended(state)),
+        ("ended", _why_ended(state)),
     ]
     if state.history:
         last = state.history[-1]
@@ -63,7 +64,8 @@ def _model(facts: Facts, made: date) -> Section:
     return Section("model", "The model", table=Table("", (), rows))
 
 
-def _ended(state: FitState) -> str:
+def _why_ended(state: FitState) -> str:
+    """Return why the fit ended, in words."""
     if state.stop is not None:
         return state.stop.value
     if not state.iteration and state.origin and not state.origin.is_drawn:
@@ -72,6 +74,7 @@ def _ended(state: FitState) -> str:
 
 
 def _training(state: FitState) -> str:
+    """Return full batch or mini-batch, in words."""
     if state.running is None:
         return "all rows in each step"
     m = state.running.steps_per_iteration
@@ -79,6 +82,7 @@ def _training(state: FitState) -> str:
 
 
 def _loss(facts: Facts) -> Section | None:
+    """Return the section about the loss of each step; None for a model without steps."""
     history = facts.state.history
     if not history:
         return None
@@ -91,14 +95,15 @@ def _loss(facts: Facts) -> Section | None:
         text += " Smoothed, it is that of about one epoch: when it no longer falls, the fit ends."
     columns = ("step", "rows", "inertia", "loss per row", *["smoothed"][: int(smoothed)])
     columns += ("largest move", "empty clusters")
-    lines = [_line_of(line, smoothed) for line in _ends(history)]
+    lines = [_line_of(line, smoothed) for line in _first_and_last(history)]
     few = len(lines) == len(history)
     caption = "All steps" if few else f"The first and the last {STEPS_SHOWN} steps"
     table = Table(caption, columns, lines)
-    return Section("loss", "Loss", text, figures.loss(history, facts.distance), table)
+    return Section("loss", "Loss", text, figures.draw_loss(history, facts.distance), table)
 
 
 def _line_of(line: Iteration, smoothed: bool) -> tuple[Cell, ...]:
+    """Return the row of a step in the table of losses."""
     average: tuple[Cell, ...] = ()
     if smoothed:
         average = ("" if line.smoothed is None else line.smoothed,)
@@ -106,21 +111,24 @@ def _line_of(line: Iteration, smoothed: bool) -> tuple[Cell, ...]:
     return line.iteration, line.rows, *loss, line.shift, line.empty
 
 
-def _ends(history: Sequence[Iteration]) -> Sequence[Iteration]:
+def _first_and_last(history: Sequence[Iteration]) -> Sequence[Iteration]:
+    """Return the first and the last steps; all where there are few."""
     if len(history) <= 2 * STEPS_SHOWN:
         return history
     return [*history[:STEPS_SHOWN], *history[-STEPS_SHOWN:]]
 
 
 def _moves(facts: Facts) -> Section | None:
+    """Return the section about moves and empty clusters; None for a model without steps."""
     if not facts.state.history:
         return None
     text = "The largest move of any coordinate of any center, and the clusters without a row."
     text += _zeros(np.array([line.shift for line in facts.state.history]))
-    return Section("moves", "Moves", text, figures.moves(facts.state.history))
+    return Section("moves", "Moves", text, figures.draw_moves(facts.state.history))
 
 
 def _sizes(facts: Facts) -> Section:
+    """Return the section about the sizes of the clusters, or why they are not known."""
     name, heading = "sizes", "Sizes of the clusters"
     if facts.sizes is None:
         text = (
@@ -129,7 +137,7 @@ def _sizes(facts: Facts) -> Section:
         )
         return Section(name, heading, text)
     counts = facts.sizes.counts
-    figure = figures.histogram(name, counts, "rows of a cluster")
+    figure = figures.draw_histogram(name, counts, "rows of a cluster")
     smallest, largest = int(counts.min()), int(counts.max())
     median, empty = float(np.median(counts)), int((counts == 0).sum())
     row = (int(counts.sum()), smallest, median, largest, empty)
@@ -139,6 +147,7 @@ def _sizes(facts: Facts) -> Section:
 
 
 def _view(facts: Facts) -> Section:
+    """Return the section with the map of the centers."""
     text = (
         "The centers in the two directions in which they differ most, by their principal "
         "components; how much of their variance that shows is said at the axes. "
@@ -150,10 +159,11 @@ def _view(facts: Facts) -> Section:
     centers = facts.plane.project(facts.state.centers)
     sizes = facts.sizes.counts if facts.sizes else None
     rows = facts.data.sample.points if facts.data else None
-    return Section("view", "Map", text.strip(), figures.view(facts.plane, centers, sizes, rows))
+    return Section("view", "Map", text.strip(), figures.draw_map(facts.plane, centers, sizes, rows))
 
 
 def _gaps(facts: Facts) -> Section | None:
+    """Return the section about distances between centers; None for a single one."""
     if facts.gaps is None:
         return None
     text = f"The {facts.distance} of each center to the nearest other one. "
@@ -163,7 +173,9 @@ def _gaps(facts: Facts) -> Section | None:
         text += f"In comparison, a row was {mean:,.6g} from its own center in the last step. "
     text += "Clusters whose centers are much closer than that are nearly the same."
     text += _zeros(facts.gaps.distances)
-    figure = figures.histogram("gaps", facts.gaps.distances, f"{facts.distance} to the nearest")
+    figure = figures.draw_histogram(
+        "gaps", facts.gaps.distances, f"{facts.distance} to the nearest"
+    )
     columns = ("cluster", "its nearest other cluster", facts.distance)
     rows = facts.gaps.smallest(GAPS_SHOWN)
     caption = "The smallest gaps: each center with the nearest other one"
@@ -172,6 +184,7 @@ def _gaps(facts: Facts) -> Section | None:
 
 
 def _examples(facts: Facts) -> Section | None:
+    """Return the section with rows of the largest and smallest clusters; None without data."""
     if facts.data is None or facts.sizes is None:
         return None
     few = len(facts.examples) == int((facts.sizes.counts > 0).sum())
@@ -186,9 +199,10 @@ def _examples(facts: Facts) -> Section | None:
 
 
 def _zeros(values: NDArray[Any]) -> str:
-    """Say that a figure leaves out zeros, where it does."""
-    left_out = figures.skewed(values) and bool((values == 0).any())
+    """Return the sentence that a figure leaves out zeros; '' where it does not."""
+    left_out = figures.is_skewed(values) and bool((values == 0).any())
     return " The axis is logarithmic, so zeros are left out." if left_out else ""
 
 
-SECTIONS = (_loss, _moves, _sizes, _view, _gaps, _examples, *RUNS)
+SECTIONS = (_loss, _moves, _sizes, _view, _gaps, _examples, *RUN_SECTIONS)
+"""The sections below the first one, in their order on the page."""

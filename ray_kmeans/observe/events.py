@@ -29,7 +29,7 @@ class Planned:
     rows: int
     """Rows of the largest shard."""
     place: str
-    """Where a worker keeps its rows and in which type, as text: 'memory as float32'."""
+    """Place and type in which a worker keeps its rows, as text: 'memory as float32'."""
     num_bytes: int
     """Planned peak memory of a worker, in bytes."""
 
@@ -189,7 +189,7 @@ class FitStarted:
     last_iteration: int | None
     """Step at which `steps` or `max_steps` ends the fit; None where neither is given."""
     mini_batch: bool = False
-    """Whether a step visits a mini-batch only, so that its inertia is not that of all rows."""
+    """Whether a step visits a mini-batch only, so that its inertia is not of all rows."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class WorkerReplaced:
     worker: int
     """Number of the worker."""
     cause: str
-    """What Ray says of its death, in one line."""
+    """Cause of its death as Ray gives it, in one line."""
 
     def __str__(self) -> str:
         """Return the event as a sentence."""
@@ -297,7 +297,7 @@ class CoordinatorReplaced:
     """The coordinator died; another one goes on from the last checkpoint."""
 
     cause: str
-    """What Ray says of its death, in one line."""
+    """Cause of its death as Ray gives it, in one line."""
 
     def __str__(self) -> str:
         """Return the event as a sentence."""

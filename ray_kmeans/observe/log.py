@@ -94,6 +94,7 @@ class LogLines:
                 log.info("%s", _line(event))
 
     def _iteration(self, event: ev.IterationDone) -> None:
+        """Log an iteration, or keep it until the end of the fit."""
         iteration = event.line.iteration
         if self._began is None:
             self._began = iteration - 1
@@ -110,6 +111,7 @@ class LogLines:
         return 10 <= count < self._every and str(count).rstrip("0") in ("1", "2", "5")
 
     def _log(self, event: ev.IterationDone) -> None:
+        """Write the line of an iteration."""
         self._logged_at, self._unlogged = time.monotonic(), None
         more = _batch_pairs(event.line) if self._mini_batch else ""
         log.info("%s%s", _iteration_pairs(event), more)

@@ -41,7 +41,7 @@ class Monitor:
         """
 
     def after_step(self, state: FitState) -> bool | None:
-        """Look at the state after a step, and tell whether the fit shall end.
+        """Look at the state after a step; return whether the fit ends here.
 
         Parameters
         ----------
@@ -127,11 +127,13 @@ class EarlyStopping(Monitor):
         return self._without_progress >= self.patience
 
     def _forget(self, iteration: int) -> None:
+        """Begin anew after this iteration."""
         self._best = math.inf
         self._without_progress = 0
         self._seen = iteration
 
     def _see(self, line: Iteration) -> None:
+        """Count a step as progress or as one without."""
         self._seen = line.iteration
         loss = line.inertia / line.rows
         # A product: as best - min_delta * best it is NaN while the best one is infinity.
@@ -161,7 +163,8 @@ class Monitors:
 
     def __init__(self, monitors: Sequence[Monitor]) -> None:
         self._monitors = tuple(monitors)
-        self._begun: list[Monitor] = []
+        self._to_end: list[Monitor] = []
+        """Monitors whose `begin` has returned and whose `end` is not called yet."""
 
     def __len__(self) -> int:
         return len(self._monitors)
@@ -171,7 +174,7 @@ class Monitors:
         try:
             for monitor in self._monitors:
                 monitor.begin(state)
-                self._begun.append(monitor)
+                self._to_end.append(monitor)
         except BaseException as error:
             self._end(state, [error])
 
@@ -186,8 +189,8 @@ class Monitors:
 
     def _end(self, state: FitState, errors: list[BaseException]) -> None:
         """Call `end` of all that have begun; raise the first of `errors` and those that come."""
-        begun, self._begun = self._begun, []
-        for monitor in begun:
+        to_end, self._to_end = self._to_end, []
+        for monitor in to_end:
             try:
                 monitor.end(state)
             except BaseException as error:

@@ -82,15 +82,18 @@ class Progress:
                 self._write(f"computing by {event}")
 
     def _begin(self, phase: Phase, name: str, **kind: Any) -> None:
+        """Begin the bar of a phase; `kind`: arguments of tqdm that are its own."""
         self._end()
         leave = phase not in (Phase.READING, Phase.SEEDING)  # their events have a line of their own
         self._bar = tqdm(**{"desc": name, "leave": leave, **kind, **self._style})
         self._phase = phase
 
     def _move(self, done: int) -> None:
+        """Move the bar to this many units."""
         self._bar.update(done - self._bar.n)
 
     def _end(self) -> None:
+        """End the bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
         self._bar = self._phase = None

@@ -50,10 +50,10 @@ class Span:
 
 @dataclass
 class RunRecord:
-    """The record of a run; what is not known yet is 0 or empty."""
+    """The record of a run; a value that is not known yet is 0 or empty."""
 
     began: str
-    """When the run began: UTC, ISO 8601, whole seconds."""
+    """Time at which the run began: UTC, ISO 8601, whole seconds."""
     workers: int = 0
     """Number of workers."""
     rows: int = 0
@@ -79,7 +79,7 @@ class RunRecord:
     planned_bytes: int = 0
     """Peak memory of a worker in bytes, as planned."""
     place: str = ""
-    """Where a worker keeps its rows and in which type, as text: 'memory as float32'."""
+    """Place and type in which a worker keeps its rows, as text: 'memory as float32'."""
     peak_bytes: int = 0
     """Peak memory of the worker that held the most, in bytes, as measured."""
 
@@ -157,6 +157,7 @@ class Journal:
             self._run.spans = [first.joined(second) for first, second in pairs] + spans[-1:]
 
     def _write(self) -> None:
+        """Publish the record; only log where that fails."""
         try:
             self._publish(self._name, bytes(self._run))
         except Exception as error:

@@ -94,6 +94,7 @@ class Summaries:
         self._newest_published = self._newest_point
 
     def _see(self, event: ev.IterationDone) -> None:
+        """Add a point for a step, or keep the step until the end of the fit."""
         iteration = event.line.iteration
         if iteration <= self._newest_point:
             return  # a step is done again where the fit goes on from its last checkpoint
@@ -103,15 +104,18 @@ class Summaries:
             self._without_point = event
 
     def _add_last_point(self) -> None:
+        """Add a point for the newest step, where it has none."""
         if self._without_point is not None:
             self._add_point(self._without_point)
 
     def _add_point(self, event: ev.IterationDone) -> None:
+        """Add a point for a step to all curves."""
         self._without_point = None
         self._newest_point = event.line.iteration
         self._file.add(_scalars(event, self._mini_batch), self._newest_point)
 
     def _publish_new(self) -> None:
+        """Publish the file, where it has points that are not published."""
         if self._newest_published < self._newest_point:
             self._publish(self._file.name, self._file.content())
             self._newest_published = self._newest_point

@@ -1,4 +1,4 @@
-"""A fitted model as a Ray Serve application: rows come by HTTP, labels go back."""
+"""A fitted model as a Ray Serve application, which labels rows that come by HTTP."""
 
 from __future__ import annotations
 
@@ -23,30 +23,47 @@ def nearest(
     storage_options: Mapping[str, Any] | None = None,
     **deployment_options: Any,
 ) -> Any:
-    """Return an application for `serve.run` that tells the nearest center of rows.
+    """Return an application for `serve.run` that answers with the nearest center of each row.
 
-    POST ``{"rows": [[...], ...]}`` is answered by ``{"cluster_idx": [...], "distance": [...]}``, as
-    `KMeansClustering.predict` labels; GET tells which model answers. From another deployment:
-    ``await handle.label.remote(rows)`` with an array. A replica computes in one thread.
+    POST ``{"rows": [[...], ...]}`` is answered by ``{"cluster_idx": [...], "distance": [...]}``,
+    the same as by `KMeansClustering.predict`. GET is answered by a description of the model.
+    Another deployment calls ``await handle.label.remote(rows)`` with an array. A replica computes
+    in one thread.
 
     Parameters
     ----------
     model_dir : str
-        Path or fsspec URL of a fitted model, which the replicas reach.
+        Path or fsspec URL of a fitted model, which all replicas must reach.
     checkpoint_path : str, optional
-        One of `KMeansClustering.checkpoints`; default the newest now, for all replicas, those that
-        start later too. Another one comes by ``user_config: {checkpoint_path: ...}``, for which no
-        replica has to restart.
-    max_batch_size : int
-        Requests that are answered together at most, by one pass over the centers.
-    batch_wait_timeout_s : float
-        Longest wait for that many.
-    max_rows : int
-        Rows of a request at most. A replica holds max_batch_size times as many.
+        One of `KMeansClustering.checkpoints`; default the newest one at this call, also for
+        replicas that start later. ``user_config: {checkpoint_path: ...}`` replaces it while the
+        replicas run.
+    max_batch_size : int, default 32
+        Largest number of requests that are answered together, by one pass over the centers.
+    batch_wait_timeout_s : float, default 0.01
+        Longest wait for that many requests, in seconds, from 0 to 60.
+    max_rows : int, default 1024
+        Largest number of rows of a request. A replica holds max_batch_size times as many.
     storage_options : dict, optional
         Passed to fsspec unchanged.
     **deployment_options
-        Of `serve.deployment`, as num_replicas, autoscaling_config, ray_actor_options.
+        Passed to `serve.deployment`: num_replicas, autoscaling_config, ray_actor_options, ...
+
+    Returns
+    -------
+    ray.serve.Application
+
+    Raises
+    ------
+    ConfigError
+        An argument has no meaning, Ray Serve is not installed, or no replica could reach the model.
+    NotFittedError
+        There is no model, or no such checkpoint.
+
+    Examples
+    --------
+    >>> from ray import serve  # doctest: +SKIP
+    >>> serve.run(nearest("s3://bucket/model", num_replicas=2))  # doctest: +SKIP
     """
     _check(max_batch_size, max_rows, batch_wait_timeout_s)
     store = ModelDir.at(a_path("model_dir", model_dir), storage_options or {}, keep=1)
@@ -57,15 +74,18 @@ def nearest(
         )
     given = None if checkpoint_path is None else a_path("checkpoint_path", checkpoint_path)
     config = {"checkpoint_path": given or _newest(store)}
-    store.fitted(config["checkpoint_path"])  # what is wrong with it is said here
+    store.fitted(config["checkpoint_path"])  # errors are raised here, not in a replica
     options = {
         "name": "nearest",
         "user_config": config,
-        "max_ongoing_requests": 2 * max_batch_size,  # while a batch is computed, the next gathers
+        "max_ongoing_requests": 2 * max_batch_size,  # one batch is computed, the next one comes in
         **deployment_options,
     }
-    about = store, int(max_rows), int(max_batch_size), float(batch_wait_timeout_s)
-    return _deployment().options(**options).bind(*about)
+    return (
+        _deployment()
+        .options(**options)
+        .bind(store, int(max_rows), int(max_batch_size), float(batch_wait_timeout_s))
+    )
 
 
 ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
@@ -77,14 +97,26 @@ ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "storage_options": lambda value: json.loads(value) if isinstance(value, str) else value,
     "num_replicas": int,
 }
-"""What a builder takes, as text of a command line or values of a config file."""
+"""Conversion of each argument of `builder` from a command line's text or a file's value."""
 
 
 def builder(args: dict[str, Any]) -> Any:
     """Return the application of `nearest`, for ``serve run ray_kmeans.serving:builder``.
 
-    The arguments are those of `nearest`, as in ``model_dir=s3://bucket/model max_rows=64``;
-    storage_options as JSON.
+    Parameters
+    ----------
+    args : dict
+        Arguments of `nearest`, as in ``model_dir=s3://bucket/model max_rows=64``; storage_options
+        as JSON.
+
+    Returns
+    -------
+    ray.serve.Application
+
+    Raises
+    ------
+    ConfigError
+        An argument is unknown, cannot be read or is missing.
     """
     unknown = sorted(set(args) - set(ARGUMENTS))
     if unknown or "model_dir" not in args:
@@ -100,6 +132,7 @@ def builder(args: dict[str, Any]) -> Any:
 
 
 def _check(max_batch_size: Any, max_rows: Any, wait: Any) -> None:
+    """Raise ConfigError for arguments that have no meaning."""
     check_count("max_batch_size", max_batch_size)
     check_count("max_rows", max_rows)
     if isinstance(wait, bool) or not isinstance(wait, Real) or not 0 <= float(wait) < 60:
@@ -107,7 +140,7 @@ def _check(max_batch_size: Any, max_rows: Any, wait: Any) -> None:
 
 
 def _newest(store: ModelDir) -> str:
-    """Return the name of the newest checkpoint: it holds no secret, as a URL may."""
+    """Return the name of the newest checkpoint; a name holds no secret, as a URL may."""
     paths = store.checkpoints()
     if not paths:
         raise NotFittedError(f"there is no model in {store.shown!r}. Call fit first.")
@@ -115,6 +148,7 @@ def _newest(store: ModelDir) -> str:
 
 
 def _deployment() -> Any:
+    """Return the deployment; raise ConfigError where Ray Serve cannot be imported."""
     try:
         from ray_kmeans.serving import replica
     except ImportError as error:

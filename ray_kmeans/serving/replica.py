@@ -1,4 +1,4 @@
-"""A replica: holds one model, and answers the requests of a moment together."""
+"""A replica of the application, which holds one model and answers several requests at once."""
 
 from __future__ import annotations
 
@@ -31,41 +31,58 @@ from ray_kmeans.workflows.validation import a_path
 log = logging.getLogger("ray_kmeans")
 
 METHODS = {"Allow": "GET, POST"}
+"""Header that names the methods that are answered."""
 TOO_LARGE = 413
+"""HTTP status of a body that is too long."""
 BODY_S = 30.0
-"""Time for a client to send a body."""
+"""Longest time for a client to send a body, in seconds."""
 NUMBER_BYTES = 64
-"""What a number takes as text at most, with generous spaces."""
+"""Largest size of a number as text with the spaces around it, in bytes."""
 
 
 class Nearest:
-    """Answers with the nearest center of each row, by a model that can be exchanged meanwhile."""
+    """Answers with the nearest center of each row; its model can be replaced while it runs.
+
+    Parameters
+    ----------
+    store : ModelDir
+        The directory of the model.
+    max_rows : int
+        Largest number of rows of a request.
+    max_batch_size : int
+        Largest number of requests that are answered together.
+    wait_s : float
+        Longest wait for that many requests, in seconds.
+    """
 
     def __init__(self, store: ModelDir, max_rows: int, max_batch_size: int, wait_s: float) -> None:
         self._store = store
         self._max_rows = max_rows
-        self._most = max_rows * max_batch_size
+        self._batch_rows = max_rows * max_batch_size
+        """Largest number of rows of the requests that are answered together."""
         self._state: FitState | None = None
         self._refused: str | None = None
+        """Why the last configuration was not taken; None where it was."""
         together = serve.batch(max_batch_size=max_batch_size, batch_wait_timeout_s=wait_s)
         self._label: Any = together(self.label_together)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Take the model of a checkpoint: the next batch is labelled by it.
+        """Load the model of a checkpoint; the next batch is labelled by it.
 
-        A replica keeps the model that it has where that cannot be, logs why and tells it by GET, as
-        Serve ends replicas that raise here, all of them. One that only starts raises.
+        Where it cannot be loaded, a replica that has a model keeps it, logs why and tells it by
+        GET: Serve would end all replicas that raise here. A replica without a model raises.
         """
         self._refused = None
         try:
-            self._take(user_config)
+            self._load(user_config)
         except RayKMeansError as error:
             if self._state is None:
                 raise
             self._refused = str(error)
             log.warning("the model stays that of iteration %d: %s", self._state.iteration, error)
 
-    def _take(self, user_config: Mapping[str, Any]) -> None:
+    def _load(self, user_config: Mapping[str, Any]) -> None:
+        """Replace the model by the checkpoint of a configuration; raise where that cannot be."""
         if set(user_config) != {"checkpoint_path"}:
             raise ConfigError(
                 f"user_config={dict(user_config)!r} must be {{'checkpoint_path': ...}}, one of "
@@ -79,7 +96,7 @@ class Nearest:
                 f"served {self._features}. Start another application for it."
             )
         model = ReadyModel(state, (CLUSTER_IDX, DISTANCE))
-        model.get_ready(self._most)
+        model.get_ready(self._batch_rows)
         self._state, self._model = state, model
 
     def check_health(self) -> None:
@@ -89,47 +106,50 @@ class Nearest:
             raise RuntimeError(f"the kernel labels center 0 as {found}: this replica must restart.")
 
     async def __call__(self, request: Request) -> JSONResponse:
-        """Answer a request by HTTP; what is wrong with it is said with a status of 4xx."""
+        """Answer a request by HTTP, one that is wrong by a status of 4xx and a sentence."""
         if request.method == "GET":
-            return JSONResponse(self.about())
+            return JSONResponse(self.describe())
         if request.method != "POST":
-            return refused(405, f"{request.method} is not known. Send POST or GET.", METHODS)
+            return refuse(405, f"{request.method} is not known. Send POST or GET.", METHODS)
         most = NUMBER_BYTES * (self._max_rows * self._features + 1)
         try:
-            reading = requests.body_of(request.stream(), request.headers, most)
-            given = requests.listed(await asyncio.wait_for(reading, BODY_S))
+            reading = requests.read_body(request.stream(), request.headers, most)
+            given = requests.rows_in(await asyncio.wait_for(reading, BODY_S))
             if len(given) > self._max_rows:
-                return refused(413, f"the request has {len(given):,} rows: {self._too_many()}")
+                return refuse(413, f"the request has {len(given):,} rows: {self._too_many()}")
             answer = await self._label(requests.as_rows(given, self._features, self._served.shift))
         except requests.Refusal as error:
             more = f": {self._too_many()}" if error.status == TOO_LARGE else ""
-            return refused(error.status, f"{error.why}{more}")
+            return refuse(error.status, f"{error.why}{more}")
         except asyncio.TimeoutError:
-            return refused(408, f"the body has not come within {BODY_S:g} s. Send it again.")
+            return refuse(408, f"the body has not come within {BODY_S:g} s. Send it again.")
         except ClientDisconnect:
-            return refused(400, "the client has gone.")  # nobody reads it
+            return refuse(400, "the client has gone.")  # nobody reads this
         except DataError as error:
-            return refused(400, str(error))
+            return refuse(400, str(error))
         return JSONResponse({name: as_json(values) for name, values in answer.items()})
 
     async def label(self, rows: NDArray[Any]) -> Batch:
-        """Return 'cluster_idx' and 'distance' of rows (n, d), to another deployment."""
+        """Return 'cluster_idx' (n,) and 'distance' (n,) of rows (n, d), for another deployment."""
         values = np.asarray(rows)
-        if values.shape[1:] == (self._features,):  # else it is refused below
+        if values.shape[1:] == (self._features,):  # other rows are refused below
             values = less(values, self._served.shift)
-        given = requests.checked(to_float32(values, "the rows"), self._features)
+        given = requests.check_rows(to_float32(values, "the rows"), self._features)
         answer: Batch = await self._label(given)
         return answer
 
     async def label_together(self, parts: list[NDArray[np.float32]]) -> list[Batch]:
-        """Label the rows of some requests by one pass, in a thread: others come in meanwhile."""
+        """Return the labels of several requests' rows, by one pass in a thread of its own.
+
+        The event loop takes other requests meanwhile.
+        """
         answers = await asyncio.to_thread(self._model, np.concatenate(parts))
         cuts = np.cumsum([len(rows) for rows in parts])[:-1]
         split = {name: np.split(values, cuts) for name, values in answers.items()}
         return [{name: split[name][n] for name in split} for n in range(len(parts))]
 
-    def about(self) -> dict[str, Any]:
-        """Return which model answers, and why it is not the one that was asked for, if so."""
+    def describe(self) -> dict[str, Any]:
+        """Return which model answers, and why the last configuration was refused, if it was."""
         state = self._served
         refused = {} if self._refused is None else {"refused": self._refused}
         return {
@@ -143,24 +163,27 @@ class Nearest:
         }
 
     def _too_many(self) -> str:
+        """Return the end of the sentence that refuses a long request."""
         return f"{self._max_rows:,} rows may be in one. Send several requests."
 
     @property
     def _served(self) -> FitState:
+        """The state of the model that answers."""
         if self._state is None:
             raise RuntimeError("this replica has no model: Serve gives it by user_config")
         return self._state
 
     @property
     def _features(self) -> int:
+        """Features of a row."""
         return int(self._served.centers.shape[1])
 
 
-def refused(status: int, why: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return an answer that says what is wrong with a request."""
+def refuse(status: int, why: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return an answer with a status and the sentence why a request is refused."""
     most = requests.LONGEST
-    said = why if len(why) <= most else f"{why[:most]}..."
-    return JSONResponse({"error": said}, status, headers)
+    text = why if len(why) <= most else f"{why[:most]}..."
+    return JSONResponse({"error": text}, status, headers)
 
 
 def as_json(values: NDArray[Any]) -> list[Any]:
@@ -169,3 +192,4 @@ def as_json(values: NDArray[Any]) -> list[Any]:
 
 
 deployment = serve.deployment(Nearest)
+"""The deployment of the application, before its options."""

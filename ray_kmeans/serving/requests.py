@@ -1,4 +1,4 @@
-"""What a request holds, and what is wrong with it."""
+"""The rows of a request, read from its body and checked."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from ray_kmeans.data.columns import to_float32
 from ray_kmeans.errors import DataError
 
 FORM = 'Send {"rows": [[...], ...]}.'
+"""The form of a body, as advice."""
 WHOLE = range(-(2**63), 2**63)
-"""Whole numbers that NumPy holds as such."""
+"""Whole numbers that NumPy holds as int64."""
 MOST_DIGITS = 20
-"""Of a whole number, with its sign, that may be one of these."""
+"""Largest number of digits, with the sign, of a whole number that may be an int64."""
 LONGEST = 500
-"""Characters of an answer that says what is wrong: what was sent is not sent back whole."""
+"""Largest number of characters of an answer to a wrong request: a client's text may be long."""
 
 
 class Refusal(Exception):
-    """A request that is not read to its end, and the HTTP status that says why."""
+    """A request is refused before it is read to its end.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status of the answer.
+    why : str
+        The reason, as a sentence.
+    """
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(status, why)
@@ -33,8 +42,8 @@ class Refusal(Exception):
         self.why = why
 
 
-async def body_of(stream: AsyncIterable[bytes], headers: Mapping[str, str], most: int) -> bytes:
-    """Return a body of so many bytes at most; a longer one is not read further than that."""
+async def read_body(stream: AsyncIterable[bytes], headers: Mapping[str, str], most: int) -> bytes:
+    """Return the body of a request; raise Refusal after `most` bytes, and read no further."""
     encoding = headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise Refusal(415, f"the body has the content-encoding {encoding!r:.40}. Send it as it is.")
@@ -51,8 +60,8 @@ async def body_of(stream: AsyncIterable[bytes], headers: Mapping[str, str], most
     return b"".join(parts)
 
 
-def listed(body: bytes) -> list[Any]:
-    """Return the rows of a body as they stand there; DataError for one without any."""
+def rows_in(body: bytes) -> list[Any]:
+    """Return the list of rows in a body, unchecked; raise DataError for a body without one."""
     try:
         text = body.decode(json.detect_encoding(body), "surrogatepass")
         content = json.loads(text, parse_int=_whole, parse_float=_real)
@@ -60,7 +69,7 @@ def listed(body: bytes) -> list[Any]:
         raise DataError(f"the body is nested too deeply. {FORM}") from None
     except DataError:
         raise
-    except ValueError as error:  # also for bytes that are no text
+    except ValueError as error:  # UnicodeDecodeError too, for bytes that are no text
         raise DataError(f"the body is not JSON: {error}. {FORM}") from None
     if not isinstance(content, dict) or set(content) != {"rows"}:
         found = shortly(sorted(content)) if isinstance(content, dict) else type(content).__name__
@@ -68,21 +77,22 @@ def listed(body: bytes) -> list[Any]:
     rows: Any = content["rows"]
     if not isinstance(rows, list) or not rows:
         raise DataError(f"'rows' is {shortly(rows):.40}, not a list of rows. {FORM}")
-    if "true" in text or "false" in text:  # NumPy takes them for numbers where others are
-        _check_switches(rows)
+    if "true" in text or "false" in text:  # NumPy takes these for numbers among numbers
+        _check_booleans(rows)
     return rows
 
 
-def _check_switches(rows: list[Any]) -> None:
+def _check_booleans(rows: list[Any]) -> None:
+    """Raise DataError for a row that holds true or false."""
     for number, row in enumerate(rows):
         if isinstance(row, list) and any(isinstance(value, bool) for value in row):
             raise DataError(f"row {number} holds what is not a number. {FORM}")
 
 
 def as_rows(given: list[Any], features: int, shift: Sequence[float] = ()) -> NDArray[np.float32]:
-    """Return the rows as an array (n, features), less a shift.
+    """Return the rows of a list as an array (n, features), less `shift` (features,).
 
-    DataError that names the first that is none.
+    Raises DataError that names the first row that has another length or is not of numbers.
     """
     for number, row in enumerate(given):
         if not isinstance(row, list):
@@ -95,11 +105,11 @@ def as_rows(given: list[Any], features: int, shift: Sequence[float] = ()) -> NDA
     if not _are_numbers(given):
         number = next(n for n, row in enumerate(given) if not _are_numbers(row))
         raise DataError(f"row {number} holds what is not a number. {FORM}")
-    return checked(to_float32(less(np.asarray(given), shift), "the request"), features)
+    return check_rows(to_float32(less(np.asarray(given), shift), "the request"), features)
 
 
-def checked(rows: NDArray[np.float32], features: int) -> NDArray[np.float32]:
-    """Return rows (n, features) that a model can label; DataError for others."""
+def check_rows(rows: NDArray[np.float32], features: int) -> NDArray[np.float32]:
+    """Return rows (n, features) as they are; raise DataError for rows that cannot be labelled."""
     if rows.ndim != 2 or rows.shape[1] != features:
         raise DataError(f"the rows have shape {rows.shape}; it must be (rows, {features}).")
     finite = np.isfinite(rows).all(axis=1)
@@ -112,12 +122,14 @@ def checked(rows: NDArray[np.float32], features: int) -> NDArray[np.float32]:
 
 
 def _whole(text: str) -> int | float:
+    """Return a whole number of JSON, as a float where NumPy has no integer for it."""
     if len(text) <= MOST_DIGITS and int(text) in WHOLE:
         return int(text)
     return _real(text)
 
 
 def _real(text: str) -> float:
+    """Return a number of JSON; raise DataError for one beyond float64."""
     number = float(text)
     if not isfinite(number):
         shown = text if len(text) <= MOST_DIGITS else f"{text[:MOST_DIGITS]}..."
@@ -126,6 +138,7 @@ def _real(text: str) -> float:
 
 
 def _are_numbers(values: list[Any]) -> bool:
+    """Return whether a list, or a list of lists, holds numbers alone."""
     try:
         return np.asarray(values).dtype.kind in "iuf"
     except ValueError:  # lists among numbers

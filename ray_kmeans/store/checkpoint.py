@@ -1,9 +1,14 @@
-"""A checkpoint as files: from a state to arrays and a manifest, and back.
+"""The format of a checkpoint: a state as arrays and a manifest, written and read.
 
-Arrays are .npy files; the manifest is JSON and names them with their hashes. Nothing in either can
-make code run, and no name leads out of the folder of the checkpoints. What is read is taken for a
-state only where it can be one (see `clustering.validity`): hashes tell that nobody changed a file
-by chance, and not that it makes sense.
+Arrays are .npy files; the manifest is JSON and names them with their hashes. The folder of
+checkpoints may have been filled by anybody, so a reader believes little:
+
+- Nothing in a file can make code run: arrays are read by `_from_npy`, which knows plain numbers
+  only, and manifests are JSON.
+- No name leads out of the folder of checkpoints (`BLOB`).
+- No header makes a reader allocate more than the file has bytes.
+- A hash tells that nobody changed a file by chance, not that the file makes sense: so the state
+  must be a possible one (see `algorithm.validity`).
 """
 
 from __future__ import annotations
@@ -32,8 +37,9 @@ from ray_kmeans.errors import CheckpointError
 from ray_kmeans.io import publish
 
 FORMAT = 2
+"""Version of the format; a manifest of any other version is refused."""
 BLOB = re.compile(r"(data/(?:[0-9]{8,15}-)?[0-9]{8,15}-[0-9a-f]+)/([a-z]+)\.npy")
-"""The files that a manifest may name: all below its own folder."""
+"""Name that a manifest may give to an array; groups: folder, array."""
 LINE = np.dtype(
     [
         ("iteration", "<i8"),
@@ -44,32 +50,32 @@ LINE = np.dtype(
         ("digest", "S16"),
     ]
 )
-"""A line of the history, as it is stored."""
+"""Type of a stored line of the history."""
 SMOOTHED_LINE = np.dtype([*LINE.descr, ("smoothed", "<f8")])
-"""The same of mini-batch; NaN stands for None."""
+"""Type of a stored line of a mini-batch history; a `smoothed` of NaN stands for None."""
 TYPES = {
     "centers": ("<f4",),
     "counts": ("<i8", "<f8"),
     "history": (LINE, SMOOTHED_LINE),
     "sums": ("<f8",),
 }
-"""The arrays of a checkpoint, and which types of numbers each may have."""
+"""Number types that each array of a checkpoint may have, by the array's name."""
 UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
-"""What comes of values of another kind than those that are written."""
+"""Errors that a manifest raises whose values have other types than those that are written."""
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?s:..)\{'descr': (.{1,400}), 'fortran_order': False, "
     rb"'shape': \(((?:\d{1,18}(?:, )?)*,?)\), \} *\n"
 )
-"""How a .npy file begins, as numpy writes it."""
+"""Header of a .npy file in C order, as numpy writes it; groups: type, shape."""
 
 
 def blobs_of(state: FitState, folder: str) -> dict[str, bytes]:
-    """Return the arrays of a state as files, by their names below `folder`."""
+    """Return the arrays of a state as .npy files, by their names below `folder`."""
     return {f"{folder}/{name}.npy": _npy(array) for name, array in _arrays(state).items()}
 
 
 def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return all of a state that is in none of its arrays, and what these are."""
+    """Return the manifest of a state: all that is not in its arrays, and their hashes."""
     running = state.running
     return {
         "format": FORMAT,
@@ -90,16 +96,15 @@ def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def is_array(name: str) -> bool:
-    """Tell whether a file in the folder of a checkpoint is one of its arrays, whole or not."""
-    if publish.is_unpublished(name):
-        name = name.rsplit(".", 2)[0]
+    """Return whether a file in the folder of a checkpoint is an array, published or not."""
+    name = publish.published_name(name)
     return name.removesuffix(".npy") in TYPES and name.endswith(".npy")
 
 
 def read(path: str, sealed: bytes, fetch: Callable[[str], bytes]) -> FitState:
-    """Return the state of a manifest; `fetch` gives a file by its name.
+    """Return the state of the manifest `sealed` at `path`; `fetch` returns a file by its name.
 
-    Raises CheckpointError for whatever is not as it was written, or is no state of a fit.
+    Raises CheckpointError for a file that is not as it was written, or a state that no fit has.
     """
     manifest = publish.unseal(sealed)
     if manifest is None:
@@ -117,16 +122,17 @@ def read(path: str, sealed: bytes, fetch: Callable[[str], bytes]) -> FitState:
 
 
 def _other_shape(manifest: Mapping[str, Any], state: FitState) -> str | None:
-    """Return in words where the manifest tells of another model than its arrays."""
-    told = manifest["num_clusters"], manifest["num_features"]
-    if told == state.centers.shape and all(type(number) is int for number in told):
+    """Return in words where the manifest tells another shape than its arrays have; else None."""
+    shape = manifest["num_clusters"], manifest["num_features"]
+    if shape == state.centers.shape and all(type(number) is int for number in shape):
         return None
-    return f"centers has shape {state.centers.shape}, and the manifest says {told!r}"
+    return f"centers has shape {state.centers.shape}, and the manifest says {shape!r}"
 
 
 def _arrays_of(
     path: str, files: Mapping[str, Mapping[str, Any]], fetch: Callable[[str], bytes]
 ) -> dict[str, NDArray[Any]]:
+    """Return the arrays that a manifest names, by their names; all must be in one folder."""
     arrays, folders = {}, set()
     for name, expected in files.items():
         found = BLOB.fullmatch(name)
@@ -143,6 +149,7 @@ def _arrays_of(
 def _array(
     path: str, name: str, expected: Mapping[str, Any], fetch: Callable[[str], bytes]
 ) -> NDArray[Any]:
+    """Return one array; raise CheckpointError where its file is missing or was changed."""
     try:
         content = fetch(name)
     except (FileNotFoundError, NotADirectoryError):
@@ -161,9 +168,10 @@ def _array(
 
 
 def _from_npy(content: bytes, types: Sequence[Any]) -> NDArray[Any]:
-    """Return the array of a .npy file; nothing is made that is larger than the file.
+    """Return the array of a .npy file, without allocating more than the size of the file.
 
-    Only what `_npy` writes is read: one of these types, C order, and as many values as it says.
+    It must be as `_npy` writes it: of one of these types, in C order, with as many values as its
+    shape tells.
     """
     header = HEADER.match(content)
     if header is None or header.end() != 10 + int.from_bytes(content[8:10], "little"):
@@ -180,6 +188,7 @@ def _from_npy(content: bytes, types: Sequence[Any]) -> NDArray[Any]:
 
 
 def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> FitState:
+    """Return the state of a manifest and its arrays."""
     running, stop = manifest["mini_batch"], manifest["stop"]
     rows, origin = manifest.get("rows"), manifest.get("origin")
     if running is None and "sums" in arrays:
@@ -207,11 +216,12 @@ def _metric(name: Any) -> Any:
 
 
 def _origin(initial: str, random_seed: int, retries: int) -> Origin:
-    """Return what a manifest says of the first centers: all of it must be there."""
+    """Return the origin of the first centers; each of its values must be in the manifest."""
     return Origin(initial, random_seed, retries)
 
 
 def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a state that are stored, by their names."""
     arrays: dict[str, NDArray[Any]] = {
         "centers": state.centers,
         "counts": state.counts,
@@ -223,6 +233,7 @@ def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
 
 
 def _history(lines: Sequence[Iteration]) -> NDArray[Any]:
+    """Return the history as an array of type `LINE` or, where a line has it, `SMOOTHED_LINE`."""
     if all(line.smoothed is None for line in lines):
         return np.array([astuple(line)[:-1] for line in lines], LINE)
     no_value = math.nan
@@ -230,8 +241,9 @@ def _history(lines: Sequence[Iteration]) -> NDArray[Any]:
     return np.array([astuple(line) for line in filled], SMOOTHED_LINE)
 
 
-def _running(described: list[int], arrays: Mapping[str, NDArray[Any]]) -> Running:
-    steps_per_iteration, done = described
+def _running(numbers: list[int], arrays: Mapping[str, NDArray[Any]]) -> Running:
+    """Return the state of mini-batch; `numbers`: (steps per iteration, steps of it done)."""
+    steps_per_iteration, done = numbers
     if "sums" not in arrays and arrays["counts"].any():
         raise ValueError("its file of sums is not named")
     zero = np.zeros((2, *arrays["centers"].shape))
@@ -239,12 +251,14 @@ def _running(described: list[int], arrays: Mapping[str, NDArray[Any]]) -> Runnin
 
 
 def _line(iteration: int, rows: int, inertia: float, shift: float, *more: Any) -> Iteration:
+    """Return a line of the history from the values of a stored one."""
     empty, digest, *smoothed = more
     known = [value for value in smoothed if not math.isnan(value)]
     return Iteration(iteration, rows, inertia, shift, empty, digest.decode(), *known)
 
 
 def _npy(array: NDArray[Any]) -> bytes:
+    """Return an array as a .npy file."""
     content = io.BytesIO()
     np.save(content, np.ascontiguousarray(array), allow_pickle=False)
     return content.getvalue()

@@ -11,11 +11,25 @@ from ray_kmeans.algorithm.state import Iteration
 
 
 def history_table(lines: Sequence[Iteration], metric: str) -> pa.Table:
-    """Return one row per step; each column has its unit and its meaning in the metadata.
+    """Return the history as a table of one row per step.
 
-    A file of it keeps them: ``pyarrow.parquet.write_table(table, path)``. The unit '1' stands for
-    a number without one, as those of cosine are.
+    The metadata of each column has its unit and its description, and a Parquet file keeps both:
+    ``pyarrow.parquet.write_table(table, path)``. The unit '1' stands for a number without a unit,
+    as cosine distances are.
 
+    Parameters
+    ----------
+    lines : sequence of Iteration
+        The steps, the oldest first.
+    metric : str
+        Metric of the model, which decides the units.
+
+    Returns
+    -------
+    pyarrow.Table
+
+    Examples
+    --------
     >>> table = history_table([Iteration(1, 6000, 8606.1, 0.159, 0, "d")], "squared_euclidean")
     >>> table.schema.field("inertia").metadata[b"unit"]
     b'(unit of the data)^2'
@@ -26,6 +40,7 @@ def history_table(lines: Sequence[Iteration], metric: str) -> pa.Table:
 
 
 def _schema(metric: str) -> pa.Schema:
+    """Return the columns of the table, with units and descriptions."""
     cosine = metric == Metric.COSINE
     distance = "1" if cosine else "(unit of the data)^2"
     length = "1" if cosine else "unit of the data"

@@ -1,4 +1,10 @@
-"""Who holds a lease, as it stands in its file, and whether that process can still be there."""
+"""The holder of a lease, as its file tells it, and whether that process can still be alive.
+
+A process id alone does not tell: the number may be given again to another process, and a number of
+another machine or container means nothing here. So the file also has the boot of the machine with
+its space of process ids, and when the process started. A holder on another machine is never taken
+for gone by these; its beat decides (see `lease`).
+"""
 
 from __future__ import annotations
 
@@ -10,35 +16,41 @@ from datetime import timedelta
 from pathlib import Path
 
 PROC = Path("/proc")
+"""File system in which Linux tells about processes."""
 LONGEST_S = 1e10
-"""Longer than any run: some hundred years."""
+"""Upper bound of the seconds of a run, some hundred years; a file that tells more is damaged."""
 GONE = ("Z", "X")
-"""States of a process that has ended and that nobody has asked about yet."""
+"""States of a process that has ended and whose parent has not yet asked for its exit code."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that writes to a place, at one beat of its life there."""
+    """A process that holds a lease, at one beat."""
 
     owner: str
-    """Names the run; a process that goes on with the same run has the same."""
+    """Name of the run; a process that goes on with the run has the same owner."""
     nonce: str
-    """Tells apart two that take the same lease for the same run."""
+    """A random name of this one lease: two processes of a run have different ones."""
     what: str = "run"
+    """Work of the run, in words for people."""
     host: str = field(default_factory=socket.gethostname)
+    """Host name of the machine, for people."""
     pid: int = field(default_factory=os.getpid)
+    """Process id; 0 for a file that tells no holder."""
     machine: str = field(default_factory=lambda: this_machine())
-    """Where `pid` means this process: a boot of a machine, and its space of numbers; '': unknown"""
+    """Boot of the machine and its space of process ids, in which `pid` holds; '' if unknown."""
     started: int = field(default_factory=lambda: (_stat_of(os.getpid()) or ("", 0))[1])
-    """When the process began, in ticks of its machine: its number may be given again."""
+    """Start of the process in clock ticks since the boot: a process id may be given again."""
     beat: int = 0
+    """Number of the beat."""
     runs_for_s: float = 0.0
-    """Time since it took the lease, by its own clock."""
+    """Seconds since it took the lease, by its own clock."""
     released: bool = False
+    """Whether it has released the lease."""
 
     @classmethod
     def parse(cls, data: bytes) -> Holder:
-        """Return the holder in a file; a file that is not understood has one that is not known."""
+        """Return the holder in a file; an unknown one (`is_known`) where the file tells none."""
         try:
             found = cls(**json.loads(data))
         except (ValueError, TypeError, RecursionError):
@@ -55,7 +67,7 @@ class Holder:
 
     @property
     def _is_sane(self) -> bool:
-        """Whether all fields are of their kind: what a file holds may be anything."""
+        """Whether all fields have their types and ranges; a file may hold anything."""
         texts = self.owner, self.nonce, self.what, self.host, self.machine
         numbers = self.pid, self.started, self.beat
         time = self.runs_for_s
@@ -70,22 +82,22 @@ class Holder:
 
     @property
     def is_known(self) -> bool:
-        """Whether a file told it: what holds anything else may be somebody else's."""
+        """Whether the file tells a holder; any other file may be somebody else's."""
         return self.pid > 0
 
     @property
     def runs_for(self) -> str:
-        """Its time as people write it, in hours, minutes and seconds."""
+        """Time since it took the lease, as hours:minutes:seconds."""
         return str(timedelta(seconds=round(self.runs_for_s)))
 
     @property
     def is_gone(self) -> bool:
-        """Whether its process is known to have ended; never so of another machine."""
+        """Whether its process has ended for sure; False for one on another machine."""
         here = self.machine != "" and self.machine == this_machine()
         return here and has_ended(self.pid, self.started)
 
     def at(self, beat: int, runs_for_s: float, released: bool = False) -> Holder:
-        """Return the holder at a later time."""
+        """Return the holder at a later beat."""
         return replace(self, beat=beat, runs_for_s=runs_for_s, released=released)
 
 
@@ -95,23 +107,23 @@ def this_machine() -> str:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
     except OSError:
-        return ""  # a system without /proc: nothing is said of its processes
+        return ""  # a system without /proc does not tell which processes live
 
 
 def has_ended(pid: int, started: int) -> bool:
-    """Tell whether the process that had this number and began then has ended."""
+    """Return whether the process with this id that started then has ended."""
     try:
-        os.kill(pid, 0)  # asks only
+        os.kill(pid, 0)  # sends nothing, asks only
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # of another user
+        pass  # it lives, and is of another user
     found = _stat_of(pid)
     return found is not None and (found[0] in GONE or found[1] != started)
 
 
 def _stat_of(pid: int) -> tuple[str, int] | None:
-    """Return state and start of a process, in ticks; None where the system does not tell."""
+    """Return state and start (in ticks) of a process; None where the system tells neither."""
     try:
         # The name of the program comes second and may hold anything, also ')'.
         state, *rest = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()

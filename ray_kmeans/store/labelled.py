@@ -32,7 +32,7 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.io import publish
 from ray_kmeans.store import labelled_names as names
 from ray_kmeans.store import labelled_spec as specs
-from ray_kmeans.store.labelled_manifests import FORMAT, Manifests, unsealed
+from ray_kmeans.store.labelled_manifests import FORMAT, Manifests, content_of_seal
 from ray_kmeans.store.labelled_names import MANIFEST
 from ray_kmeans.store.labelled_parts import (
     READ_AT_ONCE,
@@ -63,9 +63,9 @@ class LabelRun:
     """The work of one call: what it adds to an output, or finds there."""
 
     parts: Parts
-    """Where the workers write the parts."""
+    """Place where the workers write the parts."""
     spec: OutputSpec
-    """What the call wants the output to be made of."""
+    """Spec of the rows that the call wants in the output."""
     marker: bytes
     """Content of the run's marker; its hash is the run's stamp."""
     before: Mapping[str, Any]
@@ -114,11 +114,11 @@ class LabelledOutput(publish.Place):
         return None if found.is_behind or to_tidy or not run.is_complete else run.there
 
     def snapshot(self) -> OutputSnapshot:
-        """Return what is there now."""
+        """Return a snapshot of the files that are there now."""
         sizes = self._sizes()
         manifests = self.manifests
         found = [name for name in sizes if names.MARKER.fullmatch(name) or name == names.OLD_MARKER]
-        markers = {name: unsealed(manifests.read(name)) for name in found}
+        markers = {name: content_of_seal(manifests.read(name)) for name in found}
         return OutputSnapshot(
             sizes=sizes,
             has_manifest=MANIFEST in sizes,
@@ -128,7 +128,7 @@ class LabelledOutput(publish.Place):
         )
 
     def plan(self, found: OutputSnapshot, spec: OutputSpec, append: bool) -> LabelRun:
-        """Return what is to be done; raise StoreError where something else is there."""
+        """Return the work of a call; raise StoreError where something else is there."""
         spec = specs.through_json(spec)
         written = specs.find_in(found.manifest, spec, append)
         if written is not None:
@@ -144,7 +144,7 @@ class LabelledOutput(publish.Place):
         return LabelRun(parts, spec, marker, before)
 
     def leftovers(self, found: OutputSnapshot, run: LabelRun, *, at_end: bool) -> list[str]:
-        """Return the files that may be removed: those of runs that are over.
+        """Return the files that may be removed: files of runs that are over.
 
         `at_end`: `run` is over as well, so only its manifest and its parts stay. Parts of an open
         marker stay, for their run may be resumed.
@@ -224,7 +224,7 @@ class LabelledOutput(publish.Place):
     def _run_again(
         self, found: OutputSnapshot, spec: OutputSpec, number: int, parts: slice
     ) -> LabelRun:
-        """Return a run that was written before, with what is damaged of it."""
+        """Return a run that was written before, with the parts of it that are damaged."""
         manifest = found.manifest
         all_parts = [Part(**part) for part in manifest["parts"][parts]]
         log.info(
@@ -287,7 +287,7 @@ class LabelledOutput(publish.Place):
         data = self.manifests.read(name)
         if data is None:
             return False
-        return is_of_run(data, run) if name.endswith(".parquet") else bool(unsealed(data))
+        return is_of_run(data, run) if name.endswith(".parquet") else bool(content_of_seal(data))
 
     def _manifest_before(
         self, found: OutputSnapshot, spec: OutputSpec, append: bool

@@ -1,15 +1,18 @@
-"""Labelled output in folders by cluster, made of its parts in order of the data once all are there.
+"""Labelled output in folders by cluster, made from the parts in order of the data.
 
-_by_cluster-<run>/part-<run>-00000012.parquet    some rows of the data, as they were labelled
-_by_cluster-<run>/plan.json                      which parts make a bundle, and clusters of a folder
+_by_cluster-<run>/part-<run>-00000012.parquet    a part in order of the data, as it was labelled
+_by_cluster-<run>/plan.json                      the parts of each bundle; clusters of a folder
 _by_cluster-<run>/00000012.json                  the files of the bundle from part 12 on: it is done
-cluster=00007/part-<run>-00000012.parquet        its rows of cluster 7, in order
-cluster_range=00000-00024/part-...               its rows of 25 clusters, where there are many
+cluster=00007/part-<run>-00000012.parquet        the bundle's rows of cluster 7, in order
+cluster_range=00000-00024/part-...               the bundle's rows of 25 clusters, if there are many
 
-A file for each part and cluster would be a storm of small ones: a bundle has up to a million rows
-(or 64 MiB of parts), and a folder so many clusters that there are 4,096 files at most, or one for
-every 100,000 rows where that is more; and one for each bundle with rows that are left out. A bundle
-that was cut off is written again, under the same names.
+A file for each part and cluster would be far too many. So some parts make a bundle, up to a million
+rows or 64 MiB; and some clusters share a folder, as many as it takes to have at most 4,096 files,
+or one for every 100,000 rows where that is more. Rows that are left out have a file in each bundle.
+
+A run that was cut off goes on where it was: the plan was created before any bundle, so a second
+attempt has the same one; a bundle is done when its note is there, which is written last; and a
+bundle that was cut off is written again, under the same names.
 """
 
 from __future__ import annotations
@@ -26,57 +29,66 @@ from numpy.typing import NDArray
 from ray_kmeans.io import publish
 from ray_kmeans.store.labelled_parts import LABEL, Part, Parts
 
-BUNDLE_ROWS, BUNDLE_BYTES = 2**20, 64 * 2**20
+BUNDLE_ROWS = 2**20
+"""Largest number of rows of a bundle of several parts."""
+BUNDLE_BYTES = 64 * 2**20
+"""Largest size of the parts of a bundle of several parts, in bytes."""
 MOST_FILES = 4096
+"""Largest number of files, where `ROWS_PER_FILE` does not allow more."""
 ROWS_PER_FILE = 100_000
-"""Of labelled output there are so many files at most, or one for so many rows."""
+"""Rows for which there may be one file, however many files that gives."""
 NONE = "__HIVE_DEFAULT_PARTITION__"
-"""What Hive puts for the value where there is none: for rows that are left out."""
-
+"""Value of a folder for rows without a cluster, as Hive names it."""
 AT_ONCE = 8
-"""Parts that are read, or files that are written, at once."""
+"""Number of threads that read parts or write files."""
 
 Bundle = Sequence[int]
-"""Indices of consecutive parts."""
+"""Indices of consecutive parts whose rows are put in order together."""
 
 
 @dataclass(frozen=True, repr=False)
 class ByCluster(publish.Place):
-    """The root of an output whose rows are put in order of their clusters."""
+    """Puts the rows of a run in order of their clusters, in folders of an output."""
 
     parts: Parts = Parts("")  # noqa: RUF009 (frozen)
+    """The run's parts in order of the data."""
 
     def plan(
         self, parts: Sequence[Part], counts: NDArray[np.int64], width: int | None
     ) -> tuple[list[Bundle], int]:
-        """Return bundles of these parts, and how many clusters a folder holds.
+        """Return the bundles of these parts, and the number of clusters that share a folder.
 
-        They are written down before they are used. `width`: that of an output which is added to.
+        Both are written before they are used, so that every attempt of a run has the same. `counts`
+        (k,): rows of each label. `width`: clusters that share a folder in the output that is added
+        to; None where there is none.
         """
         path = f"{self.parts.path}/plan.json"
         with self.raise_store_errors(f"{self.shown!r} cannot be written"):
-            bundles = list(bundled(parts))
+            bundles = list(cut_bundles(parts))
             rows = sum(part.rows for part in parts)
             width = width or width_of(len(counts), len(bundles), rows)
             publish.create(self.fs, path, publish.seal({"bundles": bundles, "width": width}))
             plan = json.loads(self.fs.cat_file(path))
         return plan["bundles"], plan["width"]
 
-    def done(self, bundles: Sequence[Bundle]) -> dict[int, list[Part]]:
-        """Return the files of the bundles that are done, by their first part."""
-        names = self.parts.names()
+    def find_done(self, bundles: Sequence[Bundle]) -> dict[int, list[Part]]:
+        """Return the files of each bundle that is done, by the index of its first part."""
+        names = self.parts.list_names()
         found: dict[int, list[Part]] = {}
         for first in (bundle[0] for bundle in bundles):
-            if _marker(first) in names:
-                marker = publish.unseal(self.parts.read(_marker(first)))
-                if marker is not None:
-                    found[first] = [Part(**part) for part in marker["files"]]
+            if _note(first) in names:
+                note = publish.unseal(self.parts.read(_note(first)))
+                if note is not None:
+                    found[first] = [Part(**part) for part in note["files"]]
         return found
 
     def gather(self, bundle: Bundle, width: int) -> list[Part]:
-        """Write the rows of some parts by cluster, and last that they are written."""
+        """Write the rows of a bundle in folders of `width` clusters; return the files.
+
+        The note that the bundle is done goes last.
+        """
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            table = pa.concat_tables(pool.map(self.parts.table, bundle))
+            table = pa.concat_tables(pool.map(self.parts.read_table, bundle))
             labels = table[LABEL].to_numpy()
             order = np.argsort(labels, kind="stable")
             table, folders = table.take(order), labels[order] // width
@@ -85,19 +97,21 @@ class ByCluster(publish.Place):
             names = [self._name(int(folders[begin]), width, bundle[0]) for begin in begins]
             root = replace(self.parts, url=self.url)
             files = list(pool.map(root.publish, names, map(table.slice, begins, lengths)))
-        marker = publish.seal({"files": [asdict(file) for file in files]})
-        self.parts.put(_marker(bundle[0]), marker)
+        note = publish.seal({"files": [asdict(file) for file in files]})
+        self.parts.put(_note(bundle[0]), note)
         return files
 
     def _name(self, folder: int, width: int, first_part: int) -> str:
+        """Return the name of a bundle's file in a folder, from the root of the output on."""
         number = self.parts.first_part + first_part
         return f"{folder_of(folder, width)}/{self.parts.prefix}{number:08d}.parquet"
 
 
 def bundles_of(numbers: Sequence[int], parts: int) -> list[Bundle]:
-    """Return the bundles of which files were made, by the number of the first part of each.
+    """Return the bundles of a run from the numbers in the names of its files.
 
-    `numbers`: of all the files of a run. `parts`: how many the run had in order of the data.
+    `numbers`: the index of the first part of each file's bundle, in any order. `parts`: number of
+    the run's parts in order of the data.
 
     >>> bundles_of([0, 0, 2, 0, 2], 5)
     [[0, 1], [2, 3, 4]]
@@ -106,10 +120,10 @@ def bundles_of(numbers: Sequence[int], parts: int) -> list[Bundle]:
     return [list(range(*ends)) for ends in zip(firsts, [*firsts[1:], parts], strict=True)]
 
 
-def bundled(parts: Sequence[Part]) -> Iterator[Bundle]:
-    """Yield runs of parts that are small enough for a worker.
+def cut_bundles(parts: Sequence[Part]) -> Iterator[Bundle]:
+    """Yield bundles of consecutive parts that are small enough for a worker.
 
-    >>> list(bundled([Part("", 2**19, 100, "")] * 3 + [Part("", 100, 2**26, "")]))
+    >>> list(cut_bundles([Part("", 2**19, 100, "")] * 3 + [Part("", 100, 2**26, "")]))
     [[0, 1], [2], [3]]
     """
     bundle: list[int] = []
@@ -125,7 +139,7 @@ def bundled(parts: Sequence[Part]) -> Iterator[Bundle]:
 
 
 def width_of(clusters: int, bundles: int, rows: int) -> int:
-    """Return how many clusters share a folder, so that there are not too many files.
+    """Return the number of clusters that share a folder, so that there are not too many files.
 
     >>> width_of(1000, 1, 10**6), width_of(1000, 1000, 10**9), width_of(100_000, 1, 10**6)
     (1, 100, 25)
@@ -136,7 +150,7 @@ def width_of(clusters: int, bundles: int, rows: int) -> int:
 
 
 def folder_of(number: int, width: int) -> str:
-    """Return the name of a folder; -1 is that of rows without a cluster.
+    """Return the name of a folder by its number; -1 is the folder of rows without a cluster.
 
     >>> folder_of(7, 1), folder_of(0, 25)
     ('cluster=00007', 'cluster_range=00000-00024')
@@ -149,5 +163,6 @@ def folder_of(number: int, width: int) -> str:
     return f"{key}={first:05d}{last}"
 
 
-def _marker(first: int) -> str:
+def _note(first: int) -> str:
+    """Return the name of the note that the bundle from this part on is done."""
     return f"{first:08d}.json"

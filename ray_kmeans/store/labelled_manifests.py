@@ -1,13 +1,22 @@
-"""Manifests of labelled output, one generation after the other.
+"""The manifests of labelled output, one generation after the other.
 
-_manifest.json             the newest, for every reader: all parts, with rows, bytes and hashes
-_manifests/00000002.json   the same from the second generation on, under its number
+_manifest.json             the newest one, for every reader: all parts, with rows, bytes and hashes
+_manifests/00000002.json   from the second generation on also here, a record under its number
 
-The first manifest is created at its place, which a store lets only one of many do. A later one
-replaces another, and no store has a condition for that which all share: so it is created under its
-number first, and from then on it counts; `_manifest.json` is a copy. A run that slept before it
-wrote its copy can put an old one over a newer one; it sees so at once and puts the newer one back,
-and where it is killed before that the next run does.
+Of two runs that publish a manifest at once, one must be refused, on every store:
+
+- *The first manifest* is created at its place, which a store lets only one of many do.
+- *A later one replaces another*, and stores have no common condition for that. So it is created
+  under its number first: of two runs that add to the same generation one is refused. From then on
+  it counts, and `_manifest.json` is only a copy of it.
+- *A run sleeps before it writes the copy*, and another one publishes the next generation. The
+  sleeper then puts its old copy over the newer one. It looks again after each copy, sees the newer
+  record and copies that; where it is killed before, the next run does (`promote`).
+- *A reader comes in between.* It finds the manifest of an older generation: whole, and without the
+  newest parts.
+- *An output is deleted, but not its records.* A record counts only where it continues the copy:
+  its runs begin with the runs of the copy.
+- *A file of others has the name of a record.* It is passed over, and the next number is taken.
 """
 
 from __future__ import annotations
@@ -28,16 +37,20 @@ from ray_kmeans.store.labelled_names import (
 )
 
 FORMAT = 3
+"""Format of the manifests that this version writes."""
 READABLE = (2, FORMAT)
-
+"""Formats of manifests that this version reads."""
 OUTPUT = {"of": dict, "data": list, "parts": list, "rows": int, "clusters": list}
+"""Fields of a manifest, with their types."""
 RUN = {"stamp": str, "prefix": str, "parts": int, "first_part": int, "first_row": int, "rows": int}
+"""Fields of a run in a manifest, with their types."""
 PART = {"name": str, "rows": int, "size": int, "sha256": str}
-"""Fields that a manifest has, a run in it, and a part."""
+"""Fields of a part in a manifest, with their types."""
 MOST_GENERATIONS = 10**8 - 2
-"""More have no name of eight digits."""
+"""Largest generation: a record's name has eight digits."""
 
 Manifest = Mapping[str, Any]
+"""A manifest as JSON."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,21 +59,22 @@ class Manifests(publish.Place):
 
     def newest(self) -> dict[str, Any]:
         """Return the manifest that counts; empty where there is none that this version reads."""
-        return opened(self._newest())
+        return parse_manifest(self._newest())
 
     def is_behind(self) -> bool:
-        """Tell whether readers see another one than the one that counts."""
+        """Return whether readers see another manifest than the one that counts."""
         return self.read(MANIFEST) != self._newest()
 
     def commit(self, manifest: Manifest, before: Manifest) -> bool:
-        """Let a manifest count from now on, in the place of `before`; False where another one does.
+        """Let a manifest count in the place of `before`; return False where another one does.
 
-        It must have the generation that follows; the next one, where a file of others has its name.
+        The manifest has the generation after that of `before`. Where a file of others has its name,
+        it gets the next one.
         """
         if not before:
             return publish.create(self.fs, f"{self.path}/{MANIFEST}", publish.seal(dict(manifest)))
         generation = manifest["generation"]
-        while not self._record(generation, {**manifest, "generation": generation}):
+        while not self._create_record(generation, {**manifest, "generation": generation}):
             if self._record_of(generation):
                 return False
             generation += 1
@@ -68,53 +82,56 @@ class Manifests(publish.Place):
         return True
 
     def promote(self) -> None:
-        """Copy the manifest that counts to where readers look, and delete what came before it.
+        """Copy the manifest that counts to where readers look, and delete older records.
 
-        Without a manifest, records are those of an output that was deleted.
+        Without any manifest all records are deleted: their output was deleted before.
         """
         newest = self._newest()
         while newest is not None and self.read(MANIFEST) != newest:
             publish.put(self.fs, f"{self.path}/{MANIFEST}", newest)
             newest = self._newest()
-        counts = opened(newest)
+        counts = parse_manifest(newest)
         for number in self._numbers():
             is_over = not counts or number < counts["generation"]
             if is_over and self._record_of(number):
                 with contextlib.suppress(FileNotFoundError):
-                    self.fs.rm_file(f"{self.path}/{_record(number)}")
+                    self.fs.rm_file(f"{self.path}/{_record_name(number)}")
 
     def read(self, name: str) -> bytes | None:
-        """Return what a file of the output holds, None where it is not there."""
+        """Return the content of a file of the output; None where it is not there."""
         try:
             return bytes(self.fs.cat_file(f"{self.path}/{name}"))
         except FileNotFoundError:
             return None
 
     def _newest(self) -> bytes | None:
+        """Return the newest record that continues the copy, else the copy itself."""
         copy = self.read(MANIFEST)
-        found = opened(copy)
+        found = parse_manifest(copy)
         for number in sorted(self._numbers() if found else (), reverse=True):
             if number <= found["generation"]:
                 break
             record = self._record_of(number)
-            # A number may have been left by an output that was deleted.
+            # A record may be left from an output that was deleted.
             if record and _stamps(record)[: len(found["runs"])] == _stamps(found):
-                return self.read(_record(number))
+                return self.read(_record_name(number))
         return copy
 
-    def _record(self, generation: int, manifest: Manifest) -> bool:
-        path = f"{self.path}/{_record(generation)}"
+    def _create_record(self, generation: int, manifest: Manifest) -> bool:
+        """Create the record of a generation; return whether this call has created it."""
+        path = f"{self.path}/{_record_name(generation)}"
         with contextlib.suppress(IsADirectoryError):
             return publish.create(self.fs, path, publish.seal(dict(manifest)))
         return False
 
     def _record_of(self, number: int) -> dict[str, Any]:
-        """Return the manifest with this number; empty for a file of others by that name."""
+        """Return the manifest in a record; empty for a file of others by that name."""
         with contextlib.suppress(IsADirectoryError):
-            return opened(self.read(_record(number)))
+            return parse_manifest(self.read(_record_name(number)))
         return {}
 
     def _numbers(self) -> list[int]:
+        """Return the numbers of all records."""
         self.fs.invalidate_cache()
         try:
             found = self.fs.ls(f"{self.path}/{RECORDS}", detail=False)
@@ -124,12 +141,13 @@ class Manifests(publish.Place):
         return [int(name[1]) for name in names if name]
 
 
-def opened(data: bytes | None) -> dict[str, Any]:
-    """Return a manifest; empty where it is none that this version reads.
+def parse_manifest(data: bytes | None) -> dict[str, Any]:
+    """Return the manifest in a file; empty where this version reads none there.
 
-    One of format 2 knows no runs: all that it holds is taken for one, whose stamp is its hash.
+    A manifest of format 2 has no runs: all its parts are taken for one run, whose stamp is the
+    hash of the manifest.
     """
-    found = unsealed(data)
+    found = content_of_seal(data)
     if data is None or found.get("format") not in READABLE or not _has(found, OUTPUT):
         return {}
     if "runs" not in found:
@@ -141,7 +159,7 @@ def opened(data: bytes | None) -> dict[str, Any]:
 
 
 def _is_whole(found: Manifest) -> bool:
-    """Tell whether a sealed manifest is that of an output: a checkpoint has a seal as well."""
+    """Return whether a sealed manifest is of an output: checkpoints have seals as well."""
     runs, parts, generation = found["runs"], found["parts"], found.get("generation")
     return (
         type(generation) is int
@@ -154,18 +172,20 @@ def _is_whole(found: Manifest) -> bool:
 
 
 def _has(found: Any, kinds: Mapping[str, type]) -> bool:
-    """Tell whether these fields are there, of these kinds."""
+    """Return whether a value is a dict with these fields, of these types."""
     return isinstance(found, dict) and all(type(found.get(key)) is kinds[key] for key in kinds)
 
 
-def unsealed(data: bytes | None) -> dict[str, Any]:
-    """Return what was sealed; empty where nothing was, or where it is not whole."""
+def content_of_seal(data: bytes | None) -> dict[str, Any]:
+    """Return the content of a sealed file; empty where the file is missing or not whole."""
     return (publish.unseal(data) if data is not None else None) or {}
 
 
 def _stamps(manifest: Manifest) -> list[str]:
+    """Return the stamps of the runs of a manifest, in order."""
     return [run["stamp"] for run in manifest["runs"]]
 
 
-def _record(number: int) -> str:
+def _record_name(number: int) -> str:
+    """Return the name of a record."""
     return f"{RECORDS}/{number:08d}.json"

@@ -1,14 +1,14 @@
-"""Names of the files of labelled output, by which a run knows what is its own.
+"""The names of the files of labelled output, by which a run knows its own files.
 
 _lease/                                        which run may write (see `lease`)
-_unfinished-<run>.json                         a run's marker: what it writes; deleted at its end
+_unfinished-<run>.json                         a run's marker, its spec; deleted at its end
 part-<run>-00000012.parquet                    the rows of some blocks of the data
-cluster=00007/part-<run>-00000012.parquet      rows of one cluster, see `by_cluster`
-_by_cluster-<run>/                             parts and notes until these are written
-_manifest.json, _manifests/00000002.json       see `manifests`
+cluster=00007/part-<run>-00000012.parquet      rows of one cluster, see `labelled_by_cluster`
+_by_cluster-<run>/                             parts and notes until those are written
+_manifest.json, _manifests/00000002.json       see `labelled_manifests`
 
 <run> is the beginning of the run's stamp, the hash of its marker. Two runs that write the same rows
-in the same place have one stamp and write the same bytes; all others have other names.
+in the same place have one stamp and write the same bytes; any other two give different names.
 """
 
 from __future__ import annotations
@@ -18,28 +18,42 @@ import re
 from ray_kmeans.io import publish
 
 MANIFEST = "_manifest.json"
+"""Name of the manifest that readers open."""
 RECORDS = "_manifests"
+"""Folder of the manifests by generation."""
 LEASE = "_lease"
-OLD_MARKER, OLD_WORKING = "_unfinished.json", "_by_cluster"
-"""What formats 1 and 2 had instead, for all runs alike."""
+"""Folder of the lease."""
+OLD_MARKER = "_unfinished.json"
+"""Name of the marker of any run, in formats 1 and 2."""
+OLD_WORKING = "_by_cluster"
+"""Folder of the parts of any run until they are in order of their clusters, in format 2."""
 OLD_PREFIX = "part-"
+"""Begin of the names of all parts, in formats 1 and 2."""
 
 _FOLDER = r"cluster(?:_range)?=[\w-]+/"
+"""Pattern of the folder of a cluster, or of several."""
 _PART = r"part-([0-9a-f]{12})-[0-9]{8}\.parquet"
+"""Pattern of a part's name; group: the run."""
 _NOTE = r"(?:plan|[0-9]{8})\.json"
+"""Pattern of a note in a folder of work: the plan, or that a bundle is done."""
 MARKER = re.compile(r"_unfinished-([0-9a-f]{12})\.json")
+"""Name of a marker; group: the run."""
 FINAL = re.compile(rf"(?:{_FOLDER})?{_PART}")
+"""Name of a part where readers find it; group: the run."""
 PART_NAME = re.compile(rf"(?:{_FOLDER})?part-(?:[0-9a-f]{{12}}-)?[0-9]{{8}}\.parquet")
-"""The names that parts have in manifests of all formats."""
+"""Name of a part in a manifest of any format."""
 WORKING = re.compile(rf"_by_cluster-([0-9a-f]{{12}})/(?:{_NOTE}|part-(?:\1-)?[0-9]{{8}}\.parquet)")
+"""Name of a part or note in a run's folder of work; group: the run."""
 RECORD = re.compile(rf"{RECORDS}/([0-9]{{8}})\.json")
+"""Name of a manifest by generation; group: the generation."""
 OTHER = re.compile(rf"{MANIFEST}|{OLD_MARKER}")
+"""Name of the manifest that readers open, or of an old marker."""
 OLD_WORK = re.compile(
     rf"{OLD_WORKING}/(?:{_NOTE}|part-[0-9]{{8}}\.parquet)"
     rf"|(?:{OLD_WORKING}/|{_FOLDER})?part-[0-9]{{8}}\.parquet\.[0-9a-f]{{8}}\.partial"
 )
-"""What a run of these versions may leave. Others may give such names as well, so it is removed
-beside the marker of such a run alone."""
+"""Name of a file that a run of format 1 or 2 may leave. Other programs may give such names as well,
+so these files are removed only beside the marker of such a run."""
 
 
 def marker_of(stamp: str) -> str:
@@ -48,17 +62,17 @@ def marker_of(stamp: str) -> str:
 
 
 def working_of(stamp: str) -> str:
-    """Return the folder of a run's parts until they are put in order of their clusters."""
+    """Return the folder of a run's parts until they are in order of their clusters."""
     return f"_by_cluster-{stamp[:12]}"
 
 
 def prefix_of(stamp: str) -> str:
-    """Return how the names of a run's parts begin."""
+    """Return the begin of the names of a run's parts."""
     return f"part-{stamp[:12]}-"
 
 
 def run_of(name: str) -> str:
-    """Return the beginning of the stamp in the name of a part or of a working file; '' elsewhere.
+    """Return the run in the name of a part or of a file of work; '' for any other name.
 
     >>> run_of("cluster=00007/part-0123456789ab-00000012.parquet"), run_of("part-0.parquet")
     ('0123456789ab', '')
@@ -68,9 +82,9 @@ def run_of(name: str) -> str:
 
 
 def is_unpublished(name: str) -> bool:
-    """Tell whether a killed writer of this product has left this file.
+    """Return whether a killed writer of this product has left this unpublished file.
 
-    Those of a lease are left alone: its holder writes there all the time.
+    False for files of a lease: its holder writes there all the time.
 
     >>> is_unpublished("_manifest.json." + 32 * "0" + ".ray-kmeans-partial")
     True

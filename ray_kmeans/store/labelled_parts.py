@@ -1,4 +1,9 @@
-"""Parts of labelled output: Parquet files, each written in one step, and read back."""
+"""Parts of labelled output: Parquet files, each written in one step, and read back.
+
+A part tells in its footer of which run it is (`STAMP`) and the hash of all bytes before the footer
+(`BODY`). So a run that goes on trusts no name: it reads a part, compares both, and writes it again
+where one differs.
+"""
 
 from __future__ import annotations
 
@@ -20,52 +25,64 @@ from ray_kmeans.io import publish
 from ray_kmeans.store.labelled_manifests import Manifests
 from ray_kmeans.store.labelled_names import OLD_PREFIX, marker_of
 
-ROW, LABEL = "row", "cluster_idx"
-STAMP, BODY = b"ray_kmeans", b"ray_kmeans_sha256"
-"""Keys in a part's footer: of which output it is, and the hash of all that is before the footer."""
+ROW = "row"
+"""Column of the row's number in the output."""
+LABEL = "cluster_idx"
+"""Column of the row's label; -1 for a row that is left out."""
+STAMP = b"ray_kmeans"
+"""Key in a part's footer of the stamp of its run."""
+BODY = b"ray_kmeans_sha256"
+"""Key in a part's footer of the SHA-256 of all bytes before the footer."""
 ROW_GROUP = 2**17
+"""Rows of a row group of Parquet."""
 DISTINCT = (ROW, "distance", "second_distance")
-"""Columns whose values differ: a dictionary of them would cost time and room."""
+"""Columns whose values hardly repeat: a dictionary of them would cost time and room."""
 READ_AT_ONCE = 8
+"""Number of threads that read parts."""
 SUCCESSOR = "run of another model, other data or other flags"
+"""The run that has taken over, in a message: its marker is not known to the one that lost."""
 
 LabelCounts = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Labels, and how many rows have each."""
+"""The labels that some rows have, ascending, and the number of rows of each: (m,), (m,)."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the output."""
+    """A file of the output, as the manifest tells it."""
 
     name: str
-    """From the root of the output on."""
+    """Name of the file, from the root of the output on."""
     rows: int
+    """Number of rows."""
     size: int
-    """Bytes."""
+    """Size of the file in bytes."""
     sha256: str
+    """SHA-256 of the file, in hexadecimal."""
 
 
 @dataclass(frozen=True, repr=False)
 class Parts(publish.Place):
-    """Where workers write the parts of one run."""
+    """The place where workers write the parts of one run."""
 
     stamp: str = ""
-    """Names what the run writes: parts with another one are not taken for its own."""
+    """Hash of the run's marker; parts with another one are not taken for the run's own."""
     first_part: int = 0
+    """Number of the run's first part; more than 0 where the run adds to an output."""
     first_row: int = 0
-    """Numbers of its first part and row; more than 0 where it adds to an output."""
+    """Number of the run's first row in the output."""
     kept: pa.Schema | None = None
-    """The types of the columns kept, in all parts; None: as the data have them."""
+    """Types of the columns kept, the same in all parts; None: as the data have them."""
     prefix: str = OLD_PREFIX
-    """How the names of its parts begin."""
+    """Begin of the names of the run's parts."""
     home: str = ""
-    """URL of the output, where the run's marker stands as long as it may write; '': it may."""
+    """URL of the output; the run may write while its marker is there. '': it may always write."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Make `data` visible under a name here, in one step, while the run may write.
+        """Make `data` visible under a name here, in one step, if the run may write.
 
-        Another run that takes the place over deletes the marker first, so it is looked for before,
-        and once more afterwards: this process may have slept between the two.
+        A run that takes the place over deletes foreign markers first. So the marker of this run is
+        looked for before the write, and once more after it: this process may have slept between the
+        two, and then the file is taken back. Raises LeaseLostError where the marker is gone.
         """
         if self._may_write():
             super().put(name, data)
@@ -76,9 +93,11 @@ class Parts(publish.Place):
 
     @cached_property
     def _output(self) -> Manifests:
+        """The manifests of the output."""
         return Manifests(self.home or self.url, self.storage_options)
 
     def _may_write(self) -> bool:
+        """Return whether the marker of the run is there."""
         if not self.home:
             return True
         with self._output.raise_store_errors(
@@ -92,7 +111,7 @@ class Parts(publish.Place):
         return True
 
     def _take_back(self, name: str) -> None:
-        """Remove what was written too late, unless a manifest has it: then the bytes are right."""
+        """Remove a file that was written too late; one in a manifest has the right bytes."""
         named = {part["name"] for part in self._output.newest().get("parts", ())}
         if self.url != self.home or name not in named:
             with contextlib.suppress(FileNotFoundError):
@@ -105,7 +124,19 @@ class Parts(publish.Place):
         columns: Mapping[str, NDArray[Any]],
         kept: Sequence[pa.Table],
     ) -> Part:
-        """Publish part `index`: the columns kept, of one table after the other, row, and these."""
+        """Publish part `index`: the columns kept, the row numbers, then `columns`.
+
+        Parameters
+        ----------
+        index : int
+            Index of the part in the run.
+        first_row : int
+            Index of its first row in the run.
+        columns : mapping of (n,) arrays
+            Labels and distances, by the names of their columns.
+        kept : sequence of pyarrow.Table
+            The columns kept of the n rows, one table after the other; empty for none.
+        """
         tables = [_as_kept(table, self.kept) for table in kept or ()]
         whole = pa.concat_tables(tables) if tables else pa.table({})
         table = dict(zip(whole.column_names, whole.columns, strict=True))
@@ -115,13 +146,13 @@ class Parts(publish.Place):
         return self.publish(self._name(index), pa.table(table))
 
     def publish(self, name: str, table: pa.Table) -> Part:
-        """Make a table visible as one file."""
+        """Make a table visible as one file, with stamp and hash in its footer."""
         content = io.BytesIO()
-        how = {
+        options = {
             "use_dictionary": [each for each in table.column_names if each not in DISTINCT],
             "column_encoding": {ROW: "DELTA_BINARY_PACKED"},
         }
-        with pq.ParquetWriter(content, table.schema.remove_metadata(), **how) as writer:
+        with pq.ParquetWriter(content, table.schema.remove_metadata(), **options) as writer:
             writer.write_table(table.replace_schema_metadata(), ROW_GROUP)
             body = publish.sha256(content.getvalue())
             writer.add_key_value_metadata({STAMP: self.stamp.encode(), BODY: body.encode()})
@@ -130,25 +161,25 @@ class Parts(publish.Place):
         return Part(name, table.num_rows, len(data), publish.sha256(data))
 
     def index_of(self, name: str) -> int:
-        """Return which part of the run has this name, in whatever folder."""
+        """Return the index in the run of the part with this name, in whatever folder."""
         return int(name[-16:-8]) - self.first_part
 
-    def there(self, runs: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Part, LabelCounts]]:
-        """Yield the index, the part and the labels of each run of blocks that is there and whole.
+    def read_back(self, runs: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Part, LabelCounts]]:
+        """Yield (index, part, labels) of each part that is there and whole.
 
-        A part is read back, not believed: its hash and the rows of its clusters would otherwise
-        need one more file for each. Labels are a small share of the data.
+        `runs`: the blocks of each part. A part is read to know its hash and its labels: a note of
+        them would be one more file for each part, and labels are small beside the data.
         """
-        names = self.names()
+        names = self.list_names()
         found = [index for index in range(len(runs)) if self._name(index) in names]
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-            looks = pool.map(lambda index: self._look(index, runs[index]), found)
-            for index, part in zip(found, looks, strict=True):
+            parts = pool.map(lambda index: self._read_part(index, runs[index]), found)
+            for index, part in zip(found, parts, strict=True):
                 if part is not None:
                     yield index, *part
 
-    def names(self) -> set[str]:
-        """Return the names of the files here, without those in folders."""
+    def list_names(self) -> set[str]:
+        """Return the names of the files here; files in folders are not listed."""
         self.fs.invalidate_cache()
         with self.raise_store_errors(f"{self.shown!r} cannot be read"):
             try:
@@ -157,12 +188,12 @@ class Parts(publish.Place):
                 return set()
         return {str(path).rsplit("/", 1)[-1] for path in found}
 
-    def table(self, index: int) -> pa.Table:
-        """Return what was written as a part."""
+    def read_table(self, index: int) -> pa.Table:
+        """Return a part as a table."""
         return pq.read_table(pa.BufferReader(self.read(self._name(index))))
 
     def read(self, name: str) -> bytes:
-        """Return what was written under a name; an error where it is gone."""
+        """Return the content of a file; LeaseLostError where a run that took over removed it."""
         with self.raise_store_errors(f"{self.shown!r} cannot be read"):
             try:
                 return bytes(self.fs.cat_file(f"{self.path}/{name}"))
@@ -171,7 +202,8 @@ class Parts(publish.Place):
                     raise
         raise LeaseLostError(self._output.shown, SUCCESSOR)
 
-    def _look(self, index: int, blocks: Sequence[Any]) -> tuple[Part, LabelCounts] | None:
+    def _read_part(self, index: int, blocks: Sequence[Any]) -> tuple[Part, LabelCounts] | None:
+        """Return a part and its labels; None where it is not what this run writes there."""
         name = self._name(index)
         data = self.read(name)
         body = data[: -8 - int.from_bytes(data[-8:-4], "little")]
@@ -179,8 +211,8 @@ class Parts(publish.Place):
             file = pq.ParquetFile(pa.BufferReader(data))
         except (pa.ArrowException, OSError):
             return None
-        said = {STAMP: self.stamp.encode(), BODY: publish.sha256(body).encode()}
-        if not said.items() <= (file.metadata.metadata or {}).items():
+        expected = {STAMP: self.stamp.encode(), BODY: publish.sha256(body).encode()}
+        if not expected.items() <= (file.metadata.metadata or {}).items():
             return None
         table = file.read([ROW, LABEL])
         rows, first = sum(block.rows for block in blocks), self.first_row + blocks[0].first
@@ -190,15 +222,16 @@ class Parts(publish.Place):
         return Part(name, rows, len(data), publish.sha256(data)), (labels, counts)
 
     def _name(self, index: int) -> str:
+        """Return the name of a part."""
         return f"{self.prefix}{self.first_part + index:08d}.parquet"
 
 
 def find_damaged(
     place: publish.Place, parts: Sequence[Part], sizes: Mapping[str, int]
 ) -> list[Part]:
-    """Return those parts that are not there as they were written, by their size and their hash.
+    """Return the parts that are missing or not as they were written, by their size and their hash.
 
-    `sizes`: of all files of the place, by name.
+    `sizes`: size in bytes of each file of the place, by name.
     """
 
     def is_whole(part: Part) -> bool:
@@ -215,7 +248,10 @@ def find_damaged(
 
 
 def is_of_run(data: bytes, run: str) -> bool:
-    """Tell whether these bytes are a part of the run whose stamp begins so, by its footer."""
+    """Return whether these bytes are a part of a run, by the stamp in its footer.
+
+    `run`: the begin of the stamp.
+    """
     try:
         metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
     except (pa.ArrowException, OSError):
@@ -224,7 +260,7 @@ def is_of_run(data: bytes, run: str) -> bool:
 
 
 def _as_kept(table: pa.Table, kept: pa.Schema | None) -> pa.Table:
-    """Return columns in the types of the output; DataError for a value that has none there."""
+    """Return a table in the types of the output; DataError for a value that does not fit them."""
     if kept is None or table.schema.equals(kept):
         return table
     columns = {}

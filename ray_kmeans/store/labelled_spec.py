@@ -1,8 +1,8 @@
-"""What labelled output is made of: compared with what a run wants, and found in a manifest.
+"""The spec of labelled output, compared with other specs and found in a manifest.
 
-An output spec is JSON: the digest of the centers, the files of the data, the rows of each file, the
-columns. Two runs whose specs agree write the same bytes. A run's marker is its sealed spec, and the
-run's stamp is the hash of that.
+A spec tells what the rows are made from, as JSON: the digest of the centers, the files of the data,
+the rows of each file, the columns. Two runs whose specs agree write the same bytes. A run's marker
+is its sealed spec, and the run's stamp is the hash of that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ray_kmeans.io import publish
 
 OutputSpec = Mapping[str, Any]
-"""What an output is made of, as JSON: two runs that agree in it write the same rows."""
+"""Spec of an output, as JSON: two runs that agree in it write the same rows."""
 
 NAMES = {
     "model": "the centers of the model",
@@ -92,4 +92,5 @@ def differences_but_data(manifest: Mapping[str, Any], spec: OutputSpec) -> str:
 
 
 def _without_data(spec: OutputSpec) -> dict[str, Any]:
+    """Return a spec without the files of the data and the rows of each."""
     return {**spec, "data": None, "blocks": None}

@@ -2,12 +2,33 @@
 
 lease/00000001.json                  an epoch and who holds it; the highest epoch holds the place
 
-To take the lease is to create the file of the next epoch, which a store lets only one of many do.
-Its holder writes a higher number into the file again and again. Who wants it next watches that
-number: where it moves the holder is alive, wherever it is and whatever its clock says; where it
-stands still for long enough, by the watcher's own clock, the next epoch may be taken. A holder that
-was paused finds the higher epoch before it saves anything; and where it was paused after that look,
-what it saves bears its own epoch, and so is older than what the next one saves (see `numbered`).
+A run takes the lease by creating the file of the next epoch, which a store lets only one of many
+do. Its holder writes a higher number, its beat, into the file again and again. A run that wants the
+lease watches the beat: while it moves, the holder is alive, wherever it runs and whatever its clock
+says; once it has stood still for long enough, by the watcher's own clock, the next epoch is free.
+
+No store can make a writer stop, so a holder that only slept goes on beside the next one. What could
+happen then, and why it does no harm:
+
+- *The sleeper wakes before it saves.* `check` stands before every save: it finds the higher epoch
+  and raises LeaseLostError.
+- *It sleeps between `check` and its save.* What it saves bears its own epoch, which is lower, so it
+  is older than all that the next run saves (see `numbered`). Labelled output has no epochs and
+  looks for its marker instead (see `labelled_writer`).
+- *It sleeps in `_create`, before it writes.* It may then create an epoch that was deleted long ago,
+  below the highest one. So who has created a file looks whether it is the highest, and else tries
+  again.
+- *Two processes create the same file at once.* One is refused. Where a store is found not to refuse
+  (some servers of S3 ignore the condition), both wait a moment and read: the last one to write
+  holds the lease, and a warning tells that this is no guarantee.
+- *A list of the store is late and does not show the newest file.* Then the next `create` is
+  refused, and the refused epoch is watched, shown or not. Who has created a file waits until a list
+  shows it, for an older list would not show a rival either.
+- *The whole place is deleted under a sleeper.* Epochs begin at 1 again, so another run may have the
+  same epoch or a lower one. Each holder's file has a nonce: the sleeper finds a foreign one.
+- *The lease's file alone is deleted.* The next beat writes it again.
+- *The holder's process forks.* The child has the lease as a value but no thread that beats; it is
+  told apart by its process id, and may neither save nor release.
 """
 
 from __future__ import annotations
@@ -31,31 +52,48 @@ from ray_kmeans.store.numbered import DIGITS, HIGHEST
 log = logging.getLogger("ray_kmeans")
 
 NAME = re.compile(rf"({DIGITS})\.json")
-NAMED = "{}/{:08d}.json"
+"""Name of the file of an epoch."""
+PATH = "{}/{:08d}.json"
+"""Path of the file of an epoch below the place, by folder and epoch."""
 ATTEMPTS = 20
-"""To create the file of the next epoch, while others are quicker."""
+"""Attempts to create the file of the next epoch while other runs are quicker."""
 EPOCHS_WAITED = 4
-"""Holders that one waits for, one after the other; beyond, the lists cannot be true."""
+"""Largest number of holders to wait for, one after the other; the store's lists are not believed
+where even more come."""
 LATE_LISTS = 10
-"""Looks until a list must show a file that was written."""
+"""Looks at a list of the store until it must show a file that was written."""
 LONGEST_PAUSE_S = 1.0
-"""Between two of these."""
+"""Longest pause between two of these looks, in seconds."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """How long things take, in seconds."""
+    """The times of a lease, in seconds."""
 
     beat_s: float = 10.0
-    """Between two signs of life of a holder."""
+    """Seconds between two beats of a holder."""
     lease_s: float = 30.0
-    """Without a sign of life, until the next one may take the lease."""
+    """Seconds without a new beat after which another run may take the lease."""
     poll_s: float = 1.0
-    """Between two looks at a holder's file."""
+    """Seconds between two looks at a holder's file."""
 
 
 class Lease:
-    """The right to write to a place, held from `take` to `release`, or while `with` lasts."""
+    """The right to write to a place, held from `take` to `release`, or for a `with` block.
+
+    Parameters
+    ----------
+    place : Place
+        The place to write to.
+    owner : str
+        Names the run. A process with the same owner goes on with the run, so it takes the lease
+        without waiting.
+    what : str
+        What the run does, for the message to others: 'fit of 8 clusters'.
+    times : Times, optional
+    folder : str, default 'lease'
+        Folder of the place that holds the files of the lease.
+    """
 
     def __init__(
         self,
@@ -71,10 +109,13 @@ class Lease:
         self._holder = Holder(owner, uuid.uuid4().hex, what)
         self._epoch = 0
         self.was_deleted = False
-        """Whether its file was gone once, perhaps with all of the place."""
+        """Whether the lease's file was missing once, perhaps with the whole place."""
         self._began = 0.0
+        """Time at which the lease was taken, in seconds of the monotonic clock."""
         self._ended = Event()
+        """Set when the thread shall stop beating."""
         self._heart: Thread | None = None
+        """The thread that beats."""
 
     def __enter__(self) -> Lease:
         self.take()
@@ -88,22 +129,22 @@ class Lease:
     ) -> None:
         try:
             self.release()
-        except StoreError as failed:  # what went wrong before is what to hear of
+        except StoreError as failed:  # raised, it would hide the error of the block
             log.warning("the next run here will wait for %.0f s: %s", self._times.lease_s, failed)
 
     @property
     def epoch(self) -> int:
-        """The number of this holding: each one has a higher one than all before."""
+        """Number of this lease, higher than the numbers of all leases before it."""
         return self._epoch
 
     def take(self, floor: int = 0) -> None:
-        """Hold the lease, with an epoch above `floor`.
+        """Take the lease, with an epoch above `floor`.
 
-        Raises BusyError, after some seconds, where another one is alive, and StoreError where the
-        store does not tell. `floor` is the highest epoch that is known from elsewhere: the lease's
-        own files may have been deleted.
+        Raises BusyError, after some seconds, where another holder is alive, and StoreError where
+        the store does not tell. `floor`: the highest epoch that is known from other files, since
+        the lease's own files may have been deleted.
         """
-        with self._said("cannot be leased"):
+        with self._store_errors("cannot be leased"):
             self._take(floor)
             self._remove_older()
         self._began = time.monotonic()
@@ -111,13 +152,14 @@ class Lease:
         self._heart.start()
 
     def _remove_older(self) -> None:
-        """Remove the files of epochs before ours, and what was left of those when a holder died.
+        """Remove the files of older epochs, and the unpublished files that dead holders have left.
 
-        An unpublished file of our own epoch is left alone: a rival may be writing it.
+        An unpublished file of our own epoch stays: a rival may be writing it. A file that does not
+        tell its holder stays, for it may be somebody else's.
         """
         names = self._names()
-        mine = [int(name[1]) for name in map(NAME.fullmatch, names) if name]
-        older = [each for each in mine if each < self._epoch]
+        epochs = [int(name[1]) for name in map(NAME.fullmatch, names) if name]
+        older = [each for each in epochs if each < self._epoch]
         known = [each for each in older if Holder.parse(self._read(each)).is_known]
         paths = [self._path(each) for each in known]
         for name in filter(publish.is_unpublished, names):
@@ -129,34 +171,35 @@ class Lease:
                 self._place.fs.rm_file(path)
 
     def check(self) -> None:
-        """Raise LeaseLostError where another one has taken the lease; called before each save."""
+        """Raise LeaseLostError where another run has taken the lease; call it before each save."""
         if not self._is_held_here:
             raise StoreError(
                 f"{self._place.shown!r} is written to by process {self._holder.pid}, from which "
                 "this one was forked: only that one goes on with it. Give this one another place."
             )
-        with self._said("cannot be checked for other runs"):
+        with self._store_errors("cannot be checked for other runs"):
             other = self._other()
             if other is not None:
                 raise LeaseLostError(self._place.shown, str(other))
 
     def release(self) -> None:
-        """Let go, so that the next one need not wait.
+        """Release the lease, so that the next run need not wait.
 
-        The first epoch leaves nothing behind: nobody held the lease before, so nobody sleeps who
-        must find that it was followed. Who takes the lease next begins above the epochs that are
-        known from elsewhere (`floor`), so with a second epoch where this one has saved something;
-        and where it has not, nothing bears the number that is given again. The file of a later
-        epoch stays: there was a holder before, which may only sleep.
+        - The file of the first epoch is removed: nobody held the lease before, so there is no
+          sleeper who must find a follower here. The next run takes an epoch above all that are
+          known from other files (`floor`): the second one where this run has saved something. Where
+          it has saved nothing, no file bears the first epoch, which may be given again.
+        - The file of a later epoch stays, marked as released: there was a holder before, which may
+          only sleep.
         """
         if not self._is_held_here:
             return
         self._ended.set()
         if self._heart is not None:
             self._heart.join()
-        with self._said("cannot be released"):
+        with self._store_errors("cannot be released"):
             if max(self._epochs(), default=0) != self._epoch or self._other() is not None:
-                return  # it is another one's
+                return  # another run holds it
             if self._epoch == 1:
                 self._place.fs.rm_file(self._path(1))
             else:
@@ -164,14 +207,15 @@ class Lease:
 
     @property
     def _is_held_here(self) -> bool:
-        """Whether this process took it: a forked child has a copy of it, without a heart."""
+        """Whether this process took the lease; a forked child has a copy without its thread."""
         return self._holder.pid == os.getpid()
 
     def _other(self) -> Holder | None:
-        """Return who holds the place instead of this one; None where nobody does.
+        """Return who holds the place instead of this run; None where nobody does.
 
-        The numbers begin anew where all of the place was deleted under a run that slept, so another
-        one may have the same epoch, or a lower one. A file that was deleted alone comes back.
+        Where the whole place was deleted under a sleeper, epochs began at 1 again: another run may
+        have the same epoch or a lower one, so the nonce decides. Where only the lease's own file
+        was deleted, nobody holds the place instead.
         """
         newest = max(self._epochs(), default=0)
         if newest > self._epoch:
@@ -183,8 +227,9 @@ class Lease:
         return found if found.is_known and found.nonce != self._holder.nonce else None
 
     def _take(self, floor: int) -> None:
+        """Create the file of the next epoch, once the holder of the highest one is gone."""
+        # The last epoch that another run was quicker to create; late lists may not show it yet.
         refused = 0
-        """The last epoch whose file another one has, though no list may show it."""
         for _ in range(ATTEMPTS):
             epoch = max(self._wait_until_free(refused), refused, floor) + 1
             if epoch > HIGHEST:
@@ -193,17 +238,17 @@ class Lease:
                 )
             if self._create(epoch):
                 return
-            refused = epoch  # another one was quicker: it is the one to wait for now
+            refused = epoch  # another run was quicker: wait for that one now
         raise StoreError(
             f"in {ATTEMPTS} attempts another run was always quicker. Start one at a time; and "
             f"where none is alive, delete the folder {self._folder!r} there."
         )
 
     def _wait_until_free(self, refused: int) -> int:
-        """Return the highest epoch, 0 where there is none, once its holder is gone.
+        """Return the highest epoch once its holder is gone; 0 where there is no epoch.
 
-        What counts is the number of looks at a file that stays the same, not the time between them:
-        in that, this process or the store may have stood still itself.
+        Looks at an unchanged file are counted, not the seconds between them: in these, this process
+        or the store may have stood still itself, and the holder's beats with them.
         """
         looks = max(round(self._times.lease_s / self._times.poll_s), 1)
         epoch, seen, same = 0, b"", 0
@@ -227,27 +272,28 @@ class Lease:
         )
 
     def _newest(self, refused: int) -> tuple[int, bytes]:
-        """Return the highest epoch that has a file, and what is in it; 0 where there is none."""
+        """Return the highest epoch that has a file, and the file's content; 0 where none has."""
         newest = max(self._epochs(), default=0)
         if refused > newest and (found := self._look(refused)):  # the lists are late
             return refused, found
         return newest, self._look(newest) if newest else b""
 
     def _look(self, epoch: int) -> bytes:
-        """Read the file of an epoch, or say what to do where that cannot be."""
+        """Return the file of an epoch; raise StoreError that tells what to do where it fails."""
         try:
             return self._read(epoch)
         except Exception as error:
             raise StoreError(
-                f"{NAMED.format(self._folder, epoch)} cannot be read ({type(error).__name__}: "
+                f"{PATH.format(self._folder, epoch)} cannot be read ({type(error).__name__}: "
                 f"{error}). Let this user read it; or, where no run is alive, delete it."
             ) from None
 
     def _is_mine(self, holder: Holder) -> bool:
+        """Return whether a holder belongs to this run: an earlier process of it."""
         return holder.owner == self._holder.owner
 
     def _create(self, epoch: int) -> bool:
-        """Tell whether this epoch is ours."""
+        """Create the file of an epoch; return whether the epoch is ours."""
         fs, path, data = self._place.fs, self._path(epoch), bytes(self._holder)
         try:
             created = publish.create(fs, path, data)
@@ -268,10 +314,10 @@ class Lease:
         return self._is_highest(epoch)
 
     def _is_highest(self, epoch: int) -> bool:
-        """Tell whether no list shows a higher epoch than this one, which was created just now.
+        """Return whether no list shows a higher epoch than this one, which was created just now.
 
-        Who was paused before it wrote may have taken an epoch that is long gone. A list that does
-        not show the file is older than it, and does not show others either.
+        A process that slept before it wrote may have created an epoch that was deleted long ago. A
+        list that does not show the new file is older than it, and may not show rivals either.
         """
         for _ in range(LATE_LISTS):
             newest = max(self._epochs(), default=0)
@@ -281,30 +327,32 @@ class Lease:
         with contextlib.suppress(FileNotFoundError):
             self._place.fs.rm_file(self._path(epoch))
         raise StoreError(
-            f"{NAMED.format(self._folder, epoch)} was written and no list shows it, so a second "
+            f"{PATH.format(self._folder, epoch)} was written and no list shows it, so a second "
             "run would not be noticed. Give a store whose lists show what was written before (a "
             "cache between, as of listings, may have to be turned off)."
         )
 
     def _beat(self) -> None:
+        """Write a higher number into the lease's file again and again, until the lease ends."""
         beat, failed = 0, False
         while not self._ended.wait(self._times.beat_s):
             beat += 1
             try:
-                if self._other() is None:  # else this may be the number of that one's file
+                if self._other() is None:  # else the file of this epoch may be the other run's
                     self._write(beat)
                 failed = False
             except Exception as error:
-                if not failed:  # `check` decides what that means
+                if not failed:  # once; `check` decides what that means
                     log.warning("cannot give a sign of life to %r: %s", self._place.shown, error)
                 failed = True
 
     def _write(self, beat: int = 0, released: bool = False) -> None:
+        """Put the lease's file with the holder as it is now."""
         holder = self._holder.at(beat, time.monotonic() - self._began, released)
         publish.put(self._place.fs, self._path(self._epoch), bytes(holder))
 
     def _epochs(self) -> list[int]:
-        """Return the epochs that have a file; what else lies there is somebody else's."""
+        """Return the epochs that have a file; files of other names are somebody else's."""
         return [int(name[1]) for name in map(NAME.fullmatch, self._names()) if name]
 
     def _names(self) -> list[str]:
@@ -317,14 +365,16 @@ class Lease:
         return [each["name"].rsplit("/", 1)[-1] for each in found if each["type"] != "directory"]
 
     def _path(self, epoch: int) -> str:
-        return f"{self._place.path}/{NAMED.format(self._folder, epoch)}"
+        """Return the path of the file of an epoch."""
+        return f"{self._place.path}/{PATH.format(self._folder, epoch)}"
 
     def _read(self, epoch: int) -> bytes:
-        """Return what is in the file of an epoch; nothing where it was deleted meanwhile."""
+        """Return the content of the file of an epoch; empty where it was deleted meanwhile."""
         try:
             return bytes(self._place.fs.cat_file(self._path(epoch)))
         except (FileNotFoundError, IsADirectoryError):
             return b""
 
-    def _said(self, what: str) -> AbstractContextManager[None]:
+    def _store_errors(self, what: str) -> AbstractContextManager[None]:
+        """Turn what the store raises into StoreError that begins with the place and `what`."""
         return self._place.raise_store_errors(f"{self._place.shown!r} {what}")

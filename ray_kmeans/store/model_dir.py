@@ -1,13 +1,30 @@
 """The model's directory: numbered checkpoints, each visible once its manifest is.
 
 checkpoints/00000002-00000003-iteration-12.json    manifest: the commit point, written last
-checkpoints/data/00000002-00000003-claim           whose number 3 is: only one can have created it
+checkpoints/data/00000002-00000003-claim           number 3 is taken: only one can create this
 checkpoints/data/00000002-00000003-<id>/*.npy      the arrays of the state; names are never reused
 lease/                                             which run may write (see `lease`)
 
 The first number is the epoch of the lease that the saving run holds. The newest checkpoint is the
-highest by epoch, then by number; so what a run saves after another one has taken over (it slept,
-and did not know) is never the newest. Names of anything else are passed over, and stay.
+highest by epoch, then by number. Files of other names are passed over, and stay.
+
+What could happen to a checkpoint, and why readers always find a whole one:
+
+- *A save is killed on the way.* Without its manifest nobody reads its arrays. They go once `keep`
+  newer checkpoints are there: until then they may be of a save that is under way.
+- *Two saves at once.* Each claims a number by creating a file, so no two write to one folder; and
+  the folder's name has a random part, so nothing that a dead save has left is taken over.
+- *A reader opens a checkpoint while a save deletes it.* Manifests go before arrays, so the reader
+  fails; it lists again, and raises only where the list has not changed.
+- *A run saves after another one has taken the lease* (it slept). Its epoch is lower, so its
+  checkpoint is older than any of the other run's. It looks after its manifest is there: where the
+  other run has saved meanwhile, nobody needs the sleeper's checkpoint and it deletes that; where it
+  has not, the checkpoint stays, for the other run may have begun from it.
+- *A run deletes old checkpoints after another one has taken the lease.* It deletes from a list that
+  it made before, and all that the other run saves is newer.
+- *The whole directory is deleted under a sleeper, and another run begins there.* Its epoch may be
+  the same or lower, so epochs tell nothing; but `known` names all data that the sleeper has seen or
+  made, and any other folder with a manifest is the other run's.
 """
 
 from __future__ import annotations
@@ -40,19 +57,18 @@ log = logging.getLogger("ray_kmeans")
 
 @dataclass(frozen=True, repr=False)
 class ModelDir(publish.Place):
-    """Checkpoints under one URL."""
+    """The checkpoints of a model under one URL; `take_lease` allows to save there."""
 
     keep: int = 5
-    """Newest checkpoints that stay when one is saved."""
-
+    """Number of newest checkpoints that stay when one is saved."""
     skip_damaged: bool = False
     """Whether `latest` may pass over damaged checkpoints, with a warning."""
     owner: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
-    """Names the run that writes here; it stays the same in other processes of that run."""
+    """Name of the run that writes here; other processes of the run have the same."""
     lease: Lease | None = field(default=None, compare=False)
-    """What gives this run the right to save here, where it has that; see `take_lease`."""
+    """The lease by which this run may save here; None for a reader. See `take_lease`."""
     known: set[str] = field(default_factory=set, compare=False)
-    """The names of data that were there when this run came, and those that it gave."""
+    """Names of the claims and array folders that were there at the start, or are this run's."""
 
     @classmethod
     def at(
@@ -63,17 +79,24 @@ class ModelDir(publish.Place):
 
     @classmethod
     def of(cls, url: str, config: RunConfig) -> ModelDir:
-        """Return the directory as a run configuration wants it."""
-        kept, skip = config.keep_checkpoint_max, config.skip_damaged_checkpoints
-        return cls.at(url, config.storage_options, kept, skip)
+        """Return the directory under a URL with the options of a run configuration."""
+        return cls.at(
+            url,
+            config.storage_options,
+            keep=config.keep_checkpoint_max,
+            skip_damaged=config.skip_damaged_checkpoints,
+        )
 
     @contextmanager
     def take_lease(self, what: str, times: Times | None = None) -> Iterator[LeasedModelDir]:
-        """Give the right to save here, to one run at a time; BusyError where another has it."""
+        """Give the right to save here, to one run at a time; BusyError where another has it.
+
+        `what`: what the run does, for the message to others.
+        """
         lease = Lease(publish.Place(self.url, self.storage_options), self.owner, what, times)
-        with ExitStack() as held:
+        with ExitStack() as stack:
             lease.take(floor=self._highest_epoch())
-            held.push(lease)
+            stack.push(lease)
             with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
                 known = set(self._data())
             yield LeasedModelDir(replace(self, lease=lease, known=known))
@@ -94,11 +117,9 @@ class ModelDir(publish.Place):
                         raise
 
     def save(self, state: FitState) -> str:
-        """Publish a state and return the path of its manifest; delete what is older than `keep`.
+        """Publish a state and return the path of its manifest; keep the `keep` newest checkpoints.
 
-        Raises LeaseLostError where another run has taken over, also while this one saved. What it
-        has published by then stays only where the other one has saved nothing yet, for that one may
-        have begun from it; else it goes, since nobody needs what is older than the newest.
+        Raises LeaseLostError where another run has taken over, also while this one saved.
         """
         self.check_lease()
         with self.raise_store_errors(f"cannot save a checkpoint to {self.shown!r}"):
@@ -128,12 +149,12 @@ class ModelDir(publish.Place):
         return path
 
     def told(self, path: str) -> str:
-        """Return the path of a checkpoint as people may see it: the store may keep a password."""
+        """Return the path of a checkpoint for people, without a password that the URL may hold."""
         hidden = self.shown != self.url
         return f"{self.shown.rstrip('/')}/checkpoints/{_name(path)}" if hidden else path
 
     def fitted(self, checkpoint: str | None = None) -> FitState:
-        """Return the newest state, or that of a checkpoint; NotFittedError where there is none."""
+        """Return the newest state, or the one of `checkpoint`; NotFittedError for none."""
         state = self.latest() if checkpoint is None else self._of(checkpoint)
         if state is None:
             raise NotFittedError(f"there is no model in {self.shown!r}. Call fit first.")
@@ -145,7 +166,7 @@ class ModelDir(publish.Place):
             return [f"{self.url.rstrip('/')}/checkpoints/{_name(p)}" for p in self._manifests()]
 
     def records(self, folder: str) -> list[bytes]:
-        """Return what the JSON files of a folder hold, in the order of their names."""
+        """Return the contents of the JSON files of a folder, in the order of their names."""
         with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             root = f"{self.path}/{folder}"
             names = [name for name in self._files(root) if name.endswith(".json")]
@@ -154,9 +175,10 @@ class ModelDir(publish.Place):
     def matching(
         self, num_clusters: int, metric: str, num_features: int | None = None
     ) -> FitState | None:
-        """Return the newest state, if any; `num_features` None: not known yet.
+        """Return the newest state, None where there is none.
 
-        Raises ModelMismatchError for a model of another kind.
+        Raises ModelMismatchError for a model of another number of clusters, metric or number of
+        features; `num_features` None is not compared.
         """
         found = self.latest()
         if found is not None:
@@ -191,10 +213,11 @@ class ModelDir(publish.Place):
         return [f"{self._checkpoint_folder}/{name}" for _, name in sorted(found)]
 
     def _files(self, folder: str) -> list[str]:
+        """Return the names of the files in a folder, sorted."""
         return [name for name, is_folder in self._listed(folder) if not is_folder]
 
     def _listed(self, folder: str) -> list[tuple[str, bool]]:
-        """Return the names in a folder, sorted, and whether each one is a folder itself."""
+        """Return (name, whether it is a folder) of all that is in a folder, sorted."""
         self.fs.invalidate_cache()
         try:
             found = self.fs.ls(folder, detail=True)
@@ -203,11 +226,11 @@ class ModelDir(publish.Place):
         return sorted((_name(each["name"]), each["type"] == "directory") for each in found)
 
     def _used(self) -> list[Number]:
-        """Return the numbers of all checkpoints, also of those that were only begun."""
+        """Return the numbers of all checkpoints, those included that were only begun."""
         return [*map(_number_at, self._manifests()), *self._data().values()]
 
     def _data(self) -> dict[str, Number]:
-        """Return the claims and the folders of arrays, with their numbers."""
+        """Return the numbers of the claims and array folders, by name."""
         return {
             name: number
             for name, is_folder in self._listed(f"{self._checkpoint_folder}/data")
@@ -215,11 +238,12 @@ class ModelDir(publish.Place):
         }
 
     def _highest_epoch(self) -> int:
+        """Return the highest epoch of all checkpoints, 0 where there are none."""
         with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             return max((number.epoch for number in self._used()), default=0)
 
     def _claim(self) -> tuple[Number, str]:
-        """Return a number that no other writer has, and a folder for data that is ours alone."""
+        """Return a number that no other writer has, and a new folder for its arrays."""
         self._check_known(self._manifests())
         last = max((number.number for number in self._used()), default=-1)
         number, mine = Number(self._epoch, last + 1), uuid.uuid4().hex[:8]
@@ -230,26 +254,28 @@ class ModelDir(publish.Place):
         return number, f"data/{number}-{mine}"
 
     def _check_known(self, manifests: list[str]) -> None:
-        """Raise LeaseLostError where another run has saved under the lease of this one.
+        """Raise LeaseLostError where another run has saved here since this one took the lease.
 
-        All of the place was deleted then, while this run slept: the other one began anew there, and
-        its epoch may be the same or lower. What a lower one saves beside a lease that was there all
-        the time is of a run that slept itself.
+        - A higher epoch is a run that has taken the lease after this one.
+        - The same epoch, or a lower one after the lease's file was missing, is a run that began
+          anew where the whole directory was deleted under this one (see the head of this module).
+        - A lower epoch beside a lease that was there all the time is a run that slept itself: its
+          checkpoint is older than ours and does no harm.
         """
         saved = set(map(_number_at, manifests))
         if max(saved, default=Number(0, 0)).epoch > self._epoch:
-            self.check_lease()  # which can tell whose the newer one is
+            self.check_lease()  # its error names the other run, where it still can
             raise LeaseLostError(self.shown, "run that has saved since then")
         if self.lease is None:
             return
         others = {n for name, n in self._data().items() if name not in self.known and n in saved}
         if others:
-            self.check_lease()  # which can tell whose they are, and whether its file was deleted
+            self.check_lease()  # its error names the other run; it also sets `was_deleted`
         if any(n.epoch >= self._epoch or self.lease.was_deleted for n in others):
             raise LeaseLostError(self.shown, "run that has saved since then")
 
     def _of(self, checkpoint: str) -> FitState:
-        """Return the state of a checkpoint: its file name here, or a path or URL anywhere."""
+        """Return the state of a checkpoint, by its file name here or a path or URL anywhere."""
         home = checkpoint.rpartition("/checkpoints/")[0]
         if home and "://" not in home:
             home = str(self.fs.unstrip_protocol(home))
@@ -264,6 +290,11 @@ class ModelDir(publish.Place):
             return place._load(there[_name(checkpoint)])
 
     def _newest_of(self, paths: list[str]) -> FitState | None:
+        """Return the state of the last of these manifests, None where there are none.
+
+        With `skip_damaged` it passes over damaged ones, but raises where all are damaged: else a
+        fit would begin anew as if there were no model.
+        """
         damaged: list[CheckpointError] = []
         for path in reversed(paths):
             try:
@@ -273,11 +304,13 @@ class ModelDir(publish.Place):
                     raise
                 log.warning("skip_damaged_checkpoints: passed over %s: %s", path, error.problem)
                 damaged.append(error)
-        if damaged:  # none is whole: that is not to begin anew
+        if damaged:
             raise damaged[0]
         return None
 
     def _load(self, path: str) -> FitState:
+        """Return the state of a manifest."""
+
         def fetch(name: str) -> bytes:
             return bytes(self.fs.cat_file(f"{self._checkpoint_folder}/{name}"))
 
@@ -285,6 +318,7 @@ class ModelDir(publish.Place):
 
     @property
     def _epoch(self) -> int:
+        """Epoch of this run's lease; 0 where it has none."""
         return self.lease.epoch if self.lease else 0
 
     def check_lease(self) -> None:
@@ -293,7 +327,7 @@ class ModelDir(publish.Place):
             self.lease.check()
 
     def _check_newest(self, manifests: list[str], path: str, data: str) -> None:
-        """Raise LeaseLostError, and delete this checkpoint, where a newer run has saved one."""
+        """Raise LeaseLostError, and delete this checkpoint, where another run has saved one."""
         try:
             self._check_known(manifests)
         except LeaseLostError:
@@ -303,12 +337,10 @@ class ModelDir(publish.Place):
             raise
 
     def _delete_old(self, manifests: list[str]) -> None:
-        """Delete all but the newest of these manifests, and data that are older.
+        """Delete all but the `keep` newest of these manifests, and all arrays that are older.
 
-        Manifests go first, so that a reader never finds one without its data. Data without a
-        manifest are what a killed save has left, or of one that is under way; they go once `keep`
-        newer checkpoints are there. A run that sleeps here while another one takes over deletes
-        only what was old before: whatever the other one saves is newer.
+        Manifests go first, so that a reader never finds one without its arrays. What a save that
+        was killed has left goes too, once `keep` newer checkpoints are there.
         """
         for path in manifests[: -self.keep]:
             self.fs.rm_file(path)
@@ -335,12 +367,12 @@ class ModelDir(publish.Place):
         with suppress(FileNotFoundError):
             if ours:
                 self.fs.rm(ours)
-        with suppress(OSError, NotImplementedError):  # something else is in it; a store has none
+        with suppress(OSError, NotImplementedError):  # not empty; or a store without folders
             self.fs.rmdir(path)
 
 
 class LeasedModelDir:
-    """A model's directory that one run alone may write to: each save makes sure of that."""
+    """A model's directory that one run alone may save to; each save checks the lease."""
 
     def __init__(self, store: ModelDir) -> None:
         self._store = store
@@ -361,15 +393,17 @@ class LeasedModelDir:
         try:
             return self._store.told(self._store.save(state))
         except StoreError:
-            self._store.check_lease()  # who took over may have deleted what this one was writing
+            self._store.check_lease()  # a run that took over may have deleted this one's files
             raise
 
 
 def _name(path: str) -> str:
+    """Return the last name of a path."""
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _number_at(path: str) -> Number:
+    """Return the number of the manifest at a path."""
     number = numbered.of_manifest(_name(path))
     assert number is not None
     return number

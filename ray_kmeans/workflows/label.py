@@ -105,7 +105,7 @@ class Labelling:
         if self.how.by_cluster:
             place = ByCluster(output.url, output.storage_options, run.parts)
             bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
-            files = place.done(bundles)
+            files = place.find_done(bundles)
             files |= self._gather(place, [b for b in bundles if b[0] not in files], width, runs)
             parts = [part for bundle in bundles for part in files[bundle[0]]]
             written = WrittenParts(parts, written.counts, width)
@@ -141,7 +141,7 @@ class Labelling:
         """Write the parts that are not there; the blocks of the others are not even read."""
         found: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)
-        for index, part, (labels, rows) in run.parts.there(runs):
+        for index, part, (labels, rows) in run.parts.read_back(runs):
             found[index] = part
             counts[labels[labels >= 0]] += rows[labels >= 0]
         missing = [index for index in range(len(runs)) if index not in found]
