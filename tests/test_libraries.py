@@ -17,7 +17,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data import layout as plan
 from ray_kmeans.data.datasets import registry
-from ray_kmeans.data.datasets.base import readable
+from ray_kmeans.data.datasets.base import raise_data_errors
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream
@@ -243,7 +243,7 @@ def test_a_class_of_the_same_name_elsewhere_is_not_taken_for_a_library():
 
 
 def test_what_a_library_says_is_told_in_one_line_and_without_signatures():
-    with pytest.raises(DataError) as caught, readable("s3://b/x.lance"):
+    with pytest.raises(DataError) as caught, raise_data_errors("s3://b/x.lance"):
         raise OSError("no https://b/x?X-Amz-Signature=secret\n  at frame 1")
 
     assert str(caught.value) == "cannot read s3://b/x.lance: OSError: no https://b/x?***"

@@ -89,7 +89,7 @@ def narrow_of(schema: pa.Schema, names: Sequence[str]) -> str | None:
 def select(table: Any, names: Sequence[str], place: str) -> pa.Table:
     """Return some columns of a table; a field of a struct is named by its path, as 'doc.id'."""
     check_names(names, table.schema, place)
-    return pa.table({name: _at(table, name) for name in names})
+    return pa.table({name: _column_at(table, name) for name in names})
 
 
 def check_names(names: Sequence[str], schema: pa.Schema, place: str) -> None:
@@ -151,7 +151,7 @@ def type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
     return field.type
 
 
-def _at(batch: Any, name: str) -> Any:
+def _column_at(batch: Any, name: str) -> Any:
     """Return a column of a RecordBatch or Table; a field is null where its struct is null."""
     outer, *inner = path_of(batch.schema, name)
     return pc.struct_field(batch.column(outer), inner) if inner else batch.column(outer)
@@ -165,7 +165,7 @@ def matrix(
     The number type holds all values exactly. `place`, and `first_row`, the number of the batch's
     first row there, are for messages.
     """
-    arrays = [_plain(_at(batch, name)) for name in columns]
+    arrays = [_decode(_column_at(batch, name)) for name in columns]
     if len(arrays) == 1 and pa.types.is_null(arrays[0].type):
         return np.full((batch.num_rows, features), np.nan, np.float32)
     if len(arrays) == 1 and not is_readable(arrays[0].type):
@@ -192,7 +192,7 @@ def vector_length(batch: Any, name: str, place: str, first_row: int = 0) -> int:
 
     Raises DataError if that vector is empty. `place` and `first_row` are for messages.
     """
-    array = _plain(_at(batch, name))
+    array = _decode(_column_at(batch, name))
     if pa.types.is_null(array.type):
         return 0
     if pa.types.is_fixed_size_list(array.type):
@@ -237,15 +237,15 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return plain_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
 
 
-def _plain(array: Any) -> Any:
+def _decode(array: Any) -> Any:
     """Return a column as one array of its plain type, decoded."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_dictionary(array.type):
-        return _plain(array.dictionary_decode())
+        return _decode(array.dictionary_decode())
     if pa.types.is_run_end_encoded(array.type):
-        return _plain(pc.run_end_decode(array))
-    return _plain(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
+        return _decode(pc.run_end_decode(array))
+    return _decode(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
 
 
 def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[Any]:
@@ -266,9 +266,9 @@ def _vectors(array: Any, features: int, place: str, first_row: int) -> NDArray[A
             f"first row of the data has {features}. All vectors must have one length."
         )
     if is_spark:
-        return spark.dense(array, features, place)
+        return spark.dense_rows(array, features, place)
     # flatten() leaves out null lists, and honours slices, which .values does not.
-    vectors = _numbers(_plain(array.flatten())).reshape(-1, features)
+    vectors = _numbers(_decode(array.flatten())).reshape(-1, features)
     if valid.all():
         return vectors
     rows = np.full((len(array), features), np.nan, np.result_type(vectors, np.float32))

@@ -49,7 +49,7 @@ class File:
     @property
     def shown(self) -> str:
         """The path as people may see it: without the password and the query of a URL."""
-        return _shown(self.path)
+        return _redact_path(self.path)
 
     def __repr__(self) -> str:
         return f"File({self.shown!r}, {self.size}, {self.version!r})"
@@ -180,9 +180,9 @@ def _check(files: Sequence[Info]) -> None:
 
 def _name(info: Info) -> str:
     """Return the name of a file without its folders, as people may see it."""
-    return _shown(str(info["name"])).rpartition("/")[2]
+    return _redact_path(str(info["name"])).rpartition("/")[2]
 
 
-def _shown(path: str) -> str:
+def _redact_path(path: str) -> str:
     """Return a path as people may see it."""
     return secrets.shown(path.partition("?")[0]) if "://" in path else path

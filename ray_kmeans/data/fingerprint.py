@@ -46,7 +46,7 @@ def _versions(source: Any) -> dict[str, dict[str, Any]]:
     """Return size in bytes and version of each file, by the name that its blocks have."""
     if isinstance(source, ArraySource):
         name = next((block.file for block in source.describe().blocks), "")
-        return {name: _of_array(source)}
+        return {name: _version_of_array(source)}
     listing = source if hasattr(source, "files") else getattr(source, "tables", None)
     files = getattr(listing, "files", ())
     return {
@@ -56,7 +56,7 @@ def _versions(source: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _of_array(source: ArraySource) -> dict[str, Any]:
+def _version_of_array(source: ArraySource) -> dict[str, Any]:
     """Return bytes and hash of an array's values as rows: float32, or narrower if they are."""
     blocks = source.describe().blocks
     parts = source.read(blocks) if source.rounds else source.read_wide(blocks)

@@ -83,22 +83,22 @@ class Listing:
         folders = [first or "/"]
         for part in parts[:-1]:
             folders = list(
-                dict.fromkeys(each for here in folders for each in self._into(here, part))
+                dict.fromkeys(each for here in folders for each in self._enter(here, part))
             )
         for folder in folders:
-            for info in self._fitting(folder, parts[-1]):
+            for info in self._match(folder, parts[-1]):
                 info = self._resolve(info)
                 if info["type"] != "directory":
                     yield info
 
-    def _into(self, folder: str, part: str) -> Iterator[str]:
+    def _enter(self, folder: str, part: str) -> Iterator[str]:
         """Yield the folders in `folder` that one part of a pattern matches."""
         if not PATTERN.search(part):
             yield _join(folder, part)
-        elif part == "**" and not self._fitting(folder, part):
+        elif part == "**" and not self._match(folder, part):
             yield from self._folders(folder) if self.info(folder) else ()
         else:
-            for info in self._fitting(folder, part):
+            for info in self._match(folder, part):
                 if self._resolve(info)["type"] == "directory":
                     yield str(info["name"]).rstrip("/")
 
@@ -116,7 +116,7 @@ class Listing:
                 if is_folder and (place := self._place(name)) not in way:
                     left.append((name, way | {place}))
 
-    def _fitting(self, folder: str, part: str) -> list[Info]:
+    def _match(self, folder: str, part: str) -> list[Info]:
         """Return what in a folder has the name `part`, or else matches it as a pattern."""
         try:
             found = self._children(folder)

@@ -47,10 +47,12 @@ def table_of(x: Any) -> pa.Table:
 
         return interchange.from_dataframe(x)
     except FAILURES as error:
-        raise DataError(f"x of type {type(x).__name__} is not a table: {_line(error)}") from None
+        raise DataError(
+            f"x of type {type(x).__name__} is not a table: {_first_sentence(error)}"
+        ) from None
 
 
-def side_by_side(
+def rows_of_columns(
     columns: Mapping[str, Any], wanted: Sequence[str] | None
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Return a dict of columns as rows (n, d), and the names in order: as `wanted`, or sorted."""
@@ -82,7 +84,7 @@ def as_array(x: Any, what: str) -> NDArray[Any]:
     except RayKMeansError:
         raise
     except FAILURES as error:
-        raise DataError(f"{what} is not a table of numbers: {_line(error)}") from None
+        raise DataError(f"{what} is not a table of numbers: {_first_sentence(error)}") from None
     if array.ndim == 0:
         kind = type(x).__name__
         raise DataError(f"x has shape (), as a {kind} has; it must be (rows, features).")
@@ -100,19 +102,19 @@ _SEQUENCES = (list, tuple, np.ndarray)
 def _array_of(x: Any, what: str) -> NDArray[Any]:
     """Return `x` as an array by the way that its kind has."""
     if isinstance(x, np.ma.MaskedArray):
-        return _unmasked(x)
+        return _from_masked(x)
     if _is_of(x, "torch") and hasattr(x, "detach"):
-        return _of_torch(x)
+        return _from_torch(x)
     if hasattr(x, "__cuda_array_interface__") and hasattr(x, "get"):
         return np.asarray(x.get())
     if isinstance(x, list | tuple):
-        return _of_list(x, what)
+        return _from_list(x, what)
     if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
         return np.from_dlpack(x)
     return np.asarray(x)
 
 
-def _unmasked(x: Any) -> NDArray[Any]:
+def _from_masked(x: Any) -> NDArray[Any]:
     """Return a masked array as a plain one, with NaN where it is masked."""
     if x.dtype.kind not in "biuf" or not np.ma.getmaskarray(x).any():
         return np.asarray(x.data)
@@ -120,14 +122,14 @@ def _unmasked(x: Any) -> NDArray[Any]:
     return np.asarray(floats.filled(np.nan))
 
 
-def _of_torch(x: Any) -> NDArray[Any]:
+def _from_torch(x: Any) -> NDArray[Any]:
     """Return the values of a tensor on any device; types that NumPy lacks become float32."""
     x = x.detach().cpu().resolve_conj().resolve_neg()
     name = str(x.dtype).removeprefix("torch.")
     return np.asarray((x.float() if name.startswith(SMALL_FLOATS) else x).numpy())
 
 
-def _of_list(x: Sequence[Any], what: str) -> NDArray[Any]:
+def _from_list(x: Sequence[Any], what: str) -> NDArray[Any]:
     """Return a list of rows as an array; each row may itself be an object of another library."""
     rows = [
         as_array(row, f"row {number} of {what}") if hasattr(row, "ndim") and row.ndim else row
@@ -179,7 +181,7 @@ def _is_of(x: Any, library: str) -> bool:
     return any(base.__module__.partition(".")[0] == library for base in type(x).__mro__)
 
 
-def _line(error: BaseException) -> str:
+def _first_sentence(error: BaseException) -> str:
     """Return the first line of an error's text, as a sentence."""
     text = "; ".join(map(str, error.args)).strip() or type(error).__name__
     first: str = text.splitlines()[0]

@@ -18,10 +18,10 @@ from ray_kmeans.data.objects import (
     as_array,
     is_frame,
     refuse_sparse,
-    side_by_side,
+    rows_of_columns,
     table_of,
 )
-from ray_kmeans.data.rounded import centered
+from ray_kmeans.data.rounded import center_columns
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.uris import open_uris
 from ray_kmeans.data.weighted import with_weights
@@ -106,7 +106,7 @@ def open_source(
         raise ConfigError(f"header={header!r} must be True, False or None.")
     source = _open_any(x, names_of(columns), storage_options, format, header)
     if center:
-        source = centered(source)
+        source = center_columns(source)
     return with_weights(source, sample_weight, filters, nonfinite == "drop")
 
 
@@ -138,7 +138,7 @@ def _open_any(
     format: str | None,
     header: bool | None,
 ) -> Source:
-    """Return the source of `x`, whatever it is, before rows are centered or weighted."""
+    """Return the source of `x`, whatever it is, before its rows are centered or weighted."""
     if isinstance(x, str | os.PathLike):
         x = [x]
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
@@ -158,7 +158,7 @@ def _open_any(
     what = f"x of type {type(x).__name__}"
     refuse_sparse(x, what)  # some are dicts
     if isinstance(x, Mapping):  # columns in the order of their sorted names, as in TensorFlow
-        return ArraySource.of(*side_by_side(x, columns))
+        return ArraySource.of(*rows_of_columns(x, columns))
     if isinstance(x, pa.Table | pa.RecordBatch):
         return ArraySource.of_table(x, columns)
     if is_frame(x):

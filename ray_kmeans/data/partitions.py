@@ -46,7 +46,7 @@ def keys_of(path: str) -> dict[str, list[str | None]]:
     return keys
 
 
-def the_one(values: Sequence[Any], name: str, path: str) -> Any:
+def single_value(values: Sequence[Any], name: str, path: str) -> Any:
     """Return the one value of a key; DataError if the folders of a file give it several."""
     if len(set(values)) > 1:
         raise DataError(

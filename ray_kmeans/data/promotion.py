@@ -18,7 +18,7 @@ OfFile = tuple[str, Mapping[str, pa.DataType | None]]
 """A file's name, and the type of each column in it; None for a column that it does not have."""
 
 
-def promoted(files: Iterable[OfFile], names: Sequence[str]) -> pa.Schema:
+def common_schema(files: Iterable[OfFile], names: Sequence[str]) -> pa.Schema:
     """Return the columns `names`, each with a type that holds the values of all files.
 
     Raises
@@ -45,9 +45,9 @@ def _unite(
 ) -> tuple[str, pa.DataType]:
     """Return a type for what was found `before` and `kind` together, and a file that has it."""
     if before is None or before[1].equals(kind):
-        return file, _lasting(kind)
+        return file, _type_for_more_files(kind)
     first, found = before
-    both = _common(_plain(found), _plain(kind))
+    both = _common_type(_value_type(found), _value_type(kind))
     if both is None:
         raise DataError(
             f"column {name!r} is {kind} in {file} and {found} in {first}, and one "
@@ -76,7 +76,7 @@ def held_by(there: pa.Schema, kept: pa.Schema) -> pa.Schema:
     [DataType(int64)]
     """
     for name, old, new in zip(kept.names, there.types, kept.types, strict=True):
-        if _common(_plain(old), _plain(new)) != _plain(old):
+        if _common_type(_value_type(old), _value_type(new)) != _value_type(old):
             raise DataError(
                 f"append: column {name!r} is {new} in the data and {old} in the output, which "
                 "cannot hold it. Give data like those that are there, or another place."
@@ -107,7 +107,7 @@ def schema_of(source: Any, names: Sequence[str]) -> pa.Schema:
     return source.columns_of(first, names).schema.remove_metadata()
 
 
-def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """Return a type to which both can be cast without losing a digit; None if there is none."""
     decimal = pa.types.is_decimal(one) or pa.types.is_decimal(other)
     if decimal and (pa.types.is_floating(one) or pa.types.is_floating(other)):
@@ -122,13 +122,13 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return both
 
 
-def _lasting(kind: pa.DataType) -> pa.DataType:
+def _type_for_more_files(kind: pa.DataType) -> pa.DataType:
     """Return a type that has room for more files: a dictionary of few codes becomes its values."""
     if pa.types.is_dictionary(kind) and not pa.types.is_int32(kind.index_type):
-        return _plain(kind)
+        return _value_type(kind)
     return kind
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _value_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of a dictionary's values; any other type unchanged."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -125,7 +125,7 @@ def under(source: Source, shift: Sequence[float], whose: str) -> Source:
     return shifted(source, shift)
 
 
-def centered(source: Source) -> Source:
+def center_columns(source: Source) -> Source:
     """Return a source whose shift is the middle of each column, which reads some of its rows."""
     return shifted(source, _middles(shifted(source, ())))
 

@@ -84,13 +84,13 @@ class WeightedSource:
                 passes = self._passing(table) if self.filters else None
                 for block in run:
                     part = slice(block.skip - run[0].skip, block.skip - run[0].skip + block.rows)
-                    weights = self._given(block, table, part)
+                    weights = self._unfiltered_weights(block, table, part)
                     if passes is not None:
                         given = np.ones(block.rows) if weights is None else weights
                         weights = np.where(passes[part], given, 0.0)
                     yield weights
 
-    def _given(self, block: Block, table: Any, part: slice) -> Floats | None:
+    def _unfiltered_weights(self, block: Block, table: Any, part: slice) -> Floats | None:
         """Return the weights of a block before filters, from the rows `part` of a table."""
         if self.weights is None:
             return None

@@ -97,7 +97,7 @@ class RetryingFileSystem:
         - HTTP 412 of a conditional `pipe_file` becomes FileExistsError, whose caller compares
           what is there with its own bytes (`publish.create`).
         """
-        what = self._redact(f"{name} {self._shown(str(args[0])) if args else ''}".strip())
+        what = self._redact(f"{name} {self._redact_path(str(args[0])) if args else ''}".strip())
         retrying = tenacity.Retrying(
             stop=tenacity.stop_all(
                 tenacity.stop_after_attempt(self._attempts),
@@ -111,7 +111,7 @@ class RetryingFileSystem:
         try:
             return retrying(call, *args, **kwargs)
         except Exception as raised:
-            error = _behind(raised)
+            error = _true_cause(raised)
             made = retrying.statistics.get("attempt_number", 1)
             if isinstance(error, (*PERMANENT, RayKMeansError)):
                 if made > 1 and name in ("rm", "rm_file") and isinstance(error, FileNotFoundError):
@@ -122,7 +122,7 @@ class RetryingFileSystem:
             often = f" after {made} attempts" if made > 1 else ""
             raise RequestError(f"{what} failed{often}: {self._describe(error)}") from None
 
-    def _shown(self, path: str) -> str:
+    def _redact_path(self, path: str) -> str:
         """Return a path as people may see it: what follows '?' in a remote path may be a secret."""
         if self._attempts == 1 or "://" in path or "?" not in path:
             return secrets.shown(path)
@@ -153,7 +153,7 @@ def protocols_of(fs: FileSystem) -> tuple[str, ...]:
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether the same request may succeed a moment later."""
-    error = _behind(error)
+    error = _true_cause(error)
     if isinstance(error, (*PERMANENT, RayKMeansError, ValueError)):
         return False
     status = _status(error)
@@ -169,7 +169,7 @@ def _package(error: BaseException) -> str:
     return type(error).__module__.partition(".")[0]
 
 
-def _behind(error: BaseException) -> BaseException:
+def _true_cause(error: BaseException) -> BaseException:
     """Return the true cause of a FileNotFoundError, which fsspec's HTTP client raises for all."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ray_kmeans.data.batches import tables_of_blocks
 from ray_kmeans.data.columns import is_vector
-from ray_kmeans.data.datasets.base import TableSource, readable
+from ray_kmeans.data.datasets.base import TableSource, raise_data_errors
 from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE
 from ray_kmeans.data.formats.parquet import BATCH_ROWS
@@ -90,7 +90,7 @@ def open_dataset(x: Any, columns: Sequence[str] | None) -> TableSource:
     if not fragments:
         raise NoDataError("x is a dataset without a file.")
     _check(x, fragments)
-    with readable(NAME), ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+    with raise_data_errors(NAME), ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
         files = tuple(pool.map(_file_of, fragments))
         of_files = list(pool.map(_schema_of, fragments))
     schema = _whole_schema(x.schema, of_files, columns)
@@ -119,7 +119,7 @@ def _check(x: Any, fragments: Sequence[Any]) -> None:
 
 def _schema_of(fragment: Any) -> pa.Schema:
     """Return the columns that a file holds."""
-    with readable(fragment.path):
+    with raise_data_errors(fragment.path):
         return fragment.physical_schema
 
 
@@ -154,7 +154,7 @@ def _in_memory(filesystem: Any) -> bool:
 
 def _rows_of(fragment: Any) -> tuple[int, ...]:
     """Return the number of rows of each row group of a file."""
-    with readable(fragment.path):
+    with raise_data_errors(fragment.path):
         if _is_parquet(fragment):
             return tuple(group.num_rows for group in fragment.row_groups)
         return (fragment.count_rows(),)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.choice import check_columns, choose_columns
 from ray_kmeans.data.layout import Block, Layout, cut
-from ray_kmeans.data.promotion import promoted
+from ray_kmeans.data.promotion import common_schema
 from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import DataError, RayKMeansError
 from ray_kmeans.text.secrets import redacted
@@ -78,10 +78,10 @@ class TableSource(RoundedSource):
         """Return the type of each column that labelled output is to keep."""
         arrow.check_names(names, self.tables.schema, self.tables.name)
         types = {name: arrow.type_at(self.tables.schema, name) for name in names}
-        return promoted([(self.tables.name, types)], names)
+        return common_schema([(self.tables.name, types)], names)
 
     def describe(self) -> Layout:
-        with readable(self.tables.name):
+        with raise_data_errors(self.tables.name):
             parts = self.tables.parts()
         features = arrow.features_of(self.tables.schema, self.columns)
         blocks = self._cut(parts, features)
@@ -91,7 +91,7 @@ class TableSource(RoundedSource):
         return Layout(tuple(blocks), features, arrow.narrow_of(self.tables.schema, self.columns))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        with readable(self.tables.name):
+        with raise_data_errors(self.tables.name):
             for block, table in self.tables.read(blocks, self.columns):
                 _check_rows(block, table)
                 place, first = block.place, block.skip
@@ -104,7 +104,7 @@ class TableSource(RoundedSource):
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
         arrow.check_names(names, self.tables.schema, self.tables.name)
-        with readable(self.tables.name):
+        with raise_data_errors(self.tables.name):
             [(_, table)] = self.tables.read([block], names)
         _check_rows(block, table)
         whole = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
@@ -120,7 +120,7 @@ class TableSource(RoundedSource):
 
     def _first_length(self, blocks: Sequence[Block]) -> int:
         """Return the length of the first vector that is not null; DataError if all are null."""
-        with readable(self.tables.name):
+        with raise_data_errors(self.tables.name):
             for block in blocks:
                 [(_, table)] = self.tables.read([block], self.columns)
                 length = arrow.vector_length(table, self.columns[0], block.place, block.skip)
@@ -130,7 +130,7 @@ class TableSource(RoundedSource):
 
 
 @contextmanager
-def readable(name: str, *own: type[Exception]) -> Iterator[None]:
+def raise_data_errors(name: str, *own: type[Exception]) -> Iterator[None]:
     """Raise DataError, which names the data set, for what a library raises, or its `own` errors."""
     try:
         yield

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from ray_kmeans.data.choice import choose_columns
-from ray_kmeans.data.datasets.base import readable
+from ray_kmeans.data.datasets.base import raise_data_errors
 from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE, FileSource
 from ray_kmeans.data.formats.parquet import Parquet
@@ -93,7 +93,7 @@ def _newest(remote: Remote) -> tuple[tuple[LiveFile, ...], pa.Schema]:
             f"the log of {remote.shown!r} cannot be read", remote.storage_options
         ):
             _copy_log(remote, Path(folder) / LOG)
-        with readable(f"the log of {remote.shown}", DeltaError):
+        with raise_data_errors(f"the log of {remote.shown}", DeltaError):
             table = _open_table(deltalake, folder)
             actions = pa.table(table.get_add_actions(flatten=False)).to_pylist()
             schema = pa.schema(table.schema().to_arrow())

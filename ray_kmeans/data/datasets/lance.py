@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_kmeans.data.datasets.base import TableSource, readable
+from ray_kmeans.data.datasets.base import TableSource, raise_data_errors
 from ray_kmeans.data.layout import Block
 from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.io.remote import Remote
@@ -77,7 +77,7 @@ def open_lance_folder(
         raise ConfigError(
             f"{Remote(uri).shown!r} needs Lance, which is not installed. {install_hint('lance')}"
         ) from None
-    with readable(Remote(uri).shown):
+    with raise_data_errors(Remote(uri).shown):
         return open_lance(
             lance.dataset(uri, storage_options=in_words_of_lance(storage_options)), columns
         )

@@ -28,7 +28,7 @@ def lengths(array: Any) -> NDArray[np.int64]:
     return np.where(is_sparse, size, _counts(values))
 
 
-def dense(array: Any, features: int, place: str) -> NDArray[np.float64]:
+def dense_rows(array: Any, features: int, place: str) -> NDArray[np.float64]:
     """Return vectors of one length as rows (n, features), where a null one becomes NaN."""
     is_sparse, _, indices, values = _parts(array)
     counts, numbers = _counts(values), _counts(indices)
@@ -41,10 +41,10 @@ def dense(array: Any, features: int, place: str) -> NDArray[np.float64]:
     rows = np.zeros((len(array), features))
     row = np.repeat(np.arange(len(array)), counts)
     column = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    column[is_sparse[row]] = _flat(indices, is_sparse)
+    column[is_sparse[row]] = _flatten(indices, is_sparse)
     if len(column) and not (column.min() >= 0 and column.max() < features):
         raise DataError(f"{place}: a sparse vector has an index beyond its size; it is damaged.")
-    rows[row, column] = _flat(values, np.ones(len(array), np.bool_))
+    rows[row, column] = _flatten(values, np.ones(len(array), np.bool_))
     rows[~array.is_valid().to_numpy(zero_copy_only=False)] = np.nan
     return rows
 
@@ -63,6 +63,6 @@ def _counts(lists: Any) -> NDArray[np.int64]:
     return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
-def _flat(lists: Any, chosen: NDArray[np.bool_]) -> NDArray[Any]:
+def _flatten(lists: Any, chosen: NDArray[np.bool_]) -> NDArray[Any]:
     """Return the values of the chosen lists, one list after the other."""
     return np.asarray(lists.filter(pa.array(chosen)).flatten().to_numpy(zero_copy_only=False))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import narrow_name
 from ray_kmeans.data.columns import no_columns
-from ray_kmeans.data.datasets.base import readable
+from ray_kmeans.data.datasets.base import raise_data_errors
 from ray_kmeans.data.layout import (
     BLOCK_ROWS,
     Block,
@@ -58,7 +58,7 @@ class ZarrSource(RoundedSource):
         for wanted in groups_of(tuple(blocks)):
             begin = min(block.start for block in wanted)
             end = max(block.start + block.rows for block in wanted)
-            with readable(f"row group {wanted[0].group} of {self.name}"):
+            with raise_data_errors(f"row group {wanted[0].group} of {self.name}"):
                 part = self.array[begin:end]  # in one read, as a chunk is decoded whole
             for block in wanted:
                 rows = part[block.start - begin :][: block.rows]
@@ -86,7 +86,7 @@ def open_zarr_folder(
         ) from None
     if not remote.fs.isdir(remote.path):
         raise NoDataError(f"{remote.shown!r} does not exist. Give the folder of a Zarr array.")
-    with readable(remote.shown):
+    with raise_data_errors(remote.shown):
         store = zarr.storage.FsspecStore.from_url(
             uri, storage_options=dict(storage_options), read_only=True
         )

@@ -33,7 +33,7 @@ from ray_kmeans.data.layout import (
     Layout,
     cut,
 )
-from ray_kmeans.data.promotion import promoted
+from ray_kmeans.data.promotion import common_schema
 from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import (
     ConfigError,
@@ -81,9 +81,9 @@ class OpenFile:
     @cached_property
     def handle(self) -> Any:
         """A file object, closed together with the file."""
-        return self.fresh()
+        return self.new_handle()
 
-    def fresh(self) -> Any:
+    def new_handle(self) -> Any:
         """Return a file object of its own, which the caller must close."""
         return open(self.local, "rb") if self.local else Ranges(self.cat, self.size)
 
@@ -269,7 +269,7 @@ class FileSource(RoundedSource):
             (file.shown, {name: _type_in(file, schema, name) for name in names})
             for file, schema in schemas
         )
-        return promoted(of_files, names)
+        return common_schema(of_files, names)
 
     def describe(self) -> Layout:
         return self._layout
@@ -287,7 +287,7 @@ class FileSource(RoundedSource):
         first_file, told = next(((f, head) for f, head in pairs if head.features), pairs[0])
         for file, head in pairs:
             if head.features not in (0, features) or head.kind not in ("", told.kind):
-                raise DataError(_differs(file, head, first_file, told, features))
+                raise DataError(_describe_difference(file, head, first_file, told, features))
             blocks += cut(file.shown, head.group_rows, features, first, len(blocks))
             first += sum(head.group_rows)
         types = {head.narrow for head in heads}
@@ -318,7 +318,7 @@ class FileSource(RoundedSource):
         columns |= dict(zip(stored, table.columns, strict=True)) if table else {}
         for name in there:
             kind = keys.field(name).type
-            value = partitions.the_one(file.partitions[name], name, file.shown)
+            value = partitions.single_value(file.partitions[name], name, file.shown)
             columns[name] = partitions.column(value, kind, block.rows)
         return pa.table({name: columns[name] for name in names})
 
@@ -426,7 +426,7 @@ class FileSource(RoundedSource):
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
-def one_part(rows: int) -> tuple[int, ...]:
+def block_sized_groups(rows: int) -> tuple[int, ...]:
     """Return row groups, as long as a block, for a file of a format that has no row groups."""
     return tuple(min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS))
 
@@ -452,7 +452,7 @@ def _type_in(file: File, schema: pa.Schema, name: str) -> pa.DataType | None:
     return arrow.type_at(schema, name)
 
 
-def _differs(file: File, head: Head, first: File, of_first: Head, features: int) -> str:
+def _describe_difference(file: File, head: Head, first: File, of_first: Head, features: int) -> str:
     """Return the text of the error for a file whose rows are unlike those of the first."""
     if head.features not in (0, features):
         mine, others = f"has {head.features} features", f"has {features}"

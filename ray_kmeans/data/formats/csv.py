@@ -131,7 +131,7 @@ def _start(file: OpenFile, form: Form) -> pa.Table:
 
 def _first_text(file: OpenFile) -> str:
     """Return the first whole lines of a file; DataError if it is UTF-16."""
-    with file.fresh() as source:
+    with file.new_handle() as source:
         found = bytes(_decompress(file, source).read(START_BYTES))
     if found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{file.path} is UTF-16. Write it as UTF-8.")
@@ -178,7 +178,7 @@ def _reader(
 ) -> Iterator[text.CSVStreamingReader]:
     """Open pyarrow's reader of a file; DataError for what it raises inside."""
     names = list(form.names) or None
-    with file.fresh() as source:
+    with file.new_handle() as source:
         try:
             yield text.open_csv(
                 _decompress(file, source),

@@ -18,7 +18,7 @@ from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.formats.base import (
     Head,
     OpenFile,
-    one_part,
+    block_sized_groups,
 )
 from ray_kmeans.data.layout import Block
 from ray_kmeans.errors import DataError
@@ -50,7 +50,7 @@ class Dense:
     @property
     def head(self) -> Head:
         """Sizes and types of the rows."""
-        return Head(one_part(self.rows), self.features, narrow=narrow_name(self.dtype))
+        return Head(block_sized_groups(self.rows), self.features, narrow=narrow_name(self.dtype))
 
     def check_size(self, what: str, size: int, reason: str = "it is damaged or cut off") -> None:
         """Raise DataError, with `reason`, unless the rows take exactly `size` bytes."""

@@ -98,7 +98,7 @@ class _File:
         self.schema = pa.ipc.open_file(source).schema
         self._fields = _fields(names, self.schema)
         # Of a mapped file all columns are taken and some then chosen: to leave out others copies.
-        options = _only([] if file.local else self._fields)
+        options = _options_for([] if file.local else self._fields)
         self._reader = pa.ipc.open_file(source, options=options)
 
     def found(self) -> list[Message]:
@@ -129,7 +129,7 @@ class _Stream:
         self._batches: list[tuple[Message, int]] = []
         self._source = pa.memory_map(file.local) if file.local else None
         self.schema = pa.ipc.read_schema(self._bytes(schema))
-        self._options = _only(_fields(names, self.schema))
+        self._options = _options_for(_fields(names, self.schema))
 
     def found(self) -> list[Message]:
         """Return the messages of all record batches."""
@@ -146,7 +146,7 @@ class _Stream:
         message, count = self._batches[number]
         while len(self._read) < count:
             self._read.append(self._bytes(self._before[len(self._read)]))
-        parts = _Joined([*self._read[:count], self._bytes(message)])
+        parts = _JoinedBuffers([*self._read[:count], self._bytes(message)])
         return _validate(pa.ipc.open_stream(parts, options=self._options).read_next_batch())
 
     def _go_on(self) -> bool:
@@ -165,7 +165,7 @@ class _Stream:
         return source.read_buffer(length) if self._source else pa.py_buffer(source.read(length))
 
 
-class _Joined(io.RawIOBase):
+class _JoinedBuffers(io.RawIOBase):
     """A file object of some buffers one after the other, which returns slices without a copy."""
 
     def __init__(self, parts: Sequence[pa.Buffer]) -> None:
@@ -193,7 +193,7 @@ def _fields(names: Sequence[str], schema: pa.Schema) -> list[int]:
     return sorted({schema.get_field_index(path[0]) for path in paths if path})
 
 
-def _only(fields: Sequence[int]) -> pa.ipc.IpcReadOptions:
+def _options_for(fields: Sequence[int]) -> pa.ipc.IpcReadOptions:
     """Return options to read some columns alone; [] stands for all."""
     return pa.ipc.IpcReadOptions(included_fields=list(fields), use_threads=False)
 

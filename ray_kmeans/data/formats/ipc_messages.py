@@ -56,7 +56,7 @@ def batches_of_file(file: OpenFile) -> list[Message]:
         lead, _ = _length(file, header)
         found.append(_message(file, begin, lead, header[lead:]))
         if found[-1].kind != BATCH:
-            raise _damaged(file, begin)
+            raise _damage_error(file, begin)
     return found
 
 
@@ -68,10 +68,10 @@ def walk(file: OpenFile) -> Iterator[Message]:
         if length == 0:
             break
         if at + lead + length > file.size:
-            raise _cut_off(file)
+            raise _cut_off_error(file)
         message = _message(file, at, lead, _take(file, at + lead, length))
         if message.end > file.size:
-            raise _cut_off(file)
+            raise _cut_off_error(file)
         yield message
         at = message.end
     if at + lead != file.size:
@@ -83,19 +83,19 @@ def _take(file: OpenFile, begin: int, length: int) -> bytes:
     file.handle.seek(begin)
     data = bytes(file.handle.read(length))
     if len(data) < length:
-        raise _cut_off(file)
+        raise _cut_off_error(file)
     return data
 
 
 def _length(file: OpenFile, data: bytes) -> tuple[int, int]:
     """Return the bytes before a header, and those of the header: 0 at the end of a stream."""
     if len(data) < 4:  # writers end a stream by a mark, also inside files
-        raise _cut_off(file)
+        raise _cut_off_error(file)
     (length,) = struct.unpack_from("<I", data)
     if length != CONTINUES:
         return 4, length
     if len(data) < 8:
-        raise _cut_off(file)
+        raise _cut_off_error(file)
     return 8, struct.unpack_from("<I", data, 4)[0]
 
 
@@ -109,9 +109,9 @@ def _message(file: OpenFile, begin: int, lead: int, header: bytes) -> Message:
         rows = _rows(header, batch) if batch else 0
         is_compressed = bool(batch and _field(header, batch, 3))
     except struct.error:
-        raise _damaged(file, begin) from None
+        raise _damage_error(file, begin) from None
     if kind not in (SCHEMA, DICTIONARY, BATCH) or min(body, rows) < 0:
-        raise _damaged(file, begin)
+        raise _damage_error(file, begin)
     return Message(kind, begin, begin + lead + len(header) + body, rows, is_compressed)
 
 
@@ -129,7 +129,7 @@ def _footer(file: OpenFile) -> list[tuple[int, int, int]]:
     """Return (offset, bytes of header, bytes of body) of each record batch."""
     tail = file.cat(max(file.size - 10, 0), file.size)
     if not tail.endswith(MAGIC) or len(tail) < 10:
-        raise _cut_off(file)
+        raise _cut_off_error(file)
     (length,) = struct.unpack_from("<i", tail)
     footer = file.cat(max(file.size - 10 - length, 0), file.size - 10)
     try:
@@ -140,7 +140,7 @@ def _footer(file: OpenFile) -> list[tuple[int, int, int]]:
         (count,) = struct.unpack_from("<I", footer, vector)
         return [struct.unpack_from("<qi4xq", footer, vector + 4 + 24 * i) for i in range(count)]
     except struct.error:
-        raise _damaged(file, file.size - 10 - length) from None
+        raise _damage_error(file, file.size - 10 - length) from None
 
 
 def _table(data: bytes, at: int) -> int:
@@ -163,12 +163,12 @@ def _number(data: bytes, table: int, number: int, form: str) -> int:
     return int(struct.unpack_from(form, data, at)[0]) if at else 0
 
 
-def _cut_off(file: OpenFile) -> DataError:
+def _cut_off_error(file: OpenFile) -> DataError:
     """Return the error for a file that ends too early."""
     return DataError(f"{file.path} ends before its Arrow data do; it is cut off, or no Arrow.")
 
 
-def _damaged(file: OpenFile, at: int) -> DataError:
+def _damage_error(file: OpenFile, at: int) -> DataError:
     """Return the error for a file with something else than a message at a place."""
     return DataError(
         f"{file.path} has no Arrow message at byte {at:,}; it is damaged, or no Arrow."

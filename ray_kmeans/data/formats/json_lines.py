@@ -65,7 +65,7 @@ class JsonLines:
     def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns, with the types that they have over all files."""
         arrow.check_names(names, self.schema, file.path)
-        schema = self._only(names)
+        schema = self._schema_of(names)
         [(_, table)] = tables_of_blocks(_batches(file, schema), [block])
         table.validate(full=True)
         return arrow.select(table, names, file.path)
@@ -73,9 +73,11 @@ class JsonLines:
     @property
     def _of_rows(self) -> pa.Schema:
         """Columns that make up a row; one of nulls in all rows is read as float64."""
-        return pa.schema([(each.name, _floats(each.type)) for each in self._only(self.columns)])
+        return pa.schema(
+            [(each.name, _with_floats(each.type)) for each in self._schema_of(self.columns)]
+        )
 
-    def _only(self, names: Sequence[str]) -> pa.Schema:
+    def _schema_of(self, names: Sequence[str]) -> pa.Schema:
         """Return the schema of some columns; a field of an object stands for the whole object."""
         outer = dict.fromkeys(arrow.path_of(self.schema, name)[0] for name in names)
         return pa.schema([self.schema.field(name) for name in outer])
@@ -111,7 +113,7 @@ def _schema(file: OpenFile) -> tuple[pa.Schema, int]:
         table = _parse(file, number, lines, text.ParseOptions())
         here, rows = table.schema, rows + table.num_rows
         try:
-            plain = pa.schema([(each.name, _plain(each.type)) for each in here])
+            plain = pa.schema([(each.name, _without_times(each.type)) for each in here])
             found = pa.unify_schemas([found, plain], promote_options="permissive")
         except FAILURES as error:
             raise DataError(f"{file.path}, lines from {number:,} on: {error}.") from None
@@ -166,7 +168,7 @@ def _rows(lines: bytes, options: text.ParseOptions) -> pa.Table:
 def _chunks(file: OpenFile) -> Iterator[tuple[int, bytes]]:
     """Yield whole lines, a few MB at a time, with the number of the first, from 1 on."""
     number, rest = 1, b""
-    with file.fresh() as source:
+    with file.new_handle() as source:
         stream = pa.CompressedInputStream(source, "gzip") if file.kind.endswith(".gz") else source
         while data := stream.read(READ_BYTES):
             lines, end, after = (rest + data).rpartition(b"\n")
@@ -183,21 +185,21 @@ def _chunks(file: OpenFile) -> Iterator[tuple[int, bytes]]:
         yield number, rest
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _without_times(kind: pa.DataType) -> pa.DataType:
     """Return the type as which a column is read: text that looks like a time stays text."""
     if pa.types.is_temporal(kind):
         return pa.string()
-    return _mapped(kind, _plain)
+    return _map_inside(kind, _without_times)
 
 
-def _floats(kind: pa.DataType) -> pa.DataType:
+def _with_floats(kind: pa.DataType) -> pa.DataType:
     """Return a type with float64 in place of null."""
     if pa.types.is_null(kind):
         return pa.float64()
-    return _mapped(kind, _floats)
+    return _map_inside(kind, _with_floats)
 
 
-def _mapped(kind: pa.DataType, change: Any) -> pa.DataType:
+def _map_inside(kind: pa.DataType, change: Any) -> pa.DataType:
     """Return a type of lists or objects with the types inside changed by a function."""
     if pa.types.is_list(kind):
         return pa.list_(change(kind.value_type))
