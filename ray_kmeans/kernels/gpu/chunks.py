@@ -17,6 +17,7 @@ from ray_kmeans.kernels.gpu.device import Device
 log = logging.getLogger("ray_kmeans")
 
 NARROW = (torch.int8, torch.uint8, torch.float16, torch.bfloat16)
+"""Types that rows are stored as if these hold all their values, the narrowest first."""
 
 
 class Chunks:

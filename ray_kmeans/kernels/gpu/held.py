@@ -17,7 +17,7 @@ from ray_kmeans.kernels.moving_sums import IncrementalSums
 
 
 class Labeller(Protocol):
-    """Centers that label rows."""
+    """Centers that label rows on a device."""
 
     def label(self, rows: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """Return the labels (n,) int32 of rows (n, d), given those from before, -1 for none."""

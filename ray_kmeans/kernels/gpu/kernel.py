@@ -30,7 +30,9 @@ from ray_kmeans.kernels.self_check import near_ties
 log = logging.getLogger("ray_kmeans")
 
 BYTES = "int8 tensor cores (Triton)"
+"""What logs call labelling by Triton's programs."""
 FLOATS = "float32 (torch)"
+"""What logs call labelling by torch alone."""
 CHECKS = [
     *product(Metric, (300, 20), (200, 70, 8), (1.0,)),
     (Metric.SQUARED_EUCLIDEAN, 20, 8, 2.0**-140),
@@ -117,10 +119,12 @@ def load(name: str, threads: int, share: float) -> GpuKernel:
 
 @dataclass
 class PreparedOnDevice:
-    """Centers for the device, and for the kernel of the CPU."""
+    """Centers as the device and the kernel of the CPU take them."""
 
     floats: ByFloats
+    """For the device."""
     on_host: Prepared
+    """For the kernel of the CPU, which finds second-nearest centers."""
 
 
 @cache

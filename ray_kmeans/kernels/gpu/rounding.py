@@ -1,4 +1,4 @@
-"""The Triton program that rounds: rows to bytes around a reference, by `kernels.rounding`."""
+"""The Triton program that quantizes rows to bytes around a reference, as `int8.quantize` does."""
 
 from __future__ import annotations
 

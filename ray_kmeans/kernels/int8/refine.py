@@ -218,55 +218,50 @@ def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally
     """Label up to 32 rows `chosen` from some slots, by exact comparison of their candidates."""
     many = MANY + n_kept // 8
     copy_chosen(rows, slots.order, some, chosen, target, scratch)
-    steps, lows, norms = (
-        scratch.panel.steps.ctypes.data,
-        scratch.panel.lows.ctypes.data,
-        scratch.panel.norms.ctypes.data,
-    )
-    copied = scratch.exact.factors.ctypes.data
+    exact, d = scratch.exact, target.centers.shape[1]
     line = scratch.rows.first_bytes.shape[1] * 4 * BLOCK_ROWS
     for chunk in range(0, padded, CHUNK_CENTERS):
-        copies = scratch.exact.bytes.ctypes.data
+        copies = exact.bytes.ctypes.data
         multiply_finely(unit, copies, copies + line, chunk, scratch)
-        c = 4 * chunk
         for j in range(min(CHUNK_CENTERS, n_kept - chunk)):
-            bits = avx512.below_fine(
-                scratch.products.ctypes.data,
-                j,
-                steps + c,
-                lows + c,
-                norms + c,
-                copied,
-                copied + 4 * BLOCK_ROWS,
-                copied + 8 * BLOCK_ROWS,
-            )
+            bits = rows_below(j, chunk, scratch)
             bits &= (1 << len(chosen)) - 1  # a score that is not a number is below anything
             i = 0
             while bits:
                 slot = some[chosen[i]]
-                is_rival = bits & 1 and not is_left_out(
-                    slot, scratch.panel.numbers[chunk + j], target
-                )
-                if is_rival and scratch.exact.counts[i] <= many:
-                    x = avx512.floats_at(
-                        address_of(rows, slots.order[slot], target.centers.shape[1]),
-                        target.centers.shape[1],
-                    )
+                center = scratch.panel.numbers[chunk + j]
+                is_rival = bits & 1 and not is_left_out(slot, center, target)
+                if is_rival and exact.counts[i] <= many:
+                    x = avx512.floats_at(address_of(rows, slots.order[slot], d), d)
                     compare(x, i, chosen[i], np.int32(chunk + j), target, scratch)
                 bits >>= 1
                 i += 1
     for i in range(len(chosen)):
         slot = some[chosen[i]]
-        if scratch.exact.counts[i] > many:
+        if exact.counts[i] > many:
             leave(slot, moved, tally)
         else:
-            take(
-                slot,
-                scratch.panel.numbers[scratch.rows.best[0, chosen[i]]],
-                slots.labels,
-                moved,
-                tally,
-            )
+            label = scratch.panel.numbers[scratch.rows.best[0, chosen[i]]]
+            take(slot, label, slots.labels, moved, tally)
+
+
+@bare
+def rows_below(j, chunk, scratch):
+    """Return a bit for each chosen row whose score to a center does not begin above its upper bound.
+
+    `j`: the center, counted from the first one of its chunk; `chunk`: the place of that one.
+    """
+    factors, panel, c = scratch.exact.factors.ctypes.data, scratch.panel, 4 * chunk
+    return avx512.below_fine(
+        scratch.products.ctypes.data,
+        j,
+        panel.steps.ctypes.data + c,
+        panel.lows.ctypes.data + c,
+        panel.norms.ctypes.data + c,
+        factors,
+        factors + 4 * BLOCK_ROWS,
+        factors + 8 * BLOCK_ROWS,
+    )
 
 
 @bare

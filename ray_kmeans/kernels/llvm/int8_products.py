@@ -20,6 +20,7 @@ BLOCK_ROWS = 32
 """Rows of a block: two tiles, or two vectors."""
 CHUNK_CENTERS = avx512.CHUNK_CENTERS
 TILE_BYTES = 1024
+"""Bytes of a tile: 16 lines of 64."""
 CHUNK_COLUMNS = 64
 """Columns of a tile."""
 
@@ -39,7 +40,7 @@ class Vnni(NamedTuple):
 
 
 def amx(quads: int) -> Amx:
-    """Return the unit for rows of so many bytes, in fours."""
+    """Return the unit for rows of `quads` times four bytes."""
     last = min(quads, CHUNK_COLUMNS // 4)
     shapes = np.zeros(64, np.uint8)
     shapes[0] = 1
@@ -50,7 +51,7 @@ def amx(quads: int) -> Amx:
 
 
 def vnni(quads: int) -> Vnni:
-    """Return the unit for rows of so many bytes, in fours."""
+    """Return the unit for rows of `quads` times four bytes."""
     return Vnni(np.array([quads], np.int64))
 
 
@@ -107,6 +108,7 @@ def _store(unit: Any, sums: Any) -> Any:
 
 @njit(nogil=True, _nrt=False)
 def _by_tiles(rows, quads, centers):
+    """Begin the products of `multiply` in the tiles 0 to 3; arguments as there."""
     chunks = (quads + 15) // 16
     tiles.zero_0()
     tiles.zero_1()
@@ -127,6 +129,7 @@ def _by_tiles(rows, quads, centers):
 
 @njit(nogil=True, _nrt=False)
 def _store_tiles(sums):
+    """Write the tiles 0 to 3, the quarters of (32, 32) int32, to an address."""
     tiles.store_0(sums, 128)
     tiles.store_1(sums + 64, 128)
     tiles.store_2(sums + 16 * 128, 128)
@@ -135,6 +138,7 @@ def _store_tiles(sums):
 
 @njit(nogil=True, _nrt=False)
 def _by_vectors(rows, quads, centers, offsets, sums):
+    """Write the products of `multiply`; arguments as there."""
     chunks = (quads + 15) // 16
     for tile in range(2):
         for part in range(2):
