@@ -61,6 +61,7 @@ class CpuKernel(PortableKernel):
         self._scratch_pool = ScratchPool()
 
     def ready(self, rows: int, k: int, d: int) -> str:
+        """Compile and check the unit for this work; return its name, see `Kernel.ready`."""
         unit = self._unit_for(rows, k, d)
         if unit is not None:
             return unit.name
@@ -74,15 +75,18 @@ class CpuKernel(PortableKernel):
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
+        """Hold rows as bytes where a unit is worth it, see `Kernel.hold`."""
         unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
         if unit is None:
             return super().hold(blocks, metric, k, weights)
         return HeldRows(blocks, metric, unit.of, self._threads, weights, self._scratch_pool)
 
     def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
+        """Keep the centers; what a way to label makes of them is made when it is needed."""
         return Prepared(centers, metric)
 
     def assign(self, rows: NDArray[np.float32], prepared: Any, labels: NDArray[np.int32]) -> None:
+        """Label rows by byte products where these pay, else by BLAS, see `Kernel.assign`."""
         unit = self._unit_for(len(rows), *prepared.centers.shape)
         if unit is None:
             super().assign(rows, self._portable(prepared), labels)
@@ -105,6 +109,7 @@ class CpuKernel(PortableKernel):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
+        """Find the second-nearest centers in the same way, see `Kernel.assign_second`."""
         unit = self._unit_for(len(rows), *prepared.centers.shape)
         if unit is None:
             super().assign_second(rows, self._portable(prepared), labels, seconds)
@@ -120,16 +125,19 @@ class CpuKernel(PortableKernel):
             seconds[left] = found
 
     def _portable(self, prepared: Prepared) -> PreparedCenters:
+        """Return the centers as BLAS takes them, made once."""
         if prepared.portable is None:
             prepared.portable = super().prepare(prepared.centers, prepared.metric)
         return prepared.portable
 
     def _unit_for(self, rows: int, k: int, d: int) -> cpu_features.Unit | None:
+        """Return the unit that labels this many rows; None where BLAS does."""
         if self._unit is not None:
             return cpu_features.units()[self._unit]
         return _fastest()[0] if self._is_worth(rows, k, d) else None
 
     def _is_worth(self, rows: int, k: int, d: int) -> bool:
+        """Tell whether the work is enough for byte products to pay."""
         return rows * k * (d + SCAN) >= WORTH
 
 

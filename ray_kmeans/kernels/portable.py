@@ -92,10 +92,12 @@ class PortableKernel(HoldsPlainly):
         self._threads = Threads(threads)
 
     def ready(self, rows: int, k: int, d: int) -> str:
+        """Return the name; BLAS needs no preparation."""
         return BLAS
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows certifies no row
     def prepare(self, centers: NDArray[np.float32], metric: Metric) -> PreparedCenters:
+        """Make the matrix and the bounds of docs/internals/exactness.md, section 2."""
         cosine = metric == Metric.COSINE
         k, d = centers.shape
         exact = centers.astype(np.float64)
@@ -137,6 +139,7 @@ class PortableKernel(HoldsPlainly):
         prepared: PreparedCenters,
         labels: NDArray[np.int32],
     ) -> None:
+        """Label rows tile by tile, in threads, see `Kernel.assign`."""
         tiles = -(-len(rows) // prepared.tile_rows)
         step = max(-(-tiles // self._threads.count), 1) * prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
@@ -152,6 +155,7 @@ class PortableKernel(HoldsPlainly):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
+        """Label rows with the nearest center but that of `labels`, see `Kernel.assign_second`."""
         step = prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
         with one_blas_thread():
@@ -169,6 +173,7 @@ class PortableKernel(HoldsPlainly):
         sums: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Move rows between sums, in threads, see `Kernel.move`."""
         summing.move_rows(Rows.of(blocks), moves, labels, scale, sums, weights, self._threads)
 
     def accumulate(
@@ -179,6 +184,7 @@ class PortableKernel(HoldsPlainly):
         sums: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Add rows to sums in a compiled loop, see `Kernel.accumulate`."""
         summing.accumulate(rows, labels, scale, sums, weights)
 
     def accumulate_squares(
@@ -190,9 +196,11 @@ class PortableKernel(HoldsPlainly):
         coarse: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Add squares in a compiled loop, see `Kernel.accumulate_squares`."""
         summing.accumulate_squares(rows, scale, half_bits, limbs, coarse, weights)
 
     def fingerprint(self, rows: NDArray[np.float32], weights: NDArray[np.int64] = ALIKE) -> int:
+        """Hash rows in a compiled loop, see `Kernel.fingerprint`."""
         bits = np.ascontiguousarray(rows).view(np.uint32)
         return int(compiled.fingerprint(bits, column_keys(rows.shape[1]), weights))
 
@@ -203,6 +211,7 @@ class PortableKernel(HoldsPlainly):
         metric: Metric,
         result: NDArray[Any],
     ) -> None:
+        """Write distances in a compiled loop, see `Kernel.distances`."""
         compiled.distances(rows, centers, metric == Metric.COSINE, result)
 
     def distances_to(
@@ -212,6 +221,7 @@ class PortableKernel(HoldsPlainly):
         labels: NDArray[np.int32],
         metric: Metric,
     ) -> NDArray[np.float64]:
+        """Return distances from a compiled loop, see `Kernel.distances_to`."""
         result = np.empty(len(rows))
         compiled.distances_to(rows, centers, labels, metric == Metric.COSINE, result)
         return result

@@ -29,6 +29,7 @@ class Threads:
 
 @lru_cache
 def _executor(count: int) -> ThreadPoolExecutor:
+    """Return the executor with this many threads, made once in a process."""
     return ThreadPoolExecutor(count, thread_name_prefix="ray-kmeans")
 
 

@@ -157,6 +157,7 @@ class Around:
         return found, counts
 
     def _run(self, program: Any, placed: Placed, *about: torch.Tensor, **more: int) -> None:
+        """Run a program over all blocks of rows, with its own arguments behind the shared ones."""
         tile, rows, centers = self._tile, placed.rows, self._centers
         chunks = rows.packed.shape[1] // tile.columns
         program[(len(placed.slots.block_groups),)](

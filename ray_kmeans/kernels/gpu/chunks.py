@@ -55,6 +55,7 @@ class Chunks:
                     yield self._stay(rows)
 
     def _fetch(self, number: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the blocks of a chunk, each when it is asked for."""
         return (self._blocks[here] for here in self._runs[number])
 
     def _stay(self, rows: torch.Tensor) -> torch.Tensor:
@@ -113,6 +114,7 @@ class Pipe:
     def _send(
         self, side: int, blocks: Iterator[NDArray[np.float32]], count: int, d: int
     ) -> torch.Tensor:
+        """Copy blocks to the device by one side's buffers; return the rows there."""
         if self._sent[side] is not None:
             self._sent[side].synchronize()  # it was copied from where we write now
         staged = self._staged[side][: count * d].view(count, d)

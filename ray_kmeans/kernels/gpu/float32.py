@@ -55,6 +55,7 @@ class ByFloats:
         return labels
 
     def _label(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the labels of rows that fit one tile of scores."""
         residuals = self._residuals(rows)
         factors, bound_a, bound_b = self._factors
         with whole_floats():
@@ -94,6 +95,7 @@ class ByFloats:
 
     @cached_property
     def _factors(self) -> Factors:
+        """The matrix and bounds for the product, made when it is first needed."""
         k, d = self.centers.shape
         factors = torch.empty(k, d + 2, device=self._device.handle)
         bounds = torch.empty(2, k, device=self._device.handle)

@@ -44,6 +44,7 @@ class ByBytes:
         return labels
 
     def _label(self, rows: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """Return the labels of rows whose bytes fit one piece of memory."""
         if self._groups > 1 and (before < 0).any():
             # What is found around the mean is a guess, and tells the group.
             far = self._far.place(rows, torch.full_like(before, -1))

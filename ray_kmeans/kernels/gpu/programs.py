@@ -98,6 +98,7 @@ def lowest_two(
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr,  # whether one chunk has all columns
 ):
+    """Find the two lowest scores of each row, and tell whether the label is certain."""
     slots, group, weight, reach = _of_block(steps, sizes, errors, block_groups, thetas, ROWS)
     width = chunks * COLUMNS  # so that the compiler knows what divides it
     begin = group * tiles * CENTERS
@@ -161,6 +162,7 @@ def list_candidates(
     WHOLE: tl.constexpr,
     MOST: tl.constexpr,
 ):
+    """List the centers of each row whose scores begin below its upper bound."""
     slots, group, weight, reach = _of_block(steps, sizes, errors, block_groups, thetas, ROWS)
     width = chunks * COLUMNS  # so that the compiler knows what divides it
     begin = group * tiles * CENTERS

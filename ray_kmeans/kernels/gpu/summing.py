@@ -41,5 +41,6 @@ class Sums:
         return self._sums.cpu().numpy().copy(), self._counts.cpu().numpy().copy()
 
     def _add(self, labels: torch.Tensor, units: torch.Tensor, times: torch.Tensor) -> None:
+        """Add whole units (m, d) and counts (m,) to the clusters of some labels (m,)."""
         self._sums.index_add_(0, labels, units)
         self._counts.index_add_(0, labels, times)

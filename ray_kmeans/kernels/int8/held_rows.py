@@ -102,17 +102,21 @@ class HeldRows(IncrementalSums):
         self._quantized: QuantizedRows | None = None
 
     def _forget(self) -> None:
+        """Give every row the label -1, and let the next sweep count all as new."""
         self._labels[:] = -1
         self._is_forgotten = True
 
     def _all_labels(self) -> NDArray[np.int32]:
+        """Return the labels, which the next sweep overwrites."""
         return self._labels
 
     def _new_sums(self, k: int, scale: NDArray[np.float64]) -> SumsInMemory:
+        """Return sums in memory, in which threads move rows."""
         return SumsInMemory(k, scale, partial(summing.move_rows, threads=self._threads))
 
     @np.errstate(over="ignore", invalid="ignore")  # of what overflows, no row is certified
     def _sweep(self, centers: NDArray[np.float32]) -> None:
+        """Sweep the parts, or label from the start where nothing that is known is of use."""
         # A copy, as we keep it, and writable: for an array that is not, numba compiles again.
         centers = np.array(centers)
         if centers.shape != self._centers.shape or not self._drift(centers):
@@ -245,6 +249,7 @@ class HeldRows(IncrementalSums):
         return np.concatenate([*(p.new_slots for p in pieces), self._label_deferred(deferred)])
 
     def _target(self) -> Target:
+        """Return the centers as compiled loops take them."""
         return Target(
             centers=self._centers,
             scaled=self._scaled,

@@ -364,6 +364,7 @@ class Scratch(NamedTuple):
 
 
 def _center_terms(k: int) -> CenterTerms:
+    """Return memory for the terms of k centers."""
     return CenterTerms(
         largest=np.empty(k, np.float32),
         norms=np.empty(k, np.float32),
@@ -373,6 +374,7 @@ def _center_terms(k: int) -> CenterTerms:
 
 
 def _center_panel(k: int, chunks: int, room: int) -> CenterPanel:
+    """Return memory for k quantized centers."""
     tiles = room // 16, chunks, 16, 64
     return CenterPanel(
         numbers=np.empty(k, np.int32),
@@ -388,6 +390,7 @@ def _center_panel(k: int, chunks: int, room: int) -> CenterPanel:
 
 
 def _row_panel(quads: int) -> RowPanel:
+    """Return memory for a panel of rows."""
     return RowPanel(
         weights=np.empty(PANEL_ROWS, np.float32),
         reaches=np.empty(PANEL_ROWS, np.float32),
@@ -406,6 +409,7 @@ def _row_panel(quads: int) -> RowPanel:
 
 
 def _exact_block(quads: int) -> ExactBlock:
+    """Return memory for 32 rows that are compared exactly."""
     return ExactBlock(
         bytes=np.zeros((2, quads, BLOCK_ROWS), np.int32),
         factors=np.zeros((3, BLOCK_ROWS), np.float32),
@@ -415,6 +419,7 @@ def _exact_block(quads: int) -> ExactBlock:
 
 
 def _float_block(lines: int, room: int) -> FloatBlock:
+    """Return memory for 32 rows and `lines` centers of few columns."""
     found = np.zeros((3, BLOCK_ROWS), np.float32)
     return FloatBlock(
         columns=np.empty((FLOAT_COLUMNS, BLOCK_ROWS), np.float32),
@@ -428,6 +433,7 @@ def _float_block(lines: int, room: int) -> FloatBlock:
 
 
 def _vector(columns: int) -> Vector:
+    """Return memory for one row or center; its views share memory."""
     values = np.zeros(columns, np.float32)
     first, second = np.zeros(columns, np.int8), np.zeros(columns, np.int8)
     return Vector(

@@ -78,6 +78,7 @@ def store(unit: Any, sums: int) -> None:
 
 @overload(begin, strict=False)
 def _begin(unit: Any) -> Any:
+    """Choose what `begin` is compiled to, by the type of the unit."""
     if unit.instance_class is Amx:
         return lambda unit: tiles.configure(unit.shapes.ctypes.data)
     return lambda unit: None
@@ -85,6 +86,7 @@ def _begin(unit: Any) -> Any:
 
 @overload(end, strict=False)
 def _end(unit: Any) -> Any:
+    """Choose what `end` is compiled to."""
     if unit.instance_class is Amx:
         return lambda unit: tiles.release()
     return lambda unit: None
@@ -92,6 +94,7 @@ def _end(unit: Any) -> Any:
 
 @overload(multiply, strict=False)
 def _multiply(unit: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any) -> Any:
+    """Choose what `multiply` is compiled to."""
     if unit.instance_class is Amx:
         return lambda unit, rows, quads, centers, offsets, sums: _by_tiles(rows, quads, centers)
     return lambda unit, rows, quads, centers, offsets, sums: _by_vectors(
@@ -101,6 +104,7 @@ def _multiply(unit: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums
 
 @overload(store, strict=False)
 def _store(unit: Any, sums: Any) -> Any:
+    """Choose what `store` is compiled to."""
     if unit.instance_class is Amx:
         return lambda unit, sums: _store_tiles(sums)
     return lambda unit, sums: None
