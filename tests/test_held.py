@@ -10,7 +10,7 @@ from hypothesis import given
 from ray_kmeans.kernels import cpu_features, summing
 from ray_kmeans.kernels.int8 import held_rows as held
 from ray_kmeans.kernels.int8 import row_order
-from ray_kmeans.kernels.int8.refine import OPENED
+from ray_kmeans.kernels.int8.types import N_UNDECIDED
 from tests.cases import CASES, gaussian
 from tests.conftest import UNITS, by_bytes, skip_without
 from tests.walks import EVERYTHING, STEPS, assert_follows, hold, table, unit_rows, walk
@@ -147,7 +147,7 @@ def test_near_ties_stay_right_while_centers_creep(k, d, offset, metric, unit):
     assert_follows(held_rows, X, path, metric)
     held_rows.assign(nudged)
     if metric == "squared_euclidean" or offset < 100:  # else the longest center is the nearest
-        assert held_rows._tally[OPENED] > 20  # or they were no near ties
+        assert held_rows._tally[N_UNDECIDED] > 20  # or they were no near ties
 
 
 @METRICS

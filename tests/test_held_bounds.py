@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans.kernels.int8 import held_rows as held
-from ray_kmeans.kernels.int8.refine import LIVE, VISITED
+from ray_kmeans.kernels.int8.types import N_ACTIVE, N_SCORED
 from tests.conftest import UNITS, by_bytes
 from tests.walks import assert_follows, blobs, hold, lloyd, unit_rows, walk
 
@@ -24,7 +24,7 @@ def test_rows_whose_label_cannot_have_changed_are_not_visited(metric, unit):
     X, centers = blobs(6000, 16, 20, metric)
     held_rows = hold(X, metric, 20, unit)
     held_rows.assign(centers)
-    assert held_rows._tally[VISITED] >= len(X)
+    assert held_rows._tally[N_SCORED] >= len(X)
     for _ in range(12):
         centers = lloyd(X, centers, metric)
         held_rows.assign(centers)
@@ -33,8 +33,8 @@ def test_rows_whose_label_cannot_have_changed_are_not_visited(metric, unit):
 
     held_rows.assign(centers)  # nothing moves
 
-    assert held_rows._tally[LIVE] < len(X) / 20
-    assert held_rows._tally[VISITED] < len(X) / 5  # whole blocks
+    assert held_rows._tally[N_ACTIVE] < len(X) / 20
+    assert held_rows._tally[N_SCORED] < len(X) / 5  # whole blocks
 
 
 @METRICS
@@ -54,7 +54,7 @@ def test_a_row_is_never_passed_over_while_a_center_creeps_up_to_it(metric, unit)
 
         expected = hold(X, metric, 8, "portable").assign(centers)
         np.testing.assert_array_equal(labels, expected)
-        changes, visited = changes + (labels != before).sum(), visited + held_rows._tally[VISITED]
+        changes, visited = changes + (labels != before).sum(), visited + held_rows._tally[N_SCORED]
         before = labels.copy()
     assert changes > 20  # or there was nothing to pass over
     assert visited < 80 * len(X)  # or nothing was passed over

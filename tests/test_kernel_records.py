@@ -42,7 +42,7 @@ def test_a_record_is_built_by_keyword(module):
 
 
 def test_the_records_are_found():
-    assert {"Scratch", "CenterPanel", "RowPanel", "Coarse", "Target", "Slots"} <= RECORDS
+    assert {"Scratch", "CenterPanel", "RowPanel", "QuantizedRows", "Target", "Slots"} <= RECORDS
 
 
 @pytest.mark.parametrize("call", ["Target(a, b)", "Target(*fields)", "Target(**fields)", "cls(a)"])

@@ -11,7 +11,7 @@ import pytest
 from ray_kmeans import kernels
 from ray_kmeans.kernels import cpu, cpu_features
 from ray_kmeans.kernels.int8 import held_rows
-from ray_kmeans.kernels.int8.types import Coarse
+from ray_kmeans.kernels.int8.types import QuantizedRows
 from ray_kmeans.kernels.llvm import int8_products
 from tests.conftest import UNITS, labels_of, skip_without
 from tests.walks import hold, table
@@ -121,14 +121,14 @@ def test_the_check_is_made_once_in_a_process(wrong, monkeypatch):
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_self_check_finds_a_bit_that_is_wrong_in_every_product(unit, monkeypatch):
     skip_without(unit)
-    round_parts = held_rows.round_parts
+    quantize_parts = held_rows.quantize_parts
 
-    def round_and_spoil(*arguments):
-        round_parts(*arguments)
-        coarse = next(each for each in arguments if isinstance(each, Coarse))
-        np.bitwise_xor(coarse.packed, np.int32(0x20202020), out=coarse.packed)
+    def quantize_and_spoil(*arguments):
+        quantize_parts(*arguments)
+        quantized = next(each for each in arguments if isinstance(each, QuantizedRows))
+        np.bitwise_xor(quantized.packed, np.int32(0x20202020), out=quantized.packed)
 
-    monkeypatch.setattr(held_rows, "round_parts", round_and_spoil)
+    monkeypatch.setattr(held_rows, "quantize_parts", quantize_and_spoil)
 
     assert not cpu._is_right(cpu_features.units()[unit])
 
@@ -165,7 +165,7 @@ X = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
 kernel.hold([X], "squared_euclidean", 5).sums(X[:5], np.ones(4))
 kernel.assign(X, kernel.prepare(X[:5], "cosine"), np.empty(500, np.int32))
 from ray_kmeans.kernels.int8 import quantize, sweep
-print(len(sweep.visit.signatures), len(quantize.round_parts.signatures))
+print(len(sweep.sweep_parts.signatures), len(quantize.quantize_parts.signatures))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300

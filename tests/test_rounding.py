@@ -15,8 +15,8 @@ from ray_kmeans.kernels.int8 import quantize
 from ray_kmeans.kernels.int8.quantize import FINER
 from ray_kmeans.kernels.int8.types import (
     NONE_LEFT_OUT,
-    Coarse,
     Parts,
+    QuantizedRows,
     Rows,
     Scratch,
     Target,
@@ -74,8 +74,8 @@ class Rounded:
             left_out=NONE_LEFT_OUT,
         )
         self.scratch = Scratch.of(k, d, quads, blocks)
-        self.scratch.panel.numbers[:] = np.arange(k)
-        self.coarse = Coarse(
+        self.scratch.centers.numbers[:] = np.arange(k)
+        self.quantized = QuantizedRows(
             packed=np.zeros((blocks, quads, 32), np.int32),
             weights=np.empty(32 * blocks, np.float32),
             errors=np.empty(32 * blocks, np.float32),
@@ -89,27 +89,27 @@ class Rounded:
             radii=np.zeros(1, np.float32),
             moves=np.zeros(1, np.float32),
         )
-        about = Rows.of([X]), order, d, np.float32(scale), self.coarse, self.scratch
-        quantize.round_parts(0, 1, parts, *about)
-        quantize.norms_around(self.target, self.g, self.scratch)
-        theta = quantize.round_centers(self.target, self.g, k, self.scratch)
-        fine_theta = quantize.round_centers_finely(self.target, self.g, k, self.scratch)
+        about = Rows.of([X]), order, d, np.float32(scale), self.quantized, self.scratch
+        quantize.quantize_parts(0, 1, parts, *about)
+        quantize.compute_terms(self.target, self.g, self.scratch)
+        theta = quantize.quantize_centers(self.target, self.g, k, self.scratch)
+        fine_theta = quantize.quantize_centers_finely(self.target, self.g, k, self.scratch)
         self.theta, self.fine_theta = fractions([theta, fine_theta])
-        self.first = bytes_of_centers(self.scratch.panel.first_bytes, k)
-        self.second = bytes_of_centers(self.scratch.panel.second_bytes, k)
+        self.first = bytes_of_centers(self.scratch.centers.first_bytes, k)
+        self.second = bytes_of_centers(self.scratch.centers.second_bytes, k)
         self.q, self.a, self.E, self.t = map(
             fractions,
             (
                 self.scratch.terms.constants,
                 self.scratch.terms.slacks,
                 self.scratch.terms.norms,
-                self.scratch.panel.steps[:k],
+                self.scratch.centers.steps[:k],
             ),
         )
         self.exact_g, self.exact_centers = fractions(g), exact(centers)
         for one, offsets in (
-            (self.first, self.scratch.panel.first_offsets),
-            (self.second, self.scratch.panel.second_offsets),
+            (self.first, self.scratch.centers.first_offsets),
+            (self.second, self.scratch.centers.second_offsets),
         ):
             assert np.abs(one).max() <= 127
             assert not one[:, d:].any()
@@ -145,18 +145,18 @@ def assert_within(truth, weight, products_of_bytes, R, each, what):
 def assert_promise(X, centers, g, metric):
     """Check every score by one byte and by two; return how many rows were near enough."""
     each = Rounded(X, centers, g, metric)
-    width = 4 * each.coarse.packed.shape[1]
+    width = 4 * each.quantized.packed.shape[1]
     first, second = each.first[:, :width], each.second[:, :width]
-    in_bytes, near = bytes_of_rows(each.coarse.packed, len(X)), 0
+    in_bytes, near = bytes_of_rows(each.quantized.packed, len(X)), 0
     for i, row in enumerate(exact(X)):
         truth = true_scores(row, each)
-        if each.coarse.errors[i] < np.inf:
+        if each.quantized.errors[i] < np.inf:
             near += 1
-            of_row = each.coarse.weights[i], each.coarse.errors[i], each.coarse.sizes[i]
+            of_row = each.quantized.weights[i], each.quantized.errors[i], each.quantized.sizes[i]
             weight, error, size = fractions(of_row)
             R = 2 * (error + each.theta * size)
             assert_within(truth, weight, map(int, first.dot(in_bytes[i])), R, each, "one byte")
-        of_row = quantize.round_finely(X[i], each.target.scale, each.g, each.scratch)
+        of_row = quantize.quantize_finely(X[i], each.target.scale, each.g, each.scratch)
         if of_row[3] < quantize.FAR_AWAY:  # and it is a number
             weight, error, first_error, size = fractions(of_row)
             x, x_second = (
@@ -218,7 +218,7 @@ def test_a_row_too_far_away_is_known_to_be():
     X = np.float32([[2.0**31, 0], [3e38, -3e38], [1, 1]])
     each = Rounded(X, np.float32([[0, 1], [1, 0]]), np.zeros(2, np.float32), "squared_euclidean")
 
-    assert np.isinf(each.coarse.errors[:3]).tolist() == [True, True, False]
+    assert np.isinf(each.quantized.errors[:3]).tolist() == [True, True, False]
 
 
 @njit

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.metric import Metric
 
 COARSE_UNITS = 256
+"""Values below this many units of the grid are counted, but for 0: it may be coarse for them."""
 
 ALIKE: NDArray[np.int64] = np.empty(0, np.int64)
-"""The weights of rows that count once each: none are stored."""
+"""The weights (0,) of rows that count once each: none are stored."""
 
 
 class Moves(NamedTuple):
@@ -41,15 +42,17 @@ class Held(Protocol):
 
 
 class Kernel(Protocol):
-    """What a kernel does. Shapes: n rows, d features, k centers.
+    """A way to label rows and to add them up. Shapes: n rows, d features, k centers.
 
-    A metric is 'squared_euclidean' or 'cosine'. For 'cosine' rows and centers are unit vectors, but
-    for their rounding, or zero: the nearest center has the largest inner product, and the distance
-    is 1 minus that product, but not below 0.
+    By cosine, rows and centers are unit vectors, but for their rounding, or zero: the nearest
+    center has the largest inner product, and the distance is 1 minus that, but not below 0.
     """
 
     def ready(self, rows: int, k: int, d: int) -> str:
-        """Get ready to label so many rows of d columns by k centers; return what will do it."""
+        """Get ready to label `rows` rows of d columns by k centers; return the name of what will.
+
+        This compiles and checks what is needed, so that no sweep waits for it.
+        """
 
     def hold(
         self,
@@ -58,9 +61,9 @@ class Kernel(Protocol):
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
-        """Take blocks of rows (n_i, d) that stay where they are, for about k centers.
+        """Hold blocks of rows (n_i, d) that stay where they are, for about k centers.
 
-        `weights`: of all rows (n,), as in `accumulate`.
+        `weights`: (n,) of all rows, as in `accumulate`.
         """
 
     def hold_each(
@@ -71,7 +74,7 @@ class Kernel(Protocol):
         metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
-        """Hold blocks (n_i, d), of these sizes, that are made anew whenever one is asked for."""
+        """Hold blocks (n_i, d) of these sizes, which are made anew whenever one is asked for."""
 
     def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
         """Do the work that depends on the centers (k, d) alone, once per sweep."""
@@ -160,7 +163,7 @@ def column_keys(n_features: int) -> NDArray[np.uint64]:
 
 
 def load(name: str = "cpu", threads: int = 1, share: float = 1.0) -> Kernel:
-    """Return the kernel of that name, which may use so many threads.
+    """Return the kernel of a name, which may use this many threads.
 
     'cpu': the fastest that this processor has for the work at hand; 'portable': float32 BLAS;
     'gpu': the first GPU of this process, of whose memory `share` is ours. For tests: 'amx', 'vnni':

@@ -1,4 +1,20 @@
-"""The loops of the CPU kernel, compiled by numba. They release the GIL and check nothing."""
+"""The loops of the portable kernel, compiled by numba. They release the GIL and check nothing.
+
+Arguments that several loops share:
+
+    rows       (n, d)      float32  IN    C order
+    centers    (k, d)      float32  IN    C order
+    cosine     bool                 IN    whether the score is -x.c, and not |x - c|^2
+    lows       (p, t)      float32  IN    where the intervals of p centers and t rows begin
+    first      int                  IN    number of the first of these p centers
+    left_out   (t,)        int32    IN    the center that each row must not get; -1 for none
+    labels     (t,)        int32    OUT
+    nearest    (t,)        int32    INOUT the best center so far; -1 for none
+    scores     (t, 2)      float64  INOUT its score, and by how much that is off at most
+    upper      (t,)        float32        an upper bound of the least true score of a row
+
+docs/internals/exactness.md proves the bounds.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +26,22 @@ from ray_kmeans.kernels.llvm import avx512
 from ray_kmeans.process.jit import njit
 
 FAR_AWAY = 1e15
-"""A row this many center spreads away could overflow float32; it is settled in float64."""
+"""A row this many center spreads away could overflow float32; it is compared in float64."""
 TILE_ROWS = 64
+"""Rows of a tile of `distances`."""
 TILE_COLUMNS = 32
+"""Columns of a tile of `distances`: with 64 rows in float64 it takes 16 KB."""
 TILE_CENTERS = 64
-"""A tile of `distances` takes 16 KB, its sums 32 KB: whatever the shape, no more memory than that."""
+"""Centers whose sums with a tile are kept at once: 32 KB, whatever the shape of the data."""
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def center(rows, scaled_mean, scale, residuals):
+def center_rows(rows, scaled_mean, scale, residuals):
+    """Write r = scale x - m, 1 and an upper bound of |r| for each row.
+
+    scaled_mean: (d,) float32  IN, m; scale: float32  IN
+    residuals: (n, d + 2) float32  OUT
+    """
     # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term any underflow.
     n, d = rows.shape
     for i in range(n):
@@ -33,6 +56,10 @@ def center(rows, scaled_mean, scale, residuals):
 
 @njit(nogil=True)
 def scan(lows, first, lowest, second, labels):
+    """Take some centers into the two lowest interval begins of each row, and the label.
+
+    lowest, second: (t,) float32  INOUT; they begin anew where `first` is 0
+    """
     # Rows run along the vector lanes, so the state of a tile stays in the first-level cache.
     panel, n = lows.shape
     if first == 0:
@@ -53,6 +80,14 @@ def scan(lows, first, lowest, second, labels):
 
 @njit(nogil=True)
 def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain):
+    """Tell which labels are certain: the lowest interval ends before the second one begins.
+
+    lowest, second: (t,) float32  IN
+    bound_a, bound_b: (k,) float32  IN, the bound of a score is a + b |r|
+    residuals: (t, d + 2) float32  IN, of `center_rows`
+    labels: IN here; upper: OUT
+    certain: (t,) bool  OUT
+    """
     n, width = residuals.shape
     for i in range(n):
         norm = residuals[i, width - 1]
@@ -66,7 +101,8 @@ def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain)
 
 
 @njit(nogil=True)
-def mask(lows, first, left_out):
+def mask_left_out(lows, first, left_out):
+    """Make the interval of the center that a row must not get begin at infinity; lows: INOUT."""
     panel, n = lows.shape
     for i in range(n):
         if first <= left_out[i] < first + panel:
@@ -74,7 +110,8 @@ def mask(lows, first, left_out):
 
 
 @njit(nogil=True)
-def settle(rows, centers, cosine, lows, first, upper, left_out, nearest, scores):
+def refine(rows, centers, cosine, lows, first, upper, left_out, nearest, scores):
+    """Compare rows exactly with those of some centers whose interval begins below `upper` (IN)."""
     panel, n = lows.shape
     for i in range(n):
         if cosine and not np.any(rows[i]):
@@ -89,8 +126,12 @@ def settle(rows, centers, cosine, lows, first, upper, left_out, nearest, scores)
 
 
 @njit(nogil=True)
-def settle_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
-    """Do the same for pairs of a row and a center, those of a row in ascending order."""
+def refine_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
+    """Compare rows exactly with their candidates, given as pairs.
+
+    numbers: (pairs,) int64  IN, rows
+    candidates: (pairs,) int64  IN, centers; those of a row in ascending order
+    """
     for pair in range(len(numbers)):
         i = numbers[pair]
         _compare(rows[i], centers, candidates[pair], cosine, i, nearest, scores)
@@ -98,6 +139,10 @@ def settle_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
 
 @njit(nogil=True)
 def _compare(row, centers, candidate, cosine, i, nearest, scores):
+    """Make a candidate the nearest center of row i if it is nearer than all before it.
+
+    Candidates come in ascending order, so a tie leaves the lowest one.
+    """
     found = score(row, centers[candidate], cosine)
     best = nearest[i]
     if best < 0 or is_nearer(
@@ -109,6 +154,10 @@ def _compare(row, centers, candidate, cosine, i, nearest, scores):
 
 @njit(nogil=True)
 def gather(blocks, numbers, rows):
+    """Copy some rows side by side.
+
+    blocks: Rows  IN, where all rows are; numbers: (m,) int32  IN; rows: (m, d) float32  OUT
+    """
     n, d = rows.shape
     for i in range(n):
         rows[i] = avx512.floats_at(address_of(blocks, numbers[i], d), d)
@@ -116,6 +165,7 @@ def gather(blocks, numbers, rows):
 
 @njit(nogil=True)
 def _term(x, c, cosine):
+    """Return what one column adds to a distance by `_distance`."""
     if cosine:
         return np.float64(x) * np.float64(c)
     difference = np.float64(x) - np.float64(c)
@@ -124,11 +174,13 @@ def _term(x, c, cosine):
 
 @njit(nogil=True)
 def _distance(total, cosine):
+    """Return the distance for a sum of terms; by cosine it is not below 0."""
     return max(0.0, 1.0 - total) if cosine else total
 
 
 @njit(nogil=True)
-def _turn(rows, tile):
+def _transpose(rows, tile):
+    """Write up to 64 rows of up to 32 columns to a tile (32, 64) float64, column by column."""
     # Eight rows at a time, so that a line of the tile is filled at once.
     n, d = rows.shape
     whole = n // 8 * 8
@@ -143,6 +195,7 @@ def _turn(rows, tile):
 
 @njit(nogil=True)
 def _four(center, column):
+    """Return four columns of a center from `column` on, in float64."""
     return (
         np.float64(center[column]),
         np.float64(center[column + 1]),
@@ -153,6 +206,11 @@ def _four(center, column):
 
 @njit(nogil=True)
 def _add_squares(tile, centers, totals):
+    """Add the squared differences of a tile's rows and centers to their totals.
+
+    tile: (32, 64) float64  IN; centers: (p, up to 32) float32  IN
+    totals: (p or more, 64 or more) float64  INOUT
+    """
     # Rows run along the vector lanes, so the order of additions does not depend on their number.
     # Four columns at a time spare loads and stores of the totals; each is still added by itself.
     k, d = centers.shape
@@ -173,6 +231,7 @@ def _add_squares(tile, centers, totals):
 
 @njit(nogil=True)
 def _add_products(tile, centers, totals):
+    """Add the products of a tile's rows and centers to their totals, as `_add_squares` does."""
     k, d = centers.shape
     whole = d // 4 * 4
     for j in range(k):
@@ -190,6 +249,7 @@ def _add_products(tile, centers, totals):
 
 @njit(nogil=True)
 def _write(totals, cosine, result):
+    """Write the distances for some totals; result: (up to 64, p)  OUT, float32 or float64."""
     n, panel = result.shape
     if cosine:
         for j in range(panel):
@@ -202,6 +262,10 @@ def _write(totals, cosine, result):
 
 @njit(nogil=True)
 def distances(rows, centers, cosine, result):
+    """Write all distances, summed up in float64 in the order of the columns.
+
+    result: (n, k)  OUT, float32 or float64
+    """
     n, d = rows.shape
     k = centers.shape[0]
     tile = np.zeros((TILE_COLUMNS, TILE_ROWS))
@@ -214,7 +278,7 @@ def distances(rows, centers, cosine, result):
             totals[:] = 0.0
             for left in range(0, d, TILE_COLUMNS):
                 right = left + TILE_COLUMNS
-                _turn(rows[start:end, left:right], tile)
+                _transpose(rows[start:end, left:right], tile)
                 if cosine:
                     _add_products(tile, centers[first:last, left:right], totals)
                 else:
@@ -224,6 +288,10 @@ def distances(rows, centers, cosine, result):
 
 @njit(nogil=True)
 def distances_to(rows, centers, labels, cosine, result):
+    """Write the distance of each row to one center: the float64 bits of `distances`.
+
+    labels: (n,) int32  IN; result: (n,) float64  OUT
+    """
     # Four rows at a time: each addition waits for the one before it in the same row.
     n, d = rows.shape
     whole = n // 4 * 4
@@ -246,6 +314,11 @@ def distances_to(rows, centers, labels, cosine, result):
 
 @njit(nogil=True)
 def fingerprint(bits, keys, weights):
+    """Return the sum modulo 2**64 of a hash of each row.
+
+    bits: (n, d) uint32  IN, of the rows; keys: (d,) uint64  IN
+    weights: (n,) int64  IN, how often each row counts, or ALIKE
+    """
     n, d = bits.shape
     total = np.uint64(0)
     for i in range(n):

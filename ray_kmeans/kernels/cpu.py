@@ -28,21 +28,25 @@ from ray_kmeans.kernels.threads import Threads
 log = logging.getLogger("ray_kmeans")
 
 WORTH = 2**27
-"""Work from which bytes pay: less takes BLAS some milliseconds."""
+"""Work, rows * k * (d + SCAN), from which byte products pay: BLAS does less in milliseconds."""
 SCAN = 16
-"""What looking at a score costs, in columns of its product."""
+"""Cost of looking at one score, in columns of its product."""
 AT_ONCE = 2**16
-"""Rows that are labelled at once where they do not stay: bounds the memory for their bytes."""
+"""Rows that are labelled at once where they are not held: bounds the memory for their bytes."""
 
 
 @dataclass
 class Prepared:
-    """Centers, and what is made of them once where it is needed."""
+    """Centers, and what labelling by them needs, made when it is first needed."""
 
     centers: NDArray[np.float32]
+    """(k, d)"""
     metric: Metric
+    """The distance to them."""
     portable: PreparedCenters | None = None
+    """The centers as BLAS takes them."""
     second: SecondNearest | None = None
+    """The centers as the search for the second-nearest takes them."""
 
 
 class CpuKernel(PortableKernel):
@@ -57,6 +61,7 @@ class CpuKernel(PortableKernel):
         self._scratch_pool = ScratchPool()
 
     def ready(self, rows: int, k: int, d: int) -> str:
+        """Compile and check the unit for this work; return its name, see `Kernel.ready`."""
         unit = self._unit_for(rows, k, d)
         if unit is not None:
             return unit.name
@@ -70,23 +75,31 @@ class CpuKernel(PortableKernel):
         k: int,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
+        """Hold rows as bytes where a unit is worth it, see `Kernel.hold`."""
         unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
         if unit is None:
             return super().hold(blocks, metric, k, weights)
         return HeldRows(blocks, metric, unit.of, self._threads, weights, self._scratch_pool)
 
     def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
+        """Keep the centers; what a way to label makes of them is made when it is needed."""
         return Prepared(centers, metric)
 
     def assign(self, rows: NDArray[np.float32], prepared: Any, labels: NDArray[np.int32]) -> None:
+        """Label rows by byte products where these pay, else by BLAS, see `Kernel.assign`."""
         unit = self._unit_for(len(rows), *prepared.centers.shape)
         if unit is None:
             super().assign(rows, self._portable(prepared), labels)
             return
         for start in range(0, len(rows), AT_ONCE):
             part = np.ascontiguousarray(rows[start : start + AT_ONCE])
-            about = [part], prepared.metric, unit.of, self._threads
-            held = HeldRows(*about, scratch_pool=self._scratch_pool)
+            held = HeldRows(
+                [part],
+                prepared.metric,
+                unit.of,
+                self._threads,
+                scratch_pool=self._scratch_pool,
+            )
             labels[start : start + AT_ONCE] = held.assign(prepared.centers)
 
     def assign_second(
@@ -96,13 +109,15 @@ class CpuKernel(PortableKernel):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
+        """Find the second-nearest centers in the same way, see `Kernel.assign_second`."""
         unit = self._unit_for(len(rows), *prepared.centers.shape)
         if unit is None:
             super().assign_second(rows, self._portable(prepared), labels, seconds)
             return
         if prepared.second is None:
-            about = prepared.centers, prepared.metric, unit.of, self._threads, self._scratch_pool
-            prepared.second = SecondNearest(*about)
+            prepared.second = SecondNearest(
+                prepared.centers, prepared.metric, unit.of, self._threads, self._scratch_pool
+            )
         left = prepared.second.label(np.ascontiguousarray(rows), labels, seconds)
         if len(left):
             found = np.empty(len(left), np.int32)
@@ -110,22 +125,25 @@ class CpuKernel(PortableKernel):
             seconds[left] = found
 
     def _portable(self, prepared: Prepared) -> PreparedCenters:
+        """Return the centers as BLAS takes them, made once."""
         if prepared.portable is None:
             prepared.portable = super().prepare(prepared.centers, prepared.metric)
         return prepared.portable
 
     def _unit_for(self, rows: int, k: int, d: int) -> cpu_features.Unit | None:
+        """Return the unit that labels this many rows; None where BLAS does."""
         if self._unit is not None:
             return cpu_features.units()[self._unit]
         return _fastest()[0] if self._is_worth(rows, k, d) else None
 
     def _is_worth(self, rows: int, k: int, d: int) -> bool:
+        """Tell whether the work is enough for byte products to pay."""
         return rows * k * (d + SCAN) >= WORTH
 
 
 @cache
 def _fastest() -> tuple[cpu_features.Unit | None, str]:
-    """Return the fastest unit that passes its check, and which ones did not, to be said."""
+    """Return the fastest unit that passes its check, and a remark on those that did not."""
     failed = ""
     for unit in cpu_features.units().values():
         if _is_right(unit):
@@ -136,7 +154,10 @@ def _fastest() -> tuple[cpu_features.Unit | None, str]:
 
 
 def _is_right(unit: cpu_features.Unit) -> bool:
-    """Label a small set by this unit and by the portable kernel; this compiles all it needs."""
+    """Tell whether this unit labels a small set as the portable kernel does.
+
+    It labels, sums up and regroups, so that all loops that the unit needs are compiled by this.
+    """
     rng = np.random.default_rng(0)
     portable = PortableKernel(1)
     right = True
@@ -160,6 +181,7 @@ def _is_second_right(
     labels: NDArray[np.int32],
     unit: cpu_features.Unit,
 ) -> bool:
+    """Tell whether this unit finds the second-nearest centers that the portable kernel does."""
     expected, found = np.empty((2, len(rows)), np.int32)
     portable = PortableKernel(1)
     portable.assign_second(rows, portable.prepare(centers, metric), labels, expected)

@@ -1,4 +1,4 @@
-"""What this processor can do for us, and whether it does it right."""
+"""The units of this processor that multiply bytes, and whether this process may use them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ WITHOUT = "RAY_KMEANS_WITHOUT"
 
 
 class Unit(NamedTuple):
-    """What multiplies bytes."""
+    """A unit of the processor that multiplies bytes."""
 
     name: str
+    """Its name in logs."""
     of: Callable[[int], Any]
-    """Makes what compiled code takes, for rows of so many bytes, in fours."""
+    """Function from the quads of a row (its bytes in fours) to an `Amx` or `Vnni`."""
 
 
 _VNNI = ("avx512f", "avx512bw", "avx512vnni")
@@ -40,6 +41,7 @@ def units() -> dict[str, Unit]:
 
 
 def _has(*features: str) -> bool:
+    """Tell whether this is Linux on a processor with all these features, by LLVM's names."""
     if sys.platform != "linux":
         return False
     found = llvm.get_host_cpu_features()

@@ -1,4 +1,4 @@
-"""How far centers are apart, and how far they came: all values in one pass."""
+"""How far centers are apart, and how far they moved: one pass over all values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from ray_kmeans.process.jit import njit
 
 @njit(nogil=True, error_model="numpy")
 def spread(centers, mean):
-    """Write the mean of the centers, and return how far one is from it in any column at most."""
+    """Write the mean of the centers; return how far any is from it in any column.
+
+    centers: (k, d) float32  IN; mean: (d,) float64  INOUT, zeros before
+    """
     k, d = centers.shape
     for j in range(k):
         for column in range(d):
@@ -25,7 +28,10 @@ def spread(centers, mean):
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
 def moved(before, after, distances):
-    """Write how far each center came."""
+    """Write how far each center moved.
+
+    before, after: (k, d) float32  IN; distances: (k,) float64  OUT
+    """
     k, d = before.shape
     for j in range(k):
         total = 0.0

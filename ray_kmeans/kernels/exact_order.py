@@ -1,11 +1,7 @@
 """Which of two centers is nearer to a row, over the reals: floating-point filters, then exact sums.
 
-Nearer means a lower score: |x-c|^2, or -x.c for 'cosine'.
-
-The exact stage keeps a sum as a list of floats that do not overlap, smallest first, and so never
-rounds; its sign is that of the largest. Shewchuk, Adaptive precision floating-point arithmetic,
-1997, theorem 10 (GROW-EXPANSION). A product of two float32 is exact in float64, which makes the
-terms of |x-a|^2 - |x-b|^2 = sum a^2 - b^2 - 2xa + 2xb and of x.b - x.a exact as well.
+Nearer means a lower score: |x-c|^2, or -x.c for 'cosine'. docs/internals/exactness.md explains why
+neither stage is ever wrong. Rows x and centers a, b and c are (d,) float32 IN.
 """
 
 from __future__ import annotations
@@ -15,7 +11,8 @@ import numpy as np
 from ray_kmeans.process.jit import njit
 
 MAX_PARTS = 640
-"""Floats that do not overlap, within 2**-298 .. 2**290: at worst one for every bit."""
+"""Floats of an expansion at most. They do not overlap and are within 2**-298 .. 2**290, the range of
+the terms: at worst there is one for every bit."""
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
@@ -57,6 +54,11 @@ def score(x, c, cosine):
 
 @njit(nogil=True)
 def _grow(parts, used, term):
+    """Add a term to an expansion, exactly; return how many floats it has then.
+
+    parts: (MAX_PARTS,) float64  INOUT, floats that do not overlap, the smallest first
+    used: int  IN, how many there are
+    """
     kept = 0
     for i in range(used):
         part = parts[i]

@@ -78,6 +78,7 @@ class IncrementalSums(ABC):
         return found
 
     def _begin(self, k: int) -> None:
+        """Drop the sums and forget all labels, for k centers."""
         self._k, self._sums = k, None
         self._forget()
 
@@ -179,6 +180,7 @@ def joined(
 
 
 def _side_by_side(blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return blocks as one array, without a copy where there is one."""
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
@@ -201,15 +203,19 @@ class PlainHeld(IncrementalSums):
         self._labels = np.full(rows, -1, np.int32)
 
     def _forget(self) -> None:
+        """Give every row the label -1."""
         self._labels[:] = -1
 
     def _new_sums(self, k: int, scale: NDArray[np.float64]) -> SumsInMemory:
+        """Return sums that the kernel moves rows in."""
         return SumsInMemory(k, scale, self._kernel.move)
 
     def _all_labels(self) -> NDArray[np.int32]:
+        """Return the labels, which the next sweep overwrites."""
         return self._labels
 
     def _sweep(self, centers: NDArray[np.float32]) -> None:
+        """Label the rows block by block, and move those with a new label in the sums."""
         prepared = self._kernel.prepare(centers, self._metric)
         first = 0
         for rows in joined(self._blocks):

@@ -1,23 +1,9 @@
 """The portable kernel: one float32 matrix product per tile, a rigorous bound, float64 for the rest.
 
-A score is |e_j|^2 - 2 r.e_j with r = x - m and e_j = c_j - m around the mean m of the centers, both
-scaled by a power of two so that |e_j| stays near 1. Computed in float32 in any order of additions,
-with products that may flush to zero, it is off by at most
-    a_j + b_j |r|,   b_j = 2 g |e_j| + tiny,  a_j = g |e_j|^2 + tiny,  g = (d + 16) 2^-24 1.01:
-(d + 2) roundings of the product (Higham, Accuracy and Stability, 3.1), one each of r, e_j, |e_j|^2
-and of the bound itself, with room left. The product itself yields the lower end of this interval,
-(r, 1, |r|) . (-2 e_j, |e_j|^2 - a_j, -b_j). A row is certified when the upper end of the interval
-that begins lowest lies below where the next one begins. The few other rows are settled in `exact`,
-among the centers whose interval begins below that upper end. So the label is the true arg-min,
-whatever the BLAS, tile or machine.
-
-For 'cosine' the score is -2 r.e_j - 2 m.e_j, which is -2 s^2 x.c_j, s being the scale, and a term
-that all centers share: r + m = s x and e_j + m = s c_j. Its constant q_j = -2 m.e_j stands where
-|e_j|^2 stood. It is made in float64 of e_j before that is rounded to float32, for |m| may be large
-beside |e_j|; next to r the rounding of e_j is one of those in b_j, as before. So
-    a_j = g |q_j| + h_j + tiny,  h_j = (d + 8) 2^-52 sum_l |m_l e_jl|,
-h_j for e_j, the products and their sum in float64. Nothing overflows where m is finite: |m_l| is
-below 2^26 in a column where centers differ, and e_jl is 0, but for underflow, in all others.
+A score is computed as an interval; a row is certified when the interval that begins lowest ends
+before the next one begins. The few other rows are compared exactly, by `exact_order`, with the
+centers whose interval begins below that end. So the label is the true arg-min, whatever the BLAS,
+tile or machine. docs/internals/exactness.md proves the bounds.
 """
 
 from __future__ import annotations
@@ -47,34 +33,45 @@ from ray_kmeans.kernels.moving_sums import HoldsPlainly
 from ray_kmeans.kernels.threads import Threads
 
 TILE_ROWS = 512
+"""Rows of a tile of scores at least."""
 PANEL_CENTERS = 1024
-"""A tile of scores is at most 2 MB: it stays in the second-level cache until it is scanned."""
+"""Centers of a tile of scores: with 512 rows it takes 2 MB, and stays in the second-level cache
+until it is scanned."""
 SCORES_AT_ONCE = 2**17
-"""Few centers leave room for more rows, which spares calls."""
+"""Scores of a tile, where there are few centers: these leave room for more rows, which spares calls
+of BLAS."""
 
 
 @dataclass(frozen=True)
 class PreparedCenters:
+    """Centers as the matrix product takes them; names as in docs/internals/exactness.md."""
+
     centers: NDArray[np.float32]
     """(k, d) as given."""
     factors: NDArray[np.float32]
     """(k, d + 2): -2 e_j, |e_j|^2 - a_j or q_j - a_j, -b_j."""
     bound_a: NDArray[np.float32]
+    """(k,) a_j: the part of the bound of a score that does not depend on the row."""
     bound_b: NDArray[np.float32]
-    """(k,)"""
+    """(k,) b_j: what the bound grows by for each unit of |r|."""
     scaled_mean: NDArray[np.float32]
     """(d,) m, rounded: a row and the centers are taken relative to the same point."""
     scale: np.float32
+    """Power of two that brings the spread of the centers near 1."""
     cosine: bool
+    """Whether the score is -2 x.c, and not |x - c|^2."""
     tile_rows: int
-    spaces: list[_Space]
-    """Memory for tiles: a thread takes one and puts it back."""
+    """Rows of a tile."""
+    free: list[_Scratch]
+    """Memory for tiles that no thread uses: each takes one and puts it back. `pop` and `append` of
+    a list are atomic, so no lock is needed."""
 
-    def space(self) -> _Space:
+    def take_scratch(self) -> _Scratch:
+        """Return memory for a tile, which the caller appends to `free` when it is done."""
         try:
-            return self.spaces.pop()
+            return self.free.pop()
         except IndexError:
-            return _Space(self.tile_rows, *self.factors.shape)
+            return _Scratch(self.tile_rows, *self.factors.shape)
 
 
 def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
@@ -95,10 +92,12 @@ class PortableKernel(HoldsPlainly):
         self._threads = Threads(threads)
 
     def ready(self, rows: int, k: int, d: int) -> str:
+        """Return the name; BLAS needs no preparation."""
         return BLAS
 
-    @np.errstate(over="ignore", invalid="ignore")  # then no row is certified
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows certifies no row
     def prepare(self, centers: NDArray[np.float32], metric: Metric) -> PreparedCenters:
+        """Make the matrix and the bounds of docs/internals/exactness.md, section 2."""
         cosine = metric == Metric.COSINE
         k, d = centers.shape
         exact = centers.astype(np.float64)
@@ -131,7 +130,7 @@ class PortableKernel(HoldsPlainly):
             scale=np.float32(scale),
             cosine=cosine,
             tile_rows=tile_rows,
-            spaces=[],
+            free=[],
         )
 
     def assign(
@@ -140,6 +139,7 @@ class PortableKernel(HoldsPlainly):
         prepared: PreparedCenters,
         labels: NDArray[np.int32],
     ) -> None:
+        """Label rows tile by tile, in threads, see `Kernel.assign`."""
         tiles = -(-len(rows) // prepared.tile_rows)
         step = max(-(-tiles // self._threads.count), 1) * prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
@@ -155,6 +155,7 @@ class PortableKernel(HoldsPlainly):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
+        """Label rows with the nearest center but that of `labels`, see `Kernel.assign_second`."""
         step = prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
         with one_blas_thread():
@@ -172,6 +173,7 @@ class PortableKernel(HoldsPlainly):
         sums: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Move rows between sums, in threads, see `Kernel.move`."""
         summing.move_rows(Rows.of(blocks), moves, labels, scale, sums, weights, self._threads)
 
     def accumulate(
@@ -182,6 +184,7 @@ class PortableKernel(HoldsPlainly):
         sums: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Add rows to sums in a compiled loop, see `Kernel.accumulate`."""
         summing.accumulate(rows, labels, scale, sums, weights)
 
     def accumulate_squares(
@@ -193,9 +196,11 @@ class PortableKernel(HoldsPlainly):
         coarse: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Add squares in a compiled loop, see `Kernel.accumulate_squares`."""
         summing.accumulate_squares(rows, scale, half_bits, limbs, coarse, weights)
 
     def fingerprint(self, rows: NDArray[np.float32], weights: NDArray[np.int64] = ALIKE) -> int:
+        """Hash rows in a compiled loop, see `Kernel.fingerprint`."""
         bits = np.ascontiguousarray(rows).view(np.uint32)
         return int(compiled.fingerprint(bits, column_keys(rows.shape[1]), weights))
 
@@ -206,6 +211,7 @@ class PortableKernel(HoldsPlainly):
         metric: Metric,
         result: NDArray[Any],
     ) -> None:
+        """Write distances in a compiled loop, see `Kernel.distances`."""
         compiled.distances(rows, centers, metric == Metric.COSINE, result)
 
     def distances_to(
@@ -215,12 +221,13 @@ class PortableKernel(HoldsPlainly):
         labels: NDArray[np.int32],
         metric: Metric,
     ) -> NDArray[np.float64]:
+        """Return distances from a compiled loop, see `Kernel.distances_to`."""
         result = np.empty(len(rows))
         compiled.distances_to(rows, centers, labels, metric == Metric.COSINE, result)
         return result
 
 
-class _Space:
+class _Scratch:
     """Memory for one tile at a time; taking it anew for each would cost a tenth of the time."""
 
     def __init__(self, tile_rows: int, k: int, width: int) -> None:
@@ -233,7 +240,7 @@ class _Space:
     ) -> NDArray[np.float32]:
         """Return (t, d + 2): r, 1, |r|."""
         residuals = self._residuals[: len(rows)]
-        compiled.center(rows, prepared.scaled_mean, prepared.scale, residuals)
+        compiled.center_rows(rows, prepared.scaled_mean, prepared.scale, residuals)
         return residuals
 
     def lows(
@@ -249,7 +256,7 @@ class _Space:
             out = self._lows[: len(factors) * t].reshape(len(factors), t)
             lows = np.matmul(factors, residuals.T, out=out)
             if left_out is not None:
-                compiled.mask(lows, first, left_out)
+                compiled.mask_left_out(lows, first, left_out)
             yield first, lows
 
 
@@ -259,61 +266,68 @@ def _assign_part(
     left_out: NDArray[np.int32] | None,
     labels: NDArray[np.int32],
 ) -> None:
-    """Label rows with the nearest of all centers, but for the one that is `left_out` of each.
+    """Label rows with the nearest of all centers, but for the one that is left out of each.
 
-    What is proved of the nearest of some centers holds for any of them.
+    What is proved of the nearest of some centers holds for any set of them.
+
+    rows: (n, d)  IN; left_out: (n,)  IN, or None; labels: (n,)  OUT
     """
-    space = prepared.space()
+    scratch = prepared.take_scratch()
     upper = np.empty(len(rows), np.float32)
     certain = np.empty(len(rows), np.bool_)
-    with np.errstate(over="ignore", invalid="ignore"):  # such rows are settled in float64
+    with np.errstate(over="ignore", invalid="ignore"):  # such rows are compared in float64
         for start in range(0, len(rows), prepared.tile_rows):
             tile = slice(start, start + prepared.tile_rows)
             out = None if left_out is None else left_out[tile]
-            _assign_tile(rows[tile], prepared, space, out, labels[tile], upper[tile], certain[tile])
-        open_rows = np.flatnonzero(~certain)
-        for start in range(0, len(open_rows), prepared.tile_rows):
-            part = open_rows[start : start + prepared.tile_rows]
+            _assign_tile(
+                rows[tile], prepared, scratch, out, labels[tile], upper[tile], certain[tile]
+            )
+        undecided = np.flatnonzero(~certain)
+        for start in range(0, len(undecided), prepared.tile_rows):
+            part = undecided[start : start + prepared.tile_rows]
             out = None if left_out is None else left_out[part]
-            labels[part] = _settle_tile(rows[part], prepared, space, out, upper[part])
-    prepared.spaces.append(space)
+            labels[part] = _refine_tile(rows[part], prepared, scratch, out, upper[part])
+    prepared.free.append(scratch)
 
 
 def _assign_tile(
     rows: NDArray[np.float32],  # (t, d)  IN
     prepared: PreparedCenters,  # IN
-    space: _Space,  # OUT
+    scratch: _Scratch,  # INOUT
     left_out: NDArray[np.int32] | None,  # (t,)  IN
     labels: NDArray[np.int32],  # (t,)  OUT
     upper: NDArray[np.float32],  # (t,)  OUT  the least true score is not above it
     certain: NDArray[np.bool_],  # (t,)  OUT
 ) -> None:
-    residuals = space.residuals(rows, prepared)
-    for first, lows in space.lows(residuals, prepared, left_out):
-        compiled.scan(lows, first, space.lowest, space.second, labels)
+    """Label a tile of rows by their intervals, and tell which labels are certain."""
+    residuals = scratch.residuals(rows, prepared)
+    for first, lows in scratch.lows(residuals, prepared, left_out):
+        compiled.scan(lows, first, scratch.lowest, scratch.second, labels)
     bounds = prepared.bound_a, prepared.bound_b
-    compiled.certify(space.lowest, space.second, *bounds, residuals, labels, upper, certain)
+    compiled.certify(scratch.lowest, scratch.second, *bounds, residuals, labels, upper, certain)
 
 
-def _settle_tile(
-    rows: NDArray[np.float32],
-    prepared: PreparedCenters,
-    space: _Space,
-    left_out: NDArray[np.int32] | None,
-    upper: NDArray[np.float32],
+def _refine_tile(
+    rows: NDArray[np.float32],  # (t, d)  IN
+    prepared: PreparedCenters,  # IN
+    scratch: _Scratch,  # INOUT
+    left_out: NDArray[np.int32] | None,  # (t,)  IN
+    upper: NDArray[np.float32],  # (t,)  IN, of `_assign_tile`
 ) -> NDArray[np.int32]:
+    """Return the labels of undecided rows (t,), by exact comparison of their candidates."""
     nearest = np.full(len(rows), -1, np.int32)
     scores = np.empty((len(rows), 2))
     target = prepared.centers, prepared.cosine
     none = np.full(len(rows), -1, np.int32) if left_out is None else left_out
-    residuals = space.residuals(rows, prepared)
-    for first, lows in space.lows(residuals, prepared, left_out):
-        compiled.settle(rows, *target, lows, first, upper, none, nearest, scores)
+    residuals = scratch.residuals(rows, prepared)
+    for first, lows in scratch.lows(residuals, prepared, left_out):
+        compiled.refine(rows, *target, lows, first, upper, none, nearest, scores)
     return nearest
 
 
 @cache
 def _blas() -> ThreadpoolController:
+    """Return the handle of the BLAS that NumPy uses: looking for it takes milliseconds."""
     return ThreadpoolController().select(user_api="blas")
 
 

@@ -18,11 +18,13 @@ class ReferenceKernel(HoldsPlainly):
     """Slow and obvious; every other kernel must give the same bits."""
 
     def ready(self, rows: int, k: int, d: int) -> str:
+        """Return the name; there is nothing to prepare."""
         return "reference"
 
     def prepare(
         self, centers: NDArray[np.float32], metric: Metric
     ) -> tuple[NDArray[np.float32], Metric]:
+        """Keep the centers and the metric."""
         return centers, metric
 
     def assign(
@@ -31,6 +33,7 @@ class ReferenceKernel(HoldsPlainly):
         prepared: tuple[NDArray[np.float32], Metric],
         labels: NDArray[np.int32],
     ) -> None:
+        """Label each row by NumPy, and by rational numbers where that is close."""
         centers, metric = prepared
         for i, row in enumerate(rows):
             terms = terms_of(row, centers.astype(np.float64), metric)
@@ -49,6 +52,7 @@ class ReferenceKernel(HoldsPlainly):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
+        """Label each row among all centers but its nearest."""
         centers, metric = prepared
         found = np.empty(1, np.int32)
         for i, label in enumerate(labels):
@@ -64,6 +68,7 @@ class ReferenceKernel(HoldsPlainly):
         sums: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Add rows to sums by NumPy, see `Kernel.accumulate`."""
         units = np.rint(rows.astype(np.float64) * scale).astype(np.int64)
         np.add.at(sums, labels, units * _times(weights))
 
@@ -76,6 +81,7 @@ class ReferenceKernel(HoldsPlainly):
         sums: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Subtract moved rows from the old sums and add them to the new ones, see `Kernel.move`."""
         rows = np.concatenate(blocks)[moves.rows]
         times = weights[moves.rows] if len(weights) else np.ones(len(rows), np.int64)
         leave = moves.before >= 0
@@ -91,6 +97,7 @@ class ReferenceKernel(HoldsPlainly):
         coarse: NDArray[np.int64],
         weights: NDArray[np.int64] = ALIKE,
     ) -> None:
+        """Add squares by NumPy, see `Kernel.accumulate_squares`."""
         units = np.rint(rows.astype(np.float64) * scale).astype(np.int64)
         high = (units + (1 << (half_bits - 1))) >> half_bits
         low = units - (high << half_bits)
@@ -99,6 +106,7 @@ class ReferenceKernel(HoldsPlainly):
         coarse += ((np.abs(units) < COARSE_UNITS) & (rows != 0)).sum(axis=0)
 
     def fingerprint(self, rows: NDArray[np.float32], weights: NDArray[np.int64] = ALIKE) -> int:
+        """Hash rows by NumPy, see `Kernel.fingerprint`."""
         bits = np.ascontiguousarray(rows).view(np.uint32).astype(np.uint64)
         mixed = (bits * column_keys(rows.shape[1])).sum(axis=1, dtype=np.uint64)
         mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
@@ -113,6 +121,7 @@ class ReferenceKernel(HoldsPlainly):
         metric: Metric,
         result: NDArray[Any],
     ) -> None:
+        """Add up the terms column by column, see `Kernel.distances`."""
         total = np.zeros((len(rows), len(centers)))
         for column in range(rows.shape[1]):  # this order of additions is part of the result
             total += terms_of(rows[:, column, None], centers[:, column].astype(np.float64), metric)
@@ -126,12 +135,14 @@ class ReferenceKernel(HoldsPlainly):
         labels: NDArray[np.int32],
         metric: Metric,
     ) -> NDArray[np.float64]:
+        """Pick one distance of each row from all, see `Kernel.distances_to`."""
         result = np.empty((len(rows), len(centers)))
         self.distances(rows, centers, metric, result)
         return np.take_along_axis(result, labels[:, None], axis=1)[:, 0]
 
 
 def _times(weights: NDArray[np.int64]) -> Any:
+    """Return weights as a column to multiply rows by; 1 where all rows count once."""
     return weights[:, None] if len(weights) else 1
 
 

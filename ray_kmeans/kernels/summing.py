@@ -1,4 +1,13 @@
-"""Sums of rows in whole units of the grid, compiled by numba."""
+"""Sums of rows in whole units of the grid, compiled by numba.
+
+They are integers, so that no order, split or thread changes a bit. Arguments that loops share:
+
+    rows       (n, d)   float32  IN     C order
+    labels     (n,)     int32    IN
+    scale      (d,)     float64  IN     units of the grid per 1.0
+    sums       (k, d)   int64    INOUT
+    weights    (n,)     int64    IN     how often each row counts, or ALIKE
+"""
 
 from __future__ import annotations
 
@@ -13,11 +22,12 @@ from ray_kmeans.kernels.llvm import avx512
 from ray_kmeans.process.jit import njit
 
 FEW_MOVES = 1024
-"""Rows up to which one thread moves them."""
+"""Up to this many rows, one thread moves them: waking others would cost more."""
 
 
 @njit(nogil=True)
 def accumulate(rows, labels, scale, sums, weights):
+    """Add rows to the sums of their clusters."""
     n, d = rows.shape
     for i in range(n):
         label = labels[i]
@@ -33,8 +43,11 @@ def move_rows(
 ) -> None:
     """Move rows between the sums of clusters, in threads.
 
-    Each takes some of the moves, with sums of its own, where these are small beside the rows; else a
-    cluster belongs to one thread.
+    Each thread takes some of the moves, with sums of its own, where these are small beside the rows.
+    Else all threads look at all moves, and a cluster belongs to one of them.
+
+    rows: Rows  IN, where all rows are
+    moves: Moves  IN; labels: of all rows now
     """
     everything = (rows, *moves, labels[moves.rows], scale, weights)
     count = len(moves.rows)
@@ -52,7 +65,12 @@ def move_rows(
 
 @njit(nogil=True, error_model="numpy")
 def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, of):
-    """Take moves from `begin` to `end` that concern the clusters of a part into its sums."""
+    """Take the moves from `begin` to `end` that concern some clusters into their sums.
+
+    rows: Rows  IN; numbers: (m,)  IN, of the moved rows
+    before, after: (m,) int32  IN, their labels; -1 before for none
+    part, of: int  IN, only clusters j with j % of == part are changed
+    """
     d = sums.shape[1]
     for i in range(begin, end):
         if i + AHEAD < end:
@@ -73,12 +91,14 @@ def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, 
 
 @njit(nogil=True, _nrt=False)
 def _add(row, scale, total, times):
+    """Add a row (d,) to one sum (d,), `times` times."""
     for column in range(len(row)):
         total[column] += times * np.int64(avx512.whole(np.float64(row[column]) * scale[column]))
 
 
 @njit(nogil=True, _nrt=False)
 def _shift(row, scale, old, new, times):
+    """Move a row (d,) from one sum (d,) to another, `times` times."""
     for column in range(len(row)):
         units = times * np.int64(avx512.whole(np.float64(row[column]) * scale[column]))
         old[column] -= units
@@ -87,6 +107,10 @@ def _shift(row, scale, old, new, times):
 
 @njit(nogil=True)
 def accumulate_squares(rows, scale, half_bits, limbs, coarse, weights):
+    """Add the squares of the rows column by column, see `Kernel.accumulate_squares`.
+
+    half_bits: int  IN; limbs: (3, d) int64  INOUT; coarse: (d,) int64  INOUT
+    """
     n, d = rows.shape
     half = np.int64(1) << (half_bits - 1)
     for i in range(n):

@@ -14,13 +14,13 @@ TASKS_PER_THREAD = 4
 
 
 class Threads:
-    """So many threads; the caller is the only one where there is one, or one piece of work."""
+    """A number of threads that share work; one thread or piece of work is the caller's own."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
     def run(self, work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Call `work` with each of these arguments, at once; return the results in order."""
+        """Call `work` with each tuple of arguments, in parallel; return the results in order."""
         pieces = list(arguments)
         if self.count == 1 or len(pieces) == 1:
             return [work(*each) for each in pieces]
@@ -29,6 +29,7 @@ class Threads:
 
 @lru_cache
 def _executor(count: int) -> ThreadPoolExecutor:
+    """Return the executor with this many threads, made once in a process."""
     return ThreadPoolExecutor(count, thread_name_prefix="ray-kmeans")
 
 

@@ -7,7 +7,7 @@ from ray_kmeans.kernels import Kernel
 from ray_kmeans.process import forks
 
 STAGED_BYTES = 2**29
-"""Of rows on their way to a GPU at once, at most, but for the last block of them."""
+"""Largest number of bytes of rows on their way to a GPU at once, but for their last block."""
 
 
 def load(name: str, threads: int, share: float) -> Kernel:

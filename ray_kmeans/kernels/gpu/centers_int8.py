@@ -11,29 +11,35 @@ from ray_kmeans.kernels.gpu import programs
 from ray_kmeans.kernels.gpu.packing import Bytes, Slots, Tile
 
 ROOM = 1.01
+"""A factor that rounds a norm up: it covers the rounding of a float32 sum."""
 SMALL_E = 2.0**-30
 """Least norm of a center around its reference."""
 MOST_CANDIDATES = 16
-"""Of a row that bytes leave open, to be told apart in float64; `ByFloats` labels one with more."""
+"""Candidates of an undecided row that float64 compares; `ByFloats` labels a row with more."""
 ABSENT = 3e38
 """The score of a center that is not there."""
 
 
 class Scaled(NamedTuple):
-    """Centers (k, d), times a power of two that rows are multiplied by, too."""
+    """Centers, times a power of two that rows are multiplied by, too."""
 
     centers: torch.Tensor
+    """(k, d) float32, times the scale."""
     scale: float
+    """The power of two, which brings the spread of the centers near 1."""
     cosine: bool
+    """Whether the score is -2 x.c, and not |x - c|^2."""
 
 
 class Placed(NamedTuple):
     """Rows as the programs take them."""
 
     slots: Slots
+    """The blocks that they stand in."""
     rows: Bytes
+    """Their bytes."""
     visits: torch.Tensor
-    """(blocks,) tiles of centers to visit."""
+    """(blocks,) how many tiles of centers, in order of distance, may hold the nearest one."""
 
 
 class Around:
@@ -55,7 +61,7 @@ class Around:
         self._bound(self._centers, groups, k, d)
 
     def _bound(self, centers: Bytes, groups: int, k: int, d: int) -> None:
-        """Find q - a, E, 2 a and theta, as in `kernels.rounding`."""
+        """Compute q - a, E, 2 a and theta, which docs/internals/exactness.md derives."""
         squares = centers.squares.view(groups, -1)
         self._norms = squares.sqrt() * ROOM + SMALL_E
         off = centers.errors.view(groups, -1) + 2.0**-21 * self._norms
@@ -151,6 +157,7 @@ class Around:
         return found, counts
 
     def _run(self, program: Any, placed: Placed, *about: torch.Tensor, **more: int) -> None:
+        """Run a program over all blocks of rows, with its own arguments behind the shared ones."""
         tile, rows, centers = self._tile, placed.rows, self._centers
         chunks = rows.packed.shape[1] // tile.columns
         program[(len(placed.slots.block_groups),)](

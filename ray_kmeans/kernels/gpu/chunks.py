@@ -17,6 +17,7 @@ from ray_kmeans.kernels.gpu.device import Device
 log = logging.getLogger("ray_kmeans")
 
 NARROW = (torch.int8, torch.uint8, torch.float16, torch.bfloat16)
+"""Types that rows are stored as if these hold all their values, the narrowest first."""
 
 
 class Chunks:
@@ -54,6 +55,7 @@ class Chunks:
                     yield self._stay(rows)
 
     def _fetch(self, number: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the blocks of a chunk, each when it is asked for."""
         return (self._blocks[here] for here in self._runs[number])
 
     def _stay(self, rows: torch.Tensor) -> torch.Tensor:
@@ -112,6 +114,7 @@ class Pipe:
     def _send(
         self, side: int, blocks: Iterator[NDArray[np.float32]], count: int, d: int
     ) -> torch.Tensor:
+        """Copy blocks to the device by one side's buffers; return the rows there."""
         if self._sent[side] is not None:
             self._sent[side].synchronize()  # it was copied from where we write now
         staged = self._staged[side][: count * d].view(count, d)

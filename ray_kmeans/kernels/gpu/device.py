@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ray_kmeans.kernels.gpu import STAGED_BYTES
 
 PIECES = 64
-"""Of the memory that is ours: what is worked on at once takes some of them."""
+"""Pieces that our memory is divided into; intermediate results of a kind take one at most."""
 SPARE_PIECES = 16
-"""Left free of rows: buffers, scores, panels of centers and candidates are a piece each at most."""
+"""Pieces that rows leave free: buffers, scores, panels of centers and candidates take one each."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Device:
     """A GPU, or the CPU in its place, as tests need it."""
 
     handle: torch.device
+    """The device as torch names it."""
     total: int
     """Bytes of memory that are ours."""
 
@@ -41,15 +42,17 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
+        """Whether this is a GPU, and not the CPU in its place."""
         return bool(self.handle.type == "cuda")
 
     @property
     def name(self) -> str:
+        """The name of the device in logs."""
         return torch.cuda.get_device_name(self.handle) if self.is_gpu else "this CPU"
 
     @property
     def piece(self) -> int:
-        """Bytes of what is worked on at once, of each kind."""
+        """Largest number of bytes that one kind of intermediate result takes at once."""
         return min(self.total // PIECES, STAGED_BYTES)
 
     def room(self, held: int) -> int:
@@ -96,6 +99,6 @@ def whole_floats() -> Iterator[None]:
 
 
 def steps(count: int, each: int, budget: int) -> Iterator[slice]:
-    """Cut so many things into slices that take no more than a budget, at `each` bytes."""
+    """Yield slices of `count` things of `each` bytes, as large as a budget of bytes allows."""
     step = max(budget // max(each, 1), 1)
     return (slice(start, start + step) for start in range(0, count, step))

@@ -1,9 +1,7 @@
 """Labels by one float32 matrix product per tile, on any device of torch; float64 for the rest.
 
 The scores, their bounds and the certificate are those of `portable`, and so are the names. What is
-assumed of the device's product: each of its operations is off by a share of 2^-23 at most, in any
-order, which leaves room for one that truncates; TF32, which is off by 2^-11, is switched off
-meanwhile. Operations on float64 are off by 2^-53.
+assumed of the device's product stands in docs/internals/exactness.md; TF32 is switched off for it.
 """
 
 from __future__ import annotations
@@ -23,20 +21,22 @@ from ray_kmeans.kernels.gpu.refine import settle
 from ray_kmeans.kernels.portable import scale_for
 
 ROUNDOFF = 2.0**-23
+"""Largest relative error of one operation of the device on float32, also where it truncates."""
 
 
 class Factors(NamedTuple):
-    """What rows are multiplied by, and the bounds."""
+    """The matrix that rows are multiplied by, and the bounds of the scores."""
 
     factors: torch.Tensor
     """(k, d + 2): -2 e_j, |e_j|^2 - a_j or q_j - a_j, -b_j."""
     bound_a: torch.Tensor
+    """(k,) a_j: the part of the bound of a score that does not depend on the row."""
     bound_b: torch.Tensor
-    """(k,)"""
+    """(k,) b_j: what the bound grows by for each unit of |r|."""
 
 
 class ByFloats:
-    """Centers that label rows."""
+    """Centers (k, d) that label rows by float32 products."""
 
     def __init__(self, centers: NDArray[np.float32], metric: Metric, device: Device) -> None:
         self._device = device
@@ -55,6 +55,7 @@ class ByFloats:
         return labels
 
     def _label(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the labels of rows that fit one tile of scores."""
         residuals = self._residuals(rows)
         factors, bound_a, bound_b = self._factors
         with whole_floats():
@@ -79,7 +80,7 @@ class ByFloats:
         return labels.int()
 
     def _residuals(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return (t, d + 2): r, 1, |r|, the last rounded up as in `loops.center`."""
+        """Return (t, d + 2): r, 1, |r|, the last rounded up as in `compiled.center_rows`."""
         n, d = rows.shape
         residuals = torch.ones(n, d + 2, device=self._device.handle)
         r = residuals[:, :d]
@@ -94,6 +95,7 @@ class ByFloats:
 
     @cached_property
     def _factors(self) -> Factors:
+        """The matrix and bounds for the product, made when it is first needed."""
         k, d = self.centers.shape
         factors = torch.empty(k, d + 2, device=self._device.handle)
         bounds = torch.empty(2, k, device=self._device.handle)

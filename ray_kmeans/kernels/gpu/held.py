@@ -17,7 +17,7 @@ from ray_kmeans.kernels.moving_sums import IncrementalSums
 
 
 class Labeller(Protocol):
-    """Centers that label rows."""
+    """Centers that label rows on a device."""
 
     def label(self, rows: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """Return the labels (n,) int32 of rows (n, d), given those from before, -1 for none."""
@@ -42,16 +42,20 @@ class HeldOnDevice(IncrementalSums):
             self._weights = device.put(weights).split(chunks.sizes)
 
     def _all_labels(self) -> NDArray[np.int32]:
+        """Copy the labels of all chunks to the host."""
         return np.concatenate([labels.cpu().numpy() for labels in self._known])
 
     def _forget(self) -> None:
+        """Give every row the label -1, on the device."""
         empty = torch.full((sum(self._chunks.sizes),), -1, dtype=torch.int32)
         self._known = empty.to(self._device.handle).split(self._chunks.sizes)
 
     def _new_sums(self, k: int, scale: NDArray[np.float64]) -> Sums:
+        """Return sums on the device."""
         return Sums(k, scale, self._device)
 
     def _sweep(self, centers: NDArray[np.float32]) -> None:
+        """Label the rows chunk by chunk, and move those with a new label in the sums."""
         labeller = self._labeller_of(centers)
         for rows, before, weights in zip(self._chunks, self._known, self._weights, strict=True):
             after = labeller.label(rows, before)

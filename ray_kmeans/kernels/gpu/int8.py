@@ -21,10 +21,11 @@ from ray_kmeans.kernels.gpu.refine import settle
 GROUP_ROWS = 4096
 """Rows for which a reference of their own pays."""
 REFINEMENTS = 3
+"""Iterations of Lloyd on the centers; more of them change the references by little."""
 
 
 class ByBytes:
-    """Centers that label rows."""
+    """Centers (k, d) that label rows by byte products; `rest` labels what these leave undecided."""
 
     def __init__(self, rest: ByFloats, rows: int, device: Device, tile: Tile) -> None:
         self._rest = rest
@@ -43,6 +44,7 @@ class ByBytes:
         return labels
 
     def _label(self, rows: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """Return the labels of rows whose bytes fit one piece of memory."""
         if self._groups > 1 and (before < 0).any():
             # What is found around the mean is a guess, and tells the group.
             far = self._far.place(rows, torch.full_like(before, -1))
@@ -56,7 +58,7 @@ class ByBytes:
     def _settle(
         self, rows: torch.Tensor, before: torch.Tensor, uppers: torch.Tensor
     ) -> torch.Tensor:
-        """Return the labels (m,) of rows that bytes leave open, the scores of which end here."""
+        """Return the labels (m,) of undecided rows, given where their lowest scores end (m,)."""
         found, counts = self._near.candidates(self._near.place(rows, before), uppers)
         is_settled = (counts > 0) & (counts <= MOST_CANDIDATES) & uppers.isfinite()
         labels = torch.empty(len(rows), dtype=torch.int32, device=rows.device)
@@ -70,18 +72,20 @@ class ByBytes:
 
     @cached_property
     def _far(self) -> Around:
+        """All centers around one reference, their mean: for rows without a label."""
         centers = self._scaled.centers
         alone = torch.zeros(len(centers), dtype=torch.int64, device=centers.device)
         return Around(self._scaled, self._tile, centers.mean(dim=0, keepdim=True), alone)
 
     @cached_property
     def _near(self) -> Around:
+        """All centers around references near them: for rows with a label."""
         groups = references_for(self._scaled.centers, self._groups)
         return Around(self._scaled, self._tile, *groups)
 
 
 def references_for(centers: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return so many references, and the group of each center (k,).
+    """Return up to `groups` references, and the group of each center (k,).
 
     The centers themselves or means of some that are near to each other, by Lloyd's algorithm. Only
     speed depends on them, so that sums in any order will do.

@@ -30,7 +30,9 @@ from ray_kmeans.kernels.self_check import near_ties
 log = logging.getLogger("ray_kmeans")
 
 BYTES = "int8 tensor cores (Triton)"
+"""What logs call labelling by Triton's programs."""
 FLOATS = "float32 (torch)"
+"""What logs call labelling by torch alone."""
 CHECKS = [
     *product(Metric, (300, 20), (200, 70, 8), (1.0,)),
     (Metric.SQUARED_EUCLIDEAN, 20, 8, 2.0**-140),
@@ -54,6 +56,7 @@ class GpuKernel(PortableKernel):
         self._remark = ""
 
     def ready(self, rows: int, k: int, d: int) -> str:
+        """Compile and check what labels; return its name and the share of the rows that fit."""
         how = BYTES if self._uses_bytes() else FLOATS + self._remark
         room = min(self._device.room(0) / max(4 * rows * d, 1), 1.0)
         return f"{how} on {self._device.name}, with room for {room:.0%} of the rows as float32"
@@ -66,6 +69,7 @@ class GpuKernel(PortableKernel):
         metric: Metric,
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
+        """Hold rows on the device as far as they fit, see `Kernel.hold_each`."""
         chunks = Chunks(blocks, sizes, d, self._device)
 
         def labeller_of(centers: NDArray[np.float32]) -> Labeller:
@@ -80,6 +84,7 @@ class GpuKernel(PortableKernel):
         return HeldOnDevice(chunks, labeller_of, self._device, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
+        """Prepare the centers for the device and for the kernel of the CPU."""
         floats = ByFloats(centers, metric, self._device)
         return PreparedOnDevice(floats, self._cpu.prepare(centers, metric))
 
@@ -89,6 +94,7 @@ class GpuKernel(PortableKernel):
         prepared: Any,
         labels: NDArray[np.int32],
     ) -> None:
+        """Label rows by float32 products on the device, see `Kernel.assign`."""
         for part in steps(len(rows), 4 * rows.shape[1], self._device.piece):
             labels[part] = prepared.floats.label(self._device.put(rows[part])).cpu().numpy()
 
@@ -99,9 +105,11 @@ class GpuKernel(PortableKernel):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
+        """Let the CPU find the second-nearest centers."""
         self._cpu.assign_second(rows, prepared.on_host, labels, seconds)
 
     def _uses_bytes(self) -> bool:
+        """Tell whether Triton labels held rows; the first call checks it."""
         if self._by_bytes is None:
             self._by_bytes, self._remark = bytes_are_right(self._device)
         return self._by_bytes
@@ -117,10 +125,12 @@ def load(name: str, threads: int, share: float) -> GpuKernel:
 
 @dataclass
 class PreparedOnDevice:
-    """Centers for the device, and for the kernel of the CPU."""
+    """Centers as the device and the kernel of the CPU take them."""
 
     floats: ByFloats
+    """For the device."""
     on_host: Prepared
+    """For the kernel of the CPU, which finds second-nearest centers."""
 
 
 @cache

@@ -11,16 +11,20 @@ from ray_kmeans.kernels.gpu import rounding
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program of `lowest_two` holds at once; speed alone depends on it."""
+    """The sizes that one program of `lowest_two` works with; speed alone depends on them."""
 
     rows: int = 128
+    """Rows of a block."""
     centers: int = 64
+    """Centers that a block of rows is multiplied by at once."""
     columns: int = 128
+    """Columns of one product."""
     warps: int = 8
+    """Warps of the GPU that run one program."""
 
     @classmethod
     def of(cls, d: int) -> Tile:
-        """Return one for so many columns."""
+        """Return the sizes for rows of d columns."""
         return cls(columns=32 if d <= 32 else 64 if d <= 64 else 128)
 
 
@@ -31,11 +35,11 @@ class Slots:
     order: torch.Tensor
     """(slots,) number of the row, -1 where there is none."""
     block_groups: torch.Tensor
-    """(blocks,)"""
+    """(blocks,) the group of each block."""
 
     @classmethod
     def of(cls, group: torch.Tensor, groups: int, size: int) -> Slots:
-        """Place rows of these groups (n,) in blocks of so many slots."""
+        """Place rows of these groups (n,) in blocks of `size` slots; no block mixes groups."""
         counts = torch.bincount(group, minlength=groups)
         blocks = (counts + size - 1) // size
         shift = (blocks.cumsum(0) - blocks) * size - (counts.cumsum(0) - counts)
@@ -49,19 +53,24 @@ class Slots:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Rows as whole steps around their references."""
+    """Rows, quantized to bytes around their references, slot by slot."""
 
     packed: torch.Tensor
+    """(slots, width) int8, the bytes; width is d up to whole chunks of columns."""
     steps: torch.Tensor
+    """(slots,) what one unit of a byte of the row stands for."""
     sizes: torch.Tensor
+    """(slots,) |r'|, the length of the quantized row, rounded up."""
     errors: torch.Tensor
+    """(slots,) an upper bound of |r - r'|; infinite for a row too far away."""
     squares: torch.Tensor
+    """(slots,) |r|^2."""
 
     @classmethod
     def of(
         cls, x: torch.Tensor, slots: Slots, references: torch.Tensor, scale: float, tile: Tile
     ) -> Bytes:
-        """Round rows; (slots, width) and (slots,)."""
+        """Quantize rows x (n, d) around references (groups, d), times a scale."""
         count, d = len(slots.order), x.shape[1]
         chunks = -(-d // tile.columns)
         packed = torch.empty(count, chunks * tile.columns, dtype=torch.int8, device=x.device)

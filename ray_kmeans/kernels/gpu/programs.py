@@ -1,8 +1,8 @@
 """The Triton programs that score: the lowest two of each row, and the centers that may be lowest.
 
 Sizes are numbers of the run, not of the compilation. Rows stand in blocks, each of one group, whose
-reference they share; a slot of row -1 is empty. What is written and why is said in
-`kernels.rounding`, whose constants and bounds these are.
+reference they share; a slot of row -1 is empty. Constants and bounds are those of
+`kernels.int8.quantize`, which docs/internals/exactness.md derives.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 
 ID_BITS = 8
-"""Low bits of a score that give way to the number of its tile of centers, as in `vectors`."""
+"""Low bits of a score that give way to the number of its tile of centers, as in `llvm.avx512`."""
 TILES_AT_ONCE = 2**ID_BITS
+"""Tiles of centers that the low bits can name."""
 
 _MASK = tl.constexpr(-TILES_AT_ONCE)
 _TILES = tl.constexpr(TILES_AT_ONCE)
@@ -97,6 +98,7 @@ def lowest_two(
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr,  # whether one chunk has all columns
 ):
+    """Find the two lowest scores of each row, and tell whether the label is certain."""
     slots, group, weight, reach = _of_block(steps, sizes, errors, block_groups, thetas, ROWS)
     width = chunks * COLUMNS  # so that the compiler knows what divides it
     begin = group * tiles * CENTERS
@@ -160,6 +162,7 @@ def list_candidates(
     WHOLE: tl.constexpr,
     MOST: tl.constexpr,
 ):
+    """List the centers of each row whose scores begin below its upper bound."""
     slots, group, weight, reach = _of_block(steps, sizes, errors, block_groups, thetas, ROWS)
     width = chunks * COLUMNS  # so that the compiler knows what divides it
     begin = group * tiles * CENTERS

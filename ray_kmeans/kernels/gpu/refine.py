@@ -1,7 +1,7 @@
 """Rows whose nearest center is not certain: float64 on the device, exact sums for the rest.
 
-A float64 score is off by at most (d + 8) 2^-53 of the sum of its terms' sizes, in any order
-(Higham, Accuracy and Stability, 3.1), as in `exact.score`; `exact.is_nearer` decides what is left.
+A float64 score is off by as much as that of `exact_order.score`; `exact_order.is_nearer` decides
+what is left. docs/internals/exactness.md proves it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def settle(
     centers: torch.Tensor,  # (k, d)  IN, float32
     numbers: torch.Tensor,  # (pairs,)  IN, rows, each with one pair at least
     columns: torch.Tensor,  # (pairs,)  IN, centers, of each row in ascending order
-    cosine: bool,
-    budget: int,
+    cosine: bool,  # IN
+    budget: int,  # IN, bytes of what is worked on at once
 ) -> torch.Tensor:
     """Return the nearest of the candidates of each row (m,), the lowest one of a tie."""
     found, error = _scores(rows, centers, numbers, columns, cosine, budget)
@@ -46,7 +46,10 @@ def _scores(
     cosine: bool,
     budget: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the scores of pairs of a row and a center, and by how much they are off at most."""
+    """Return the scores of pairs of a row and a center, and by how much they are off at most.
+
+    Both (pairs,) float64; the arguments are those of `settle`.
+    """
     d = rows.shape[1]
     found = torch.empty(len(numbers), dtype=torch.float64, device=rows.device)
     sizes = found if not cosine else torch.empty_like(found)
@@ -67,9 +70,13 @@ def _exactly(
     columns: torch.Tensor,
     cosine: bool,
 ) -> torch.Tensor:
+    """Return the nearest candidates of some rows (m,), by `exact_order` on the host.
+
+    The arguments are those of `settle`.
+    """
     used, candidates = columns.unique(return_inverse=True)  # in ascending order
     nearest = np.full(len(rows), -1, np.int32)
-    compiled.settle_pairs(
+    compiled.refine_pairs(
         _host(rows.float()),
         _host(centers[used]),
         cosine,
@@ -82,5 +89,6 @@ def _exactly(
 
 
 def _host(tensor: torch.Tensor) -> NDArray[np.generic]:
+    """Return a copy of a tensor in the memory of the host."""
     array: NDArray[np.generic] = tensor.cpu().numpy()
     return array

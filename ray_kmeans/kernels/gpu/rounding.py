@@ -1,4 +1,4 @@
-"""The Triton program that rounds: rows to bytes around a reference, by `kernels.rounding`."""
+"""The Triton program that quantizes rows to bytes around a reference, as `int8.quantize` does."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def round_rows(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """Quantize the rows of one block around the reference of its group."""
     width = chunks * COLUMNS  # so that the compiler knows what divides it
     slots = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     rows = tl.load(order + slots).to(tl.int64)

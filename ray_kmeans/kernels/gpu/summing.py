@@ -30,7 +30,7 @@ class Sums:
         for part in steps(len(moved), 3 * 8 * rows.shape[1], self._budget):
             some = moved[part]
             times = torch.ones_like(some) if weights is None else weights[some]
-            # torch.round takes halves to even, as vectors.whole does.
+            # torch.round takes halves to even, as `avx512.whole` does.
             units = torch.round(rows[some].double() * self._scale).long() * times[:, None]
             self._add(after[some], units, times)
             left = before[some] >= 0
@@ -41,5 +41,6 @@ class Sums:
         return self._sums.cpu().numpy().copy(), self._counts.cpu().numpy().copy()
 
     def _add(self, labels: torch.Tensor, units: torch.Tensor, times: torch.Tensor) -> None:
+        """Add whole units (m, d) and counts (m,) to the clusters of some labels (m,)."""
         self._sums.index_add_(0, labels, units)
         self._counts.index_add_(0, labels, times)

@@ -1,8 +1,8 @@
-"""Rows that are labelled again and again, with what makes the next time cheaper.
+"""Rows that are labelled again and again, with what makes the next sweep cheaper.
 
-A shard keeps a copy of its rows in bytes, rounded around references (see `rounding`), and for every
+A shard keeps a copy of its rows in bytes, quantized around references (see `quantize`), and for every
 row a bound on how far centers may move before its label can change. Both make it faster and decide
-nothing: losing them costs time.
+nothing: losing them costs time and no bit. docs/internals/kernels.md draws the way of a row.
 """
 
 from __future__ import annotations
@@ -25,27 +25,25 @@ from ray_kmeans.kernels import (
     summing,
 )
 from ray_kmeans.kernels.int8 import row_order
-from ray_kmeans.kernels.int8.quantize import round_parts
-from ray_kmeans.kernels.int8.refine import (
-    HARD,
-    LIVE,
-    MOVED,
-    OPENED,
-    VISITED,
-)
+from ray_kmeans.kernels.int8.quantize import quantize_parts
 from ray_kmeans.kernels.int8.row_order import (
     PART_BLOCKS,
-    Slots,
     parts_of,
     references_for,
 )
-from ray_kmeans.kernels.int8.sweep import visit
-from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, visit_by_floats
+from ray_kmeans.kernels.int8.sweep import sweep_parts
+from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, sweep_parts_by_floats
 from ray_kmeans.kernels.int8.types import (
+    N_ACTIVE,
+    N_SCORED,
+    N_UNDECIDED,
     NONE_LEFT_OUT,
-    Coarse,
+    TALLIES,
+    QuantizedRows,
     Rows,
     ScratchPool,
+    Slots,
+    Sweep,
     Target,
     padded,
     quads_for,
@@ -56,20 +54,27 @@ from ray_kmeans.kernels.moving_sums import IncrementalSums, SumsInMemory
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
 
 UNIT_NORM = 2.0**-19
-"""How far a squared norm may be from 1 for bounds to hold for 'cosine'."""
-SETTLING_COST = 4
+"""How far the squared norm of a center may be from 1 for bounds to hold for 'cosine'."""
+REFINING_COST = 4
+"""Cost of refining one undecided row, in units of scoring one row by one byte."""
 REGROUPING_COST = 3
-"""Of a row that bytes leave open, and of a row when all are regrouped, in visits of a row."""
+"""Cost of regrouping, for each row of the shard, in the same units."""
 ROWS_AT_ONCE = 2**14
-"""Rows that are copied to be settled elsewhere."""
+"""Deferred rows that are copied at once to be labelled by BLAS: bounds the memory for them."""
 FEW_COLUMNS = 4
-"""Up to so many columns bytes spare nothing."""
+"""Up to this many columns, float32 pays for four times as many values of centers: a product of bytes
+takes four columns at once, also where there are fewer."""
 LARGEST_DRIFT = 2.0**8
-"""Between the spread of the centers and the one that the scale was made for."""
+"""The spread of the centers may grow or shrink by this factor before bytes lose too many bits."""
 
 
 class HeldRows(IncrementalSums):
-    """Blocks of rows and their labels."""
+    """Blocks of rows (n_i, d) that stay in memory, their labels, and a bound for each.
+
+    Rows are swept in the order of `self._slots`. It begins as their own order, around one reference.
+    When the rows that had to be refined or were scored in vain have cost more than regrouping would,
+    rows are grouped by their center, and quantized anew around references near the centers of then.
+    """
 
     def __init__(
         self,
@@ -93,30 +98,35 @@ class HeldRows(IncrementalSums):
         self._rows = Rows.of(blocks)
         self._scratch_pool = scratch_pool or ScratchPool()
         self._centers = np.empty((0, self._d), np.float32)
-        self._usual, self._excess = -1, 0.0
-        self._coarse: Coarse | None = None
+        self._usual_undecided, self._excess_cost = -1, 0.0
+        self._quantized: QuantizedRows | None = None
 
     def _forget(self) -> None:
+        """Give every row the label -1, and let the next sweep count all as new."""
         self._labels[:] = -1
         self._is_forgotten = True
 
     def _all_labels(self) -> NDArray[np.int32]:
+        """Return the labels, which the next sweep overwrites."""
         return self._labels
 
     def _new_sums(self, k: int, scale: NDArray[np.float64]) -> SumsInMemory:
+        """Return sums in memory, in which threads move rows."""
         return SumsInMemory(k, scale, partial(summing.move_rows, threads=self._threads))
 
     @np.errstate(over="ignore", invalid="ignore")  # of what overflows, no row is certified
     def _sweep(self, centers: NDArray[np.float32]) -> None:
-        centers = np.array(centers)  # writable, as compiled code has met them, and ours to keep
+        """Sweep the parts, or label from the start where nothing that is known is of use."""
+        # A copy, as we keep it, and writable: for an array that is not, numba compiles again.
+        centers = np.array(centers)
         if centers.shape != self._centers.shape or not self._drift(centers):
             self._label_anew(centers)
             labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
             rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
-            if self._excess > REGROUPING_COST * len(self._labels):
+            if self._excess_cost > REGROUPING_COST * len(self._labels):
                 self.regroup()
-            slots = self._visit()
+            slots = self._sweep_parts()
             if self._is_forgotten:  # then all rows are new to the sums, whichever labels changed
                 slots = np.flatnonzero(self._slots.order >= 0).astype(np.int32)
             rows = self._slots.order[slots]
@@ -127,22 +137,23 @@ class HeldRows(IncrementalSums):
             self._sums.move(self._rows, moves, self._labels, self._weights)
 
     def _label_anew(self, centers: NDArray[np.float32]) -> None:
-        """Label all rows without knowing anything of them."""
+        """Label all rows from the start, around one reference: the mean of the centers."""
         self._scale, mean = portable.scale_of(centers)
         self._travels = self._step = np.zeros(len(centers))
         self._slots = Slots.of_rows(len(self._labels))
-        self._take(centers)
+        self._set_centers(centers)
         reference = padded((mean * self._scale).astype(np.float32)[None])
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
         most = MOST_VALUES * (4 if self._d <= FEW_COLUMNS else 1)
         if centers.size <= most and self._d <= FLOAT_COLUMNS:
             self._references, self._parts = reference, parts_of(begins)
-            self._parts.radii[:] = np.inf  # bounds leave any distance
-            self._coarse = None
+            self._parts.radii[:] = np.inf  # so that no bound is cut off
+            self._quantized = None
         else:
-            self._round(reference, begins)
-        self._visit()
-        self._usual, self._excess = 0, 0.0  # a reference for all is good for a begin only
+            self._quantize(reference, begins)
+        self._sweep_parts()
+        # With one reference for all, every undecided row is one too many: regroup soon.
+        self._usual_undecided, self._excess_cost = 0, 0.0
 
     def _drift(self, centers: NDArray[np.float32]) -> bool:
         """Note how far the centers moved; return whether what is known is still of use."""
@@ -153,10 +164,15 @@ class HeldRows(IncrementalSums):
         drift.moved(self._centers, centers, step)
         self._step = step * self._scale * (1 + 2.0**-20)
         self._travels = self._travels + self._step
-        self._take(centers)
+        self._set_centers(centers)
         return True
 
-    def _take(self, centers: NDArray[np.float32]) -> None:
+    def _set_centers(self, centers: NDArray[np.float32]) -> None:
+        """Take new centers (k, d), and what bounds need to know of them.
+
+        By cosine bounds hold for centers of norm 1 up to rounding, which `_safe_gap` covers. If one
+        is not of norm 1, no bound is of use.
+        """
         self._centers = centers
         self._scaled = padded(centers * np.float32(self._scale))
         self._moves = (self._travels * (1 + 2.0**-20)).astype(np.float32)
@@ -170,41 +186,71 @@ class HeldRows(IncrementalSums):
 
     @np.errstate(over="ignore", invalid="ignore")
     def regroup(self) -> None:
-        """Round the rows anew, around references near the centers of today."""
+        """Group the rows by their center, and quantize them around references near the centers."""
         with portable.one_blas_thread():
             references, group_of = references_for(self._scaled, len(self._labels))
-        row_order.leave(self._slots, self._parts, self._moves)
+        row_order.subtract_moves(self._slots, self._parts, self._moves)
         self._slots, begins = row_order.regroup(self._slots, group_of, len(references))
-        self._round(references, begins)
+        self._quantize(references, begins)
         safe_gap = np.float32(self._safe_gap)
-        row_order.take_back(self._slots, self._parts, self._moves, safe_gap)
-        self._usual, self._excess = -1, 0.0
+        row_order.add_moves(self._slots, self._parts, self._moves, safe_gap)
+        self._usual_undecided, self._excess_cost = -1, 0.0
 
-    def _round(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
+    def _quantize(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
+        """Quantize the rows around references (groups, columns); `begins`: as of `parts_of`."""
         self._parts = parts_of(begins)
-        self._coarse = None  # frees the last one first
+        self._quantized = None  # frees the bytes of before, so that both are never there at once
         blocks = len(self._slots.order) // BLOCK_ROWS
         weights, errors, sizes = np.empty((3, blocks * BLOCK_ROWS), np.float32)
-        self._coarse = Coarse(
+        self._quantized = QuantizedRows(
             packed=np.zeros((blocks, self._quads, BLOCK_ROWS), np.int32),
             weights=weights,
             errors=errors,
             sizes=sizes,
             references=references,
         )
-        about = self._rows, self._slots.order, self._d, np.float32(self._scale), self._coarse
-        self._threads.run(
-            self._with_scratch(round_parts), [(*run, self._parts, *about) for run in self._runs()]
-        )
+        rows, order, scale = self._rows, self._slots.order, np.float32(self._scale)
+        work = [
+            (*run, self._parts, rows, order, self._d, scale, self._quantized)
+            for run in self._runs()
+        ]
+        self._threads.run(self._with_scratch(quantize_parts), work)
 
-    def _visit(self) -> NDArray[np.int32]:
-        """Visit all parts; return the slots whose label is new."""
+    def _sweep_parts(self) -> NDArray[np.int32]:
+        """Sweep all parts; return the slots whose label is new."""
         runs = self._runs()
-        tallies = np.zeros((len(runs), 6), np.int64)
-        moved = np.empty(len(self._slots.order), np.int32)
-        spans = self._parts.spans * BLOCK_ROWS
-        lists = [moved[spans[first, 1] : spans[last - 1, 2]] for first, last in runs]
-        target = Target(
+        tallies = np.zeros((len(runs), TALLIES), np.int64)
+        changed = np.empty(len(self._slots.order), np.int32)
+        spans, target = self._parts.spans * BLOCK_ROWS, self._target()
+        pieces = [
+            Sweep(
+                rows=self._rows,
+                slots=self._slots,
+                target=target,
+                changed=changed[spans[first, 1] : spans[last - 1, 2]],
+                tally=tally,
+            )
+            for (first, last), tally in zip(runs, tallies, strict=True)
+        ]
+        loop: Any
+        quantized: Any
+        if self._quantized is None:
+            loop, quantized = sweep_parts_by_floats, self._references
+        else:
+            loop, quantized = sweep_parts, self._quantized
+        work = [
+            (self._unit, *run, self._parts, quantized, piece)
+            for run, piece in zip(runs, pieces, strict=True)
+        ]
+        self._threads.run(self._with_scratch(loop), work)
+        self._tally = tallies.sum(axis=0)
+        self._count_excess()
+        deferred = np.concatenate([piece.deferred_slots for piece in pieces])
+        return np.concatenate([*(p.new_slots for p in pieces), self._label_deferred(deferred)])
+
+    def _target(self) -> Target:
+        """Return the centers as compiled loops take them."""
+        return Target(
             centers=self._centers,
             scaled=self._scaled,
             scale=np.float32(self._scale),
@@ -214,32 +260,22 @@ class HeldRows(IncrementalSums):
             safe_gap=np.float32(self._safe_gap),
             left_out=NONE_LEFT_OUT,
         )
-        by_floats = self._coarse is None
-        known: Any = self._references if by_floats else self._coarse
-        about = self._parts, self._rows, self._slots, known, target
-        work = [
-            (self._unit, *run, *about, listed, tally)
-            for run, listed, tally in zip(runs, lists, tallies, strict=True)
-        ]
-        self._threads.run(self._with_scratch(visit_by_floats if by_floats else visit), work)
-        self._tally = tallies.sum(axis=0)
-        self._count_excess()
-        ends = list(zip(lists, tallies, strict=True))
-        found = [listed[: tally[MOVED]] for listed, tally in ends]
-        hard = [listed[len(listed) - tally[HARD] :] for listed, tally in ends]
-        return np.concatenate([*found, self._settle(np.concatenate(hard))])
 
     def _count_excess(self) -> None:
-        """Note what regrouping would have spared."""
-        if self._usual < 0:
-            self._usual = int(self._tally[OPENED])
-        undecided = max(int(self._tally[OPENED]) - self._usual, 0)
-        self._excess += SETTLING_COST * undecided
-        if self._coarse is not None:
-            self._excess += int(self._tally[VISITED] - self._tally[LIVE])
+        """Add up what regrouping would have spared, in units of scoring one row.
 
-    def _settle(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Label the rows that had too many candidates; return the slots whose label is new."""
+        That is the refining of rows beyond those that were undecided in the first sweep after the
+        last regrouping, and the scoring of rows that share a block with active ones.
+        """
+        if self._usual_undecided < 0:
+            self._usual_undecided = int(self._tally[N_UNDECIDED])
+        undecided = max(int(self._tally[N_UNDECIDED]) - self._usual_undecided, 0)
+        self._excess_cost += REFINING_COST * undecided
+        if self._quantized is not None:
+            self._excess_cost += int(self._tally[N_SCORED] - self._tally[N_ACTIVE])
+
+    def _label_deferred(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Label the rows of some slots by BLAS; return the slots whose label is new."""
         if not len(slots):
             return slots
         kernel = portable.PortableKernel(self._threads.count)
@@ -252,15 +288,15 @@ class HeldRows(IncrementalSums):
             kernel.assign(rows, prepared, labels[start : start + ROWS_AT_ONCE])
         new = labels != self._slots.labels[slots]
         self._slots.labels[slots] = labels
-        moved: NDArray[np.int32] = slots[new]
-        return moved
+        changed: NDArray[np.int32] = slots[new]
+        return changed
 
     def _with_scratch(self, work: Callable[..., None]) -> Callable[..., None]:
-        """Return the work with memory of its own as its last argument."""
+        """Return a call of `work` that adds scratch memory of its own as the last argument."""
 
         def call(*arguments: Any) -> None:
-            about = len(self._centers), self._d, self._quads, PART_BLOCKS
-            with self._scratch_pool.lend(*about) as scratch:
+            shape = len(self._centers), self._d, self._quads, PART_BLOCKS
+            with self._scratch_pool.lend(*shape) as scratch:
                 work(*arguments, scratch)
 
         return call

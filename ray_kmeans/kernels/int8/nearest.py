@@ -1,4 +1,7 @@
-"""A slab: up to 256 rows whose nearest centers are found by products of bytes."""
+"""The lowest scores of up to 256 rows among quantized centers, and the certificate of each label.
+
+The arguments are those of the table in `types`; docs/internals/exactness.md proves the bounds.
+"""
 
 from __future__ import annotations
 
@@ -9,42 +12,57 @@ from ray_kmeans.kernels.llvm import avx512, int8_products
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 
 PANEL_CENTERS = 2**avx512.ID_BITS
+"""Centers of a panel: as many as the last bits of a score can name."""
 NUMBERS = np.arange(PANEL_CENTERS, dtype=np.int32)
-SLAB = avx512.SLAB
+"""The numbers of the centers inside a panel, as compiled code loads them."""
+PANEL_ROWS = avx512.PANEL_ROWS
 SUMS_BYTES = avx512.SUMS_BYTES
 FIRST_CACHE = 2**14
-"""Bytes of rows that stay in the first-level cache while centers pass by."""
+"""Bytes of quantized rows that meet all centers before the next rows do. They take a part of the
+first-level cache, for a chunk of centers and three chunks of products need room beside them."""
 HIGHEST = np.float32(3e38)
+"""A score above that of any center, also of one that is not there."""
 NEVER = np.float32(2.0**100)
-"""Where the scores of a center that is not there begin."""
+"""Where the score of a padding center begins: above that of any real one, and below `HIGHEST`."""
 KNOWN = np.float32(2.0**99)
-"""Where the lowest score of a row begins below, if it is that of a center."""
-OPEN = np.float32(-np.inf)
+"""The lowest score of a row begins below this, if it is that of a real center."""
+UNDECIDED = np.float32(-np.inf)
 """The bound of a row whose nearest center is not certain."""
 
 
 @bare
-def load_slab(blocks, coarse, theta, scratch):
-    """Copy what belongs to the rows of some blocks."""
+def load_row_panel(blocks, quantized, theta, scratch):
+    """Copy the factors of the rows of some blocks into the panel of rows.
+
+    blocks: (up to 8,) int32  IN, numbers of blocks
+    theta: float32  IN, max |e - e'| / |e| over the kept centers
+    """
+    panel = scratch.rows
     for i in range(len(blocks)):
         shift = BLOCK_ROWS * (blocks[i] - i)
         for at in range(BLOCK_ROWS * i, BLOCK_ROWS * i + BLOCK_ROWS):
-            size, error = coarse.sizes[shift + at], coarse.errors[shift + at]
-            scratch.rows.weights[at] = coarse.weights[shift + at]
-            scratch.rows.radii[at] = error + size
+            size, error = quantized.sizes[shift + at], quantized.errors[shift + at]
+            panel.weights[at] = quantized.weights[shift + at]
+            panel.radii[at] = error + size
             reach = np.float32(-2.0 * (1 + 2.0**-10)) * (error + theta * size)
-            scratch.rows.reaches[at] = reach - np.float32(2.0**-13) * size
+            panel.reaches[at] = reach - np.float32(2.0**-13) * size
 
 
 @bare
-def nearest(unit, packed, blocks, padded, three, scratch):
-    """Find for each row of some blocks its two or three lowest scores, and the two centers.
+def find_lowest(unit, packed, blocks, padded, three, scratch):
+    """Find the two or three lowest scores of each row of some blocks, and the centers of two.
 
-    A product is folded two products later: its sums have left the processor's store buffer by then,
-    and matrix and vector units work at the same time.
+    Products are folded into the lowest scores two products later: their sums have left the
+    processor's store buffer by then, and matrix and vector units work at the same time. So three
+    buffers of products go round: `other` is written, `ahead` is on its way, `ready` is folded.
+
+    packed: (blocks, quads, 32) int32  IN, as in `QuantizedRows`
+    blocks: (up to 8,) int32  IN, numbers of blocks
+    three: bool  IN, whether the third-lowest scores are of use
     """
     line = packed.shape[1] * 4 * BLOCK_ROWS
     at_once = max(1, min(len(blocks), FIRST_CACHE // line))
+    centers = scratch.centers
     sums = scratch.products.ctypes.data
     ahead, ready, other = sums, sums + SUMS_BYTES, sums + 2 * SUMS_BYTES
     for first in range(0, padded, PANEL_CENTERS):
@@ -54,11 +72,9 @@ def nearest(unit, packed, blocks, padded, three, scratch):
         left = len(blocks) * (last - first) // CHUNK_CENTERS
         for step in range(left + 2):
             if step < left:
-                centers, offsets = panel_at(
-                    scratch.panel.first_bytes, scratch.panel.first_offsets, here[2]
-                )
+                panel, offsets = panel_at(centers.first_bytes, centers.first_offsets, here[2])
                 rows = packed.ctypes.data + blocks[here[1]] * line
-                int8_products.multiply(unit, rows, packed.shape[1], centers, offsets, other)
+                int8_products.multiply(unit, rows, packed.shape[1], panel, offsets, other)
                 here = next_place(here, at_once, len(blocks), first, last)
             if step >= 2:
                 fold_chunk(three, there[2], first, there[1], ready, scratch)
@@ -66,14 +82,15 @@ def nearest(unit, packed, blocks, padded, three, scratch):
             if step < left:
                 int8_products.store(unit, other)
             ready, ahead, other = ahead, other, ready
-        merge(first, scratch)
+        merge_panel(first, scratch)
 
 
 @bare
 def next_place(place, at_once, n_blocks, first, last):
-    """Go on to the next block and chunk of centers: some blocks meet all centers before the next do.
+    """Return the next pair of a block and a chunk: `at_once` blocks meet all chunks, then the next.
 
-    `place`: the first of these blocks, the block, the first center of the chunk.
+    place: (int, int, int)  IN, the first of these blocks, the block, the first center of the chunk
+    first, last: int  IN, where the panel of centers begins and ends
     """
     begin, block, chunk = place
     block += 1
@@ -86,46 +103,65 @@ def next_place(place, at_once, n_blocks, first, last):
 
 
 @bare
-def panel_at(panel, offsets, chunk):
-    return panel.ctypes.data + chunk * panel.shape[1] * 64, offsets.ctypes.data + 4 * chunk
+def panel_at(tiles, offsets, chunk):
+    """Return the addresses that `int8_products.multiply` takes for one chunk of centers.
+
+    tiles: (room / 16, chunks, 16, 64) int8  IN; offsets: (room,) int32  IN
+    chunk: int  IN, place of its first center, a multiple of 32
+    """
+    return tiles.ctypes.data + chunk * tiles.shape[1] * 64, offsets.ctypes.data + 4 * chunk
 
 
 @bare
 def addresses_of(chunk, first, block, scratch):
-    """Return where that is what products of a chunk of centers and a block of rows are folded with."""
+    """Return the addresses that `avx512.fold_two` takes for one chunk of centers and one block.
+
+    chunk: int  IN, place of its first center; first: int  IN, that of its panel
+    block: int  IN, which block of the panel of rows
+    """
     c, at = 4 * chunk, 4 * BLOCK_ROWS * block
+    centers, rows = scratch.centers, scratch.rows
     return (
-        scratch.panel.steps.ctypes.data + c,
-        scratch.panel.lows.ctypes.data + c,
-        scratch.panel.norms.ctypes.data + c,
+        centers.steps.ctypes.data + c,
+        centers.lows.ctypes.data + c,
+        centers.norms.ctypes.data + c,
         NUMBERS.ctypes.data + 4 * (chunk - first),
-        scratch.rows.weights.ctypes.data + at,
-        scratch.rows.reaches.ctypes.data + at,
-        scratch.rows.panel_lowest.ctypes.data + at,
+        rows.weights.ctypes.data + at,
+        rows.reaches.ctypes.data + at,
+        rows.panel_lowest.ctypes.data + at,
     )
 
 
 @bare
 def fold_chunk(three, chunk, first, block, sums, scratch):
-    about = addresses_of(chunk, first, block, scratch)
+    """Fold the one-byte products of a chunk and a block into the lowest scores of the block.
+
+    chunk, first, block: as in `addresses_of`
+    sums: int  IN, address of the products
+    """
+    addresses = addresses_of(chunk, first, block, scratch)
     if three:
-        avx512.fold_three(sums, CHUNK_CENTERS, *about)
+        avx512.fold_three(sums, CHUNK_CENTERS, *addresses)
     else:
-        avx512.fold_two(sums, CHUNK_CENTERS, *about)
+        avx512.fold_two(sums, CHUNK_CENTERS, *addresses)
 
 
 @bare
 def fold_chunk_finely(three, chunk, first, block, sums, scratch):
-    about = addresses_of(chunk, first, block, scratch)
+    """Fold the two-byte products of a chunk and a block, as `fold_chunk` does those of one byte."""
+    addresses = addresses_of(chunk, first, block, scratch)
     if three:
-        avx512.fold_three_finely(sums, CHUNK_CENTERS, *about)
+        avx512.fold_three_finely(sums, CHUNK_CENTERS, *addresses)
     else:
-        avx512.fold_two_finely(sums, CHUNK_CENTERS, *about)
+        avx512.fold_two_finely(sums, CHUNK_CENTERS, *addresses)
 
 
 @bare
-def nearest_finely(unit, n_blocks, padded, three, scratch):
-    """Do the same for the rows that were rounded to two bytes."""
+def find_lowest_finely(unit, n_blocks, padded, three, scratch):
+    """Find the lowest scores, as `find_lowest` does, of rows that are quantized to two bytes.
+
+    n_blocks: int  IN, how many blocks the panel of rows has
+    """
     line = scratch.rows.first_bytes.shape[1] * 4 * BLOCK_ROWS
     for first in range(0, padded, PANEL_CENTERS):
         scratch.rows.panel_lowest[:] = HIGHEST
@@ -135,16 +171,23 @@ def nearest_finely(unit, n_blocks, padded, three, scratch):
                 second_rows = scratch.rows.second_bytes.ctypes.data + i * line
                 multiply_finely(unit, rows, second_rows, chunk, scratch)
                 fold_chunk_finely(three, chunk, first, i, scratch.products.ctypes.data, scratch)
-        merge(first, scratch)
+        merge_panel(first, scratch)
 
 
 @bare
 def multiply_finely(unit, rows, second_rows, chunk, scratch):
-    """Write the products of the first bytes and, to be added, those of first and second bytes."""
+    """Write the products of 32 rows and a chunk of centers in two bytes to `scratch.products`.
+
+    These are first by first bytes, and then first by second and second by first bytes, which are to
+    be added. Second by second bytes are left out: the bound allows for them.
+
+    rows, second_rows: int  IN, addresses of (quads, 32) int32, the bytes of the rows
+    chunk: int  IN, place of the first center
+    """
     quads = scratch.rows.first_bytes.shape[1]
-    centers, offsets = panel_at(scratch.panel.first_bytes, scratch.panel.first_offsets, chunk)
+    centers, offsets = panel_at(scratch.centers.first_bytes, scratch.centers.first_offsets, chunk)
     seconds, second_offsets = panel_at(
-        scratch.panel.second_bytes, scratch.panel.second_offsets, chunk
+        scratch.centers.second_bytes, scratch.centers.second_offsets, chunk
     )
     out = scratch.products.ctypes.data
     int8_products.multiply(unit, rows, quads, centers, offsets, out)
@@ -156,26 +199,41 @@ def multiply_finely(unit, rows, second_rows, chunk, scratch):
 
 
 @bare
-def merge(first, scratch):
-    """Take the lowest scores of a panel of centers to those of the panels before."""
+def merge_panel(first, scratch):
+    """Merge the lowest scores among a panel of centers into those among the panels before.
+
+    first: int  IN, place of the first center of the panel
+    """
+    panel = scratch.rows
     for rank in range(3):
-        keys = scratch.rows.panel_lowest[rank]
+        keys = panel.panel_lowest[rank]
         if first == 0:
-            begin(keys, keys.view(np.int32), scratch.rows.lowest[rank], scratch.rows.best[rank])
+            begin_lowest(keys, keys.view(np.int32), panel.lowest[rank], panel.best[rank])
         else:
-            insert(first, keys, keys.view(np.int32), scratch.rows.lowest, scratch.rows.best)
+            insert_keys(first, keys, keys.view(np.int32), panel.lowest, panel.best)
 
 
 @bare
-def begin(keys, bits, lowest, best):
-    for i in range(SLAB):
+def begin_lowest(keys, bits, lowest, best):
+    """Take the keys of the first panel of centers over as the lowest scores.
+
+    keys: (256,) float32  IN, scores whose last bits name a center; bits: (256,) int32  IN, the same
+    lowest: (256,) float32  OUT; best: (256,) int32  OUT, places of centers
+    """
+    for i in range(PANEL_ROWS):
         lowest[i] = keys[i]
         best[i] = bits[i] & np.int32(PANEL_CENTERS - 1)
 
 
 @bare
-def insert(first, keys, bits, lowest, best):
-    for i in range(SLAB):
+def insert_keys(first, keys, bits, lowest, best):
+    """Insert a key of each row into its three lowest scores, which are in order.
+
+    first: int  IN, place of the first center of the panel that the keys are of
+    keys, bits: as in `begin_lowest`
+    lowest: (3, 256) float32  INOUT; best: (3, 256) int32  INOUT, of which line 2 is not maintained
+    """
+    for i in range(PANEL_ROWS):
         key, number = keys[i], np.int32(first + (bits[i] & np.int32(PANEL_CENTERS - 1)))
         a, b, c = lowest[0, i], lowest[1, i], lowest[2, i]
         middle = a if key < a else key
@@ -189,75 +247,88 @@ def insert(first, keys, bits, lowest, best):
 
 
 @bare
-def fill_up(n_kept, scratch):
-    """Add centers that never win, up to a whole chunk; return how many there are then."""
+def pad_centers(n_kept, scratch):
+    """Add centers that never win, up to a whole chunk of 32; return how many centers there are."""
+    centers = scratch.centers
     padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
-    for i in range(n_kept, padded):  # whatever bytes stand there count for nothing
-        scratch.panel.lows[i] = NEVER
-        scratch.panel.norms[i] = scratch.panel.steps[i] = scratch.panel.slacks[i] = np.float32(0.0)
+    for i in range(
+        n_kept, padded
+    ):  # a step of 0 makes whatever bytes stand there count for nothing
+        centers.lows[i] = NEVER
+        centers.norms[i] = centers.steps[i] = centers.slacks[i] = np.float32(0.0)
     return padded
 
 
 @bare
-def leave_out(some, n_kept, left_out, scratch):
-    """Take out of the three lowest scores of each row that of one center, where it is lowest or next."""
+def drop_left_out(some, n_kept, left_out, scratch):
+    """Drop the score of one center of each row, if it is among the row's two lowest.
+
+    The third-lowest score moves up, so a row that was folded with three still has two.
+
+    some: (up to 256,) int32  IN, the slots of the panel of rows
+    left_out: (slots,) int32  IN, the center of each slot to drop
+    """
+    numbers, panel = scratch.centers.numbers, scratch.rows
     for i in range(len(some)):
         center = left_out[some[i]]
-        is_lowest = scratch.panel.numbers[min(scratch.rows.best[0, i], n_kept - 1)] == center
-        is_next = scratch.panel.numbers[min(scratch.rows.best[1, i], n_kept - 1)] == center
+        is_lowest = numbers[min(panel.best[0, i], n_kept - 1)] == center
+        is_next = numbers[min(panel.best[1, i], n_kept - 1)] == center
         if is_lowest:
-            scratch.rows.best[0, i], scratch.rows.lowest[0, i] = (
-                scratch.rows.best[1, i],
-                scratch.rows.lowest[1, i],
-            )
+            panel.best[0, i], panel.lowest[0, i] = panel.best[1, i], panel.lowest[1, i]
         if is_lowest or is_next:
-            scratch.rows.lowest[1, i] = scratch.rows.lowest[2, i]
+            panel.lowest[1, i] = panel.lowest[2, i]
 
 
 @bare
-def certify(n, n_kept, others, target, margin, scratch):
-    """Write for each row what its lowest score does not exceed, its label, and its bound.
+def certify(n, part, target, scratch):
+    """Write the label of each row of the panel, an upper bound of its score, and its bound.
 
-    `others`: where the scores of the centers begin that were not kept. The bound says how far
-    centers may come, in all, before the label can change; `margin` is (the most that it may leave
-    them, how far those near the part have come). The nearest center is at most D away, and the
-    others by gap / (D + sqrt(D^2 + gap)) more: a difference of square roots without cancellation.
+    A bound says how far centers may come, in all, before the label can change. It is counted from
+    the beginning, so what they have come up to now is added to what is left.
+
+    n: int  IN, how many rows the panel has
     """
-    most, part_moves = margin
-    look_up(n, n_kept, scratch)
-    measure(n, most, others, scratch)
+    panel = scratch.rows
+    load_uppers(n, part.n_kept, scratch)
+    compute_bounds(n, part.most, part.others, scratch)
     for i in range(n):
-        label = scratch.panel.numbers[scratch.rows.best[0, i]]
-        bound = scratch.rows.bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
+        label = scratch.centers.numbers[panel.best[0, i]]
+        bound = panel.bounds[i] - target.safe_gap + (target.moves[label] + part.moves)
         bound -= abs(bound) * np.float32(2.0**-20)
-        scratch.rows.bounds[i] = (
-            bound if scratch.rows.bounds[i] > OPEN else OPEN
-        )  # moves may be infinite
-        scratch.rows.labels[i] = label
+        # Moves may be infinite, and would make a bound of a row that has none.
+        panel.bounds[i] = bound if panel.bounds[i] > UNDECIDED else UNDECIDED
+        panel.labels[i] = label
 
 
 @bare
-def look_up(n, n_kept, scratch):
-    """Write how far above where it begins the lowest score may be."""
+def load_uppers(n, n_kept, scratch):
+    """Write the length of the interval of each row's lowest score, 2 (a + R E), as its upper bound.
+
+    n: int  IN, how many rows the panel has
+    """
+    panel, centers = scratch.rows, scratch.centers
     for i in range(n):
-        center = min(
-            scratch.rows.best[0, i], np.int32(n_kept - 1)
-        )  # where no score was a number, any
-        scratch.rows.best[0, i] = center
-        reach = np.float32(2.002) * scratch.rows.reaches[i]
-        scratch.rows.uppers[i] = scratch.panel.slacks[center] - reach * scratch.panel.norms[center]
+        # Where no score was a number, the place may be that of a padding center.
+        center = min(panel.best[0, i], np.int32(n_kept - 1))
+        panel.best[0, i] = center
+        reach = np.float32(2.002) * panel.reaches[i]
+        panel.uppers[i] = centers.slacks[center] - reach * centers.norms[center]
 
 
 @bare
 def bound_of(lowest, upper, gap, radius, most):
-    """Return how far centers may come before a row's label can change; OPEN if it is not certain.
+    """Return how far centers may come before a row's label can change, or UNDECIDED.
 
-    `lowest`: where the lowest score begins; `upper`: where it ends. `gap`: from there to where the
-    next score begins. `radius`: an upper bound of |r|. `most`: the most that is returned. The
-    nearest center is at most D away, D^2 = upper + |r|^2, and the others by gap / (D + sqrt(D^2 +
-    gap)) more: a difference of square roots without cancellation. As long as its own center and any
-    other one have come no farther than that, together, the label stays. There is no branch, so that
-    the loop around it stays one of vectors.
+    The nearest center is at most D away, D^2 = upper + |r|^2, and the others are farther by
+    gap / (D + sqrt(D^2 + gap)): a difference of square roots without cancellation. As long as its
+    own center and any other one have come no farther than that, together, the label stays. There is
+    no branch, so that the loop around it stays one of vectors.
+
+    lowest: float32  IN, where the interval of the lowest score begins
+    upper: float32  IN, where it ends
+    gap: float32  IN, from there to where the next interval begins
+    radius: float32  IN, an upper bound of |r|
+    most: float32  IN, the most that is returned
     """
     sure = (lowest < KNOWN) & (gap > np.float32(0.0))
     more = gap if sure else np.float32(1.0)
@@ -266,19 +337,23 @@ def bound_of(lowest, upper, gap, radius, most):
     away = np.sqrt(squared) * np.float32(1.001) + np.float32(2.0**-50)
     slack = np.float32(0.998) * more / (away + np.sqrt(away * away + more))
     slack = slack if slack < most else most
-    return slack if sure else OPEN
+    return slack if sure else UNDECIDED
 
 
 @bare
-def measure(n, most, others, scratch):
-    """Write the highest that the lowest score may be, and how far centers may come because of it.
+def compute_bounds(n, most, others, scratch):
+    """Write where the interval of each row's lowest score ends, and how far centers may come.
 
-    Nothing is looked up here, so that the loop is of vectors.
+    Nothing is looked up by an index that was loaded, so that the loop is one of vectors.
+
+    n: int  IN, how many rows the panel has
+    most, others: as in `PartCenters`
     """
-    lowest, seconds = scratch.rows.lowest[0], scratch.rows.lowest[1]
+    panel = scratch.rows
+    lowest, seconds = panel.lowest[0], panel.lowest[1]
     for i in range(n):
-        upper = lowest[i] + scratch.rows.uppers[i]
+        upper = lowest[i] + panel.uppers[i]
         upper = upper if lowest[i] < KNOWN else np.float32(np.inf)
         gap = (seconds[i] if seconds[i] < others else others) - upper
-        scratch.rows.uppers[i] = upper
-        scratch.rows.bounds[i] = bound_of(lowest[i], upper, gap, scratch.rows.radii[i], most)
+        panel.uppers[i] = upper
+        panel.bounds[i] = bound_of(lowest[i], upper, gap, panel.radii[i], most)

@@ -1,22 +1,10 @@
-"""Rows and centers as bytes around a reference, with how far off that is at most.
+"""Quantize rows and centers to bytes around a reference, with bounds of what that changes.
 
 With r = x - g and e = c - g around a reference g, all scaled by a power of two, the score of a center
     |x - c|^2 - |x - g|^2  =  q - 2 r.e,   q = |e|^2
-lies within  q - (2 w t) p  +- (a + R E),  where p is the exact product of the bytes of r and e, w and
-t are their steps, and, each rounded up,
-    R = 2 (|r - r'| + theta |r'|),  E = |e|,  theta = max |e - e'| / |e|
-is what the rounding to r' and e' does (Cauchy-Schwarz), with 2^-10 of itself and 2^-13 |r'| more for
-float32 and for the bits of a score that give way to the number of its center, and
-    a = 1.01 (2^-15 + (d + 16) 2^-24) |q| + tiny
-the same for q: (d + 16) 2^-24 bounds a float32 sum of d terms in any order, each rounded twice
-(Higham, Accuracy and Stability, 3.1), and tiny whatever may flush to zero.
-
-With a second byte each, r' and e' are right to 1/254 of that; the product of the two second bytes is
-left out, which makes 2 theta |r - r'| of the first bytes more.
-
-For 'cosine' the score is -2 s^2 x.c, s being the scale, but for a term that all centers share:
-q - 2 r.e with q = -2 g.e - (|g|^2 - s^2). There q is a float64 sum over the rounded e, which makes
-2^-22 |g| E more.
+lies within  q - (2 w t) p  +- (a + R E),  where p is the exact product of the bytes of r and e, and w
+and t are their steps. docs/internals/exactness.md derives R, E, theta and a. The arguments are those of
+the table in `types`.
 """
 
 from __future__ import annotations
@@ -28,20 +16,24 @@ from ray_kmeans.kernels.llvm import avx512
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
 FINER = avx512.FINER
+"""Steps of a second byte in one step of the first."""
 FAR_AWAY = np.float32(2.0**30)
-"""A row this many spreads of the centers away could overflow; it is settled in float64."""
+"""A row this many spreads of the centers away could overflow; it is compared in float64."""
 ROOM = np.float32(1.01)
-"""Rounds up: covers a float32 sum up to d = 100,000."""
+"""A factor that rounds a norm up: it covers the rounding of a float32 sum up to d = 100,000."""
 SMALL_E = np.float32(2.0**-30)
 """Least norm of a center around its reference, so that theta is defined."""
 SMALL_R = np.float32(2.0**-50)
+"""Least error of a quantized row: more than whatever may underflow."""
 ONE = np.float32(1.0)
+"""The scale of what is scaled already."""
 AHEAD = 8
-"""Rows that are asked for before they are read."""
+"""How many rows ahead memory is asked for: rows that stand in no order would be waited for."""
 
 
 @bare
 def address_of(rows, row, d):
+    """Return the address of row number `row`, of d columns. The hint is a block at or before it."""
     block = rows.hints[row // HINT_ROWS]
     while rows.firsts[block + 1] <= row:
         block += 1
@@ -50,7 +42,7 @@ def address_of(rows, row, d):
 
 @bare
 def fetch_row(rows, row, d):
-    """Ask for a row that is to be read soon; rows that stand in no order would be waited for."""
+    """Ask the processor for row number `row`, which is to be read soon; a row of -1 is none."""
     if row >= 0:
         place = address_of(rows, row, d)
         for line in range(0, 4 * d, 64):
@@ -59,13 +51,17 @@ def fetch_row(rows, row, d):
 
 @bare
 def subtract(x, scale, g, r):
-    """Write r = scale x - g; beyond the columns of x it stays zero, as g is."""
+    """Write r = scale x - g; beyond the columns of x it stays zero, as g is.
+
+    x: (d,) float32  IN; scale: float32  IN; r: (columns,) float32  OUT
+    """
     for column in range(x.shape[0]):
         r[column] = x[column] * scale - g[column]
 
 
 @bare_sum
 def sum_of_squares(r):
+    """Return |r|^2 in float32, in any order; r: (columns,) float32  IN."""
     total = np.float32(0.0)
     for column in range(r.shape[0]):
         total += r[column] * r[column]
@@ -74,7 +70,11 @@ def sum_of_squares(r):
 
 @bare
 def largest_of(bits):
-    """Return the largest magnitude of floats given as int32: as such, magnitudes order alike."""
+    """Return the largest magnitude of some float32, given by their bits (columns,) int32  IN.
+
+    As whole numbers, the bits of magnitudes order as the magnitudes do, and their maximum is one
+    instruction; NaN orders as the highest.
+    """
     largest = np.int32(0)
     for column in range(bits.shape[0]):
         largest = max(largest, bits[column] & np.int32(0x7FFFFFFF))
@@ -83,7 +83,10 @@ def largest_of(bits):
 
 @bare
 def steps_of(largest):
-    """Return the step in which a largest magnitude is at most 127, and nearly its inverse."""
+    """Return the step by which a largest magnitude is 127 steps, and nearly its inverse.
+
+    The inverse is a little too small, so that no quotient is rounded to 128.
+    """
     if largest < SMALL_R:
         return np.float32(0.0), np.float32(0.0)
     return largest / np.float32(127.0), np.float32(126.9999) / largest
@@ -91,7 +94,7 @@ def steps_of(largest):
 
 @bare
 def finer_steps(step):
-    """Return the step of second bytes, and nearly its inverse."""
+    """Return the step of second bytes, given that of first bytes, and nearly its inverse."""
     if step == np.float32(0.0):
         return np.float32(0.0), np.float32(0.0)
     return step * np.float32(1 / FINER), np.float32(FINER * 0.9999) / step
@@ -99,7 +102,10 @@ def finer_steps(step):
 
 @bare_sum
 def to_bytes(r, step, inverse, q):
-    """Write r in whole steps; return |q|^2 and |r - step q|^2."""
+    """Write r in whole steps, rounded to nearest; return |q|^2 and |r - step q|^2.
+
+    r: (columns,) float32  IN; q: (columns,) int8  OUT
+    """
     squares = np.float32(0.0)
     error = np.float32(0.0)
     for column in range(r.shape[0]):
@@ -113,7 +119,11 @@ def to_bytes(r, step, inverse, q):
 
 @bare_sum
 def to_two_bytes(r, step, inverse, q, second):
-    """Write r in whole steps, and the rest in steps of step / 254; return |r - r'|^2 of each."""
+    """Write r in whole steps, and the rest in steps of step / 254.
+
+    r: (columns,) float32  IN; q, second: (columns,) int8  OUT
+    Returns |r - r'|^2 by the first bytes, and by both.
+    """
     finer, finer_inverse = finer_steps(step)
     first_error = np.float32(0.0)
     error = np.float32(0.0)
@@ -130,22 +140,32 @@ def to_two_bytes(r, step, inverse, q, second):
 
 
 @bare
-def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, scratch):
-    """Round the rows of some parts; a slot of row -1 is empty."""
+def quantize_parts(first_part, last_part, parts, rows, order, d, scale, quantized, scratch):
+    """Quantize the rows of the parts from `first_part` to `last_part`; a slot of row -1 is empty.
+
+    The step is the row's own: its largest magnitude is 127 steps, so a row near its reference keeps
+    as many bits as one far away.
+
+    order: (slots,) int32  IN, numbers of rows
+    scale: float32  IN
+    quantized: OUT, but for its references
+    """
     r, bits, q, words = (
         scratch.vector.values,
         scratch.vector.bits,
         scratch.vector.first_bytes,
         scratch.vector.first_words,
     )
-    quads = coarse.packed.shape[1]
+    quads = quantized.packed.shape[1]
     for p in range(first_part, last_part):
         group, first_block, last_block = parts.spans[p]
-        g = coarse.references[group]
+        g = quantized.references[group]
         last = last_block * BLOCK_ROWS
         parts.radii[p] = np.float32(0.0)
         for slot in range(first_block * BLOCK_ROWS, last):
-            coarse.weights[slot] = coarse.errors[slot] = coarse.sizes[slot] = np.float32(0.0)
+            quantized.weights[slot] = quantized.errors[slot] = quantized.sizes[slot] = np.float32(
+                0.0
+            )
             if slot + AHEAD < last:
                 fetch_row(rows, order[slot + AHEAD], d)
             if order[slot] < 0:
@@ -153,24 +173,28 @@ def round_parts(first_part, last_part, parts, rows, order, d, scale, coarse, scr
             x = avx512.floats_at(address_of(rows, order[slot], d), d)
             subtract(x, scale, g, r)
             if not sum_of_squares(r) < FAR_AWAY * FAR_AWAY:  # also where it is not a number
-                coarse.errors[slot] = parts.radii[p] = np.float32(np.inf)
+                quantized.errors[slot] = parts.radii[p] = np.float32(np.inf)
                 continue
             step, inverse = steps_of(largest_of(bits))
             whole, error = to_bytes(r, step, inverse, q)
             block, lane = slot // BLOCK_ROWS, slot % BLOCK_ROWS
             for quad in range(quads):
-                coarse.packed[block, quad, lane] = words[quad]
+                quantized.packed[block, quad, lane] = words[quad]
             size = step * np.sqrt(whole) * ROOM
-            coarse.weights[slot] = np.float32(-2.0) * step
-            coarse.sizes[slot] = size
+            quantized.weights[slot] = np.float32(-2.0) * step
+            quantized.sizes[slot] = size
             # 2^-21 |r'| is more than r and step q were rounded by.
-            coarse.errors[slot] = np.sqrt(error) * ROOM + np.float32(2.0**-21) * size + SMALL_R
-            parts.radii[p] = max(parts.radii[p], size + coarse.errors[slot])
+            quantized.errors[slot] = np.sqrt(error) * ROOM + np.float32(2.0**-21) * size + SMALL_R
+            parts.radii[p] = max(parts.radii[p], size + quantized.errors[slot])
 
 
 @bare
-def round_finely(x, scale, g, scratch):
-    """Round a row to two bytes a column; return -2 w, how far it is off, |r - r'| of one byte, |r|."""
+def quantize_finely(x, scale, g, scratch):
+    """Quantize a row to two bytes a column, in `scratch.vector`.
+
+    x: (d,) float32  IN; scale: float32  IN
+    Returns -2 w, and upper bounds of |r - r'| by both bytes, of the same by the first, and of |r|.
+    """
     r = scratch.vector.values
     subtract(x, scale, g, r)
     size = np.sqrt(sum_of_squares(r)) * ROOM + SMALL_R
@@ -189,6 +213,7 @@ def round_finely(x, scale, g, scratch):
 
 @bare
 def product(g, e):
+    """Return g.e in float64, in any order; g, e: (columns,) float32  IN."""
     total = 0.0
     for column in range(g.shape[0]):
         total += np.float64(g[column]) * np.float64(e[column])
@@ -196,8 +221,8 @@ def product(g, e):
 
 
 @bare
-def norms_around(target, g, scratch):
-    """Write for each center its largest |e_l|, and E, q and a as above; return |g|^2 - s^2."""
+def compute_terms(target, g, scratch):
+    """Write the terms of all centers around g to `scratch.terms`; return |g|^2 - s^2."""
     e = scratch.vector.values
     d = target.centers.shape[1]
     kappa = ROOM * np.float32(2.0**-15 + (d + 16) * 2.0**-24)
@@ -219,7 +244,10 @@ def norms_around(target, g, scratch):
 
 @bare_sum
 def put_bytes(e, step, inverse, lines):
-    """Write e in whole steps, 64 columns at a time; return |e - step q|^2 and the sum of q."""
+    """Write e in whole steps, 64 columns at a time; return |e - step q|^2 and the sum of q.
+
+    e: (columns,) float32  IN; lines: (chunks, 64) int8  OUT, one line of each tile of the center
+    """
     error = np.float32(0.0)
     total = np.int32(0)
     for chunk in range(lines.shape[0]):
@@ -236,7 +264,10 @@ def put_bytes(e, step, inverse, lines):
 
 @bare_sum
 def put_second_bytes(e, step, lines, second_lines):
-    """Write what e is off from step q in steps of step / 254; return as `put_bytes` does."""
+    """Write what the first bytes leave of e in steps of step / 254; return as `put_bytes` does.
+
+    e: (columns,) float32  IN; lines: (chunks, 64) int8  IN, first bytes; second_lines: OUT
+    """
     finer, inverse = finer_steps(step)
     error = np.float32(0.0)
     total = np.int32(0)
@@ -253,43 +284,46 @@ def put_second_bytes(e, step, lines, second_lines):
 
 
 @bare
-def share_off(error, norm):
-    """Return |e - e'| / |e|, given the square of the one and E."""
+def relative_error(error, norm):
+    """Return an upper bound of |e - e'| / |e|, given |e - e'|^2 and E."""
     off = np.sqrt(error) * ROOM + np.float32(2.0**-21) * norm + np.float32(2.0**-52)
     return off / norm * np.float32(1 + 2.0**-20)
 
 
 @bare
-def round_centers(target, g, n_kept, scratch):
-    """Round the kept centers around g; return theta."""
+def quantize_centers(target, g, n_kept, scratch):
+    """Quantize the kept centers around g to one byte; return theta.
+
+    `scratch.terms` must hold the terms around g, and `scratch.centers.numbers` the kept centers.
+    """
     theta = np.float32(0.0)
     for i in range(n_kept):
-        j = scratch.panel.numbers[i]
+        j = scratch.centers.numbers[i]
         subtract(target.scaled[j], ONE, g, scratch.vector.values)
-        scratch.panel.steps[i], inverse = steps_of(scratch.terms.largest[j])
-        lines = scratch.panel.first_bytes[i // 16, :, i % 16]
-        error, total = put_bytes(scratch.vector.values, scratch.panel.steps[i], inverse, lines)
-        scratch.panel.first_offsets[i] = np.int32(-128) * total
-        theta = max(theta, share_off(error, scratch.terms.norms[j]))
-        scratch.panel.norms[i] = scratch.terms.norms[j]
-        scratch.panel.lows[i] = scratch.terms.constants[j] - scratch.terms.slacks[j]
-        scratch.panel.slacks[i] = np.float32(2.0) * scratch.terms.slacks[j]
+        scratch.centers.steps[i], inverse = steps_of(scratch.terms.largest[j])
+        lines = scratch.centers.first_bytes[i // 16, :, i % 16]
+        error, total = put_bytes(scratch.vector.values, scratch.centers.steps[i], inverse, lines)
+        scratch.centers.first_offsets[i] = np.int32(-128) * total
+        theta = max(theta, relative_error(error, scratch.terms.norms[j]))
+        scratch.centers.norms[i] = scratch.terms.norms[j]
+        scratch.centers.lows[i] = scratch.terms.constants[j] - scratch.terms.slacks[j]
+        scratch.centers.slacks[i] = np.float32(2.0) * scratch.terms.slacks[j]
     return theta
 
 
 @bare
-def round_centers_finely(target, g, n_kept, scratch):
-    """Write the second bytes of the kept centers; return theta for both bytes."""
+def quantize_centers_finely(target, g, n_kept, scratch):
+    """Write the second bytes of the kept centers, after `quantize_centers`; return theta of both."""
     theta = np.float32(0.0)
     for i in range(n_kept):
-        subtract(target.scaled[scratch.panel.numbers[i]], ONE, g, scratch.vector.values)
+        subtract(target.scaled[scratch.centers.numbers[i]], ONE, g, scratch.vector.values)
         lines, second_lines = (
-            scratch.panel.first_bytes[i // 16, :, i % 16],
-            scratch.panel.second_bytes[i // 16, :, i % 16],
+            scratch.centers.first_bytes[i // 16, :, i % 16],
+            scratch.centers.second_bytes[i // 16, :, i % 16],
         )
         error, total = put_second_bytes(
-            scratch.vector.values, scratch.panel.steps[i], lines, second_lines
+            scratch.vector.values, scratch.centers.steps[i], lines, second_lines
         )
-        scratch.panel.second_offsets[i] = np.int32(-128) * total
-        theta = max(theta, share_off(error, scratch.panel.norms[i]))
+        scratch.centers.second_offsets[i] = np.int32(-128) * total
+        theta = max(theta, relative_error(error, scratch.centers.norms[i]))
     return theta

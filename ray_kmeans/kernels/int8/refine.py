@@ -1,9 +1,9 @@
-"""Rows that one byte for each value leaves open: two bytes decide most, float64 the rest.
+"""Rows that one byte a column leaves undecided: two bytes decide most of them, float64 the rest.
 
-Where two candidates are all there are, float64 is cheaper than two bytes for many centers. Of what two
-bytes leave open, the score of the best candidate is worked out in float64, which decides most; the
-others are settled by `exact` among the centers whose interval begins below it. A row with very many of
-those is left to the caller.
+Where two candidates are all there are, float64 is cheaper than two bytes for many centers. A row that
+two bytes leave undecided is compared exactly with the centers whose interval begins below the float64
+score of its best candidate. docs/internals/kernels.md draws the way of a row, and
+docs/internals/exactness.md proves the bounds. The arguments are those of the table in `types`.
 """
 
 from __future__ import annotations
@@ -14,39 +14,48 @@ from ray_kmeans.kernels.exact_order import is_nearer, score
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
     KNOWN,
-    OPEN,
+    UNDECIDED,
     certify,
-    fill_up,
-    leave_out,
+    drop_left_out,
+    find_lowest_finely,
     multiply_finely,
-    nearest_finely,
+    pad_centers,
 )
 from ray_kmeans.kernels.int8.quantize import (
     AHEAD,
     FAR_AWAY,
     address_of,
     fetch_row,
-    round_centers,
-    round_centers_finely,
-    round_finely,
+    quantize_centers,
+    quantize_centers_finely,
+    quantize_finely,
 )
-from ray_kmeans.kernels.int8.types import bare, bare_sum
+from ray_kmeans.kernels.int8.types import (
+    N_CHANGED,
+    N_DEFERRED,
+    N_REFINED,
+    PartCenters,
+    bare,
+    bare_sum,
+)
 from ray_kmeans.kernels.llvm import avx512
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 
-MOVED, HARD, OPENED, FINE, VISITED, LIVE = range(6)
-"""What a pass counts: rows with a new label, rows left to the caller, rows that were open after one
-byte and those that two bytes were taken for, rows that were looked at and those that had to be."""
-SLAB = avx512.SLAB
+PANEL_ROWS = avx512.PANEL_ROWS
 PAIRS_FROM = 2**16
-"""Values of centers from which two scores in float64 cost less than products of two bytes."""
+"""Values of centers (n_kept * d) from which two float64 scores cost less than two-byte products."""
 MANY = 16
-"""Candidates of one row that are settled here, and one in eight of the centers more."""
+"""Candidates that one row is compared with here, besides one in eight of the centers; a row with
+more is deferred, as BLAS compares it with all centers in less time."""
 
 
 @bare_sum
 def upper_score(x, c, g, scale, cosine, shift):
-    """Return a number that the score of x to c, relative to g, does not exceed."""
+    """Return an upper bound of the score of row x (d,) to center c (d,) around reference g.
+
+    It is computed in float64 and rounded up by (d + 16) 2^-50 of the sizes of its terms, which
+    bounds their rounding in any order, and once more for float32.
+    """
     total = 0.0
     size = 0.0
     if cosine:
@@ -68,247 +77,295 @@ def upper_score(x, c, g, scale, cosine, shift):
 
 
 @bare
-def take(slot, label, labels, moved, tally):
-    if label != labels[slot]:
-        labels[slot] = label
-        moved[tally[MOVED]] = slot
-        tally[MOVED] += 1
+def upper_score_of(sweep, slot, center, part):
+    """Return an upper bound of the score of the row in a slot to a center, by its number."""
+    target = sweep.target
+    x = avx512.floats_at(
+        address_of(sweep.rows, sweep.slots.order[slot], target.centers.shape[1]),
+        target.centers.shape[1],
+    )
+    c = target.centers[center]
+    return upper_score(x, c, part.reference, target.scale, target.cosine, part.shift)
 
 
 @bare
-def leave(slot, moved, tally):
-    """Leave a row to the caller."""
-    tally[HARD] += 1
-    moved[len(moved) - tally[HARD]] = slot
+def set_label(slot, label, labels, changed, tally):
+    """Store the label of a slot, and list the slot if the label is new."""
+    if label != labels[slot]:
+        labels[slot] = label
+        changed[tally[N_CHANGED]] = slot
+        tally[N_CHANGED] += 1
+
+
+@bare
+def defer(slot, changed, tally):
+    """Leave a row to the caller: deferred slots stand at the end of `changed`."""
+    tally[N_DEFERRED] += 1
+    changed[len(changed) - tally[N_DEFERRED]] = slot
 
 
 @bare
 def is_left_out(slot, center, target):
+    """Tell whether a row must not get a center."""
     return len(target.left_out) > 0 and target.left_out[slot] == center
 
 
 @bare
 def slot_of(blocks, at):
+    """Return the slot of row `at` of a panel that was loaded from these blocks."""
     return BLOCK_ROWS * blocks[at // BLOCK_ROWS] + at % BLOCK_ROWS
 
 
 @bare
-def settle_pairs(rows, slots, target, part, blocks, n_open, n_opened, moved, tally, scratch):
-    """Label the open rows `chosen` of a slab that have two candidates; add the rest to `opened`.
+def refine_pairs(sweep, part, blocks, n_undecided, n_refine, scratch):
+    """Label the undecided rows of a panel that have two candidates, by float64; list the others.
 
-    The score of the best in float64 may show that it has no rival after all. Returns how many are
-    open now.
+    The float64 score of the best candidate may show that it has no rival after all.
+
+    blocks: (up to 8,) int32  IN, the blocks that the panel was loaded from
+    n_undecided: int  IN, how many rows `scratch.rows.undecided` lists
+    n_refine: int  IN, how many slots `scratch.undecided` lists; returned as it is then
     """
-    g, n_kept, others, shift = part
-    centers, kept = target.centers, scratch.panel.numbers
+    centers, numbers, panel = sweep.target.centers, scratch.centers.numbers, scratch.rows
+    cosine, slots = sweep.target.cosine, sweep.slots
     d = centers.shape[1]
-    for i in range(n_open):
-        slot = slot_of(blocks, scratch.rows.undecided[i])
-        if n_kept * d < PAIRS_FROM:
-            scratch.undecided[n_opened] = slot
-            n_opened += 1
+    for i in range(n_undecided):
+        at = panel.undecided[i]
+        slot = slot_of(blocks, at)
+        if part.n_kept * d < PAIRS_FROM:
+            scratch.undecided[n_refine] = slot
+            n_refine += 1
             continue
-        if i + AHEAD < n_open:
-            fetch_row(rows, slots.order[slot_of(blocks, scratch.rows.undecided[i + AHEAD])], d)
-        at = scratch.rows.undecided[i]
-        x = avx512.floats_at(address_of(rows, slots.order[slot], d), d)
-        first, second = scratch.rows.best[0, at], min(scratch.rows.best[1, at], n_kept - 1)
-        upper = upper_score(x, centers[kept[first]], g, target.scale, target.cosine, shift)
-        known = scratch.rows.lowest[0, at] < KNOWN
-        if known and min(scratch.rows.lowest[1, at], others) > upper:
-            take(slot, kept[first], slots.labels, moved, tally)
+        if i + AHEAD < n_undecided:
+            fetch_row(sweep.rows, slots.order[slot_of(blocks, panel.undecided[i + AHEAD])], d)
+        first, second = panel.best[0, at], min(panel.best[1, at], part.n_kept - 1)
+        upper = upper_score_of(sweep, slot, numbers[first], part)
+        known = panel.lowest[0, at] < KNOWN
+        if known and min(panel.lowest[1, at], part.others) > upper:
+            set_label(slot, numbers[first], slots.labels, sweep.changed, sweep.tally)
             continue
-        rival = upper_score(x, centers[kept[second]], g, target.scale, target.cosine, shift)
-        if not (known and min(scratch.rows.lowest[2, at], others) > min(upper, rival)):
-            scratch.undecided[n_opened] = slot
-            n_opened += 1
+        rival = upper_score_of(sweep, slot, numbers[second], part)
+        if not (known and min(panel.lowest[2, at], part.others) > min(upper, rival)):
+            scratch.undecided[n_refine] = slot
+            n_refine += 1
             continue
-        low, high = kept[min(first, second)], kept[max(first, second)]
-        one, two = score(x, centers[low], target.cosine), score(x, centers[high], target.cosine)
-        wins = is_nearer(x, centers[high], two, centers[low], one, target.cosine)
-        take(slot, high if wins else low, slots.labels, moved, tally)
-    return n_opened
+        # The two are in the order of their numbers, as a tie goes to the lowest.
+        low, high = numbers[min(first, second)], numbers[max(first, second)]
+        x = avx512.floats_at(address_of(sweep.rows, slots.order[slot], d), d)
+        one, two = score(x, centers[low], cosine), score(x, centers[high], cosine)
+        wins = is_nearer(x, centers[high], two, centers[low], one, cosine)
+        set_label(slot, high if wins else low, slots.labels, sweep.changed, sweep.tally)
+    return n_refine
 
 
 @bare
-def load_finely(some, rows, order, target, g, theta, fine_theta, scratch):
-    """Round the rows of some slots to two bytes each, side by side."""
-    d = target.centers.shape[1]
+def load_rows_finely(some, sweep, part, fine_theta, scratch):
+    """Quantize the rows of some slots to two bytes a column, and make them the panel of rows.
+
+    some: (up to 256,) int32  IN, slots
+    fine_theta: float32  IN, theta of the centers in two bytes
+    """
+    panel, vector = scratch.rows, scratch.vector
+    d = sweep.target.centers.shape[1]
     for i in range(len(some)):
         if i + AHEAD < len(some):
-            fetch_row(rows, order[some[i + AHEAD]], d)
-        x = avx512.floats_at(address_of(rows, order[some[i]], d), d)
-        scratch.rows.weights[i], error, first_error, size = round_finely(
-            x, target.scale, g, scratch
+            fetch_row(sweep.rows, sweep.slots.order[some[i + AHEAD]], d)
+        x = avx512.floats_at(address_of(sweep.rows, sweep.slots.order[some[i]], d), d)
+        weight, error, first_error, size = quantize_finely(
+            x, sweep.target.scale, part.reference, scratch
         )
-        # theta is that of one byte, for the product of second bytes that is left out.
-        reach = error + fine_theta * size + np.float32(1.01) * theta * first_error
+        # theta of one byte stands here for the product of second bytes, which is left out.
+        reach = error + fine_theta * size + np.float32(1.01) * part.theta * first_error
         reach = np.float32(-2.0 * (1 + 2.0**-10)) * reach - np.float32(2.0**-13) * size
-        scratch.rows.reaches[i], scratch.rows.radii[i] = reach, size
+        panel.weights[i], panel.reaches[i], panel.radii[i] = weight, reach, size
         if not size < FAR_AWAY:  # also where it is not a number
-            scratch.rows.weights[i], scratch.rows.reaches[i], scratch.rows.radii[i] = (
-                0.0,
-                -np.inf,
-                np.inf,
-            )
+            panel.weights[i], panel.reaches[i], panel.radii[i] = 0.0, -np.inf, np.inf
         block, lane = i // BLOCK_ROWS, i % BLOCK_ROWS
-        for quad in range(scratch.rows.first_bytes.shape[1]):
-            scratch.rows.first_bytes[block, quad, lane] = scratch.vector.first_words[quad]
-            scratch.rows.second_bytes[block, quad, lane] = scratch.vector.second_words[quad]
+        for quad in range(panel.first_bytes.shape[1]):
+            panel.first_bytes[block, quad, lane] = vector.first_words[quad]
+            panel.second_bytes[block, quad, lane] = vector.second_words[quad]
 
 
 @bare
-def settle_open(
-    unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, scratch
-):
-    """Label the open rows of a part, whose centers stand in the panel."""
-    g, n_kept, others, shift = part
-    panel = scratch.rows
-    d = target.centers.shape[1]
-    fine_theta = round_centers_finely(target, g, n_kept, scratch)
-    leaves_out = len(target.left_out) > 0
-    tally[FINE] += n_opened
-    for start in range(0, n_opened, SLAB):
-        some = scratch.undecided[start : min(start + SLAB, n_opened)]
-        load_finely(some, rows, slots.order, target, g, theta, fine_theta, scratch)
+def refine_undecided(unit, sweep, part, n_refine, scratch):
+    """Label the undecided rows of a part by two bytes, a panel of rows at a time.
+
+    n_refine: int  IN, how many slots `scratch.undecided` lists
+    """
+    fine_theta = quantize_centers_finely(sweep.target, part.reference, part.n_kept, scratch)
+    leaves_out = len(sweep.target.left_out) > 0
+    sweep.tally[N_REFINED] += n_refine
+    for start in range(0, n_refine, PANEL_ROWS):
+        some = scratch.undecided[start : min(start + PANEL_ROWS, n_refine)]
+        load_rows_finely(some, sweep, part, fine_theta, scratch)
         n_blocks = (len(some) + BLOCK_ROWS - 1) // BLOCK_ROWS
-        nearest_finely(unit, n_blocks, padded, leaves_out, scratch)
+        find_lowest_finely(unit, n_blocks, part.padded, leaves_out, scratch)
         if leaves_out:
-            leave_out(some, n_kept, target.left_out, scratch)
-        certify(len(some), n_kept, others, target, margin, scratch)
-        n_left = 0
-        for i in range(len(some)):
-            slots.bounds[some[i]] = panel.bounds[i]
-            if is_left_out(some[i], panel.labels[i], target):  # only where no score was a number
-                leave(some[i], moved, tally)
+            drop_left_out(some, part.n_kept, sweep.target.left_out, scratch)
+        certify(len(some), part, sweep.target, scratch)
+        n_unresolved = store_refined(some, sweep, part, scratch)
+        for begin in range(0, n_unresolved, BLOCK_ROWS):
+            chosen = scratch.rows.unresolved[begin : min(begin + BLOCK_ROWS, n_unresolved)]
+            compare_exactly(unit, some, chosen, sweep, part, scratch)
+
+
+@bare
+def store_refined(some, sweep, part, scratch):
+    """Store the labels that two bytes, or the best candidate's float64 score, decide.
+
+    some: (up to 256,) int32  IN, the slots of the panel
+    Returns how many rows are not decided, which `scratch.rows.unresolved` lists.
+    """
+    panel = scratch.rows
+    n_unresolved = 0
+    for i in range(len(some)):
+        sweep.slots.bounds[some[i]] = panel.bounds[i]
+        if is_left_out(some[i], panel.labels[i], sweep.target):  # only where no score was a number
+            defer(some[i], sweep.changed, sweep.tally)
+            continue
+        if panel.bounds[i] == UNDECIDED:
+            upper = upper_score_of(sweep, some[i], panel.labels[i], part)
+            panel.uppers[i] = min(panel.uppers[i], upper)
+            second = min(panel.lowest[1, i], part.others)
+            if not (panel.lowest[0, i] < KNOWN and second > panel.uppers[i]):
+                panel.unresolved[n_unresolved] = i
+                n_unresolved += 1
                 continue
-            if panel.bounds[i] == OPEN:
-                x = avx512.floats_at(address_of(rows, slots.order[some[i]], d), d)
-                c = target.centers[panel.labels[i]]
-                upper = upper_score(x, c, g, target.scale, target.cosine, shift)
-                panel.uppers[i] = min(panel.uppers[i], upper)
-                second = min(panel.lowest[1, i], others)
-                if not (panel.lowest[0, i] < KNOWN and second > panel.uppers[i]):
-                    panel.unresolved[n_left] = i
-                    n_left += 1
-                    continue
-            take(some[i], panel.labels[i], slots.labels, moved, tally)
-        for begin in range(0, n_left, BLOCK_ROWS):
-            chosen = panel.unresolved[begin : min(begin + BLOCK_ROWS, n_left)]
-            settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, scratch)
+        set_label(some[i], panel.labels[i], sweep.slots.labels, sweep.changed, sweep.tally)
+    return n_unresolved
 
 
 @bare
-def settle_all(unit, rows, slots, target, reference, margin, n_opened, moved, tally, scratch):
-    """Label open rows by two bytes and by float64, among all centers."""
-    g, shift = reference
-    k = len(target.centers)
+def refine_among_all(unit, sweep, reference, shift, most, moves, n_refine, scratch):
+    """Label undecided rows by two bytes and by float64, among all centers.
+
+    The terms of all centers around the reference must stand in `scratch.terms`.
+
+    reference: (columns,) float32  IN
+    shift, most, moves: as in `PartCenters`
+    n_refine: int  IN, how many slots `scratch.undecided` lists
+    """
+    k = len(sweep.target.centers)
     for j in range(k):
-        scratch.panel.numbers[j] = j
-    theta = round_centers(target, g, k, scratch)
-    padded = fill_up(k, scratch)
-    part = g, k, HIGHEST, shift
-    settle_open(
-        unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, scratch
+        scratch.centers.numbers[j] = j
+    theta = quantize_centers(sweep.target, reference, k, scratch)
+    part = PartCenters(
+        reference=reference,
+        n_kept=k,
+        padded=pad_centers(k, scratch),
+        others=HIGHEST,
+        shift=shift,
+        theta=theta,
+        most=most,
+        moves=moves,
     )
+    refine_undecided(unit, sweep, part, n_refine, scratch)
 
 
 @bare
-def settle(unit, rows, slots, some, chosen, target, n_kept, padded, moved, tally, scratch):
-    """Label up to 32 rows `chosen` from some slots, by exact comparison of their candidates."""
-    many = MANY + n_kept // 8
-    copy_chosen(rows, slots.order, some, chosen, target, scratch)
-    steps, lows, norms = (
-        scratch.panel.steps.ctypes.data,
-        scratch.panel.lows.ctypes.data,
-        scratch.panel.norms.ctypes.data,
-    )
-    copied = scratch.exact.factors.ctypes.data
+def compare_exactly(unit, some, chosen, sweep, part, scratch):
+    """Label up to 32 rows by exact comparison of their candidates.
+
+    some: (up to 256,) int32  IN, the slots of the panel
+    chosen: (up to 32,) int32  IN, which rows of the panel to compare
+    """
+    many = MANY + part.n_kept // 8
+    load_exact_block(some, chosen, sweep, scratch)
+    exact, centers = scratch.exact, scratch.centers
     line = scratch.rows.first_bytes.shape[1] * 4 * BLOCK_ROWS
-    for chunk in range(0, padded, CHUNK_CENTERS):
-        copies = scratch.exact.bytes.ctypes.data
-        multiply_finely(unit, copies, copies + line, chunk, scratch)
-        c = 4 * chunk
-        for j in range(min(CHUNK_CENTERS, n_kept - chunk)):
-            bits = avx512.below_fine(
-                scratch.products.ctypes.data,
-                j,
-                steps + c,
-                lows + c,
-                norms + c,
-                copied,
-                copied + 4 * BLOCK_ROWS,
-                copied + 8 * BLOCK_ROWS,
-            )
+    for chunk in range(0, part.padded, CHUNK_CENTERS):
+        rows = exact.bytes.ctypes.data
+        multiply_finely(unit, rows, rows + line, chunk, scratch)
+        for j in range(min(CHUNK_CENTERS, part.n_kept - chunk)):
+            bits = rows_below(j, chunk, scratch)
             bits &= (1 << len(chosen)) - 1  # a score that is not a number is below anything
             i = 0
             while bits:
-                slot = some[chosen[i]]
                 is_rival = bits & 1 and not is_left_out(
-                    slot, scratch.panel.numbers[chunk + j], target
+                    some[chosen[i]], centers.numbers[chunk + j], sweep.target
                 )
-                if is_rival and scratch.exact.counts[i] <= many:
-                    x = avx512.floats_at(
-                        address_of(rows, slots.order[slot], target.centers.shape[1]),
-                        target.centers.shape[1],
-                    )
-                    compare(x, i, chosen[i], np.int32(chunk + j), target, scratch)
+                if is_rival and exact.counts[i] <= many:
+                    compare_candidate(some, chosen, i, np.int32(chunk + j), sweep, scratch)
                 bits >>= 1
                 i += 1
     for i in range(len(chosen)):
         slot = some[chosen[i]]
-        if scratch.exact.counts[i] > many:
-            leave(slot, moved, tally)
+        if exact.counts[i] > many:
+            defer(slot, sweep.changed, sweep.tally)
         else:
-            take(
-                slot,
-                scratch.panel.numbers[scratch.rows.best[0, chosen[i]]],
-                slots.labels,
-                moved,
-                tally,
-            )
+            label = centers.numbers[scratch.rows.best[0, chosen[i]]]
+            set_label(slot, label, sweep.slots.labels, sweep.changed, sweep.tally)
 
 
 @bare
-def copy_chosen(rows, order, some, chosen, target, scratch):
-    """Put the chosen rows of a slab side by side, with the score of the best center of each."""
-    scratch.exact.factors[2, :] = OPEN
-    scratch.exact.counts[:] = 0
+def rows_below(j, chunk, scratch):
+    """Return a bit for each row of the exact block whose interval begins below its upper bound.
+
+    j: int  IN, the center, counted from the first one of its chunk
+    chunk: int  IN, place of the first center of the chunk in the panel
+    """
+    factors, centers, c = scratch.exact.factors.ctypes.data, scratch.centers, 4 * chunk
+    return avx512.below_fine(
+        scratch.products.ctypes.data,
+        j,
+        centers.steps.ctypes.data + c,
+        centers.lows.ctypes.data + c,
+        centers.norms.ctypes.data + c,
+        factors,
+        factors + 4 * BLOCK_ROWS,
+        factors + 8 * BLOCK_ROWS,
+    )
+
+
+@bare
+def load_exact_block(some, chosen, sweep, scratch):
+    """Put the chosen rows of a panel side by side, with the float64 score of each one's best center.
+
+    some, chosen: as in `compare_exactly`
+    """
+    exact, panel, target = scratch.exact, scratch.rows, sweep.target
+    exact.factors[2, :] = UNDECIDED  # no interval begins below it, in a place without a row
+    exact.counts[:] = 0
     for i in range(len(chosen)):
         at = chosen[i]
-        for quad in range(scratch.rows.first_bytes.shape[1]):
-            block, lane = at // BLOCK_ROWS, at % BLOCK_ROWS
-            scratch.exact.bytes[0, quad, i] = scratch.rows.first_bytes[block, quad, lane]
-            scratch.exact.bytes[1, quad, i] = scratch.rows.second_bytes[block, quad, lane]
-        scratch.exact.factors[0, i], scratch.exact.factors[1, i] = (
-            scratch.rows.weights[at],
-            scratch.rows.reaches[at],
-        )
-        scratch.exact.factors[2, i] = scratch.rows.uppers[at]
+        block, lane = at // BLOCK_ROWS, at % BLOCK_ROWS
+        for quad in range(panel.first_bytes.shape[1]):
+            exact.bytes[0, quad, i] = panel.first_bytes[block, quad, lane]
+            exact.bytes[1, quad, i] = panel.second_bytes[block, quad, lane]
+        exact.factors[0, i], exact.factors[1, i] = panel.weights[at], panel.reaches[at]
+        exact.factors[2, i] = panel.uppers[at]
         x = avx512.floats_at(
-            address_of(rows, order[some[at]], target.centers.shape[1]), target.centers.shape[1]
+            address_of(sweep.rows, sweep.slots.order[some[at]], target.centers.shape[1]),
+            target.centers.shape[1],
         )
-        center = target.centers[scratch.panel.numbers[scratch.rows.best[0, at]]]
-        scratch.exact.scores[i, 0], scratch.exact.scores[i, 1] = score(x, center, target.cosine)
+        center = target.centers[scratch.centers.numbers[panel.best[0, at]]]
+        exact.scores[i, 0], exact.scores[i, 1] = score(x, center, target.cosine)
 
 
 @bare
-def compare(x, i, at, candidate, target, scratch):
-    """Make the candidate the best center of row x where it is nearer; a tie goes to the lowest."""
+def compare_candidate(some, chosen, i, candidate, sweep, scratch):
+    """Make a candidate the best center of a row if it is nearer; a tie goes to the lowest number.
+
+    some, chosen: as in `compare_exactly`
+    i: int  IN, the row: place in `chosen`
+    candidate: int32  IN, place in the panel of centers
+    """
+    exact, numbers, target, at = scratch.exact, scratch.centers.numbers, sweep.target, chosen[i]
     best = scratch.rows.best[0, at]
     if candidate == best:
         return
-    scratch.exact.counts[i] += 1
-    rival, holder = (
-        target.centers[scratch.panel.numbers[candidate]],
-        target.centers[scratch.panel.numbers[best]],
+    exact.counts[i] += 1
+    x = avx512.floats_at(
+        address_of(sweep.rows, sweep.slots.order[some[at]], target.centers.shape[1]),
+        target.centers.shape[1],
     )
+    rival, holder = target.centers[numbers[candidate]], target.centers[numbers[best]]
     found = score(x, rival, target.cosine)
-    held = scratch.exact.scores[i, 0], scratch.exact.scores[i, 1]
+    held = exact.scores[i, 0], exact.scores[i, 1]
     if candidate > best:
         wins = is_nearer(x, rival, found, holder, held, target.cosine)
     else:
         wins = not is_nearer(x, holder, held, rival, found, target.cosine)
     if wins:
         scratch.rows.best[0, at] = candidate
-        scratch.exact.scores[i, 0], scratch.exact.scores[i, 1] = found
+        exact.scores[i, 0], exact.scores[i, 1] = found

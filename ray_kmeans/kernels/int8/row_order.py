@@ -1,59 +1,38 @@
-"""Which rows of a shard stand beside each other: those of one reference, the undecided ones first."""
+"""The order of the rows of a shard: rows of one reference stand together, undecided ones first.
+
+So the rows whose label may change fill few blocks, and most blocks of a sweep are skipped.
+"""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels.int8.types import Parts, bare
+from ray_kmeans.kernels.int8.types import Parts, Slots, bare
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.process.jit import njit
 
 BUCKETS = 32
-"""Classes of how far a row's label is from being open: one for open, then half octaves."""
+"""Classes of rows by their bound: one without a bound, then one for each power of two."""
 GROUP_ROWS = 512
 """Rows for which a reference of their own pays; where centers share one, four times as many."""
 PART_BLOCKS = 128
+"""Blocks of a part at most: 4,096 rows, for which the centers are quantized once."""
 REFINEMENTS = 3
-
-
-class Slots(NamedTuple):
-    """Rows in the order in which they are visited; each group fills whole blocks of 32 slots."""
-
-    order: NDArray[np.int32]
-    """(slots,) number of the row in the shard; -1 where there is none."""
-    labels: NDArray[np.int32]
-    bounds: NDArray[np.float32]
-    """How far centers may have come, in all, before the label can change."""
-
-    @classmethod
-    def empty(cls, count: int) -> Slots:
-        return cls(
-            order=np.full(count, -1, np.int32),
-            labels=np.zeros(count, np.int32),
-            bounds=np.full(count, np.inf, np.float32),
-        )
-
-    @classmethod
-    def of_rows(cls, rows: int) -> Slots:
-        """Return all rows as one group, in their own order, all open."""
-        slots = cls.empty(-(-rows // BLOCK_ROWS) * BLOCK_ROWS)
-        slots.order[:rows] = np.arange(rows)
-        slots.bounds[:rows] = -np.inf
-        return slots
+"""Iterations of Lloyd on the centers; more of them change the references by little."""
 
 
 def references_for(
     centers: NDArray[np.float32], rows: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return references (groups, d) for so many rows, and the group of each center.
+    """Return references (groups, d) for a number of rows, and the group of each center (k,).
 
-    The centers themselves where that many references pay, else means of some that are near to each
-    other: Lloyd on the centers, as far as it is worth it. Only speed depends on them.
+    The references are the centers (k, d) themselves where that many pay. Else they are means of
+    centers that are near to each other, made by some iterations of Lloyd on the centers. Only speed
+    depends on them.
     """
     k = len(centers)
     groups = max(rows // (4 * GROUP_ROWS), 1)
@@ -73,7 +52,10 @@ def references_for(
 
 
 def parts_of(begins: NDArray[np.int64]) -> Parts:
-    """Cut groups that begin at these blocks into parts."""
+    """Cut groups into parts.
+
+    begins: (groups + 1,)  IN, the block at which each group begins, then the number of all blocks
+    """
     spans = np.array(
         [
             (group, first, min(first + PART_BLOCKS, end))
@@ -94,7 +76,10 @@ def regroup(
 ) -> tuple[Slots, NDArray[np.int64]]:
     """Return the rows by the group of their center, and the block at which each group begins.
 
-    Bounds are what they leave centers from now on; see `leave` and `take_back`.
+    Bounds must be counted from now on, as `subtract_moves` makes them.
+
+    slots: IN; the rows stand in a new order in the result
+    group_of: (k,)  IN, the group of each center
     """
     counts = np.zeros((groups, BUCKETS), np.int64)
     _count(slots, group_of, counts)
@@ -107,8 +92,14 @@ def regroup(
 
 
 @bare
-def leave(slots, parts, moves):
-    """Make bounds what they leave centers: less what these have come so far."""
+def subtract_moves(slots, parts, moves):
+    """Count bounds from now on: subtract how far centers have come up to now, rounded up.
+
+    A row without anything left gets the bound of an undecided one. Before the rows are regrouped this
+    is needed, as parts, whose moves bounds are counted with, are made anew.
+
+    moves: (k,) float32  IN, how far each center has come
+    """
     for p in range(len(parts.radii)):
         for slot in range(BLOCK_ROWS * parts.spans[p, 1], BLOCK_ROWS * parts.spans[p, 2]):
             gone = moves[slots.labels[slot]] + parts.moves[p]
@@ -117,8 +108,12 @@ def leave(slots, parts, moves):
 
 
 @bare
-def take_back(slots, parts, moves, safe_gap):
-    """Make bounds again what centers may have come in all, but no more than a part allows."""
+def add_moves(slots, parts, moves, safe_gap):
+    """Count bounds from the beginning again: add the moves, but allow no more than the part does.
+
+    moves: (k,) float32  IN, how far each center has come
+    safe_gap: float32  IN, as in `Target`
+    """
     for p in range(len(parts.radii)):
         most = np.float32(0.5) * parts.radii[p] - safe_gap
         for slot in range(BLOCK_ROWS * parts.spans[p, 1], BLOCK_ROWS * parts.spans[p, 2]):
@@ -129,6 +124,7 @@ def take_back(slots, parts, moves, safe_gap):
 
 @njit(nogil=True)
 def _bucket(left):
+    """Return the class of a bound: 0 where there is none, then by its power of two."""
     if not left > 0:
         return 0
     _, exponent = math.frexp(left)
@@ -137,6 +133,10 @@ def _bucket(left):
 
 @njit(nogil=True)
 def _count(slots, group_of, counts):
+    """Count rows by group and class.
+
+    group_of: (k,)  IN; counts: (groups, BUCKETS) int64  INOUT
+    """
     for slot in range(len(slots.order)):
         if slots.order[slot] >= 0:
             counts[group_of[slots.labels[slot]], _bucket(slots.bounds[slot])] += 1
@@ -144,6 +144,11 @@ def _count(slots, group_of, counts):
 
 @njit(nogil=True)
 def _place(slots, group_of, places, result):
+    """Copy each row to the next free slot of its group and class.
+
+    group_of: (k,)  IN; places: (groups, BUCKETS) int64  INOUT, the next free slots
+    result: Slots  OUT
+    """
     for slot in range(len(slots.order)):
         if slots.order[slot] >= 0:
             group, bucket = group_of[slots.labels[slot]], _bucket(slots.bounds[slot])

@@ -1,8 +1,7 @@
-"""The second-nearest centers, by products of bytes: of each row the center that is nearest is left out.
+"""The second-nearest center of each row, by byte products with the nearest one left out.
 
-Centers that are about as far from a row are told apart by no more than a byte for each value only where
-one is much nearer than all others, as the nearest may be and the second seldom is. So two bytes are
-taken for all rows, and one reference for all.
+One byte a column decides only where one center is much nearer than all others, as the nearest often
+is and the second seldom. So all rows are quantized to two bytes, around one reference.
 """
 
 from __future__ import annotations
@@ -16,12 +15,15 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import portable
 from ray_kmeans.kernels.int8.nearest import HIGHEST
-from ray_kmeans.kernels.int8.quantize import norms_around
-from ray_kmeans.kernels.int8.refine import HARD, settle_all
-from ray_kmeans.kernels.int8.row_order import PART_BLOCKS, Slots
+from ray_kmeans.kernels.int8.quantize import compute_terms
+from ray_kmeans.kernels.int8.refine import refine_among_all
+from ray_kmeans.kernels.int8.row_order import PART_BLOCKS
 from ray_kmeans.kernels.int8.types import (
+    TALLIES,
     Rows,
     ScratchPool,
+    Slots,
+    Sweep,
     Target,
     bare,
     padded,
@@ -32,11 +34,11 @@ from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.kernels.threads import Threads
 
 AT_ONCE = PART_BLOCKS * BLOCK_ROWS
-"""Rows for which the centers are rounded once."""
+"""Rows for which the centers are quantized once, so that pieces of work are of about equal size."""
 
 
 class SecondNearest:
-    """Centers among which rows look for the second-nearest."""
+    """Centers (k, d) among which rows look for the second-nearest one."""
 
     @np.errstate(over="ignore", invalid="ignore")  # of what overflows, no row is certified
     def __init__(
@@ -47,7 +49,7 @@ class SecondNearest:
         threads: Threads,
         scratch_pool: ScratchPool,
     ) -> None:
-        self._centers = np.array(centers)  # writable, as compiled code has met them
+        self._centers = np.array(centers)  # writable: else numba compiles again
         self._cosine = metric == Metric.COSINE
         self._threads = threads
         self._quads = quads_for(centers.shape[1])
@@ -63,7 +65,12 @@ class SecondNearest:
     def label(
         self, rows: NDArray[np.float32], labels: NDArray[np.int32], seconds: NDArray[np.int32]
     ) -> NDArray[np.int64]:
-        """Write the second-nearest centers, given the nearest; return which rows are left open."""
+        """Write the second-nearest center of each row; return which rows are deferred to the caller.
+
+        rows: (n, d)  IN, C order
+        labels: (n,)  IN, the nearest centers
+        seconds: (n,)  OUT, but not of the rows that are returned
+        """
         slots = Slots.of_rows(len(rows))
         nearest = np.full(len(slots.order), -1, np.int32)
         nearest[: len(rows)] = labels
@@ -78,28 +85,42 @@ class SecondNearest:
             left_out=nearest,
         )
         step = min(AT_ONCE, -(-len(rows) // self._threads.count))
-        about = self._unit, Rows.of([rows]), slots, self._reference, target
+        places = Rows.of([rows])
         work = [
-            (first, min(first + step, len(rows)), *about) for first in range(0, len(rows), step)
+            (first, min(first + step, len(rows)), places, slots, target)
+            for first in range(0, len(rows), step)
         ]
-        hard = self._threads.run(self._piece, work)
+        deferred = self._threads.run(self._label_piece, work)
         seconds[:] = slots.labels[: len(rows)]
-        return np.concatenate([np.empty(0, np.int64), *hard])
+        return np.concatenate([np.empty(0, np.int64), *deferred])
 
-    def _piece(self, first: int, last: int, *about: Any) -> NDArray[np.int32]:
-        moved, tally = np.empty(last - first, np.int32), np.zeros(6, np.int64)
+    def _label_piece(
+        self, first: int, last: int, rows: Rows, slots: Slots, target: Target
+    ) -> NDArray[np.int32]:
+        """Label the rows from `first` to `last`; return those that are deferred."""
+        sweep = Sweep(
+            rows=rows,
+            slots=slots,
+            target=target,
+            changed=np.empty(last - first, np.int32),
+            tally=np.zeros(TALLIES, np.int64),
+        )
         with self._scratch_pool.lend(*self._centers.shape, self._quads, PART_BLOCKS) as scratch:
-            visit_seconds(first, last, *about, moved, tally, scratch)
-        return moved[len(moved) - tally[HARD] :]
+            label_seconds(self._unit, first, last, self._reference, sweep, scratch)
+        return sweep.deferred_slots
 
 
 @bare
-def visit_seconds(first, last, unit, rows, slots, reference, target, moved, tally, scratch):
-    """Label some rows, in their own order."""
+def label_seconds(unit, first, last, reference, sweep, scratch):
+    """Label the rows from `first` to `last`, in their own order, by two bytes a column.
+
+    reference: (columns,) float32  IN. The other arguments are those of the table in `types`.
+    """
     int8_products.begin(unit)
-    shift = norms_around(target, reference, scratch)
+    shift = compute_terms(sweep.target, reference, scratch)
     for slot in range(first, last):
         scratch.undecided[slot - first] = slot
-    margin, around = (HIGHEST, np.float32(0.0)), (reference, shift)
-    settle_all(unit, rows, slots, target, around, margin, last - first, moved, tally, scratch)
+    # No bound is kept between two calls, so it may be any number, and no center has moved.
+    no_moves = np.float32(0.0)
+    refine_among_all(unit, sweep, reference, shift, HIGHEST, no_moves, last - first, scratch)
     int8_products.end(unit)

@@ -1,9 +1,9 @@
-"""One pass over some parts of a shard: labels by bytes where they decide, by float64 where not.
+"""A sweep over some parts of a shard: labels by one byte a column where it decides, else by `refine`.
 
 A part is a run of blocks of 32 rows that share a reference. For each part the centers that could be
-nearest are rounded around its reference, so that every row has an interval for each score. A row is
-certified when the interval that begins lowest ends before the next one begins. What is open then goes
-on to `settling`.
+nearest are quantized around its reference, so that every row has an interval for each score. A row is
+certified when the interval that begins lowest ends before the next one begins. The arguments are those
+of the table in `types`; docs/internals/exactness.md proves the bounds.
 """
 
 from __future__ import annotations
@@ -12,35 +12,39 @@ import numpy as np
 
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
-    OPEN,
+    UNDECIDED,
     certify,
-    fill_up,
-    load_slab,
-    nearest,
+    find_lowest,
+    load_row_panel,
+    pad_centers,
 )
-from ray_kmeans.kernels.int8.quantize import norms_around, round_centers
+from ray_kmeans.kernels.int8.quantize import compute_terms, quantize_centers
 from ray_kmeans.kernels.int8.refine import (
-    LIVE,
-    OPENED,
     PAIRS_FROM,
-    VISITED,
-    settle_open,
-    settle_pairs,
-    take,
+    refine_pairs,
+    refine_undecided,
+    set_label,
 )
-from ray_kmeans.kernels.int8.types import SLAB_BLOCKS, bare
+from ray_kmeans.kernels.int8.types import (
+    N_ACTIVE,
+    N_SCORED,
+    N_UNDECIDED,
+    PANEL_BLOCKS,
+    PartCenters,
+    bare,
+)
 from ray_kmeans.kernels.llvm import int8_products
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
 
 @bare
-def margin_of(parts, p, slots, target, scratch):
-    """Note how far centers near a part have come; return what `certify` takes as margin.
+def update_margin(parts, p, slots, target, scratch):
+    """Note how far centers near part p have come; return `most` and `moves`, as in `PartCenters`.
 
     A row is at most R from the reference and its center at most R + A from it, A being the largest
     |e| of a label here. A center farther than 2 R + A + R/2 from the reference is farther from the
-    row than its own by R/2 at least, so where bounds leave no more than that, its moves do not count;
-    when it comes nearer, they do.
+    row than its own by R/2 at least. So where no bound exceeds R/2, which is `most`, the moves of
+    such a center do not count; when it comes nearer, they do.
     """
     radius = parts.radii[p]
     most = np.float32(0.5) * radius
@@ -59,8 +63,14 @@ def margin_of(parts, p, slots, target, scratch):
 
 
 @bare
-def find_live(slots, moves, part_moves, coarse, first, last, live):
-    """List the blocks that hold a row whose label may change; return (blocks, rows, radius)."""
+def find_active_blocks(slots, moves, part_moves, quantized, first, last, active_blocks):
+    """List the blocks from `first` to `last` with an active row: one whose label may change.
+
+    moves: (k,) float32  IN, how far each center has come
+    part_moves: float32  IN, how far centers near the part have come
+    active_blocks: (blocks,) int32  OUT
+    Returns how many blocks, how many active rows, and the largest |r| of a row of these blocks.
+    """
     count = 0
     rows = 0
     radius = np.float32(0.0)
@@ -70,10 +80,10 @@ def find_live(slots, moves, part_moves, coarse, first, last, live):
         largest = np.float32(0.0)
         for slot in range(begin, begin + BLOCK_ROWS):
             here += not slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
-            size = coarse.sizes[slot] + coarse.errors[slot]
+            size = quantized.sizes[slot] + quantized.errors[slot]
             largest = size if size > largest else largest
         if here:
-            live[count] = block
+            active_blocks[count] = block
             count += 1
             rows += here
             radius = max(radius, largest)
@@ -81,104 +91,124 @@ def find_live(slots, moves, part_moves, coarse, first, last, live):
 
 
 @bare
-def prune(radius, scratch):
-    """Keep the centers that can be nearest to a row within this radius of the reference.
+def prune_centers(radius, scratch):
+    """Keep the centers that can be nearest to a row within a radius of the reference.
 
-    Returns how many, and where the scores of all others begin.
+    A score is between q - a - 2 R E and q + a + 2 R E for every such row. A center whose lower end
+    is above the least upper end of all is nearest to none of them.
+
+    radius: float32  IN
+    Returns how many are kept, in `scratch.centers.numbers`, and where the scores of all others begin.
     """
-    norms, constants, slacks = scratch.terms.norms, scratch.terms.constants, scratch.terms.slacks
+    terms = scratch.terms
     reach = np.float32(2.002) * radius
     upper = HIGHEST
-    for j in range(len(norms)):
-        high = constants[j] + slacks[j] + reach * norms[j]
+    for j in range(len(terms.norms)):
+        high = terms.constants[j] + terms.slacks[j] + reach * terms.norms[j]
         upper = high if high < upper else upper
     upper += abs(upper) * np.float32(2.0**-20)
     count = 0
     others = HIGHEST
-    for j in range(len(norms)):
-        low = constants[j] - slacks[j] - reach * norms[j]
+    for j in range(len(terms.norms)):
+        low = terms.constants[j] - terms.slacks[j] - reach * terms.norms[j]
         low -= abs(low) * np.float32(2.0**-20)
         if low > upper:
             others = min(others, low)
         else:  # also where it is not a number
-            scratch.panel.numbers[count] = j
+            scratch.centers.numbers[count] = j
             count += 1
     return count, others
 
 
 @bare
-def take_labels(blocks, slots, moved, tally, scratch):
-    """Store what is certified; list the rows of the slab that are open, and return how many."""
-    n_open = 0
+def store_certified(blocks, sweep, scratch):
+    """Store the labels and bounds of a panel of rows; return how many rows are undecided.
+
+    blocks: (up to 8,) int32  IN, the blocks of the panel
+    The undecided rows are listed in `scratch.rows.undecided`.
+    """
+    slots, panel = sweep.slots, scratch.rows
+    n_undecided = 0
     for i in range(len(blocks)):
         shift = BLOCK_ROWS * (blocks[i] - i)
         first, last = BLOCK_ROWS * i, BLOCK_ROWS * i + BLOCK_ROWS
+        # Most blocks change no label: this loop has no branch, so LLVM makes vectors of it.
         changed = 0
         for at in range(first, last):
             slot = shift + at
-            changed += (scratch.rows.labels[at] != slots.labels[slot]) | (
-                scratch.rows.bounds[at] == OPEN
-            )
+            changed += (panel.labels[at] != slots.labels[slot]) | (panel.bounds[at] == UNDECIDED)
             is_row = slots.order[slot] >= 0
-            slots.bounds[slot] = scratch.rows.bounds[at] if is_row else np.float32(np.inf)
+            slots.bounds[slot] = panel.bounds[at] if is_row else np.float32(np.inf)
         if not changed:
             continue
         for at in range(first, last):
             slot = shift + at
             if slots.order[slot] < 0:
                 continue
-            if scratch.rows.bounds[at] == OPEN:
-                scratch.rows.undecided[n_open] = at
-                n_open += 1
+            if panel.bounds[at] == UNDECIDED:
+                panel.undecided[n_undecided] = at
+                n_undecided += 1
             else:
-                take(slot, scratch.rows.labels[at], slots.labels, moved, tally)
-    tally[OPENED] += n_open
-    return n_open
+                set_label(slot, panel.labels[at], slots.labels, sweep.changed, sweep.tally)
+    sweep.tally[N_UNDECIDED] += n_undecided
+    return n_undecided
 
 
 @bare
-def visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, scratch):
-    """Label the rows of a part."""
+def sweep_part(unit, p, parts, quantized, sweep, scratch):
+    """Label the rows of part p."""
     group, first_block, last_block = parts.spans[p]
-    g = coarse.references[group]
-    shift = norms_around(target, g, scratch)
-    margin = margin_of(parts, p, slots, target, scratch)
-    n_live, live_rows, radius = find_live(
-        slots, target.moves, margin[1], coarse, first_block, last_block, scratch.active_blocks
+    g, target = quantized.references[group], sweep.target
+    shift = compute_terms(target, g, scratch)
+    most, moves = update_margin(parts, p, sweep.slots, target, scratch)
+    n_active, active_rows, radius = find_active_blocks(
+        sweep.slots, target.moves, moves, quantized, first_block, last_block, scratch.active_blocks
     )
-    tally[LIVE] += live_rows
-    tally[VISITED] += n_live * BLOCK_ROWS
-    if n_live == 0:
+    sweep.tally[N_ACTIVE] += active_rows
+    sweep.tally[N_SCORED] += n_active * BLOCK_ROWS
+    if n_active == 0:
         return
-    n_kept, others = prune(radius, scratch)
-    theta = round_centers(target, g, n_kept, scratch)
-    padded = fill_up(n_kept, scratch)
-    part = g, n_kept, others, shift
-    pairs = n_kept * target.centers.shape[1] >= PAIRS_FROM
-    n_opened = 0
-    for start in range(0, n_live, SLAB_BLOCKS):
-        blocks = scratch.active_blocks[start : min(start + SLAB_BLOCKS, n_live)]
-        load_slab(blocks, coarse, theta, scratch)
-        nearest(unit, coarse.packed, blocks, padded, pairs, scratch)
-        certify(len(blocks) * BLOCK_ROWS, n_kept, others, target, margin, scratch)
-        n_open = take_labels(blocks, slots, moved, tally, scratch)
-        n_opened = settle_pairs(
-            rows, slots, target, part, blocks, n_open, n_opened, moved, tally, scratch
-        )
-    if n_opened:
-        settle_open(
-            unit, rows, slots, target, part, margin, theta, padded, n_opened, moved, tally, scratch
-        )
+    n_kept, others = prune_centers(radius, scratch)
+    theta = quantize_centers(target, g, n_kept, scratch)
+    part = PartCenters(
+        reference=g,
+        n_kept=n_kept,
+        padded=pad_centers(n_kept, scratch),
+        others=others,
+        shift=shift,
+        theta=theta,
+        most=most,
+        moves=moves,
+    )
+    n_refine = score_blocks(unit, n_active, quantized, sweep, part, scratch)
+    if n_refine:
+        refine_undecided(unit, sweep, part, n_refine, scratch)
 
 
 @bare
-def visit(unit, first_part, last_part, parts, rows, slots, coarse, target, moved, tally, scratch):
-    """Visit some parts; see the head of this module.
+def score_blocks(unit, n_active, quantized, sweep, part, scratch):
+    """Label the rows of the active blocks by one byte a column, a panel of rows at a time.
 
-    `moved`: slots whose label is new, from its begin on, and from its end on those that have too
-    many candidates to be settled here. `tally` is counted up.
+    n_active: int  IN, how many blocks `scratch.active_blocks` lists
+    Returns how many slots are still to be refined, which `scratch.undecided` lists.
     """
+    # The third-lowest score is of use where two candidates may be compared in float64 at once.
+    three = part.n_kept * sweep.target.centers.shape[1] >= PAIRS_FROM
+    n_refine = 0
+    for start in range(0, n_active, PANEL_BLOCKS):
+        blocks = scratch.active_blocks[start : min(start + PANEL_BLOCKS, n_active)]
+        load_row_panel(blocks, quantized, part.theta, scratch)
+        find_lowest(unit, quantized.packed, blocks, part.padded, three, scratch)
+        certify(len(blocks) * BLOCK_ROWS, part, sweep.target, scratch)
+        n_undecided = store_certified(blocks, sweep, scratch)
+        n_refine = refine_pairs(sweep, part, blocks, n_undecided, n_refine, scratch)
+    return n_refine
+
+
+@bare
+def sweep_parts(unit, first_part, last_part, parts, quantized, sweep, scratch):
+    """Label the rows of the parts from `first_part` to `last_part`; see the head of this module."""
     int8_products.begin(unit)
     for p in range(first_part, last_part):
-        visit_part(unit, p, parts, rows, slots, coarse, target, moved, tally, scratch)
+        sweep_part(unit, p, parts, quantized, sweep, scratch)
     int8_products.end(unit)

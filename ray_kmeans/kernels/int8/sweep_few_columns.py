@@ -1,11 +1,9 @@
-"""The pass for few columns and centers, where looking at scores costs more than products.
+"""The sweep for few columns and centers, where looking at scores costs more than products.
 
-Rows are taken as float32, straight from where they are, in their own order: there is no copy, and next
-to none are open. Scores are as in `rounding`, q - 2 r.e around a reference g, each within
-    A + 2 gamma R E
-of the truth, for all centers alike: A is the largest a (its 2^-15 |q| covers q being added to), E the
-largest |e|, R is |r|, rounded up, and gamma = (d + 16) 2^-24 what d products and sums and the rounding of
-r and e do.
+Rows are taken as float32, straight from where they are and in their own order: there is no copy, and
+next to none are undecided. The arguments are those of the table in `types`, but for `references`,
+(groups, columns) float32 IN, which stands in the place of `quantized`. docs/internals/exactness.md
+proves the bounds.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import numpy as np
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
     NEVER,
-    OPEN,
+    UNDECIDED,
     bound_of,
 )
 from ray_kmeans.kernels.int8.quantize import (
@@ -23,32 +21,24 @@ from ray_kmeans.kernels.int8.quantize import (
     ROOM,
     SMALL_R,
     address_of,
-    norms_around,
+    compute_terms,
 )
-from ray_kmeans.kernels.int8.refine import (
-    LIVE,
-    MOVED,
-    OPENED,
-    VISITED,
-    settle_all,
-)
-from ray_kmeans.kernels.int8.types import bare
+from ray_kmeans.kernels.int8.refine import refine_among_all
+from ray_kmeans.kernels.int8.types import N_ACTIVE, N_CHANGED, N_SCORED, N_UNDECIDED, bare
 from ray_kmeans.kernels.llvm import avx512_float, int8_products
-from ray_kmeans.kernels.llvm.avx512 import (
-    CENTERS_AT_ONCE,
-    LANES,
-    floats_at,
-    prefetch,
-)
+from ray_kmeans.kernels.llvm.avx512 import CENTERS_AT_ONCE, LANES, floats_at, prefetch
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
 MOST_VALUES = 2**12
-"""Values of all centers up to which this is the faster way."""
+"""Values of all centers (k * d) up to which this is the faster way."""
 
 
 @bare
-def may_change(slots, block, moves, part_moves):
-    """Return how many rows of a block have a label that may change."""
+def count_active_rows(slots, block, moves, part_moves):
+    """Return how many rows of a block have a label that may change.
+
+    moves: (k,) float32  IN; part_moves: float32  IN, as for `sweep.find_active_blocks`
+    """
     count = 0
     for slot in range(BLOCK_ROWS * block, BLOCK_ROWS * block + BLOCK_ROWS):
         count += not slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
@@ -56,7 +46,8 @@ def may_change(slots, block, moves, part_moves):
 
 
 @bare
-def largest(values):
+def maximum(values):
+    """Return the largest of some float32 (m,), but no less than 0."""
     most = np.float32(0.0)
     for value in values:
         most = max(most, value)
@@ -65,27 +56,37 @@ def largest(values):
 
 @bare
 def load_centers(target, g, scratch):
-    """Write -2 e and q of all centers, up to whole groups of 8; return their number, A and E."""
+    """Write -2 e and q of all centers, up to whole groups of 8; return how many they are, A and E.
+
+    A is the largest a and E the largest |e|: one interval length serves all centers of a row.
+    """
+    floats, terms = scratch.floats, scratch.terms
     k, d = target.centers.shape
     largest_slack = np.float32(0.0)
     largest_norm = np.float32(0.0)
     for j in range(k):
         for column in range(d):
             e = target.scaled[j, column] * ONE - g[column]
-            scratch.floats.centers[j, column] = np.float32(-2.0) * e
-        scratch.floats.constants[j] = scratch.terms.constants[j]
-        slack, norm = scratch.terms.slacks[j], scratch.terms.norms[j]
+            floats.centers[j, column] = np.float32(-2.0) * e
+        floats.constants[j] = terms.constants[j]
+        slack, norm = terms.slacks[j], terms.norms[j]
         largest_slack = max(largest_slack, slack if slack < HIGHEST else HIGHEST)
         largest_norm = max(largest_norm, norm if norm < HIGHEST else HIGHEST)
     padded = (k + CENTERS_AT_ONCE - 1) // CENTERS_AT_ONCE * CENTERS_AT_ONCE
-    scratch.floats.centers[k:padded] = np.float32(0.0)
-    scratch.floats.constants[k:padded] = NEVER
+    floats.centers[k:padded] = np.float32(0.0)
+    floats.constants[k:padded] = NEVER
     return padded, largest_slack, largest_norm
 
 
 @bare
 def address_of_block(rows, first, count, d, scratch):
-    """Return where these rows follow each other: where they are, or else copied."""
+    """Return an address where some rows follow each other: their own, or that of a copy.
+
+    A block that crosses the end of what was handed in, or that is not full, is copied.
+
+    first, count: int  IN, the number of the first row, and of how many
+    """
+    copied = scratch.floats.copied
     address = address_of(rows, first, d)
     end = address_of(rows, first + count - 1, d)
     if count == BLOCK_ROWS and end == address + (count - 1) * d * 4:
@@ -93,13 +94,13 @@ def address_of_block(rows, first, count, d, scratch):
     for i in range(count):
         x = floats_at(address_of(rows, first + i, d), d)
         for column in range(d):
-            scratch.floats.copied[d * i + column] = x[column]
-    return scratch.floats.copied.ctypes.data
+            copied[d * i + column] = x[column]
+    return copied.ctypes.data
 
 
 @bare
 def fetch_next(address, d):
-    """Ask for the 32 rows behind these: most of the time waiting for memory else."""
+    """Ask for the 32 rows behind those at an address: most of the time were waiting, else."""
     size = 4 * d * BLOCK_ROWS
     for line in range(address + size, address + 2 * size, 64):
         prefetch(line)
@@ -107,11 +108,15 @@ def fetch_next(address, d):
 
 @bare
 def load_rows(address, d, scale, g, scratch):
-    """Put 32 rows side by side, column by column, relative to g."""
-    scratch.floats.squares[:] = np.float32(0.0)
+    """Put 32 rows side by side in `scratch.floats.columns`, relative to g, and add up their squares.
+
+    address: int  IN, of 32 rows (32, d) float32, C order; scale: float32  IN
+    """
+    floats = scratch.floats
+    floats.squares[:] = np.float32(0.0)
     for lane in range(0, BLOCK_ROWS, LANES):
-        columns = scratch.floats.columns.ctypes.data + 4 * lane
-        squares = scratch.floats.squares.ctypes.data + 4 * lane
+        columns = floats.columns.ctypes.data + 4 * lane
+        squares = floats.squares.ctypes.data + 4 * lane
         for first in range(0, d, LANES):
             avx512_float.turn(
                 address + 4 * d * lane, d, first, scale, g.ctypes.data, columns, squares
@@ -119,90 +124,107 @@ def load_rows(address, d, scale, g, scratch):
 
 
 @bare
-def certify_block(away, gamma, most, scratch):
-    """Write how far centers may come before the label of a row can change, as `slabs.certify` does.
+def certify_block(slack, norm, gamma, most, scratch):
+    """Write the bounds of 32 rows, by the two lowest scores of each.
 
-    Nothing is looked up here, so that the loop is of vectors.
+    Nothing is looked up by an index that was loaded, so that the loop is one of vectors.
+
+    slack, norm: float32  IN, A and E of `load_centers`
+    gamma: float32  IN, (d + 16) 2^-24, rounded up
+    most: float32  IN, the largest bound
     """
-    slack, norm = away
-    lowest, second = scratch.floats.found[0], scratch.floats.found[1]
+    floats, bounds = scratch.floats, scratch.rows.bounds
+    lowest, second = floats.found[0], floats.found[1]
     for i in range(BLOCK_ROWS):
-        radius = np.sqrt(scratch.floats.squares[i]) * ROOM + SMALL_R
+        radius = np.sqrt(floats.squares[i]) * ROOM + SMALL_R
         off = slack + np.float32(2.002) * gamma * radius * norm
         upper = lowest[i] + off
         gap = (second[i] - off) - upper
         gap -= (abs(second[i]) + abs(upper)) * np.float32(2.0**-22)
-        scratch.rows.bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
+        bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
 
 
 @bare
-def take_block(first, count, n_opened, slots, target, part_moves, moved, tally, scratch):
-    """Store what is certified and list what is open, without a branch; return how many are."""
-    n_moved = tally[MOVED]
+def store_block(first, count, n_refine, sweep, part_moves, scratch):
+    """Store the labels and bounds of a block, and list its undecided rows in `scratch.undecided`.
+
+    There is no branch: a slot is written to both lists, and counts in the one that it belongs to.
+
+    first, count: int  IN, the slot of the first row, and of how many
+    n_refine: int  IN, how many slots are listed; returned as it is then
+    part_moves: float32  IN, how far centers near the part have come
+    """
+    slots, target, bounds = sweep.slots, sweep.target, scratch.rows.bounds
+    n_changed = sweep.tally[N_CHANGED]
     for i in range(count):
         slot = first + i
         before, label = slots.labels[slot], scratch.floats.nearest[i]
-        is_open = scratch.rows.bounds[i] == OPEN
-        label = before if is_open else label
-        bound = scratch.rows.bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
+        is_undecided = bounds[i] == UNDECIDED
+        label = before if is_undecided else label
+        bound = bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
         slots.labels[slot] = label
         slots.bounds[slot] = bound - abs(bound) * np.float32(2.0**-20)
-        moved[n_moved] = slot  # there is room, as this row is not yet listed
-        n_moved += label != before
-        scratch.undecided[n_opened] = slot
-        n_opened += is_open
-    tally[MOVED] = n_moved
-    return n_opened
+        sweep.changed[n_changed] = slot  # there is room, as this row is not yet listed
+        n_changed += label != before
+        scratch.undecided[n_refine] = slot
+        n_refine += is_undecided
+    sweep.tally[N_CHANGED] = n_changed
+    return n_refine
 
 
 @bare
-def visit_part_by_floats(unit, p, parts, rows, slots, references, target, moved, tally, scratch):
-    """Label the rows of a part."""
+def score_block(address, g, padded, sweep, scratch):
+    """Find the two lowest scores of 32 rows among all centers; they stand in `scratch.floats.found`.
+
+    address: int  IN, of 32 rows (32, d) float32, C order
+    padded: int  IN, how many centers `load_centers` wrote
+    """
+    floats, d = scratch.floats, sweep.target.centers.shape[1]
+    load_rows(address, d, sweep.target.scale, g, scratch)
+    avx512_float.nearest_two(
+        floats.columns.ctypes.data,
+        d,
+        floats.centers.ctypes.data,
+        floats.constants.ctypes.data,
+        padded,
+        floats.found.ctypes.data,
+    )
+
+
+@bare
+def sweep_part_by_floats(unit, p, parts, references, sweep, scratch):
+    """Label the rows of part p."""
     group, first_block, last_block = parts.spans[p]
-    g = references[group]
+    g, target = references[group], sweep.target
     d = target.centers.shape[1]
     gamma = ROOM * np.float32((d + 16) * 2.0**-24)
-    shift = norms_around(target, g, scratch)
-    parts.moves[p] = (parts.moves[p] + largest(target.step)) * np.float32(1 + 2.0**-20)
-    margin = HIGHEST, parts.moves[p]
+    shift = compute_terms(target, g, scratch)
+    parts.moves[p] = (parts.moves[p] + maximum(target.step)) * np.float32(1 + 2.0**-20)
+    moves = parts.moves[p]
     padded, slack, norm = load_centers(target, g, scratch)
-    away = slack, norm
-    n_rows = rows.firsts[-1]
-    n_opened = 0
+    n_refine = 0
     for block in range(first_block, last_block):
-        live_rows = may_change(slots, block, target.moves, margin[1])
-        if live_rows == 0:
+        active_rows = count_active_rows(sweep.slots, block, target.moves, moves)
+        if active_rows == 0:
             continue
-        tally[LIVE] += live_rows
-        tally[VISITED] += BLOCK_ROWS
+        sweep.tally[N_ACTIVE] += active_rows
+        sweep.tally[N_SCORED] += BLOCK_ROWS
         first = BLOCK_ROWS * block
-        count = min(BLOCK_ROWS, n_rows - first)
-        address = address_of_block(rows, first, count, d, scratch)
+        count = min(BLOCK_ROWS, sweep.rows.firsts[-1] - first)
+        address = address_of_block(sweep.rows, first, count, d, scratch)
         fetch_next(address, d)
-        load_rows(address, d, target.scale, g, scratch)
-        avx512_float.nearest_two(
-            scratch.floats.columns.ctypes.data,
-            d,
-            scratch.floats.centers.ctypes.data,
-            scratch.floats.constants.ctypes.data,
-            padded,
-            scratch.floats.found.ctypes.data,
-        )
-        certify_block(away, gamma, margin[0], scratch)
-        n_opened = take_block(
-            first, count, n_opened, slots, target, margin[1], moved, tally, scratch
-        )
-    tally[OPENED] += n_opened
-    if n_opened:
-        settle_all(unit, rows, slots, target, (g, shift), margin, n_opened, moved, tally, scratch)
+        score_block(address, g, padded, sweep, scratch)
+        certify_block(slack, norm, gamma, HIGHEST, scratch)
+        n_refine = store_block(first, count, n_refine, sweep, moves, scratch)
+    sweep.tally[N_UNDECIDED] += n_refine
+    if n_refine:
+        refine_among_all(unit, sweep, g, shift, HIGHEST, moves, n_refine, scratch)
 
 
 @bare
-def visit_by_floats(
-    unit, first_part, last_part, parts, rows, slots, references, target, moved, tally, scratch
-):
-    """Visit some parts, as `visit.visit` does."""
+def sweep_parts_by_floats(unit, first_part, last_part, parts, references, sweep, scratch):
+    """Label the rows of the parts from `first_part` to `last_part`, as `sweep.sweep_parts` does."""
     int8_products.begin(unit)
     for p in range(first_part, last_part):
-        visit_part_by_floats(unit, p, parts, rows, slots, references, target, moved, tally, scratch)
+        sweep_part_by_floats(unit, p, parts, references, sweep, scratch)
     int8_products.end(unit)

@@ -1,12 +1,31 @@
-"""Records that compiled loops take: rows, centers, and the scratch memory of one thread.
+"""Records that compiled loops work on: rows, centers, and the scratch memory of one thread.
 
-The loops allocate nothing and take their memory from a `Scratch`: numba would count who refers to
-each new array, in every call and slice. No loop checks a bound, so two arrays that change places
-would corrupt memory silently. Therefore every record is built by keyword (tests/test_rounding.py
-holds this), and arrays that belong together share one record.
+The loops allocate nothing and find their memory in a `Scratch`: numba would count who refers to each
+new array, in every call and slice. No loop checks a bound, so two arrays that change places would
+corrupt memory silently. Therefore every record is built by keyword, which
+tests/test_kernel_records.py holds, and arrays that belong together share one record.
 
-Letters in the shapes: k centers, d columns, `columns` (d up to whole chunks of 64), `quads` (bytes
-of a row in fours), `room` (k up to whole chunks of 32).
+Words: a *block* is 32 rows; a *slot* is the place of a row in the order of the sweep; a *panel of
+rows* is up to 8 blocks that are scored together; a *chunk of centers* is 32 of them, a *panel of
+centers* 256. A *group* of rows shares a reference; a *part* is a run of blocks of one group.
+
+Letters in the shapes: n rows, k centers, d columns, `columns` (d up to whole chunks of 64), `quads`
+(bytes of a row in fours), `room` (k up to whole chunks of 32).
+
+Arguments that many loops share, and that they do not explain again:
+
+    unit       Amx or Vnni     IN     what multiplies bytes, see `llvm.int8_products`
+    sweep      Sweep           INOUT  rows, slots and centers of the sweep; labels, changes and counts
+    rows       Rows            IN     where the rows are
+    slots      Slots           INOUT  labels and bounds in the order of the sweep
+    parts      Parts           INOUT  the runs of blocks that share a reference
+    quantized  QuantizedRows   IN     the rows in bytes
+    target     Target          IN     the centers
+    part       PartCenters     IN     how the centers of the part at hand are quantized
+    scratch    Scratch         INOUT  memory of this thread
+    g          (columns,)      IN     float32, the reference of the part at hand, scaled
+    n_kept     int             IN     how many centers pruning keeps: places in `scratch.centers`
+    padded     int             IN     n_kept up to whole chunks of 32
 """
 
 from __future__ import annotations
@@ -18,7 +37,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels.llvm.avx512 import SLAB, SUMS_BYTES
+from ray_kmeans.kernels.llvm.avx512 import PANEL_ROWS, SUMS_BYTES
 from ray_kmeans.kernels.llvm.avx512_float import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 from ray_kmeans.process.jit import njit
@@ -27,7 +46,7 @@ HINT_ROWS = 256
 """Every how many rows `Rows.hints` holds a block number."""
 NONE_LEFT_OUT: NDArray[np.int32] = np.empty(0, np.int32)
 """The value of `Target.left_out` where a row may get any center."""
-SLAB_BLOCKS = SLAB // BLOCK_ROWS
+PANEL_BLOCKS = PANEL_ROWS // BLOCK_ROWS
 """Blocks of 32 rows in one panel of rows."""
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -59,7 +78,7 @@ class Rows(NamedTuple):
         return cls(addresses=addresses, firsts=firsts, hints=hints)
 
 
-class Coarse(NamedTuple):
+class QuantizedRows(NamedTuple):
     """The rows, quantized to one byte a column around references, slot by slot."""
 
     packed: Ints
@@ -160,7 +179,7 @@ class RowPanel(NamedTuple):
     uppers: Floats
     """(256,) an upper bound of the true score of the best center."""
     bounds: Floats
-    """(256,) how far centers may come, in all, before the label can change; `OPEN` if undecided."""
+    """(256,) how far centers may come, in all, before the label can change; `UNDECIDED` if undecided."""
     labels: Ints
     """(256,) the number of the center with the lowest score."""
     undecided: Ints
@@ -222,6 +241,88 @@ class Vector(NamedTuple):
     """(columns / 4,) the memory of `second_bytes`, as int32."""
 
 
+class Slots(NamedTuple):
+    """Rows in the order in which they are swept; each group fills whole blocks of 32 slots."""
+
+    order: Ints
+    """(slots,) number of the row in the shard; -1 where there is none."""
+    labels: Ints
+    """(slots,) the center of each row."""
+    bounds: Floats
+    """(slots,) how far centers may have come, in all, before the label can change."""
+
+    @classmethod
+    def empty(cls, count: int) -> Slots:
+        """Return slots without rows."""
+        return cls(
+            order=np.full(count, -1, np.int32),
+            labels=np.zeros(count, np.int32),
+            bounds=np.full(count, np.inf, np.float32),
+        )
+
+    @classmethod
+    def of_rows(cls, rows: int) -> Slots:
+        """Return all rows as one group, in their own order, all undecided."""
+        slots = cls.empty(-(-rows // BLOCK_ROWS) * BLOCK_ROWS)
+        slots.order[:rows] = np.arange(rows)
+        slots.bounds[:rows] = -np.inf
+        return slots
+
+
+N_CHANGED, N_DEFERRED, N_UNDECIDED, N_REFINED, N_SCORED, N_ACTIVE = range(6)
+"""Places in `Sweep.tally`, which counts rows: with a new label; deferred to the caller; undecided
+after one byte; refined by two bytes; scored; active, which means that their label might change."""
+TALLIES = 6
+"""How many counts `Sweep.tally` has."""
+
+
+class Sweep(NamedTuple):
+    """What one piece of work of a sweep reads and writes."""
+
+    rows: Rows
+    """Where the rows of the shard are."""
+    slots: Slots
+    """The slots of the shard; a piece of work writes those of its own parts."""
+    target: Target
+    """The centers."""
+    changed: Ints
+    """(slots of the piece,) from its begin on the slots whose label is new, and from its end on the
+    deferred ones, whose label the caller must find. A slot is at most one of both, so they fit."""
+    tally: NDArray[np.int64]
+    """(6,) counts of rows, at the places `N_CHANGED` to `N_ACTIVE`."""
+
+    @property
+    def new_slots(self) -> Ints:
+        """The slots whose label is new."""
+        return self.changed[: self.tally[N_CHANGED]]
+
+    @property
+    def deferred_slots(self) -> Ints:
+        """The slots whose label the caller must find."""
+        return self.changed[len(self.changed) - self.tally[N_DEFERRED] :]
+
+
+class PartCenters(NamedTuple):
+    """How the centers of one part are quantized, and what its bounds may be."""
+
+    reference: Floats
+    """(columns,) g, the reference of the part."""
+    n_kept: int
+    """How many centers pruning kept."""
+    padded: int
+    """The same, up to whole chunks of 32 centers."""
+    others: np.float32
+    """Where the scores of the centers begin that were not kept."""
+    shift: np.float64
+    """|g|^2 - s^2, s being the scale: a term of all scores by cosine."""
+    theta: np.float32
+    """max |e - e'| / |e| over the kept centers, by one byte."""
+    most: np.float32
+    """The largest bound that a row of the part may get, see `sweep.update_margin`."""
+    moves: np.float32
+    """How far centers near the part have come, in all."""
+
+
 class Scratch(NamedTuple):
     """The memory of one thread while it sweeps; what is left there counts for nothing."""
 
@@ -232,11 +333,17 @@ class Scratch(NamedTuple):
     products: Ints
     """(3, SUMS_BYTES / 4) three chunks of byte products, each (32 centers, 32 rows)."""
     terms: CenterTerms
-    panel: CenterPanel
+    """The terms of all centers around the reference of the part at hand."""
+    centers: CenterPanel
+    """The quantized centers of the part at hand."""
     rows: RowPanel
+    """The rows that are scored together."""
     exact: ExactBlock
+    """The rows whose candidates are compared exactly."""
     floats: FloatBlock
+    """What the sweep for few columns takes instead of `centers` and `rows`."""
     vector: Vector
+    """The row or center that is quantized."""
 
     @classmethod
     def of(cls, k: int, d: int, quads: int, blocks: int) -> Scratch:
@@ -248,7 +355,7 @@ class Scratch(NamedTuple):
             undecided=np.empty(blocks * BLOCK_ROWS, np.int32),
             products=np.empty((3, SUMS_BYTES // 4), np.int32),
             terms=_center_terms(k),
-            panel=_center_panel(k, chunks, room),
+            centers=_center_panel(k, chunks, room),
             rows=_row_panel(quads),
             exact=_exact_block(quads),
             floats=_float_block(room if d <= FLOAT_COLUMNS else 0, room),
@@ -257,6 +364,7 @@ class Scratch(NamedTuple):
 
 
 def _center_terms(k: int) -> CenterTerms:
+    """Return memory for the terms of k centers."""
     return CenterTerms(
         largest=np.empty(k, np.float32),
         norms=np.empty(k, np.float32),
@@ -266,6 +374,7 @@ def _center_terms(k: int) -> CenterTerms:
 
 
 def _center_panel(k: int, chunks: int, room: int) -> CenterPanel:
+    """Return memory for k quantized centers."""
     tiles = room // 16, chunks, 16, 64
     return CenterPanel(
         numbers=np.empty(k, np.int32),
@@ -281,24 +390,26 @@ def _center_panel(k: int, chunks: int, room: int) -> CenterPanel:
 
 
 def _row_panel(quads: int) -> RowPanel:
+    """Return memory for a panel of rows."""
     return RowPanel(
-        weights=np.empty(SLAB, np.float32),
-        reaches=np.empty(SLAB, np.float32),
-        radii=np.empty(SLAB, np.float32),
-        panel_lowest=np.empty((3, SLAB), np.float32),
-        lowest=np.empty((3, SLAB), np.float32),
-        best=np.empty((3, SLAB), np.int32),
-        uppers=np.empty(SLAB, np.float32),
-        bounds=np.empty(SLAB, np.float32),
-        labels=np.empty(SLAB, np.int32),
-        undecided=np.empty(SLAB, np.int32),
-        unresolved=np.empty(SLAB, np.int32),
-        first_bytes=np.zeros((SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
-        second_bytes=np.zeros((SLAB_BLOCKS, quads, BLOCK_ROWS), np.int32),
+        weights=np.empty(PANEL_ROWS, np.float32),
+        reaches=np.empty(PANEL_ROWS, np.float32),
+        radii=np.empty(PANEL_ROWS, np.float32),
+        panel_lowest=np.empty((3, PANEL_ROWS), np.float32),
+        lowest=np.empty((3, PANEL_ROWS), np.float32),
+        best=np.empty((3, PANEL_ROWS), np.int32),
+        uppers=np.empty(PANEL_ROWS, np.float32),
+        bounds=np.empty(PANEL_ROWS, np.float32),
+        labels=np.empty(PANEL_ROWS, np.int32),
+        undecided=np.empty(PANEL_ROWS, np.int32),
+        unresolved=np.empty(PANEL_ROWS, np.int32),
+        first_bytes=np.zeros((PANEL_BLOCKS, quads, BLOCK_ROWS), np.int32),
+        second_bytes=np.zeros((PANEL_BLOCKS, quads, BLOCK_ROWS), np.int32),
     )
 
 
 def _exact_block(quads: int) -> ExactBlock:
+    """Return memory for 32 rows that are compared exactly."""
     return ExactBlock(
         bytes=np.zeros((2, quads, BLOCK_ROWS), np.int32),
         factors=np.zeros((3, BLOCK_ROWS), np.float32),
@@ -308,6 +419,7 @@ def _exact_block(quads: int) -> ExactBlock:
 
 
 def _float_block(lines: int, room: int) -> FloatBlock:
+    """Return memory for 32 rows and `lines` centers of few columns."""
     found = np.zeros((3, BLOCK_ROWS), np.float32)
     return FloatBlock(
         columns=np.empty((FLOAT_COLUMNS, BLOCK_ROWS), np.float32),
@@ -321,6 +433,7 @@ def _float_block(lines: int, room: int) -> FloatBlock:
 
 
 def _vector(columns: int) -> Vector:
+    """Return memory for one row or center; its views share memory."""
     values = np.zeros(columns, np.float32)
     first, second = np.zeros(columns, np.int8), np.zeros(columns, np.int8)
     return Vector(

@@ -1,6 +1,6 @@
-"""Vector instructions as numba intrinsics: LLVM is spoken here, in `narrow` and in `tiles` alone.
+"""Vector instructions as numba intrinsics. LLVM is used in this package alone.
 
-A vector is 16 lanes of 32 bits (AVX-512), one lane a row of the data. Addresses are whole numbers;
+A vector is 16 lanes of 32 bits (AVX-512), one lane a row of the data. Addresses are int64 numbers;
 nothing is checked.
 """
 
@@ -15,14 +15,15 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 LANES = 16
-SLAB = 256
-"""Rows that are taken together."""
+"""Lanes of a vector, of 32 bits each."""
+PANEL_ROWS = 256
+"""Rows that are scored together."""
 CHUNK_CENTERS = 32
 """Centers of one product: two tiles of AMX."""
 SUMS_BYTES = 128 * CHUNK_CENTERS + 256
 """From one chunk of products to the next; at 4096, processors mistake loads for stores."""
 ONE_BYTE, TWO_BYTES = "one byte", "two bytes"
-"""What products are of."""
+"""How many bytes a column the rows and centers of a product have."""
 FINER = 254
 """Steps of a second byte in one of the first."""
 ID_BITS = 8
@@ -34,53 +35,63 @@ INTS, FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_FLOAT, LANES)
 
 
 def call_llvm(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Emit a call of a function of LLVM, by its name and the type of its result."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 def load(builder: Any, address: Any, kind: Any) -> Any:
+    """Emit a load of a value of some type; it need not be aligned to more than 4 bytes."""
     value = builder.load(builder.inttoptr(address, kind.as_pointer()))
     value.align = 4
     return value
 
 
 def store(builder: Any, value: Any, address: Any) -> None:
+    """Emit a store of a value, aligned as for `load`."""
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
 
 
 def load_pair(builder: Any, address: Any, kind: Any) -> list[Any]:
-    """Load two vectors that stand beside each other: 32 rows."""
+    """Emit loads of two vectors that stand side by side: 32 rows."""
     return [load(builder, builder.add(address, ir.Constant(_I64, side)), kind) for side in (0, 64)]
 
 
 def store_pair(builder: Any, values: list[Any], address: Any) -> None:
+    """Emit stores of vectors side by side."""
     for side, value in enumerate(values):
         store(builder, value, builder.add(address, ir.Constant(_I64, 64 * side)))
 
 
 def splat(builder: Any, value: Any) -> Any:
+    """Emit a vector of 16 times the same value."""
     kind = ir.VectorType(value.type, LANES)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
     return builder.shuffle_vector(one, one, ir.Constant(INTS, [0] * LANES))
 
 
 def splat_at(builder: Any, base: Any, index: Any) -> Any:
+    """Emit a vector of 16 times the float32 at `base`, by its index."""
     return splat(builder, load(builder, step(builder, base, index, 4), _FLOAT))
 
 
 def step(builder: Any, base: Any, index: Any, size: int) -> Any:
+    """Emit the address base + index * size."""
     return builder.add(base, builder.mul(index, ir.Constant(_I64, size)))
 
 
 def least(builder: Any, a: Any, b: Any) -> Any:
+    """Emit the lesser of two vectors lane by lane; b where one is not a number."""
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
 def _most(builder: Any, a: Any, b: Any) -> Any:
+    """Emit the greater of two vectors lane by lane; b where one is not a number."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
 CENTERS_AT_ONCE = 8
+"""Centers whose sums with 32 rows are kept in registers: 16 of the 32 vector registers."""
 _MULTIPLY_ADD = "llvm.x86.avx512.vpdpbusd.512"
 _FLIP = ir.Constant(INTS, [0x80808080] * LANES)
 
@@ -127,7 +138,7 @@ def multiply_bytes(
 
 
 def _low(builder: Any, constants: Any, product: Any, weight: Any, reach: Any) -> Any:
-    """Return where the intervals of 16 rows begin for one center: a - R E - 2 w t p."""
+    """Emit where the intervals of 16 rows begin for one center: q - a - R E - 2 w t p."""
     step, low, norm = constants
     product = builder.fmul(product, step)
     low = call_llvm(builder, "llvm.fma.v16f32", FLOATS, [reach, norm, low])
@@ -135,11 +146,12 @@ def _low(builder: Any, constants: Any, product: Any, weight: Any, reach: Any) ->
 
 
 def _constants(builder: Any, steps: Any, lows: Any, norms: Any, index: Any) -> list[Any]:
+    """Emit t, q - a and E of one center, each as a vector."""
     return [splat_at(builder, base, index) for base in (steps, lows, norms)]
 
 
 def _products(builder: Any, place: Any, kind: str) -> list[Any]:
-    """Load the products of 32 rows with one center, as floats."""
+    """Emit the products of 32 rows with one center, as floats."""
     sums = [builder.sitofp(each, FLOATS) for each in load_pair(builder, place, INTS)]
     if kind == ONE_BYTE:
         return sums
@@ -158,8 +170,8 @@ def _fold(kind: str, ranks: int) -> Any:
 
     Its arguments are addresses, but for `count`, of centers: products, the constants t, q - a and E
     of each center, its number (which the last bits of a score become), the factors of the rows,
-    negated, and the lowest scores: those of all rows of a slab, then the second lowest, perhaps the
-    third.
+    negated, and the lowest scores: those of a whole panel of rows, then the second lowest, perhaps
+    the third.
     """
     generate = _folding(kind, ranks)
 
@@ -182,12 +194,15 @@ def _fold(kind: str, ranks: int) -> Any:
 
 
 def _folding(kind: str, ranks: int) -> Any:
+    """Return what emits the code of `_fold`."""
     mask = ir.Constant(INTS, [-(2**ID_BITS)] * LANES)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         products, count, steps, lows, norms, numbers, weights, reaches, lowest = arguments
         factors = [load_pair(builder, at, FLOATS) for at in (weights, reaches)]
-        places = [builder.add(lowest, ir.Constant(_I64, 4 * SLAB * rank)) for rank in range(ranks)]
+        places = [
+            builder.add(lowest, ir.Constant(_I64, 4 * PANEL_ROWS * rank)) for rank in range(ranks)
+        ]
         loaded = [load_pair(builder, place, FLOATS) for place in places]
         so_far = [[cgutils.alloca_once_value(builder, each) for each in pair] for pair in loaded]
         with cgutils.for_range(builder, count) as loop:
@@ -207,7 +222,7 @@ def _folding(kind: str, ranks: int) -> Any:
 
 
 def _insert(builder: Any, key: Any, so_far: list[Any]) -> None:
-    """Insert a key into the lowest so far, which are in order."""
+    """Emit the insertion of a key into the lowest so far, which are in order."""
     for rank, slot in enumerate(so_far):
         before = builder.load(slot)
         builder.store(least(builder, key, before), slot)
@@ -216,6 +231,8 @@ def _insert(builder: Any, key: Any, so_far: list[Any]) -> None:
 
 
 def _below(kind: str) -> Any:
+    """Return an intrinsic that tells which of 32 rows have a center as a candidate."""
+
     @intrinsic
     def below(
         typing: Any,

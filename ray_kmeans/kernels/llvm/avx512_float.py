@@ -24,7 +24,7 @@ from ray_kmeans.kernels.llvm.avx512 import (
 )
 
 FLOAT_COLUMNS = 32
-"""Columns at most."""
+"""Largest number of columns that these loops take."""
 LINE = 128
 """Bytes of a column of 32 rows, and of the 32 columns of a center."""
 

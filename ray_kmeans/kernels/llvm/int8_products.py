@@ -20,6 +20,7 @@ BLOCK_ROWS = 32
 """Rows of a block: two tiles, or two vectors."""
 CHUNK_CENTERS = avx512.CHUNK_CENTERS
 TILE_BYTES = 1024
+"""Bytes of a tile: 16 lines of 64."""
 CHUNK_COLUMNS = 64
 """Columns of a tile."""
 
@@ -39,7 +40,7 @@ class Vnni(NamedTuple):
 
 
 def amx(quads: int) -> Amx:
-    """Return the unit for rows of so many bytes, in fours."""
+    """Return the unit for rows of `quads` times four bytes."""
     last = min(quads, CHUNK_COLUMNS // 4)
     shapes = np.zeros(64, np.uint8)
     shapes[0] = 1
@@ -50,7 +51,7 @@ def amx(quads: int) -> Amx:
 
 
 def vnni(quads: int) -> Vnni:
-    """Return the unit for rows of so many bytes, in fours."""
+    """Return the unit for rows of `quads` times four bytes."""
     return Vnni(np.array([quads], np.int64))
 
 
@@ -77,6 +78,7 @@ def store(unit: Any, sums: int) -> None:
 
 @overload(begin, strict=False)
 def _begin(unit: Any) -> Any:
+    """Choose what `begin` is compiled to, by the type of the unit."""
     if unit.instance_class is Amx:
         return lambda unit: tiles.configure(unit.shapes.ctypes.data)
     return lambda unit: None
@@ -84,6 +86,7 @@ def _begin(unit: Any) -> Any:
 
 @overload(end, strict=False)
 def _end(unit: Any) -> Any:
+    """Choose what `end` is compiled to."""
     if unit.instance_class is Amx:
         return lambda unit: tiles.release()
     return lambda unit: None
@@ -91,6 +94,7 @@ def _end(unit: Any) -> Any:
 
 @overload(multiply, strict=False)
 def _multiply(unit: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any) -> Any:
+    """Choose what `multiply` is compiled to."""
     if unit.instance_class is Amx:
         return lambda unit, rows, quads, centers, offsets, sums: _by_tiles(rows, quads, centers)
     return lambda unit, rows, quads, centers, offsets, sums: _by_vectors(
@@ -100,6 +104,7 @@ def _multiply(unit: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums
 
 @overload(store, strict=False)
 def _store(unit: Any, sums: Any) -> Any:
+    """Choose what `store` is compiled to."""
     if unit.instance_class is Amx:
         return lambda unit, sums: _store_tiles(sums)
     return lambda unit, sums: None
@@ -107,6 +112,7 @@ def _store(unit: Any, sums: Any) -> Any:
 
 @njit(nogil=True, _nrt=False)
 def _by_tiles(rows, quads, centers):
+    """Begin the products of `multiply` in the tiles 0 to 3; arguments as there."""
     chunks = (quads + 15) // 16
     tiles.zero_0()
     tiles.zero_1()
@@ -127,6 +133,7 @@ def _by_tiles(rows, quads, centers):
 
 @njit(nogil=True, _nrt=False)
 def _store_tiles(sums):
+    """Write the tiles 0 to 3, the quarters of (32, 32) int32, to an address."""
     tiles.store_0(sums, 128)
     tiles.store_1(sums + 64, 128)
     tiles.store_2(sums + 16 * 128, 128)
@@ -135,6 +142,7 @@ def _store_tiles(sums):
 
 @njit(nogil=True, _nrt=False)
 def _by_vectors(rows, quads, centers, offsets, sums):
+    """Write the products of `multiply`; arguments as there."""
     chunks = (quads + 15) // 16
     for tile in range(2):
         for part in range(2):
