@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from ray_kmeans.cli import config_file
-from ray_kmeans.cli.flags import JSON, parsed
+from ray_kmeans.cli.flags import JSON, parse_json
 from ray_kmeans.errors import ConfigError
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ def flags_in(words: Sequence[str], kind: type[T], prog: str | None) -> T:
         sentence = _sentence(told.getvalue(), config_file.flags_of(kind))
         raise ConfigError(f"{sentence} {see_help(prog)}") from None
     for name in set(JSON) & set(vars(flags)):
-        parsed(name, vars(flags)[name])
+        parse_json(name, vars(flags)[name])
     return flags
 
 

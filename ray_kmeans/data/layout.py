@@ -1,61 +1,67 @@
-"""Which blocks exist, and who reads them. Pure: reads nothing."""
+"""Cut data into blocks of rows, and deal the blocks out to workers. Pure: nothing is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeAlias
 
 BLOCK_ROWS = 8_192
-"""Rows of a block at most; a constant, so that blocks follow from the data alone."""
+"""Largest number of rows of a block; a constant, so that blocks follow from the data alone."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive rows of one file (or of the one array)."""
+    """Some consecutive rows of one file (or of one array), read and computed on together."""
 
     index: int
-    """Position in the data set."""
+    """Number of the block in the data set, from 0 on."""
     first: int
-    """Number of its first row in the data set."""
+    """Number of the block's first row in the data set, from 0 on."""
     rows: int
+    """Number of rows, at most `BLOCK_ROWS`."""
     features: int
+    """Number of features of a row."""
     file: str
+    """Name of the file as people may see it, or of the data set."""
     start: int
-    """Number of its first row in the file."""
+    """Number of the block's first row in its file, from 0 on."""
     group: int = 0
-    """Row group of the file, where the format has such."""
+    """Number of the row group (or record batch) in the file; 0 where the format has none."""
     skip: int = 0
-    """Rows of that group before this block."""
+    """Number of rows of the group before this block."""
 
     @property
     def place(self) -> str:
-        """Say where the block is, for messages."""
+        """The row group and file, for messages."""
         return f"row group {self.group} of {self.file}"
 
 
 Shard: TypeAlias = tuple[Block, ...]
-"""The blocks of one worker."""
+"""Blocks of one worker, in the order of the data."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All blocks of a data set, in its order."""
+    """All blocks of a data set."""
 
     blocks: tuple[Block, ...]
+    """Blocks in the order of the data."""
     features: int
+    """Number of features of each row."""
     narrow: str | None = None
-    """The type of all values where that is narrower than float32, see `clustering.narrow`."""
+    """Name of the number type of all values if it is narrower than float32 (`algorithm.dtypes`)."""
     is_read_whole: bool = False
     """Whether all rows of a row group are in memory while some of them are read."""
 
     @property
     def rows(self) -> int:
+        """Number of rows of all blocks."""
         return sum(block.rows for block in self.blocks)
 
     def head(self, rows: int) -> Layout:
-        """Return the layout of the first rows alone."""
+        """Return the layout of the first `rows` rows."""
         kept = [
             replace(block, rows=min(block.rows, rows - block.first))
             for block in self.blocks
@@ -67,7 +73,28 @@ class Layout:
 def cut(
     file: str, group_rows: Sequence[int], features: int, first: int = 0, index: int = 0
 ) -> list[Block]:
-    """Cut a file of row groups into blocks; `first` row and `index` are those of its first block.
+    """Cut one file into blocks, none of which crosses the end of a row group.
+
+    Parameters
+    ----------
+    file : str
+        Name of the file.
+    group_rows : sequence of int
+        Number of rows of each row group.
+    features : int
+        Number of features of a row.
+    first : int, default 0
+        Number of the file's first row in the data set.
+    index : int, default 0
+        Number of the file's first block in the data set.
+
+    Returns
+    -------
+    list of Block
+        Blocks in the order of the file.
+
+    Examples
+    --------
 
     >>> [(b.first, b.rows, b.group, b.skip) for b in cut("f", [10_000, 5], 8, first=100)]
     [(100, 8192, 0, 0), (8292, 1808, 0, 8192), (10100, 5, 1, 0)]
@@ -85,14 +112,14 @@ def cut(
 
 
 def pieces_of(blocks: Sequence[Block], together: int) -> list[Shard]:
-    """Put blocks together whose numbers are among the same so many, counted from 0 on."""
+    """Group blocks by runs of `together` block numbers: 0 to together - 1, and so on."""
     return [tuple(run) for _, run in groupby(blocks, key=lambda block: block.index // together)]
 
 
 def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Shard, ...]:
-    """Deal the blocks out in consecutive runs of about equal rows; no shard is empty.
+    """Deal consecutive blocks out to at most `n_shards` shards of about equal rows, none empty.
 
-    Of the numbers of all blocks, so many `together`, from 0 on, stay in one shard.
+    Blocks of one group of `together` numbers (see `pieces_of`) stay in one shard.
 
     >>> [[b.rows for b in shard] for shard in split(cut("f", [4, 4, 1, 3], features=8), 3)]
     [[4], [4], [1, 3]]
@@ -119,15 +146,27 @@ def split(blocks: Sequence[Block], n_shards: int, together: int = 1) -> tuple[Sh
 
 
 def groups_of(shard: Shard) -> list[Shard]:
-    """Return the blocks of each row group."""
+    """Return the blocks of each row group, in the order given."""
     return [tuple(run) for _, run in groupby(shard, key=lambda block: (block.file, block.group))]
 
 
 def passes_over(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Yield the blocks of a file in runs that are in its order: each takes one pass over it."""
+    """Yield the blocks of one file in runs that follow its order: each takes one pass over it."""
+    return _runs(blocks, lambda before, after: after.start > before.start)
+
+
+def neighbours_in(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Yield the blocks of one row group in runs without a gap: each can be read as one block."""
+    return _runs(blocks, lambda before, after: after.skip == before.skip + before.rows)
+
+
+def _runs(
+    blocks: Sequence[Block], goes_on: Callable[[Block, Block], bool]
+) -> Iterator[list[Block]]:
+    """Yield the blocks in runs within which `goes_on(before, after)` holds for each pair."""
     run: list[Block] = []
     for block in blocks:
-        if run and block.start <= run[-1].start:
+        if run and not goes_on(run[-1], block):
             yield run
             run = []
         run.append(block)
@@ -136,5 +175,5 @@ def passes_over(blocks: Sequence[Block]) -> Iterator[list[Block]]:
 
 
 def rows_of(shard: Shard) -> int:
-    """Return the number of rows."""
+    """Return the number of rows of some blocks."""
     return sum(block.rows for block in shard)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
+from ray_kmeans.config import NonFinite, check_choice
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.datasets.registry import open_folder, opener_of
 from ray_kmeans.data.files import list_files
@@ -63,50 +64,71 @@ def open_source(
     *,
     sample_weight: Any = None,
     filters: Any = None,
-    nonfinite: str = "error",
+    nonfinite: NonFinite = "error",
     format: str | None = None,
     center: bool = False,
     header: bool | None = None,
 ) -> Source:
-    """Return the source for an array, a table, a dict of columns, a URI or a source itself.
-
-    Also for a Dataset of pyarrow, datasets, Lance or Ray, and an array of Zarr.
+    """Open a data set: return the source that reads its rows in blocks.
 
     Parameters
     ----------
-    columns : list of str, optional
-        The column of vectors, or the columns of numbers. Where none are given, the one column of
-        vectors is taken, or else all of numbers; ConfigError lists them where these are not all
+    x : array of shape (rows, features), table, dict, str, path, list of these, data set, or Source
+        - an array, tensor or list of rows in memory, of any number type;
+        - a table of pyarrow, pandas, polars or another library, or a dict of columns (sorted by
+          their names);
+        - the path or URI of a file, a directory or a glob, or a list of these;
+        - a Dataset of pyarrow, Hugging Face datasets, Lance or Ray, or an Array of Zarr;
+        - a source, which is returned as it is unless another argument changes it.
+    columns : list of str, default None
+        The column of vectors, or the columns of numbers. None: the one column of vectors, or else
+        all columns of numbers. ConfigError lists them if that is a guess: if these are not all
         floats, one looks like a key of the rows, or others could be read as numbers.
-    storage_options : dict, optional
-        Passed to fsspec unchanged.
-    sample_weight : str or array of shape (rows,), optional
-        How often each row counts: the name of a column of the data, or numbers from 0 on. A row of
-        weight 3 gives the centers that three such rows give, bit for bit. Weights that are not
-        whole are rounded to 24 bits of their mean, to 12 for many rows, and to fewer from 2**28
-        rows on. They add up to less than 2**40.
-    filters : list of (column, operator, value), optional
-        Rows for which not all of these hold are left out; or a list of such lists, of which one
-        must hold (as in pyarrow.parquet.read_table). Rows that are left out are read and take their
-        place in memory all the same, keep their numbers, and get the label -1.
-    nonfinite : 'error' or 'drop'
-        Of rows with NaN, null or infinity. 'drop': they are left out and counted in a warning.
-    format : str, optional
-        What the files are, as 'parquet', 'csv.gz' or 'jsonl', where their names do not end so: then
-        all files of a directory or glob are read that way. None: the end of each name tells it.
-    center : bool
-        Subtract from each column its middle (the median of rows all over the data, which are read
-        for it), in float64, before rows become float32: for values that differ by little beside
-        their distance from zero, as time stamps do. It changes no distance. A model that is fitted
-        on them subtracts the same from whatever data come later, and `clusters` adds it again.
-    header : bool, optional
-        Of CSV: whether the first line has the names of the columns, which else are 0, 1, ....
-        Default: it has, and numbers in it are a question.
+    storage_options : dict, default None
+        Options of the store, passed to fsspec unchanged.
+    sample_weight : str or array of shape (rows,), default None
+        How often each row counts: the name of a column, or numbers >= 0. None: each counts once.
+        A row of weight 3 gives the same centers as three such rows, bit for bit. Weights that are
+        not whole are rounded to 24 bits of their mean, to 12 for many rows, and to fewer from
+        2**28 rows on. Their sum must be less than 2**40.
+    filters : list of (column, operator, value), default None
+        Conditions that a row must all meet, else it is left out; or a list of such lists, one of
+        which it must meet (as in pyarrow.parquet.read_table). A row that is left out is still read
+        and takes memory, keeps its number, and gets the label -1.
+    nonfinite : {'error', 'drop'}, default 'error'
+        What becomes of rows with NaN, null or infinity. 'drop': they are left out, and a warning
+        counts them.
+    format : str, default None
+        The format of the files, as 'parquet', 'csv.gz' or 'jsonl', if their names do not tell it;
+        all files of a directory or glob are then read that way. None: the ending of each name.
+    center : bool, default False
+        Subtract its middle from each column, in float64, before rows become float32: for values
+        that differ little beside their distance from zero, as time stamps do. The middle is the
+        median of rows from all over the data, which are read for it. It changes no distance. A
+        model fitted on such rows subtracts the same from later data, and `clusters` adds it again.
+    header : bool, default None
+        Whether the first line of CSV files has the names of the columns, which else are '0', '1',
+        and so on. None: it has, and ConfigError asks if it holds numbers.
+
+    Returns
+    -------
+    Source
+        Its `describe()` returns all blocks, and its `read(blocks)` yields their rows.
 
     Raises
     ------
-    ConfigError, DataError
-        For what cannot be a data set.
+    ConfigError
+        If an argument cannot be used with this data, or there is a choice of columns.
+    DataError
+        If the data cannot be read, or are no table of numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ray_kmeans import open_source
+    >>> layout = open_source(np.zeros((10_000, 3))).describe()
+    >>> layout.rows, layout.features, len(layout.blocks)
+    (10000, 3, 2)
     """
     check_nonfinite(nonfinite)
     if header not in (None, True, False):
@@ -133,9 +155,8 @@ def names_of(columns: Any) -> list[str] | None:
 
 
 def check_nonfinite(nonfinite: str) -> None:
-    """Raise ConfigError for a way to treat rows that are not finite that there is not."""
-    if nonfinite not in ("error", "drop"):
-        raise ConfigError(f"nonfinite={nonfinite!r} is unknown. Give 'error' or 'drop'.")
+    """Raise ConfigError unless `nonfinite` is 'error' or 'drop'."""
+    check_choice("nonfinite", nonfinite, get_args(NonFinite))
 
 
 def _opened(

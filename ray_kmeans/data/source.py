@@ -1,4 +1,4 @@
-"""Rows of a data set in blocks: the protocol that every format and data set fulfils."""
+"""Define what a source of rows is: the protocol that every format and data set fulfils."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from ray_kmeans.data.layout import Block, Layout
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows in blocks, the same blocks every time. Travels to the workers by pickle.
+    """Data whose rows are read in blocks, the same blocks every time.
 
-    Where no format serves, write a source of your own: a class of the three methods below, which
-    is given as `x` like any data. It must be importable, and its data readable, on every node; one
-    that only this process can read says so by an attribute `only_here = True`. Inherit
-    `ray_kmeans.testing.SourceContract` in a test of it. As an example, the squares of the numbers
-    up to `rows`:
+    Where no format serves, write a source of your own: a class with the three methods below, which
+    is given as `x` like any data. It travels to the workers by pickle, so it must be importable,
+    and its data readable, on every node. If only this process can read the data, set the attribute
+    `only_here = True`. Test it by a class that inherits `ray_kmeans.testing.SourceContract`.
+
+    Examples
+    --------
+    The squares of the numbers below `rows`:
 
     >>> import numpy as np
     >>> import pyarrow as pa
@@ -42,7 +45,8 @@ class Source(Protocol):
     ...         numbers = np.arange(block.start, block.start + block.rows)
     ...         return pa.table({"number": numbers}).select(names)
 
-    `cut` makes blocks of at most BLOCK_ROWS rows from the rows of each part of a file (here one).
+    `cut` makes blocks of at most BLOCK_ROWS rows. It takes the number of rows of each part of a
+    file that is read together; here the file has one part.
 
     >>> source = open_source(Squares(10_000))
     >>> [(block.start, block.rows) for block in source.describe().blocks]
@@ -52,13 +56,52 @@ class Source(Protocol):
     """
 
     def describe(self) -> Layout:
-        """Return all blocks, from metadata alone."""
+        """Return all blocks and the number of features, without reading the rows.
+
+        Returns
+        -------
+        Layout
+            The same at every call, and in every process.
+        """
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
-        """Read blocks, in the order given: (rows, features), C order."""
+        """Yield the rows of some blocks, in the order given.
+
+        Parameters
+        ----------
+        blocks : sequence of Block
+            Any of the blocks of the layout, in any order.
+
+        Returns
+        -------
+        iterator of (Block, ndarray of shape (block.rows, features))
+            The rows are float32 in C order.
+        """
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        """Read other columns of the same rows, to be passed through to labelled output."""
+        """Return other columns of the rows of one block.
+
+        Labelled output keeps such columns, weights and filters are made of them, and a report
+        shows them.
+
+        Parameters
+        ----------
+        block : Block
+            One of the blocks of the layout, or the first rows of one.
+        names : sequence of str
+            Names of columns.
+
+        Returns
+        -------
+        pyarrow.Table
+            `block.rows` rows of exactly these columns, in this order.
+
+        Raises
+        ------
+        ConfigError, DataError
+            If there is no such column. The text names columns and place; the caller adds which
+            argument asked for them.
+        """
 
 
 def is_only_here(source: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What the user hangs into a fit: seen before, between and after the steps, and able to end it."""
+"""Monitors: objects of the user that see a fit before, between and after its steps."""
 
 from __future__ import annotations
 
@@ -15,45 +15,79 @@ from ray_kmeans.errors import ConfigError
 log = logging.getLogger("ray_kmeans")
 
 CALLED = ("begin", "after_step", "end")
+"""Methods that a monitor must have."""
 
 
 class Monitor:
-    """Base class of monitors: does nothing.
+    """Base class of monitors, which does nothing itself.
 
     A monitor runs in the driver's process, between the steps: the fit waits for it. The state is
     read-only: the fit goes on with the same arrays, so do not change them.
+
+    Examples
+    --------
+    >>> class StopBelow(Monitor):
+    ...     def after_step(self, state):
+    ...         return state.history[-1].inertia < 100.0
     """
 
     def begin(self, state: FitState) -> None:
-        """See the state before the first step of a fit."""
+        """Look at the state before the first step of a fit.
+
+        Parameters
+        ----------
+        state : FitState
+            The state before the step; ``state.began`` is the number of steps done.
+        """
 
     def after_step(self, state: FitState) -> bool | None:
-        """See the state after a step; ``state.history[-1]`` is the line of this step.
+        """Look at the state after a step, and tell whether the fit shall end.
+
+        Parameters
+        ----------
+        state : FitState
+            The state after the step; ``state.history[-1]`` is the line of this step.
 
         Returns
         -------
         bool or None
-            True ends the fit.
+            True ends the fit; anything else lets it go on.
         """
         return None
 
     def end(self, state: FitState) -> None:
-        """See the state after the fit, also after one that a monitor's exception has cut off.
+        """Look at the state after the fit, also after one that a monitor's exception has cut off.
 
-        Called once for every monitor whose ``begin`` returned.
+        It is called once for every monitor whose ``begin`` returned.
+
+        Parameters
+        ----------
+        state : FitState
+            The last state of the fit.
         """
 
 
 class EarlyStopping(Monitor):
-    """End the fit when the loss per row no longer falls.
+    """Ends the fit when the loss per row no longer falls.
 
     Parameters
     ----------
-    patience : int
+    patience : int, default 10
         Steps in a row without progress after which the fit ends.
-    min_delta : float
+    min_delta : float, default 0.0
         Progress is a loss per row below the best one by more than this part of it. The best one is
         that of the last progress, so that many small gains add up to one.
+
+    Raises
+    ------
+    ConfigError
+        `patience` is no whole number of at least 1, or `min_delta` is not in [0, 1).
+
+    Examples
+    --------
+    >>> stop = EarlyStopping(patience=5, min_delta=1e-3)
+    >>> stop.patience
+    5
     """
 
     def __init__(self, patience: int = 10, min_delta: float = 0.0) -> None:
@@ -63,21 +97,38 @@ class EarlyStopping(Monitor):
         self._forget(0)
 
     def begin(self, state: FitState) -> None:
-        """Forget the fit before; a fit that was cut off and goes on is one fit."""
+        """Forget the fit before; a fit that was cut off and goes on is one fit.
+
+        Parameters
+        ----------
+        state : FitState
+            The state before the first step.
+        """
         self._forget(state.began)
 
     def after_step(self, state: FitState) -> bool:
-        """Return True when the last ``patience`` steps made no progress."""
+        """Return True when the last ``patience`` steps made no progress.
+
+        Parameters
+        ----------
+        state : FitState
+            The state after the step.
+
+        Returns
+        -------
+        bool
+            Whether the fit shall end.
+        """
         # All lines not seen yet, by number: a fit that was cut off brings those it had, and one
         # that goes on from its last checkpoint does steps again.
         new = takewhile(lambda line: line.iteration > self._seen, reversed(state.history))
         for line in reversed(list(new)):
             self._see(line)
-        return self._waited >= self.patience
+        return self._without_progress >= self.patience
 
     def _forget(self, iteration: int) -> None:
         self._best = math.inf
-        self._waited = 0
+        self._without_progress = 0
         self._seen = iteration
 
     def _see(self, line: Iteration) -> None:
@@ -85,12 +136,13 @@ class EarlyStopping(Monitor):
         loss = line.inertia / line.rows
         # A product: as best - min_delta * best it is NaN while the best one is infinity.
         if loss < self._best * (1 - self.min_delta):
-            self._best, self._waited = loss, 0
+            self._best, self._without_progress = loss, 0
         else:
-            self._waited += 1
+            self._without_progress += 1
 
 
 def _check_progress(patience: Any, min_delta: Any) -> None:
+    """Raise ConfigError for parameters of `EarlyStopping` that mean nothing."""
     if isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 1:
         raise ConfigError(f"patience={patience!r} must be a whole number of at least 1.")
     if (
@@ -105,7 +157,7 @@ def _check_progress(patience: Any, min_delta: Any) -> None:
 
 
 class Monitors:
-    """All monitors of a fit, as the run calls them."""
+    """Calls all monitors of a fit."""
 
     def __init__(self, monitors: Sequence[Monitor]) -> None:
         self._monitors = tuple(monitors)
@@ -115,7 +167,7 @@ class Monitors:
         return len(self._monitors)
 
     def begin(self, state: FitState) -> None:
-        """Begin all; where one raises, end those that have begun."""
+        """Call `begin` of all; where one raises, end those that have begun, and raise its error."""
         try:
             for monitor in self._monitors:
                 monitor.begin(state)
@@ -124,16 +176,16 @@ class Monitors:
             self._end(state, [error])
 
     def after_step(self, state: FitState) -> bool:
-        """Ask all, whatever the others say; True if one wants the fit to end."""
+        """Call `after_step` of all, whatever the others answer; return whether one ends the fit."""
         answers = [monitor.after_step(state) for monitor in self._monitors]
         return any(answers)
 
     def end(self, state: FitState) -> None:
-        """End all that have begun, then raise the first error."""
+        """Call `end` of all that have begun, then raise the first error."""
         self._end(state, [])
 
     def _end(self, state: FitState, errors: list[BaseException]) -> None:
-        """End all that have begun; of these errors and those to come raise the first."""
+        """Call `end` of all that have begun; raise the first of `errors` and those that come."""
         begun, self._begun = self._begun, []
         for monitor in begun:
             try:
@@ -147,7 +199,7 @@ class Monitors:
 
 
 def check_monitors(monitors: Any, name: str = "monitors") -> tuple[Monitor, ...]:
-    """Return what was given under `name` as a tuple; ConfigError for what is no list of them."""
+    """Return the argument `name` as a tuple of monitors; raise ConfigError for anything else."""
     if monitors is None:
         return ()
     if isinstance(monitors, str) or not isinstance(monitors, Sequence):
@@ -161,6 +213,7 @@ def check_monitors(monitors: Any, name: str = "monitors") -> tuple[Monitor, ...]
 
 
 def _check_monitor(given: str, monitor: Any) -> None:
+    """Raise ConfigError unless `monitor` has all methods; `given` names it in the sentence."""
     if isinstance(monitor, type):
         raise ConfigError(f"{given} is a class; give an instance: {monitor.__name__}(...).")
     missing = [name for name in CALLED if not callable(getattr(monitor, name, None))]

@@ -1,10 +1,10 @@
-"""What only TensorFlow's class has: variables by its names, and `model_fn` for one batch."""
+"""What TensorFlow's class has alone: variables by its names, and `model_fn` for one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.metric import COSINE
 from ray_kmeans.algorithm.minibatch import running_means
 from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.config import Mode, check_choice
 from ray_kmeans.data.layout import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
@@ -29,7 +30,7 @@ ALIASES = {"total_counts": "Variable"}
 
 
 def variables(state: FitState) -> dict[str, NDArray[Any]]:
-    """Return all variables by name, sorted; as many as the way of training has."""
+    """Return the variables that TensorFlow has after such a training, sorted by name."""
     found: dict[str, NDArray[Any]] = {
         "clusters": _clusters(state),
         "global_step": np.asarray(state.iteration, np.int64),
@@ -70,9 +71,10 @@ def _among_the_rows(means: NDArray[np.float32], state: FitState) -> NDArray[Any]
 
 @dataclass(frozen=True)
 class ModelFnOps:
-    """What TensorFlow's `model_fn` gives for one batch."""
+    """What a model says of one batch, as TensorFlow's `model_fn` returns it."""
 
-    mode: str
+    mode: Mode
+    """The mode of the call."""
     predictions: Batch
     """'all_scores' (n, k) float32 and 'cluster_idx' (n,) int64."""
     loss: float | None
@@ -80,18 +82,14 @@ class ModelFnOps:
     eval_metric_ops: dict[str, float]
     """{'scores': loss}; empty in mode 'infer'."""
     train_op: Callable[[], Any] | None
-    """Call it to train one step on the batch; None but in mode 'train'."""
-
-
-MODES = ("train", "eval", "infer")
+    """Function that trains one step on the batch; None but in mode 'train'."""
 
 
 def model_fn(
-    state: FitState, source: Source, layout: Layout, mode: str, train: Callable[[], Any]
+    state: FitState, source: Source, layout: Layout, mode: Mode, train: Callable[[], Any]
 ) -> ModelFnOps:
     """Return what a model says of one batch in memory."""
-    if mode not in MODES:
-        raise ConfigError(f"mode={mode!r} is unknown. Give one of {', '.join(map(repr, MODES))}.")
+    check_choice("mode", mode, get_args(Mode))
     predict = ReadyModel(state, (ALL_SCORES, CLUSTER_IDX))
     predictions = whole(map(predict, batches_of(source, layout, None)))
     if mode == "infer":
