@@ -99,7 +99,7 @@ def test_every_module_says_what_it_is_for(path):
 
 def rows_of_the_seed():
     """Return (names, file, test) of every row of the table that compares with the seed."""
-    table = re.search(r"### Every parameter.*?\n\| of the seed(.*?)\n\n", README, re.DOTALL)[1]
+    table = re.search(r"### Every parameter.*?\n\| in TensorFlow(.*?)\n\n", README, re.DOTALL)[1]
     rows = re.findall(r"^\| `(.+?)` \| .* \| \[(.+)\]\((.+)\) \|$", table, re.MULTILINE)
     return [(names, path, f"test_{law.replace(' ', '_')}") for names, law, path in rows]
 
