@@ -395,7 +395,7 @@ default='random'
         if params.use_mini_batch:
             fitting.fit_stream(plan, batches, store, config, **hearers)
         else:
-            fitting.fit(plan, fitting.joined(batches), store, config, **hearers)
+            fitting.fit(plan, fitting.join_batches(batches), store, config, **hearers)
         return self
 
     def explain(self, x: Any, work: Work = "fit", *, batch_size: int | None = None) -> str:
@@ -484,7 +484,7 @@ default='random'
             If there is no model yet.
         """
         check_no_targets(labels, "labels")
-        source, layout = self._checked(features, state := self._state())
+        source, layout = self._open_checked(features, state := self._state())
 
         def train() -> KMeansClustering:
             params = replace(

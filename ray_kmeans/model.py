@@ -302,7 +302,7 @@ class Model(ABC):
         (3.0, [1, 3], [0.25, 0.75])
         """
         state = self._state()
-        source, layout = self._checked(self._all_rows(x), state, sample_weight)
+        source, layout = self._open_checked(self._all_rows(x), state, sample_weight)
         return evaluating.evaluate_on(source, layout, state, self.config)
 
     def score(
@@ -369,7 +369,7 @@ class Model(ABC):
             )
             losses, means = evaluating.loss_of_stream(state, batches, steps, metrics)
         else:
-            source, layout = self._checked(data, state, sample_weight)
+            source, layout = self._open_checked(data, state, sample_weight)
             losses, means = evaluating.loss_of(
                 state, source, layout, self.config, batch_size, steps, metrics
             )
@@ -472,9 +472,9 @@ class Model(ABC):
         """
         wanted = chosen_outputs(outputs, (self.ALL_SCORES, self.CLUSTER_IDX))
         check_batch_size(batch_size, input_fn)
-        batches = self._inferred(input_data(x, input_fn), batch_size, wanted)
+        batches = self._predict_batches(input_data(x, input_fn), batch_size, wanted)
         if not as_iterable:
-            return inference.whole(batches)
+            return inference.join_batches(batches)
         return batches if iterate_batches else inference.by_row(batches)
 
     def predict_cluster_idx(
@@ -494,7 +494,7 @@ class Model(ABC):
         iterator of int64
             In the order of the data.
         """
-        batches = self._inferred(input_data(x, input_fn), None, (self.CLUSTER_IDX,))
+        batches = self._predict_batches(input_data(x, input_fn), None, (self.CLUSTER_IDX,))
         return (label for batch in batches for label in batch[self.CLUSTER_IDX])
 
     @overload
@@ -538,12 +538,12 @@ class Model(ABC):
         ndarray of shape (n, num_clusters), or iterator of ndarray of shape (num_clusters,)
             float32. Squared for 'squared_euclidean', as in TensorFlow; 1 - cos for 'cosine'.
         """
-        batches = self._inferred(input_data(x, input_fn), None, (self.ALL_SCORES,))
+        batches = self._predict_batches(input_data(x, input_fn), None, (self.ALL_SCORES,))
         if as_iterable:
             return (row for batch in batches for row in batch[self.ALL_SCORES])
-        return inference.whole(batches)[self.ALL_SCORES]
+        return inference.join_batches(batches)[self.ALL_SCORES]
 
-    def _inferred(
+    def _predict_batches(
         self, data: Any, batch_size: int | None, outputs: Sequence[str]
     ) -> Iterator[inference.Batch]:
         """Return an iterator over what the model says of each batch of some data."""
@@ -554,7 +554,7 @@ class Model(ABC):
             opened = open_batches(data, self.config.storage_options, features, state=state)
             sources = ((source, source.describe()) for source in opened)
         else:
-            sources = (each for each in [self._checked(data, state)])
+            sources = (each for each in [self._open_checked(data, state)])
         batches = (
             predict(rows)
             for source, layout in sources
@@ -641,7 +641,7 @@ class Model(ABC):
     def _explanation(self, x: Any, work: Work) -> str:
         """Return the plan of a work with this model, as text."""
         state = self._state()
-        source, layout = self._checked(self._all_rows(x), state)
+        source, layout = self._open_checked(self._all_rows(x), state)
         return explaining.explain(
             layout, len(state.centers), self.config, work=work, features=said_of(source)
         )
@@ -784,7 +784,7 @@ class Model(ABC):
         options = self.config.storage_options
         return open_for(state, data, storage_options=options, sample_weight=sample_weight)
 
-    def _checked(
+    def _open_checked(
         self, data: Any, state: FitState, sample_weight: Any = None
     ) -> tuple[Source, Layout]:
         """Open data; raise DataError unless they are as wide as the model."""

@@ -10,7 +10,7 @@ from ray_kmeans.data.datasets import ray_batch
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.opening import check_nonfinite, names_of
 from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.workflows.predict import ReadyModel, batches_of, whole
+from ray_kmeans.workflows.predict import ReadyModel, batches_of, join_batches
 from ray_kmeans.workflows.validation import a_path, check_features, chosen_outputs
 
 OUTPUTS: tuple[str, ...] = get_args(Output)
@@ -105,5 +105,5 @@ default=('cluster_idx', 'distance')
         source = open_for(self._state, table, self._columns, nonfinite=self._nonfinite)
         layout = source.describe()
         check_features(layout.features, self._state, self._model_dir)
-        answers = whole(map(self._model, batches_of(source, layout, None)))
+        answers = join_batches(map(self._model, batches_of(source, layout, None)))
         return ray_batch.with_columns(batch, answers)

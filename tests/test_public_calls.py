@@ -73,7 +73,7 @@ def test_what_public_methods_give_and_take_is_public(km):
     assert isinstance(state, FitState)
     source = open_source(X)
     assert isinstance(source, Source)
-    assert source.describe() == Layout(tuple(cut("the array", [90], 3)), 3)
+    assert source.describe() == Layout(tuple(cut("x", [90], 3)), 3)
     assert isinstance(source.describe().blocks[0], Block)
     assert isinstance(km.history_table(), pa.Table)
 

@@ -55,8 +55,8 @@ from ray_kmeans.workflows.parameters import FitParams, level_of_caller
 from ray_kmeans.workflows.plan import (
     check_reachable,
     open_pool,
+    plan_event,
     plan_shards,
-    planned,
     workforce,
 )
 from ray_kmeans.workflows.validation import initial_centers
@@ -149,7 +149,7 @@ def fit(
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
     found = store.matching(plan.num_clusters, plan.metric)
     shift = found.shift if found else shift_of(source)
-    plan, source = _shifted(plan, shift), under(source, shift, f"the model in {store.shown!r}")
+    plan, source = _shift_plan(plan, shift), under(source, shift, f"the model in {store.shown!r}")
     layout = source.describe()
     if plan.batch_size is not None and layout.rows <= plan.batch_size:
         log.warning("%s", ALL_IN_A_BATCH.format(layout.rows, plan.batch_size))
@@ -158,12 +158,12 @@ def fit(
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
-    with _listening(config, store, listeners) as emit:
+    with _open_listeners(config, store, listeners) as emit:
         if config.num_workers != 0 and not monitors:
             from ray_kmeans.on_ray import driver
 
             shards, options = plan_shards(layout, k, config, size)
-            emit(planned(options))
+            emit(plan_event(options))
             name = _name_of_fit(store) if config.detached else None
             return driver.fit_on_ray(plan, store, source, shards, options, emit, name)
         with (
@@ -191,7 +191,7 @@ def fit_stream(
         raise ConfigError("detached=True and an iterator: its batches come to this process.")
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
-    plan = _shifted(plan, found.shift if found else ())
+    plan = _shift_plan(plan, found.shift if found else ())
     whose = "a model of batches, of which none tells the middle of all,"
     first, sources = _first_rows((under(each, plan.shift, whose) for each in sources), needed)
     layout = first.describe()
@@ -203,7 +203,7 @@ def fit_stream(
     _check_store(store, found, layout, plan)
     k, metric, workers = plan.num_clusters, plan.metric, workforce(config)[0]
     with (
-        _listening(config, store, listeners) as emit,
+        _open_listeners(config, store, listeners) as emit,
         store.held(f"fit of {k:,} clusters, on batches") as held,
         open_pool(first, layout, k, metric, config, emit, workers=workers) as pool,
     ):
@@ -226,7 +226,7 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
         )
 
 
-def joined(sources: Iterator[Source]) -> Source:
+def join_batches(sources: Iterator[Source]) -> Source:
     """Return all batches as one source in memory, as full batch visits them again and again."""
     rows: list[NDArray[Any]] = []
     weights, drop, shifts = [np.empty(0)], False, set()
@@ -251,7 +251,7 @@ def joined(sources: Iterator[Source]) -> Source:
     return shifted(whole, shifts.pop() if shifts else ())
 
 
-def _shifted(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
+def _shift_plan(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
     """Return the plan with the shift (d,) that is subtracted from the rows and given centers."""
     initial: Any = plan.initial
     if isinstance(initial, np.ndarray):
@@ -325,7 +325,7 @@ def _first_rows(sources: Iterator[Source], needed: int) -> tuple[Source, Iterato
     while rows < needed and (source := next(sources, None)) is not None:
         taken.append(source)
         rows += source.describe().rows
-    first = taken[0] if len(taken) == 1 else joined(iter(taken))
+    first = taken[0] if len(taken) == 1 else join_batches(iter(taken))
     return first, itertools.chain(_pop_all(taken), sources)
 
 
@@ -346,7 +346,7 @@ def _loadable(source: Source, plan: FitPlan, config: RunConfig, workers: int) ->
 
 
 @contextmanager
-def _listening(
+def _open_listeners(
     config: RunConfig, store: ModelDir, listeners: Sequence[ev.Emit]
 ) -> Iterator[ev.Emit]:
     """Give a listener that passes a fit's events on: to log, progress, metrics and files."""

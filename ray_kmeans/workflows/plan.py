@@ -87,7 +87,7 @@ def plan_shards(
     return split(layout.blocks, most, together) if most else shards, options
 
 
-def planned(options: WorkerOptions) -> ev.Planned:
+def plan_event(options: WorkerOptions) -> ev.Planned:
     """Return the event that tells the plan of a run."""
     keep, count = options.keep, options.count or 1
     place = f"{keep.place} as {keep.narrow or 'float32'}"
@@ -229,7 +229,7 @@ def open_pool(
     """
     shards, options = plan_shards(layout, num_clusters, config, batch_size, workers, together)
     if emit is not None:
-        emit(planned(options))
+        emit(plan_event(options))
     pool: Pool
     if config.num_workers == 0:
         pool = LocalPool(

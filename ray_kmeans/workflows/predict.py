@@ -125,7 +125,7 @@ def at_least(batches: Iterator[Batch], nothing: Batch) -> Iterator[Batch]:
     yield from batches
 
 
-def whole(batches: Iterator[Batch]) -> Batch:
+def join_batches(batches: Iterator[Batch]) -> Batch:
     """Return all batches as one."""
     parts = list(batches)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -23,7 +23,7 @@ from ray_kmeans.workflows.predict import (
     Batch,
     ReadyModel,
     batches_of,
-    whole,
+    join_batches,
 )
 
 ALIASES = {"total_counts": "Variable"}
@@ -91,7 +91,7 @@ def model_fn(
     """Return what a model says of one batch in memory."""
     check_choice("mode", mode, get_args(Mode))
     predict = ReadyModel(state, (ALL_SCORES, CLUSTER_IDX))
-    predictions = whole(map(predict, batches_of(source, layout, None)))
+    predictions = join_batches(map(predict, batches_of(source, layout, None)))
     if mode == "infer":
         return ModelFnOps(mode, predictions, None, {}, None)
     loss = loss_here(state, source, layout)
