@@ -104,12 +104,19 @@ default='random'
     """
 
     SQUARED_EUCLIDEAN_DISTANCE: ClassVar[DistanceMetric] = "squared_euclidean"
+    """Value of `distance_metric`: the squared Euclidean distance."""
     COSINE_DISTANCE: ClassVar[DistanceMetric] = "cosine"
+    """Value of `distance_metric`: 1 - cos."""
     RANDOM_INIT: ClassVar[InitialMethod] = "random"
+    """Value of `initial_clusters`: rows drawn without replacement."""
     KMEANS_PLUS_PLUS_INIT: ClassVar[InitialMethod] = "kmeans_plus_plus"
+    """Value of `initial_clusters`: greedy k-means++."""
     KMC2_INIT: ClassVar[InitialMethod] = "kmc2"
+    """Value of `initial_clusters`: AFK-MC^2."""
     KMEANS_PARALLEL_INIT: ClassVar[InitialMethod] = "kmeans_parallel"
+    """Value of `initial_clusters`: k-means||."""
     LOSS_OP_NAME: ClassVar = "kmeans_loss"
+    """Name of TensorFlow's loss; kept for code that reads it."""
 
     def __init__(
         self,

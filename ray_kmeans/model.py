@@ -54,9 +54,13 @@ class Model(ABC):
     """What can be asked of a fitted model."""
 
     SCORES: ClassVar = "scores"
+    """Key of the loss in the result of `evaluate`."""
     CLUSTER_IDX: ClassVar = inference.CLUSTER_IDX
+    """Key of the nearest center in the result of `predict`."""
     CLUSTERS: ClassVar = "clusters"
+    """Name of the centers among the variables."""
     ALL_SCORES: ClassVar = inference.ALL_SCORES
+    """Key of the distances to all centers in the result of `predict`."""
 
     @property
     @abstractmethod
@@ -809,6 +813,7 @@ class Model(ABC):
         return self._model_dir().fitted(path)
 
     def _model_dir(self) -> ModelDir:
+        """Return the directory that the checkpoints are in."""
         return ModelDir.of(self.model_dir, self.config)
 
 
@@ -826,10 +831,12 @@ class FittedModel(Model):
 
     @property
     def config(self) -> RunConfig:
+        """The run configuration: machines and stores."""
         return self._config
 
     @property
     def model_dir(self) -> str:
+        """Path or URL of the directory that the model was read from."""
         return self._place
 
     def explain(self, x: Any, work: Work) -> str:
@@ -837,4 +844,5 @@ class FittedModel(Model):
         return self._explanation(x, work)
 
     def _state(self, checkpoint: str | None = None) -> FitState:
+        """Return the model as it was read, or read the checkpoint at a path."""
         return self.state if checkpoint is None else super()._state(checkpoint)

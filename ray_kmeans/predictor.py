@@ -14,6 +14,7 @@ from ray_kmeans.workflows.predict import ReadyModel, batches_of, join_batches
 from ray_kmeans.workflows.validation import a_path, check_features, chosen_outputs
 
 OUTPUTS: tuple[str, ...] = get_args(Output)
+"""Names of all outputs that a batch can get."""
 
 
 class Predictor:

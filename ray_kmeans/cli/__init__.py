@@ -24,6 +24,7 @@ from ray_kmeans.cli import (
 from ray_kmeans.errors import ConfigError
 
 VERSION = "--version"
+"""The flag that prints the version, with any command."""
 
 
 class Command(NamedTuple):
@@ -45,6 +46,7 @@ COMMANDS = {
     "make-dataset": Command(make_dataset.MakeDataset, make_dataset.run),
     "demo": Command(demo.Demo, demo.run),
 }
+"""All commands by name, in the order of the help."""
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -25,7 +25,7 @@ from ray_kmeans.workflows.validation import check_features
 
 @dataclass(frozen=True)
 class Evaluate(WeighedRows, Configured):
-    """Tell the loss of a data set under a fitted model, and how its rows spread over clusters."""
+    """Print the loss of a data set under a fitted model, and how its rows spread over clusters."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
     """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""

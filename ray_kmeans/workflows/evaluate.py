@@ -218,6 +218,7 @@ class _Means:
         self._rows = 0
 
     def add(self, rows: NDArray[np.float32]) -> None:
+        """Add a batch of rows (n, d); rows of NaN are left out."""
         rows = rows[~np.isnan(rows[:, 0])]  # rows that are left out
         predictions = self._predict(rows)
         rows = rows + self._shift if len(self._shift) else rows  # as the user gave them
@@ -227,6 +228,7 @@ class _Means:
 
     @property
     def result(self) -> dict[str, float]:
+        """The mean of each metric over all rows, by name."""
         return {name: total / self._rows for name, total in self._sums.items()}
 
 
@@ -236,5 +238,6 @@ def loss_here(state: FitState, source: Source, layout: Layout) -> float:
 
 
 def _loss_in(pool: Pool, state: FitState) -> float:
+    """Return the loss of all rows of a pool after one sweep."""
     summary = pool.summarize()
     return pool.sweep(state.centers).inertia(summary, state.centers)

@@ -86,4 +86,5 @@ def in_units(size: float) -> str:
 
 
 def _bytes(layout: Layout) -> int:
+    """Return the size in bytes of all rows, in the type of their values."""
     return layout.rows * layout.features * item_bytes(layout.narrow)

@@ -126,6 +126,7 @@ def make_model(given: ForeignCenters, metric: str, store: ModelDir) -> FitState:
 def _in_file(
     uri: str, columns: Sequence[str], storage_options: Mapping[str, Any]
 ) -> ForeignCenters:
+    """Read centers from a file or URL; pickles are refused."""
     shown = repr(redacted(uri))
     name = uri.lower()
     if name.endswith(PICKLES):
@@ -147,6 +148,7 @@ def _in_file(
 
 
 def _in_object(given: Any, columns: Sequence[str]) -> ForeignCenters:
+    """Read centers from an index of faiss, a fitted model, an array or a table."""
     kind = type(given)
     shown = f"the {kind.__name__}"
     if kind.__module__.partition(".")[0] == "faiss" and hasattr(given, "reconstruct_n"):

@@ -18,8 +18,11 @@ from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
 
 ALL_SCORES = "all_scores"
+"""Name of the output with the distances to all centers."""
 CLUSTER_IDX = "cluster_idx"
+"""Name of the output with the index of the nearest center."""
 DISTANCE = "distance"
+"""Name of the output with the distance to the nearest center."""
 
 Batch: TypeAlias = dict[str, NDArray[Any]]
 """The outputs for some rows, by name: 'all_scores' (n, k), 'cluster_idx' (n,), 'distance' (n,)."""
@@ -67,7 +70,7 @@ class ReadyModel:
         self, rows: NDArray[np.float32], labels: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         distances = self._kernel.distances_to(rows, self._centers, labels, self._metric)
-        with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
+        with np.errstate(over="ignore"):  # a distance beyond float32 becomes infinity
             return distances.astype(np.float32)
 
 
@@ -107,13 +110,16 @@ def _blocks_of(source: Source, layout: Layout) -> Iterator[NDArray[np.float32]]:
         if drop:
             out = out | np.logical_not(np.isfinite(rows).all(axis=1))
         if not out.any():
-            yield _finite(rows, block, names)
+            yield _check_finite(rows, block, names)
         else:
-            _finite(np.where(out[:, None], np.float32(0), rows), block, names)
+            _check_finite(np.where(out[:, None], np.float32(0), rows), block, names)
             yield np.where(out[:, None], np.float32(np.nan), rows)
 
 
-def _finite(rows: NDArray[np.float32], block: Block, names: Sequence[str]) -> NDArray[np.float32]:
+def _check_finite(
+    rows: NDArray[np.float32], block: Block, names: Sequence[str]
+) -> NDArray[np.float32]:
+    """Return the rows of a block; NonFiniteError, with their place, unless all are finite."""
     Extent.of_rows(rows, block.place, block.start, names).check_finite()
     return rows
 

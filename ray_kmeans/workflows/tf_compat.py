@@ -27,6 +27,7 @@ from ray_kmeans.workflows.predict import (
 )
 
 ALIASES = {"total_counts": "Variable"}
+"""TensorFlow's name for each other name of a variable."""
 
 
 def variables(state: FitState) -> dict[str, NDArray[Any]]:
@@ -40,7 +41,7 @@ def variables(state: FitState) -> dict[str, NDArray[Any]]:
         found["Variable"] = state.counts
     if state.running is not None and state.running.steps_per_iteration > 1:
         left = state.running.steps_per_iteration - state.running.done
-        found["clusters_updated"] = _among_the_rows(running_means(state), state)
+        found["clusters_updated"] = _unshifted(running_means(state), state)
         found["update_in_steps"] = np.asarray(left, np.int64)
     return dict(sorted(found.items()))
 
@@ -62,7 +63,8 @@ def _clusters(state: FitState) -> NDArray[Any]:
     return running_means(state)
 
 
-def _among_the_rows(means: NDArray[np.float32], state: FitState) -> NDArray[Any]:
+def _unshifted(means: NDArray[np.float32], state: FitState) -> NDArray[Any]:
+    """Return means (k, d) among the rows as the user gave them."""
     return means + np.asarray(state.shift) if state.shift else means
 
 
