@@ -32,6 +32,7 @@ from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
+from ray_kmeans.workflows.parameters import FitParams
 
 SIZES = ((1_000_000, 16, 64), (500_000, 128, 256), (200_000, 384, 1024))
 ITERATIONS = 10
@@ -64,7 +65,9 @@ def ours(rows: Matrix, centers: Matrix, threads: int) -> Timing:
     with tempfile.TemporaryDirectory() as model_dir:
         km = KMeansClustering(len(centers), model_dir, centers, use_mini_batch=False)
         config = RunConfig(num_workers=threads, progress=False)
-        plan = runs.plan_fit(km.get_params(), config, StopRule(steps=ITERATIONS), None)
+        plan = runs.plan_fit(
+            FitParams(**km.get_params(deep=False)), config, StopRule(steps=ITERATIONS), None
+        )
         store = ModelDir.at(model_dir, {}, 1)
         state = runs.fit(plan, open_source(rows), store, config, listeners=[listen])
     return Timing(statistics.median(times[1:]), state.history[-1].inertia)

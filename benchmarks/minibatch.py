@@ -28,6 +28,7 @@ from ray_kmeans.data.opening import open_source
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
+from ray_kmeans.workflows.parameters import FitParams
 
 SIZES = ((1_000_000, 16, 64, 16_384), (500_000, 128, 256, 65_536), (200_000, 384, 1024, 65_536))
 STEPS = 24
@@ -54,7 +55,9 @@ def ours(rows: Matrix, centers: Matrix, batch: int, m: int, threads: int) -> Run
     with tempfile.TemporaryDirectory() as model_dir:
         km = KMeansClustering(len(centers), model_dir, centers, mini_batch_steps_per_iteration=m)
         config = RunConfig(num_workers=threads, progress=False)
-        plan = fit.plan_fit(km.get_params(), config, StopRule(steps=STEPS), batch)
+        plan = fit.plan_fit(
+            FitParams(**km.get_params(deep=False)), config, StopRule(steps=STEPS), batch
+        )
         store = ModelDir.at(model_dir, {}, 1)
         state = fit.fit(plan, open_source(rows), store, config, listeners=[listen])
     return Run(statistics.mean(times[m:]), state.centers)

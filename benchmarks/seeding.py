@@ -24,6 +24,7 @@ from ray_kmeans.data.opening import open_source
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
+from ray_kmeans.workflows.parameters import FitParams
 
 SIZES = ((500_000, 32, 64), (200_000, 128, 256), (100_000, 384, 1024))
 METHODS = ("random", "kmeans_plus_plus", "kmc2", "kmeans_parallel")
@@ -43,7 +44,9 @@ def ours(rows: Matrix, k: int, method: str, threads: int) -> tuple[float, float,
     with tempfile.TemporaryDirectory() as model_dir:
         km = KMeansClustering(k, model_dir, method, use_mini_batch=False)
         config = RunConfig(num_workers=threads, progress=False)
-        plan = fit.plan_fit(km.get_params(), config, StopRule(steps=ITERATIONS + 1), None)
+        plan = fit.plan_fit(
+            FitParams(**km.get_params(deep=False)), config, StopRule(steps=ITERATIONS + 1), None
+        )
         store = ModelDir.at(model_dir, {}, 1)
         state = fit.fit(plan, open_source(rows), store, config, listeners=[listen])
     return seconds[0], state.history[0].inertia, state.history[-1].inertia

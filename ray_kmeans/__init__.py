@@ -6,24 +6,38 @@ from ray_kmeans._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ray_kmeans import errors as errors
+    from ray_kmeans._public import Block as Block
     from ray_kmeans._public import EarlyStopping as EarlyStopping
+    from ray_kmeans._public import Evaluation as Evaluation
+    from ray_kmeans._public import FitState as FitState
+    from ray_kmeans._public import Iteration as Iteration
     from ray_kmeans._public import KMeansClustering as KMeansClustering
+    from ray_kmeans._public import LabelCounts as LabelCounts
+    from ray_kmeans._public import Layout as Layout
+    from ray_kmeans._public import ModelFnOps as ModelFnOps
     from ray_kmeans._public import Monitor as Monitor
     from ray_kmeans._public import Predictor as Predictor
     from ray_kmeans._public import RunConfig as RunConfig
+    from ray_kmeans._public import Source as Source
+    from ray_kmeans._public import Stop as Stop
+    from ray_kmeans._public import cut as cut
     from ray_kmeans._public import import_centers as import_centers
     from ray_kmeans._public import load_model as load_model
+    from ray_kmeans._public import make_dataset as make_dataset
     from ray_kmeans._public import open_source as open_source
+    from ray_kmeans._public import report as report
 
 
 PUBLIC = (
-    *("EarlyStopping", "KMeansClustering", "Monitor", "Predictor", "RunConfig"),
-    *("errors", "import_centers", "load_model", "open_source"),
+    *("Block", "EarlyStopping", "Evaluation", "FitState", "Iteration", "KMeansClustering"),
+    *("LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor", "RunConfig", "Source", "Stop"),
+    *("cut", "errors", "import_centers", "load_model", "make_dataset", "open_source", "report"),
 )
+"""The public names. `_public` imports them, when the first of them is asked for."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a user may ask for only then: a worker needs none of it, and starts sooner."""
+    """Import a public name when it is asked for: a worker needs none of them, and starts sooner."""
     if name not in PUBLIC:
         raise AttributeError(f"module 'ray_kmeans' has no attribute {name!r}")
     from ray_kmeans import _public

@@ -1,14 +1,51 @@
-"""What a user can choose, as frozen values. Every field: unit, default, when to change it."""
+"""What a user can choose: the names of all choices, and `RunConfig`.
+
+Each choice has one list of its names, a `Literal` type here. Annotations, checks and flags take
+them from it. Each field of a configuration says its unit, its default and when to change it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.text.secrets import redacted
+
+DistanceMetric: TypeAlias = Literal["squared_euclidean", "cosine"]
+"""How the distance of a row to a center is measured."""
+InitialMethod: TypeAlias = Literal["random", "kmeans_plus_plus", "kmc2", "kmeans_parallel"]
+"""How initial centers are chosen among the rows."""
+EmptyClusters: TypeAlias = Literal["keep", "farthest"]
+"""What becomes of the center of a cluster that has no row."""
+NonFinite: TypeAlias = Literal["error", "drop"]
+"""What becomes of rows with NaN, null or infinity."""
+Backend: TypeAlias = Literal["auto", "cpu", "gpu"]
+"""What labels rows and sums them up."""
+Cache: TypeAlias = Literal["auto", "memory", "disk", "source"]
+"""Where workers keep their rows between two sweeps."""
+Output: TypeAlias = Literal["all_scores", "cluster_idx", "distance"]
+"""What a model can say of a row."""
+Mode: TypeAlias = Literal["train", "eval", "infer"]
+"""What `KMeansClustering.model_fn` is called for."""
+Work: TypeAlias = Literal["fit", "label", "evaluate"]
+"""What `KMeansClustering.explain` can explain."""
+ExportFormat: TypeAlias = Literal["onnx", "savedmodel", "parquet", "npy"]
+"""The formats that a model can be written in for others."""
+DatasetFormat: TypeAlias = Literal["parquet", "npy"]
+"""The formats that a synthetic data set can be written in."""
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str], more: str = "") -> None:
+    """Raise ConfigError unless the value is one of the choices.
+
+    `name` is the argument that the message names; `more` says what else it may be.
+    """
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(map(repr, choices))
+        raise ConfigError(f"{name}={value!r} is unknown. Give one of {listed}{more}.")
 
 
 @dataclass(frozen=True)
@@ -16,57 +53,62 @@ class MachineOptions:
     """The fields of RunConfig that are flags of every job that has workers."""
 
     num_workers: int | None = None
-    """Worker processes. None: one for each node of the Ray cluster, or as many as cpus_per_worker
-    leaves room for; at most one per block of the data. 0: this process alone, without Ray (small
-    data, memory:// URLs, debugging)."""
+    """Number of worker processes. None: one for each node of the Ray cluster, or as many as
+    cpus_per_worker leaves room for; at most one per block of the data. 0: this process alone,
+    without Ray (small data, memory:// URLs, debugging)."""
 
     min_workers: int | None = None
-    """Fewest workers with which a fit starts, when worker_start_timeout_s is over, or goes on.
-    None: all must start; when some are lost, one that has room for their rows is enough."""
+    """Fewest workers with which a fit starts when worker_start_timeout_s is over, and with which it
+    goes on. None: all must start; when some are lost, one that has room for their rows is
+    enough."""
 
     max_workers: int | None = None
-    """Workers that may be there at once: where more than at the start, a running fit takes in what
-    nodes come. None: as many as at the start."""
+    """Most workers at the same time. Above the number at the start, a running fit uses the nodes
+    that join the Ray cluster later. None: as many as at the start."""
 
     ray_address: str | None = None
     """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
     else a Ray on this machine that ends with this process."""
 
     cpus_per_worker: float | None = None
-    """CPUs that Ray keeps for a worker, which computes in as many threads (in one, below 2). None:
-    all that its node has, or 1 where num_workers is given. Lower it to leave CPUs to others."""
+    """CPUs that Ray reserves for each worker, which computes in as many threads (in one, below 2).
+    None: all that its node has, or 1 where num_workers is given. Lower it to leave CPUs to
+    others."""
 
-    backend: str = "auto"
-    """What labels rows and sums them up: 'cpu', or 'gpu' (pip install '.[gpu]' in a clone). 'auto'
-    is 'cpu': GPUs are taken by who asks for them. Either gives the same bits."""
+    backend: Backend = "auto"
+    """Device that labels rows and sums them up: 'cpu', or 'gpu' (pip install '.[gpu]' in a clone).
+    'auto' is 'cpu': GPUs are used only by those who ask for them. Either gives the same bits."""
 
     gpus_per_worker: float | None = None
-    """With backend='gpu': the GPU, or the share of one, that Ray keeps for a worker, which takes no
-    more of its memory. None: 1. Lower it where several workers are to share a GPU."""
+    """With backend='gpu': GPUs, at most 1, that Ray reserves for each worker, which takes no larger
+    share of its memory. None: 1. Lower it where several workers are to share a GPU."""
 
     worker_memory_bytes: int | None = None
-    """What one worker may hold. None: its share of its node's memory, as Ray counts it."""
+    """Bytes of memory that one worker may hold. None: its share of its node's memory, as Ray counts
+    it."""
 
-    cache: str = "auto"
-    """Where workers keep their rows between two sweeps: 'memory'; 'disk' (cache_dir); 'source':
-    nowhere, they read the data again for every sweep. 'auto': in memory where that has room for
-    them, else on disk. The same bits either way; a sweep from disk takes about as long as reading
-    the rows once more, and mini-batches, which want rows from everywhere, far longer."""
+    cache: Cache = "auto"
+    """Place where workers keep their rows between two sweeps: 'memory'; 'disk' (cache_dir);
+    'source': nowhere, they read the data again for every sweep. 'auto': in memory where that has
+    room for them, else on disk. All give the same bits. A sweep from disk takes about as long as
+    reading the rows once more; mini-batches, which read rows from everywhere, take far longer."""
 
     cache_dir: str | None = None
-    """Directory for cache='disk', on every node. None: that for temporary files. What is kept there
-    has no name and is gone when its worker ends, however it ends."""
+    """Directory for cache='disk', on every node. None: the one for temporary files. The files there
+    have no name and are gone when their worker ends, however it ends."""
 
     worker_start_timeout_s: float = 300.0
-    """Longest wait for the workers to start. Raise it where an autoscaler must add nodes first."""
+    """Longest wait in seconds for the workers to start. Raise it where an autoscaler must add nodes
+    first."""
 
     worker_replace_timeout_s: float = 30.0
-    """Longest wait for another worker after one was lost; then the others take its rows over, as
-    far as they have room. Raise it where reading the rows takes long and lost nodes come back."""
+    """Longest wait in seconds for another worker after one was lost; then the others take its rows
+    over, as far as they have room. Raise it where reading the rows takes long and lost nodes come
+    back."""
 
     progress: bool = True
-    """Draw a progress bar for each phase where standard error is a terminal; in the log of a
-    submitted Ray job, write a line at most every 10 seconds instead. Elsewhere nothing is shown."""
+    """Whether each phase has a progress bar where standard error is a terminal, and a line at most
+    every 10 seconds in the log of a submitted Ray job. Elsewhere nothing is shown."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that no run can use."""
@@ -86,12 +128,8 @@ class MachineOptions:
                 f"min_workers={self.min_workers}, num_workers={self.num_workers} and max_workers="
                 f"{self.max_workers} must be in ascending order, as far as they are given."
             )
-        if self.cache not in ("auto", "memory", "disk", "source"):
-            raise ConfigError(
-                f"cache={self.cache!r} is unknown. Give 'auto', 'memory', 'disk' or 'source'."
-            )
-        if self.backend not in ("auto", "cpu", "gpu"):
-            raise ConfigError(f"backend={self.backend!r} is unknown. Give 'auto', 'cpu' or 'gpu'.")
+        check_choice("cache", self.cache, get_args(Cache))
+        check_choice("backend", self.backend, get_args(Backend))
         if self.gpus_per_worker is not None:
             self._check_gpus(self.gpus_per_worker)
 
@@ -122,8 +160,8 @@ class RunOptions(MachineOptions):
     """The fields of RunConfig that are flags of a fit: also what it saves, and how it goes on."""
 
     detached: bool = False
-    """Let a fit on Ray go on when this process ends. The same call again, from anywhere, follows
-    the one that runs; SIGTERM ends it. Not with monitors, which look on from this process."""
+    """Whether a fit on Ray goes on when this process ends. The same call again, from anywhere,
+    follows the fit that runs; SIGTERM ends it. Not with monitors, which run in this process."""
 
     save_checkpoints_steps: int | None = None
     """Iterations between two checkpoints. None: by time. 1 loses least when a fit is killed."""
@@ -132,11 +170,12 @@ class RunOptions(MachineOptions):
     """Seconds between two checkpoints where save_checkpoints_steps is None."""
 
     keep_checkpoint_max: int = 5
-    """Newest checkpoints to keep; older ones are deleted."""
+    """Number of the newest checkpoints to keep; older ones are deleted."""
 
     skip_damaged_checkpoints: bool = False
-    """Where the newest checkpoint is damaged, go on from the newest one that is whole, with a
-    warning that names the others. False: that is an error. True costs the steps between the two."""
+    """Whether a fit whose newest checkpoint is damaged goes on from the newest one that is whole,
+    with a warning that names the others; this costs the steps between the two. False: a damaged
+    checkpoint is an error."""
 
     save_summary_steps: int = 100
     """Steps between two entries of the TensorBoard file in model_dir (loss/raw, global_step/sec,
@@ -160,13 +199,77 @@ class RunOptions(MachineOptions):
 
 @dataclass(frozen=True)
 class RunConfig(RunOptions):
-    """Everything about machines and stores; nothing here changes the result of a fit."""
+    """Choose machines, stores and checkpoints; nothing here changes the result of a fit.
+
+    Parameters
+    ----------
+    num_workers : int or None, default=None
+        Number of worker processes. None: one for each node of the Ray cluster. 0: no Ray, all in
+        this process.
+    min_workers : int or None, default=None
+        Fewest workers with which a fit starts or goes on. None: all to start, one after a loss.
+    max_workers : int or None, default=None
+        Most workers at the same time, where nodes join later. None: as many as at the start.
+    ray_address : str or None, default=None
+        Address of a running Ray cluster. None: RAY_ADDRESS where it is set, else a Ray on this
+        machine.
+    cpus_per_worker : float or None, default=None
+        CPUs, and threads, of each worker. None: all of its node, or 1 where `num_workers` is given.
+    backend : {'auto', 'cpu', 'gpu'}, default='auto'
+        Device that labels rows and sums them up. 'auto' is 'cpu'.
+    gpus_per_worker : float or None, default=None
+        GPUs of each worker, at most 1. None: 1 with ``backend='gpu'``.
+    worker_memory_bytes : int or None, default=None
+        Bytes of memory that one worker may hold. None: its share of its node's memory.
+    cache : {'auto', 'memory', 'disk', 'source'}, default='auto'
+        Place where workers keep their rows between two sweeps. 'source': they read them again.
+    cache_dir : str or None, default=None
+        Directory of every node for ``cache='disk'``. None: the one for temporary files.
+    worker_start_timeout_s : float, default=300.0
+        Longest wait in seconds for the workers to start.
+    worker_replace_timeout_s : float, default=30.0
+        Longest wait in seconds for another worker after one was lost.
+    progress : bool, default=True
+        Whether progress is shown on a terminal and in the log of a submitted job.
+    detached : bool, default=False
+        Whether a fit on Ray goes on when this process ends.
+    save_checkpoints_steps : int or None, default=None
+        Iterations between two checkpoints. None: by time.
+    save_checkpoints_secs : float, default=600.0
+        Seconds between two checkpoints where `save_checkpoints_steps` is None.
+    keep_checkpoint_max : int, default=5
+        Number of the newest checkpoints to keep.
+    skip_damaged_checkpoints : bool, default=False
+        Whether a fit goes on from an older checkpoint where the newest one is damaged.
+    save_summary_steps : int, default=100
+        Steps between two entries of the TensorBoard file.
+    log_step_count_steps : int, default=100
+        Steps between two log lines.
+    model_dir : str or None, default=None
+        Directory or fsspec URL of the model, where the estimator's own argument does not give it.
+    storage_options : dict, default={}
+        Options passed to fsspec unchanged, for the data and for `model_dir`. Never shown.
+
+    Raises
+    ------
+    ConfigError
+        If a value is one that no run can use.
+
+    Examples
+    --------
+    >>> RunConfig(num_workers=0).keep_checkpoint_max
+    5
+    >>> RunConfig(cache="tape")
+    Traceback (most recent call last):
+    ray_kmeans.errors.ConfigError: cache='tape' is unknown. Give one of 'auto', 'memory', 'disk', \
+'source'.
+    """
 
     model_dir: str | None = None
     """Directory or fsspec URL of the model; the estimator's own argument may give it instead."""
 
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Passed to fsspec unchanged, for the data and for model_dir (keys, endpoint, ...)."""
+    """Options passed to fsspec unchanged, for the data and for model_dir (keys, endpoint, ...)."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that no run can use."""

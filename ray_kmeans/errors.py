@@ -21,8 +21,8 @@ RayKMeansError
     NoRoomError (MemoryError)
     RunStoppedError (RuntimeError)
 
-A class that has fields gives them to ``Exception.__init__`` and builds it in ``sentence``:
-pickle rebuilds an exception from ``args``, so it crosses Ray unchanged.
+A class that has fields gives them to ``Exception.__init__`` and makes the message of them in
+``sentence``: pickle rebuilds an exception from ``args``, so it crosses Ray unchanged.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def install_hint(extra: str) -> str:
 
 
 class RayKMeansError(Exception):
-    """Base class: ``except RayKMeansError`` catches what we raise and nothing else."""
+    """Base class of all errors here: ``except RayKMeansError`` catches them and nothing else."""
 
     def __str__(self) -> str:
         return in_one_line(self.sentence())
 
     def sentence(self) -> str:
-        """Return what went wrong, with names as they are: `str` shows them in one line."""
+        """Return the message with names as they are; `str` puts it into one line."""
         return super().__str__()
 
 
@@ -59,7 +59,7 @@ class ClusterError(ConfigError):
 
 
 class ModelMismatchError(ConfigError):
-    """``model_dir`` holds a model that does not fit what was asked."""
+    """``model_dir`` holds a model of another kind than the call asks for."""
 
     def __init__(self, model_dir: str, found: str, asked: str) -> None:
         super().__init__(model_dir, found, asked)
@@ -75,7 +75,7 @@ class ModelMismatchError(ConfigError):
 
 
 class BudgetError(ConfigError):
-    """The plan does not fit the memory."""
+    """A worker would hold more than its memory allows."""
 
     def __init__(self, needed_bytes: int, allowed_bytes: int, detail: str) -> None:
         super().__init__(needed_bytes, allowed_bytes, detail)
@@ -92,26 +92,26 @@ class BudgetError(ConfigError):
 
 
 class DataError(RayKMeansError, ValueError):
-    """The data cannot be clustered as they are. Never retried."""
+    """The data cannot be clustered as they are; never retried."""
 
 
 class NoDataError(DataError, FileNotFoundError):
-    """The place that was named holds nothing to read."""
+    """There is nothing to read at a place."""
 
     def sentence(self) -> str:
         return str(self.args[0])
 
 
 class NoColumnError(DataError):
-    """A column to be passed through is not in a file."""
+    """A column that is to be passed through is not in a file."""
 
 
 class NonFiniteError(DataError):
-    """Rows with NaN, null or infinity.
+    """The data hold rows with NaN, null or infinity.
 
-    ``places`` holds (where, rows, first row) for every file and row group that has such rows; the
-    first row by its number in the file, from 0. ``columns`` says for each of them which column of
-    that first row it is, as "column 'x'".
+    ``places`` holds (where, rows, first row) for every file and row group that has some; the first
+    row is its number in the file, from 0. ``columns`` names for each place the column of that first
+    row, as "column 'x'".
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class NonFiniteError(DataError):
 
 
 class TooFewRowsError(DataError):
-    """Fewer rows than clusters."""
+    """The data have fewer rows than clusters are asked for."""
 
     def __init__(self, rows: int, num_clusters: int) -> None:
         super().__init__(rows, num_clusters)
@@ -156,7 +156,7 @@ class NotFittedError(RayKMeansError, ValueError, AttributeError):
 
 
 class StoreError(RayKMeansError, OSError):
-    """A place cannot be written or read."""
+    """A file or directory cannot be written or read."""
 
 
 class BusyError(StoreError):
@@ -192,7 +192,7 @@ class LeaseLostError(StoreError):
 
 
 class CheckpointError(StoreError):
-    """A checkpoint exists and cannot be used. It is never skipped in silence."""
+    """A checkpoint exists and cannot be used; it is never skipped in silence."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)
@@ -224,7 +224,7 @@ class DiskFullError(StoreError):
 
 
 class RequestError(StoreError):
-    """A request to a store that failed, though it was made again where that could help."""
+    """A request to a store failed, also when it was made again where that could help."""
 
 
 class WorkersLostError(RayKMeansError, RuntimeError):
@@ -232,7 +232,7 @@ class WorkersLostError(RayKMeansError, RuntimeError):
 
 
 class NoRoomError(RayKMeansError, MemoryError):
-    """What is to travel between processes finds no room on its way."""
+    """An object that goes from one process to another finds no room on its way."""
 
 
 class RunStoppedError(RayKMeansError, RuntimeError):

@@ -9,23 +9,33 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
-from ray_kmeans.algorithm import metric
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.config import RunConfig
+from ray_kmeans.config import (
+    DistanceMetric,
+    EmptyClusters,
+    InitialMethod,
+    Mode,
+    RunConfig,
+    Work,
+    check_choice,
+)
+from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.data.stream import is_stream, open_batches
-from ray_kmeans.engine.seeding import choose
 from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
 from ray_kmeans.model import Model
 from ray_kmeans.observe import events as ev
-from ray_kmeans.observe.monitors import check_monitors
+from ray_kmeans.observe.monitors import Monitor, check_monitors
 from ray_kmeans.text import secrets
 from ray_kmeans.text.secrets import redacted
-from ray_kmeans.workflows import fit as runs
-from ray_kmeans.workflows import parameters, tf_compat
+from ray_kmeans.workflows import explain as explaining
+from ray_kmeans.workflows import fit as fitting
+from ray_kmeans.workflows import tf_compat
+from ray_kmeans.workflows.parameters import FitParams, InitialClusters, level_of_caller
 from ray_kmeans.workflows.validation import (
     a_path,
     check_batch_size,
@@ -34,51 +44,53 @@ from ray_kmeans.workflows.validation import (
     check_parameters,
     check_steps,
     check_weight_of_batches,
-    the_data,
+    input_data,
 )
 
 
 class KMeansClustering(Model):
-    """k-means on Ray: the same centers, bit for bit, for any number of workers.
+    """Fit k-means on Ray: the same centers, bit for bit, for any number of workers.
 
     Parameters
     ----------
     num_clusters : int, >= 1
-    model_dir : str, optional
+        Number of clusters k.
+    model_dir : str, default=None
         Directory or fsspec URL for checkpoints. A model that is there already is continued, and
         wins over `initial_clusters`. None: `config.model_dir`, else a new temporary directory.
-    initial_clusters : str, array of shape (num_clusters, num_features) or callable
+    initial_clusters : str, array of shape (num_clusters, num_features) or callable, \
+default='random'
         'random': rows drawn without replacement. 'kmeans_plus_plus': greedy k-means++, best up to
         some thousand clusters. 'kmeans_parallel': k-means||, which sees the data a few times only.
         'kmc2': AFK-MC^2, which sees them once. All look at the whole data set and train on none of
         it. A callable ``f(sample, missing)`` gets rows (s, num_features) and the number of centers
-        still missing, and returns at most so many; it is called until there are all.
-    distance_metric : 'squared_euclidean' or 'cosine'
+        still missing, and returns at most that many; it is called until there are all.
+    distance_metric : {'squared_euclidean', 'cosine'}, default='squared_euclidean'
         'cosine' is spherical k-means: rows and centers on the unit sphere, distance ``1 - cos``.
-    random_seed : int
-        Of the initial centers and the mini-batches. The same seed on the same data gives the same
-        centers.
-    use_mini_batch : bool
+    random_seed : int, default=0
+        Seed of the initial centers and the mini-batches. The same seed on the same data gives the
+        same centers.
+    use_mini_batch : bool, default=True
         True: a step visits `batch_size` rows. False: all rows (Lloyd's algorithm).
-    mini_batch_steps_per_iteration : int, >= 1
-        Mini-batch: steps with the same centers, after which they are updated. 1: running means
+    mini_batch_steps_per_iteration : int, >= 1, default=1
+        Steps of mini-batch with the same centers, after which they are updated. 1: running means
         over all steps (Sculley 2010). m > 1: the means of the m batches.
-    kmeans_plus_plus_num_retries : int
+    kmeans_plus_plus_num_retries : int, default=2
         Further candidates for each center of k-means++; negative: 2 + trunc(ln(num_clusters)).
-    relative_tolerance : float, optional
-        Stop when the loss L of two iterations in a row differs by
-        ``|L - L_prev| / (1 + |L_prev|) < relative_tolerance``.
-    config : RunConfig, optional
-        Machines, stores and checkpoints; nothing in it changes the result.
-    empty_clusters : 'keep' or 'farthest'
-        Full batch: what becomes of the center of a cluster without a row. 'keep': nothing.
+    relative_tolerance : float, default=None
+        A fit ends when the loss L of two iterations in a row differs by
+        ``|L - L_prev| / (1 + |L_prev|) < relative_tolerance``. None: no such end.
+    config : RunConfig, default=None
+        Machines, stores and checkpoints; nothing in it changes the result. None: all defaults.
+    empty_clusters : {'keep', 'farthest'}, default='keep'
+        What becomes of the center of a cluster without a row in full batch. 'keep': it stays.
         'farthest': it moves to the row that is farthest from its own center.
 
     Notes
     -----
     The constructor only stores its arguments; `fit` checks them before any worker starts. After a
     failure of any kind, the same call continues from the last checkpoint in `model_dir` and ends
-    with the same bits.
+    with the same bits. Every method that answers reads the newest checkpoint.
 
     Examples
     --------
@@ -91,20 +103,27 @@ class KMeansClustering(Model):
     [[1.0, 0.0], [11.0, 0.0]]
     """
 
-    SQUARED_EUCLIDEAN_DISTANCE: ClassVar = metric.Metric.SQUARED_EUCLIDEAN.value
-    COSINE_DISTANCE: ClassVar = metric.Metric.COSINE.value
-    RANDOM_INIT: ClassVar = choose.RANDOM
-    KMEANS_PLUS_PLUS_INIT: ClassVar = choose.KMEANS_PLUS_PLUS
-    KMC2_INIT: ClassVar = choose.KMC2
-    KMEANS_PARALLEL_INIT: ClassVar = choose.KMEANS_PARALLEL
+    SQUARED_EUCLIDEAN_DISTANCE: ClassVar[DistanceMetric] = "squared_euclidean"
+    """Value of `distance_metric`: the squared Euclidean distance."""
+    COSINE_DISTANCE: ClassVar[DistanceMetric] = "cosine"
+    """Value of `distance_metric`: 1 - cos."""
+    RANDOM_INIT: ClassVar[InitialMethod] = "random"
+    """Value of `initial_clusters`: rows drawn without replacement."""
+    KMEANS_PLUS_PLUS_INIT: ClassVar[InitialMethod] = "kmeans_plus_plus"
+    """Value of `initial_clusters`: greedy k-means++."""
+    KMC2_INIT: ClassVar[InitialMethod] = "kmc2"
+    """Value of `initial_clusters`: AFK-MC^2."""
+    KMEANS_PARALLEL_INIT: ClassVar[InitialMethod] = "kmeans_parallel"
+    """Value of `initial_clusters`: k-means||."""
     LOSS_OP_NAME: ClassVar = "kmeans_loss"
+    """Name of TensorFlow's loss; kept for code that reads it."""
 
     def __init__(
         self,
         num_clusters: int,
         model_dir: str | None = None,
-        initial_clusters: Any = RANDOM_INIT,
-        distance_metric: str = SQUARED_EUCLIDEAN_DISTANCE,
+        initial_clusters: InitialClusters = RANDOM_INIT,
+        distance_metric: DistanceMetric = SQUARED_EUCLIDEAN_DISTANCE,
         random_seed: int = 0,
         use_mini_batch: bool = True,
         mini_batch_steps_per_iteration: int = 1,
@@ -112,10 +131,21 @@ class KMeansClustering(Model):
         relative_tolerance: float | None = None,
         config: RunConfig | None = None,
         *,
-        empty_clusters: str = "keep",
+        empty_clusters: EmptyClusters = "keep",
     ) -> None:
-        given = locals()
-        self._params = {name: given[name] for name in _PARAMETERS}
+        self._params = FitParams(
+            num_clusters=num_clusters,
+            model_dir=model_dir,
+            initial_clusters=initial_clusters,
+            distance_metric=distance_metric,
+            random_seed=random_seed,
+            use_mini_batch=use_mini_batch,
+            mini_batch_steps_per_iteration=mini_batch_steps_per_iteration,
+            kmeans_plus_plus_num_retries=kmeans_plus_plus_num_retries,
+            relative_tolerance=relative_tolerance,
+            config=config,
+            empty_clusters=empty_clusters,
+        )
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []
 
@@ -123,15 +153,15 @@ class KMeansClustering(Model):
 
     @property
     def config(self) -> RunConfig:
-        """A copy of the run configuration."""
-        return copy.deepcopy(self._params["config"] or RunConfig())
+        """A copy of the run configuration: machines, stores and checkpoints."""
+        return copy.deepcopy(self._params.config or RunConfig())
 
     @property
     def model_dir(self) -> str:
-        """Where the model is kept."""
+        """Path or URL of the directory that the model is in, made where none was given."""
         given, configured = (
             each and a_path("model_dir", each)
-            for each in (self._params["model_dir"], self.config.model_dir)
+            for each in (self._params.model_dir, self.config.model_dir)
         )
         if given and configured and given != configured:
             given, configured = secrets.shown(given), secrets.shown(configured)
@@ -141,23 +171,49 @@ class KMeansClustering(Model):
             self._temporary_dir = tempfile.mkdtemp(prefix="ray_kmeans_")
             warnings.warn(
                 f"no model_dir was given; the model goes to {self._temporary_dir}.",
-                stacklevel=parameters.level_of_caller(),
+                stacklevel=level_of_caller(),
             )
         return str(given or configured or self._temporary_dir)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the constructor's arguments by name (scikit-learn's rule).
+        """Return the constructor's arguments by name, by scikit-learn's rules.
 
-        `deep`: with the fields of `config`, as 'config__num_workers'.
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether the fields of `config` are there too, as 'config__num_workers'.
+
+        Returns
+        -------
+        dict of str to object
+            The arguments as they were given.
         """
-        return parameters.described(self._params, deep)
+        return self._params.as_dict(deep)
 
     def set_params(self, **params: Any) -> KMeansClustering:
-        """Replace arguments, or with 'config__num_workers' fields of `config`.
+        """Replace arguments of the constructor, by scikit-learn's rules.
 
-        Raises ConfigError (ValueError) for a name that is none.
+        Parameters
+        ----------
+        **params : object
+            Arguments by name; 'config__num_workers' and its like replace fields of `config`.
+
+        Returns
+        -------
+        KMeansClustering
+            This object.
+
+        Raises
+        ------
+        ConfigError
+            If a name does not exist; nothing is replaced then.
+
+        Examples
+        --------
+        >>> KMeansClustering(2).set_params(num_clusters=3, config__num_workers=0).config.num_workers
+        0
         """
-        self._params = parameters.replaced(self._params, params)
+        self._params = self._params.replaced(params)
         return self
 
     # --- training ----------------------------------------------------------------------------
@@ -169,53 +225,77 @@ class KMeansClustering(Model):
         input_fn: Callable[[], Any] | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
-        monitors: Sequence[Any] | None = None,
+        monitors: Sequence[Monitor] | None = None,
         max_steps: int | None = None,
         *,
         sample_weight: Any = None,
     ) -> KMeansClustering:
         """Train, continuing from the model in `model_dir` if there is one.
 
+        With neither `steps` nor `max_steps`, full batch ends when no center moves; mini-batch when
+        the smoothed loss has not improved for 10 iterations or after 100 epochs; an iterator with
+        its end. Each of them also ends by `relative_tolerance`.
+
         Parameters
         ----------
-        x : array, pyarrow Table, URI, dict of columns, source, or iterator of any of these
+        x : array, table, URI, dict of columns, source, or iterator of any of these, default=None
             Rows (n, d); exactly one of `x` and `input_fn`. A URI is a file (Parquet, Arrow, .npy
             and others, see the README), a directory or a glob on any fsspec store, or the folder
             of a Delta table, a Lance dataset or a Zarr array, and is read by the workers; so is a
             list of URIs. Also a Dataset of pyarrow, Hugging Face or Ray. An iterator gives batches,
             each of which is one step, seen once. The model keeps the names of the columns, and
             later data with names are read by them.
-        input_fn : callable
-            Returns any of these, or the seed's pair (features, None).
-        steps : int, optional
-            Steps of this fit at most.
-        batch_size : int, optional
-            Rows of a mini-batch over all workers together; default 65,536, at most n. Every row
-            is visited once per epoch, in an order that the seed decides.
-        monitors : sequence of Monitor, optional
-            Called at begin, after every step and at the end, with the state.
-        max_steps : int, optional
-            Steps over all fits at most; returns at once when they are done.
-            With neither, full batch ends when no center moves, mini-batch when the smoothed loss
-            has not improved for 10 iterations or after 100 epochs, an iterator with its end; each
-            of them also by `relative_tolerance`.
-        sample_weight : str or array of shape (n,), optional
+        y : None, default=None
+            Not used: clustering has no targets.
+        input_fn : callable, default=None
+            Function that returns any of these, or TensorFlow's pair (features, None).
+        steps : int, >= 1, default=None
+            Largest number of steps of this fit.
+        batch_size : int, >= 1, default=None
+            Rows of a mini-batch over all workers together. None: 65,536, at most n. Every row is
+            visited once per epoch, in an order that `random_seed` decides.
+        monitors : sequence of Monitor, default=None
+            Monitors, called at begin, after every step and at the end, with the state.
+        max_steps : int, >= 1, default=None
+            Largest number of steps over all fits; the call returns at once when they are done.
+        sample_weight : str or array of shape (n,), default=None
             How often each row counts: the name of a column of the data, or numbers from 0 on; see
-            `open_source`.
+            `open_source`. None: once.
+
+        Returns
+        -------
+        KMeansClustering
+            This object.
 
         Raises
         ------
-        ConfigError (ValueError), DataError (ValueError), StoreError (OSError)
-            Before any worker starts, where that can be known.
+        ConfigError
+            If an argument cannot be used. Raised before any worker starts, as are the next two
+            where that can be known.
+        DataError
+            If the data cannot be clustered as they are.
+        StoreError
+            If a place cannot be read or written, or another run writes to `model_dir`.
+        WorkersLostError
+            If workers die more often than a fit can bear.
+        RunStoppedError
+            If the process was asked to end; what the fit has reached is saved.
 
         Notes
         -----
         A step over b rows costs O(b k d). An iteration moves O(k d) per worker.
         """
         check_steps(steps, max_steps)
-        rule = StopRule(steps, max_steps)
-        with self._without_a_trace_of_failure():
-            return self._fit(x, y, input_fn, rule, batch_size, monitors, None, sample_weight)
+        with self._remove_empty_temporary_dir():
+            return self._fit(
+                x=x,
+                y=y,
+                input_fn=input_fn,
+                rule=StopRule(steps, max_steps, self._params.relative_tolerance),
+                batch_size=batch_size,
+                monitors=monitors,
+                sample_weight=sample_weight,
+            )
 
     def partial_fit(
         self,
@@ -224,7 +304,7 @@ class KMeansClustering(Model):
         input_fn: Callable[[], Any] | None = None,
         steps: int | None = 1,
         batch_size: int | None = None,
-        monitors: Sequence[Any] | None = None,
+        monitors: Sequence[Monitor] | None = None,
         *,
         sample_weight: Any = None,
     ) -> KMeansClustering:
@@ -232,91 +312,218 @@ class KMeansClustering(Model):
 
         As `fit`, but a mini-batch is the whole of `x` by default. For an iterator of arrays, of
         which only one is in memory at a time, ``steps=None`` trains until it ends.
+
+        Parameters
+        ----------
+        x : array, table, URI, dict of columns, source, or iterator of any of these, default=None
+            Rows (n, d), as in `fit`; exactly one of `x` and `input_fn`.
+        y : None, default=None
+            Not used: clustering has no targets.
+        input_fn : callable, default=None
+            Function that returns the data, as in `fit`.
+        steps : int, >= 1, default=1
+            Largest number of steps of this call. None: as `fit`.
+        batch_size : int, >= 1, default=None
+            Rows of a mini-batch. None: all of `x`.
+        monitors : sequence of Monitor, default=None
+            Monitors, as in `fit`.
+        sample_weight : str or array of shape (n,), default=None
+            How often each row counts, as in `fit`. None: once.
+
+        Returns
+        -------
+        KMeansClustering
+            This object.
+
+        Raises
+        ------
+        ConfigError
+            If an argument cannot be used.
+        DataError
+            If the data cannot be clustered as they are.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> batches = (np.arange(6, dtype=np.float32).reshape(3, 2) + step for step in range(4))
+        >>> with tempfile.TemporaryDirectory() as model_dir:
+        ...     here = RunConfig(num_workers=0, progress=False)
+        ...     km = KMeansClustering(2, model_dir, config=here).partial_fit(batches, steps=None)
+        ...     len(km.history()), km.why_stopped().value
+        (4, 'the input ended')
         """
         check_steps(steps, None)
-        size = runs.WHOLE if batch_size is None else None
-        rule = StopRule(steps)
-        with self._without_a_trace_of_failure():
-            return self._fit(x, y, input_fn, rule, batch_size, monitors, size, sample_weight)
+        with self._remove_empty_temporary_dir():
+            return self._fit(
+                x=x,
+                y=y,
+                input_fn=input_fn,
+                rule=StopRule(steps, None, self._params.relative_tolerance),
+                batch_size=batch_size,
+                default_batch_size=fitting.WHOLE if batch_size is None else None,
+                monitors=monitors,
+                sample_weight=sample_weight,
+            )
 
     def _fit(
         self,
+        *,
         x: Any,
         y: Any,
         input_fn: Any,
         rule: StopRule,
         batch_size: int | None,
+        default_batch_size: int | None = None,
         monitors: Any,
-        default_size: int | None,
         sample_weight: Any,
     ) -> KMeansClustering:
+        """Check all arguments, then train on a source or on batches as they come."""
         params, config = self._params, self.config
         check_parameters(params)
         check_no_targets(y)
-        check_batch_size(batch_size, input_fn, params["use_mini_batch"])
-        lookers = check_monitors(monitors)
-        rule = StopRule(rule.steps, rule.max_steps, params["relative_tolerance"])
+        check_batch_size(batch_size, input_fn, params.use_mini_batch)
+        checked_monitors = check_monitors(monitors)
         store = self._model_dir()
-        found = store.matching(params["num_clusters"], params["distance_metric"])
-        plan = runs.plan_fit(params, config, rule, batch_size or default_size)
-        if runs.is_done(plan, store):
+        found = store.matching(params.num_clusters, params.distance_metric)
+        plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
+        if fitting.is_done(plan, store, found):
             return self
-        data = the_data(x, input_fn)
+        data = input_data(x, input_fn)
+        hearers: dict[str, Any] = {"monitors": checked_monitors, "listeners": self._listeners}
         if not is_stream(data):
             source = self._open(data, found, sample_weight)
-            runs.fit(plan, source, store, config, lookers, self._listeners)
+            fitting.fit(plan, source, store, config, **hearers)
             return self
         check_no_batch_size(batch_size)
         check_weight_of_batches(sample_weight)
-        about = config.storage_options, None, sample_weight, found
-        batches = open_batches(data, *about)
-        if params["use_mini_batch"]:
-            runs.fit_stream(plan, batches, store, config, lookers, self._listeners)
+        batches = open_batches(
+            data, config.storage_options, sample_weight=sample_weight, state=found
+        )
+        if params.use_mini_batch:
+            fitting.fit_stream(plan, batches, store, config, **hearers)
         else:
-            runs.fit(plan, runs.joined(batches), store, config, lookers, self._listeners)
+            fitting.fit(plan, fitting.join_batches(batches), store, config, **hearers)
         return self
 
+    def explain(self, x: Any, work: Work = "fit", *, batch_size: int | None = None) -> str:
+        """Return what a run would read, hold and send, from metadata alone; run nothing.
+
+        The flag ``--explain`` of the commands prints this. Joins or starts Ray, to know its nodes,
+        unless ``num_workers=0``.
+
+        Parameters
+        ----------
+        x : array, table, URI or source
+            Rows (n, d), as in `fit`; not an iterator.
+        work : {'fit', 'label', 'evaluate'}, default='fit'
+            The call that is explained; the last two need a fitted model.
+        batch_size : int, >= 1, default=None
+            Rows of a mini-batch, as in `fit`.
+
+        Returns
+        -------
+        str
+            A line each about data, workers, rows, memory and traffic.
+
+        Raises
+        ------
+        BudgetError
+            If a worker would hold more than it may.
+        ConfigError
+            If an argument cannot be used.
+        DataError
+            If the data cannot be read.
+        NotFittedError
+            If `work` needs a model and there is none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> km = KMeansClustering(2, config=RunConfig(num_workers=0, cpus_per_worker=1))
+        >>> print(km.explain(np.zeros((1000, 8), np.float32)).splitlines()[2])
+        rows     as float32 in memory; a sweep reads nothing (cache='auto')
+        """
+        check_choice("work", work, get_args(Work))
+        if work != "fit":
+            check_batch_size(batch_size, None, use_mini_batch=False)
+            return self._explanation(x, work)
+        params = self._params
+        check_parameters(params)
+        check_batch_size(batch_size, None, params.use_mini_batch)
+        found = None
+        if self._known_place:
+            found = self._model_dir().matching(params.num_clusters, params.distance_metric)
+        source = self._open(self._all_rows(x), found)
+        drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
+        return explaining.explain(
+            source.describe(), params.num_clusters, self.config, drawn, features=said_of(source)
+        )
+
     def model_fn(
-        self, features: Any, labels: None = None, mode: str = "infer", config: Any = None
+        self,
+        features: Any,
+        labels: None = None,
+        mode: Mode = "infer",
+        config: RunConfig | None = None,
     ) -> tf_compat.ModelFnOps:
-        """Return what the model says of one batch in memory, as the seed's model_fn.
+        """Return what the model says of one batch in memory, as TensorFlow's model_fn does.
 
         Parameters
         ----------
         features : array, table or dict of columns
-        labels : None
-        mode : 'train', 'eval' or 'infer'
+            Rows of the batch (n, d).
+        labels : None, default=None
+            Not used: clustering has no targets.
+        mode : {'infer', 'eval', 'train'}, default='infer'
             'infer': predictions; 'eval': the loss too; 'train': also `train_op`, which trains one
             step on the batch when it is called.
-        config : RunConfig, optional
-            Of `train_op`; default the estimator's own.
+        config : RunConfig, default=None
+            Configuration of `train_op`. None: the estimator's own.
+
+        Returns
+        -------
+        ModelFnOps
+            Predictions, and by `mode` the loss and what trains.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no model yet.
         """
         check_no_targets(labels, "labels")
-        source, layout = self._checked(features, state := self._state())
+        source, layout = self._open_checked(features, state := self._state())
 
         def train() -> KMeansClustering:
-            own = {"model_dir": self.model_dir, "config": config or self._params["config"]}
-            return KMeansClustering(**{**self._params, **own}).partial_fit(features)
+            params = replace(
+                self._params, model_dir=self.model_dir, config=config or self._params.config
+            )
+            return KMeansClustering(**params.as_dict()).partial_fit(features)
 
         return tf_compat.model_fn(state, source, layout, mode, train)
 
+    @property
+    def _known_place(self) -> str | None:
+        """Where the model is, if that is decided already; makes no directory."""
+        return self._params.model_dir or self.config.model_dir or self._temporary_dir
+
     def _state(self, checkpoint: str | None = None) -> FitState:
-        given = self._params["model_dir"] or self.config.model_dir or self._temporary_dir
-        if not given and checkpoint is None:
+        """Read the model; raise ModelMismatchError if it is not of this estimator's kind."""
+        if not self._known_place and checkpoint is None:
             raise NotFittedError("no model_dir was given, and nothing is fitted yet. Call fit.")
         state = super()._state(checkpoint)
-        k, metric = self._params["num_clusters"], self._params["distance_metric"]
-        metric = state.metric if metric == _PARAMETERS["distance_metric"].default else metric
-        if (len(state.centers), state.metric) != (k, metric):
+        k, metric = self._params.num_clusters, self._params.distance_metric
+        is_default = metric == _PARAMETERS["distance_metric"].default
+        wanted = state.metric if is_default else metric
+        if (len(state.centers), state.metric) != (k, wanted):
             sentence = "{} clusters by {} distance"
             found = sentence.format(len(state.centers), state.metric)
             shown = self._model_dir().shown if checkpoint is None else redacted(checkpoint)
-            raise ModelMismatchError(shown, found, sentence.format(k, metric))
+            raise ModelMismatchError(shown, found, sentence.format(k, wanted))
         return state
 
     @contextmanager
-    def _without_a_trace_of_failure(self) -> Iterator[None]:
-        """Leave no temporary folder where nothing is saved in it."""
+    def _remove_empty_temporary_dir(self) -> Iterator[None]:
+        """Remove the temporary directory after a failure, unless a checkpoint is in it."""
         try:
             yield
         except BaseException:
@@ -327,23 +534,23 @@ class KMeansClustering(Model):
             raise
 
     def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn's pipelines what this is; only they call it, so it is there then."""
+        """Return what scikit-learn's pipelines ask for; only they call it, so it is installed."""
         from sklearn.utils import Tags, TargetTags, TransformerTags
 
         return Tags("clusterer", TargetTags(required=False), TransformerTags())
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Tell whether there is a model; makes no directory for one."""
-        place = self._params["model_dir"] or self.config.model_dir or self._temporary_dir
-        return place is not None and bool(self.checkpoints())
+        """Return whether there is a model; makes no directory for one."""
+        return self._known_place is not None and bool(self.checkpoints())
 
     def __repr__(self) -> str:
         given = (
             f"{name}={value!r}"
-            for name, value in self._params.items()
+            for name, value in self._params.as_dict().items()
             if value is not _PARAMETERS[name].default
         )
         return redacted(f"{type(self).__name__}({', '.join(given)})")
 
 
 _PARAMETERS = inspect.signature(KMeansClustering).parameters
+"""The constructor's arguments, for their defaults."""

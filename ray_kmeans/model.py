@@ -1,6 +1,6 @@
-"""A model in its directory, and what it answers: centers, losses, labels, exports.
+"""What can be asked of a model: centers, losses, labels, labelled output, exports.
 
-A thin shell: validate, plan, run, read back.
+A thin shell: it checks arguments, opens data as the model reads them, and calls one workflow.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.state import FitState, Iteration, Stop
-from ray_kmeans.config import RunConfig
+from ray_kmeans.config import Output, RunConfig, Work
 from ray_kmeans.data.layout import Layout
-from ray_kmeans.data.model_rows import open_for
+from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.observe.monitors import Monitors, check_monitors
+from ray_kmeans.observe.monitors import Monitor, Monitors, check_monitors
 from ray_kmeans.store.history import history_table
+from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import evaluate as evaluating
-from ray_kmeans.workflows import (
-    export as exporting,
-)
-from ray_kmeans.workflows import fit
-from ray_kmeans.workflows import (
-    predict as inference,
-)
+from ray_kmeans.workflows import explain as explaining
+from ray_kmeans.workflows import export as exporting
+from ray_kmeans.workflows import fit as fitting
+from ray_kmeans.workflows import label as labelling
+from ray_kmeans.workflows import predict as inference
 from ray_kmeans.workflows.tf_compat import variable, variables
 from ray_kmeans.workflows.validation import (
     a_path,
@@ -44,76 +44,137 @@ from ray_kmeans.workflows.validation import (
     check_to_keep,
     check_weight_of_batches,
     chosen_outputs,
-    the_data,
+    input_data,
 )
 
 log = logging.getLogger("ray_kmeans")
 
 
 class Model(ABC):
-    """What can be asked of a fitted model; every method reads the newest checkpoint."""
+    """What can be asked of a fitted model."""
 
     SCORES: ClassVar = "scores"
+    """Key of the loss in the result of `evaluate`."""
     CLUSTER_IDX: ClassVar = inference.CLUSTER_IDX
+    """Key of the nearest center in the result of `predict`."""
     CLUSTERS: ClassVar = "clusters"
+    """Name of the centers among the variables."""
     ALL_SCORES: ClassVar = inference.ALL_SCORES
+    """Key of the distances to all centers in the result of `predict`."""
 
     @property
     @abstractmethod
     def config(self) -> RunConfig:
-        """The run configuration."""
+        """The run configuration: machines, stores and checkpoints."""
 
     @property
     @abstractmethod
     def model_dir(self) -> str:
-        """Where the model is kept."""
+        """Path or URL of the directory that the model is in."""
+
+    # --- what the model is -------------------------------------------------------------------
 
     def clusters(self) -> NDArray[Any]:
-        """Return the centers, (num_clusters, num_features); NotFittedError before the first fit.
+        """Return the centers.
 
-        Cosine: rows of norm 1. float32; float64 for a model that was fitted with ``center=True``,
-        whose centers are told apart by digits that float32 does not have.
+        Returns
+        -------
+        ndarray of shape (num_clusters, num_features)
+            float32, rows of norm 1 for cosine. float64 for a model that was fitted with
+            ``center=True``, whose centers are told apart by digits that float32 does not have.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no model yet.
         """
         return self._state().clusters
 
     def get_variable_names(self) -> list[str]:
-        """Return the names of the seed's variables that this way of training has, sorted."""
+        """Return the names of the variables that TensorFlow's class has after such a training.
+
+        Returns
+        -------
+        list of str
+            Sorted names; which they are depends on whether mini-batches were used.
+        """
         return list(variables(self._state()))
 
     def get_variable_value(self, name: str) -> NDArray[Any]:
-        """Return a variable by the seed's name; a trailing ':0' is accepted.
+        """Return a variable by the name that it has in TensorFlow.
 
-        'clusters', 'global_step', 'initialized'; of mini-batch also 'Variable' (the counts, alias
-        'total_counts'), and with several steps per iteration 'clusters_updated' and
-        'update_in_steps'.
+        Parameters
+        ----------
+        name : str
+            'clusters', 'global_step' or 'initialized'; after mini-batches also 'Variable' (the
+            counts; 'total_counts' is the same), and with several steps per iteration
+            'clusters_updated' and 'update_in_steps'. A trailing ':0' is accepted.
+
+        Returns
+        -------
+        ndarray
+            The value; shape (num_clusters, num_features), (num_clusters,) or ().
+
+        Raises
+        ------
+        ConfigError
+            If there is no such variable.
         """
         return variable(self._state(), name)
 
     def history(self) -> tuple[Iteration, ...]:
-        """Return one line per step over all fits of this model."""
+        """Return one record per step over all fits of this model.
+
+        Returns
+        -------
+        tuple of Iteration
+            The oldest step first.
+        """
         return self._state().history
 
-    def history_table(self) -> Any:
-        """Return the history as an Arrow table, with units, as for a notebook or a file."""
+    def history_table(self) -> pa.Table:
+        """Return the history as an Arrow table, as for a notebook or a file.
+
+        Returns
+        -------
+        pyarrow.Table
+            One row per step; the metadata of each column have its unit and its meaning.
+        """
         state = self._state()
         return history_table(state.history, state.metric)
 
     def counts(self) -> NDArray[Any]:
-        """Return the rows of each cluster in the last sweep, (k,); of mini-batch other counts.
+        """Return the number of rows of each cluster in the last sweep.
 
-        int64; float64 for the sums of weights that are not whole. With mini-batches these are no
-        sizes of clusters: they count the rows of all steps so far, one that was drawn again counts
-        again, and so does each initial center; with several steps per iteration they begin anew
-        after each one. ``ray-kmeans evaluate`` tells how all rows spread.
+        With mini-batches these are not sizes of clusters: they count the rows of all steps so far,
+        a row that was drawn again counts again, and so does each initial center; with several steps
+        per iteration they begin anew after each one. `evaluation` counts all rows once.
+
+        Returns
+        -------
+        ndarray of shape (num_clusters,)
+            int64; float64 for the sums of weights that are not whole.
         """
         return self._state().counts
 
     def why_stopped(self) -> Stop | None:
-        """Return why the last fit ended; None for one that was cut off."""
+        """Return why the last fit ended.
+
+        Returns
+        -------
+        Stop or None
+            The reason, whose value is a sentence; None for a fit that was cut off.
+        """
         return self._state().stop
 
     def checkpoints(self) -> list[str]:
-        """Return the paths of all checkpoints, the oldest first: for `checkpoint_path`."""
+        """Return the paths of all checkpoints, as `checkpoint_path` takes them.
+
+        Returns
+        -------
+        list of str
+            The oldest first.
+        """
         return self._model_dir().checkpoints()
 
     # --- evaluation --------------------------------------------------------------------------
@@ -129,33 +190,41 @@ class Model(ABC):
         metrics: Mapping[str, evaluating.Metric] | None = None,
         name: str | None = None,
         checkpoint_path: str | None = None,
-        hooks: Sequence[Any] | None = None,
+        hooks: Sequence[Monitor] | None = None,
         log_progress: bool = True,
         *,
         sample_weight: Any = None,
     ) -> dict[str, Any]:
         """Return the loss of data under the model; changes nothing in it.
 
+        `evaluation` also tells how the rows spread over the clusters.
+
         Parameters
         ----------
-        x, input_fn
-            As in `fit`.
-        batch_size : int, optional
-            Rows of a batch, in the order of the data; default all rows.
-        steps : int, optional
-            Batches at most; default all.
-        metrics : dict of callables, optional
-            ``f(rows, predictions)`` for a batch of rows (n, d) and what `predict` says of it; their
-            mean over all rows is returned under their names. They run in this process.
-        name : str, optional
-            The TensorBoard file goes to ``model_dir/eval_<name>`` instead of ``model_dir/eval``.
-        checkpoint_path : str, optional
-            One of `checkpoints`; default the newest.
-        hooks : sequence of Monitor, optional
-            `begin` and `end` are called.
-        log_progress : bool
-            Log the result.
-        sample_weight : str or array of shape (n,), optional
+        x : array, table, URI, source or iterator of batches, default=None
+            Rows (n, d), as in `fit`; exactly one of `x` and `input_fn`.
+        y : None, default=None
+            Not used: clustering has no targets.
+        input_fn : callable, default=None
+            Function that returns the data.
+        feed_fn : None, default=None
+            Not used: there is no graph.
+        batch_size : int, default=None
+            Rows of a batch, in the order of the data. None: all rows.
+        steps : int, default=None
+            Largest number of batches. None: all.
+        metrics : dict of callables, default=None
+            Functions ``f(rows, predictions)`` by name, of the rows of a batch (n, d) and of what
+            `predict` says of them; their mean over all rows is returned. They run in this process.
+        name : str, default=None
+            The TensorBoard file goes to ``model_dir/eval_<name>``. None: to ``model_dir/eval``.
+        checkpoint_path : str, default=None
+            One of `checkpoints`. None: the newest.
+        hooks : sequence of Monitor, default=None
+            Monitors, of which `begin` and `end` are called.
+        log_progress : bool, default=True
+            Whether the result is logged.
+        sample_weight : str or array of shape (n,), default=None
             How often each row counts in the loss, as in `fit`; metrics do not know it.
 
         Returns
@@ -163,6 +232,15 @@ class Model(ABC):
         dict
             'scores': sum of the distances to the nearest center over all batches; 'loss': its mean
             over the batches; 'global_step': steps that the model was trained; and the metrics.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no model yet.
+        ConfigError
+            If an argument cannot be used.
+        DataError
+            If the data cannot be read, or are not like those of the model.
         """
         check_no_targets(y)
         if feed_fn is not None:
@@ -170,21 +248,66 @@ class Model(ABC):
         check_batch_size(batch_size, input_fn)
         check_steps(steps, None)
         check_metrics(metrics, (self.SCORES, "loss", "global_step"))
-        lookers = Monitors(check_monitors(hooks, "hooks"))
+        monitors = Monitors(check_monitors(hooks, "hooks"))
         state = self._state(checkpoint_path)
-        lookers.begin(state)
+        monitors.begin(state)
         try:
-            data = the_data(x, input_fn)
-            result = self._evaluated(state, data, batch_size, steps, metrics or {}, sample_weight)
+            result = self._losses(
+                state,
+                input_data(x, input_fn),
+                batch_size=batch_size,
+                steps=steps,
+                metrics=metrics,
+                sample_weight=sample_weight,
+            )
         except BaseException:
-            with contextlib.suppress(Exception):  # what went wrong first is what to hear of
-                lookers.end(state)
+            with contextlib.suppress(Exception):  # the first error is the one to raise
+                monitors.end(state)
             raise
-        lookers.end(state)
+        monitors.end(state)
         if log_progress:
             log.info("evaluation: %s", result)
-        fit.write_evaluation(self._model_dir(), name, result)
+        fitting.write_evaluation(self._model_dir(), name, result)
         return result
+
+    def evaluation(self, x: Any, *, sample_weight: Any = None) -> evaluating.Evaluation:
+        """Return the loss of all rows and how they spread over the clusters, after one sweep.
+
+        The command ``ray-kmeans evaluate`` prints this. Workers visit the rows, as in a fit.
+
+        Parameters
+        ----------
+        x : array, table, URI or source
+            Rows (n, d), as in `fit`; not an iterator.
+        sample_weight : str or array of shape (n,), default=None
+            How often each row counts, as in `fit`. None: once.
+
+        Returns
+        -------
+        Evaluation
+            Loss, mean loss, rows, empty clusters, and `sizes` and `shares` of the clusters.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no model yet.
+        DataError
+            If the data cannot be read, or are not like those of the model.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from ray_kmeans import RunConfig, import_centers
+        >>> here = RunConfig(num_workers=0, progress=False)
+        >>> with tempfile.TemporaryDirectory() as model_dir:
+        ...     km = import_centers(np.array([[0.0], [9.0]]), model_dir, config=here)
+        ...     found = km.evaluation(np.array([[1.0], [8.0], [10.0], [9.0]]))
+        >>> found.loss, found.sizes.tolist(), found.shares.tolist()
+        (3.0, [1, 3], [0.25, 0.75])
+        """
+        state = self._state()
+        source, layout = self._open_checked(self._all_rows(x), state, sample_weight)
+        return evaluating.evaluate_on(source, layout, state, self.config)
 
     def score(
         self,
@@ -195,33 +318,62 @@ class Model(ABC):
         batch_size: int | None = None,
         sample_weight: Any = None,
     ) -> float:
-        """Return the sum over the rows of the distance to the nearest center; positive.
+        """Return the sum over the rows of the distance to the nearest center.
 
-        `input_fn` may also be the data. `steps` limits the number of batches, as in `evaluate`.
+        Parameters
+        ----------
+        input_fn : callable, default=None
+            Function that returns the data; may also be the data.
+        steps : int, default=None
+            Largest number of batches, as in `evaluate`. None: all.
+        x : array, table, URI, source or iterator of batches, default=None
+            Rows (n, d), as in `fit`; exactly one of `x` and `input_fn`.
+        batch_size : int, default=None
+            Rows of a batch. None: all rows.
+        sample_weight : str or array of shape (n,), default=None
+            How often each row counts, as in `fit`. None: once.
+
+        Returns
+        -------
+        float
+            The loss; positive, where scikit-learn's `score` is the same with a minus.
         """
         check_batch_size(batch_size, None)
         check_steps(steps, None)
-        state, data = self._state(), the_data(x, input_fn)
-        result = self._evaluated(state, data, batch_size, steps, {}, sample_weight)
+        result = self._losses(
+            self._state(),
+            input_data(x, input_fn),
+            batch_size=batch_size,
+            steps=steps,
+            sample_weight=sample_weight,
+        )
         return float(result[self.SCORES])
 
-    def _evaluated(
+    def _losses(
         self,
         state: FitState,
         data: Any,
+        *,
         batch_size: int | None,
         steps: int | None,
-        metrics: Mapping[str, evaluating.Metric],
+        metrics: Mapping[str, evaluating.Metric] | None = None,
         sample_weight: Any,
     ) -> dict[str, Any]:
+        """Return what `evaluate` returns."""
+        metrics = metrics or {}
         if is_stream(data):
             check_no_batch_size(batch_size)
             check_weight_of_batches(sample_weight)
-            about = self.config.storage_options, state.centers.shape[1], sample_weight
-            sources = open_batches(data, *about, state)
-            losses, means = evaluating.loss_of_stream(state, sources, steps, metrics)
+            batches = open_batches(
+                data,
+                self.config.storage_options,
+                features=state.centers.shape[1],
+                sample_weight=sample_weight,
+                state=state,
+            )
+            losses, means = evaluating.loss_of_stream(state, batches, steps, metrics)
         else:
-            source, layout = self._checked(data, state, sample_weight)
+            source, layout = self._open_checked(data, state, sample_weight)
             losses, means = evaluating.loss_of(
                 state, source, layout, self.config, batch_size, steps, metrics
             )
@@ -232,52 +384,140 @@ class Model(ABC):
             **means,
         }
 
-    # --- inference ---------------------------------------------------------------------------
+    # --- labels ------------------------------------------------------------------------------
+
+    @overload
+    def predict(
+        self,
+        x: Any = None,
+        input_fn: Callable[[], Any] | None = None,
+        batch_size: int | None = None,
+        outputs: Sequence[Output] | None = None,
+        as_iterable: Literal[True] = True,
+        iterate_batches: bool = False,
+    ) -> Iterator[dict[str, Any]]: ...
+
+    @overload
+    def predict(
+        self,
+        x: Any = None,
+        input_fn: Callable[[], Any] | None = None,
+        batch_size: int | None = None,
+        outputs: Sequence[Output] | None = None,
+        *,
+        as_iterable: Literal[False],
+        iterate_batches: bool = False,
+    ) -> inference.Batch: ...
+
+    @overload
+    def predict(
+        self,
+        x: Any = None,
+        input_fn: Callable[[], Any] | None = None,
+        batch_size: int | None = None,
+        outputs: Sequence[Output] | None = None,
+        as_iterable: bool = True,
+        iterate_batches: bool = False,
+    ) -> inference.Batch | Iterator[dict[str, Any]]: ...
 
     def predict(
         self,
         x: Any = None,
         input_fn: Callable[[], Any] | None = None,
         batch_size: int | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: Sequence[Output] | None = None,
         as_iterable: bool = True,
         iterate_batches: bool = False,
-    ) -> Any:
+    ) -> inference.Batch | Iterator[dict[str, Any]]:
         """Return the distances to all centers and the nearest center of each row.
+
+        Runs in this process and holds one batch; `label` labels data that need a Ray cluster.
 
         Parameters
         ----------
-        batch_size : int, optional
-            Rows in memory at once; default one block of the data.
-        outputs : sequence of 'all_scores' and 'cluster_idx', optional
-        as_iterable : bool
-            True: an iterator of dicts, one per row, in the order of the data. False: one dict of
-            arrays over everything.
-        iterate_batches : bool
-            With `as_iterable`: one dict of arrays per batch.
+        x : array, table, URI, source or iterator of batches, default=None
+            Rows (n, d), as in `fit`; exactly one of `x` and `input_fn`.
+        input_fn : callable, default=None
+            Function that returns the data.
+        batch_size : int, default=None
+            Rows in memory at once. None: one block of the data.
+        outputs : sequence of {'all_scores', 'cluster_idx'}, default=None
+            Names of the outputs that are wanted. None: both.
+        as_iterable : bool, default=True
+            Whether an iterator is returned. False: one dict of arrays over all rows.
+        iterate_batches : bool, default=False
+            Whether the iterator gives batches, each a dict of arrays. False: rows, each a dict.
 
-        Notes
-        -----
-        'all_scores' are distances (squared Euclidean, or 1 - cos), float32; 'cluster_idx' is int64,
-        a tie goes to the lowest index. Runs in this process; jobs/predict.py labels data that need
-        a cluster.
+        Returns
+        -------
+        iterator of dict, or dict
+            'all_scores': distances to all centers (squared Euclidean, or 1 - cos), float32 (k,) of
+            a row and (n, k) of a batch. 'cluster_idx': index of the nearest center, int64; a tie
+            goes to the lowest index. In the order of the data.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no model yet; raised by the call, before the first row is asked for.
+        ConfigError
+            If an argument cannot be used.
+        DataError
+            If the data cannot be read, or are not like those of the model.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from ray_kmeans import import_centers
+        >>> with tempfile.TemporaryDirectory() as model_dir:
+        ...     km = import_centers(np.array([[0.0], [9.0]]), model_dir)
+        ...     found = km.predict(np.array([[1.0], [8.0]]), as_iterable=False)
+        >>> found["cluster_idx"].tolist(), found["all_scores"].tolist()
+        ([0, 1], [[1.0, 64.0], [64.0, 1.0]])
         """
         wanted = chosen_outputs(outputs, (self.ALL_SCORES, self.CLUSTER_IDX))
         check_batch_size(batch_size, input_fn)
-        batches = self._inferred(the_data(x, input_fn), batch_size, wanted)
+        batches = self._predict_batches(input_data(x, input_fn), batch_size, wanted)
         if not as_iterable:
-            return inference.whole(batches)
+            return inference.join_batches(batches)
         return batches if iterate_batches else inference.by_row(batches)
 
     def predict_cluster_idx(
         self, input_fn: Callable[[], Any] | None = None, *, x: Any = None
     ) -> Iterator[np.int64]:
-        """Return an iterator over the index of the nearest center of each row.
+        """Return the index of the nearest center of each row.
 
-        `input_fn` may also be the data.
+        Parameters
+        ----------
+        input_fn : callable, default=None
+            Function that returns the data; may also be the data.
+        x : array, table, URI, source or iterator of batches, default=None
+            Rows (n, d), as in `fit`; exactly one of `x` and `input_fn`.
+
+        Returns
+        -------
+        iterator of int64
+            In the order of the data.
         """
-        batches = self._inferred(the_data(x, input_fn), None, (self.CLUSTER_IDX,))
+        batches = self._predict_batches(input_data(x, input_fn), None, (self.CLUSTER_IDX,))
         return (label for batch in batches for label in batch[self.CLUSTER_IDX])
+
+    @overload
+    def transform(
+        self,
+        input_fn: Callable[[], Any] | None = None,
+        as_iterable: Literal[False] = False,
+        *,
+        x: Any = None,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def transform(
+        self,
+        input_fn: Callable[[], Any] | None = None,
+        *,
+        as_iterable: Literal[True],
+        x: Any = None,
+    ) -> Iterator[NDArray[np.float32]]: ...
 
     def transform(
         self,
@@ -285,19 +525,32 @@ class Model(ABC):
         as_iterable: bool = False,
         *,
         x: Any = None,
-    ) -> Any:
-        """Return the distances to all centers, (n, k) float32; or an iterator of rows.
+    ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
+        """Return the distances of each row to all centers.
 
-        `input_fn` may also be the data. Squared for 'squared_euclidean', as in the seed.
+        Parameters
+        ----------
+        input_fn : callable, default=None
+            Function that returns the data; may also be the data.
+        as_iterable : bool, default=False
+            Whether an iterator of rows is returned, which holds one block at a time.
+        x : array, table, URI, source or iterator of batches, default=None
+            Rows (n, d), as in `fit`; exactly one of `x` and `input_fn`.
+
+        Returns
+        -------
+        ndarray of shape (n, num_clusters), or iterator of ndarray of shape (num_clusters,)
+            float32. Squared for 'squared_euclidean', as in TensorFlow; 1 - cos for 'cosine'.
         """
-        batches = self._inferred(the_data(x, input_fn), None, (self.ALL_SCORES,))
+        batches = self._predict_batches(input_data(x, input_fn), None, (self.ALL_SCORES,))
         if as_iterable:
             return (row for batch in batches for row in batch[self.ALL_SCORES])
-        return inference.whole(batches)[self.ALL_SCORES]
+        return inference.join_batches(batches)[self.ALL_SCORES]
 
-    def _inferred(
+    def _predict_batches(
         self, data: Any, batch_size: int | None, outputs: Sequence[str]
     ) -> Iterator[inference.Batch]:
+        """Return an iterator over what the model says of each batch of some data."""
         state = self._state()
         predict = inference.ReadyModel(state, outputs)
         if is_stream(data):
@@ -305,7 +558,7 @@ class Model(ABC):
             opened = open_batches(data, self.config.storage_options, features, state=state)
             sources = ((source, source.describe()) for source in opened)
         else:
-            sources = (each for each in [self._checked(data, state)])
+            sources = (each for each in [self._open_checked(data, state)])
         batches = (
             predict(rows)
             for source, layout in sources
@@ -313,6 +566,89 @@ class Model(ABC):
         )
         nothing = np.empty((0, state.centers.shape[1]), np.float32)
         return inference.at_least(batches, predict(nothing))
+
+    def label(
+        self,
+        x: Any,
+        output: str,
+        keep_columns: Sequence[str] = (),
+        second: bool = False,
+        by_cluster: bool = False,
+        append: bool = False,
+    ) -> labelling.LabelCounts:
+        """Write the cluster of every row to Parquet files; the same call again continues.
+
+        Each worker writes the rows that it reads. The output has the columns `row` (number of the
+        row in the data), `cluster_idx` and `distance`. It is complete once ``_manifest.json`` is
+        there.
+
+        Parameters
+        ----------
+        x : array, table, URI or source
+            Rows (n, d), as in `fit`; not an iterator. `open_source` chooses columns and filters.
+        output : str
+            Directory or fsspec URL for the files.
+        keep_columns : sequence of str, default=()
+            Columns of the data to pass through to the output.
+        second : bool, default=False
+            Whether the second-nearest cluster and its distance are written too, in the columns
+            `second_cluster_idx` and `second_distance`. It costs another pass.
+        by_cluster : bool, default=False
+            Whether the files are in folders by cluster (``cluster=00007/``, as Hive has them), or
+            by ranges of many clusters.
+        append : bool, default=False
+            Whether the rows are added to an output of other data, made with the same model and
+            arguments.
+
+        Returns
+        -------
+        LabelCounts
+            The number of rows, and of those without a cluster.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no model yet.
+        ConfigError
+            If an argument cannot be used.
+        DataError
+            If the data cannot be read, or are not like those of the model.
+        BusyError
+            If another run writes to the same output.
+        StoreError
+            If something else is at `output`, or it cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from ray_kmeans import RunConfig, import_centers
+        >>> here = RunConfig(num_workers=0, progress=False)
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     km = import_centers(np.array([[0.0], [9.0]]), f"{place}/model", config=here)
+        ...     print(km.label(np.array([[1.0], [8.0]]), f"{place}/labelled"))
+        2 rows labelled
+        """
+        state, config = self._state(), self.config
+        found = labelling.write_labels(
+            state,
+            self._open(self._all_rows(x), state),
+            LabelledOutput.at(a_path("output", output), config.storage_options),
+            config,
+            model_dir=self.model_dir,
+            keep_columns=keep_columns,
+            second=second,
+            by_cluster=by_cluster,
+            append=append,
+        )
+        return labelling.LabelCounts(found.rows, found.left_out)
+
+    def _explanation(self, x: Any, work: Work) -> str:
+        """Return the plan of a work with this model, as text."""
+        state = self._state()
+        source, layout = self._open_checked(self._all_rows(x), state)
+        return explaining.explain(
+            layout, len(state.centers), self.config, work=work, features=said_of(source)
+        )
 
     # --- export ------------------------------------------------------------------------------
 
@@ -330,18 +666,41 @@ class Model(ABC):
     ) -> str:
         """Write the model as an ONNX graph to a new directory; return its path.
 
+        The arguments of TensorFlow's graph of tf.Example strings must be left out: the ONNX graph
+        takes rows.
+
         Parameters
         ----------
         export_dir : str
             Directory or fsspec URL; the export goes to a sub-directory named by the time.
-        exports_to_keep : int, optional
-            Older exports are deleted; default none.
-        checkpoint_path : str, optional
-            One of `checkpoints`; default the newest.
-        input_fn, input_feature_key, use_deprecated_input_fn, signature_fn, prediction_key, \
-default_batch_size
-            Of the seed's graph of tf.Example strings; the ONNX graph takes rows, so they must be
-            left out.
+        input_fn : None, default=None
+            Must be left out.
+        input_feature_key : None, default=None
+            Must be left out.
+        use_deprecated_input_fn : bool, default=True
+            Must be left out.
+        signature_fn : None, default=None
+            Must be left out.
+        prediction_key : None, default=None
+            Must be left out.
+        default_batch_size : int, default=1
+            Must be left out.
+        exports_to_keep : int, default=None
+            Number of the newest exports to keep; older ones are deleted. None: all.
+        checkpoint_path : str, default=None
+            One of `checkpoints`. None: the newest.
+
+        Returns
+        -------
+        str
+            Path or URL of the new directory.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no model yet.
+        ConfigError
+            If an argument cannot be used, or the extra ``[onnx]`` is not installed.
         """
         exporting.refuse(
             input_fn=input_fn,
@@ -352,8 +711,7 @@ default_batch_size
             default_batch_size=None if default_batch_size == 1 else default_batch_size,
         )
         check_to_keep(exports_to_keep)
-        state = self._state(checkpoint_path)
-        files = exporting.onnx_files(state)
+        files = exporting.onnx_files(self._state(checkpoint_path))
         options = self.config.storage_options
         return exporting.publish(export_dir, files, options, exports_to_keep)
 
@@ -376,20 +734,35 @@ default_batch_size
         ----------
         export_dir_base : str
             Directory or fsspec URL; the export goes to a sub-directory named by the time.
-        serving_input_fn : callable, optional
-            Builds the SavedModel's inputs, as in the seed; default one input 'inputs' of rows.
-        assets_extra : dict, optional
-            Path below ``assets.extra/`` to the file or URL to copy there.
-        as_text : bool
-            Write both as text (protobuf's text format).
-        checkpoint_path : str, optional
-            One of `checkpoints`; default the newest.
-        strip_default_attrs : bool
-            Leave out attributes of nodes that have their default value.
-        exports_to_keep : int, optional
-            Older exports are deleted; default none.
-        default_output_alternative_key, graph_rewrite_specs
-            Must be left out: there is one output, and no graph to rewrite.
+        serving_input_fn : callable, default=None
+            Function that builds the SavedModel's inputs, as in TensorFlow. None: one input
+            'inputs' of rows.
+        default_output_alternative_key : None, default=None
+            Must be left out: there is one output.
+        assets_extra : dict of str to str, default=None
+            Files or URLs to copy, by their paths below ``assets.extra/``.
+        as_text : bool, default=False
+            Whether both are written as text (protobuf's text format).
+        checkpoint_path : str, default=None
+            One of `checkpoints`. None: the newest.
+        graph_rewrite_specs : None, default=None
+            Must be left out: there is no graph to rewrite.
+        strip_default_attrs : bool, default=False
+            Whether attributes of nodes that have their default value are left out.
+        exports_to_keep : int, default=None
+            Number of the newest exports to keep; older ones are deleted. None: all.
+
+        Returns
+        -------
+        str
+            Path or URL of the new directory.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no model yet.
+        ConfigError
+            If an argument cannot be used, or the extra ``[onnx]`` is not installed.
 
         Notes
         -----
@@ -411,20 +784,65 @@ default_batch_size
     # --- inside ------------------------------------------------------------------------------
 
     def _open(self, data: Any, state: FitState | None, sample_weight: Any = None) -> Source:
+        """Return the source of data, with the columns that the model goes by."""
         options = self.config.storage_options
         return open_for(state, data, storage_options=options, sample_weight=sample_weight)
 
-    def _checked(
+    def _open_checked(
         self, data: Any, state: FitState, sample_weight: Any = None
     ) -> tuple[Source, Layout]:
+        """Open data; raise DataError unless they are as wide as the model."""
         source = self._open(data, state, sample_weight)
         layout = source.describe()
         check_features(layout.features, state, self.model_dir)
         return source, layout
 
+    @staticmethod
+    def _all_rows(x: Any) -> Any:
+        """Return the data; ConfigError for an iterator, which only this process can read."""
+        if is_stream(x):
+            raise ConfigError(
+                f"x of type {type(x).__name__} gives batches once, and workers read rows where "
+                "they are. Give an array, a table, a URI or a source."
+            )
+        return x
+
     def _state(self, checkpoint: str | None = None) -> FitState:
+        """Read the newest checkpoint, or the one at a path."""
         path = None if checkpoint is None else a_path("checkpoint_path", checkpoint)
         return self._model_dir().fitted(path)
 
     def _model_dir(self) -> ModelDir:
+        """Return the directory that the checkpoints are in."""
         return ModelDir.of(self.model_dir, self.config)
+
+
+class FittedModel(Model):
+    """A model as it was when it was read; a fit that goes on meanwhile does not change its answers.
+
+    The commands use it, so that all that one of them does is by one checkpoint, read once.
+    """
+
+    def __init__(self, model_dir: str, config: RunConfig) -> None:
+        self._config = config
+        self._place = model_dir
+        self.state = super()._state()
+        """The model: its centers, and how it was trained."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The run configuration: machines and stores."""
+        return self._config
+
+    @property
+    def model_dir(self) -> str:
+        """Path or URL of the directory that the model was read from."""
+        return self._place
+
+    def explain(self, x: Any, work: Work) -> str:
+        """Return the plan of a work with this model, as text; see `KMeansClustering.explain`."""
+        return self._explanation(x, work)
+
+    def _state(self, checkpoint: str | None = None) -> FitState:
+        """Return the model as it was read, or read the checkpoint at a path."""
+        return self.state if checkpoint is None else super()._state(checkpoint)

@@ -1,29 +1,24 @@
-"""A fitted model as a step of a Ray Data pipeline."""
+"""Predictor: a fitted model as a step of a Ray Data pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+from ray_kmeans.config import NonFinite, Output
 from ray_kmeans.data.datasets import ray_batch
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.opening import check_nonfinite, names_of
 from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.workflows.predict import (
-    ALL_SCORES,
-    CLUSTER_IDX,
-    DISTANCE,
-    ReadyModel,
-    batches_of,
-    whole,
-)
+from ray_kmeans.workflows.predict import ReadyModel, batches_of, join_batches
 from ray_kmeans.workflows.validation import a_path, check_features, chosen_outputs
 
-OUTPUTS = (ALL_SCORES, CLUSTER_IDX, DISTANCE)
+OUTPUTS: tuple[str, ...] = get_args(Output)
+"""Names of all outputs that a batch can get."""
 
 
 class Predictor:
-    """Labels batches of a `ray.data.Dataset`: a class for `map_batches`.
+    """Label batches of a `ray.data.Dataset`: a class for `map_batches`.
 
     ``data.map_batches(Predictor, fn_constructor_kwargs={"model_dir": ...}, concurrency=4,
     batch_format="pyarrow")`` reads the model once in each of four actors. An actor computes in one
@@ -33,29 +28,48 @@ class Predictor:
     ----------
     model_dir : str
         Path or fsspec URL of a fitted model, which the actors reach.
-    columns : list of str, optional
-        The column of vectors, or the columns of numbers; default those that the model was fitted
+    columns : list of str, default=None
+        The column of vectors, or the d columns of numbers. None: those that the model was fitted
         on.
-    outputs : sequence of 'all_scores', 'cluster_idx' and 'distance', optional
-        What each batch gets as new columns; default the last two. 'distance' is that to the nearest
-        center (squared Euclidean, or 1 - cos), float32, and 'all_scores' are those to all k.
-    checkpoint_path : str, optional
-        One of `KMeansClustering.checkpoints`; default the newest when an actor starts. Give it
-        while a fit goes on, so that all actors have the same.
-    nonfinite : 'error' or 'drop'
-        Of rows with NaN, null or infinity. 'drop': they get the label -1 and the distance NaN.
-    storage_options : dict, optional
-        Passed to fsspec unchanged.
+    outputs : sequence of {'all_scores', 'cluster_idx', 'distance'}, \
+default=('cluster_idx', 'distance')
+        New columns that each batch gets. 'cluster_idx' is the index of the nearest center, int64;
+        'distance' the distance to it (squared Euclidean, or 1 - cos), float32; 'all_scores' the
+        distances to all k centers, float32 (k,). None: all three.
+    checkpoint_path : str, default=None
+        One of `KMeansClustering.checkpoints`. None: the newest when an actor starts. Give it while
+        a fit goes on, so that all actors have the same.
+    nonfinite : {'error', 'drop'}, default='error'
+        What becomes of rows with NaN, null or infinity. 'drop': they get the label -1 and the
+        distance NaN.
+    storage_options : dict, default=None
+        Options passed to fsspec unchanged.
+
+    Raises
+    ------
+    NotFittedError
+        If there is no model.
+    ConfigError
+        If an argument cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from ray_kmeans import Predictor, import_centers
+    >>> with tempfile.TemporaryDirectory() as model_dir:
+    ...     km = import_centers(np.array([[0.0, 0.0], [9.0, 9.0]]), model_dir)
+    ...     Predictor(model_dir)({"v": np.array([[8.0, 7.0]])})["cluster_idx"].tolist()
+    [1]
     """
 
     def __init__(
         self,
         model_dir: str,
         columns: Sequence[str] | None = None,
-        outputs: Sequence[str] | None = (CLUSTER_IDX, DISTANCE),
+        outputs: Sequence[Output] | None = ("cluster_idx", "distance"),
         *,
         checkpoint_path: str | None = None,
-        nonfinite: str = "error",
+        nonfinite: NonFinite = "error",
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_nonfinite(nonfinite)
@@ -68,9 +82,22 @@ class Predictor:
         self._model = ReadyModel(self._state, chosen_outputs(outputs, OUTPUTS))
 
     def __call__(self, batch: Any) -> Any:
-        """Return a batch, an Arrow table or a dict of arrays, with the outputs as new columns.
+        """Return a batch with the outputs as new columns.
 
-        Raises DataError for rows that are not as wide as the model's.
+        Parameters
+        ----------
+        batch : pyarrow.Table or dict of arrays
+            Rows (n, d), in the columns of the model or in those that were chosen.
+
+        Returns
+        -------
+        pyarrow.Table or dict of arrays
+            The same columns and the outputs.
+
+        Raises
+        ------
+        DataError
+            If the rows are not as wide as the model's.
         """
         spec = self._state.rows
         table = ray_batch.table_of(batch, self._columns or (spec.columns if spec else None))
@@ -79,5 +106,5 @@ class Predictor:
         source = open_for(self._state, table, self._columns, nonfinite=self._nonfinite)
         layout = source.describe()
         check_features(layout.features, self._state, self._model_dir)
-        answers = whole(map(self._model, batches_of(source, layout, None)))
+        answers = join_batches(map(self._model, batches_of(source, layout, None)))
         return ray_batch.with_columns(batch, answers)

@@ -1,4 +1,4 @@
-"""Tests that every source inherits, ours and yours. They run under pytest, which they need."""
+"""Tests that every source inherits, ours and yours; they run under pytest, which they need."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.source import Source, is_only_here
 
 Case: TypeAlias = tuple[Source, Any]
-"""A source, and the rows that it must yield."""
+"""A source, and the rows (n, d) that it must yield, float32."""
 
 
 class SourceContract:
-    """What every source promises: subclass it in a test, and give `source_and_rows`.
+    """Test what every source promises: subclass this, and give the fixture `source_and_rows`.
 
     ::
 
@@ -125,6 +125,7 @@ class SourceContract:
 
     @staticmethod
     def check(read: Iterable[tuple[Any, Any]], expected: Sequence[Any], rows: Any) -> None:
+        """Assert that the expected blocks were read, in their order, each with its rows."""
         seen = []
         for block, part in read:
             np.testing.assert_array_equal(part, rows[block.first : block.first + block.rows])

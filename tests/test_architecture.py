@@ -49,7 +49,7 @@ ONLY_IN = {  # who may import a library: a package, or one module of it
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"io", "data.listing"},
     "tenacity": {"io"},
-    "pyarrow": {"data", "store", "export", "demo", "workflows.import_centers"},
+    "pyarrow": {"data", "store", "export", "demo", "workflows.import_centers", "model"},
     "faiss": {"data.formats.faiss_index"},
     "deltalake": {"data.datasets.delta"},
     "lance": {"data.datasets.lance"},

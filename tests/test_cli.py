@@ -149,7 +149,8 @@ def test_mini_batch_shows_sizes_and_loss_of_all_rows_not_those_of_many_steps(
     run("fit", numbers, str(tmp_path / "model"), *flags)
 
     shown = capsys.readouterr().out
-    km = KMeansClustering(4, str(tmp_path / "model"))
+    here = config.RunConfig(num_workers=0, progress=False)
+    km = KMeansClustering(4, str(tmp_path / "model"), config=here)
     labels = np.array([*km.predict_cluster_idx(x=X)])
     sizes = sorted(np.bincount(labels, minlength=4).tolist(), reverse=True)
     [line] = re.findall(r"all 60 rows by the last centers: .*", shown)

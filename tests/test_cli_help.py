@@ -16,7 +16,6 @@ import pytest
 
 from ray_kmeans import KMeansClustering, cli, config
 from ray_kmeans.cli.config_file import flags_of
-from ray_kmeans.workflows import validation
 
 ROOT = Path(__file__).parents[1]
 JOBS = {
@@ -138,8 +137,8 @@ def test_a_fit_has_all_parameters_of_the_estimator_and_fields_of_the_config_as_f
     for name in set(own) - {"num_clusters", "model_dir"}:
         assert default[name] == own[name], name
     choices = {name: set(get_args(flags[name])) for name in own if get_origin(flags[name])}
-    assert choices["distance_metric"] == set(validation.METRICS)
-    assert choices["empty_clusters"] == set(validation.EMPTY_CLUSTERS)
+    assert choices["distance_metric"] == set(get_args(config.DistanceMetric))
+    assert choices["empty_clusters"] == set(get_args(config.EmptyClusters))
 
 
 def test_the_defaults_in_the_readme_are_those_of_the_config():

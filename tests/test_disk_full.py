@@ -20,6 +20,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.store.lease import Lease
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
+from ray_kmeans.workflows.parameters import FitParams
 from tests.store_contract import assert_same
 
 X = np.random.default_rng(5).normal(size=(600, 256)).astype(np.float32)
@@ -114,7 +115,7 @@ def test_a_file_system_that_takes_no_more_files_is_said(disk):
 
 def fit_with(model_dir, listener=lambda event: None, **config):
     config = RunConfig(num_workers=0, save_checkpoints_steps=1, progress=False, **config)
-    params = KMeansClustering(100, use_mini_batch=False).get_params()
+    params = FitParams(**KMeansClustering(100, use_mini_batch=False).get_params(deep=False))
     return fit.fit(
         fit.plan_fit(params, config, StopRule(steps=5), None),
         open_source(X),

@@ -19,6 +19,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
 from ray_kmeans.workflows import plan as resources
+from ray_kmeans.workflows.parameters import FitParams
 from tests import oracle
 from tests.conftest import shared_data
 
@@ -236,7 +237,7 @@ def test_a_fit_that_was_cut_off_and_is_run_again_equals_the_undisturbed_one(
     store = ModelDir.at(str(tmp_path / "cut"), {}, 5)
     with pytest.raises(CutOff):
         fit.fit(
-            fit.plan_fit(km.get_params(), config, StopRule(steps), None),
+            fit.plan_fit(FitParams(**km.get_params(deep=False)), config, StopRule(steps), None),
             open_source(gaussian),
             store,
             config,

@@ -17,6 +17,7 @@ from ray_kmeans.errors import (
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
+from ray_kmeans.workflows.parameters import FitParams
 
 HERE = RunConfig(num_workers=0, progress=False)
 
@@ -39,7 +40,9 @@ def seeds(tmp_path):
                 seen.append(store.latest().centers)
 
         km = model(k, store.url, initial, **params)
-        fit_plan = fit.plan_fit(km.get_params(), HERE, StopRule(steps=1), None)
+        fit_plan = fit.plan_fit(
+            FitParams(**km.get_params(deep=False)), HERE, StopRule(steps=1), None
+        )
         fit.fit(fit_plan, open_source(x), store, HERE, listeners=[read])
         return seen[-1]
 
@@ -159,8 +162,8 @@ def test_another_model_in_model_dir_is_refused_with_both_descriptions(
     [
         ([[1, 2, 3]], r"shape \(1, 3\) and num_clusters=2"),
         ([1.0, 2.0], r"shape \(2,\)"),
-        ([["a"], ["b"]], "no array of numbers"),
-        ([[1, 2], [3]], "no array of numbers"),
+        ([["a"], ["b"]], "not an array of numbers"),
+        ([[1, 2], [3]], "not an array of numbers"),
         ([[1, np.nan], [0, 0]], "NaN or infinity"),
         ([[1e300, 0], [0, 0]], "NaN or infinity"),
         ("Random", "'Random' is unknown"),

@@ -140,8 +140,8 @@ def test_a_sweep_after_mini_batch_is_made_where_it_is_cheap_by_what_it_counts(
 ):
     state = FitState.initial(np.zeros((clusters, features), np.float32))
     source = SimpleNamespace(describe=lambda: SimpleNamespace(rows=rows, features=features))
-    swept = SimpleNamespace(rows=rows, mean_loss=0.5, num_clusters=clusters), np.arange(3)
-    monkeypatch.setattr(evaluate, "_swept", lambda *_: swept)
+    found = SimpleNamespace(rows=rows, mean_loss=0.5, num_clusters=clusters, sizes=np.arange(3))
+    monkeypatch.setattr(evaluate, "evaluate_on", lambda *_: found)
 
     said = evaluate.after_mini_batch(source, state, RunConfig())
 

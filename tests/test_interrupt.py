@@ -15,6 +15,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.process import interrupt
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
+from ray_kmeans.workflows.parameters import FitParams
 
 X = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
 CONFIG = RunConfig(num_workers=0, progress=False)
@@ -31,7 +32,7 @@ def test_who_is_asked_to_end_while_it_reads_or_seeds_ends_there(phase, initial, 
             interrupt.request_stop()
 
     km = KMeansClustering(20, initial_clusters=initial, use_mini_batch=False)
-    plan = fit.plan_fit(km.get_params(), CONFIG, StopRule(max_steps=3), None)
+    plan = fit.plan_fit(FitParams(**km.get_params(deep=False)), CONFIG, StopRule(max_steps=3), None)
     store = ModelDir.at(str(tmp_path), {}, 5)
 
     with pytest.raises(RunStoppedError), interrupt.listening():

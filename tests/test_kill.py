@@ -23,6 +23,7 @@ from ray_kmeans.demo import DATA
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
+from ray_kmeans.workflows.parameters import FitParams
 from tests.servers import lasting_ray
 from tests.test_ray_training import descendants
 
@@ -40,7 +41,7 @@ def undisturbed(tmp_path_factory):
 
 def fit_with(model_dir, num_workers, listener=lambda event: None, rule=None):
     config = RunConfig(num_workers=num_workers, save_checkpoints_steps=3, progress=False)
-    params = KMeansClustering(K, use_mini_batch=False).get_params()
+    params = FitParams(**KMeansClustering(K, use_mini_batch=False).get_params(deep=False))
     return fit.fit(
         fit.plan_fit(params, config, rule or StopRule(), None),
         open_source(str(DATA)),

@@ -20,6 +20,7 @@ from ray_kmeans.observe.log import LogLines, tell_all, warn
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
+from ray_kmeans.workflows.parameters import FitParams
 
 X = np.random.default_rng(3).normal(size=(200, 3)).astype(np.float32)
 HERE = RunConfig(num_workers=0)
@@ -262,7 +263,7 @@ def test_only_warnings_become_warnings():
 def test_all_listeners_hear_all_events_in_order(tmp_path):
     heard = {"a": [], "b": []}
     config = RunConfig(num_workers=0, save_checkpoints_steps=2)
-    params = KMeansClustering(4, use_mini_batch=False).get_params()
+    params = FitParams(**KMeansClustering(4, use_mini_batch=False).get_params(deep=False))
     runs.fit(
         runs.plan_fit(params, config, StopRule(steps=3), None),
         open_source(X),

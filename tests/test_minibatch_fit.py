@@ -25,6 +25,7 @@ from ray_kmeans.observe.monitors import Monitor, Monitors
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
 from ray_kmeans.workflows import plan as resources
+from ray_kmeans.workflows.parameters import FitParams
 from tests.test_minibatch import COSINE, EUCLIDEAN, HERE, Seed, check, model
 
 N = 53
@@ -91,7 +92,9 @@ def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, e
         looker=None, emit=lambda event: None):  # fmt: skip
     """Fit as the estimator does, on blocks and shards of this size and number."""
     config = RunConfig(num_workers=0, progress=False, save_checkpoints_steps=every)
-    params = model(X[:5], m, metric, place="nowhere", config=config).get_params(deep=False)
+    params = FitParams(
+        **model(X[:5], m, metric, place="nowhere", config=config).get_params(deep=False)
+    )
     planned = runs.plan_fit(params, config, StopRule(steps), size)
     sizes = [min(block, len(x) - begin) for begin in range(0, len(x), block)]
     blocks = layout.cut("x", sizes, x.shape[1])

@@ -27,6 +27,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit, label
+from ray_kmeans.workflows.parameters import FitParams
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -44,7 +45,9 @@ def fitted(x, model_dir, num_workers, k=12, steps=8, **config):
 
 def fit_and_watch(source, model_dir, k, rule, listener, **params):
     config = RunConfig(num_workers=2, progress=False)
-    params = KMeansClustering(k, **{"use_mini_batch": False, **params}).get_params()
+    params = FitParams(
+        **KMeansClustering(k, **{"use_mini_batch": False, **params}).get_params(deep=False)
+    )
     plan = fit.plan_fit(params, config, rule, None)
     store = ModelDir.at(str(model_dir), {}, 5)
     return fit.fit(plan, source, store, config, listeners=[listener])

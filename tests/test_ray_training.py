@@ -37,6 +37,7 @@ from ray_kmeans.on_ray.object_store import put
 from ray_kmeans.on_ray.pool import RayPool
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
+from ray_kmeans.workflows.parameters import FitParams
 from tests.files import put_table, rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -239,8 +240,8 @@ class Way:
         return state_of(model_dir)
 
     def plan(self):
-        params = self.estimator("nowhere", 0).get_params()
-        rule = replace(self.rule, relative_tolerance=params["relative_tolerance"])
+        params = FitParams(**self.estimator("nowhere", 0).get_params(deep=False))
+        rule = replace(self.rule, relative_tolerance=params.relative_tolerance)
         size = runs.WHOLE if self.is_stream else self.batch_size
         return runs.plan_fit(params, RunConfig(), rule, size)
 

@@ -152,7 +152,7 @@ def test_a_directory_that_is_not_there_is_an_error_that_names_it(X, tmp_path):
 
 
 def test_an_unknown_place_is_refused():
-    with pytest.raises(ConfigError, match=r"cache='tape' is unknown\. Give 'auto', 'memory'"):
+    with pytest.raises(ConfigError, match=r"cache='tape' is unknown\. Give one of 'auto', 'mem"):
         RunConfig(cache="tape")
 
 

@@ -128,8 +128,12 @@ PARAMETERS = [
     ({"initial_clusters": X[:3]}, ConfigError, r"initial_clusters .*\(3, 3\) and num_clusters=4"),
     ({"initial_clusters": X[:4, 0]}, ConfigError, r"initial_clusters .*\(4,\).*num_features\)"),
     ({"initial_clusters": X[:4, :2]}, ConfigError, "initial_clusters has 2 features .* have 3"),
-    ({"initial_clusters": [["a"]] * 4}, ConfigError, "initial_clusters is no array of numbers"),
-    ({"initial_clusters": [[1, 2], [3]]}, ConfigError, "initial_clusters is no array of numbers"),
+    ({"initial_clusters": [["a"]] * 4}, ConfigError, "initial_clusters is not an array of num"),
+    (
+        {"initial_clusters": [[1, 2], [3]]},
+        ConfigError,
+        "initial_clusters is not an array of num",
+    ),
     ({"initial_clusters": X[:4] * NAN}, ConfigError, "initial_clusters holds NaN .*Give finite"),
     ({"initial_clusters": [[1e300] * 3] * 4}, ConfigError, "initial_clusters .*beyond float32"),
     (
@@ -236,7 +240,7 @@ def test_partial_fit_refuses_what_fit_refuses(place, params, error, message):
         ({"save_summary_steps": None}, f"save_summary_steps=None {WHOLE_NUMBER}"),
         ({"log_step_count_steps": True}, f"log_step_count_steps=True {WHOLE_NUMBER}"),
         ({"cpus_per_worker": 0}, "cpus_per_worker=0 must be a number above 0"),
-        ({"backend": "tpu"}, "backend='tpu' .*Give 'auto', 'cpu' or 'gpu'"),
+        ({"backend": "tpu"}, "backend='tpu' .*Give one of 'auto', 'cpu', 'gpu'"),
         ({"gpus_per_worker": 1}, "gpus_per_worker=1 needs backend='gpu'; it is 'auto'"),
         ({"backend": "gpu", "gpus_per_worker": 2}, "gpus_per_worker=2 is more than .*more workers"),
         ({"storage_options": "key"}, "storage_options is a str; it must be a dict"),
@@ -449,25 +453,25 @@ def test_another_model_in_the_directory_is_not_overwritten(km, params, message, 
 
 # --- exports ---------------------------------------------------------------------------------
 
-SEEDS_GRAPH = "belongs to the seed's graph .*Leave it out"
+TENSORFLOWS_GRAPH = "belongs to TensorFlow's graph .*Leave it out"
 
 EXPORTS = [
-    ("export", {"input_fn": lambda: X}, ConfigError, f"input_fn: {SEEDS_GRAPH}"),
-    ("export", {"input_feature_key": "x"}, ConfigError, f"input_feature_key: {SEEDS_GRAPH}"),
-    ("export", {"signature_fn": dict}, ConfigError, f"signature_fn: {SEEDS_GRAPH}"),
-    ("export", {"prediction_key": "x"}, ConfigError, f"prediction_key: {SEEDS_GRAPH}"),
-    ("export", {"default_batch_size": 2}, ConfigError, f"default_batch_size: {SEEDS_GRAPH}"),
+    ("export", {"input_fn": lambda: X}, ConfigError, f"input_fn: {TENSORFLOWS_GRAPH}"),
+    ("export", {"input_feature_key": "x"}, ConfigError, f"input_feature_key: {TENSORFLOWS_GRAPH}"),
+    ("export", {"signature_fn": dict}, ConfigError, f"signature_fn: {TENSORFLOWS_GRAPH}"),
+    ("export", {"prediction_key": "x"}, ConfigError, f"prediction_key: {TENSORFLOWS_GRAPH}"),
+    ("export", {"default_batch_size": 2}, ConfigError, f"default_batch_size: {TENSORFLOWS_GRAPH}"),
     (
         "export",
         {"use_deprecated_input_fn": False},
         ConfigError,
-        f"use_deprecated_input_fn: {SEEDS_GRAPH}",
+        f"use_deprecated_input_fn: {TENSORFLOWS_GRAPH}",
     ),
     (
         "export",
         {"signature_fn": dict, "prediction_key": "x"},
         ConfigError,
-        f"prediction_key, signature_fn: {SEEDS_GRAPH}",
+        f"prediction_key, signature_fn: {TENSORFLOWS_GRAPH}",
     ),
     ("export", {"exports_to_keep": 0}, ConfigError, "exports_to_keep=0 .*at least 1"),
     ("export", {"exports_to_keep": "2"}, ConfigError, f"exports_to_keep='2' {WHOLE_NUMBER}"),
@@ -476,13 +480,13 @@ EXPORTS = [
         "export_savedmodel",
         {"default_output_alternative_key": "x"},
         ConfigError,
-        f"default_output_alternative_key: {SEEDS_GRAPH}",
+        f"default_output_alternative_key: {TENSORFLOWS_GRAPH}",
     ),
     (
         "export_savedmodel",
         {"graph_rewrite_specs": ("x",)},
         ConfigError,
-        f"graph_rewrite_specs: {SEEDS_GRAPH}",
+        f"graph_rewrite_specs: {TENSORFLOWS_GRAPH}",
     ),
     ("export_savedmodel", {"exports_to_keep": 0}, ConfigError, "exports_to_keep=0 .*at least 1"),
     (

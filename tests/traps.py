@@ -28,6 +28,7 @@ from ray_kmeans.on_ray import pool
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit, label
+from ray_kmeans.workflows.parameters import FitParams
 
 ROOT = Path(__file__).parents[1]
 
@@ -201,7 +202,9 @@ class Job:
             K, initial_clusters=self.initial, use_mini_batch=self.mini_batch, random_seed=3
         )
         size = 700 if self.mini_batch else None
-        plan = fit.plan_fit(km.get_params(), config, StopRule(max_steps=STEPS), size)
+        plan = fit.plan_fit(
+            FitParams(**km.get_params(deep=False)), config, StopRule(max_steps=STEPS), size
+        )
         return fit.fit(plan, source, store, config, listeners=listeners)
 
     def command(self):

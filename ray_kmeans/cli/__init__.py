@@ -1,4 +1,4 @@
-"""Flags to calls: the `ray-kmeans` command, and the same as jobs/*.py."""
+"""The `ray-kmeans` command, and the same as jobs/*.py: turn flags into calls."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ from ray_kmeans.cli import (
 from ray_kmeans.errors import ConfigError
 
 VERSION = "--version"
+"""The flag that prints the version, with any command."""
 
 
 class Command(NamedTuple):
-    """A command: its flags, and what runs with them."""
+    """A command of `ray-kmeans`."""
 
     flags: type[Any]
+    """The dataclass of its flags."""
     run: Callable[[Any], None]
+    """The function that runs it, with such flags."""
 
 
 COMMANDS = {
@@ -43,6 +46,7 @@ COMMANDS = {
     "make-dataset": Command(make_dataset.MakeDataset, make_dataset.run),
     "demo": Command(demo.Demo, demo.run),
 }
+"""All commands by name, in the order of the help."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -51,11 +55,11 @@ def main(args: Sequence[str] | None = None) -> None:
     if name in COMMANDS:
         job(name, rest, prog=f"ray-kmeans {name}")
     else:
-        exit_codes.run(lambda: _tell(name))
+        exit_codes.run(lambda: _answer(name))
 
 
-def _tell(name: str) -> None:
-    """Answer a first word that is no command."""
+def _answer(name: str) -> None:
+    """Print version or help for a first word that is no command; ConfigError for any other."""
     if name == VERSION:
         print(f"ray-kmeans {__version__}")
         return
@@ -73,6 +77,6 @@ def job(name: str, args: Sequence[str] | None = None, prog: str | None = None) -
     kind, run = COMMANDS[name]
     given = list(sys.argv[1:] if args is None else args)
     if VERSION in given:
-        exit_codes.run(lambda: _tell(VERSION))
+        exit_codes.run(lambda: _answer(VERSION))
     else:
         exit_codes.run(lambda: run(words.flags_in(given, kind, prog)))

@@ -1,4 +1,4 @@
-"""Flags from a file: `--config FILE`. Those of the command line win over it."""
+"""Read flags from a file, `--config FILE`; those of the command line win over it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ray_kmeans.text import secrets
 T = TypeVar("T")
 
 MOST_BYTES = 2**20
-"""Of a file of flags."""
+"""Largest size in bytes of a file of flags."""
 MOST_KEYS = 5
-"""Unknown ones that are named."""
+"""Largest number of unknown keys that a message names."""
 LONGEST = 60
-"""Characters of a value that are repeated."""
+"""Largest number of characters of a value that a message repeats."""
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML in which 1e-4 is a number, as in its version 1.2, and which names each key once.
+    """Reads YAML in which 1e-4 is a number, as in version 1.2, and refuses a key given twice.
 
-    It has no aliases, by which a few lines become gigabytes.
+    It refuses aliases, by which a few lines become gigabytes.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -58,8 +58,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; ValueError for a name that is given twice."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of JSON with these members; ValueError for a name that is given twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -69,7 +69,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def defaults_in(words: Sequence[str], kind: type[T]) -> T | None:
-    """Return flags with the values of the file that `--config` names; None where it names none."""
+    """Return flags with the values of the file that `--config` names; None without one."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?")
     path = finder.parse_known_args(list(words))[0].config
@@ -77,9 +77,9 @@ def defaults_in(words: Sequence[str], kind: type[T]) -> T | None:
 
 
 def defaults_of(path: str, kind: type[T]) -> T:
-    """Return flags with the values of a file; those that are in neither are still to be given.
+    """Return flags with the values of a file; a flag that it lacks keeps its default.
 
-    Raises ConfigError for keys that are no flags, and values that are none of theirs.
+    Raises ConfigError for keys that are no flags, and for values that a flag does not take.
     """
     values = _read(path)
     shown = Remote(path).shown
@@ -97,11 +97,11 @@ def defaults_of(path: str, kind: type[T]) -> T:
             takes = in_words(known[name])
             raise ConfigError(f"{shown!r} holds {name}={_shown(value)}; it takes {takes}.")
     _check_places(values, kind, shown)
-    return _made(kind, values)
+    return _build(kind, values)
 
 
 def flags_of(kind: type[Any]) -> dict[str, Any]:
-    """Return the type of every flag of a command, by its name, but `config` itself."""
+    """Return the type of every flag of a command by its name, without `config` itself."""
     flags: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
         nested = isinstance(hint, type) and is_dataclass(hint)
@@ -110,12 +110,12 @@ def flags_of(kind: type[Any]) -> dict[str, Any]:
 
 
 def nearest(key: str, known: Mapping[str, Any]) -> str:
-    """Return the known key that looks most like this one."""
+    """Return the known key that is most like this one."""
     return str(get_close_matches(key, known, 1, cutoff=0.0)[0])
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value from a file is of a type that a flag has."""
+    """Return whether a value from a file has the type of a flag."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(value, each) for each in inside)
@@ -130,7 +130,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as people may see it: what a mapping holds may be a secret."""
+    """Return a value as text for messages; a mapping is not shown, as it may hold a secret."""
     if isinstance(value, dict | set):
         return "{...}"
     if isinstance(value, list):
@@ -141,11 +141,12 @@ def _shown(value: Any) -> str:
 
 
 def in_words(hint: Any) -> str:
-    """Return a type as people read it."""
+    """Return a type as text for messages."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _read(path: str) -> dict[str, Any]:
+    """Return the mapping that a file holds; ConfigError where it cannot be read or holds none."""
     place = Remote(path)
     if not path.endswith((".yaml", ".yml", ".json")):
         raise ConfigError(f"config={place.shown!r} must end with .yaml, .yml or .json.")
@@ -157,7 +158,7 @@ def _read(path: str) -> dict[str, Any]:
     try:
         text = data.decode()
         if language == "JSON":
-            found = json.loads(text, object_pairs_hook=_once)
+            found = json.loads(text, object_pairs_hook=_unique)
         else:
             found = yaml.load(text, _Loader)
     except RecursionError:
@@ -166,8 +167,8 @@ def _read(path: str) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{place.shown!r} is not YAML: line {line}: {error.problem}.") from None
     except (ValueError, yaml.YAMLError) as error:
-        said_of_it = str(error).partition("\n")[0]
-        raise ConfigError(f"{place.shown!r} is not {language}: {said_of_it}.") from None
+        problem = str(error).partition("\n")[0]
+        raise ConfigError(f"{place.shown!r} is not {language}: {problem}.") from None
     if not isinstance(found, dict):
         raise ConfigError(
             f"{place.shown!r} must hold names of flags with their values, as num_clusters: 10, "
@@ -177,9 +178,9 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _check_places(values: Mapping[str, Any], kind: type[Any], shown: str) -> None:
-    """Raise ConfigError for a file with some of the places alone.
+    """Raise ConfigError for a file that holds some of the positional arguments, but not all.
 
-    Which of them a word on the command line stands for would be a guess.
+    It would be a guess for which of the others a word on the command line stands.
     """
     (mark,) = get_args(Positional[str])[1:]
     hints = get_type_hints(kind, include_extras=True)
@@ -192,13 +193,13 @@ def _check_places(values: Mapping[str, Any], kind: type[Any], shown: str) -> Non
         )
 
 
-def _made(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Return flags with these values, and a mark where one must be given yet."""
+def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Return flags with the values, and tyro's mark for those that must still be given."""
     hints = get_type_hints(kind)
     made: dict[str, Any] = {}
     for field in fields(kind):  # type: ignore[arg-type]
         if is_dataclass(hints[field.name]):
-            made[field.name] = _made(hints[field.name], values)
+            made[field.name] = _build(hints[field.name], values)
         elif field.name in values:
             value = values[field.name]
             made[field.name] = tuple(value) if isinstance(value, list) else value

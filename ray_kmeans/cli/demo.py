@@ -8,7 +8,7 @@ from pathlib import Path
 from ray_kmeans.cli.flags import (
     Configured,
     announce,
-    join,
+    join_ray,
     run_config,
 )
 from ray_kmeans.config import RunOptions
@@ -27,15 +27,16 @@ class Demo(Configured):
 
 
 def run(flags: Demo) -> None:
-    """Fit and label data that come with the package, and print what is to be seen there."""
+    """Fit and label the data that come with the package, and print the largest clusters."""
     output = _free_directory(Path(flags.output))
     config = run_config(flags.run, "{}")
     announce("demo", "6,000 glosses", str(output), config)
-    join(config)
+    join_ray(config)
     print(run_demo(output, flags.num_clusters, config))
 
 
 def _free_directory(wanted: Path) -> Path:
+    """Return the wanted path, with a number added if it exists."""
     number, path = 1, wanted
     while path.exists():
         number += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -13,21 +13,19 @@ from ray_kmeans.cli.flags import (
     Configured,
     WeighedRows,
     announce,
-    join,
+    join_ray,
     run_config,
 )
 from ray_kmeans.config import MachineOptions, RunConfig
-from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.io.publish import Place, absolute, put
-from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.workflows.evaluate import Evaluation, evaluate_on
-from ray_kmeans.workflows.explain import Work, explain
+from ray_kmeans.model import FittedModel
+from ray_kmeans.workflows.evaluate import Evaluation
 from ray_kmeans.workflows.validation import check_features
 
 
 @dataclass(frozen=True)
 class Evaluate(WeighedRows, Configured):
-    """Tell the loss of a data set under a fitted model, and how its rows spread over clusters."""
+    """Print the loss of a data set under a fitted model, and how its rows spread over clusters."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
     """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
@@ -45,26 +43,24 @@ class Evaluate(WeighedRows, Configured):
 def run(flags: Evaluate) -> None:
     """Print the figures, and write them where that is asked for."""
     config = run_config(flags.run, flags.storage_options)
-    model = ModelDir.of(flags.model_dir, config)
-    state = model.fitted()
-    source = flags.open(flags.uri, config, state, flags.sample_weight)
-    layout = source.describe()
-    check_features(layout.features, state, flags.model_dir)
+    model = FittedModel(flags.model_dir, config)
+    source = flags.open(flags.uri, config, model.state, flags.sample_weight)
     if flags.explain:
-        k, features = len(state.centers), said_of(source)
-        print(explain(layout, k, config, work=Work.EVALUATE, features=features))
+        print(model.explain(source, "evaluate"))
         return
+    check_features(source.describe().features, model.state, flags.model_dir)
     what = f"{flags.uri} by {flags.model_dir}"
     announce("evaluate", what, flags.output, config, rows=source)
-    join(config)
-    result = evaluate_on(source, layout, state, config)
+    join_ray(config)
+    result = model.evaluation(source)
     print(result.table())
     if flags.output is not None:
         _write(result, flags.output, config)
-        exit_codes.tell("written", flags.output)
+        exit_codes.print_result("written", flags.output)
 
 
 def _write(result: Evaluation, output: str, config: RunConfig) -> None:
+    """Write the figures to a JSON file."""
     place = Place(absolute(output), config.storage_options)
     with place.raise_store_errors(f"{place.shown!r} cannot be written"):
-        put(place.fs, place.path, json.dumps(asdict(result), indent=1).encode())
+        put(place.fs, place.path, json.dumps(result.figures(), indent=1).encode())

@@ -1,10 +1,10 @@
-"""How a command ends: by its exit code, and in one line where it did not do what it should.
+"""Run a command and end the process with its exit code; errors are one line.
 
-0    it is done
+0    the command is done
 1    an error, in one line
 2    flags, or values of them, that cannot be used: in one line too
-130  stopped by Ctrl-C (SIGINT); by a second one, at once
-141  whoever read what it prints has gone, as `| head` does
+130  stopped by Ctrl-C (SIGINT); a second one stops at once
+141  the reader of standard output has gone, as `| head` does
 143  stopped by SIGTERM
 """
 
@@ -33,21 +33,24 @@ from ray_kmeans.text import secrets
 from ray_kmeans.text.one_line import in_one_line
 
 STOPPED = 128 + signal.SIGTERM
+"""Exit code of a command that SIGTERM ended, as shells give it."""
 INTERRUPTED = 128 + signal.SIGINT
-"""Like STOPPED, the exit code that shells give for a process that the signal ended."""
+"""Exit code of a command that Ctrl-C ended, as shells give it."""
 UNREAD = 128 + 13
-"""As shells tell that a reader has gone (SIGPIPE)."""
+"""Exit code of a command whose reader has gone (SIGPIPE), as shells give it."""
 UNUSABLE = 2
+"""Exit code for flags that cannot be used, as argparse gives it."""
 
 
 def run(call: Callable[[], None]) -> None:
-    """Call it with our log on standard error, and end this process where that fails."""
+    """Run a command with our log on standard error; end this process if it fails."""
     quiet = sys.stderr.isatty()  # a terminal has the progress bar
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ray_kmeans").setLevel(logging.WARNING if quiet else logging.INFO)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     end_at_sigterm()
-    if before[signal.SIGINT] is not signal.SIG_IGN:  # as of what runs in the background
+    # Shells ignore SIGINT for what runs in the background; that stays.
+    if before[signal.SIGINT] is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
@@ -60,19 +63,16 @@ def run(call: Callable[[], None]) -> None:
             raise
         sys.exit(UNREAD)
     except RunStoppedError as stopped:
-        say(str(stopped))
+        print_to_stderr(str(stopped))
         sys.exit(INTERRUPTED if stopped.by == interrupt.CTRL_C else STOPPED)
     except KeyboardInterrupt:
-        say(f"stopped by {interrupt.CTRL_C}. Run the same again.")
+        print_to_stderr(f"stopped by {interrupt.CTRL_C}. Run the same again.")
         sys.exit(INTERRUPTED)
-    except (
-        BudgetError,
-        ClusterError,
-        ModelMismatchError,
-    ) as error:  # of what there is, not of the flags alone
+    except (BudgetError, ClusterError, ModelMismatchError) as error:
+        # These are ConfigErrors, but the machines or the model are at fault, not the flags alone.
         sys.exit(f"error: {error}")
     except ConfigError as error:
-        say(f"error: {error}")
+        print_to_stderr(f"error: {error}")
         sys.exit(UNUSABLE)
     except RayKMeansError as error:
         sys.exit(f"error: {error}")
@@ -83,7 +83,7 @@ def run(call: Callable[[], None]) -> None:
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Show warnings without the place in our code that gave them, and that line of it."""
+    """Show warnings in one line, without the place in our code that gave them."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{in_one_line(f'warning: {message}')}\n"
     try:
@@ -93,35 +93,35 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def end_at_sigterm() -> None:
-    """End in good order at SIGTERM.
+    """Let SIGTERM end the command in good order.
 
-    Ray sets a handler of its own when it is joined, so this is to be called again after.
+    Ray sets a handler of its own when it is joined; call this again after that.
     """
     signal.signal(signal.SIGTERM, _end)
 
 
 def _is_unread() -> bool:
-    """Tell whether nobody reads what we print; then nothing more is tried to be printed."""
-    asked = select.poll()
-    asked.register(sys.stdout.fileno(), 0)
-    unread = any(state & select.POLLERR for _, state in asked.poll(0))
+    """Return whether nobody reads standard output any more; it goes nowhere from then on."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    unread = any(state & select.POLLERR for _, state in poll.poll(0))
     if unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return unread
 
 
-def say(text: str) -> None:
-    """Tell it in one line on standard error, where it does not mix with results."""
+def print_to_stderr(text: str) -> None:
+    """Print one line on standard error, where it does not mix with results."""
     print(in_one_line(text), file=sys.stderr, flush=True)
 
 
-def tell(what: str, place: str) -> None:
-    """Print in one line what is where."""
+def print_result(what: str, place: str) -> None:
+    """Print in one line what was made, and where it is."""
     print(in_one_line(f"{what}: {secrets.shown(place)}"))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Stop the command in good order at the first signal, and at once at the second."""
+    """Stop the command in good order at the first signal; at once at the second."""
     signal.signal(signal.SIGINT, _end_at_once)
     raise KeyboardInterrupt
 
@@ -131,5 +131,5 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    say("stopped by SIGTERM. Run the same again.")
+    print_to_stderr("stopped by SIGTERM. Run the same again.")
     sys.exit(STOPPED)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, announce, run_config
-from ray_kmeans.config import MachineOptions
-from ray_kmeans.loading import load_model
-from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.config import ExportFormat, MachineOptions
+from ray_kmeans.model import FittedModel
 from ray_kmeans.workflows import export
 
 
@@ -23,7 +22,7 @@ class Export(Configured):
     """Directory or fsspec URL of a fitted model."""
     output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
     """Path or fsspec URL: of a directory of exports for a graph, of the file for centers."""
-    format: Literal["onnx", "savedmodel", "parquet", "npy"] = "onnx"
+    format: ExportFormat = "onnx"
     """'savedmodel': of TensorFlow, beside ONNX. 'parquet': the columns cluster, center, count of
     the centers. 'npy': the centers as an array, cluster by cluster."""
     storage_options: str = "{}"
@@ -33,15 +32,14 @@ class Export(Configured):
 def run(flags: Export) -> None:
     """Write the model, and print where it is."""
     config = run_config(MachineOptions(num_workers=0), flags.storage_options)
-    model = ModelDir.of(flags.model_dir, config)
-    state = model.fitted()
+    model = FittedModel(flags.model_dir, config)
     announce("export", flags.model_dir, flags.output, config)
-    km = load_model(flags.model_dir, config)
     if flags.format == "onnx":
-        path = km.export(flags.output)
+        path = model.export(flags.output)
     elif flags.format == "savedmodel":
         export.check_tensorflow()
-        path = km.export_savedmodel(flags.output)
+        path = model.export_savedmodel(flags.output)
     else:
-        path = export.write_centers(state, flags.output, flags.format, config.storage_options)
-    exit_codes.tell("export", path)
+        options = config.storage_options
+        path = export.write_centers(model.state, flags.output, flags.format, options)
+    exit_codes.print_result("export", path)

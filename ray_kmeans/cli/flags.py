@@ -1,14 +1,14 @@
-"""What the flags of several commands have in common, and what becomes of them."""
+"""Flags that several commands share, and the calls that they all make with them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.cli import exit_codes
-from ray_kmeans.config import MachineOptions, RunConfig
+from ray_kmeans.config import MachineOptions, NonFinite, RunConfig
 from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
@@ -16,12 +16,12 @@ from ray_kmeans.text import secrets
 from ray_kmeans.workflows.plan import workforce
 
 JSON = ("filters", "storage_options")
-"""Flags whose text is JSON."""
+"""Names of the flags whose text is JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Configured:
-    """The flag that every job has."""
+    """The flag that every command has."""
 
     config: str | None = None
     """YAML or JSON file of flags by their names, as num_clusters; the command line wins over it."""
@@ -29,21 +29,22 @@ class Configured:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Which rows are looked at."""
+    """The flags that choose rows and columns."""
 
     columns: tuple[str, ...] = ()
     """The column of vectors, or the columns of numbers. Needed where there is a choice; a model
     knows its own."""
     filters: str = "[]"
-    """JSON list of [column, operator, value]: rows for which not all hold are left out, with the
-    cluster -1."""
-    nonfinite: Literal["error", "drop"] = "error"
-    """'drop': rows with NaN, null or infinity are left out, with the cluster -1, and counted."""
+    """JSON list of [column, operator, value]: rows for which not all of them hold are left out,
+    with the cluster -1."""
+    nonfinite: NonFinite = "error"
+    """What becomes of rows with NaN, null or infinity. 'drop': they are left out, with the cluster
+    -1, and counted."""
     format: str | None = None
-    """What the files are (parquet, csv, jsonl, npy, ...) where their names do not tell."""
-
+    """Format of the files (parquet, csv, jsonl, npy, ...) where their names do not tell it."""
     header: bool | None = None
-    """Of CSV: whether its first line has names (False: they are 0, 1, ...). None: as it looks."""
+    """Whether the first line of a CSV has the names of the columns (False: these are 0, 1, ...).
+    None: as it looks."""
 
     def open(
         self,
@@ -53,14 +54,14 @@ class Rows:
         sample_weight: str | None = None,
         center: bool = False,
     ) -> Source:
-        """Return these rows of the data at a URI, as a model that is there reads them."""
+        """Return the chosen rows of the data at a URI, with the columns of a model if any."""
         return open_for(
             state,
             uri,
             self.columns,
             config.storage_options,
             sample_weight=sample_weight,
-            filters=parsed("filters", self.filters),
+            filters=parse_json("filters", self.filters),
             nonfinite=self.nonfinite,
             format=self.format,
             center=center,
@@ -70,19 +71,21 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class WeighedRows(Rows):
-    """Which rows are looked at, and how often each counts."""
+    """The flags that choose rows and columns, and how often each row counts."""
 
     sample_weight: str | None = None
-    """A column of numbers from 0 on: how often each row counts."""
+    """Column of numbers from 0 on that tell how often each row counts."""
 
 
 def run_config(options: MachineOptions, storage_options: str) -> RunConfig:
-    """Return the run configuration that these flags ask for."""
-    return RunConfig(**asdict(options), storage_options=parsed("storage_options", storage_options))
+    """Return the run configuration that the flags describe."""
+    return RunConfig(
+        **asdict(options), storage_options=parse_json("storage_options", storage_options)
+    )
 
 
-def parsed(name: str, text: str) -> Any:
-    """Return what JSON in a flag says."""
+def parse_json(name: str, text: str) -> Any:
+    """Return the value of a flag's JSON text; ConfigError where it is none."""
     try:
         return json.loads(text)
     except ValueError as error:  # the value may hold a secret
@@ -95,31 +98,32 @@ def announce(
     source: str,
     target: str | None,
     config: RunConfig,
-    crew: str | None = None,
+    workers: str | None = None,
     rows: Source | None = None,
 ) -> None:
-    """Say what runs where, and by which columns of these rows.
+    """Print on standard error what runs where, and by which columns of `rows`.
 
-    The crew are the workers, where no other is named.
+    `workers` is a phrase for those who work; None: the workers of the configuration.
     """
-    way = " -> ".join(secrets.shown(place) for place in (source, target) if place)
+    line = " -> ".join(secrets.shown(place) for place in (source, target) if place)
     features = said_of(rows) if rows is not None else ""
-    way += f", features: {features}" if features else ""
+    line += f", features: {features}" if features else ""
     where = "in this process"
     if config.num_workers != 0:
         address = secrets.shown(config.ray_address or "") or "RAY_ADDRESS, else this machine"
-        where = f"on Ray at {address}, {crew or _workers(config)}"
-    exit_codes.say(f"{name}: {way}, {where}")
+        where = f"on Ray at {address}, {workers or _workers(config)}"
+    exit_codes.print_to_stderr(f"{name}: {line}, {where}")
 
 
-def join(config: RunConfig) -> None:
-    """Join or start Ray where the workers are to run there."""
+def join_ray(config: RunConfig) -> None:
+    """Join or start Ray, unless the command runs in this process."""
     if config.num_workers != 0:
         workforce(config)
         exit_codes.end_at_sigterm()
 
 
 def _workers(config: RunConfig) -> str:
+    """Return a phrase for the workers of a configuration."""
     count, cpus = config.num_workers, config.cpus_per_worker
     if config.backend == "gpu":
         return f"{count or 'all'} workers of {config.gpus_per_worker or 1:g} GPU"

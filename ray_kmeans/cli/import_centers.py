@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, announce, run_config
-from ray_kmeans.config import MachineOptions
+from ray_kmeans.config import DistanceMetric, MachineOptions
 from ray_kmeans.loading import import_centers
 
 
@@ -22,7 +22,7 @@ class ImportCenters(Configured):
     faiss (of which the centers of its inverted lists are taken); a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL for the model; one that is there already is not replaced."""
-    distance_metric: Literal["squared_euclidean", "cosine"] = "squared_euclidean"
+    distance_metric: DistanceMetric = "squared_euclidean"
     """'cosine': the centers are scaled to norm 1."""
     columns: tuple[str, ...] = ()
     """The column of vectors, or the columns of numbers. Needed where there is a choice."""
@@ -42,4 +42,4 @@ def run(flags: ImportCenters) -> None:
         config=config,
     )
     k, d = km.clusters().shape
-    exit_codes.tell(f"{k:,} clusters of {d:,} features", flags.model_dir)
+    exit_codes.print_result(f"{k:,} clusters of {d:,} features", flags.model_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -11,12 +11,11 @@ from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import (
     Configured,
     announce,
-    join,
+    join_ray,
     run_config,
 )
-from ray_kmeans.config import MachineOptions
-from ray_kmeans.data.synthetic import Mixture
-from ray_kmeans.workflows.make_dataset import make
+from ray_kmeans.config import DatasetFormat, MachineOptions
+from ray_kmeans.workflows.make_dataset import make_dataset
 
 
 @dataclass(frozen=True)
@@ -26,26 +25,27 @@ class MakeDataset(Configured):
     output: Positional[Annotated[str, arg(metavar="OUTPUT")]]
     """Directory or fsspec URL for the files; it must be empty, or hold a part of the same data."""
     num_rows: int
-    """Rows of the data set."""
+    """Number of rows."""
     num_features: int
-    """Numbers of a row."""
+    """Number of values of a row."""
     num_clusters: int
-    """Centers around which rows lie, drawn from a normal distribution (variance 1 per number)."""
+    """Number of centers around which the rows lie; each is drawn from a normal distribution
+    (variance 1 per value)."""
     spread: float = 0.5
-    """Standard deviation of each number of a row from that of its center."""
+    """Standard deviation of each value of a row from that of its center."""
     random_seed: int = 0
     """Seed of centers and rows: the same seed gives the same rows."""
     unit_norm: bool = False
-    """Scale each row to norm 1."""
-    format: Literal["parquet", "npy"] = "parquet"
+    """Whether each row is scaled to norm 1."""
+    format: DatasetFormat = "parquet"
     """'parquet': the columns id, vector, label. 'npy': vectors, and labels below _labels/."""
     rows_per_file: int = 65_536
-    """Rows of a file; one file at a time is in the memory of a task."""
+    """Rows of a file; a task has one file at a time in its memory."""
     storage_options: str = "{}"
     """JSON for fsspec."""
     num_workers: int | None = None
-    """Tasks of one CPU each at a time. None: as many as the Ray cluster has CPUs. 0: none, in this
-    process and without Ray."""
+    """Number of tasks of one CPU at a time. None: as many as the Ray cluster has CPUs. 0: none, in
+    this process and without Ray."""
     ray_address: str | None = None
     """Address of a running Ray cluster. None: RAY_ADDRESS where it is set (as in `ray job submit`),
     else a Ray on this machine that ends with this process."""
@@ -55,17 +55,20 @@ def run(flags: MakeDataset) -> None:
     """Write the files, and print how many rows there are."""
     options = MachineOptions(num_workers=flags.num_workers, ray_address=flags.ray_address)
     config = run_config(options, flags.storage_options)
-    mixture = Mixture(
+    workers = f"{flags.num_workers or 'all'} tasks at a time"
+    announce("make-dataset", f"{flags.num_rows:,} rows", flags.output, config, workers)
+    join_ray(config)
+    files = make_dataset(
+        flags.output,
         flags.num_rows,
         flags.num_features,
         flags.num_clusters,
-        flags.spread,
-        flags.random_seed,
-        flags.unit_norm,
+        spread=flags.spread,
+        random_seed=flags.random_seed,
+        unit_norm=flags.unit_norm,
+        format=flags.format,
+        rows_per_file=flags.rows_per_file,
+        config=config,
     )
-    crew = f"{flags.num_workers or 'all'} tasks at a time"
-    announce("make-dataset", f"{flags.num_rows:,} rows", flags.output, config, crew)
-    join(config)
-    files = make(mixture, flags.output, flags.format, flags.rows_per_file, config)
-    made = f"{flags.num_rows:,} rows in {files:,} file{'s'[: files != 1]}"
-    exit_codes.tell(made, flags.output)
+    result = f"{flags.num_rows:,} rows in {files:,} file{'s'[: files != 1]}"
+    exit_codes.print_result(result, flags.output)

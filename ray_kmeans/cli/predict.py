@@ -12,16 +12,11 @@ from ray_kmeans.cli.flags import (
     Configured,
     Rows,
     announce,
-    join,
+    join_ray,
     run_config,
 )
 from ray_kmeans.config import MachineOptions
-from ray_kmeans.data.model_rows import said_of
-from ray_kmeans.store.labelled import LabelledOutput, RowCounts
-from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.workflows.explain import Work, explain
-from ray_kmeans.workflows.label import write_labels
-from ray_kmeans.workflows.validation import check_features
+from ray_kmeans.model import FittedModel
 
 
 @dataclass(frozen=True)
@@ -52,39 +47,19 @@ class Predict(Rows, Configured):
 def run(flags: Predict) -> None:
     """Label all rows, and print how many."""
     config = run_config(flags.run, flags.storage_options)
-    model = ModelDir.of(flags.model_dir, config)
-    state = model.fitted()
-    source = flags.open(flags.uri, config, state)
+    model = FittedModel(flags.model_dir, config)
+    source = flags.open(flags.uri, config, model.state)
     if flags.explain:
-        layout = source.describe()
-        check_features(layout.features, state, flags.model_dir)
-        k, features = len(state.centers), said_of(source)
-        print(explain(layout, k, config, work=Work.PREDICT, features=features))
+        print(model.explain(source, "label"))
         return
     announce("predict", flags.uri, flags.output, config, rows=source)
-    join(config)
-    rows = write_labels(
-        state,
+    join_ray(config)
+    counts = model.label(
         source,
-        LabelledOutput.at(flags.output, config.storage_options),
-        config,
-        model_dir=flags.model_dir,
+        flags.output,
         keep_columns=flags.keep_columns,
         second=flags.second,
         by_cluster=flags.by_cluster,
         append=flags.append,
     )
-    exit_codes.tell(_counted(rows), flags.output)
-
-
-def _counted(found: RowCounts) -> str:
-    """Say how many rows have a cluster, and apart from them how many have none.
-
-    >>> _counted(RowCounts(1000, 0)), _counted(RowCounts(1000, 3))
-    ('1,000 rows labelled', '997 rows labelled, 3 left out (cluster -1)')
-    """
-    if not found.left_out:
-        return f"{found.rows:,} rows labelled"
-    return (
-        f"{found.rows - found.left_out:,} rows labelled, {found.left_out:,} left out (cluster -1)"
-    )
+    exit_codes.print_result(str(counts), flags.output)

@@ -10,8 +10,7 @@ from tyro.conf import Positional, arg
 from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import MachineOptions
-from ray_kmeans.html_report import write_report
-from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.html_report import report
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,13 @@ class Report(Configured):
 def run(flags: Report) -> None:
     """Write the page, and print where it is."""
     config = run_config(MachineOptions(num_workers=0), flags.storage_options)
-    model = ModelDir.of(flags.model_dir, config)
     announce("report", flags.model_dir, flags.output, config)
-    write_report(model, flags.output, flags.data, flags.columns, flags.show)
-    exit_codes.tell("report", flags.output)
+    report(
+        flags.model_dir,
+        flags.output,
+        data=flags.data,
+        columns=flags.columns,
+        show=flags.show,
+        config=config,
+    )
+    exit_codes.print_result("report", flags.output)

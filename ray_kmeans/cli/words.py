@@ -1,4 +1,4 @@
-"""From the words of a command line to flags; what is wrong with them is said in one line."""
+"""Turn the words of a command line into flags; what is wrong with them becomes one sentence."""
 
 from __future__ import annotations
 
@@ -12,42 +12,45 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from ray_kmeans.cli import config_file
-from ray_kmeans.cli.flags import JSON, parsed
+from ray_kmeans.cli.flags import JSON, parse_json
 from ray_kmeans.errors import ConfigError
 
 T = TypeVar("T")
 
 OWN = ("config", "help", "version")
-SWITCHED = ("true", "false")
-"""What people write behind a switch that takes nothing."""
+"""Names of flags that every command has besides its own."""
+SWITCH_VALUES = ("true", "false")
+"""Values that people write behind a switch, which takes none."""
 BORDER = "│┃|"
+"""Characters of the box that tyro draws around a message."""
 
 
 def flags_in(words: Sequence[str], kind: type[T], prog: str | None) -> T:
-    """Return the flags that some words give; ConfigError for words that it does not take."""
+    """Return the flags that the words give; ConfigError for words that are none."""
     _check_names(words, kind, prog)
     defaults = config_file.defaults_in(words, kind)
-    told = io.StringIO()
+    message = io.StringIO()
     how: dict[str, Any] = {"prog": prog, "default": defaults, "config": (OmitArgPrefixes,)}
     try:
-        with redirect_stderr(told):
+        with redirect_stderr(message):
             flags: T = tyro.cli(kind, args=words, **how)
     except SystemExit as ended:
         if not ended.code:
             raise  # after --help
-        sentence = _sentence(told.getvalue(), config_file.flags_of(kind))
+        sentence = _sentence(message.getvalue(), config_file.flags_of(kind))
         raise ConfigError(f"{sentence} {see_help(prog)}") from None
     for name in set(JSON) & set(vars(flags)):
-        parsed(name, vars(flags)[name])
+        parse_json(name, vars(flags)[name])
     return flags
 
 
 def see_help(prog: str | None) -> str:
+    """Return the sentence that says where the help is."""
     return f"See `{prog} --help`." if prog else "See --help."
 
 
 def _check_names(words: Sequence[str], kind: type[Any], prog: str | None) -> None:
-    """Raise ConfigError for a flag that there is not; what follows it is not shown."""
+    """Raise ConfigError for a flag that does not exist; the word after it is not shown."""
     known = config_file.flags_of(kind)
     for word, after in zip(words, [*words[1:], ""], strict=False):
         if not word.startswith("--") or word == "--":
@@ -64,35 +67,35 @@ def _check_names(words: Sequence[str], kind: type[Any], prog: str | None) -> Non
 
 
 def _check_switch(flag: str, value: str) -> None:
-    """Raise ConfigError for a switch that is followed by a value, as in Python."""
-    if value.lower() in SWITCHED:
+    """Raise ConfigError for a switch that is followed by 'true' or 'false'."""
+    if value.lower() in SWITCH_VALUES:
         name = flag[2:].removeprefix("no-")
         raise ConfigError(f"{flag} takes no value, not {value!r}. Give --{name} or --no-{name}.")
 
 
-def _sentence(told: str, known: Mapping[str, Any]) -> str:
-    """Return what tyro says in a box as a sentence, without the help of each flag.
+def _sentence(message: str, known: Mapping[str, Any]) -> str:
+    """Return the message that tyro shows in a box as a sentence, without the help of each flag.
 
     Words that are left over are not repeated: they may be parts of a value with a secret.
     """
-    said = " ".join(_first_part(told)) or "the words cannot be read."
-    if said.startswith("Unrecognized"):
+    text = " ".join(_first_part(message)) or "the words cannot be read."
+    if text.startswith("Unrecognized"):
         return "there are more words than it takes; quote a value that holds spaces."
-    missing = re.match(r"Missing from .*?: (.*)|Required options: (.*)", said)
+    missing = re.match(r"Missing from .*?: (.*)|Required options: (.*)", text)
     if missing:
         return f"these are missing: {missing[1] or missing[2]}."
-    said = said.removeprefix("Error parsing run: ")
-    flag = re.match(r"Error parsing --([\w-]+): ", said)
+    text = text.removeprefix("Error parsing run: ")
+    flag = re.match(r"Error parsing --([\w-]+): ", text)
     if flag and (hint := known.get(flag[1].replace("-", "_"))) is not None:
-        value = re.search(r"'([^']*)'\W*$", said.partition(" Got errors")[0])
+        value = re.search(r"'([^']*)'\W*$", text.partition(" Got errors")[0])
         given = f", not {value[1]!r}" if value else ""
         return f"--{flag[1]} takes {config_file.in_words(hint)}{given}."
-    return said if said.endswith(".") else f"{said}."
+    return text if text.endswith(".") else f"{text}."
 
 
-def _first_part(told: str) -> Iterator[str]:
-    """Yield the lines of a box down to its first rule."""
-    for line in told.splitlines():
+def _first_part(message: str) -> Iterator[str]:
+    """Yield the lines of a message in a box, down to its first rule."""
+    for line in message.splitlines():
         text = line.strip().strip(BORDER)
         if line.lstrip()[:1] in "╭╰":
             continue

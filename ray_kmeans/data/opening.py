@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
+from ray_kmeans.config import NonFinite, check_choice
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.datasets.registry import opener_of
 from ray_kmeans.data.objects import (
@@ -35,7 +36,7 @@ def open_source(
     *,
     sample_weight: Any = None,
     filters: Any = None,
-    nonfinite: str = "error",
+    nonfinite: NonFinite = "error",
     format: str | None = None,
     center: bool = False,
     header: bool | None = None,
@@ -127,8 +128,7 @@ def names_of(columns: Any) -> list[str] | None:
 
 def check_nonfinite(nonfinite: str) -> None:
     """Raise ConfigError unless `nonfinite` is 'error' or 'drop'."""
-    if nonfinite not in ("error", "drop"):
-        raise ConfigError(f"nonfinite={nonfinite!r} is unknown. Give 'error' or 'drop'.")
+    check_choice("nonfinite", nonfinite, get_args(NonFinite))
 
 
 def _open_any(

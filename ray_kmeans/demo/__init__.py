@@ -1,4 +1,4 @@
-"""A first run on real data: 6,000 glosses of WordNet 3, embedded by all-MiniLM-L6-v2."""
+"""A first run on real data that come along: 6,000 glosses of WordNet 3, embedded by MiniLM."""
 
 from __future__ import annotations
 
@@ -8,30 +8,19 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.opening import open_source
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.observe.table import fit_table
-from ray_kmeans.store.labelled import LabelledOutput
-from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.workflows.label import write_labels
 
 DATA = Path(__file__).parent / "wordnet"
-"""Four Parquet files of three row groups; columns synset, lemmas, gloss, embedding (float16)."""
+"""Folder of four Parquet files: the columns synset, lemmas, gloss, embedding (384 x float16)."""
 
 
 def run_demo(output: Path, num_clusters: int, config: RunConfig) -> str:
-    """Fit, label, and return what a person would like to see of it."""
+    """Fit and label the demo's data; return a text about the steps and the largest clusters."""
     model_dir, labelled = str(output / "model"), str(output / "labelled")
     km = KMeansClustering(num_clusters, model_dir, use_mini_batch=False, config=config)
     km.fit(str(DATA))
-    write_labels(
-        ModelDir.at(model_dir, {}, config.keep_checkpoint_max).fitted(),
-        open_source(str(DATA)),
-        LabelledOutput.at(labelled, {}),
-        config,
-        model_dir=model_dir,
-        keep_columns=("synset", "lemmas", "gloss"),
-    )
+    km.label(str(DATA), labelled, keep_columns=("synset", "lemmas", "gloss"))
     return "\n".join(
         [
             fit_table(km.history(), km.why_stopped(), km.counts()),
@@ -47,6 +36,7 @@ def run_demo(output: Path, num_clusters: int, config: RunConfig) -> str:
 
 
 def _largest_clusters(labelled: str, clusters: int, words: int) -> list[str]:
+    """Return a line for each of the largest clusters: its number, rows and nearest words."""
     table = pq.read_table(labelled, columns=["lemmas", "cluster_idx", "distance"])
     labels = table["cluster_idx"].to_numpy()
     distance = table["distance"].to_numpy()

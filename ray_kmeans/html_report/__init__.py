@@ -5,9 +5,65 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
+from ray_kmeans.config import RunConfig
 from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.io.publish import Place, absolute, put
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows.validation import a_path
+
+
+def report(
+    model_dir: str,
+    output: str,
+    data: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    show: str | None = None,
+    *,
+    config: RunConfig | None = None,
+) -> None:
+    """Write one HTML page of a fitted model: loss, sizes, a map, gaps, and rows of each cluster.
+
+    The page needs no network and runs no script. It is made in this process; of the data it reads
+    a sample.
+
+    Parameters
+    ----------
+    model_dir : str
+        Directory or fsspec URL of a fitted model.
+    output : str
+        Path or fsspec URL of the page, as ``report.html``.
+    data : sequence of str, default=()
+        Files, directories or globs as for a fit: the page shows where some of their rows lie and
+        which are nearest to their centers. (): the centers alone.
+    columns : sequence of str, default=()
+        The column of vectors, or the columns of numbers, where there is a choice.
+    show : str, default=None
+        Column of the data that tells what a row is: text, or PNG or JPEG files.
+    config : RunConfig, default=None
+        `storage_options` serve the model, the data and the output. None: all defaults.
+
+    Raises
+    ------
+    ConfigError
+        If an argument cannot be used, or the extra ``[report]`` is not installed.
+    NotFittedError
+        If there is no model.
+    StoreError
+        If the page cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from pathlib import Path
+    >>> import ray_kmeans
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     km = ray_kmeans.import_centers(np.eye(3, dtype=np.float32), f"{place}/model")
+    ...     ray_kmeans.report(f"{place}/model", f"{place}/report.html")
+    ...     "<html" in Path(f"{place}/report.html").read_text()
+    True
+    """
+    model = ModelDir.of(a_path("model_dir", model_dir), config or RunConfig())
+    write_report(model, a_path("output", output), data, columns, show)
 
 
 def write_report(
@@ -17,7 +73,7 @@ def write_report(
     columns: Sequence[str] = (),
     show: str | None = None,
 ) -> None:
-    """Write the report of the newest state of a model to a path or URL, in one step.
+    """Write the page of the newest state of a model to a path or URL, whole or not at all.
 
     Parameters
     ----------

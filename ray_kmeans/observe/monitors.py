@@ -41,7 +41,7 @@ class Monitor:
         """
 
     def after_step(self, state: FitState) -> bool | None:
-        """Look at the state after a step; return whether the fit ends here.
+        """Look at the state after a step, and tell whether the fit shall end.
 
         Parameters
         ----------

@@ -1,12 +1,16 @@
-"""How well a model fits some data: their loss, and how they spread over the clusters."""
+"""How well a model fits some data: their loss, and how they spread over the clusters.
+
+`evaluate_on` makes all figures in one sweep; `loss_of` and `loss_of_stream` make the loss alone,
+over batches, as TensorFlow's `evaluate` does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,64 +30,83 @@ from ray_kmeans.text.quantities import format_number
 from ray_kmeans.workflows.plan import check_reachable, open_pool
 from ray_kmeans.workflows.predict import ALL_SCORES, CLUSTER_IDX, Batch, ReadyModel, batches_of
 
-Metric = Callable[[NDArray[np.float32], Batch], float]
+Metric: TypeAlias = Callable[[NDArray[np.float32], Batch], float]
+"""A user's function of the rows of a batch (n, d) and of what the model predicts for them."""
 
 CHEAP_VALUES = 2**24
-"""Numbers of a data set (64 MiB as float32) that are read again for the figures of all rows."""
+"""Largest number of values (rows x features) that are read again after mini-batch: 64 MiB."""
 CHEAP_PRODUCTS = 2**33
-"""Multiplications of a sweep that are made for them: about a second of one core."""
+"""Largest number of multiplications of a sweep after mini-batch: about a second of one core."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of data under a model."""
+    """The fit of a model to some data, over all rows that count."""
 
     loss: float
     """Sum of the distances to the nearest center, each as often as its row counts."""
     mean_loss: float
-    """The loss for each time that a row counts."""
+    """The loss divided by the weight of all rows."""
     rows: int
-    """Rows that count."""
+    """Number of rows that count."""
     rows_left_out: int
-    """By a filter, a weight of 0, or as they are not finite."""
+    """Number of rows left out by a filter, by a weight of 0, or because they are not finite."""
     weight: float
-    """How often all rows count together."""
+    """Sum of the weights of all rows; the number of rows where they have none."""
     num_clusters: int
+    """Number of clusters of the model."""
     empty_clusters: int
-    """Clusters without a row that counts."""
+    """Number of clusters without a row that counts."""
     largest_share: float
-    """Share of the weight that is in the largest cluster."""
+    """Share of the weight that is in the largest cluster, from 0 to 1."""
     distance_metric: str
+    """The model's metric: 'squared_euclidean' or 'cosine'."""
     global_step: int
-    """Steps that the model was trained."""
+    """Number of steps that the model was trained."""
+    sizes: NDArray[Any] = field(repr=False, compare=False)
+    """Weight of the rows of each cluster, (k,): int64, or float64 where weights are not whole."""
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of the weight that is in each cluster, (k,); they add up to 1."""
+        return np.asarray(self.sizes / self.weight, np.float64)
+
+    def figures(self) -> dict[str, float | str]:
+        """Return all but the sizes by name, as the command `evaluate` writes them.
+
+        Returns
+        -------
+        dict
+            Numbers and the metric, which JSON can hold.
+        """
+        return {name: value for name, value in vars(self).items() if name != "sizes"}
 
     def table(self) -> str:
-        """Return a line for each of these."""
+        """Return the figures as text, as the command `evaluate` prints them.
+
+        Returns
+        -------
+        str
+            A line for each figure.
+        """
         texts = {
             name.replace("_", " "): value if isinstance(value, str) else format_number(value)
-            for name, value in vars(self).items()
+            for name, value in self.figures().items()
         }
         return "\n".join(f"{name:<16}{text:>20}" for name, text in texts.items())
 
 
 def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConfig) -> Evaluation:
-    """Visit all rows once, by the workers; changes nothing in the model."""
-    return _swept(source, layout, state, config)[0]
-
-
-def _swept(
-    source: Source, layout: Layout, state: FitState, config: RunConfig
-) -> tuple[Evaluation, NDArray[Any]]:
-    """Return the figures, and how many rows each cluster has."""
+    """Return loss and sizes after one sweep over all rows; changes nothing in the model."""
     check_reachable(config, {"the data": source})
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(), progress])
-        with open_pool(source, layout, len(state.centers), state.metric, config, emit) as pool:
+        with _open_pool(source, layout, state, config, emit) as pool:
             summary = pool.summarize(ev.begin(emit, ev.Phase.READING, layout.rows, "rows"))
             partials = pool.sweep(state.centers)
     counts = summary.grid.weights_of(partials.counts)
     loss, weight = partials.inertia(summary, state.centers), float(counts.sum())
-    result = Evaluation(
+    return Evaluation(
         loss=loss,
         mean_loss=loss / weight,
         rows=summary.counting,
@@ -94,25 +117,36 @@ def _swept(
         largest_share=float(counts.max()) / weight,
         distance_metric=str(state.metric),
         global_step=state.iteration,
+        sizes=counts,
     )
-    return result, counts
+
+
+def _open_pool(
+    source: Source,
+    layout: Layout,
+    state: FitState,
+    config: RunConfig,
+    emit: ev.Emit | None = None,
+) -> AbstractContextManager[Pool]:
+    """Open a pool that compares rows with the centers of a model."""
+    return open_pool(source, layout, len(state.centers), state.metric, config, emit)
 
 
 def after_mini_batch(source: Source, state: FitState, config: RunConfig) -> str:
-    """Return what mini-batch itself does not know: loss and sizes of clusters over all rows.
+    """Return a line about loss and sizes over all rows, which mini-batch itself does not know.
 
-    They cost a sweep. It is made in this process where it is cheap by what it reads and multiplies,
-    as the metadata tell; else the command that makes it is named.
+    They cost a sweep. It is made in this process where the metadata say that it is cheap; else the
+    line names the command that makes it.
     """
     layout = source.describe()
     values = layout.rows * layout.features
     if values > CHEAP_VALUES or values * len(state.centers) > CHEAP_PRODUCTS:
         return "loss and sizes over all rows, which no step visited together: ray-kmeans evaluate"
     here = replace(config, num_workers=0, progress=False)
-    found, counts = _swept(source, layout, state, here)
+    found = evaluate_on(source, layout, state, here)
     return (
         f"all {found.rows:,} rows by the last centers: loss per row {found.mean_loss:,.6g}, "
-        f"{found.num_clusters:,} clusters of {largest_sizes(counts)}"
+        f"{found.num_clusters:,} clusters of {largest_sizes(found.sizes)}"
     )
 
 
@@ -121,12 +155,12 @@ def after_mini_batch(source: Source, state: FitState, config: RunConfig) -> str:
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss of some rows under a model."""
+    """The loss of the batches of some data under a model."""
 
     total: float
-    """Sum of the distances to the nearest center."""
+    """Sum over all batches of the distances to the nearest center."""
     batches: int
-    """How many batches these rows made up."""
+    """Number of batches."""
 
 
 def loss_of(
@@ -138,40 +172,40 @@ def loss_of(
     steps: int | None,
     metrics: Mapping[str, Metric],
 ) -> tuple[Losses, dict[str, float]]:
-    """Return loss and metrics of the first `steps` batches of a source; of all rows by default.
+    """Return loss and metrics of the first `steps` batches of a source; None takes all rows.
 
-    The loss is made by the workers, the metrics batch by batch in this process.
+    The workers make the loss; the metrics are made batch by batch in this process.
     """
     check_reachable(config, {"the data": source})
     size = batch_size or layout.rows
     if steps is not None:
         layout = layout.head(steps * size)
-    with open_pool(source, layout, len(state.centers), state.metric, config) as pool:
+    with _open_pool(source, layout, state, config) as pool:
         total = _loss_in(pool, state)
     means = _Means(metrics, state)
     for rows in batches_of(source, layout, size) if metrics else ():
-        means.see(rows)
+        means.add(rows)
     return Losses(total, -(-layout.rows // size)), means.result
 
 
 def loss_of_stream(
     state: FitState, sources: Iterator[Source], steps: int | None, metrics: Mapping[str, Metric]
 ) -> tuple[Losses, dict[str, float]]:
-    """Return loss and metrics of the first `steps` batches of a stream; of all by default."""
+    """Return loss and metrics of the first `steps` batches of a stream; None takes all."""
     means = _Means(metrics, state)
     totals = []
     for source in islice(sources, steps):
         layout = source.describe()
         totals.append(loss_here(state, source, layout))
         for rows in batches_of(source, layout, layout.rows) if metrics else ():
-            means.see(rows)
+            means.add(rows)
     if not totals:
         raise DataError("the input has no rows. Give at least one batch.")
     return Losses(sum(totals), len(totals)), means.result
 
 
 class _Means:
-    """The means of some metrics over all rows seen."""
+    """Adds up the user's metrics over batches; the mean counts each row once."""
 
     def __init__(self, metrics: Mapping[str, Metric], state: FitState) -> None:
         self._metrics = metrics
@@ -180,16 +214,18 @@ class _Means:
         self._sums = dict.fromkeys(metrics, 0.0)
         self._rows = 0
 
-    def see(self, rows: NDArray[np.float32]) -> None:
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Add a batch of rows (n, d); rows of NaN are left out."""
         rows = rows[~np.isnan(rows[:, 0])]  # rows that are left out
         predictions = self._predict(rows)
-        rows = rows + self._shift if len(self._shift) else rows  # the user knows these alone
+        rows = rows + self._shift if len(self._shift) else rows  # as the user gave them
         self._rows += len(rows)
         for name, metric in self._metrics.items():
             self._sums[name] += float(metric(rows, predictions)) * len(rows)
 
     @property
     def result(self) -> dict[str, float]:
+        """The mean of each metric over all rows, by name."""
         return {name: total / self._rows for name, total in self._sums.items()}
 
 
@@ -199,5 +235,6 @@ def loss_here(state: FitState, source: Source, layout: Layout) -> float:
 
 
 def _loss_in(pool: Pool, state: FitState) -> float:
+    """Return the loss of all rows of a pool after one sweep."""
     summary = pool.summarize()
     return pool.sweep(state.centers).inertia(summary, state.centers)

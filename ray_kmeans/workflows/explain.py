@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Mapping
 
 from ray_kmeans.algorithm.dtypes import item_bytes
-from ray_kmeans.config import RunConfig
+from ray_kmeans.config import RunConfig, Work
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES
 from ray_kmeans.data.layout import Layout
 from ray_kmeans.engine.row_cache import DISK, MEMORY, SOURCE
@@ -17,22 +17,19 @@ PLACES = {
     DISK: "on a disk of their node; a sweep reads them from there once",
     SOURCE: "where they come from; a sweep reads them from there once",
 }
+"""A phrase for each place where workers keep their rows."""
 LABEL_BYTES = 16
-"""Of a row of labelled output: its number, cluster and distance."""
+"""Bytes of a row of labelled output: its number, cluster and distance."""
 
 
-class Work(Enum):
-    """What is to be done with the rows; the value says what that moves between machines."""
-
-    FIT = (
-        "an iteration sends {centers} of centers to each worker and gets {sums} of sums and counts "
-        "from each"
-    )
-    PREDICT = (
-        "each worker gets {centers} of centers, and writes the labels of its rows; all of them are "
-        "{labels} and the columns kept, before compression"
-    )
-    EVALUATE = "each worker gets {centers} of centers and gives {sums} of sums and counts, once"
+TRAFFIC: Mapping[Work, str] = {
+    "fit": "an iteration sends {centers} of centers to each worker and gets {sums} of sums and "
+    "counts from each",
+    "label": "each worker gets {centers} of centers, and writes the labels of its rows; all of "
+    "them are {labels} and the columns kept, before compression",
+    "evaluate": "each worker gets {centers} of centers and gives {sums} of sums and counts, once",
+}
+"""A sentence for each work about what it moves between machines."""
 
 
 def explain(
@@ -40,13 +37,14 @@ def explain(
     num_clusters: int,
     config: RunConfig,
     batch_size: int | None = None,
-    work: Work = Work.FIT,
+    work: Work = "fit",
     features: str = "",
 ) -> str:
-    """Return what a run would hold and move, a line each; `features` are the columns of a row.
+    """Return what a run would hold and move, as text of one line each.
 
-    Joins or starts Ray, to know the nodes, where workers are to run there. Raises what the run
-    would: BudgetError where it does not fit the memory.
+    `batch_size` is None for full batch, and `features` names the columns of a row. Joins or starts
+    Ray, to know the nodes, where workers are to run there. Raises what the run would: BudgetError
+    where it does not fit the memory.
     """
     _, options = plan_shards(layout, num_clusters, config, batch_size)
     cpus, row_cache = options.threads, options.row_cache
@@ -65,7 +63,7 @@ def explain(
         "memory": f"{format_bytes(options.planned_bytes)} in a worker at most, "
         f"{format_bytes(WORKER_BASE_BYTES)} of it before any row; "
         f"it may hold {format_bytes(worker_memory(config))}",
-        "traffic": work.value.format(
+        "traffic": TRAFFIC[work].format(
             centers=format_bytes(4 * values),
             sums=format_bytes(8 * (values + num_clusters)),
             labels=format_bytes(LABEL_BYTES * layout.rows),
@@ -75,4 +73,5 @@ def explain(
 
 
 def _bytes(layout: Layout) -> int:
+    """Return the size in bytes of all rows, in the type of their values."""
     return layout.rows * layout.features * item_bytes(layout.narrow)

@@ -1,4 +1,4 @@
-"""A model as files for others: which they are, and where they go."""
+"""Export a model: make its files for other programs, and write them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = [
     "write_centers",
 ]
 CENTERS = {"parquet": parquet_of, "npy": npy_of}
-"""What makes a file of the centers alone, by its format."""
+"""Function that makes a file of the centers alone, for each format."""
 
 
 def refuse(**arguments: Any) -> None:
-    """Raise ConfigError for arguments of the seed's graph that have no meaning here."""
+    """Raise ConfigError if arguments are given that only TensorFlow's graph has."""
     given = sorted(name for name, value in arguments.items() if value is not None)
     if given:
         raise ConfigError(
-            f"{', '.join(given)}: belongs to the seed's graph and has no meaning here. Leave it "
+            f"{', '.join(given)}: belongs to TensorFlow's graph and has no meaning here. Leave it "
             "out; the exported graph takes rows as 'inputs', float32 (batch, features)."
         )
 
@@ -41,7 +41,7 @@ def refuse(**arguments: Any) -> None:
 def onnx_files(
     state: FitState, as_text: bool = False, strip_default_attrs: bool = False
 ) -> dict[str, bytes]:
-    """Return the ONNX graph of a model, by file name."""
+    """Return the file of a model's ONNX graph, by its name."""
     _check_not_shifted(state)
     properties = {"distance_metric": str(state.metric), "global_step": str(state.iteration)}
     content = onnx_model(
@@ -60,7 +60,7 @@ def saved_model(
     strip_default_attrs: bool,
     serving_input_fn: Callable[[], Any] | None,
 ) -> dict[str, bytes]:
-    """Return the files of a SavedModel; none, with a warning, where TensorFlow is missing."""
+    """Return the files of a SavedModel by name; none, with a warning, without TensorFlow."""
     _check_not_shifted(state)
     if serving_input_fn is None and not tensorflow_installed():
         warnings.warn(
@@ -79,6 +79,7 @@ def saved_model(
 
 
 def _check_not_shifted(state: FitState) -> None:
+    """Raise ConfigError for a model whose rows float32 cannot tell apart."""
     if state.shift:
         raise ConfigError(
             "the model was fitted with center=True, and a graph takes rows of float32, which do "
@@ -87,7 +88,7 @@ def _check_not_shifted(state: FitState) -> None:
 
 
 def check_tensorflow() -> None:
-    """Raise ConfigError unless a SavedModel can be written here."""
+    """Raise ConfigError unless TensorFlow is installed, which a SavedModel needs."""
     if not tensorflow_installed():
         raise ConfigError(
             f"a SavedModel needs TensorFlow, which is not installed. {install_hint('tensorflow')}"
@@ -97,7 +98,7 @@ def check_tensorflow() -> None:
 def write_centers(
     state: FitState, url: str, file_format: str, storage_options: Mapping[str, Any]
 ) -> str:
-    """Write the centers alone to a file, in one step; return where it is."""
+    """Write the centers alone to a file, whole or not at all; return its URL."""
     place = Place(absolute(url), storage_options)
     with place.raise_store_errors(f"{place.shown!r} cannot be written"):
         put(place.fs, place.path, CENTERS[file_format](state.clusters, state.counts))
@@ -107,5 +108,5 @@ def write_centers(
 def publish(
     url: str, files: Mapping[str, bytes], storage_options: Mapping[str, Any], keep: int | None
 ) -> str:
-    """Write an export under `url`, all or nothing; return where it is."""
+    """Write an export to a new directory under `url`, whole or not at all; return its URL."""
     return ExportDir.at(url, storage_options).publish(files, keep=keep)

@@ -1,4 +1,4 @@
-"""From what the user asked to a fit: plan, check the budget, choose who coordinates, start."""
+"""Start a fit: plan it, check all that can be checked, choose who coordinates it, run it."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.run_record import Journal
 from ray_kmeans.observe.tensorboard import Summaries, tensorboard_installed
 from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.workflows.parameters import level_of_caller
+from ray_kmeans.workflows.parameters import FitParams, level_of_caller
 from ray_kmeans.workflows.plan import (
     check_reachable,
     open_pool,
+    plan_event,
     plan_shards,
-    planned,
     workforce,
 )
 from ray_kmeans.workflows.validation import initial_centers
@@ -65,41 +65,39 @@ from ray_kmeans.workflows.validation import initial_centers
 log = logging.getLogger("ray_kmeans")
 
 BATCH_SIZE = 65_536
-"""Rows of a mini-batch by default: fixed, so that it does not depend on the workers."""
+"""Default rows of a mini-batch, over all workers together: the same for any number of them."""
 ALL_IN_A_BATCH = (
     "the data have {:,} rows and a batch has {:,}, so each step of mini-batch visits everything. "
     "Full batch ends sooner and at its fixed point: use_mini_batch=False, or --no-use-mini-batch."
 )
+"""Warning for data that fit in one mini-batch; takes the rows of the data and of a batch."""
 WHOLE = 2**62
-"""A batch size that no data set reaches: one batch is everything."""
+"""Batch size in rows that no data set reaches, so that one batch is all of the data."""
 
 
 def plan_fit(
-    params: Mapping[str, Any], config: RunConfig, rule: StopRule, batch_size: int | None
+    params: FitParams, config: RunConfig, rule: StopRule, batch_size: int | None
 ) -> FitPlan:
-    """Return what a fit is to do."""
-    k = int(params["num_clusters"])
+    """Return the plan of a fit; `batch_size` None takes the default of mini-batch."""
+    k = int(params.num_clusters)
     return FitPlan(
         num_clusters=k,
-        initial=initial_centers(params["initial_clusters"], k),
-        metric=Metric(params["distance_metric"]),
-        random_seed=int(params["random_seed"]),
-        retries=int(params["kmeans_plus_plus_num_retries"]),
+        initial=initial_centers(params.initial_clusters, k),
+        metric=Metric(params.distance_metric),
+        random_seed=int(params.random_seed),
+        retries=int(params.kmeans_plus_plus_num_retries),
         rule=rule,
-        batch_size=int(batch_size or BATCH_SIZE) if params["use_mini_batch"] else None,
-        steps_per_iteration=int(params["mini_batch_steps_per_iteration"]),
-        empty_clusters=params["empty_clusters"],
+        batch_size=int(batch_size or BATCH_SIZE) if params.use_mini_batch else None,
+        steps_per_iteration=int(params.mini_batch_steps_per_iteration),
+        empty_clusters=params.empty_clusters,
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
 
 
-def is_done(plan: FitPlan, store: ModelDir) -> bool:
-    """Tell whether all of `max_steps` are made, and say so; then no data are needed."""
-    if plan.rule.max_steps is None:
-        return False
-    found = store.matching(plan.num_clusters, plan.metric)
-    if found is None or found.iteration < plan.rule.max_steps:
+def is_done(plan: FitPlan, store: ModelDir, found: FitState | None) -> bool:
+    """Return whether the model `found` has all of `max_steps`, and log it; no data are needed."""
+    if plan.rule.max_steps is None or found is None or found.iteration < plan.rule.max_steps:
         return False
     _warn_of_origin(store, found, plan)
     log.info("%s", ev.EndedBefore(found.stop, found.iteration))
@@ -107,8 +105,8 @@ def is_done(plan: FitPlan, store: ModelDir) -> bool:
 
 
 def _warn_of_origin(store: ModelDir, found: FitState, plan: FitPlan) -> None:
-    """Warn of a model that is continued and was begun in another way than is asked for now."""
-    differing = others_asked(found.origin, plan.origin) if found.origin else []
+    """Warn if the model that is continued was begun with other arguments than those of now."""
+    differing = differing_origins(found.origin, plan.origin) if found.origin else []
     if differing:
         had, asked = (" and ".join(each) for each in zip(*differing, strict=True))
         warnings.warn(
@@ -119,16 +117,19 @@ def _warn_of_origin(store: ModelDir, found: FitState, plan: FitPlan) -> None:
         )
 
 
-def others_asked(had: Origin, asked: Origin) -> list[tuple[str, str]]:
-    """Return what was asked for, other than the defaults, and differs from what a model has."""
+def differing_origins(had: Origin, wanted: Origin) -> list[tuple[str, str]]:
+    """Return the arguments, other than defaults, in which a model differs from what is wanted.
+
+    Each is a pair of texts: the model's argument, and the wanted one.
+    """
     default, found = Origin(), []
-    if asked.initial not in (default.initial, had.initial):
-        found.append((f"initial_clusters={had.initial!r}", f"initial_clusters={asked.initial!r}"))
-    if asked.random_seed not in (default.random_seed, had.random_seed) and had.is_drawn:
-        found.append((f"random_seed={had.random_seed}", f"random_seed={asked.random_seed}"))
+    if wanted.initial not in (default.initial, had.initial):
+        found.append((f"initial_clusters={had.initial!r}", f"initial_clusters={wanted.initial!r}"))
+    if wanted.random_seed not in (default.random_seed, had.random_seed) and had.is_drawn:
+        found.append((f"random_seed={had.random_seed}", f"random_seed={wanted.random_seed}"))
     name = "kmeans_plus_plus_num_retries"
-    if asked.retries not in (default.retries, had.retries) and had.initial == KMEANS_PLUS_PLUS:
-        found.append((f"{name}={had.retries}", f"{name}={asked.retries}"))
+    if wanted.retries not in (default.retries, had.retries) and had.initial == KMEANS_PLUS_PLUS:
+        found.append((f"{name}={had.retries}", f"{name}={wanted.retries}"))
     return found
 
 
@@ -140,15 +141,16 @@ def fit(
     monitors: Sequence[Any] = (),
     listeners: Sequence[ev.Emit] = (),
 ) -> FitState:
-    """Fit; everything that can be known to fail does so before a worker starts.
+    """Fit on a source and return the last state.
 
-    On Ray a coordinator of its own steps the fit, unless monitors of this process look on.
+    Everything that can be known to fail fails before a worker starts. On Ray an actor coordinates
+    the fit, unless there are monitors, which run in this process.
     """
     if config.detached and monitors:
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
     found = store.matching(plan.num_clusters, plan.metric)
     shift = found.shift if found else shift_of(source)
-    plan, source = _shifted(plan, shift), under(source, shift, f"the model in {store.shown!r}")
+    plan, source = _shift_plan(plan, shift), under(source, shift, f"the model in {store.shown!r}")
     layout = source.describe()
     if plan.batch_size is not None and layout.rows <= plan.batch_size:
         log.warning("%s", ALL_IN_A_BATCH.format(layout.rows, plan.batch_size))
@@ -157,12 +159,12 @@ def fit(
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
-    with _listening(config, store, listeners) as emit:
+    with _open_listeners(config, store, listeners) as emit:
         if config.num_workers != 0 and not monitors:
             from ray_kmeans.on_ray import driver
 
             shards, options = plan_shards(layout, k, config, size)
-            emit(planned(options))
+            emit(plan_event(options))
             name = _name_of_fit(store) if config.detached else None
             return driver.fit_on_ray(plan, store, Workload(source, shards, options), emit, name)
         with (
@@ -185,12 +187,12 @@ def fit_stream(
     monitors: Sequence[Any] = (),
     listeners: Sequence[ev.Emit] = (),
 ) -> FitState:
-    """Fit on batches as they come. They come to this process, so it coordinates."""
+    """Fit on batches as they come; this process coordinates, as the batches come to it."""
     if config.detached:
         raise ConfigError("detached=True and an iterator: its batches come to this process.")
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
-    plan = _shifted(plan, found.shift if found else ())
+    plan = _shift_plan(plan, found.shift if found else ())
     whose = "a model of batches, of which none tells the middle of all,"
     first, sources = _first_rows((under(each, plan.shift, whose) for each in sources), needed)
     layout = first.describe()
@@ -202,7 +204,7 @@ def fit_stream(
     _check_store(store, found, layout, plan)
     k, metric, workers = plan.num_clusters, plan.metric, workforce(config)[0]
     with (
-        _listening(config, store, listeners) as emit,
+        _open_listeners(config, store, listeners) as emit,
         store.take_lease(f"fit of {k:,} clusters, on batches") as held,
         open_pool(first, layout, k, metric, config, emit, workers=workers) as pool,
     ):
@@ -225,8 +227,8 @@ def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any
         )
 
 
-def joined(sources: Iterator[Source]) -> Source:
-    """Return all batches as one source, in memory: full batch visits them again and again."""
+def join_batches(sources: Iterator[Source]) -> Source:
+    """Return all batches as one source in memory, as full batch visits them again and again."""
     rows: list[NDArray[Any]] = []
     weights, drop, shifts = [np.empty(0)], False, set()
     names: tuple[str, ...] = ()
@@ -250,14 +252,14 @@ def joined(sources: Iterator[Source]) -> Source:
     return shifted(whole, shifts.pop() if shifts else ())
 
 
-def _shifted(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
-    """Return the plan of a fit whose rows are less a shift, and its given centers too."""
+def _shift_plan(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
+    """Return the plan with the shift (d,) that is subtracted from the rows and given centers."""
     initial: Any = plan.initial
     if isinstance(initial, np.ndarray):
         matching = initial.ndim == 2 and initial.shape[1] == len(shift)
         initial = (initial - np.asarray(shift) if matching else initial).astype(np.float32)
     elif shift and callable(initial):
-        initial = _called_with_the_users_rows(initial, np.asarray(shift))
+        initial = _unshifted(initial, np.asarray(shift))
     if shift and plan.metric == Metric.COSINE:
         raise ConfigError(
             "center=True and distance_metric='cosine': a shift changes all directions. Leave "
@@ -267,8 +269,8 @@ def _shifted(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
     return replace(plan, initial=initial, rows=rows)
 
 
-def _called_with_the_users_rows(function: Any, shift: NDArray[np.float64]) -> Any:
-    """Return a function of shifted rows that knows the user's alone, and answers for shifted."""
+def _unshifted(function: Any, shift: NDArray[np.float64]) -> Any:
+    """Wrap a user's function of rows, so that it takes and returns shifted rows."""
 
     @functools.wraps(function)
     def call(sample: NDArray[np.float32], missing: int) -> Any:
@@ -276,13 +278,13 @@ def _called_with_the_users_rows(function: Any, shift: NDArray[np.float64]) -> An
         try:
             return np.asarray(answer, np.float64) - shift
         except (TypeError, ValueError):
-            return answer  # which is refused with the reason
+            return answer  # is refused later, with the reason
 
     return call
 
 
 def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
-    """Raise unless the data have so many rows, and the features of the given centers."""
+    """Raise unless the data have `rows_needed` rows, and as many features as given centers."""
     initial = plan.initial
     if layout.rows < rows_needed:
         raise TooFewRowsError(layout.rows, plan.num_clusters)
@@ -294,7 +296,7 @@ def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
 
 
 def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan:
-    """Return the plan with how its rows are read, which the log tells."""
+    """Return the plan with the way its rows are read; log the columns."""
     spec = spec_of(source, found.rows if found else None)
     if spec.columns:
         log.info("features: %s", shortened(spec.columns))
@@ -303,6 +305,7 @@ def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan
 
 
 def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: FitPlan) -> None:
+    """Raise unless the model that is there has the width of the data, and the store is writable."""
     if found is not None and found.centers.shape[1] != layout.features:
         store.matching(plan.num_clusters, plan.metric, layout.features)  # says what is there
     if found is not None:
@@ -311,28 +314,30 @@ def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: 
 
 
 def _rows_needed(plan: FitPlan, found: FitState | None) -> int:
-    """Return how many rows a fit must have; mini-batch needs few where it has centers."""
-    to_be_seeded = found is None and isinstance(plan.initial, str)
-    return plan.num_clusters if to_be_seeded or plan.batch_size is None else 1
+    """Return the fewest rows for a fit; mini-batch that has centers already needs one."""
+    draws_centers = found is None and isinstance(plan.initial, str)
+    return plan.num_clusters if draws_centers or plan.batch_size is None else 1
 
 
 def _first_rows(sources: Iterator[Source], needed: int) -> tuple[Source, Iterator[Source]]:
-    """Return a source of the first batches that have so many rows, and all batches again."""
+    """Return a source of the first batches, of `needed` rows at least, and all batches again."""
     taken: list[Source] = []
     rows = 0
     while rows < needed and (source := next(sources, None)) is not None:
         taken.append(source)
         rows += source.describe().rows
-    first = taken[0] if len(taken) == 1 else joined(iter(taken))
-    return first, itertools.chain(_let_go(taken), sources)
+    first = taken[0] if len(taken) == 1 else join_batches(iter(taken))
+    return first, itertools.chain(_pop_all(taken), sources)
 
 
-def _let_go(sources: list[Source]) -> Iterator[Source]:
+def _pop_all(sources: list[Source]) -> Iterator[Source]:
+    """Yield sources and drop each, so that it is freed when the next one is asked for."""
     while sources:
         yield sources.pop(0)
 
 
 def _loadable(source: Source, plan: FitPlan, config: RunConfig, workers: int) -> Loadable:
+    """Return a batch as a pool loads it: on Ray, put into the object store once."""
     shards, _ = plan_shards(source.describe(), plan.num_clusters, config, workers=workers)
     if config.num_workers == 0:
         return Loadable(source, shards)
@@ -342,12 +347,12 @@ def _loadable(source: Source, plan: FitPlan, config: RunConfig, workers: int) ->
 
 
 @contextmanager
-def _listening(
+def _open_listeners(
     config: RunConfig, store: ModelDir, listeners: Sequence[ev.Emit]
 ) -> Iterator[ev.Emit]:
-    """Give what tells everybody of a fit's events."""
-    with ExitStack() as open_ones:
-        progress = open_ones.enter_context(closing(Progress(config.progress)))
+    """Give a listener that passes a fit's events on: to log, progress, metrics and files."""
+    with ExitStack() as stack:
+        progress = stack.enter_context(closing(Progress(config.progress)))
         everybody: list[ev.Emit] = [
             LogLines(config.log_step_count_steps),
             warn,
@@ -355,14 +360,12 @@ def _listening(
             *listeners,
         ]
         if config.num_workers != 0:
-            from ray_kmeans.on_ray.prometheus import (
-                RayMetrics,  # ray is not imported where not used
-            )
+            from ray_kmeans.on_ray.prometheus import RayMetrics  # imports ray
 
             everybody.append(RayMetrics())
         publish = Place(store.url, store.storage_options).put
         everybody.append(Journal(publish))
         if tensorboard_installed():
             scalars = Summaries(config.save_summary_steps, publish)
-            everybody.append(open_ones.enter_context(closing(scalars)))
+            everybody.append(stack.enter_context(closing(scalars)))
         yield tell_all(everybody)

@@ -1,4 +1,4 @@
-"""Centers that were made elsewhere: read from a file or an object, and checked."""
+"""Import centers from elsewhere: read them from a file or an object, check and store them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from ray_kmeans.algorithm.state import (
     Origin,
     digest,
 )
+from ray_kmeans.config import InitialMethod
 from ray_kmeans.data.formats.faiss_index import centers_in_bytes, centers_in_index
 from ray_kmeans.data.formats.registry import FORMATS
 from ray_kmeans.data.opening import open_source
@@ -29,30 +30,31 @@ from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.io.remote import Remote, raise_store_errors
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.text.secrets import redacted
-from ray_kmeans.workflows.validation import INITS
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".skops")
-OF_FAISS = (".faiss", ".index")
+"""Endings of files that can run code when they are read; they are refused."""
+FAISS_ENDINGS = (".faiss", ".index")
+"""Endings of files that hold an index of faiss."""
 MAGIC = re.compile(rb"I[A-Za-z0-9]{3}")
-"""How the file of an index of faiss begins, whatever its name is."""
+"""First bytes of the file of an index of faiss, whatever its name is."""
 ATTRIBUTES = ("cluster_centers_", "centroids")
-"""Where models of scikit-learn and its kin, and faiss.Kmeans, keep their centers."""
+"""Attributes in which models of scikit-learn and its kin, and faiss.Kmeans, have their centers."""
 NAMES = "feature_names_in_"
-"""Where models of scikit-learn keep the names of the columns that they were fitted on."""
+"""Attribute in which models of scikit-learn have the names of their columns."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """Centers that were read, and what else is known of them."""
+class ForeignCenters:
+    """Centers that were made elsewhere, as they were read."""
 
     centers: NDArray[np.float32]
-    """(k, d)"""
+    """The centers, (k, d)."""
     shown: str
-    """What messages call the place that they come from."""
+    """Name of their origin for messages."""
     metric: Metric | None = None
-    """By what it compares rows; None where it does not say."""
+    """Metric of their origin; None where it does not say."""
     names: tuple[str, ...] = ()
-    """The d columns that they are in; () where these have no names."""
+    """Names of the d columns; () where they have none."""
 
 
 def centers_of(
@@ -60,11 +62,11 @@ def centers_of(
     columns: Sequence[str] = (),
     storage_options: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
-) -> Found:
+) -> ForeignCenters:
     """Return the centers in a file, an array, a table or a model of another library.
 
-    Raises ConfigError or DataError for what holds none, for values that are not finite, and where
-    the file says that it compares by another metric.
+    Raises ConfigError or DataError if there are none, if values are not finite, and if the file
+    says that it compares by another metric.
     """
     if isinstance(given, str | os.PathLike):
         found = _in_file(os.fspath(given), columns, storage_options or {})
@@ -89,22 +91,23 @@ def centers_of(
 
 
 def initial_clusters_of(given: str, storage_options: Mapping[str, Any]) -> Any:
-    """Return the name of a way to choose centers, or the centers in the file of that name."""
-    if given in INITS:
+    """Return the name of a method to choose centers, or the centers in the file of that name."""
+    methods = get_args(InitialMethod)
+    if given in methods:
         return given
     try:
         return centers_of(given, (), storage_options).centers
     except NoDataError as error:
         raise ConfigError(
-            f"initial_clusters={redacted(given)!r} is none of {', '.join(map(repr, INITS))}, and "
+            f"initial_clusters={redacted(given)!r} is none of {', '.join(map(repr, methods))}, and "
             f"no file of centers either: {error}"
         ) from None
 
 
-def imported(given: Found, metric: Metric, store: ModelDir) -> FitState:
-    """Make centers the model of a directory, and return it.
+def make_model(given: ForeignCenters, metric: Metric, store: ModelDir) -> FitState:
+    """Make centers the model of a directory, and return its state.
 
-    Where these are the model already nothing is done; ConfigError where there is another one.
+    Does nothing where they are its model already; ConfigError where another model is there.
     """
     centers, origin = given.centers, Origin(f"{GIVEN} {digest(given.centers)}")
     state = FitState.initial(project(centers, metric), metric, origin)
@@ -122,7 +125,10 @@ def imported(given: Found, metric: Metric, store: ModelDir) -> FitState:
     return state
 
 
-def _in_file(uri: str, columns: Sequence[str], storage_options: Mapping[str, Any]) -> Found:
+def _in_file(
+    uri: str, columns: Sequence[str], storage_options: Mapping[str, Any]
+) -> ForeignCenters:
+    """Read centers from a file or URL; pickles are refused."""
     shown = repr(redacted(uri))
     name = uri.lower()
     if name.endswith(PICKLES):
@@ -130,25 +136,26 @@ def _in_file(uri: str, columns: Sequence[str], storage_options: Mapping[str, Any
             f"{shown} is a pickle, which can run code and is not read. In the Python that has the "
             "model: np.save('centers.npy', model.cluster_centers_); then give centers.npy."
         )
-    if name.endswith(OF_FAISS) or not name.endswith(tuple(FORMATS)):
+    if name.endswith(FAISS_ENDINGS) or not name.endswith(tuple(FORMATS)):
         remote = Remote(uri, storage_options)
         with raise_store_errors(f"{shown} cannot be read", storage_options):
             is_file = remote.fs.isfile(remote.path)
-            if name.endswith(OF_FAISS) and not is_file:
+            if name.endswith(FAISS_ENDINGS) and not is_file:
                 raise NoDataError(f"{shown} does not exist.")
             content = bytes(remote.fs.cat_file(remote.path)) if is_file else b""
         if MAGIC.match(content):
             centers, metric = centers_in_bytes(content, shown)
-            return Found(centers, shown, metric)
+            return ForeignCenters(centers, shown, metric)
     return _in_source(open_source(uri, columns, storage_options), shown)
 
 
-def _in_object(given: Any, columns: Sequence[str]) -> Found:
+def _in_object(given: Any, columns: Sequence[str]) -> ForeignCenters:
+    """Read centers from an index of faiss, a fitted model, an array or a table."""
     kind = type(given)
     shown = f"the {kind.__name__}"
     if kind.__module__.partition(".")[0] == "faiss" and hasattr(given, "reconstruct_n"):
         centers, metric = centers_in_index(given, shown)
-        return Found(centers, shown, metric)
+        return ForeignCenters(centers, shown, metric)
     names = tuple(getattr(given, NAMES, ()))
     for name in ATTRIBUTES:
         given = getattr(given, name, given)
@@ -156,19 +163,20 @@ def _in_object(given: Any, columns: Sequence[str]) -> Found:
     return replace(found, names=names) if names else found
 
 
-def _in_source(source: Source, shown: str) -> Found:
-    """Read centers; a single column, of vectors, has a name of its own and not that of rows."""
+def _in_source(source: Source, shown: str) -> ForeignCenters:
+    """Read centers from a source; the name of a single column of vectors is not kept."""
     names = columns_of_rows(source)
-    return Found(_in_order(source, shown), shown, names=names if len(names) > 1 else ())
+    return ForeignCenters(_in_order(source, shown), shown, names=names if len(names) > 1 else ())
 
 
 def _in_order(source: Source, shown: str) -> NDArray[np.float32]:
+    """Read centers, in the order of the numbers that our own export gives them."""
     layout = source.describe()
     if not layout.rows:
         raise DataError(f"{shown} holds no center.")
     rows = [rows for _, rows in source.read(layout.blocks)]
     centers = np.concatenate(rows)
-    try:  # of our own export: the column `cluster` numbers them
+    try:  # our own export numbers them in the column `cluster`
         columns = [source.columns_of(block, ["cluster", "center"]) for block in layout.blocks]
     except (ConfigError, DataError):
         return centers

@@ -1,4 +1,4 @@
-"""How labelled output comes about: what is there already, what is missing, and who writes it."""
+"""Write labelled output: find the parts that are there, and let the workers write the rest."""
 
 from __future__ import annotations
 
@@ -41,28 +41,35 @@ from ray_kmeans.workflows.validation import check_features
 log = logging.getLogger("ray_kmeans")
 
 OWN_COLUMNS = ("row", "cluster_idx", "distance")
+"""Columns of every labelled output, after those that are passed through."""
 SECOND_COLUMNS = ("second_cluster_idx", "second_distance")
-
+"""Columns that an output with the second-nearest clusters has besides."""
 
 FEW_FILES = 256
-"""Up to twice as many files it may be, of a block each."""
+"""Below twice this number of blocks, each block is a file of its own."""
 MOST_BLOCKS = 16
-"""Of a file."""
+"""Largest number of blocks in one file."""
 
 
 @dataclass(frozen=True)
 class How:
-    """What is to be written of each row, and where."""
+    """What is written of each row, and into which files."""
 
     keep_columns: tuple[str, ...]
+    """Columns of the data that are passed through."""
     second: bool
+    """Whether the second-nearest cluster and its distance are written too."""
     by_cluster: bool
+    """Whether the files are in folders by cluster."""
     kept: Any = None
-    """The Arrow schema of the columns kept, which all parts have."""
+    """Arrow schema of the columns that are passed through, the same in all parts."""
 
     def of(self, source: Source, before: LabelledOutput | None) -> How:
-        """Return the same with the types of what is kept, those of the output `before` if it is
-        added to; raises ConfigError or DataError for columns that no output can have."""
+        """Return the same with the types of the columns that are passed through.
+
+        They are those of the output `before` where rows are added to it. Raises ConfigError or
+        DataError for columns that no output can have.
+        """
         own = OWN_COLUMNS + (SECOND_COLUMNS if self.second else ())
         taken = [name for name in self.keep_columns if name in own]
         if taken:
@@ -76,7 +83,7 @@ class How:
         return replace(self, kept=kept if there is None else held_by(there, kept))
 
     def content(self, state: FitState, source: Source, layout: Layout) -> OutputSpec:
-        """Return what the output is of."""
+        """Return what decides the rows of the output; equal contents give equal outputs."""
         return {
             "model": [digest(state.centers), state.metric, *state.shift],
             **contents_of(source, layout),
@@ -89,17 +96,23 @@ class How:
 
 @dataclass(frozen=True)
 class Labelling:
-    """The rows of some data, to be labelled under a model."""
+    """One call that labels the rows of some data by a model."""
 
     state: FitState
+    """The model."""
     source: Source
+    """The data."""
     layout: Layout
+    """All blocks of the data."""
     config: RunConfig
+    """Machines and stores."""
     how: How
+    """What is written of each row."""
     emit: ev.Emit
+    """Hears the events of the run."""
 
     def write(self, output: LabelledOutput, run: LabelRun) -> tuple[WrittenParts, int]:
-        """Write all that is missing; also return how many parts have a number."""
+        """Write all parts that are missing; also return the number of parts before grouping."""
         runs = self._runs
         written = self._write_parts(run, runs)
         if self.how.by_cluster:
@@ -112,7 +125,7 @@ class Labelling:
         return written, len(runs)
 
     def mend(self, output: LabelledOutput, run: LabelRun) -> list[Part]:
-        """Write again what is damaged of a run that was complete, with all of its bundles."""
+        """Write the damaged parts of a complete run again, with the bundles they belong to."""
         runs = self._runs
         if not self.how.by_cluster:
             return self._label(run, runs, [run.parts.index_of(part.name) for part in run.damaged])[
@@ -129,7 +142,7 @@ class Labelling:
 
     @property
     def _together(self) -> int:
-        """How many blocks make a part."""
+        """Number of blocks that make a part."""
         return blocks_of_a_part(len(self.layout.blocks))
 
     @property
@@ -138,7 +151,7 @@ class Labelling:
         return pieces_of(self.layout.blocks, self._together)
 
     def _write_parts(self, run: LabelRun, runs: list[Shard]) -> WrittenParts:
-        """Write the parts that are not there; the blocks of the others are not even read."""
+        """Write the parts that are missing; the blocks of the others are not read."""
         found: dict[int, Part] = {}
         counts = np.zeros(len(self.state.centers), np.int64)
         for index, part, (labels, rows) in run.parts.read_back(runs):
@@ -154,25 +167,30 @@ class Labelling:
     def _label(
         self, run: LabelRun, runs: list[Shard], missing: list[int]
     ) -> tuple[list[Part], NDArray[np.int64]]:
-        """Write these parts; return them, and the rows of each label."""
+        """Write these parts; return them, and the number of rows of each label (k,)."""
         blocks = [block for index in missing for block in runs[index]]
         together = self._together
         with self._pool(blocks, together) as pool:
             pool.read(self._moved(ev.Phase.READING, blocks))
-            parts = replace(run.parts, kept=self.how.kept)
-            how = parts, self.how.keep_columns, self.how.second, together
-            moved = self._moved(ev.Phase.WRITING, blocks)
             found: tuple[list[Part], NDArray[np.int64]]
-            found = pool.write_labels(self.state.centers, *how, moved)
+            found = pool.write_labels(
+                self.state.centers,
+                replace(run.parts, kept=self.how.kept),
+                self.how.keep_columns,
+                second=self.how.second,
+                together=together,
+                moved=self._moved(ev.Phase.WRITING, blocks),
+            )
         return found
 
     def _gather(
         self, place: ByCluster, bundles: Sequence[Bundle], width: int, runs: list[Shard]
     ) -> dict[int, list[Part]]:
-        """Put the rows of some parts in order of their clusters; return the files by bundle."""
+        """Write the rows of some parts in order of their clusters; return the files by bundle."""
         if not bundles:
             return {}
-        # The workers have let go of the rows, and hold for each bundle its first block alone.
+        # This pass reads the parts and not the data. A bundle is one block to the pool, its first,
+        # so that the pool deals bundles out to workers as it deals blocks out.
         blocks = [replace(runs[bundle[0]][0], index=bundle[0]) for bundle in bundles]
         with self._pool(blocks) as pool:
             pool.load()
@@ -184,8 +202,15 @@ class Labelling:
 
     def _pool(self, blocks: list[Block], together: int = 1) -> Any:
         layout = replace(self.layout, blocks=tuple(blocks))
-        about = self.source, layout, len(self.state.centers), self.state.metric, self.config
-        return open_pool(*about, self.emit, together=together)
+        return open_pool(
+            self.source,
+            layout,
+            len(self.state.centers),
+            self.state.metric,
+            self.config,
+            self.emit,
+            together=together,
+        )
 
     def _moved(self, phase: ev.Phase, blocks: list[Block]) -> Moved:
         return ev.begin(self.emit, phase, rows_of(blocks), "rows")
@@ -203,11 +228,11 @@ def write_labels(
     by_cluster: bool = False,
     append: bool = False,
 ) -> RowCounts:
-    """Write label and distance of every row, by the workers; return how many rows there are.
+    """Write label and distance of every row, by the workers; return the number of rows.
 
-    What a run that was cut off has written stays, and only the rest is. `second`: also the
-    second-nearest center. `by_cluster`: in folders by cluster. `append`: to what is there already
-    of other data. Raises BusyError where another run writes to the same place.
+    The parts that a run before has written stay, and only the rest is written. `second`: also the
+    second-nearest center. `by_cluster`: in folders by cluster. `append`: add to an output of other
+    data. Raises BusyError where another run writes to the same place.
     """
     layout = source.describe()
     if not layout.blocks:
@@ -239,7 +264,7 @@ def _written(
     run: LabelRun,
     model: Mapping[str, Any],
 ) -> RowCounts:
-    """Write what is missing of an output, and last that it is complete."""
+    """Write the missing parts of an output, and last the manifest that makes it complete."""
     if run.there is None:
         written, numbers = labelling.write(output, run)
         return held.finish(run, written, model, numbers)
@@ -254,16 +279,40 @@ def _written(
 
 
 def _scaled(moved: Moved, of: int, rows: int) -> Moved:
-    """Return what hears how many of some rows are done, and tells it as a share of others."""
+    """Return a listener that scales a number of `of` rows to a number of `rows` rows."""
     return lambda done: moved(done * rows // of)
 
 
 def blocks_of_a_part(blocks: int) -> int:
-    """Return how many blocks become one file, by their number alone.
+    """Return the number of blocks that become one file, which follows from that of all blocks.
 
-    Few data have a file for each block, so that all workers write; many have files of 131,072 rows.
+    Small data get a file for each block, so that all workers write; large ones get files of 131,072
+    rows.
 
     >>> [blocks_of_a_part(n) for n in (1, 511, 512, 122_071)]
     [1, 1, 2, 16]
     """
     return min(max(blocks // FEW_FILES, 1), MOST_BLOCKS)
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """The rows of a labelled output, counted."""
+
+    rows: int
+    """Number of rows of the data."""
+    left_out: int | None
+    """Number of rows that have no cluster (-1); None where several runs wrote the output."""
+
+    def __str__(self) -> str:
+        """Return the counts as the command `predict` prints them.
+
+        >>> print(LabelCounts(1000, 0))
+        1,000 rows labelled
+        >>> print(LabelCounts(1000, 3))
+        997 rows labelled, 3 left out (cluster -1)
+        """
+        if not self.left_out:
+            return f"{self.rows:,} rows labelled"
+        labelled = self.rows - self.left_out
+        return f"{labelled:,} rows labelled, {self.left_out:,} left out (cluster -1)"

@@ -3,37 +3,77 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeAlias
 
-from ray_kmeans.config import RunConfig
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ray_kmeans.config import DistanceMetric, EmptyClusters, InitialMethod, RunConfig
 from ray_kmeans.errors import ConfigError
 
-
-def described(params: Mapping[str, Any], deep: bool) -> dict[str, Any]:
-    """Return the arguments by name; `deep`: with those of components that have such."""
-    found = dict(params)
-    if deep:
-        for name, value in params.items():
-            if is_dataclass(value):
-                found |= {
-                    f"{name}__{each.name}": getattr(value, each.name) for each in fields(value)
-                }
-    return found
+InitialClusters: TypeAlias = (
+    InitialMethod | ArrayLike | Callable[[NDArray[np.float32], int], ArrayLike]
+)
+"""The name of a method, centers (k, d), or a function of sample rows (s, d) and the number of
+centers that are still missing."""
 
 
-def replaced(params: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with some replaced; ConfigError for a name that is none."""
-    known = described({**params, "config": params["config"] or RunConfig()}, deep=True)
-    unknown = sorted(set(new) - set(known))
-    if unknown:
-        raise ConfigError(f"{unknown} are no parameters; valid are {sorted(known)}.")
-    result = {**params, **{name: value for name, value in new.items() if "__" not in name}}
-    nested = {name.split("__")[1]: value for name, value in new.items() if "__" in name}
-    if nested:
-        result["config"] = replace(result["config"] or RunConfig(), **nested)
-    return result
+@dataclass(frozen=True, kw_only=True)
+class FitParams:
+    """The arguments of `KMeansClustering` as the user gave them, unchecked; see there."""
+
+    num_clusters: int
+    """Number of clusters k."""
+    model_dir: str | None
+    """Path or URL of the model. None: that of `config`, or a temporary directory."""
+    initial_clusters: InitialClusters
+    """Initial centers, or how they are chosen."""
+    distance_metric: DistanceMetric
+    """Distance of a row to a center."""
+    random_seed: int
+    """Seed of the initial centers and the mini-batches."""
+    use_mini_batch: bool
+    """Whether a step visits a mini-batch, and not all rows."""
+    mini_batch_steps_per_iteration: int
+    """Steps of mini-batch between two updates of the centers."""
+    kmeans_plus_plus_num_retries: int
+    """Further candidates for each center of k-means++; negative: 2 + trunc(ln k)."""
+    relative_tolerance: float | None
+    """Relative change of the loss below which a fit ends. None: no such end."""
+    config: RunConfig | None
+    """Machines, stores and checkpoints. None: all defaults."""
+    empty_clusters: EmptyClusters
+    """What becomes of the center of an empty cluster in full batch."""
+
+    def as_dict(self, deep: bool = False) -> dict[str, Any]:
+        """Return the arguments by name; `deep`: also the fields of `config`, as 'config__field'."""
+        found = _fields_of(self)
+        if deep:
+            for name, value in list(found.items()):
+                if is_dataclass(value):
+                    nested = _fields_of(value).items()
+                    found |= {f"{name}__{field}": inner for field, inner in nested}
+        return found
+
+    def replaced(self, new: Mapping[str, Any]) -> FitParams:
+        """Return the arguments with some replaced; ConfigError for a name that does not exist."""
+        config = self.config or RunConfig()
+        known = replace(self, config=config).as_dict(deep=True)
+        unknown = sorted(set(new) - set(known))
+        if unknown:
+            raise ConfigError(f"{unknown} are no parameters; valid are {sorted(known)}.")
+        result = replace(self, **{name: value for name, value in new.items() if "__" not in name})
+        nested = {name.split("__")[1]: value for name, value in new.items() if "__" in name}
+        if nested:
+            result = replace(result, config=replace(result.config or RunConfig(), **nested))
+        return result
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, without copying their values."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def level_of_caller() -> int:

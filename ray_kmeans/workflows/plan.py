@@ -1,4 +1,4 @@
-"""Where a call computes: shards that fit the memory, and a pool to hold them."""
+"""Plan where a call computes: shards that fit the memory of workers, and a pool of these."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ from ray_kmeans.process import forks
 
 log = logging.getLogger("ray_kmeans")
 
-_SAID = {
+_SECOND_CHOICES = {
     MEMORY: "the rows are kept as {}, and made float32 block by block",
     DISK: "the rows are kept on disk",
 }
+"""Warning for each place of rows that is not the first choice; takes the type of the values."""
 
 
 def plan_shards(
@@ -50,11 +51,11 @@ def plan_shards(
     workers: int | None = None,
     together: int = 1,
 ) -> tuple[tuple[Shard, ...], WorkerOptions]:
-    """Deal the blocks out to workers, as many as there may be by default, and check that they fit.
+    """Deal the blocks out to workers and check that they fit the memory.
 
-    Also returns what is asked of the workers; of so many `workers`, as for batches of a stream,
-    that they keep their rows in memory. `together`: see `split`. Joins or starts Ray where it is
-    needed.
+    Returns the shards, and the options of their workers. `workers` None: as many as there may be. A
+    number is given for the batches of a stream, whose rows are kept in memory. `together`: number
+    of blocks that stay in one shard, see `split`. Joins or starts Ray where it is needed.
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
@@ -67,8 +68,8 @@ def plan_shards(
     by_group = layout.is_read_whole
     footprint = Footprint(num_clusters, drawn, threads, by_group=by_group, staged_bytes=staged)
     wanted = config.cache if workers is None else MEMORY
-    place, narrow = _where(wanted, shards, layout, footprint, allowed)
-    footprint = _kept(footprint, place, narrow)
+    place, narrow = _choose_cache(wanted, shards, layout, footprint, allowed)
+    footprint = _with_cache(footprint, place, narrow)
     options = WorkerOptions(
         cpus_per_worker=cpus,
         worker_start_timeout_s=config.worker_start_timeout_s,
@@ -86,27 +87,27 @@ def plan_shards(
     return split(layout.blocks, most, together) if most else shards, options
 
 
-def planned(options: WorkerOptions) -> ev.Planned:
-    """Return the plan as an event."""
+def plan_event(options: WorkerOptions) -> ev.Planned:
+    """Return the event that tells the plan of a run."""
     row_cache, count = options.row_cache, options.num_workers or 1
     place = f"{row_cache.cache} as {row_cache.narrow or 'float32'}"
     return ev.Planned(count, options.threads, options.planned_rows, place, options.planned_bytes)
 
 
-def _kept(footprint: Footprint, place: str, narrow: str | None) -> Footprint:
-    """Return the same with rows that are kept there, in memory in a narrower type or as float32."""
+def _with_cache(footprint: Footprint, place: str, narrow: str | None) -> Footprint:
+    """Return the footprint for rows that are kept at a place, in a narrower type or as float32."""
     if place != MEMORY:
         return replace(footprint, kept=False)
     return replace(footprint, kept=narrow is None, item_bytes=item_bytes(narrow) if narrow else 0)
 
 
-def _where(
+def _choose_cache(
     wanted: str, shards: Sequence[Shard], layout: Layout, footprint: Footprint, allowed: int
 ) -> tuple[str, str | None]:
-    """Return the first place for the rows that has room for them, and the type to keep them in.
+    """Return the first place that has room for the rows, and the type to keep them in.
 
-    In memory as float32, which is fastest, else in the narrower type that they have; then on disk,
-    in that type. Raises BudgetError where no place that is `wanted` has room.
+    The order is: in memory as float32, which is fastest; in memory in the narrower type of the
+    data; on disk in that type. Raises BudgetError if no place that `wanted` allows has room.
     """
     narrow = [(MEMORY, layout.narrow)] if layout.narrow else []
     ladder = [(MEMORY, None), *narrow, (DISK, layout.narrow), (SOURCE, None)]
@@ -115,20 +116,20 @@ def _where(
         if wanted != place and (wanted != "auto" or place == SOURCE):
             continue
         try:
-            _kept(footprint, place, kind).check(shards, allowed)
+            _with_cache(footprint, place, kind).check(shards, allowed)
         except BudgetError as error:
             problem = error
             continue
         if problem:
-            said = _SAID[place].format(kind)
-            log.warning("%s, as cache=%r and in memory %s", said, wanted, problem)
+            choice = _SECOND_CHOICES[place].format(kind)
+            log.warning("%s, as cache=%r and in memory %s", choice, wanted, problem)
         return place, kind
     assert problem is not None
     raise problem
 
 
 def worker_memory(config: RunConfig) -> int:
-    """Return the bytes that a worker may hold."""
+    """Return the bytes of memory that one worker may hold."""
     if config.worker_memory_bytes is not None:
         return config.worker_memory_bytes
     if config.num_workers == 0:
@@ -139,7 +140,7 @@ def worker_memory(config: RunConfig) -> int:
 
 
 def workforce(config: RunConfig) -> tuple[int, float]:
-    """Return how many workers there may be and the CPUs of each; joins or starts Ray if needed."""
+    """Return the largest number of workers and the CPUs of each; joins or starts Ray if needed."""
     if config.num_workers == 0:
         if config.backend == "gpu":
             gpu.check()
@@ -154,17 +155,17 @@ def workforce(config: RunConfig) -> tuple[int, float]:
 
 
 def _cpus_here() -> int:
-    """Return the CPUs that this process may run on."""
+    """Return the number of CPUs that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)  # on Linux
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) -> tuple[int, float]:
-    """Share the CPUs of some nodes out: so many workers, so many CPUs each, where these are given.
+    """Share the CPUs of some nodes out; return the number of workers and the CPUs of each.
 
-    Of a number that is given, each has one CPU by default. Else, as a worker computes in as many
-    threads as it has CPUs, few large ones are best: one for each node, but for nodes so small that
-    about as many CPUs are used without them.
+    With `workers` given, each has one CPU by default. Else few large workers are best, as a worker
+    computes in as many threads as it has CPUs: one for each node, but nodes that are too small to
+    matter (all together below a tenth of the CPUs) get none.
 
     >>> share_cpus([64, 64, 2], None, None), share_cpus([8, 8], 3, None), share_cpus([8], None, 2)
     ((2, 64), (3, 1), (4, 2))
@@ -180,10 +181,10 @@ def share_cpus(nodes: Sequence[int], workers: int | None, cpus: float | None) ->
 def share_gpus(
     nodes: Sequence[tuple[float, float]], cpus: float | None, gpus: float
 ) -> tuple[int, float]:
-    """Share nodes of (CPUs, GPUs) out: as many workers as have room, and the CPUs of each.
+    """Share nodes of (CPUs, GPUs) out; return the number of workers and the CPUs of each.
 
-    By default those of the node with the fewest CPUs for a worker. Raises ConfigError where there
-    is room for none.
+    As many workers as there is room for. `cpus` None: what the node with the fewest CPUs per worker
+    can give. Raises ConfigError if there is room for none.
 
     >>> share_gpus([(64, 8), (16, 1)], None, 1), share_gpus([(4, 1), (4, 1)], 2, 0.25)
     ((9, 8), (4, 2))
@@ -205,7 +206,7 @@ def share_gpus(
 
 
 def gpus_of(config: RunConfig) -> float:
-    """Return what a worker has of a GPU."""
+    """Return the share of a GPU that each worker has; 0 without a GPU."""
     return float(config.gpus_per_worker or 1) if config.backend == "gpu" else 0.0
 
 
@@ -222,13 +223,13 @@ def open_pool(
     workers: int | None = None,
     together: int = 1,
 ) -> Iterator[Pool]:
-    """Give a pool that this process owns; with one worker for each shard, or so many.
+    """Give a pool of workers that hold the data, and close it at the end.
 
-    `together`: see `split`.
+    `workers` None: one for each shard. `together`: number of blocks that stay in one shard.
     """
     shards, options = plan_shards(layout, num_clusters, config, batch_size, workers, together)
     if emit is not None:
-        emit(planned(options))
+        emit(plan_event(options))
     pool: Pool
     if config.num_workers == 0:
         pool = LocalPool(source, shards, options.setup(metric))
@@ -236,7 +237,7 @@ def open_pool(
         from ray_kmeans.on_ray import driver
 
         pool = driver.open_pool(Workload(source, shards, options), metric, emit or LogLines())
-    del source  # it may be the first batch of a stream, and go when the next one comes
+    del source  # it may be the first batch of a stream, which is freed when the next one comes
     try:
         yield pool
     finally:
@@ -244,8 +245,11 @@ def open_pool(
 
 
 def check_reachable(config: RunConfig, places: Mapping[str, Source | Place]) -> None:
-    """Raise ConfigError for what a run cannot reach: data or places of this process alone, where
-    others are to work with them; a GPU, where this process is to compute on one."""
+    """Raise ConfigError if workers cannot reach the places, by name, or there is no GPU.
+
+    Workers in other processes cannot reach what is in the memory of this one. A GPU is looked for
+    where this process computes on it.
+    """
     if config.num_workers == 0 and config.backend == "gpu":
         gpu.check()
     for what, place in places.items():

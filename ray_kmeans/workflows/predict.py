@@ -1,4 +1,4 @@
-"""Labels and distances of rows that this process reads, in the order of the data."""
+"""Predict labels and distances of rows that this process reads, in the order of the data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
 
 ALL_SCORES = "all_scores"
+"""Name of the output with the distances to all centers."""
 CLUSTER_IDX = "cluster_idx"
+"""Name of the output with the index of the nearest center."""
 DISTANCE = "distance"
+"""Name of the output with the distance to the nearest center."""
 
 Batch: TypeAlias = dict[str, NDArray[Any]]
+"""The outputs for some rows, by name: 'all_scores' (n, k), 'cluster_idx' (n,), 'distance' (n,)."""
 
 
 class ReadyModel:
-    """A model, ready to answer for rows."""
+    """Labels rows in memory by a model, with the kernel of this machine."""
 
     def __init__(self, state: FitState, outputs: Sequence[str]) -> None:
         self._kernel = kernels.load()
@@ -35,15 +39,16 @@ class ReadyModel:
         self._outputs = outputs
 
     def get_ready(self, rows: int) -> None:
-        """Compile what labelling so many rows at once takes."""
+        """Compile now what labelling `rows` rows at once takes."""
         self._kernel.ready(rows, *self._centers.shape)
 
     def __call__(self, rows: NDArray[np.float32]) -> Batch:
-        """Return 'all_scores' (n, k) float32, 'cluster_idx' (n,) int64, 'distance' (n,) float32.
+        """Return the wanted outputs for rows (n, d) float32.
 
-        As far as they are wanted.
+        'all_scores' is (n, k) float32, 'cluster_idx' (n,) int64, 'distance' (n,) float32. A row of
+        NaN is left out: it gets NaN and -1.
         """
-        out = np.isnan(rows[:, 0])  # see `batches_of`
+        out = np.isnan(rows[:, 0])  # `batches_of` marks rows that are left out so
         if out.any():
             rows = np.where(out[:, None], np.float32(0), rows)
         rows = project(rows, self._metric)
@@ -65,16 +70,16 @@ class ReadyModel:
         self, rows: NDArray[np.float32], labels: NDArray[np.int32]
     ) -> NDArray[np.float32]:
         distances = self._kernel.distances_to(rows, self._centers, labels, self._metric)
-        with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
+        with np.errstate(over="ignore"):  # a distance beyond float32 becomes infinity
             return distances.astype(np.float32)
 
 
 def batches_of(
     source: Source, layout: Layout, batch_size: int | None
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the rows in batches; without `batch_size`, one block of the data at a time.
+    """Yield the rows in batches (b, d); without `batch_size`, one block of the data at a time.
 
-    Holds one block and one batch at most. A row that does not count is NaN in all columns.
+    Holds at most one block and one batch. A row that is left out is NaN in all columns.
     """
     if not layout.blocks:
         yield np.empty((0, layout.features), np.float32)
@@ -95,7 +100,7 @@ def batches_of(
 
 
 def _blocks_of(source: Source, layout: Layout) -> Iterator[NDArray[np.float32]]:
-    """Yield the rows of each block; what is not finite is an error where it is not left out."""
+    """Yield the rows of each block; NonFiniteError for rows neither finite nor left out."""
     weights: Iterable[NDArray[np.float64] | None]
     drop, weights, names = False, repeat(None), columns_of_rows(source)
     if isinstance(source, WeightedSource):
@@ -105,32 +110,35 @@ def _blocks_of(source: Source, layout: Layout) -> Iterator[NDArray[np.float32]]:
         if drop:
             out = out | np.logical_not(np.isfinite(rows).all(axis=1))
         if not out.any():
-            yield _finite(rows, block, names)
+            yield _check_finite(rows, block, names)
         else:
-            _finite(np.where(out[:, None], np.float32(0), rows), block, names)
+            _check_finite(np.where(out[:, None], np.float32(0), rows), block, names)
             yield np.where(out[:, None], np.float32(np.nan), rows)
 
 
-def _finite(rows: NDArray[np.float32], block: Block, names: Sequence[str]) -> NDArray[np.float32]:
+def _check_finite(
+    rows: NDArray[np.float32], block: Block, names: Sequence[str]
+) -> NDArray[np.float32]:
+    """Return the rows of a block; NonFiniteError, with their place, unless all are finite."""
     Extent.of_rows(rows, block.place, block.start, names).check_finite()
     return rows
 
 
 def at_least(batches: Iterator[Batch], nothing: Batch) -> Iterator[Batch]:
-    """Yield the batches; where there are none, one without rows."""
+    """Yield the batches; `nothing`, a batch without rows, if there are none."""
     first = next(batches, nothing)
     yield first
     yield from batches
 
 
-def whole(batches: Iterator[Batch]) -> Batch:
-    """Put all batches together."""
+def join_batches(batches: Iterator[Batch]) -> Batch:
+    """Return all batches as one."""
     parts = list(batches)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def by_row(batches: Iterator[Batch]) -> Iterator[dict[str, Any]]:
-    """Yield one dict per row."""
+    """Yield a dict of values for each row."""
     for batch in batches:
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))

@@ -1,10 +1,10 @@
-"""What only TensorFlow's class has: variables by its names, and `model_fn` for one batch."""
+"""What TensorFlow's class has alone: variables by its names, and `model_fn` for one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import running_means
 from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.config import Mode, check_choice
 from ray_kmeans.data.layout import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
@@ -22,14 +23,15 @@ from ray_kmeans.workflows.predict import (
     Batch,
     ReadyModel,
     batches_of,
-    whole,
+    join_batches,
 )
 
 ALIASES = {"total_counts": "Variable"}
+"""TensorFlow's name for each other name of a variable."""
 
 
 def variables(state: FitState) -> dict[str, NDArray[Any]]:
-    """Return all variables by name, sorted; as many as the way of training has."""
+    """Return the variables that TensorFlow has after such a training, sorted by name."""
     found: dict[str, NDArray[Any]] = {
         "clusters": _clusters(state),
         "global_step": np.asarray(state.iteration, np.int64),
@@ -39,7 +41,7 @@ def variables(state: FitState) -> dict[str, NDArray[Any]]:
         found["Variable"] = state.counts
     if state.running is not None and state.running.steps_per_iteration > 1:
         left = state.running.steps_per_iteration - state.running.done
-        found["clusters_updated"] = _among_the_rows(running_means(state), state)
+        found["clusters_updated"] = _unshifted(running_means(state), state)
         found["update_in_steps"] = np.asarray(left, np.int64)
     return dict(sorted(found.items()))
 
@@ -65,7 +67,8 @@ def _clusters(state: FitState) -> NDArray[Any]:
     return running_means(state)
 
 
-def _among_the_rows(means: NDArray[np.float32], state: FitState) -> NDArray[Any]:
+def _unshifted(means: NDArray[np.float32], state: FitState) -> NDArray[Any]:
+    """Return means (k, d) among the rows as the user gave them."""
     return means + np.asarray(state.shift) if state.shift else means
 
 
@@ -74,9 +77,10 @@ def _among_the_rows(means: NDArray[np.float32], state: FitState) -> NDArray[Any]
 
 @dataclass(frozen=True)
 class ModelFnOps:
-    """What TensorFlow's `model_fn` gives for one batch."""
+    """What a model says of one batch, as TensorFlow's `model_fn` returns it."""
 
-    mode: str
+    mode: Mode
+    """The mode of the call."""
     predictions: Batch
     """'all_scores' (n, k) float32 and 'cluster_idx' (n,) int64."""
     loss: float | None
@@ -84,20 +88,16 @@ class ModelFnOps:
     eval_metric_ops: dict[str, float]
     """{'scores': loss}; empty in mode 'infer'."""
     train_op: Callable[[], Any] | None
-    """Call it to train one step on the batch; None but in mode 'train'."""
-
-
-MODES = ("train", "eval", "infer")
+    """Function that trains one step on the batch; None but in mode 'train'."""
 
 
 def model_fn(
-    state: FitState, source: Source, layout: Layout, mode: str, train: Callable[[], Any]
+    state: FitState, source: Source, layout: Layout, mode: Mode, train: Callable[[], Any]
 ) -> ModelFnOps:
     """Return what a model says of one batch in memory."""
-    if mode not in MODES:
-        raise ConfigError(f"mode={mode!r} is unknown. Give one of {', '.join(map(repr, MODES))}.")
+    check_choice("mode", mode, get_args(Mode))
     predict = ReadyModel(state, (ALL_SCORES, CLUSTER_IDX))
-    predictions = whole(map(predict, batches_of(source, layout, None)))
+    predictions = join_batches(map(predict, batches_of(source, layout, None)))
     if mode == "infer":
         return ModelFnOps(mode, predictions, None, {}, None)
     loss = loss_here(state, source, layout)

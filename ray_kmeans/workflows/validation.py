@@ -1,4 +1,4 @@
-"""What the estimator accepts: every argument is checked here, before any worker starts."""
+"""Checks of arguments: every one is made here, before any worker starts."""
 
 from __future__ import annotations
 
@@ -6,58 +6,72 @@ import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.config import RunConfig
+from ray_kmeans.config import (
+    DistanceMetric,
+    EmptyClusters,
+    InitialMethod,
+    RunConfig,
+    check_choice,
+)
 from ray_kmeans.data.stream import without_targets
-from ray_kmeans.engine.seeding import choose
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.text import secrets
-
-INITS = (choose.RANDOM, choose.KMEANS_PLUS_PLUS, choose.KMC2, choose.KMEANS_PARALLEL)
-METRICS = (Metric.SQUARED_EUCLIDEAN, Metric.COSINE)
-EMPTY_CLUSTERS = ("keep", "farthest")
+from ray_kmeans.workflows.parameters import FitParams
 
 
-def check_parameters(params: Mapping[str, Any]) -> None:
-    """Check the constructor's arguments as far as that needs no data."""
-    check_count("num_clusters", params["num_clusters"])
-    check_count("mini_batch_steps_per_iteration", params["mini_batch_steps_per_iteration"])
-    for name in ("random_seed", "kmeans_plus_plus_num_retries"):
-        if isinstance(params[name], bool) or not isinstance(params[name], Integral):
-            raise ConfigError(f"{name}={params[name]!r} must be a whole number.")
-    check_choice("distance_metric", params["distance_metric"], METRICS)
-    check_choice("empty_clusters", params["empty_clusters"], EMPTY_CLUSTERS)
-    if not isinstance(params["use_mini_batch"], bool | np.bool_):
-        raise ConfigError(f"use_mini_batch={params['use_mini_batch']!r} must be True or False.")
-    _check_tolerance(params["relative_tolerance"])
-    if not isinstance(params["config"], RunConfig | None):
-        raise ConfigError(f"config={params['config']!r} must be a RunConfig or None.")
-    if params["use_mini_batch"] and params["empty_clusters"] != "keep":
+def check_parameters(params: FitParams) -> None:
+    """Raise ConfigError for arguments of the constructor that are wrong whatever the data are."""
+    check_count("num_clusters", params.num_clusters)
+    check_count("mini_batch_steps_per_iteration", params.mini_batch_steps_per_iteration)
+    _check_whole("random_seed", params.random_seed)
+    _check_whole("kmeans_plus_plus_num_retries", params.kmeans_plus_plus_num_retries)
+    check_choice("distance_metric", params.distance_metric, get_args(DistanceMetric))
+    check_choice("empty_clusters", params.empty_clusters, get_args(EmptyClusters))
+    if not _is_bool(params.use_mini_batch):
+        raise ConfigError(f"use_mini_batch={params.use_mini_batch!r} must be True or False.")
+    _check_tolerance(params.relative_tolerance)
+    if not _is_config(params.config):
+        raise ConfigError(f"config={params.config!r} must be a RunConfig or None.")
+    if params.use_mini_batch and params.empty_clusters != "keep":
         raise ConfigError(
-            f"empty_clusters={params['empty_clusters']!r} has no meaning for mini-batch, where a "
+            f"empty_clusters={params.empty_clusters!r} has no meaning for mini-batch, where a "
             "cluster keeps its rows. Give 'keep', or use_mini_batch=False."
         )
-    initial_centers(params["initial_clusters"], int(params["num_clusters"]))
+    initial_centers(params.initial_clusters, int(params.num_clusters))
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(f"{name}={value!r} must be a whole number.")
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, RunConfig | None)
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raise ConfigError unless it is a whole number of at least 1."""
+    """Raise ConfigError unless the value is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
 def initial_centers(initial: Any, num_clusters: int) -> Any:
-    """Return the name of a method, a function, or the centers given, float64.
+    """Return the name of a method, a function, or the given centers (k, d) as float64.
 
-    Rounded they are by who knows what is subtracted before.
+    They are rounded to float32 later, once it is known what is subtracted from the rows.
     """
     if isinstance(initial, str):
-        check_choice("initial_clusters", initial, INITS, ", an array or a function")
+        methods = get_args(InitialMethod)
+        check_choice("initial_clusters", initial, methods, ", an array or a function")
         return initial
     if callable(initial):
         function: Callable[..., Any] = initial
@@ -65,7 +79,7 @@ def initial_centers(initial: Any, num_clusters: int) -> Any:
     try:
         centers = np.asarray(initial, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"initial_clusters is no array of numbers: {error}.") from None
+        raise ConfigError(f"initial_clusters is not an array of numbers: {error}.") from None
     if centers.ndim != 2 or len(centers) != num_clusters:
         raise ConfigError(
             f"initial_clusters has shape {centers.shape} and num_clusters={num_clusters}; "
@@ -79,13 +93,13 @@ def initial_centers(initial: Any, num_clusters: int) -> Any:
 
 
 def check_no_targets(y: Any, name: str = "y") -> None:
-    """Raise ConfigError for targets."""
+    """Raise ConfigError if targets are given."""
     if y is not None:
         raise ConfigError(f"{name} must be None: clustering has no targets.")
 
 
 def check_steps(steps: Any, max_steps: Any) -> None:
-    """Raise ConfigError unless at most one of them is given, as a count."""
+    """Raise ConfigError unless at most one limit is given, as a whole number of at least 1."""
     if steps is not None and max_steps is not None:
         raise ConfigError(
             f"steps={steps} and max_steps={max_steps} are both given. Give one of them."
@@ -96,7 +110,7 @@ def check_steps(steps: Any, max_steps: Any) -> None:
 
 
 def check_batch_size(batch_size: Any, input_fn: Any, use_mini_batch: bool = True) -> None:
-    """Raise ConfigError unless it is None, or a count where batches are cut here."""
+    """Raise ConfigError unless `batch_size` is None, or a count that has a meaning for the call."""
     if batch_size is None:
         return
     if input_fn is not None:
@@ -113,13 +127,13 @@ def check_batch_size(batch_size: Any, input_fn: Any, use_mini_batch: bool = True
 
 
 def check_no_batch_size(batch_size: Any) -> None:
-    """Raise ConfigError for a batch size where the data are batches already."""
+    """Raise ConfigError if a batch size is given for data that are batches already."""
     if batch_size is not None:
         raise ConfigError(f"batch_size={batch_size} has no meaning for an iterator of batches.")
 
 
 def check_weight_of_batches(sample_weight: Any) -> None:
-    """Raise ConfigError for weights that cannot be those of an iterator's batches."""
+    """Raise ConfigError unless the weights of an iterator's batches are None or a column's name."""
     if not isinstance(sample_weight, str | None):
         raise ConfigError(
             "sample_weight is an array and x an iterator of batches: give the name of a column of "
@@ -128,7 +142,7 @@ def check_weight_of_batches(sample_weight: Any) -> None:
 
 
 def check_to_keep(exports_to_keep: Any) -> None:
-    """Raise ConfigError unless it is None or a count."""
+    """Raise ConfigError unless the number of exports to keep is None or at least 1."""
     if exports_to_keep is not None:
         check_count("exports_to_keep", exports_to_keep)
 
@@ -143,7 +157,7 @@ def a_path(name: str, value: Any) -> str:
 
 
 def check_metrics(metrics: Any, own: Sequence[str]) -> None:
-    """Raise ConfigError unless metrics are functions by name."""
+    """Raise ConfigError unless metrics are functions by names that are not in `own`."""
     if metrics is None:
         return
     if not isinstance(metrics, Mapping) or not all(callable(each) for each in metrics.values()):
@@ -155,8 +169,8 @@ def check_metrics(metrics: Any, own: Sequence[str]) -> None:
         raise ConfigError(f"metrics={taken}: evaluate returns values of these names itself.")
 
 
-def the_data(x: Any, input_fn: Callable[[], Any] | None) -> Any:
-    """Return what x or input_fn gives; either may be given as the other."""
+def input_data(x: Any, input_fn: Callable[[], Any] | None) -> Any:
+    """Return the data that `x` or `input_fn` gives; a function given as `x` is an `input_fn`."""
     if callable(x) and not hasattr(x, "describe") and not hasattr(x, "__iter__"):
         if input_fn is not None:
             raise ConfigError("x and input_fn are both given. Give exactly one of them.")
@@ -170,7 +184,7 @@ def the_data(x: Any, input_fn: Callable[[], Any] | None) -> Any:
 
 
 def chosen_outputs(outputs: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of the known outputs that are wanted, all by default."""
+    """Return the chosen ones among the known outputs, in their order; None chooses all."""
     if outputs is None:
         return known
     if isinstance(outputs, str) or not isinstance(outputs, Collection):
@@ -179,13 +193,6 @@ def chosen_outputs(outputs: Sequence[str] | None, known: tuple[str, ...]) -> tup
     if not chosen:
         raise ConfigError(f"outputs={list(outputs)} names none of {list(known)}.")
     return chosen
-
-
-def check_choice(name: str, value: Any, known: Sequence[str], more: str = "") -> None:
-    """Raise ConfigError unless it is one of the known names."""
-    if not isinstance(value, str) or value not in known:
-        choices = ", ".join(repr(each) for each in known)
-        raise ConfigError(f"{name}={value!r} is unknown. Give one of {choices}{more}.")
 
 
 def _check_tolerance(tolerance: Any) -> None:
