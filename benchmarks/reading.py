@@ -205,7 +205,7 @@ def s3(folder: Path, bucket: str) -> Iterator[Place | None]:
         yield None
         return
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    stores: Any = importlib.import_module("tests.stores")
+    stores: Any = importlib.import_module("tests.support.stores")
     with stores.seaweed() as store:
         options = store.options
         remote = Remote(f"s3://{bucket}/vectors", options)

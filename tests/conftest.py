@@ -40,12 +40,12 @@ from ray_kmeans.algorithm.grid import (
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.io import retry
-from tests import stores
-from tests.share import SHARE, share_of
+from tests.support import stores
+from tests.support.share import SHARE, share_of
 
 SQUARED_EUCLIDEAN = Metric.SQUARED_EUCLIDEAN
 
-pytest.register_assert_rewrite("ray_kmeans.testing", "tests.foreign_data")
+pytest.register_assert_rewrite("ray_kmeans.testing", "tests.support.foreign_data")
 
 # The same examples every time, so that a failure is the change's; no deadline, as numba compiles.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)

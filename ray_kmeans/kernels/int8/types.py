@@ -3,7 +3,7 @@
 The loops allocate nothing and find their memory in a `Scratch`: numba would count who refers to each
 new array, in every call and slice. No loop checks a bound, so two arrays that change places would
 corrupt memory silently. Therefore every record is built by keyword, which
-tests/test_kernel_records.py holds, and arrays that belong together share one record.
+tests/kernels/test_kernel_records.py holds, and arrays that belong together share one record.
 
 Words: a *block* is 32 rows; a *slot* is the place of a row in the order of the sweep; a *panel of
 rows* is up to 8 blocks that are scored together; a *chunk of centers* is 32 of them, a *panel of

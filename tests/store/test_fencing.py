@@ -1,0 +1,264 @@
+"""A run that slept, wherever that was in a save, never hides what the run after it has saved."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from ray_kmeans.errors import LeaseLostError
+from ray_kmeans.io import publish
+from ray_kmeans.store import holder
+from ray_kmeans.store.lease import Times
+from ray_kmeans.store.model_dir import ModelDir
+from tests.support.store_contract import assert_same, state_at
+
+ROOT = Path(__file__).parents[2]
+QUICK = Times(beat_s=0.05, lease_s=0.5, poll_s=0.05)
+
+SLEEPER = """
+import os, signal, sys
+from ray_kmeans.errors import LeaseLostError
+from ray_kmeans.io import publish
+from ray_kmeans.store.lease import Lease, Times
+from ray_kmeans.store.model_dir import ModelDir
+from tests.support.store_contract import state_at
+
+url, options, keep, point, after = eval(sys.argv[1])
+calls = 0
+
+def sleepy(call):
+    def called(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls != after:
+            return call(*args, **kwargs)
+        if point.endswith(">"):
+            result = call(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return result
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return call(*args, **kwargs)
+    return called
+
+store = ModelDir.at(url, options, keep)
+times = Times(beat_s=0.05, lease_s=0.5, poll_s=0.05)
+try:
+    with store.take_lease("fit", times) as held:
+        for iteration in (1, 2):
+            held.save(state_at(iteration, data="slept"))
+        home, name = point.rstrip(">").split(".")
+        owner = {"ModelDir": ModelDir, "Lease": Lease, "publish": publish, "fs": store.fs._fs}
+        setattr(owner[home], name, sleepy(getattr(owner[home], name)))
+        for iteration in (3, 4, 5):
+            held.save(state_at(iteration, data="slept"))
+except LeaseLostError as error:
+    print("LeaseLostError", error)
+else:
+    print("saved all")
+"""
+POINTS = {
+    "before the lease is looked at": ("Lease.check", 1),
+    "between the look and the claim": ("ModelDir._claim", 1),
+    "after the claim": ("ModelDir._claim>", 1),
+    "before the first array": ("publish.put", 1),
+    "between the arrays": ("publish.put>", 2),
+    "before the manifest": ("publish.seal", 1),
+    "after the manifest": ("ModelDir._check_newest", 1),
+    "before the second look": ("Lease.check", 2),
+    "after the second look": ("Lease.check>", 2),
+    "before old ones are deleted": ("ModelDir._delete_old", 1),
+    "between old manifests and their arrays": ("fs.rm_file>", 1),
+    "before old arrays are deleted": ("fs.rm", 1),
+}
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    """Give a place that other processes see."""
+    if request.param == "local":
+        return publish.Place(str(tmp_path / "model"), {})
+    store = request.getfixturevalue("s3")
+    return publish.Place(f"{store.root}/{uuid.uuid4().hex}", store.options)
+
+
+class Sleeper:
+    """Another process that saves until a point, and sleeps there until it is woken."""
+
+    def __init__(self, place, keep, point, after):
+        about = place.url, dict(place.storage_options), keep, point, after
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SLEEPER, repr(about)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        end = time.monotonic() + 60
+        while holder._stat_of(self._process.pid)[0] != "T":
+            assert self._process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def wake(self):
+        """Return what it says at its end."""
+        self._process.send_signal(signal.SIGCONT)
+        return self._process.communicate(timeout=60)[0].strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.communicate()
+
+
+def go_on_and_finish(store):
+    """Be the run that takes over: it goes on from the newest state, and finishes."""
+    with store.take_lease("fit", QUICK) as held:
+        assert held.latest().iteration in (2, 3, 4)
+        for iteration in range(3, 11):
+            held.save(state_at(iteration, data="finished"))
+
+
+@pytest.mark.parametrize(
+    ("place", "keep"), [("local", 1), ("local", 3), ("s3", 1)], indirect=["place"]
+)
+@pytest.mark.parametrize("point", POINTS)
+def test_what_a_sleeper_saves_is_never_the_newest(place, point, keep):
+    store = ModelDir.at(place.url, place.storage_options, 3)
+    with Sleeper(place, keep, *POINTS[point]) as sleeper:
+        go_on_and_finish(store)
+        before = store.checkpoints()
+        said = sleeper.wake()
+
+    assert said.startswith("LeaseLostError")
+    assert f"process {os.getpid()} on" in said
+    assert_same(store.latest(), state_at(10, data="finished"))
+    assert store.checkpoints() == before
+    for path in before:  # all are whole
+        assert store.fitted(path).data == "finished"
+
+
+@pytest.mark.parametrize("point", ["between the look and the claim", "before the manifest"])
+def test_so_it_is_where_the_lease_was_deleted_by_hand(tmp_path, point):
+    place = publish.Place(str(tmp_path / "model"), {})
+    store = ModelDir.at(place.url, {}, 3)
+    with Sleeper(place, 3, *POINTS[point]) as sleeper:
+        go_on_and_finish(store)
+        shutil.rmtree(tmp_path / "model" / "lease")
+        said = sleeper.wake()
+    assert said.startswith("LeaseLostError")
+    assert_same(store.latest(), state_at(10, data="finished"))
+
+    with store.take_lease("fit", QUICK) as held:
+        held.save(state_at(11))
+    assert_same(store.latest(), state_at(11))
+
+
+@pytest.mark.parametrize("epochs", [0, 3], ids=["of the same epoch", "of a lower epoch"])
+@pytest.mark.parametrize(
+    "point",
+    ["before the lease is looked at", "between the look and the claim", "before the manifest"],
+)
+def test_so_it_is_where_all_was_deleted_and_another_run_began_anew(tmp_path, point, epochs):
+    """Its numbers begin anew as well, and it has let go of its lease, so that has no file."""
+    place = publish.Place(str(tmp_path / "model"), {})
+    store = ModelDir.at(place.url, {}, 3)
+    for _ in range(epochs):
+        with store.take_lease("fit", QUICK) as held:
+            held.save(state_at(0))
+    with Sleeper(place, 3, *POINTS[point]) as sleeper:
+        shutil.rmtree(place.url)
+        with store.take_lease("fit", QUICK) as held:
+            for iteration in range(11):
+                held.save(state_at(iteration, data="finished"))
+        before = store.checkpoints()
+        said = sleeper.wake()
+
+    assert said.startswith("LeaseLostError")
+    assert_same(store.latest(), state_at(10, data="finished"))
+    assert store.checkpoints() == before
+
+
+def test_a_lease_never_has_an_epoch_of_a_checkpoint_that_is_there(tmp_path):
+    store = ModelDir.at(str(tmp_path), {}, 5)
+    epochs = []
+    for iteration in range(4):
+        with store.take_lease("fit", QUICK) as held:
+            epochs.append(int(held.save(state_at(iteration)).rpartition("/")[2][:8]))
+        assert_same(store.latest(), state_at(iteration))
+        shutil.rmtree(tmp_path / "lease", ignore_errors=True)
+
+    assert epochs == [1, 2, 3, 4]
+
+
+def test_a_claim_without_a_checkpoint_counts_too(tmp_path):
+    """Who has it may sleep; the lease that it holds was deleted by hand."""
+    claim = tmp_path / "checkpoints/data/00000006-00000002-claim"
+    claim.parent.mkdir(parents=True)
+    claim.write_text("")
+
+    with ModelDir.at(str(tmp_path), {}, 5).take_lease("fit", QUICK) as held:
+        assert held.save(state_at(1)).endswith("/00000007-00000003-iteration-1.json")
+
+
+def test_checkpoints_of_versions_without_epochs_are_older_than_all_others(tmp_path):
+    store = ModelDir.at(str(tmp_path), {}, 5)
+    store.save(state_at(1))
+    [new] = (tmp_path / "checkpoints").glob("*.json")
+    old = new.with_name("00000099-iteration-1.json")
+    new.rename(old)
+
+    with store.take_lease("fit", QUICK) as held:
+        assert_same(held.latest(), state_at(1))
+        held.save(state_at(2))
+
+    assert [path.rpartition("/")[2] for path in store.checkpoints()] == [
+        old.name,
+        "00000001-00000100-iteration-2.json",
+    ]
+    assert_same(store.latest(), state_at(2))
+    assert_same(store.fitted(old.name), state_at(1))
+
+
+def test_numbers_of_more_digits_are_in_order(tmp_path):
+    store = ModelDir.at(str(tmp_path), {}, 5)
+    (tmp_path / "lease").mkdir()
+    (tmp_path / "lease" / "99999999.json").write_text('{"released": true}')
+
+    for iteration in (1, 2):
+        with store.take_lease("fit", QUICK) as held:
+            held.save(state_at(iteration))
+
+    assert_same(store.latest(), state_at(2))
+    first, last = (path.rpartition("/")[2] for path in store.checkpoints())
+    assert first.startswith("100000000-00000000-")
+    assert last.startswith("100000001-00000001-")
+
+
+def test_who_is_followed_while_it_saves_hears_of_it_though_the_other_one_has_saved_nothing(
+    tmp_path, monkeypatch
+):
+    """What it has published stays then: the other one may have begun from it."""
+    store, other = (ModelDir.at(str(tmp_path), {}, 5) for _ in range(2))
+    seal = publish.seal
+    with store.take_lease("fit", QUICK) as held:
+
+        def followed(manifest):
+            monkeypatch.setattr(publish, "seal", seal)
+            (tmp_path / "lease" / "00000002.json").write_text("{}")
+            return seal(manifest)
+
+        monkeypatch.setattr(publish, "seal", followed)
+        with pytest.raises(LeaseLostError):
+            held.save(state_at(1))
+
+    assert_same(other.latest(), state_at(1))

@@ -1,0 +1,251 @@
+"""Two runs into one output, one of which sleeps anywhere: what is complete is right, for ever."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+
+import fsspec
+import numpy as np
+import pytest
+
+from ray_kmeans.errors import StoreError
+from ray_kmeans.io import publish
+from ray_kmeans.store.labelled_names import MANIFEST
+from tests.support.races import CENTERS, MORE, OTHER, OTHER_ROWS, ROWS, check, files_of
+from tests.support.sleepers import Sleeper, set_up, write
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    set_up(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def sleeper():
+    with Sleeper() as running:
+        yield running
+
+
+def clear(url):
+    """Delete what a refusal says that may be deleted: the markers and parts of a run."""
+    fs, root = fsspec.core.url_to_fs(url)
+    named = publish.unseal(files_of(url)[MANIFEST])["parts"] if MANIFEST in files_of(url) else []
+    keep = {part["name"] for part in named}
+    for name in files_of(url):
+        part = name.endswith(".parquet") and name not in keep
+        if part or name.startswith(("_unfinished", "_by_cluster")):
+            fs.rm_file(f"{root}/{name}")
+
+
+def follow(url, *args, **flags):
+    """Write here after a holder that sleeps; clear the place first where that is asked for."""
+    try:
+        write(url, *args, **flags)
+    except StoreError as error:
+        if "unfinished output" not in str(error):
+            raise
+        clear(url)
+        write(url, *args, **flags)
+
+
+def sweep(sleeper, tmp_path, told, before, then, step=1, first=1):
+    """Let the sleeper write, and sleep at each of its calls while `then` is done.
+
+    Yields the place and what the sleeper answered, each time.
+    """
+    for at in itertools.count(first, step):
+        url = str(tmp_path / str(at))
+        before(url)
+        sleeper.tell(url, at=at, **told)
+        if not sleeper.falls_asleep():
+            assert "rows" in sleeper.hear()
+            assert at > 20
+            return
+        then(url)
+        sleeper.wake()
+        yield url, sleeper.hear()
+
+
+def nothing(url):
+    pass
+
+
+# --- a sleeper at every call ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_cluster", [False, True])
+def test_who_sleeps_anywhere_leaves_nothing_beside_the_output_of_another_model(
+    sleeper, tmp_path, by_cluster
+):
+    told = {"rows": ROWS, "centers": CENTERS, "by_cluster": by_cluster}
+    step = 3 if by_cluster else 1
+
+    def then(url):
+        if MANIFEST not in files_of(url):
+            follow(url, ROWS, OTHER, by_cluster=by_cluster)
+
+    lost = 0
+    for url, answer in sweep(sleeper, tmp_path, told, nothing, then, step):
+        found = publish.unseal(files_of(url)[MANIFEST])
+        is_first = len(found["clusters"]) == len(CENTERS)
+        centers = CENTERS if is_first else OTHER
+        assert ("rows" in answer) == is_first, answer
+        lost += not is_first
+        check(url, ROWS, centers)
+        assert write(url, ROWS, centers, by_cluster=by_cluster) == len(ROWS)
+        assert check(url, ROWS, centers) == set()
+    assert lost > 10
+
+
+def test_who_sleeps_anywhere_while_it_adds_rows_loses_none_of_another_that_adds_some(
+    sleeper, tmp_path
+):
+    told = {"rows": MORE, "centers": CENTERS, "append": True}
+
+    def then(url):
+        follow(url, OTHER_ROWS, CENTERS, append=True)
+
+    def before(url):
+        write(url, ROWS, CENTERS)
+
+    outcomes = set()
+    for url, answer in sweep(sleeper, tmp_path, told, before, then, step=2):
+        found = [run["rows"] for run in publish.unseal(files_of(url)[MANIFEST])["runs"]]
+        parts = [{len(each): each for each in (ROWS, MORE, OTHER_ROWS)}[n] for n in found]
+        assert found.count(len(OTHER_ROWS)) == 1
+        assert "rows" not in answer or found.count(len(MORE)) == 1
+        check(url, np.vstack(parts), CENTERS)
+        assert write(url, MORE, CENTERS, append=True) == len(MORE)
+        everything = parts if len(parts) == 3 else [*parts, MORE]
+        assert check(url, np.vstack(everything), CENTERS) == set()
+        outcomes.add(tuple(found))
+    assert len(outcomes) == 3  # before the other, after it, and not at all
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_who_sleeps_anywhere_while_the_same_is_done_and_added_to_undoes_nothing(
+    sleeper, tmp_path, append
+):
+    told = {"rows": MORE, "centers": CENTERS, "append": append}
+
+    def before(url):
+        if append:
+            write(url, ROWS, CENTERS)
+
+    def then(url):
+        write(url, MORE, CENTERS, append=append)
+        write(url, OTHER_ROWS, CENTERS, append=True)
+
+    parts = [ROWS, MORE, OTHER_ROWS] if append else [MORE, OTHER_ROWS]
+    for url, answer in sweep(sleeper, tmp_path, told, before, then, step=2):
+        check(url, np.vstack(parts), CENTERS)
+        assert answer.get("rows") == len(MORE) or "Error" in answer["error"]
+        assert write(url, OTHER_ROWS, CENTERS, append=True) == len(OTHER_ROWS)
+        assert check(url, np.vstack(parts), CENTERS) == set()
+
+
+def test_so_it_is_on_s3(sleeper, s3):
+    """With every sixth call: each takes its time there."""
+    options = s3.options
+    lost = 0
+    for at in itertools.count(5, 6):
+        url = f"{s3.root}/{uuid.uuid4().hex}"
+        sleeper.tell(url, ROWS, CENTERS, at=at, options=options)
+        if not sleeper.falls_asleep():
+            assert sleeper.hear()["rows"] == len(ROWS)
+            break
+        fs = s3.fs()
+        for path in fs.find(url):
+            if path.endswith(".parquet") or "/_unfinished" in path:
+                fs.rm_file(path)
+        if MANIFEST not in files_of(url, options):
+            write(url, ROWS, OTHER, options)
+            sleeper.wake()
+            assert sleeper.hear()["error"] in ("LeaseLostError", "StoreError")
+            lost += 1
+            check(url, ROWS, OTHER, options)
+            write(url, ROWS, OTHER, options)
+            assert check(url, ROWS, OTHER, options) == set()
+        else:
+            sleeper.wake()
+            sleeper.hear()
+    assert lost >= 3
+
+
+def test_what_a_sleeper_that_was_killed_has_left_the_next_run_removes(tmp_path):
+    """It sleeps right after it put a part, and never looks again."""
+    url, elsewhere = str(tmp_path / "out"), str(tmp_path / "elsewhere")
+    write(elsewhere, ROWS, CENTERS)
+    strays = {n: d for n, d in files_of(elsewhere).items() if n.endswith(".parquet")}
+    foreign = f"part-{12 * 'a'}-00000000.parquet"
+    write(url, ROWS, OTHER)
+    for name, data in strays.items():
+        (tmp_path / "out" / name).write_bytes(data)
+    (tmp_path / "out" / foreign).write_bytes(min(strays.values()))  # not of the run of its name
+
+    write(url, ROWS, OTHER)
+
+    check(url, ROWS, OTHER, also=[foreign])
+    assert foreign in files_of(url)
+
+
+# --- many at once --------------------------------------------------------------------------------
+
+ROUNDS = 12
+
+
+@pytest.fixture(scope="module")
+def both():
+    with Sleeper() as one, Sleeper() as other:
+        yield one, other
+
+
+def at_once(both, url, *told):
+    """Let both begin together; return what they say."""
+    for each, how in zip(both, told, strict=True):
+        each.tell(url, **how)
+    return [each.hear() for each in both]
+
+
+def is_refusal(answer):
+    return answer.get("error") in ("BusyError", "StoreError") and "\n" not in answer["said"]
+
+
+def test_of_two_models_at_once_one_is_written_and_the_other_is_refused(both, tmp_path):
+    models = [CENTERS, OTHER]
+    for number in range(ROUNDS):
+        url = str(tmp_path / str(number))
+
+        said = at_once(both, url, *({"rows": ROWS, "centers": model} for model in models))
+
+        [winner] = [i for i, answer in enumerate(said) if "rows" in answer]
+        assert is_refusal(said[1 - winner]), said
+        assert check(url, ROWS, models[winner]) == set()
+
+
+def test_of_the_same_twice_at_once_each_is_done_or_refused(both, tmp_path):
+    for number in range(ROUNDS):
+        url = str(tmp_path / str(number))
+
+        said = at_once(both, url, *2 * [{"rows": ROWS, "centers": CENTERS}])
+
+        assert any("rows" in answer for answer in said)
+        assert all("rows" in answer or answer["error"] == "BusyError" for answer in said), said
+        assert check(url, ROWS, CENTERS) == set()
+
+
+def test_of_two_that_add_rows_at_once_none_is_lost(both, tmp_path):
+    data = [MORE, OTHER_ROWS]
+    for number in range(ROUNDS):
+        url = str(tmp_path / str(number))
+        write(url, ROWS, CENTERS)
+
+        said = at_once(both, url, *({"rows": x, "centers": CENTERS, "append": True} for x in data))
+
+        assert all("rows" in answer or is_refusal(answer) for answer in said), said
+        added = [x for x, answer in zip(data, said, strict=True) if "rows" in answer]
+        order = [run["rows"] for run in publish.unseal(files_of(url)[MANIFEST])["runs"]]
+        assert sorted(order) == sorted(map(len, [ROWS, *added]))
+        parts = [{len(x): x for x in (ROWS, *added)}[rows] for rows in order]
+        assert check(url, np.vstack(parts), CENTERS) == set()

@@ -1,0 +1,10 @@
+"""Helpers of several tests: refusals."""
+
+from __future__ import annotations
+
+import re
+
+
+def named(value):
+    """Name a parameter, the same in every process."""
+    return re.sub(r" at 0x\w+", "", str(value))
