@@ -26,6 +26,7 @@ from ray_kmeans.config import (
 )
 from ray_kmeans.data.model_rows import said_of
 from ray_kmeans.data.stream import is_stream, open_batches
+from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
 from ray_kmeans.model import Model
 from ray_kmeans.observe import events as ev
@@ -386,16 +387,27 @@ default='random'
         store = self._model_dir()
         found = store.matching(params.num_clusters, params.distance_metric)
         plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
+        names = fitting.names_of_centers(params.initial_clusters)
+        plan = fitting.order_centers(
+            plan, names, found.rows.columns if found and found.rows else ()
+        )
         if fitting.is_done(plan, store, found):
             return self
         data = input_data(x, input_fn)
         hearers: dict[str, Any] = {"monitors": checked_monitors, "listeners": self._listeners}
         if not is_stream(data):
             source = self._open(data, found, sample_weight)
+            if found is None:
+                plan = fitting.order_centers(plan, names, columns_of_rows(source))
             fitting.fit(plan, source, store, config, **hearers)
             return self
         check_no_batch_size(batch_size)
         check_weight_of_batches(sample_weight)
+        if names and found is None:
+            raise ConfigError(
+                f"initial_clusters has the columns {', '.join(names)}, and batches come with names "
+                "of their own. Give the centers as an array, in the order of the batches' columns."
+            )
         batches = open_batches(
             data, config.storage_options, sample_weight=sample_weight, state=found
         )

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -281,6 +281,31 @@ def _unshifted(function: Any, shift: NDArray[np.float64]) -> Any:
             return answer  # is refused later, with the reason
 
     return call
+
+
+def names_of_centers(initial: Any) -> tuple[str, ...]:
+    """Return the names of the columns of given centers; () for an array, which has none."""
+    for attribute in ("column_names", "columns"):  # of Arrow, whose `columns` are values; of frames
+        names = getattr(initial, attribute, None)
+        if isinstance(names, Iterable) and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return ()
+
+
+def order_centers(plan: FitPlan, names: Sequence[str], columns: Sequence[str]) -> FitPlan:
+    """Return the plan with given centers in the order of the columns of the data, by names.
+
+    Centers or data without names, and data of one column of vectors, go by position. Raises
+    ConfigError, with both lists, where the names are others.
+    """
+    if not names or len(columns) < 2 or not isinstance(plan.initial, np.ndarray):
+        return plan
+    if set(names) != set(columns):
+        raise ConfigError(
+            f"initial_clusters has the columns {shortened(names)}, and the data have "
+            f"{shortened(columns)}. Give centers with the columns of the data, or an array."
+        )
+    return replace(plan, initial=plan.initial[:, [names.index(name) for name in columns]])
 
 
 def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:

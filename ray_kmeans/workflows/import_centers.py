@@ -56,6 +56,15 @@ class ForeignCenters:
     names: tuple[str, ...] = ()
     """Names of the d columns; () where they have none."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the d columns, as a frame has them; () where they have none."""
+        return self.names
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return the centers, (k, d), so that they can be given as `initial_clusters`."""
+        return np.array(self.centers, dtype)
+
 
 def centers_of(
     given: Any,
@@ -91,12 +100,15 @@ def centers_of(
 
 
 def initial_clusters_of(given: str, storage_options: Mapping[str, Any]) -> Any:
-    """Return the name of a method to choose centers, or the centers in the file of that name."""
+    """Return the name of a method to choose centers, or the centers in the file of that name.
+
+    Centers keep the names of their columns, by which a fit puts them in the order of its own.
+    """
     methods = get_args(InitialMethod)
     if given in methods:
         return given
     try:
-        return centers_of(given, (), storage_options).centers
+        return centers_of(given, (), storage_options)
     except NoDataError as error:
         raise ConfigError(
             f"initial_clusters={redacted(given)!r} is none of {', '.join(map(repr, methods))}, and "

@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -207,6 +208,52 @@ def test_without_faiss_the_error_says_how_to_install_it(tmp_path, monkeypatch):
 
     with pytest.raises(ConfigError, match=r"is an index of faiss.*pip install faiss-cpu"):
         import_centers(tmp_path / "lists", str(tmp_path / "m"), config=HERE)
+
+
+# --- initial centers with names ----------------------------------------------------------------
+
+NAMED = dict(zip("abcd", X.T, strict=True))
+TURNED = dict(zip("cadb", CENTERS[:, [2, 0, 3, 1]].T, strict=True))
+"""The centers with their columns in another order."""
+
+
+def fit_from(initial, data, model_dir):
+    km = KMeansClustering(7, str(model_dir), initial, use_mini_batch=False, config=HERE)
+    return km.fit(data, max_steps=3)
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pa.table], ids=["pandas", "Arrow"])
+def test_initial_centers_go_by_the_names_of_their_columns(frame, tmp_path):
+    expected = fit_from(CENTERS, X, tmp_path / "by position")
+
+    km = fit_from(frame(TURNED), pa.table(NAMED), tmp_path / "by name")
+    again = fit_from(frame(TURNED), pa.table(NAMED), tmp_path / "by name")
+
+    assert km.clusters().tolist() == expected.clusters().tolist()
+    assert again.clusters().tolist() == expected.clusters().tolist()
+
+
+def test_initial_centers_in_a_file_go_by_the_names_of_their_columns(tmp_path, capsys):
+    pq.write_table(pa.table(NAMED), tmp_path / "x.parquet")
+    pq.write_table(pa.table(TURNED), tmp_path / "c.parquet")
+    words = [str(tmp_path / "x.parquet"), str(tmp_path / "m"), "--num-clusters=7"]
+    words += ["--no-use-mini-batch", "--max-steps=3", "--num-workers=0"]
+
+    cli.main(["fit", *words, f"--initial-clusters={tmp_path / 'c.parquet'}"])
+
+    expected = fit_from(CENTERS, X, tmp_path / "by position")
+    assert load_model(str(tmp_path / "m")).clusters().tolist() == expected.clusters().tolist()
+
+
+def test_initial_centers_with_other_names_are_refused(tmp_path):
+    other = pd.DataFrame(dict(zip("abce", CENTERS.T, strict=True)))
+
+    with pytest.raises(ConfigError, match=r"columns a, b, c, e, and the data have a, b, c, d"):
+        fit_from(other, pa.table(NAMED), tmp_path / "m")
+    with pytest.raises(ConfigError, match="batches come with names of their own"):
+        fit_from(other, iter([pa.table(NAMED)]), tmp_path / "m")
+
+    fit_from(other, X, tmp_path / "m")  # an array has no names to differ from
 
 
 # --- the commands ------------------------------------------------------------------------------
