@@ -31,7 +31,7 @@ from ray_kmeans.workflows import explain as explaining
 from ray_kmeans.workflows import export as exporting
 from ray_kmeans.workflows import fit as fitting
 from ray_kmeans.workflows import label as labelling
-from ray_kmeans.workflows import predict as inference
+from ray_kmeans.workflows import predict_in_memory as inference
 from ray_kmeans.workflows.tf_compat import variable, variables
 from ray_kmeans.workflows.validation import (
     a_path,

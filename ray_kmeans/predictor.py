@@ -10,7 +10,7 @@ from ray_kmeans.data.datasets import ray_batch
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.opening import check_nonfinite, names_of
 from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.workflows.predict import ReadyModel, batches_of, join_batches
+from ray_kmeans.workflows.predict_in_memory import ReadyModel, batches_of, join_batches
 from ray_kmeans.workflows.validation import a_path, check_features, chosen_outputs
 
 OUTPUTS: tuple[str, ...] = get_args(Output)

@@ -10,6 +10,7 @@ import tyro
 
 from ray_kmeans._version import __version__
 from ray_kmeans.cli import (
+    command_line,
     demo,
     evaluate,
     exit_codes,
@@ -19,7 +20,6 @@ from ray_kmeans.cli import (
     make_dataset,
     predict,
     report,
-    words,
 )
 from ray_kmeans.errors import ConfigError
 
@@ -79,4 +79,4 @@ def job(name: str, args: Sequence[str] | None = None, prog: str | None = None) -
     if VERSION in given:
         exit_codes.run(lambda: _answer(VERSION))
     else:
-        exit_codes.run(lambda: run(words.flags_in(given, kind, prog)))
+        exit_codes.run(lambda: run(command_line.flags_in(given, kind, prog)))

@@ -14,10 +14,15 @@ from ray_kmeans.cli.flags import (
     join_ray,
     run_config,
 )
-from ray_kmeans.config import DistanceMetric, EmptyClusters, RunConfig, RunOptions
+from ray_kmeans.config import (
+    DistanceMetric,
+    EmptyClusters,
+    RunConfig,
+    RunOptions,
+)
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.observe.events import EndedBefore
-from ray_kmeans.observe.table import fit_table
+from ray_kmeans.observe.fit_table import fit_table
 from ray_kmeans.process import interrupt
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.text import secrets

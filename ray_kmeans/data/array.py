@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.dtypes import narrow_name
 from ray_kmeans.algorithm.precision import Rounding
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.choice import choose_columns, counts_rows
+from ray_kmeans.data.column_choice import choose_columns, counts_rows
+from ray_kmeans.data.float32_rounding import Noted, RoundedSource
 from ray_kmeans.data.layout import (
     BLOCK_ROWS,
     Block,
     Layout,
     cut,
 )
-from ray_kmeans.data.rounded import Noted, RoundedSource
 from ray_kmeans.errors import ConfigError, DataError
 
 NAME = "x"

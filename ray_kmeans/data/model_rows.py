@@ -11,9 +11,9 @@ from typing import Any
 
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.data.choice import shortened
+from ray_kmeans.data.column_choice import shortened
+from ray_kmeans.data.float32_rounding import under
 from ray_kmeans.data.opening import names_of, open_source
-from ray_kmeans.data.rounded import under
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError

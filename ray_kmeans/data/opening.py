@@ -15,14 +15,14 @@ import pyarrow as pa
 from ray_kmeans.config import NonFinite, check_choice
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.datasets.registry import opener_of
-from ray_kmeans.data.objects import (
+from ray_kmeans.data.float32_rounding import center_columns
+from ray_kmeans.data.in_memory import (
     as_array,
     is_frame,
     refuse_sparse,
     rows_of_columns,
     table_of,
 )
-from ray_kmeans.data.rounded import center_columns
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.uris import open_uris
 from ray_kmeans.data.weighted import with_weights

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.datasets.registry import opener_of
+from ray_kmeans.data.in_memory import is_frame, way_to_dense
 from ray_kmeans.data.model_rows import open_for
-from ray_kmeans.data.objects import is_frame, way_to_dense
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError

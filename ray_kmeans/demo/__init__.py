@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from ray_kmeans.config import RunConfig
 from ray_kmeans.estimator import KMeansClustering
-from ray_kmeans.observe.table import fit_table
+from ray_kmeans.observe.fit_table import fit_table
 
 DATA = Path(__file__).parent / "wordnet"
 """Folder of four Parquet files: the columns synset, lemmas, gloss, embedding (384 x float16)."""

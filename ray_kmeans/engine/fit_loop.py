@@ -15,9 +15,9 @@ from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.algorithm.state import OWN_ENDS, FitState, Stop
 from ray_kmeans.engine.checkpoint_saver import Saver
 from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore
+from ray_kmeans.engine.fit_start import choose_first_centers, read_rows
 from ray_kmeans.engine.newest_state import NewestState
 from ray_kmeans.engine.pool import Pool
-from ray_kmeans.engine.starting import choose_first_centers, read_rows
 from ray_kmeans.engine.trainers import (
     FullBatch,
     Loadable,

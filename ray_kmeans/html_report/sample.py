@@ -19,7 +19,7 @@ from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.html_report.centers import Plane
 from ray_kmeans.text.quantities import format_bytes
-from ray_kmeans.workflows.predict import CLUSTER_IDX, ReadyModel, batches_of
+from ray_kmeans.workflows.predict_in_memory import CLUSTER_IDX, ReadyModel, batches_of
 
 ROWS = 20_000
 """Largest number of rows of a sample."""

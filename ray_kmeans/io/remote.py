@@ -20,7 +20,12 @@ from ray_kmeans.errors import (
     StoreError,
     install_hint,
 )
-from ray_kmeans.io.retry import PERMANENT, FileSystem, RetryingFileSystem, protocols_of
+from ray_kmeans.io.retry import (
+    PERMANENT,
+    FileSystem,
+    RetryingFileSystem,
+    protocols_of,
+)
 from ray_kmeans.text import secrets
 from ray_kmeans.text.secrets import redacted
 

@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.kernels import ALIKE, Held, Kernel, Moves
+from ray_kmeans.kernels import (
+    ALIKE,
+    Held,
+    Kernel,
+    Moves,
+)
 
 JOINED_ROWS = 8_192
 """Up to this many rows, small blocks are put side by side, as each call for one costs its time."""

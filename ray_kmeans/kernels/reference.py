@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.kernels import ALIKE, COARSE_UNITS, Moves, column_keys
+from ray_kmeans.kernels import (
+    ALIKE,
+    COARSE_UNITS,
+    Moves,
+    column_keys,
+)
 from ray_kmeans.kernels.moving_sums import HoldsPlainly
 
 

@@ -33,10 +33,10 @@ from ray_kmeans.errors import (
     WorkersLostError,
 )
 from ray_kmeans.observe import events as ev
-from ray_kmeans.on_ray import capacity, head
+from ray_kmeans.on_ray import capacity, head_check
 from ray_kmeans.on_ray.calls import call
 from ray_kmeans.on_ray.coordinator_actor import Coordinator
-from ray_kmeans.on_ray.losses import MOST, CoordinatorLosses
+from ray_kmeans.on_ray.death_counts import MOST, CoordinatorLosses
 from ray_kmeans.on_ray.object_store import put
 from ray_kmeans.on_ray.pool import RayPool
 from ray_kmeans.on_ray.worker_group import LOST, dies_by_itself, first_line
@@ -78,7 +78,7 @@ def _join(address: str, said: str) -> None:
 
     `said` is the setting that the user gave, for the error.
     """
-    head.refuse_other_ways(address, said)
+    head_check.refuse_other_ways(address, said)
     try:
         found = services.canonicalize_bootstrap_address(address)
     except ConnectionError:
@@ -88,7 +88,7 @@ def _join(address: str, said: str) -> None:
         ) from None
     except (ValueError, OSError):
         found = address
-    head.check(found or address, said)
+    head_check.check(found or address, said)
     try:
         ray.init(address=found or address, log_to_driver=False)
     except (RuntimeError, ValueError, OSError, RayError) as error:

@@ -34,7 +34,7 @@ from ray_kmeans.on_ray.calls import (
     seconds_until_lag,
     submit_all,
 )
-from ray_kmeans.on_ray.losses import MOST_LOST, ShardLosses
+from ray_kmeans.on_ray.death_counts import MOST_LOST, ShardLosses
 from ray_kmeans.on_ray.object_store import room, sent
 from ray_kmeans.on_ray.progress_polls import ProgressPolls
 from ray_kmeans.on_ray.worker_actor import KMeansWorker

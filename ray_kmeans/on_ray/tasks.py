@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from ray_kmeans.errors import WorkersLostError
-from ray_kmeans.on_ray.losses import MOST_LOST
+from ray_kmeans.on_ray.death_counts import MOST_LOST
 from ray_kmeans.on_ray.worker_group import first_line
 
 

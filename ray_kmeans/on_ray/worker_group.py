@@ -19,7 +19,7 @@ from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.calls import call
-from ray_kmeans.on_ray.losses import MOST_LOST
+from ray_kmeans.on_ray.death_counts import MOST_LOST
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 
 LOST = RayActorError, OutOfMemoryError

@@ -20,7 +20,7 @@ from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
 from ray_kmeans.serving import requests
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.text.one_line import in_one_line
-from ray_kmeans.workflows.predict import (
+from ray_kmeans.workflows.predict_in_memory import (
     CLUSTER_IDX,
     DISTANCE,
     Batch,

@@ -46,8 +46,8 @@ from types import TracebackType
 
 from ray_kmeans.errors import BusyError, LeaseLostError, StoreError
 from ray_kmeans.io import publish
-from ray_kmeans.store.holder import Holder
-from ray_kmeans.store.numbered import DIGITS, HIGHEST
+from ray_kmeans.store.checkpoint_names import DIGITS, HIGHEST
+from ray_kmeans.store.lease_holder import Holder
 
 log = logging.getLogger("ray_kmeans")
 

@@ -47,9 +47,9 @@ from ray_kmeans.errors import (
     StoreError,
 )
 from ray_kmeans.io import publish
-from ray_kmeans.store import checkpoint, numbered
+from ray_kmeans.store import checkpoint, checkpoint_names
+from ray_kmeans.store.checkpoint_names import Number
 from ray_kmeans.store.lease import Lease, Times
-from ray_kmeans.store.numbered import Number
 from ray_kmeans.text.secrets import redacted
 
 log = logging.getLogger("ray_kmeans")
@@ -208,7 +208,7 @@ class ModelDir(publish.Place):
         found = [
             (number, name)
             for name in self._files(self._checkpoint_folder)
-            if (number := numbered.of_manifest(name))
+            if (number := checkpoint_names.of_manifest(name))
         ]
         return [f"{self._checkpoint_folder}/{name}" for _, name in sorted(found)]
 
@@ -234,7 +234,7 @@ class ModelDir(publish.Place):
         return {
             name: number
             for name, is_folder in self._listed(f"{self._checkpoint_folder}/data")
-            if (number := numbered.of_data(name)) and is_folder != name.endswith("-claim")
+            if (number := checkpoint_names.of_data(name)) and is_folder != name.endswith("-claim")
         }
 
     def _highest_epoch(self) -> int:
@@ -348,7 +348,7 @@ class ModelDir(publish.Place):
             return
         oldest = _number_at(manifests[-self.keep])
         for name, is_folder in self._listed(f"{self._checkpoint_folder}/data"):
-            number = numbered.of_data(name) or numbered.of_unpublished(name)
+            number = checkpoint_names.of_data(name) or checkpoint_names.of_unpublished(name)
             if number is None or number >= oldest:
                 continue
             if is_folder:
@@ -356,7 +356,7 @@ class ModelDir(publish.Place):
             elif name.endswith("-claim") or publish.is_unpublished(name):
                 self.fs.rm_file(f"{self._checkpoint_folder}/data/{name}")
         for name in self._files(self._checkpoint_folder):
-            number = numbered.of_unpublished(name)
+            number = checkpoint_names.of_unpublished(name)
             if number is not None and number < oldest:
                 self.fs.rm_file(f"{self._checkpoint_folder}/{name}")
 
@@ -404,6 +404,6 @@ def _name(path: str) -> str:
 
 def _number_at(path: str) -> Number:
     """Return the number of the manifest at a path."""
-    number = numbered.of_manifest(_name(path))
+    number = checkpoint_names.of_manifest(_name(path))
     assert number is not None
     return number

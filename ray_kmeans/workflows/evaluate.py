@@ -23,12 +23,18 @@ from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool, Pool
 from ray_kmeans.errors import DataError
 from ray_kmeans.observe import events as ev
+from ray_kmeans.observe.fit_table import largest_sizes
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
-from ray_kmeans.observe.table import largest_sizes
 from ray_kmeans.text.quantities import format_number
 from ray_kmeans.workflows.plan import check_reachable, open_pool
-from ray_kmeans.workflows.predict import ALL_SCORES, CLUSTER_IDX, Batch, ReadyModel, batches_of
+from ray_kmeans.workflows.predict_in_memory import (
+    ALL_SCORES,
+    CLUSTER_IDX,
+    Batch,
+    ReadyModel,
+    batches_of,
+)
 
 Metric: TypeAlias = Callable[[NDArray[np.float32], Batch], float]
 """A user's function of the rows of a batch (n, d) and of what the model predicts for them."""

@@ -21,15 +21,15 @@ from ray_kmeans.algorithm.state import FitState, Origin
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.choice import shortened
-from ray_kmeans.data.layout import Layout
-from ray_kmeans.data.model_rows import spec_of
-from ray_kmeans.data.rounded import (
+from ray_kmeans.data.column_choice import shortened
+from ray_kmeans.data.float32_rounding import (
     shift_of,
     shifted,
     under,
     wide_rows,
 )
+from ray_kmeans.data.layout import Layout
+from ray_kmeans.data.model_rows import spec_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
 from ray_kmeans.engine.fit_loop import run_fit, run_stream

@@ -21,7 +21,7 @@ from ray_kmeans.data.layout import (
     Shard,
     pieces_of,
 )
-from ray_kmeans.data.promotion import held_by, kept_schema
+from ray_kmeans.data.schema_promotion import held_by, kept_schema
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.engine.progress import Moved

@@ -10,7 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ray_kmeans.config import DistanceMetric, EmptyClusters, InitialMethod, RunConfig
+from ray_kmeans.config import (
+    DistanceMetric,
+    EmptyClusters,
+    InitialMethod,
+    RunConfig,
+)
 from ray_kmeans.errors import ConfigError
 
 InitialClusters: TypeAlias = (

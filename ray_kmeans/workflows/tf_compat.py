@@ -17,7 +17,7 @@ from ray_kmeans.data.layout import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.workflows.evaluate import loss_here
-from ray_kmeans.workflows.predict import (
+from ray_kmeans.workflows.predict_in_memory import (
     ALL_SCORES,
     CLUSTER_IDX,
     Batch,

@@ -12,7 +12,12 @@ import pytest
 from hypothesis import given
 
 from ray_kmeans.algorithm import metric
-from ray_kmeans.algorithm.metric import Metric, new_centers, project, unit_rows
+from ray_kmeans.algorithm.metric import (
+    Metric,
+    new_centers,
+    project,
+    unit_rows,
+)
 from tests.support.unit_rows import assert_are_unit_rows
 
 SQUARED_EUCLIDEAN, COSINE = Metric

@@ -22,11 +22,11 @@ from ray_kmeans import (
 )
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.data import float32_rounding
 from ray_kmeans.data import layout as plan
-from ray_kmeans.data import rounded
+from ray_kmeans.data.float32_rounding import ShiftedSource, shift_of, shifted
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.data.rounded import ShiftedSource, shift_of, shifted
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.html_report.facts import facts_of
 from ray_kmeans.serving.replica import Nearest
@@ -300,7 +300,7 @@ class TestTheMiddle:
 
     @pytest.mark.parametrize("rows", [0, 1, 39, 1_000])
     def test_it_follows_from_the_rows_whatever_the_blocks(self, monkeypatch, tmp_path, rows):
-        monkeypatch.setattr(rounded, "MOST_VALUES", 640)
+        monkeypatch.setattr(float32_rounding, "MOST_VALUES", 640)
         x = np.random.default_rng(rows).normal(size=(rows, 2))
         expected = shift_of(open_source(x, center=True))
         runs = 64 if rows > 320 else 1

@@ -15,7 +15,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.cli import main
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.data.own import folders_of_ours
+from ray_kmeans.data.own_output import folders_of_ours
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.io.remote import Remote
 from tests.support.files import as_npy, put_array, put_table, rows_of

@@ -23,7 +23,7 @@ from ray_kmeans import (
 )
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.data import model_rows
-from ray_kmeans.data.choice import shortened
+from ray_kmeans.data.column_choice import shortened
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, NonFiniteError
 from ray_kmeans.store.model_dir import ModelDir

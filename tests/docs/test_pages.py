@@ -33,7 +33,7 @@ from ray_kmeans.data.footprint import Footprint
 from ray_kmeans.data.layout import cut, split
 from ray_kmeans.serving import requests
 from ray_kmeans.text.quantities import format_bytes
-from ray_kmeans.workflows import predict
+from ray_kmeans.workflows import predict_in_memory
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -231,14 +231,14 @@ def check_the_columns_of_curator(x):
 def test_no_example_of_labels_holds_the_distances_of_all_rows_to_all_centers(at_work, monkeypatch):
     """Of 200,000 rows and 1,000 centers these are 2 GB beside the labels."""
     largest = []
-    all_of = predict.join_batches
+    all_of = predict_in_memory.join_batches
 
     def whole(batches):
         found = all_of(batches)
         largest.append(sum(each.nbytes for each in found.values()))
         return found
 
-    monkeypatch.setattr(predict, "join_batches", whole)
+    monkeypatch.setattr(predict_in_memory, "join_batches", whole)
     for name in ("migrating", "tuning"):
         for kind, text in blocks_of(PAGES[name]):
             at_work.check(kind, text)

@@ -14,10 +14,7 @@ from hypothesis import given, settings
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.errors import ConfigError, install_hint
-from ray_kmeans.export import (
-    first_equals,
-    middle,
-)
+from ray_kmeans.export import first_equals, middle
 from ray_kmeans.export.onnx_graph import OPSET, onnx_model
 from ray_kmeans.export.saved_model import SIGNATURES, saved_model_files, tensorflow_installed
 

@@ -14,8 +14,8 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.demo import DATA
-from ray_kmeans.on_ray import losses
-from ray_kmeans.on_ray.losses import CoordinatorLosses, ShardLosses
+from ray_kmeans.on_ray import death_counts
+from ray_kmeans.on_ray.death_counts import CoordinatorLosses, ShardLosses
 from tests.support.ray_runs import bits, descendants, state_of
 from tests.support.servers import lasting_ray
 
@@ -78,25 +78,25 @@ def test_a_fit_under_a_killer_of_random_processes_ends_with_the_same_bits(tmp_pa
 
 def test_deaths_of_a_coordinator_are_counted_from_the_last_checkpoint_on(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(losses.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(death_counts.time, "monotonic", lambda: now[0])
     deaths = CoordinatorLosses([])
 
     for number in range(50):  # each one gets on
         deaths.add([f"checkpoint {number}"])
         assert deaths.count == 1
-        now[0] += losses.STILL_S
+        now[0] += death_counts.STILL_S
         assert not deaths.is_hopeless(True)
 
-    for count in range(2, losses.MOST + 3):
+    for count in range(2, death_counts.MOST + 3):
         deaths.add(["checkpoint 49"])
         assert deaths.count == count
-        assert deaths.is_hopeless(True) == (count > losses.MOST)
-        assert deaths.is_hopeless(False) == (count > losses.MOST)
+        assert deaths.is_hopeless(True) == (count > death_counts.MOST)
+        assert deaths.is_hopeless(False) == (count > death_counts.MOST)
     deaths.add(["checkpoint 50"])
     for _ in range(50):  # one after the other in no time
         deaths.add(["checkpoint 50"])
         assert not deaths.is_hopeless(False)
-    now[0] += losses.STILL_S
+    now[0] += death_counts.STILL_S
     assert deaths.is_hopeless(False)
 
 
@@ -104,23 +104,23 @@ def test_a_shard_that_kills_whoever_reads_it_ends_a_run_and_a_killer_that_goes_r
     monkeypatch,
 ):
     now = [0.0]
-    monkeypatch.setattr(losses.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(death_counts.time, "monotonic", lambda: now[0])
 
     deaths = ShardLosses()
-    for number in range(1, losses.MOST_LOST + 2):  # the others live
+    for number in range(1, death_counts.MOST_LOST + 2):  # the others live
         deaths.add([1])
-        assert deaths.is_hopeless(1, False) == (number > losses.MOST_LOST)
-        assert deaths.is_hopeless(1, True) == (number > losses.MOST)
+        assert deaths.is_hopeless(1, False) == (number > death_counts.MOST_LOST)
+        assert deaths.is_hopeless(1, True) == (number > death_counts.MOST)
 
     deaths = ShardLosses()
     for number in range(200):
         deaths.add([number % 3])
         assert not deaths.is_hopeless(number % 3, False)
-    for _ in range(losses.MOST_LOST - 1):  # one of two that are there is hit again and again
+    for _ in range(death_counts.MOST_LOST - 1):  # one of two that are there is hit again and again
         deaths.add([1])
         assert not deaths.is_hopeless(1, False)
     deaths.add([0])
-    now[0] += losses.STILL_S  # and nobody has answered since
+    now[0] += death_counts.STILL_S  # and nobody has answered since
     assert deaths.is_hopeless(0, False)
     deaths.answer([2])
     assert not deaths.is_hopeless(0, False)

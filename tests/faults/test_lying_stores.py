@@ -13,8 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_kmeans.errors import BusyError, StoreError
 from ray_kmeans.io import publish
-from ray_kmeans.store.holder import Holder
 from ray_kmeans.store.lease import Lease, Times
+from ray_kmeans.store.lease_holder import Holder
 from tests.support.leases import beating, epochs, held_elsewhere
 
 QUICK = Times(beat_s=0.05, lease_s=0.5, poll_s=0.05)

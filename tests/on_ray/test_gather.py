@@ -8,7 +8,7 @@ import pytest
 
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.on_ray import pool as ray_pool
-from ray_kmeans.on_ray.losses import ShardLosses
+from ray_kmeans.on_ray.death_counts import ShardLosses
 from ray_kmeans.on_ray.pool import RayPool
 from ray_kmeans.on_ray.worker_group import WorkerGroup
 

@@ -17,7 +17,7 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.on_ray import driver, head
+from ray_kmeans.on_ray import driver, head_check
 from tests.support import machines
 from tests.support.servers import free_port
 from tests.support.stores import serving
@@ -73,8 +73,8 @@ ADDRESSES = {
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(head, "CONNECT_S", 0.5)
-    monkeypatch.setattr(head, "ANSWER_S", 0.5)
+    monkeypatch.setattr(head_check, "CONNECT_S", 0.5)
+    monkeypatch.setattr(head_check, "ANSWER_S", 0.5)
 
 
 @pytest.mark.usefixtures("quick")
@@ -181,22 +181,22 @@ def dripping(*pieces):
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-SETTINGS = head._frame(head.SETTINGS, 0, 0, bytes(6))
+SETTINGS = head_check._frame(head_check.SETTINGS, 0, 0, bytes(6))
 ANSWERED = (
-    head._frame(head.HEADERS, 4, 1, b"\x88x"),
-    head._frame(head.DATA, 0, 1, b"\0\0\0\0\5alive"),
+    head_check._frame(head_check.HEADERS, 4, 1, b"\x88x"),
+    head_check._frame(head_check.DATA, 0, 1, b"\0\0\0\0\5alive"),
 )
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 9, 12, 100])
 def test_a_head_whose_answer_comes_in_pieces_is_one(cut):
-    said = SETTINGS + head._frame(8, 0, 0, bytes(4)) + b"".join(ANSWERED)
+    said = SETTINGS + head_check._frame(8, 0, 0, bytes(4)) + b"".join(ANSWERED)
     pieces = [said[i : i + cut] for i in range(0, len(said), cut)]
 
     with dripping(*pieces) as address:
-        head.check(address, "x")
+        head_check.check(address, "x")
     with dripping(SETTINGS, *ANSWERED) as address:
-        head.check(address, "x")
+        head_check.check(address, "x")
 
 
 NO_PAGE = b"\x8d"
@@ -206,10 +206,16 @@ NO_PAGE = b"\x8d"
 @pytest.mark.parametrize(
     "answer",
     [
-        [head._frame(head.HEADERS, 5, 1, NO_PAGE)],
-        [head._frame(head.HEADERS, 5, 1, b"\x20" + NO_PAGE)],
-        [head._frame(head.HEADERS, 4, 1, NO_PAGE), head._frame(head.DATA, 1, 1, b"\0\0\0\0\0")],
-        [head._frame(head.HEADERS, 4, 1, b"\x88"), head._frame(head.DATA, 1, 1, b"<html>")],
+        [head_check._frame(head_check.HEADERS, 5, 1, NO_PAGE)],
+        [head_check._frame(head_check.HEADERS, 5, 1, b"\x20" + NO_PAGE)],
+        [
+            head_check._frame(head_check.HEADERS, 4, 1, NO_PAGE),
+            head_check._frame(head_check.DATA, 1, 1, b"\0\0\0\0\0"),
+        ],
+        [
+            head_check._frame(head_check.HEADERS, 4, 1, b"\x88"),
+            head_check._frame(head_check.DATA, 1, 1, b"<html>"),
+        ],
     ],
     ids=["without a page", "and a size of its table", "with a page", "a page of 200"],
 )
@@ -218,21 +224,21 @@ def test_another_server_that_speaks_http_2_is_no_head(answer):
         dripping(SETTINGS, *answer) as address,
         pytest.raises(ConfigError, match="not the head of a Ray cluster"),
     ):
-        head.check(address, "x")
+        head_check.check(address, "x")
 
 
 @pytest.mark.parametrize("size", [b"", b"\x20", b"\x3f\xe1\x1f"])
 def test_a_head_that_wants_a_token_first_is_one(size):
-    with dripping(SETTINGS, head._frame(head.HEADERS, 5, 1, size + b"\x88")) as address:
-        head.check(address, "x")
+    with dripping(SETTINGS, head_check._frame(head_check.HEADERS, 5, 1, size + b"\x88")) as address:
+        head_check.check(address, "x")
 
 
 def test_a_name_server_that_is_silent_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(head, "RESOLVE_S", 0.2)
+    monkeypatch.setattr(head_check, "RESOLVE_S", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *about: time.sleep(1) or [])
 
     with pytest.raises(ConfigError, match=r"no answer within 0\.2 s"):
-        head.check("somewhere:6379", "x")
+        head_check.check("somewhere:6379", "x")
 
 
 def test_a_black_hole_is_said_within_seconds(tmp_path):
@@ -240,8 +246,8 @@ def test_a_black_hole_is_said_within_seconds(tmp_path):
     if missing:
         pytest.skip(missing)
     code = (
-        "import time; from ray_kmeans.on_ray import head; begin = time.monotonic()\n"
-        "try: head.check('10.255.255.1:6379', 'x')\n"
+        "import time; from ray_kmeans.on_ray import head_check; begin = time.monotonic()\n"
+        "try: head_check.check('10.255.255.1:6379', 'x')\n"
         "except Exception as error: print(error)\n"
         "print(time.monotonic() - begin)"
     )
@@ -258,8 +264,8 @@ def test_a_black_hole_is_said_within_seconds(tmp_path):
 def test_a_head_that_lives_answers_and_another_server_of_ray_does_not(ray_cluster):
     import ray
 
-    head.check(ray.get_runtime_context().gcs_address, "x")
+    head_check.check(ray.get_runtime_context().gcs_address, "x")
     node = ray.nodes()[0]
 
     with pytest.raises(ConfigError, match="not the head of a Ray cluster"):
-        head.check(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}", "x")
+        head_check.check(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}", "x")

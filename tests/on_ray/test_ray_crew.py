@@ -19,14 +19,8 @@ from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
-from ray_kmeans.on_ray import (
-    calls,
-    driver,
-    worker_group,
-)
-from ray_kmeans.on_ray import (
-    pool as ray_pool,
-)
+from ray_kmeans.on_ray import calls, driver, worker_group
+from ray_kmeans.on_ray import pool as ray_pool
 from ray_kmeans.on_ray.worker_group import place_shards
 from tests.support.ray_runs import comes_true, nothing_stays, write_real_data
 

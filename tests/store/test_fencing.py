@@ -15,7 +15,7 @@ import pytest
 
 from ray_kmeans.errors import LeaseLostError
 from ray_kmeans.io import publish
-from ray_kmeans.store import holder
+from ray_kmeans.store import lease_holder
 from ray_kmeans.store.lease import Times
 from ray_kmeans.store.model_dir import ModelDir
 from tests.support.store_contract import assert_same, state_at
@@ -102,7 +102,7 @@ class Sleeper:
             text=True,
         )
         end = time.monotonic() + 60
-        while holder._stat_of(self._process.pid)[0] != "T":
+        while lease_holder._stat_of(self._process.pid)[0] != "T":
             assert self._process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.02)

@@ -21,9 +21,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_kmeans.errors import BusyError, LeaseLostError
 from ray_kmeans.io import publish
-from ray_kmeans.store import holder
-from ray_kmeans.store.holder import Holder, has_ended, this_machine
+from ray_kmeans.store import lease_holder
 from ray_kmeans.store.lease import Lease, Times
+from ray_kmeans.store.lease_holder import Holder, has_ended, this_machine
 from ray_kmeans.store.model_dir import ModelDir
 from tests.support.faults import ONWARD, Proxy
 from tests.support.leases import beating, epochs, held_elsewhere
@@ -255,7 +255,7 @@ def test_a_process_is_known_by_its_number_and_its_start():
     here = Holder("o", "n", "fit")
     child = subprocess.Popen(["sleep", "60"])
     try:
-        its = replace(here, pid=child.pid, started=holder._stat_of(child.pid)[1])
+        its = replace(here, pid=child.pid, started=lease_holder._stat_of(child.pid)[1])
         assert not here.is_gone
         assert not its.is_gone
         assert replace(its, started=its.started - 1).is_gone  # its number was given again
@@ -263,7 +263,7 @@ def test_a_process_is_known_by_its_number_and_its_start():
         assert not replace(its, machine="", pid=2**22 + 1).is_gone
     finally:
         child.kill()
-    while holder._stat_of(child.pid)[0] != "Z":
+    while lease_holder._stat_of(child.pid)[0] != "Z":
         time.sleep(0.01)
     assert its.is_gone  # before anybody has asked how it ended
     child.wait()
@@ -271,7 +271,7 @@ def test_a_process_is_known_by_its_number_and_its_start():
 
 
 def test_a_process_that_the_system_hides_has_not_ended(monkeypatch, tmp_path):
-    monkeypatch.setattr(holder, "PROC", tmp_path)
+    monkeypatch.setattr(lease_holder, "PROC", tmp_path)
 
     assert not has_ended(os.getpid(), 1)
     assert this_machine() == ""
@@ -396,7 +396,7 @@ def test_a_killed_holder_on_this_machine_is_followed_at_once(shared):
     with Run(shared, NEVER) as run:
         assert run.ask("take", shared.url) == "take"
         os.kill(run.pid, signal.SIGKILL)
-        while holder._stat_of(run.pid)[0] != "Z":
+        while lease_holder._stat_of(run.pid)[0] != "Z":
             time.sleep(0.01)
 
         with lease_on(shared, times=NEVER) as lease:

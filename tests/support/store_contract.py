@@ -27,7 +27,7 @@ from ray_kmeans.errors import (
     StoreError,
 )
 from ray_kmeans.io import publish
-from ray_kmeans.store import numbered
+from ray_kmeans.store import checkpoint_names
 from ray_kmeans.store.model_dir import ModelDir
 
 SQUARED_EUCLIDEAN, COSINE = Metric
@@ -344,7 +344,7 @@ class ModelDirContract:
     def test_a_manifest_is_never_replaced(self, store, place, monkeypatch):
         """Where a store lets both have a number, the second one hears of it."""
         ModelDir.at(*place, keep=3).save(state_at(5))
-        claimed = numbered.Number(0, 0), "data/00000000-00000000-ffffffff"
+        claimed = checkpoint_names.Number(0, 0), "data/00000000-00000000-ffffffff"
         monkeypatch.setattr(ModelDir, "_claim", lambda self: claimed)
 
         with pytest.raises(StoreError, match=r"iteration-5.json' was saved by another run"):
@@ -538,4 +538,4 @@ class Files:
     def numbers(self):
         """Return the numbers of the checkpoints that have data, or had begun to."""
         names = {blob.rpartition("/data/")[2].partition("/")[0] for blob in self.blobs()}
-        return sorted({numbered.of_data(name).number for name in names})
+        return sorted({checkpoint_names.of_data(name).number for name in names})

@@ -21,7 +21,7 @@ from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import label
 from ray_kmeans.workflows import plan as resources
-from ray_kmeans.workflows.predict import ReadyModel
+from ray_kmeans.workflows.predict_in_memory import ReadyModel
 from tests.conftest import shared_data
 from tests.support.cosine_cases import assert_are_directions_of_sums, exact_inertia, exact_labels
 from tests.support.unit_rows import assert_has_norm_1

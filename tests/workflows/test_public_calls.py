@@ -23,7 +23,12 @@ from ray_kmeans import (
     cut,
     open_source,
 )
-from ray_kmeans.errors import BudgetError, ConfigError, DataError, NotFittedError
+from ray_kmeans.errors import (
+    BudgetError,
+    ConfigError,
+    DataError,
+    NotFittedError,
+)
 from ray_kmeans.model import FittedModel
 from ray_kmeans.store.model_dir import ModelDir
 from tests.support.files import put_table

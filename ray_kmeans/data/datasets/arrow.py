@@ -18,7 +18,7 @@ from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE
 from ray_kmeans.data.formats.parquet import BATCH_ROWS
 from ray_kmeans.data.layout import Block, groups_of, passes_over
-from ray_kmeans.data.promotion import filled
+from ray_kmeans.data.schema_promotion import filled
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.io.retry import protocols_of
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from ray_kmeans.data.choice import choose_columns
+from ray_kmeans.data.column_choice import choose_columns
 from ray_kmeans.data.datasets.base import raise_data_errors
 from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE, FileSource

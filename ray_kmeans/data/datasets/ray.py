@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ray_kmeans.data.datasets.base import TableSource
 from ray_kmeans.data.layout import Block
-from ray_kmeans.data.promotion import filled
+from ray_kmeans.data.schema_promotion import filled
 from ray_kmeans.errors import DataError, NoDataError
 from ray_kmeans.process import forks
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.dtypes import narrow_name
 from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.datasets.base import raise_data_errors
+from ray_kmeans.data.float32_rounding import RoundedSource
 from ray_kmeans.data.layout import (
     BLOCK_ROWS,
     Block,
@@ -19,7 +20,6 @@ from ray_kmeans.data.layout import (
     cut,
     groups_of,
 )
-from ray_kmeans.data.rounded import RoundedSource
 from ray_kmeans.errors import (
     ConfigError,
     DataError,

@@ -20,21 +20,21 @@ from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data import partitions
-from ray_kmeans.data.choice import (
+from ray_kmeans.data.column_choice import (
     Span,
     check_columns,
     choose_among,
     counts_rows,
 )
 from ray_kmeans.data.files import File
+from ray_kmeans.data.float32_rounding import RoundedSource
 from ray_kmeans.data.layout import (
     BLOCK_ROWS,
     Block,
     Layout,
     cut,
 )
-from ray_kmeans.data.promotion import common_schema
-from ray_kmeans.data.rounded import RoundedSource
+from ray_kmeans.data.schema_promotion import common_schema
 from ray_kmeans.errors import (
     ConfigError,
     DataError,

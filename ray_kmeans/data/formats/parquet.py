@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.batches import rows_of_blocks
-from ray_kmeans.data.choice import Span
+from ray_kmeans.data.column_choice import Span
 from ray_kmeans.data.formats.base import Head, Look, OpenFile
 from ray_kmeans.data.layout import Block, groups_of, passes_over
 

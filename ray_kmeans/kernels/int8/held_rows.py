@@ -26,11 +26,7 @@ from ray_kmeans.kernels import (
 )
 from ray_kmeans.kernels.int8 import row_order
 from ray_kmeans.kernels.int8.quantize import quantize_parts
-from ray_kmeans.kernels.int8.row_order import (
-    PART_BLOCKS,
-    parts_of,
-    references_for,
-)
+from ray_kmeans.kernels.int8.row_order import PART_BLOCKS, parts_of, references_for
 from ray_kmeans.kernels.int8.sweep import sweep_parts
 from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, sweep_parts_by_floats
 from ray_kmeans.kernels.int8.types import (

@@ -24,9 +24,20 @@ from ray_kmeans.kernels.int8.quantize import (
     compute_terms,
 )
 from ray_kmeans.kernels.int8.refine import refine_among_all
-from ray_kmeans.kernels.int8.types import N_ACTIVE, N_CHANGED, N_SCORED, N_UNDECIDED, bare
+from ray_kmeans.kernels.int8.types import (
+    N_ACTIVE,
+    N_CHANGED,
+    N_SCORED,
+    N_UNDECIDED,
+    bare,
+)
 from ray_kmeans.kernels.llvm import avx512_float, int8_products
-from ray_kmeans.kernels.llvm.avx512 import CENTERS_AT_ONCE, LANES, floats_at, prefetch
+from ray_kmeans.kernels.llvm.avx512 import (
+    CENTERS_AT_ONCE,
+    LANES,
+    floats_at,
+    prefetch,
+)
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
 MOST_VALUES = 2**12
