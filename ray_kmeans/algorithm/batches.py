@@ -1,4 +1,4 @@
-"""Mini-batches by the number of the step: every row once per epoch, in an order by the seed."""
+"""Mini-batches by the number of the step: every row once per epoch, in the order of a seed."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ MOST = 2**63
 
 
 def problem_of(state: FitState) -> str | None:
-    """Return a text of what is wrong with a state; None for one that a fit can have reached.
+    """Return the fault of a state as text; None for a state that a fit can have reached.
 
     Every field is looked at, also for its type. The arrays must have the types that `FitState`
     names; their shapes are compared with each other here.
@@ -48,7 +48,7 @@ def _problems(state: FitState) -> Iterator[str]:
 
 
 def _of_numbers(state: FitState) -> Iterator[str]:
-    """Yield what is wrong with the numbers of steps and the names."""
+    """Yield the faults of the numbers of steps and of the names."""
     for name in ("iteration", "began", "data_since"):
         if not _is_count(getattr(state, name)):
             yield f"{name} is {getattr(state, name)!r}, and no number of steps"
@@ -63,7 +63,7 @@ def _of_numbers(state: FitState) -> Iterator[str]:
 
 
 def _of_arrays(state: FitState) -> Iterator[str]:
-    """Yield what is wrong with the metric, the centers and the counts."""
+    """Yield the faults of the metric, the centers and the counts."""
     known: tuple[Any, ...] = tuple(Metric)  # a store may hold anything in the place of one
     if state.metric not in known:
         yield f"distance_metric is {state.metric!r}, which nobody knows"
@@ -89,7 +89,7 @@ def _are_units(centers: NDArray[np.float32]) -> bool:
 
 
 def _of_history(history: tuple[Iteration, ...], last: int, clusters: int) -> Iterator[str]:
-    """Yield what is wrong with the history of a model of this many steps and clusters."""
+    """Yield the faults of the history of a model of this many steps and clusters."""
     first = last - len(history) + 1
     if first < 1:
         yield f"history has {len(history)} lines for {last} iterations"
@@ -107,7 +107,7 @@ def _of_history(history: tuple[Iteration, ...], last: int, clusters: int) -> Ite
 def _of_running(
     running: Running, counts: NDArray[np.generic], centers: NDArray[np.float32]
 ) -> Iterator[str]:
-    """Yield what is wrong with the accumulators of mini-batch."""
+    """Yield the faults of the accumulators of mini-batch."""
     m, done = running.steps_per_iteration, running.done
     if not (_is_count(m) and _is_count(done) and done < m):
         yield f"mini_batch is {[m, done]!r}, and not the steps of an iteration and those done"
@@ -120,7 +120,7 @@ def _of_running(
 
 
 def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
-    """Yield what is wrong with the record of how rows were read."""
+    """Yield the faults of the record of how rows were read."""
     texts = rows.filters, rows.nonfinite, rows.sample_weight, *rows.columns
     if not all(isinstance(text, str) for text in texts) or "" in rows.columns:
         yield "rows names columns, filters or weights that are no text"
@@ -136,7 +136,7 @@ def _of_rows(rows: RowSpec, features: int) -> Iterator[str]:
 
 
 def _of_origin(origin: Origin) -> Iterator[str]:
-    """Yield what is wrong with the origin of the first centers."""
+    """Yield the faults of the origin of the first centers."""
     kinds = [type(value) for value in (origin.initial, origin.random_seed, origin.retries)]
     if kinds != [str, int, int] or origin.retries < 0:
         yield f"origin is {origin!r}, and not a name and two whole numbers"

@@ -1,4 +1,4 @@
-"""Turn the words of a command line into flags; what is wrong with them becomes one sentence."""
+"""Turn the words of a command line into flags; a wrong word becomes an error of one sentence."""
 
 from __future__ import annotations
 

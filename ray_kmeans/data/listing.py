@@ -131,7 +131,7 @@ class Listing:
         return [info for info in found if fits(str(info["name"]).rstrip("/").rpartition("/")[2])]
 
     def _children(self, folder: str) -> list[Info]:
-        """Return what is in a folder; a folder that cannot be listed is an error, not left out."""
+        """Return the entries of a folder; one that cannot be listed is an error, not left out."""
         if folder not in self._listed:
             found = self._fs.ls(folder, detail=True)
             self._listed[folder] = [

@@ -23,7 +23,7 @@ from ray_kmeans.process import interrupt
 
 
 def read_rows(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
-    """Let the workers read their rows; return a summary of these, and warn of what is odd.
+    """Let the workers read their rows; return a summary of these, and warn of oddities.
 
     `names` are those of the columns, for messages.
     """

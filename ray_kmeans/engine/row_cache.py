@@ -213,7 +213,7 @@ class OnDisk(RowCache):
             left, begin = left[count:], begin + count
 
     def _no_room(self, error: OSError) -> StoreError:
-        """Return the error for a file that cannot be made: where, how large, what is free."""
+        """Return the error for a file that cannot be made: its place, its size, the free bytes."""
         what = (
             f"cache_dir={self._directory!r} cannot keep the {self._begins[-1]:,} bytes of a shard"
         )

@@ -66,7 +66,7 @@ class Place(Remote):
 
 
 def put(fs: FileSystem, path: str, data: bytes) -> None:
-    """Make `data` visible at `path` in one step, in place of what is there.
+    """Make `data` visible at `path` in one step, in place of an older file.
 
     An object store does so with one PUT. A local file is written beside its place, synced and
     renamed. HDFS has no such step here: whoever reads must verify what is read (`seal`).

@@ -155,7 +155,7 @@ class PortableKernel(HoldsPlainly):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
-        """Label rows with the nearest center but that of `labels`, see `Kernel.assign_second`."""
+        """Label rows with the nearest center except `labels`, see `Kernel.assign_second`."""
         step = prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
         with one_blas_thread():

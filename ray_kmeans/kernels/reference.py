@@ -152,7 +152,7 @@ def _times(weights: NDArray[np.int64]) -> Any:
 
 
 def terms_of(x: Any, c: Any, metric: Metric) -> Any:
-    """Return what is added up to a score, the lowest of which is the nearest center's."""
+    """Return the terms that add up to a score; the nearest center has the lowest score."""
     return -(x * c) if metric == Metric.COSINE else (x - c) * (x - c)
 
 

@@ -82,7 +82,7 @@ def _rooms(cpus: float, gpus: float) -> list[int]:
 
 
 def _refusal(workers: int, cpus: float, gpus: float, found: int) -> str:
-    """Return the sentence of the error: what is needed, what there is, what to do."""
+    """Return the sentence of the error: the needs, the free resources, the remedy."""
     each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
     nodes = _nodes()
     have = ", ".join(

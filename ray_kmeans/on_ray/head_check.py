@@ -132,7 +132,7 @@ def _resolve(host: str, port: int, said: str) -> list[tuple[int, tuple[object, .
 
 
 def _ask(link: socket.socket, authority: str) -> str:
-    """Ask whether the GCS is alive; return what is wrong as a text, or ''."""
+    """Ask whether the GCS is alive; return the fault as text, or ''."""
     headers = {
         ":method": "POST",
         ":scheme": "http",

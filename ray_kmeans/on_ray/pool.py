@@ -428,7 +428,7 @@ class RayPool(Pool):
             self._moving[shard] = worker, self._send(worker, (shard,))
 
     def _first_cause(self, group: Group, error: RayTaskError) -> BaseException:
-        """Return the error to raise: that of reading, where a worker could not read a shard.
+        """Return the error to raise: the reading's own, where a worker could not read a shard.
 
         Reading is submitted and not awaited, so it is the next call that fails; and its error, that
         there is no shard, tells nothing of why.

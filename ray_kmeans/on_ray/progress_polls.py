@@ -42,7 +42,7 @@ class ProgressPolls:
         return POLL_S if patience is None else min(patience, POLL_S)
 
     def tell(self, missing: set[int], pending: Mapping[Any, Call]) -> None:
-        """Tell the rows of all shards but the `missing` ones, and what is known of these.
+        """Tell the rows of all shards but the `missing` ones, and of these the last known count.
 
         Two workers may be at the same shard, where one lags: so what is under way counts for no
         more rows than are missing.

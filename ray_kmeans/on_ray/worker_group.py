@@ -80,7 +80,7 @@ class WorkerGroup:
         self.ask_for((self.options.max_workers or count) - count)
 
     def _needs(self) -> str:
-        """Return a text of what a worker needs, and what is free."""
+        """Return a text of the needs of a worker and the free resources."""
         needs = f"{self.options.cpus_per_worker:g} CPU and {_free('CPU'):g} are free"
         if self.options.gpus_per_worker:
             needs += f", and {self.options.gpus_per_worker:g} GPU and {_free('GPU'):g} are free"

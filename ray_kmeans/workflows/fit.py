@@ -118,7 +118,7 @@ def _warn_of_origin(store: ModelDir, found: FitState, plan: FitPlan) -> None:
 
 
 def differing_origins(had: Origin, wanted: Origin) -> list[tuple[str, str]]:
-    """Return the arguments, other than defaults, in which a model differs from what is wanted.
+    """Return the arguments, other than defaults, in which a model differs from the request.
 
     Each is a pair of texts: the model's argument, and the wanted one.
     """

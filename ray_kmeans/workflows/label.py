@@ -53,7 +53,7 @@ MOST_BLOCKS = 16
 
 @dataclass(frozen=True)
 class How:
-    """What is written of each row, and into which files."""
+    """The columns that are written for each row, and the files they go to."""
 
     keep_columns: tuple[str, ...]
     """Columns of the data that are passed through."""
@@ -284,7 +284,7 @@ def _scaled(moved: Moved, of: int, rows: int) -> Moved:
 
 
 def blocks_of_a_part(blocks: int) -> int:
-    """Return the number of blocks that become one file, which follows from that of all blocks.
+    """Return the number of blocks that become one file; the number of all blocks decides.
 
     Small data get a file for each block, so that all workers write; large ones get files of 131,072
     rows.

@@ -98,7 +98,7 @@ def open_zarr_folder(
 
 
 def _source(array: Any, name: str, columns: Sequence[str] | None, *, only_here: bool) -> ZarrSource:
-    """Return the source of an array; errors for named columns, and for what is no matrix."""
+    """Return the source of an array; errors for named columns, and for other shapes."""
     if columns:
         raise ConfigError(f"columns={list(columns)} has no meaning for {name}: Zarr has none.")
     if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "biuf":

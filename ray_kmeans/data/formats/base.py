@@ -94,7 +94,7 @@ class OpenFile:
 
 @contextmanager
 def open_file(remote: Remote, file: File) -> Iterator[OpenFile]:
-    """Open a file; DataError for what is raised inside because it is damaged, or another format."""
+    """Open a file; DataError for errors inside because it is damaged, or has another format."""
     here = OpenFile(remote, file)
     try:
         yield here

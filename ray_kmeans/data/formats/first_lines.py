@@ -104,7 +104,7 @@ def _has_names(path: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def _separator(path: str, kind: str, start: str) -> str:
-    """Return the separator: that of the ending, unless only another one fits all first lines."""
+    """Return the separator: the one of the ending, unless only another fits all first lines."""
     usual = "\t" if kind.removesuffix(".gz").endswith(".tsv") else ","
     lines = [line for line in QUOTED.sub("", start).splitlines() if line.strip()][:LINES]
     counts = {each: [line.count(each) for line in lines] for each in SEPARATORS}

@@ -97,7 +97,7 @@ class Pipe:
         self._sender.shutdown(cancel_futures=True)
 
     def send(self, blocks: Iterator[NDArray[np.float32]], count: int, d: int) -> None:
-        """Begin to send some blocks, so many rows in all; the chunk before the last is in use."""
+        """Begin to send some blocks; the chunk before the last is in use."""
         work = self._sender.submit(self._send, self._side, blocks, count, d)
         self._coming.append((self._side, work))
         self._side = 1 - self._side
@@ -140,7 +140,7 @@ def narrowest(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _runs(sizes: Sequence[int], most: int) -> list[range]:
-    """Cut blocks of these sizes into runs of about so many rows, of one block at least."""
+    """Cut blocks of these sizes into runs of about `rows` rows, of one block at least."""
     runs, begin, rows = [], 0, 0
     for here, size in enumerate(sizes):
         if here > begin and rows + size > most:

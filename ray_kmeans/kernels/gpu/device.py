@@ -74,7 +74,7 @@ class Device:
         return torch.cuda.Stream(self.handle) if self.is_gpu else None
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
-        """Let what is asked for in this context run on a stream."""
+        """Run all work that is submitted in this context on a stream."""
         return torch.cuda.stream(stream) if self.is_gpu else nullcontext()
 
     def mark(self) -> Any:
@@ -82,7 +82,7 @@ class Device:
         return torch.cuda.current_stream(self.handle).record_event() if self.is_gpu else None
 
     def after(self, event: Any) -> None:
-        """Let what is asked for from now on wait for an event."""
+        """Let all work that is submitted from now on wait for an event."""
         if event is not None:
             torch.cuda.current_stream(self.handle).wait_event(event)
 

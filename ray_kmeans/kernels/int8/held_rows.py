@@ -152,7 +152,7 @@ class HeldRows(IncrementalSums):
         self._usual_undecided, self._excess_cost = 0, 0.0
 
     def _drift(self, centers: NDArray[np.float32]) -> bool:
-        """Note how far the centers moved; return whether what is known is still of use."""
+        """Note how far the centers moved; return whether the margins are still of use."""
         scale, _ = portable.scale_of(centers)
         if not 1 / LARGEST_DRIFT <= scale / self._scale <= LARGEST_DRIFT:
             return False

@@ -94,7 +94,7 @@ def steps_of(largest):
 
 @bare
 def finer_steps(step):
-    """Return the step of second bytes, given that of first bytes, and nearly its inverse."""
+    """Return the step of second bytes, given the step of first bytes, and nearly its inverse."""
     if step == np.float32(0.0):
         return np.float32(0.0), np.float32(0.0)
     return step * np.float32(1 / FINER), np.float32(FINER * 0.9999) / step

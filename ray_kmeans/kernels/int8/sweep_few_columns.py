@@ -91,7 +91,7 @@ def load_centers(target, g, scratch):
 
 @bare
 def address_of_block(rows, first, count, d, scratch):
-    """Return an address where some rows follow each other: their own, or that of a copy.
+    """Return an address where some rows follow each other: their own, or a copy's.
 
     A block that crosses the end of what was handed in, or that is not full, is copied.
 

@@ -324,7 +324,7 @@ class PartCenters(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """The memory of one thread while it sweeps; what is left there counts for nothing."""
+    """The memory of one thread while it sweeps; no value in it outlives a sweep."""
 
     active_blocks: Ints
     """(blocks,) the blocks of a part with a row whose label may change."""

@@ -273,7 +273,7 @@ below_fine = _below(TWO_BYTES)
 
 @intrinsic
 def floats_at(typing: Any, address: Any, count: Any) -> Any:
-    """Return the float32 at an address as an array; what is behind it must outlive the array."""
+    """Return the float32 at an address as an array; the owner of the memory must outlive it."""
     kind = types.Array(types.float32, 1, "C")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -76,7 +76,7 @@ def _rows(builder: Any, rows: Any, d: Any, first: Any) -> list[Any]:
 
 
 def _swap(builder: Any, lines: list[Any], apart: int) -> list[Any]:
-    """Swap what is off the diagonal in squares of 2 x 2 blocks, each so many lanes wide."""
+    """Swap the two blocks off the diagonal in squares of 2 x 2 blocks, each `width` lanes wide."""
     swapped = list(lines)
     for i in range(LANES):
         if not i & apart:
