@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -81,6 +82,15 @@ def pytest_collection_modifyitems(config, items):
     items.sort(
         key=lambda item: (item.get_closest_marker("ray") is not None, item.path.stem in last)
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    """Let no test but those marked `ray` leave a Ray behind, which later tests would join."""
+    started = sys.modules.get("ray")
+    if not item.get_closest_marker("ray") and started and started.is_initialized():
+        started.shutdown()
+        pytest.fail("this test starts Ray: give it num_workers=0, or the mark `ray`")
 
 
 def shared_data(name):

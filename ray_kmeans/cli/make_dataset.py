@@ -15,7 +15,7 @@ from ray_kmeans.cli.flags import (
     run_config,
 )
 from ray_kmeans.config import DatasetFormat, MachineOptions
-from ray_kmeans.workflows.make_dataset import make_dataset
+from ray_kmeans.workflows.make_dataset import check_files, make, mixture_of
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,16 @@ def run(flags: MakeDataset) -> None:
     config = run_config(options, flags.storage_options)
     workers = f"{flags.num_workers or 'all'} tasks at a time"
     announce("make-dataset", f"{flags.num_rows:,} rows", flags.output, config, workers)
-    join_ray(config)
-    files = make_dataset(
-        flags.output,
-        flags.num_rows,
-        flags.num_features,
-        flags.num_clusters,
+    mixture = mixture_of(
+        num_rows=flags.num_rows,
+        num_features=flags.num_features,
+        num_clusters=flags.num_clusters,
         spread=flags.spread,
         random_seed=flags.random_seed,
         unit_norm=flags.unit_norm,
-        format=flags.format,
-        rows_per_file=flags.rows_per_file,
-        config=config,
     )
+    check_files(flags.format, flags.rows_per_file)
+    join_ray(config)
+    files = make(mixture, flags.output, flags.format, flags.rows_per_file, config)
     result = f"{flags.num_rows:,} rows in {files:,} file{'s'[: files != 1]}"
     exit_codes.print_result(result, flags.output)

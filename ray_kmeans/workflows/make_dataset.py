@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -99,13 +99,7 @@ def make_dataset(
     ...     make_dataset(output, 1000, 8, 3, rows_per_file=400, config=here)
     3
     """
-    for name, value in (
-        ("num_rows", num_rows),
-        ("num_features", num_features),
-        ("num_clusters", num_clusters),
-    ):
-        check_count(name, value)
-    mixture = Mixture(
+    mixture = mixture_of(
         num_rows=num_rows,
         num_features=num_features,
         num_clusters=num_clusters,
@@ -113,7 +107,26 @@ def make_dataset(
         random_seed=random_seed,
         unit_norm=unit_norm,
     )
+    check_files(format, rows_per_file)
     return make(mixture, output, format, rows_per_file, config or RunConfig())
+
+
+def mixture_of(*, num_rows: int, num_features: int, num_clusters: int, **how: Any) -> Mixture:
+    """Return the mixture of these sizes; ConfigError for sizes that are no counts."""
+    sizes: dict[str, Any] = {
+        "num_rows": num_rows,
+        "num_features": num_features,
+        "num_clusters": num_clusters,
+    }
+    for name, value in sizes.items():
+        check_count(name, value)
+    return Mixture(**sizes, **how)
+
+
+def check_files(file_format: DatasetFormat, rows_per_file: int) -> None:
+    """Raise ConfigError for files that cannot be made."""
+    check_choice("format", file_format, get_args(DatasetFormat))
+    check_count("rows_per_file", rows_per_file)
 
 
 def make(
@@ -123,8 +136,7 @@ def make(
 
     A run that was cut off is continued: files that are there stay, as each was written in one step.
     """
-    check_choice("format", file_format, get_args(DatasetFormat))
-    check_count("rows_per_file", rows_per_file)
+    check_files(file_format, rows_per_file)
     place = DatasetDir(absolute(url), config.storage_options)
     check_reachable(config, {f"the output {place.shown!r}": place})
     about = {"numpy": np.__version__, "format": file_format, "rows_per_file": rows_per_file}

@@ -375,7 +375,10 @@ def sentences():
 
 
 def said(text):
-    return any(re.fullmatch(pattern, text, re.DOTALL) for pattern in sentences())
+    cause = re.sub(r"^\w+: ", "", text)  # a source says what is wrong, its caller of which argument
+    return any(
+        re.fullmatch(pattern, each, re.DOTALL) for pattern in sentences() for each in (text, cause)
+    )
 
 
 ERROR_TEXTS = [text.strip() for kind, text in blocks_of(PAGES["failures"]) if kind == "text"]

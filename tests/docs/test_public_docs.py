@@ -177,7 +177,7 @@ def test_the_choices_in_a_docstring_are_those_of_the_type(parameter, choices):
 def test_the_names_of_choices_are_those_that_the_algorithm_goes_by():
     methods = (choose.RANDOM, choose.KMEANS_PLUS_PLUS, choose.KMC2, choose.KMEANS_PARALLEL)
 
-    assert get_args(config.DistanceMetric) == (metric.SQUARED_EUCLIDEAN, metric.COSINE)
+    assert get_args(config.DistanceMetric) == tuple(map(str, metric.Metric))
     assert get_args(config.InitialMethod) == methods
 
 

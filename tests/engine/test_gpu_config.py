@@ -118,4 +118,4 @@ def test_workers_that_share_a_gpu_have_the_bits_of_one_that_computes_here():
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_that_waits_for_a_gpu_in_vain_says_how_many_are_free():
     with pytest.raises(WorkersLostError, match=r"each needs 0\.1 CPU .* free, and 0\.6 GPU and"):
-        pool_of(2, start_timeout_s=3, gpus=0.6).close()
+        pool_of(2, worker_start_timeout_s=3, gpus_per_worker=0.6).close()

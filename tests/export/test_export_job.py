@@ -12,6 +12,7 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.cli.flags import announce
+from ray_kmeans.model import FittedModel
 from ray_kmeans.on_ray import driver
 from ray_kmeans.workflows import export
 
@@ -89,7 +90,7 @@ def test_a_saved_model_without_tensorflow_is_an_error_that_says_what_to_install(
 
 def test_a_saved_model_is_asked_of_the_class(km, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export, "tensorflow_installed", lambda: True)
-    monkeypatch.setattr(KMeansClustering, "export_savedmodel", lambda self, url: f"{url}/17")
+    monkeypatch.setattr(FittedModel, "export_savedmodel", lambda self, url: f"{url}/17")
 
     said = exported(km, capsys, tmp_path / "out", "--format", "savedmodel")
 
@@ -118,7 +119,7 @@ def test_the_first_line_tells_the_workers(config, where, capsys):
 @pytest.mark.parametrize("given", ["argument", "environment", "nothing"])
 def test_a_ray_is_joined_where_one_is_named_and_else_our_own_is_started(given, monkeypatch):
     seen, probed = [], []
-    monkeypatch.setattr(driver.head, "check", lambda address, said: probed.append(address))
+    monkeypatch.setattr(driver.head_check, "check", lambda address, said: probed.append(address))
     monkeypatch.setattr(driver.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(driver.ray, "init", lambda address=None, **more: seen.append(address))
     if given == "environment":

@@ -214,12 +214,12 @@ def test_both_kernels_label_thousands_of_unit_rows_alike(offset):
 
 def test_a_row_that_is_clearly_nearest_to_one_center_is_not_worked_out_in_float64(monkeypatch):
     X, centers = units(*gaussian(n=500, d=16, k=8))
-    settled = []
-    monkeypatch.setattr(compiled, "settle", lambda rows, *_: settled.extend(rows))
+    refined = []
+    monkeypatch.setattr(compiled, "refine", lambda rows, *_: refined.extend(rows))
 
     labels_of(X, centers, "cpu")
 
-    assert len(settled) <= 2
+    assert len(refined) <= 2
 
 
 @BOTH

@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 import uuid
-from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans import RunConfig, engine, open_source
+from ray_kmeans import RunConfig, open_source
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data import layout
 from ray_kmeans.errors import (
@@ -25,6 +24,7 @@ from ray_kmeans.errors import (
     StoreError,
 )
 from ray_kmeans.io import publish
+from ray_kmeans.on_ray import driver
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
 from ray_kmeans.store.labelled_names import marker_of
 from ray_kmeans.store.labelled_parts import Parts
@@ -240,8 +240,7 @@ def test_a_store_that_nobody_serves_is_a_store_error():
 
 def test_memory_output_needs_this_process_alone(monkeypatch):
     output = LabelledOutput.at(f"memory://{uuid.uuid4().hex}", {})
-    no_ray = SimpleNamespace(connect=lambda *_: pytest.fail("it has asked Ray for workers"))
-    monkeypatch.setattr(engine, "on_ray", no_ray, raising=False)
+    monkeypatch.setattr(driver, "connect", lambda *_: pytest.fail("it has asked Ray for workers"))
 
     with pytest.raises(ConfigError, match=r"no worker can reach it.*num_workers=0"):
         label.write_labels(STATE, open_source(X), output, RunConfig(num_workers=2), model_dir="m")
@@ -250,7 +249,7 @@ def test_memory_output_needs_this_process_alone(monkeypatch):
 def test_an_output_survives_pickling(url):
     with lease_output(LabelledOutput.at(url, {})) as held:
         parts = held.begin({}).parts
-        parts.names()  # from now on it is open
+        parts.list_names()  # from now on it is open
 
         again = pickle.loads(pickle.dumps(parts))
 

@@ -115,7 +115,7 @@ def assert_follows(held_rows, X, path, metric, truth="portable", scale=2.0**10):
             continue
         sums, counts = held_rows.sums(read_only(centers), scale)
         expected_sums, expected_counts = fresh.sums(centers, scale)
-        np.testing.assert_array_equal(held_rows._labels, fresh._labels, step)
+        np.testing.assert_array_equal(held_rows._all_labels(), fresh._all_labels(), step)
         np.testing.assert_array_equal(sums, expected_sums, step)
         np.testing.assert_array_equal(counts, expected_counts, step)
 

@@ -128,7 +128,10 @@ SEED_CONSTANTS = {
 }
 OUR_CONSTANTS = {"KMC2_INIT": "kmc2", "KMEANS_PARALLEL_INIT": "kmeans_parallel"}
 
-OUR_METHODS = ["history", "history_table", "counts", "why_stopped", "checkpoints"]
+OUR_METHODS = [
+    *("history", "history_table", "counts", "why_stopped", "checkpoints"),
+    *("label", "evaluation", "explain"),
+]
 
 
 def parameters(method):
