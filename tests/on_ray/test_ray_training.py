@@ -33,6 +33,7 @@ from tests.support.ray_runs import (
     bits,
     comes_true,
     fit_processes,
+    nothing_stays,
     open_workers,
     state_of,
     stream_of,
@@ -40,6 +41,7 @@ from tests.support.ray_runs import (
     write_real_data,
 )
 
+__all__ = ["nothing_stays"]  # a fixture
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
