@@ -135,6 +135,11 @@ class TrappedSource:
         """What the rows are of, so that labelled output of both is of the same."""
         return self.source.files
 
+    @property
+    def columns(self):
+        """The names of the columns of a row, which labelled output keeps too."""
+        return self.source.columns
+
     def describe(self):
         return self.source.describe()
 
