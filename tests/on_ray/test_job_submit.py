@@ -27,7 +27,7 @@ def submit(address, *command):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
         check=False,
     )
 
@@ -65,7 +65,7 @@ def test_a_job_that_is_stopped_saves_its_iterations_and_goes_on_when_it_is_submi
 
     job = ("--submission-id", "first", "--no-wait", "--working-dir", ".", "--", *command)
     assert ray_job(address, "submit", *job).returncode == 0
-    end = time.monotonic() + 90
+    end = time.monotonic() + 240
     while "iteration=20 " not in ray_job(address, "logs", "first").stdout:
         assert time.monotonic() < end
         time.sleep(2)  # asking takes a processor for a second
