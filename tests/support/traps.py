@@ -243,6 +243,6 @@ def main() -> None:
         trap.set("driver")
 
     def tell(event):
-        print(type(event).__name__, time.time(), event, flush=True)
+        print(type(event).__name__, time.time(), repr(event), flush=True)
 
     Job(**told, trap=trap).run([tell])
