@@ -49,6 +49,7 @@ def kill_around(process, head, draw):
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_fit_under_a_killer_of_random_processes_ends_with_the_same_bits(tmp_path):
     here = RunConfig(num_workers=0, progress=False)
     KMeansClustering(K, str(tmp_path / "here"), config=here, **PARAMS).fit(
