@@ -112,7 +112,7 @@ def test_every_row_about_the_seed_names_a_test_that_is_there(names, path, test):
 def rows_of_deaths():
     """Return (file, test) of every link in the table of what dies."""
     table = re.search(r"## What happens when something dies\n\n(.*?)\n\n", README, re.DOTALL)[1]
-    links = re.findall(r"\[([^\]]+)\]\((tests/\w+\.py)\)", table)
+    links = re.findall(r"\[([^\]]+)\]\((tests/[\w/]+\.py)\)", table)
     return [(path, f"test_{law.replace(' ', '_')}") for law, path in links]
 
 
