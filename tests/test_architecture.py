@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.syntax import is_text
+
 PACKAGE = Path(__file__).parents[1] / "ray_kmeans"
 JOBS = sorted((PACKAGE.parent / "jobs").glob("*.py"))
 SOURCES = {
@@ -77,9 +79,7 @@ def room_of(module):
 def is_in(module, places):
     """Tell whether a module is one of some places, or in a package that is."""
     parts = module.split(".")
-    return any(".".join(parts[:depth]) in places for depth in range(1, len(parts) + 1)) or (
-        module in places
-    )
+    return any(".".join(parts[:depth]) in places for depth in range(1, len(parts) + 1))
 
 
 def imports_of(text):
@@ -256,15 +256,6 @@ def test_a_model_is_read_where_ray_and_numba_are_not_installed(tmp_path):
 
 def body_without_docstring(node):
     return [part for part in node.body if not is_text(part)] or node.body
-
-
-def is_text(node):
-    """Tell whether a statement is a docstring, of a field or of what it stands in."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def code_lines(text):

@@ -15,5 +15,5 @@ class HasRows(Protocol):
 
 
 def rows_of(blocks: Iterable[HasRows]) -> int:
-    """Return the number of rows of some blocks, as those of a shard."""
+    """Return the number of rows of some blocks, for example of a shard."""
     return sum(block.rows for block in blocks)

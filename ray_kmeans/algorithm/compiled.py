@@ -1,7 +1,7 @@
 """Loops over all values of rows or centers, compiled by numba, because NumPy makes temporaries.
 
 Every operation is the IEEE one that stands here, in this order: no fused multiplication, no other
-order of additions (numba allows neither by itself). A number in two floats is that of
+order of additions (numba allows neither by itself). A number in two floats is made as in
 `double_double`: its value is high + low.
 """
 

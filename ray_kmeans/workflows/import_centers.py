@@ -53,13 +53,8 @@ class ForeignCenters:
     """Name of their origin for messages."""
     metric: Metric | None = None
     """Metric of their origin; None where it does not say."""
-    names: tuple[str, ...] = ()
-    """Names of the d columns; () where they have none."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the d columns, as a frame has them; () where they have none."""
-        return self.names
+    columns: tuple[str, ...] = ()
+    """Names of the d columns, as a frame has them; () where they have none."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the centers, (k, d), so that they can be given as `initial_clusters`."""
@@ -123,7 +118,7 @@ def make_model(given: ForeignCenters, metric: Metric, store: ModelDir) -> FitSta
     """
     centers, origin = given.centers, Origin(f"{GIVEN} {digest(given.centers)}")
     state = FitState.initial(project(centers, metric), metric, origin)
-    state = replace(state, rows=RowSpec(given.names))
+    state = replace(state, rows=RowSpec(given.columns))
     with store.take_lease(f"import of {len(centers):,} centers") as held:
         found = held.latest()
         if found is None:
@@ -172,13 +167,13 @@ def _in_object(given: Any, columns: Sequence[str]) -> ForeignCenters:
     for name in ATTRIBUTES:
         given = getattr(given, name, given)
     found = _in_source(open_source(given, columns), shown)
-    return replace(found, names=names) if names else found
+    return replace(found, columns=names) if names else found
 
 
 def _in_source(source: Source, shown: str) -> ForeignCenters:
     """Read centers from a source; the name of a single column of vectors is not kept."""
     names = columns_of_rows(source)
-    return ForeignCenters(_in_order(source, shown), shown, names=names if len(names) > 1 else ())
+    return ForeignCenters(_in_order(source, shown), shown, columns=names if len(names) > 1 else ())
 
 
 def _in_order(source: Source, shown: str) -> NDArray[np.float32]:

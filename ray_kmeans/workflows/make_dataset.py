@@ -107,7 +107,6 @@ def make_dataset(
         random_seed=random_seed,
         unit_norm=unit_norm,
     )
-    check_files(format, rows_per_file)
     return make(mixture, output, format, rows_per_file, config or RunConfig())
 
 

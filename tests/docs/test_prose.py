@@ -8,20 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.syntax import is_text
+
 PACKAGE = Path(__file__).parents[2] / "ray_kmeans"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 RIDDLES = re.compile(r"\b(so many|that of|what is|the seed's|the house)\b", re.IGNORECASE)
 """Words of sentences that nobody understands at first reading, by experience."""
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def is_text(node):
-    """Tell whether a statement is a docstring."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def first_sentences(text):

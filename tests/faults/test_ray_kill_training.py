@@ -23,7 +23,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
 from tests.support.processes import is_alive
-from tests.support.ray_runs import (  # noqa: F401  a fixture
+from tests.support.ray_runs import (
     WAYS,
     K,
     Killer,
@@ -44,6 +44,7 @@ from tests.support.ray_runs import (  # noqa: F401  a fixture
     write_real_data,
 )
 
+__all__ = ["nothing_stays"]  # a fixture
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]

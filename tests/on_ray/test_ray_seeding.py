@@ -15,7 +15,7 @@ from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding.choose import choose_centers
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.store.model_dir import ModelDir
-from tests.support.ray_runs import (  # noqa: F401  a fixture
+from tests.support.ray_runs import (
     WORKERS,
     Killer,
     bits,
@@ -26,6 +26,7 @@ from tests.support.ray_runs import (  # noqa: F401  a fixture
     write_real_data,
 )
 
+__all__ = ["nothing_stays"]  # a fixture
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 K = 10

@@ -1,4 +1,4 @@
-"""Helpers of several tests: cosine cases."""
+"""Rows on the unit sphere, and an oracle for their labels and sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of several tests: greedy oracle."""
+"""Greedy k-means++ as a slow, obvious function, and small data to compare by."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of several tests: killing."""
+"""Find the processes that work for a place, and wait for a condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of several tests: labelled files."""
+"""Write rows, label them and read all files of the output back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of several tests: leases."""
+"""Hold a lease as a process of another machine would, and read the epochs of a place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of several tests: log lines."""
+"""Fit with a listener, and write the lines of log that the fit must give."""
 
 from __future__ import annotations
 

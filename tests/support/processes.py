@@ -1,29 +1,8 @@
-"""Helpers of several tests: processes."""
+"""Tell whether a process is alive."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-from tests.support.ray_runs import (  # noqa: F401  a fixture
-    WAYS,
-    K,
-    Killer,
-    Memory,
-    Way,
-    bits,
-    comes_true,
-    descendants,
-    fit_processes,
-    ignore,
-    loadable,
-    nothing_stays,
-    open_workers,
-    replaced,
-    state_of,
-    stream_of,
-    turn,
-    write_real_data,
-)
 
 
 def is_alive(pid):

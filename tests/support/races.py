@@ -1,4 +1,4 @@
-"""Helpers of several tests: races."""
+"""Rows, models and checks of labelling runs that race into one output."""
 
 from __future__ import annotations
 

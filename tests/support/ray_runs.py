@@ -1,4 +1,4 @@
-"""Helpers of several tests: ray runs."""
+"""Fit in every way on workers of Ray, kill some, and compare the bits of the models."""
 
 from __future__ import annotations
 

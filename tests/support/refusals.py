@@ -1,4 +1,4 @@
-"""Helpers of several tests: refusals."""
+"""Name the parameters of tests, the same in every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of several tests: second oracle."""
+"""Order centers by their distance to a row, over the reals."""
 
 from __future__ import annotations
 

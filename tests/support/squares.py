@@ -1,4 +1,4 @@
-"""Helpers of several tests: squares."""
+"""A source of a user: numbers and their squares."""
 
 from __future__ import annotations
 

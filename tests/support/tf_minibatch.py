@@ -1,4 +1,4 @@
-"""Helpers of several tests: tf minibatch."""
+"""TensorFlow's mini-batch equations in NumPy, step by step."""
 
 from __future__ import annotations
 

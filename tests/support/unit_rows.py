@@ -1,4 +1,4 @@
-"""Helpers of several tests: unit rows."""
+"""Assert that rows have norm 1, over the reals."""
 
 from __future__ import annotations
 
