@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 
-from ray_kmeans.kernels.llvm.int8_products import amx, vnni
+from ray_kmeans.kernels.llvm.int8_products import (
+    ArmDot,
+    Avx2,
+    AvxVnni,
+    Plain,
+    Vnni,
+    amx,
+    of_vectors,
+)
 
 WITHOUT = "RAY_KMEANS_WITHOUT"
 """Environment variable for tests and benchmarks: units to do without, as in 'amx,vnni'."""
@@ -36,7 +44,15 @@ def units() -> dict[str, Unit]:
     if "amx" not in masked and _has(*_VNNI, "amx-tile", "amx-int8") and _may_use_tiles():
         found["amx"] = Unit("AMX int8", amx)
     if "vnni" not in masked and _has(*_VNNI):
-        found["vnni"] = Unit("AVX-512 VNNI int8", vnni)
+        found["vnni"] = Unit("AVX-512 VNNI int8", of_vectors(Vnni))
+    if "avxvnni" not in masked and (_has("avxvnni") or _has(*_VNNI, "avx512vl")):
+        found["avxvnni"] = Unit("AVX-VNNI int8", of_vectors(AvxVnni))
+    if "avx2" not in masked and _has("avx2", "fma"):
+        found["avx2"] = Unit("AVX2 int8", of_vectors(Avx2))
+    if "dotprod" not in masked and _has("dotprod"):
+        found["dotprod"] = Unit("Arm sdot int8", of_vectors(ArmDot))
+    if "plain" not in masked:
+        found["plain"] = Unit("plain int8", of_vectors(Plain))
     return found
 
 

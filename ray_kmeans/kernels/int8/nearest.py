@@ -192,7 +192,7 @@ def multiply_finely(unit, rows, second_rows, chunk, scratch):
     out = scratch.products.ctypes.data
     int8_products.multiply(unit, rows, quads, centers, offsets, out)
     int8_products.store(unit, out)
-    int8_products.multiply(unit, rows, quads, seconds, second_offsets, out + SUMS_BYTES)
+    int8_products.multiply_exactly(unit, rows, quads, seconds, second_offsets, out + SUMS_BYTES)
     int8_products.store(unit, out + SUMS_BYTES)
     int8_products.multiply(unit, second_rows, quads, centers, offsets, out + 2 * SUMS_BYTES)
     int8_products.store(unit, out + 2 * SUMS_BYTES)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_kmeans.kernels.int8.types import HINT_ROWS, bare, bare_sum
-from ray_kmeans.kernels.llvm import avx512
+from ray_kmeans.kernels.llvm import avx512, int8_products
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
 FINER = avx512.FINER
@@ -27,6 +27,8 @@ SMALL_R = np.float32(2.0**-50)
 """Least error of a quantized row: more than whatever may underflow."""
 ONE = np.float32(1.0)
 """The scale of what is scaled already."""
+LARGEST_BYTE = np.float32(127.0)
+"""The largest magnitude of a byte of a row."""
 AHEAD = 8
 """How many rows ahead memory is asked for: rows that stand in no order would be waited for."""
 
@@ -82,14 +84,14 @@ def largest_of(bits):
 
 
 @bare
-def steps_of(largest):
-    """Return the step by which a largest magnitude is 127 steps, and nearly its inverse.
+def steps_of(largest, most):
+    """Return the step by which a largest magnitude is `most` steps, and nearly its inverse.
 
-    The inverse is a little too small, so that no quotient is rounded to 128.
+    The inverse is a little too small, so that no quotient is rounded to more than `most`.
     """
     if largest < SMALL_R:
         return np.float32(0.0), np.float32(0.0)
-    return largest / np.float32(127.0), np.float32(126.9999) / largest
+    return largest / most, most * np.float32(1 - 2.0**-20) / largest
 
 
 @bare
@@ -175,7 +177,7 @@ def quantize_parts(first_part, last_part, parts, rows, order, d, scale, quantize
             if not sum_of_squares(r) < FAR_AWAY * FAR_AWAY:  # also where it is not a number
                 quantized.errors[slot] = parts.radii[p] = np.float32(np.inf)
                 continue
-            step, inverse = steps_of(largest_of(bits))
+            step, inverse = steps_of(largest_of(bits), LARGEST_BYTE)
             whole, error = to_bytes(r, step, inverse, q)
             block, lane = slot // BLOCK_ROWS, slot % BLOCK_ROWS
             for quad in range(quads):
@@ -198,7 +200,7 @@ def quantize_finely(x, scale, g, scratch):
     r = scratch.vector.values
     subtract(x, scale, g, r)
     size = np.sqrt(sum_of_squares(r)) * ROOM + SMALL_R
-    step, inverse = steps_of(largest_of(scratch.vector.bits))
+    step, inverse = steps_of(largest_of(scratch.vector.bits), LARGEST_BYTE)
     first_error, error = to_two_bytes(
         r, step, inverse, scratch.vector.first_bytes, scratch.vector.second_bytes
     )
@@ -291,7 +293,7 @@ def relative_error(error, norm):
 
 
 @bare
-def quantize_centers(target, g, n_kept, scratch):
+def quantize_centers(unit, target, g, n_kept, scratch):
     """Quantize the kept centers around g to one byte; return theta.
 
     `scratch.terms` must hold the terms around g, and `scratch.centers.numbers` the kept centers.
@@ -300,7 +302,9 @@ def quantize_centers(target, g, n_kept, scratch):
     for i in range(n_kept):
         j = scratch.centers.numbers[i]
         subtract(target.scaled[j], ONE, g, scratch.vector.values)
-        scratch.centers.steps[i], inverse = steps_of(scratch.terms.largest[j])
+        scratch.centers.steps[i], inverse = steps_of(
+            scratch.terms.largest[j], int8_products.largest_byte(unit)
+        )
         lines = scratch.centers.first_bytes[i // 16, :, i % 16]
         error, total = put_bytes(scratch.vector.values, scratch.centers.steps[i], inverse, lines)
         scratch.centers.first_offsets[i] = np.int32(-128) * total

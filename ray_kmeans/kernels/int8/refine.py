@@ -248,7 +248,7 @@ def refine_among_all(unit, sweep, reference, shift, most, moves, n_refine, scrat
     k = len(sweep.target.centers)
     for j in range(k):
         scratch.centers.numbers[j] = j
-    theta = quantize_centers(sweep.target, reference, k, scratch)
+    theta = quantize_centers(unit, sweep.target, reference, k, scratch)
     part = PartCenters(
         reference=reference,
         n_kept=k,

@@ -169,7 +169,7 @@ def sweep_part(unit, p, parts, quantized, sweep, scratch):
     if n_active == 0:
         return
     n_kept, others = prune_centers(radius, scratch)
-    theta = quantize_centers(target, g, n_kept, scratch)
+    theta = quantize_centers(unit, target, g, n_kept, scratch)
     part = PartCenters(
         reference=g,
         n_kept=n_kept,

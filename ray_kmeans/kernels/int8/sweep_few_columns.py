@@ -33,11 +33,11 @@ from ray_kmeans.kernels.int8.types import (
 )
 from ray_kmeans.kernels.llvm import avx512_float, int8_products
 from ray_kmeans.kernels.llvm.avx512 import (
-    CENTERS_AT_ONCE,
     LANES,
     floats_at,
     prefetch,
 )
+from ray_kmeans.kernels.llvm.avx512_float import CENTERS_AT_ONCE
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
 MOST_VALUES = 2**12

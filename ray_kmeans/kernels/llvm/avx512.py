@@ -90,53 +90,6 @@ def _most(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-CENTERS_AT_ONCE = 8
-"""Centers whose sums with 32 rows are kept in registers: 16 of the 32 vector registers."""
-_MULTIPLY_ADD = "llvm.x86.avx512.vpdpbusd.512"
-_FLIP = ir.Constant(INTS, [0x80808080] * LANES)
-
-
-@intrinsic
-def multiply_bytes(
-    typing: Any, rows: Any, centers: Any, stride: Any, quads: Any, begin: Any, sums: Any
-) -> Any:
-    """Write the products of 32 rows and 8 centers of signed bytes to `sums`, (8, 32) int32.
-
-    `rows`: 128 bytes for each four columns (`quads` of them). `centers`: `stride` bytes from one to
-    the next, 64 bytes of each in every 1024. vpdpbusd takes unsigned by signed bytes, so a row x
-    goes in as x + 128, and the sums `begin`, (8,) int32, at -128 times that of the center.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        rows, centers, stride, quads, begin, sums = arguments
-        starts = [
-            splat(builder, load(builder, builder.add(begin, ir.Constant(_I64, 4 * j)), _I32))
-            for j in range(CENTERS_AT_ONCE)
-        ]
-        totals = [[cgutils.alloca_once_value(builder, start) for _ in (0, 1)] for start in starts]
-        with cgutils.for_range(builder, quads) as loop:
-            chunk = builder.lshr(loop.index, ir.Constant(_I64, 4))
-            inside = builder.and_(loop.index, ir.Constant(_I64, 15))
-            center = step(builder, step(builder, centers, chunk, 1024), inside, 4)
-            row = step(builder, rows, loop.index, 128)
-            halves = [
-                builder.xor(load(builder, builder.add(row, ir.Constant(_I64, side)), INTS), _FLIP)
-                for side in (0, 64)
-            ]
-            for pair in totals:
-                values = splat(builder, load(builder, center, _I32))
-                for total, half in zip(pair, halves, strict=True):
-                    operands = [builder.load(total), half, values]
-                    builder.store(call_llvm(builder, _MULTIPLY_ADD, INTS, operands), total)
-                center = builder.add(center, stride)
-        for j, pair in enumerate(totals):
-            place = builder.add(sums, ir.Constant(_I64, 128 * j))
-            store_pair(builder, [builder.load(total) for total in pair], place)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 6), generate
-
-
 def _low(builder: Any, constants: Any, product: Any, weight: Any, reach: Any) -> Any:
     """Emit where the intervals of 16 rows begin for one center: q - a - R E - 2 w t p."""
     step, low, norm = constants

@@ -10,7 +10,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ray_kmeans.kernels.llvm.avx512 import (
-    CENTERS_AT_ONCE,
     FLOATS,
     INTS,
     LANES,
@@ -25,6 +24,8 @@ from ray_kmeans.kernels.llvm.avx512 import (
 
 FLOAT_COLUMNS = 32
 """Largest number of columns that these loops take."""
+CENTERS_AT_ONCE = 8
+"""Centers whose scores with 32 rows are kept in registers."""
 LINE = 128
 """Bytes of a column of 32 rows, and of the 32 columns of a center."""
 

@@ -6,6 +6,7 @@ compiled, and kept in numba's cache, on its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels.llvm import amx as tiles
-from ray_kmeans.kernels.llvm import avx512
+from ray_kmeans.kernels.llvm import avx512, dot
 from ray_kmeans.process.jit import njit
 
 BLOCK_ROWS = 32
@@ -39,6 +40,34 @@ class Vnni(NamedTuple):
     """(1,) columns of a row, in fours."""
 
 
+class AvxVnni(NamedTuple):
+    """AVX-VNNI: 8 sums of 4 products at once."""
+
+    quads: NDArray[np.int64]
+    """(1,) columns of a row, in fours."""
+
+
+class Avx2(NamedTuple):
+    """AVX2: 16 sums of 2 products at once, of rows in 8 bits and centers in 7."""
+
+    quads: NDArray[np.int64]
+    """(1,) columns of a row, in fours."""
+
+
+class ArmDot(NamedTuple):
+    """The dot products of Arm: 4 sums of 4 products at once."""
+
+    quads: NDArray[np.int64]
+    """(1,) columns of a row, in fours."""
+
+
+class Plain(NamedTuple):
+    """Any processor, by what its compiler makes of whole numbers."""
+
+    quads: NDArray[np.int64]
+    """(1,) columns of a row, in fours."""
+
+
 def amx(quads: int) -> Amx:
     """Return the unit for rows of `quads` times four bytes."""
     last = min(quads, CHUNK_COLUMNS // 4)
@@ -50,9 +79,9 @@ def amx(quads: int) -> Amx:
     return Amx(shapes)
 
 
-def vnni(quads: int) -> Vnni:
-    """Return the unit for rows of `quads` times four bytes."""
-    return Vnni(np.array([quads], np.int64))
+def of_vectors(kind: Any) -> Callable[[int], Any]:
+    """Return a function that makes a unit of this class, for rows of some quads."""
+    return lambda quads: kind(np.array([quads], np.int64))
 
 
 def begin(unit: Any) -> None:
@@ -70,6 +99,17 @@ def multiply(unit: Any, rows: int, quads: int, centers: int, offsets: int, sums:
     int32, -128 times the sum of each center. They stand in `sums` after `store`; what is done
     between the two can go on at the same time.
     """
+
+
+def multiply_exactly(
+    unit: Any, rows: int, quads: int, centers: int, offsets: int, sums: int
+) -> None:
+    """Do as `multiply` does, for centers whose bytes may exceed `largest_byte` of the unit."""
+
+
+def largest_byte(unit: Any) -> np.float32:
+    """Return the largest magnitude of a byte of a center that `multiply` takes."""
+    return np.float32(127.0)
 
 
 def store(unit: Any, sums: int) -> None:
@@ -95,11 +135,27 @@ def _end(unit: Any) -> Any:
 @overload(multiply, strict=False)
 def _multiply(unit: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any) -> Any:
     """Choose what `multiply` is compiled to."""
-    if unit.instance_class is Amx:
-        return lambda unit, rows, quads, centers, offsets, sums: _by_tiles(rows, quads, centers)
-    return lambda unit, rows, quads, centers, offsets, sums: _by_vectors(
-        rows, quads, centers, offsets, sums
-    )
+    return _MULTIPLY[unit.instance_class]
+
+
+@overload(multiply_exactly, strict=False)
+def _multiply_exactly(
+    unit: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any
+) -> Any:
+    """Choose what `multiply_exactly` is compiled to."""
+    if unit.instance_class is Avx2:
+        return lambda unit, rows, quads, centers, offsets, sums: dot.plain(
+            rows, quads, centers, offsets, sums
+        )
+    return _MULTIPLY[unit.instance_class]
+
+
+@overload(largest_byte, strict=False)
+def _largest_byte(unit: Any) -> Any:
+    """Choose what `largest_byte` is compiled to."""
+    if unit.instance_class is Avx2:
+        return lambda unit: np.float32(64.0)
+    return lambda unit: np.float32(127.0)
 
 
 @overload(store, strict=False)
@@ -140,12 +196,22 @@ def _store_tiles(sums):
     tiles.store_3(sums + 16 * 128 + 64, 128)
 
 
-@njit(nogil=True, _nrt=False)
-def _by_vectors(rows, quads, centers, offsets, sums):
-    """Write the products of `multiply`; arguments as there."""
-    chunks = (quads + 15) // 16
-    for tile in range(2):
-        for part in range(2):
-            place = centers + tile * chunks * TILE_BYTES + part * 8 * 64
-            first = 16 * tile + 8 * part
-            avx512.multiply_bytes(rows, place, 64, quads, offsets + 4 * first, sums + 128 * first)
+_MULTIPLY = {
+    Amx: lambda unit, rows, quads, centers, offsets, sums: _by_tiles(rows, quads, centers),
+    Vnni: lambda unit, rows, quads, centers, offsets, sums: dot.avx512_vnni(
+        rows, quads, centers, offsets, sums
+    ),
+    AvxVnni: lambda unit, rows, quads, centers, offsets, sums: dot.avx_vnni(
+        rows, quads, centers, offsets, sums
+    ),
+    Avx2: lambda unit, rows, quads, centers, offsets, sums: dot.avx2(
+        rows, quads, centers, offsets, sums
+    ),
+    ArmDot: lambda unit, rows, quads, centers, offsets, sums: dot.arm_dot(
+        rows, quads, centers, offsets, sums
+    ),
+    Plain: lambda unit, rows, quads, centers, offsets, sums: dot.plain(
+        rows, quads, centers, offsets, sums
+    ),
+}
+"""What `multiply` is compiled to, by the class of the unit."""

@@ -1,0 +1,189 @@
+"""Products of 32 rows and 32 centers of signed bytes, by instructions that sum a few at once.
+
+The loops are the same for all; `_Dot` says what differs. A row is a lane of 32 bits, which holds
+four of its columns; a center is the same four columns in every lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ray_kmeans.kernels.llvm.avx512 import CHUNK_CENTERS, call_llvm, load, step, store
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_BLOCK_ROWS = 32
+
+
+class _Dot(NamedTuple):
+    """One way to add the products of four columns to the sums of some rows with one center."""
+
+    add: Callable[[Any, Any, Any, Any], Any]
+    """Emits it, given a builder, and vectors of int32: the sums, the rows, the center."""
+    lanes: int
+    """Rows of a vector."""
+    vectors: int
+    """Vectors of rows whose sums with some centers are kept in registers; a divisor of 32 rows."""
+    centers: int
+    """The number of these centers; a divisor of 16."""
+    is_unsigned: bool
+    """Whether the bytes of rows are taken as unsigned. Then a row x goes in as x + 128, and each
+    sum begins at -128 times the sum of the center's bytes."""
+
+    @property
+    def kind(self) -> Any:
+        """The type of a vector of int32."""
+        return ir.VectorType(_I32, self.lanes)
+
+
+def _multiplication(dot: _Dot) -> Any:
+    """Return an intrinsic that writes the products of 32 rows and 32 centers, (32, 32) int32.
+
+    Its arguments are addresses, but for `quads`: those of `int8_products.multiply`.
+    """
+
+    @intrinsic
+    def multiply(typing: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            rows, quads, centers, offsets, sums = arguments
+            chunks = builder.lshr(builder.add(quads, ir.Constant(_I64, 15)), ir.Constant(_I64, 4))
+            groups = ir.Constant(_I64, CHUNK_CENTERS // dot.centers)
+            sides = ir.Constant(_I64, _BLOCK_ROWS // (dot.vectors * dot.lanes))
+            with cgutils.for_range(builder, groups) as group:
+                first = step(builder, ir.Constant(_I64, 0), group.index, dot.centers)
+                place = _place_of(builder, centers, chunks, first)
+                begin = step(builder, offsets, first, 4)
+                line = step(builder, sums, first, 4 * _BLOCK_ROWS)
+                with cgutils.for_range(builder, sides) as side:
+                    shift = step(
+                        builder, ir.Constant(_I64, 0), side.index, 4 * dot.vectors * dot.lanes
+                    )
+                    here = builder.add(rows, shift)
+                    _write_sums(dot, builder, here, quads, place, begin, builder.add(line, shift))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return multiply
+
+
+def _place_of(builder: Any, centers: Any, chunks: Any, first: Any) -> Any:
+    """Emit the address of a center in its tiles of 16 centers by 64 columns."""
+    tile = builder.lshr(first, ir.Constant(_I64, 4))
+    inside = builder.and_(first, ir.Constant(_I64, 15))
+    start = builder.add(centers, builder.mul(builder.mul(tile, chunks), ir.Constant(_I64, 1024)))
+    return step(builder, start, inside, 64)
+
+
+def _write_sums(
+    dot: _Dot, builder: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any
+) -> None:
+    """Emit the loop over all columns of a few rows and centers, whose sums stay in registers."""
+    totals = []
+    for j in range(dot.centers):
+        start = ir.Constant(dot.kind, [0] * dot.lanes)
+        if dot.is_unsigned:
+            start = _spread(dot, builder, _at(builder, offsets, 4 * j))
+        totals.append([cgutils.alloca_once_value(builder, start) for _ in range(dot.vectors)])
+    with cgutils.for_range(builder, quads) as quad:
+        chunk = builder.lshr(quad.index, ir.Constant(_I64, 4))
+        inside = builder.and_(quad.index, ir.Constant(_I64, 15))
+        center = step(builder, step(builder, centers, chunk, 1024), inside, 4)
+        row = step(builder, rows, quad.index, 4 * _BLOCK_ROWS)
+        vectors = [
+            load(builder, builder.add(row, ir.Constant(_I64, 4 * dot.lanes * v)), dot.kind)
+            for v in range(dot.vectors)
+        ]
+        if dot.is_unsigned:
+            flip = ir.Constant(dot.kind, [0x80808080] * dot.lanes)
+            vectors = [builder.xor(vector, flip) for vector in vectors]
+        for j, line in enumerate(totals):
+            values = _spread(dot, builder, _at(builder, center, 64 * j))
+            for total, vector in zip(line, vectors, strict=True):
+                builder.store(dot.add(builder, builder.load(total), vector, values), total)
+    for j, line in enumerate(totals):
+        for v, total in enumerate(line):
+            place = ir.Constant(_I64, 4 * _BLOCK_ROWS * j + 4 * dot.lanes * v)
+            store(builder, builder.load(total), builder.add(sums, place))
+
+
+def _at(builder: Any, base: Any, shift: int) -> Any:
+    """Emit a load of the int32 that stands `shift` bytes after an address."""
+    return load(builder, builder.add(base, ir.Constant(_I64, shift)), _I32)
+
+
+def _spread(dot: _Dot, builder: Any, value: Any) -> Any:
+    """Emit a vector that has the same int32 in every lane."""
+    one = builder.insert_element(ir.Constant(dot.kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(dot.kind, [0] * dot.lanes))
+
+
+def _by(name: str) -> Callable[[Any, Any, Any, Any], Any]:
+    """Return what emits one instruction of VNNI: four products and their sum, in each lane."""
+    return lambda builder, total, rows, center: call_llvm(
+        builder, f"llvm.x86.avx512.vpdpbusd.{name}", total.type, [total, rows, center]
+    )
+
+
+def _by_sdot(builder: Any, total: Any, rows: Any, center: Any) -> Any:
+    """Emit `sdot` of Arm: four products of signed bytes and their sum, in each lane."""
+    four = ir.VectorType(_I8, 16)
+    operands = [total, builder.bitcast(rows, four), builder.bitcast(center, four)]
+    return call_llvm(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", total.type, operands)
+
+
+def _by_pairs(builder: Any, total: Any, rows: Any, center: Any) -> Any:
+    """Emit vpmaddubsw and vpmaddwd of AVX2: sums of two products in 16 bits, of four in 32.
+
+    Of unsigned bytes up to 255 and signed ones up to 64 in magnitude, two products are at most
+    32,640, and do not saturate.
+    """
+    bytes_, words = ir.VectorType(_I8, 32), ir.VectorType(_I16, 16)
+    operands = [builder.bitcast(rows, bytes_), builder.bitcast(center, bytes_)]
+    pairs = call_llvm(builder, "llvm.x86.avx2.pmadd.ub.sw", words, operands)
+    ones = ir.Constant(words, [1] * 16)
+    fours = call_llvm(builder, "llvm.x86.avx2.pmadd.wd", total.type, [pairs, ones])
+    return builder.add(total, fours)
+
+
+def _by_words(builder: Any, total: Any, rows: Any, center: Any) -> Any:
+    """Emit products of bytes widened to 16 bits, in instructions that LLVM chooses.
+
+    It knows vpmaddwd (SSE2, AVX2) and smull (Arm) by this form: two products and their sum in each
+    lane of 32 bits, of the odd and then of the even bytes.
+    """
+    words = ir.VectorType(_I16, 2 * total.type.count)
+    eight = ir.Constant(words, [8] * words.count)
+    both = [builder.bitcast(each, words) for each in (rows, center)]
+    odd = [builder.ashr(each, eight) for each in both]
+    even = [builder.ashr(builder.shl(each, eight), eight) for each in both]
+    for pair in (odd, even):
+        total = builder.add(total, _sums_of_two(builder, *pair))
+    return total
+
+
+def _sums_of_two(builder: Any, a: Any, b: Any) -> Any:
+    """Emit the products of two vectors of int16, (2 n,), and the sums (n,) of two at a time."""
+    wide = ir.VectorType(_I32, a.type.count)
+    products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
+    halves = [
+        builder.shuffle_vector(
+            products,
+            products,
+            ir.Constant(ir.VectorType(_I32, wide.count // 2), list(range(first, wide.count, 2))),
+        )
+        for first in (0, 1)
+    ]
+    return builder.add(*halves)
+
+
+avx512_vnni = _multiplication(_Dot(_by("512"), lanes=16, vectors=2, centers=8, is_unsigned=True))
+avx_vnni = _multiplication(_Dot(_by("256"), lanes=8, vectors=2, centers=4, is_unsigned=True))
+avx2 = _multiplication(_Dot(_by_pairs, lanes=8, vectors=2, centers=4, is_unsigned=True))
+arm_dot = _multiplication(_Dot(_by_sdot, lanes=4, vectors=4, centers=4, is_unsigned=False))
+plain = _multiplication(_Dot(_by_words, lanes=8, vectors=2, centers=4, is_unsigned=False))
