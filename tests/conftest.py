@@ -101,8 +101,11 @@ def shared_data(name):
     return folder
 
 
-UNITS = ("amx", "vnni")
-"""What may multiply bytes; a processor has all of them, some or none."""
+ALL_UNITS = ("amx", "vnni", "avxvnni", "avx2", "dotprod", "plain")
+"""What may multiply bytes; a processor has some of them, and always the last."""
+UNITS = ("amx", "vnni", "avx2", "plain")
+"""Those by which the laws of held rows are tested, each of a form of its own: tiles, unsigned rows,
+centers of 7 bits, signed bytes. The others differ from one of these in their products alone."""
 
 
 def skip_without(unit):
@@ -135,7 +138,7 @@ def by_bytes(monkeypatch, unit):
 
 
 @pytest.fixture(
-    params=["portable", "portable in small tiles", "amx", "vnni", "vnni or floats", "reference"]
+    params=["portable", "portable in small tiles", *UNITS, "plain or floats", "reference"]
 )
 def kernel(request, monkeypatch):
     """Give every way to label rows, by the name that `kernels.load` takes."""
@@ -146,8 +149,6 @@ def kernel(request, monkeypatch):
         monkeypatch.setattr(portable, "PANEL_CENTERS", 3)
     if request.param in UNITS:
         by_bytes(monkeypatch, request.param)
-    if request.param == "vnni or floats":
-        skip_without("vnni")
     return request.param.split()[0]
 
 

@@ -18,7 +18,7 @@ from tests.support.walks import EVERYTHING, STEPS, assert_follows, hold, table, 
 METRICS = pytest.mark.parametrize("metric", ["squared_euclidean", "cosine"])
 
 
-@pytest.fixture(params=[*UNITS, "vnni or floats"])
+@pytest.fixture(params=[*UNITS, "plain or floats"])
 def unit(request, monkeypatch):
     name = request.param.split()[0]
     if request.param in UNITS:

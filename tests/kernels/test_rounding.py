@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given
 from numba import njit
 
+from ray_kmeans.kernels import cpu_features
 from ray_kmeans.kernels.int8 import quantize
 from ray_kmeans.kernels.int8.quantize import FINER
 from ray_kmeans.kernels.int8.types import (
@@ -25,9 +26,12 @@ from ray_kmeans.kernels.int8.types import (
 )
 from ray_kmeans.kernels.llvm import int8_products
 from ray_kmeans.kernels.portable import scale_of
-from tests.conftest import UNITS, skip_without
+from tests.conftest import ALL_UNITS, skip_without
 from tests.support.oracle import exact
 
+EIGHT_BITS = int8_products.of_vectors(int8_products.Plain)(1)
+SEVEN_BITS = int8_products.of_vectors(int8_products.Avx2)(1)
+"""Units whose centers have bytes up to 127, and up to 64."""
 FURTHER = Fraction(101, 100)
 """Of theta times what first bytes are off by: for the product of second bytes that is left out."""
 pool = st.sampled_from([0.0, 1.0, -1.0, 3.0, 2.0**-30, 1 + 2.0**-23, 127.5, -1e30, 1e-45, 3e38])
@@ -54,7 +58,7 @@ def bytes_of_centers(panel, k):
 class Rounded:
     """Rows and centers in bytes around a reference, as compiled code makes them."""
 
-    def __init__(self, X, centers, g, metric):
+    def __init__(self, X, centers, g, metric, unit=EIGHT_BITS):
         n, d = X.shape
         k = len(centers)
         scale, _ = scale_of(centers)
@@ -92,7 +96,7 @@ class Rounded:
         about = Rows.of([X]), order, d, np.float32(scale), self.quantized, self.scratch
         quantize.quantize_parts(0, 1, parts, *about)
         quantize.compute_terms(self.target, self.g, self.scratch)
-        theta = quantize.quantize_centers(self.target, self.g, k, self.scratch)
+        theta = quantize.quantize_centers(unit, self.target, self.g, k, self.scratch)
         fine_theta = quantize.quantize_centers_finely(self.target, self.g, k, self.scratch)
         self.theta, self.fine_theta = fractions([theta, fine_theta])
         self.first = bytes_of_centers(self.scratch.centers.first_bytes, k)
@@ -144,7 +148,15 @@ def assert_within(truth, weight, products_of_bytes, R, each, what):
 
 def assert_promise(X, centers, g, metric):
     """Check every score by one byte and by two; return how many rows were near enough."""
-    each = Rounded(X, centers, g, metric)
+    in_seven_bits = Rounded(X, centers, g, metric, SEVEN_BITS)
+    assert np.abs(in_seven_bits.first).max() <= 64
+    near = assert_scores(X, in_seven_bits)
+    assert assert_scores(X, Rounded(X, centers, g, metric)) == near
+    return near
+
+
+def assert_scores(X, each):
+    """Check every score of some rows; return how many of these were near enough."""
     width = 4 * each.quantized.packed.shape[1]
     first, second = each.first[:, :width], each.second[:, :width]
     in_bytes, near = bytes_of_rows(each.quantized.packed, len(X)), 0
@@ -222,34 +234,45 @@ def test_a_row_too_far_away_is_known_to_be():
 
 
 @njit
-def multiply(unit, rows, centers, offsets, sums):
+def largest_byte(unit):
+    return int8_products.largest_byte(unit)
+
+
+@njit
+def multiply(unit, exactly, rows, centers, offsets, sums):
     int8_products.begin(unit)
     at = sums.ctypes.data
-    int8_products.multiply(
-        unit, rows.ctypes.data, rows.shape[0], centers.ctypes.data, offsets.ctypes.data, at
-    )
+    row, center, offset = rows.ctypes.data, centers.ctypes.data, offsets.ctypes.data
+    if exactly:
+        int8_products.multiply_exactly(unit, row, rows.shape[0], center, offset, at)
+    else:
+        int8_products.multiply(unit, row, rows.shape[0], center, offset, at)
     int8_products.store(unit, at)
     int8_products.end(unit)
 
 
 @pytest.mark.parametrize("quads", [1, 4, 15, 16, 32, 192])
-@pytest.mark.parametrize("unit", UNITS)
-def test_products_of_bytes_are_exact(unit, quads):
+@pytest.mark.parametrize("exactly", [False, True])
+@pytest.mark.parametrize("unit", ALL_UNITS)
+def test_products_of_bytes_are_exact(unit, exactly, quads):
     skip_without(unit)
     rng = np.random.default_rng(quads)
     chunks = -(-quads // 16)
-    of = getattr(int8_products, unit)(quads)
+    of = cpu_features.units()[unit].of(quads)
+    most = 127 if exactly else int(largest_byte(of))
+    assert most == (64 if unit == "avx2" and not exactly else 127)
     for extreme in (0.0, 0.5, 1.0):
         rows, centers = (
             np.where(
                 rng.random((32, 4 * quads)) < extreme,
-                rng.choice([-127, 127], (32, 4 * quads)),
-                rng.integers(-127, 128, (32, 4 * quads)),
+                rng.choice([-largest, largest], (32, 4 * quads)),
+                rng.integers(-largest, largest + 1, (32, 4 * quads)),
             )
-            for _ in range(2)
+            for largest in (127, most)
         )
-        rows[0], centers[0] = 127, -127  # the largest sums there are
-        rows[1], centers[1] = -127, -127
+        rows[0], centers[0] = 127, -most  # the largest sums there are
+        rows[1], centers[1] = -127, -most
+        centers[2] = most
         in_columns = np.zeros((32, 64 * chunks), np.int8)
         in_columns[:, : 4 * quads] = centers
         in_tiles = in_columns.reshape(2, 16, chunks, 64).transpose(0, 2, 1, 3).copy()
@@ -257,6 +280,6 @@ def test_products_of_bytes_are_exact(unit, quads):
         offsets = (-128 * centers.sum(axis=1)).astype(np.int32)
         sums = np.full((32, 32), -7, np.int32)
 
-        multiply(of, in_quads, in_tiles, offsets, sums)
+        multiply(of, exactly, in_quads, in_tiles, offsets, sums)
 
         np.testing.assert_array_equal(sums, centers @ rows.T)

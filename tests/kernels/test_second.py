@@ -48,7 +48,7 @@ def expected_of(case, metric):
 
 
 @pytest.mark.parametrize(
-    "way", ["portable", "portable in small tiles", "cpu", "reference", "amx", "vnni", "gpu-torch"]
+    "way", ["portable", "portable in small tiles", "cpu", "reference", *UNITS, "gpu-torch"]
 )
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", MANY)
