@@ -22,7 +22,7 @@ import numpy as np
 
 from ray_kmeans.kernels.exact_order import is_nearer, score
 from ray_kmeans.kernels.int8.quantize import address_of
-from ray_kmeans.kernels.llvm import avx512
+from ray_kmeans.kernels.llvm import vectors
 from ray_kmeans.process.jit import njit
 
 FAR_AWAY = 1e15
@@ -160,7 +160,7 @@ def gather(blocks, numbers, rows):
     """
     n, d = rows.shape
     for i in range(n):
-        rows[i] = avx512.floats_at(address_of(blocks, numbers[i], d), d)
+        rows[i] = vectors.floats_at(address_of(blocks, numbers[i], d), d)
 
 
 @njit(nogil=True)

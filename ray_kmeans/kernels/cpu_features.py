@@ -7,19 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import llvmlite.binding as llvm
 
-from ray_kmeans.kernels.llvm.int8_products import (
-    ArmDot,
-    Avx2,
-    AvxVnni,
-    Plain,
-    Vnni,
-    amx,
-    of_vectors,
-)
+from ray_kmeans.kernels.llvm import int8_products
 
 WITHOUT = "RAY_KMEANS_WITHOUT"
 """Environment variable for tests and benchmarks: units to do without, as in 'amx,vnni'."""
@@ -30,8 +22,8 @@ class Unit(NamedTuple):
 
     name: str
     """Its name in logs."""
-    of: Callable[[int], Any]
-    """Function from the quads of a row (its bytes in fours) to an `Amx` or `Vnni`."""
+    of: Callable[[int], int8_products.Instructions]
+    """Function from the quads of a row (its bytes in fours) to its instructions."""
 
 
 _VNNI = ("avx512f", "avx512bw", "avx512vnni")
@@ -42,17 +34,17 @@ def units() -> dict[str, Unit]:
     masked = os.environ.get(WITHOUT, "").split(",")
     found = {}
     if "amx" not in masked and _has(*_VNNI, "amx-tile", "amx-int8") and _may_use_tiles():
-        found["amx"] = Unit("AMX int8", amx)
+        found["amx"] = Unit("AMX int8", int8_products.amx)
     if "vnni" not in masked and _has(*_VNNI):
-        found["vnni"] = Unit("AVX-512 VNNI int8", of_vectors(Vnni))
+        found["vnni"] = Unit("AVX-512 VNNI int8", int8_products.vnni)
     if "avxvnni" not in masked and (_has("avxvnni") or _has(*_VNNI, "avx512vl")):
-        found["avxvnni"] = Unit("AVX-VNNI int8", of_vectors(AvxVnni))
+        found["avxvnni"] = Unit("AVX-VNNI int8", int8_products.avx_vnni)
     if "avx2" not in masked and _has("avx2", "fma"):
-        found["avx2"] = Unit("AVX2 int8", of_vectors(Avx2))
+        found["avx2"] = Unit("AVX2 int8", int8_products.avx2)
     if "dotprod" not in masked and _has("dotprod"):
-        found["dotprod"] = Unit("Arm sdot int8", of_vectors(ArmDot))
+        found["dotprod"] = Unit("Arm sdot int8", int8_products.arm_dot)
     if "plain" not in masked:
-        found["plain"] = Unit("plain int8", of_vectors(Plain))
+        found["plain"] = Unit("plain int8", int8_products.plain)
     return found
 
 

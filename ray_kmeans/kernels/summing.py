@@ -18,7 +18,7 @@ import numpy as np
 
 from ray_kmeans.kernels import COARSE_UNITS
 from ray_kmeans.kernels.int8.quantize import AHEAD, address_of, fetch_row
-from ray_kmeans.kernels.llvm import avx512
+from ray_kmeans.kernels.llvm import vectors
 from ray_kmeans.process.jit import njit
 
 FEW_MOVES = 1024
@@ -34,7 +34,7 @@ def accumulate(rows, labels, scale, sums, weights):
         times = weights[i] if len(weights) else 1
         for column in range(d):
             sums[label, column] += times * np.int64(
-                avx512.whole(np.float64(rows[i, column]) * scale[column])
+                vectors.whole(np.float64(rows[i, column]) * scale[column])
             )
 
 
@@ -78,7 +78,7 @@ def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, 
         old, new = before[i], after[i]
         leaves, enters = old >= 0 and old % of == part, new % of == part
         if leaves or enters:
-            row = avx512.floats_at(address_of(rows, numbers[i], d), d)
+            row = vectors.floats_at(address_of(rows, numbers[i], d), d)
             times = weights[numbers[i]] if len(weights) else 1
             if leaves and enters:
                 _shift(row, scale, sums[old], sums[new], times)
@@ -93,14 +93,14 @@ def _move(rows, numbers, before, after, scale, weights, sums, begin, end, part, 
 def _add(row, scale, total, times):
     """Add a row (d,) to one sum (d,), `times` times."""
     for column in range(len(row)):
-        total[column] += times * np.int64(avx512.whole(np.float64(row[column]) * scale[column]))
+        total[column] += times * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
 
 
 @njit(nogil=True, _nrt=False)
 def _shift(row, scale, old, new, times):
     """Move a row (d,) from one sum (d,) to another, `times` times."""
     for column in range(len(row)):
-        units = times * np.int64(avx512.whole(np.float64(row[column]) * scale[column]))
+        units = times * np.int64(vectors.whole(np.float64(row[column]) * scale[column]))
         old[column] -= units
         new[column] += units
 
@@ -116,7 +116,7 @@ def accumulate_squares(rows, scale, half_bits, limbs, coarse, weights):
     for i in range(n):
         times = weights[i] if len(weights) else 1
         for column in range(d):
-            units = np.int64(avx512.whole(np.float64(rows[i, column]) * scale[column]))
+            units = np.int64(vectors.whole(np.float64(rows[i, column]) * scale[column]))
             high = (units + half) >> half_bits
             low = units - (high << half_bits)
             # Both fit 32 bits, as a float32 has 24: their products are cheaper so.

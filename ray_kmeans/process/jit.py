@@ -34,6 +34,30 @@ def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return compiled
 
 
+@cache
+def address_of(signature: Any, function: Callable[..., None]) -> int:
+    """Compile a function of this signature now; return the address at which C would call it.
+
+    It must not raise: nobody would hear of it. The machine code is kept while the process lives.
+    """
+    try:
+        compiled = numba.cfunc(signature, cache=True)(function)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        _warn_once()
+        compiled = numba.cfunc(signature)(function)
+    except OSError:
+        _warn_once()
+        compiled = numba.cfunc(signature)(function)
+    _compiled.append(compiled)
+    return int(compiled.address)
+
+
+_compiled: list[Any] = []
+"""What `address_of` has compiled, so that no machine code is freed that has an address."""
+
+
 def _save_if_possible(save: Callable[..., None], *overload: Any) -> None:
     """Save compiled code, or warn: the folder could be written before, but may be full now."""
     try:

@@ -25,7 +25,7 @@ NAMES = {
     "plain": "plain int8",
 }
 BLAS = "float32 BLAS"
-PLAIN = int8_products.of_vectors(int8_products.Plain)
+PLAIN = int8_products.plain
 MUCH, LITTLE = (10**7, 1000, 100), (500, 5, 4)
 """Rows, centers and columns for which bytes pay, and for which they do not."""
 

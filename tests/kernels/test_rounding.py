@@ -29,8 +29,8 @@ from ray_kmeans.kernels.portable import scale_of
 from tests.conftest import ALL_UNITS, skip_without
 from tests.support.oracle import exact
 
-EIGHT_BITS = int8_products.of_vectors(int8_products.Plain)(1)
-SEVEN_BITS = int8_products.of_vectors(int8_products.Avx2)(1)
+EIGHT_BITS = int8_products.plain(1)
+SEVEN_BITS = EIGHT_BITS._replace(largest_byte=np.float32(64))
 """Units whose centers have bytes up to 127, and up to 64."""
 FURTHER = Fraction(101, 100)
 """Of theta times what first bytes are off by: for the product of second bytes that is left out."""
@@ -234,11 +234,6 @@ def test_a_row_too_far_away_is_known_to_be():
 
 
 @njit
-def largest_byte(unit):
-    return int8_products.largest_byte(unit)
-
-
-@njit
 def multiply(unit, exactly, rows, centers, offsets, sums):
     int8_products.begin(unit)
     at = sums.ctypes.data
@@ -259,7 +254,7 @@ def test_products_of_bytes_are_exact(unit, exactly, quads):
     rng = np.random.default_rng(quads)
     chunks = -(-quads // 16)
     of = cpu_features.units()[unit].of(quads)
-    most = 127 if exactly else int(largest_byte(of))
+    most = 127 if exactly else int(of.largest_byte)
     assert most == (64 if unit == "avx2" and not exactly else 127)
     for extreme in (0.0, 0.5, 1.0):
         rows, centers = (

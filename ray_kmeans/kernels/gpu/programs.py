@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 ID_BITS = 8
-"""Low bits of a score that give way to the number of its tile of centers, as in `llvm.avx512`."""
+"""Low bits of a score that give way to the number of its tile of centers, as in `llvm.vectors`."""
 TILES_AT_ONCE = 2**ID_BITS
 """Tiles of centers that the low bits can name."""
 

@@ -30,7 +30,7 @@ class Sums:
         for part in steps(len(moved), 3 * 8 * rows.shape[1], self._budget):
             some = moved[part]
             times = torch.ones_like(some) if weights is None else weights[some]
-            # torch.round takes halves to even, as `avx512.whole` does.
+            # torch.round takes halves to even, as `vectors.whole` does.
             units = torch.round(rows[some].double() * self._scale).long() * times[:, None]
             self._add(after[some], units, times)
             left = before[some] >= 0

@@ -44,7 +44,7 @@ from ray_kmeans.kernels.int8.types import (
     padded,
     quads_for,
 )
-from ray_kmeans.kernels.llvm.avx512_float import FLOAT_COLUMNS
+from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.kernels.moving_sums import IncrementalSums, SumsInMemory
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads

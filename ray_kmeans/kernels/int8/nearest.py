@@ -8,15 +8,15 @@ from __future__ import annotations
 import numpy as np
 
 from ray_kmeans.kernels.int8.types import bare
-from ray_kmeans.kernels.llvm import avx512, int8_products
+from ray_kmeans.kernels.llvm import int8_products, vectors
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 
-PANEL_CENTERS = 2**avx512.ID_BITS
+PANEL_CENTERS = 2**vectors.ID_BITS
 """Centers of a panel: as many as the last bits of a score can name."""
 NUMBERS = np.arange(PANEL_CENTERS, dtype=np.int32)
 """The numbers of the centers inside a panel, as compiled code loads them."""
-PANEL_ROWS = avx512.PANEL_ROWS
-SUMS_BYTES = avx512.SUMS_BYTES
+PANEL_ROWS = vectors.PANEL_ROWS
+SUMS_BYTES = vectors.SUMS_BYTES
 FIRST_CACHE = 2**14
 """Bytes of quantized rows that meet all centers before the next rows do. They take a part of the
 first-level cache, for a chunk of centers and three chunks of products need room beside them."""
@@ -114,7 +114,7 @@ def panel_at(tiles, offsets, chunk):
 
 @bare
 def addresses_of(chunk, first, block, scratch):
-    """Return the addresses that `avx512.fold_two` takes for one chunk of centers and one block.
+    """Return the addresses that `vectors.fold_two` takes for one chunk of centers and one block.
 
     chunk: int  IN, place of its first center; first: int  IN, that of its panel
     block: int  IN, which block of the panel of rows
@@ -141,9 +141,9 @@ def fold_chunk(three, chunk, first, block, sums, scratch):
     """
     addresses = addresses_of(chunk, first, block, scratch)
     if three:
-        avx512.fold_three(sums, CHUNK_CENTERS, *addresses)
+        vectors.fold_three(sums, CHUNK_CENTERS, *addresses)
     else:
-        avx512.fold_two(sums, CHUNK_CENTERS, *addresses)
+        vectors.fold_two(sums, CHUNK_CENTERS, *addresses)
 
 
 @bare
@@ -151,9 +151,9 @@ def fold_chunk_finely(three, chunk, first, block, sums, scratch):
     """Fold the two-byte products of a chunk and a block, as `fold_chunk` does those of one byte."""
     addresses = addresses_of(chunk, first, block, scratch)
     if three:
-        avx512.fold_three_finely(sums, CHUNK_CENTERS, *addresses)
+        vectors.fold_three_finely(sums, CHUNK_CENTERS, *addresses)
     else:
-        avx512.fold_two_finely(sums, CHUNK_CENTERS, *addresses)
+        vectors.fold_two_finely(sums, CHUNK_CENTERS, *addresses)
 
 
 @bare

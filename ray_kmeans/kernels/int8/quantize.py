@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from ray_kmeans.kernels.int8.types import HINT_ROWS, bare, bare_sum
-from ray_kmeans.kernels.llvm import avx512, int8_products
+from ray_kmeans.kernels.llvm import vectors
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
-FINER = avx512.FINER
+FINER = vectors.FINER
 """Steps of a second byte in one step of the first."""
 FAR_AWAY = np.float32(2.0**30)
 """A row this many spreads of the centers away could overflow; it is compared in float64."""
@@ -48,7 +48,7 @@ def fetch_row(rows, row, d):
     if row >= 0:
         place = address_of(rows, row, d)
         for line in range(0, 4 * d, 64):
-            avx512.prefetch(place + line)
+            vectors.prefetch(place + line)
 
 
 @bare
@@ -80,7 +80,7 @@ def largest_of(bits):
     largest = np.int32(0)
     for column in range(bits.shape[0]):
         largest = max(largest, bits[column] & np.int32(0x7FFFFFFF))
-    return avx512.as_float(largest)
+    return vectors.as_float(largest)
 
 
 @bare
@@ -111,7 +111,7 @@ def to_bytes(r, step, inverse, q):
     squares = np.float32(0.0)
     error = np.float32(0.0)
     for column in range(r.shape[0]):
-        near = avx512.whole(r[column] * inverse)
+        near = vectors.whole(r[column] * inverse)
         difference = r[column] - step * near
         error += difference * difference
         squares += near * near
@@ -130,10 +130,10 @@ def to_two_bytes(r, step, inverse, q, second):
     first_error = np.float32(0.0)
     error = np.float32(0.0)
     for column in range(r.shape[0]):
-        near = avx512.whole(r[column] * inverse)
+        near = vectors.whole(r[column] * inverse)
         left = r[column] - step * near
         first_error += left * left
-        near_left = avx512.whole(left * finer_inverse)
+        near_left = vectors.whole(left * finer_inverse)
         left -= finer * near_left
         error += left * left
         q[column] = np.int8(np.int32(near))
@@ -172,7 +172,7 @@ def quantize_parts(first_part, last_part, parts, rows, order, d, scale, quantize
                 fetch_row(rows, order[slot + AHEAD], d)
             if order[slot] < 0:
                 continue
-            x = avx512.floats_at(address_of(rows, order[slot], d), d)
+            x = vectors.floats_at(address_of(rows, order[slot], d), d)
             subtract(x, scale, g, r)
             if not sum_of_squares(r) < FAR_AWAY * FAR_AWAY:  # also where it is not a number
                 quantized.errors[slot] = parts.radii[p] = np.float32(np.inf)
@@ -255,7 +255,7 @@ def put_bytes(e, step, inverse, lines):
     for chunk in range(lines.shape[0]):
         for column in range(64):
             value = e[64 * chunk + column]
-            near = avx512.whole(value * inverse)
+            near = vectors.whole(value * inverse)
             difference = value - step * near
             error += difference * difference
             whole = np.int32(near)
@@ -276,7 +276,7 @@ def put_second_bytes(e, step, lines, second_lines):
     for chunk in range(lines.shape[0]):
         for column in range(64):
             left = e[64 * chunk + column] - step * np.float32(lines[chunk, column])
-            near = avx512.whole(left * inverse)
+            near = vectors.whole(left * inverse)
             left -= finer * near
             error += left * left
             whole = np.int32(near)
@@ -302,9 +302,7 @@ def quantize_centers(unit, target, g, n_kept, scratch):
     for i in range(n_kept):
         j = scratch.centers.numbers[i]
         subtract(target.scaled[j], ONE, g, scratch.vector.values)
-        scratch.centers.steps[i], inverse = steps_of(
-            scratch.terms.largest[j], int8_products.largest_byte(unit)
-        )
+        scratch.centers.steps[i], inverse = steps_of(scratch.terms.largest[j], unit.largest_byte)
         lines = scratch.centers.first_bytes[i // 16, :, i % 16]
         error, total = put_bytes(scratch.vector.values, scratch.centers.steps[i], inverse, lines)
         scratch.centers.first_offsets[i] = np.int32(-128) * total

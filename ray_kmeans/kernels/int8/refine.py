@@ -38,10 +38,10 @@ from ray_kmeans.kernels.int8.types import (
     bare,
     bare_sum,
 )
-from ray_kmeans.kernels.llvm import avx512
+from ray_kmeans.kernels.llvm import vectors
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 
-PANEL_ROWS = avx512.PANEL_ROWS
+PANEL_ROWS = vectors.PANEL_ROWS
 PAIRS_FROM = 2**16
 """Values of centers (n_kept * d) from which two float64 scores cost less than two-byte products."""
 MANY = 16
@@ -80,7 +80,7 @@ def upper_score(x, c, g, scale, cosine, shift):
 def upper_score_of(sweep, slot, center, part):
     """Return an upper bound of the score of the row in a slot to a center, by its number."""
     target = sweep.target
-    x = avx512.floats_at(
+    x = vectors.floats_at(
         address_of(sweep.rows, sweep.slots.order[slot], target.centers.shape[1]),
         target.centers.shape[1],
     )
@@ -151,7 +151,7 @@ def refine_pairs(sweep, part, blocks, n_undecided, n_refine, scratch):
             continue
         # The two are in the order of their numbers, as a tie goes to the lowest.
         low, high = numbers[min(first, second)], numbers[max(first, second)]
-        x = avx512.floats_at(address_of(sweep.rows, slots.order[slot], d), d)
+        x = vectors.floats_at(address_of(sweep.rows, slots.order[slot], d), d)
         one, two = score(x, centers[low], cosine), score(x, centers[high], cosine)
         wins = is_nearer(x, centers[high], two, centers[low], one, cosine)
         set_label(slot, high if wins else low, slots.labels, sweep.changed, sweep.tally)
@@ -170,7 +170,7 @@ def load_rows_finely(some, sweep, part, fine_theta, scratch):
     for i in range(len(some)):
         if i + AHEAD < len(some):
             fetch_row(sweep.rows, sweep.slots.order[some[i + AHEAD]], d)
-        x = avx512.floats_at(address_of(sweep.rows, sweep.slots.order[some[i]], d), d)
+        x = vectors.floats_at(address_of(sweep.rows, sweep.slots.order[some[i]], d), d)
         weight, error, first_error, size = quantize_finely(
             x, sweep.target.scale, part.reference, scratch
         )
@@ -305,7 +305,7 @@ def rows_below(j, chunk, scratch):
     chunk: int  IN, place of the first center of the chunk in the panel
     """
     factors, centers, c = scratch.exact.factors.ctypes.data, scratch.centers, 4 * chunk
-    return avx512.below_fine(
+    return vectors.below_fine(
         scratch.products.ctypes.data,
         j,
         centers.steps.ctypes.data + c,
@@ -334,7 +334,7 @@ def load_exact_block(some, chosen, sweep, scratch):
             exact.bytes[1, quad, i] = panel.second_bytes[block, quad, lane]
         exact.factors[0, i], exact.factors[1, i] = panel.weights[at], panel.reaches[at]
         exact.factors[2, i] = panel.uppers[at]
-        x = avx512.floats_at(
+        x = vectors.floats_at(
             address_of(sweep.rows, sweep.slots.order[some[at]], target.centers.shape[1]),
             target.centers.shape[1],
         )
@@ -355,7 +355,7 @@ def compare_candidate(some, chosen, i, candidate, sweep, scratch):
     if candidate == best:
         return
     exact.counts[i] += 1
-    x = avx512.floats_at(
+    x = vectors.floats_at(
         address_of(sweep.rows, sweep.slots.order[some[at]], target.centers.shape[1]),
         target.centers.shape[1],
     )

@@ -31,14 +31,14 @@ from ray_kmeans.kernels.int8.types import (
     N_UNDECIDED,
     bare,
 )
-from ray_kmeans.kernels.llvm import avx512_float, int8_products
-from ray_kmeans.kernels.llvm.avx512 import (
+from ray_kmeans.kernels.llvm import float_vectors, int8_products
+from ray_kmeans.kernels.llvm.float_vectors import CENTERS_AT_ONCE
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.vectors import (
     LANES,
     floats_at,
     prefetch,
 )
-from ray_kmeans.kernels.llvm.avx512_float import CENTERS_AT_ONCE
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
 MOST_VALUES = 2**12
 """Values of all centers (k * d) up to which this is the faster way."""
@@ -129,7 +129,7 @@ def load_rows(address, d, scale, g, scratch):
         columns = floats.columns.ctypes.data + 4 * lane
         squares = floats.squares.ctypes.data + 4 * lane
         for first in range(0, d, LANES):
-            avx512_float.turn(
+            float_vectors.turn(
                 address + 4 * d * lane, d, first, scale, g.ctypes.data, columns, squares
             )
 
@@ -192,7 +192,7 @@ def score_block(address, g, padded, sweep, scratch):
     """
     floats, d = scratch.floats, sweep.target.centers.shape[1]
     load_rows(address, d, sweep.target.scale, g, scratch)
-    avx512_float.nearest_two(
+    float_vectors.nearest_two(
         floats.columns.ctypes.data,
         d,
         floats.centers.ctypes.data,

@@ -37,9 +37,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels.llvm.avx512 import PANEL_ROWS, SUMS_BYTES
-from ray_kmeans.kernels.llvm.avx512_float import FLOAT_COLUMNS
+from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.llvm.vectors import PANEL_ROWS, SUMS_BYTES
 from ray_kmeans.process.jit import njit
 
 HINT_ROWS = 256

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ray_kmeans.kernels.llvm.avx512 import call_llvm
+from ray_kmeans.kernels.llvm.vectors import call_llvm
 
 _I8 = ir.IntType(8)
 _BYTES = _I8.as_pointer()

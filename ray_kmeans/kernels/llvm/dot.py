@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ray_kmeans.kernels.llvm.avx512 import CHUNK_CENTERS, call_llvm, load, step, store
+from ray_kmeans.kernels.llvm.vectors import CHUNK_CENTERS, call_llvm, load, step, store
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _BLOCK_ROWS = 32

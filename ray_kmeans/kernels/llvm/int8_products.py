@@ -1,174 +1,205 @@
-"""Products of bytes: 32 rows by some centers, exact in int32, by what the processor has.
+"""Products of bytes: 32 rows by 32 centers, exact in int32, by what the processor has.
 
-Which instructions are used follows from the type of the `unit` that is handed in, so that each is
-compiled, and kept in numba's cache, on its own.
+Loops call the instructions of a unit by address. So each loop is compiled once, whatever the unit,
+and a unit of its own is a few lines of machine code; one call makes 32 x 32 x d products, beside
+which its cost is nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
+from numba import types
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels.llvm import amx as tiles
-from ray_kmeans.kernels.llvm import avx512, dot
-from ray_kmeans.process.jit import njit
+from ray_kmeans.kernels.llvm import dot, vectors
+from ray_kmeans.process.jit import address_of, njit
 
 BLOCK_ROWS = 32
-"""Rows of a block: two tiles, or two vectors."""
-CHUNK_CENTERS = avx512.CHUNK_CENTERS
+"""Rows of a block: two tiles, or some vectors."""
+CHUNK_CENTERS = vectors.CHUNK_CENTERS
+"""Centers that are multiplied at once."""
 TILE_BYTES = 1024
 """Bytes of a tile: 16 lines of 64."""
 CHUNK_COLUMNS = 64
 """Columns of a tile."""
 
+_PRODUCTS = types.void(*[types.int64] * 5)
+_ADDRESS = types.void(types.int64)
 
-class Amx(NamedTuple):
-    """The matrix unit of Intel's processors since 2023: 16 x 16 sums of 64 products at once."""
+
+class Instructions(NamedTuple):
+    """The instructions of a unit, as loops take them: functions by their addresses."""
 
     shapes: NDArray[np.uint8]
-    """(64,) the configuration of the tiles."""
+    """(64,) Configuration of the tiles of AMX; of no use to others."""
+    begin_at: int
+    """Address of what makes the unit ready for a thread; it takes the address of `shapes`."""
+    end_at: int
+    """Address of what gives the unit back; it takes the same."""
+    multiply_at: int
+    """Address of what `multiply` calls."""
+    multiply_exactly_at: int
+    """Address of what `multiply_exactly` calls."""
+    store_at: int
+    """Address of what `store` calls."""
+    largest_byte: np.float32
+    """Largest magnitude of a byte of a center that `multiply` takes; of rows it is 127."""
 
 
-class Vnni(NamedTuple):
-    """AVX-512 VNNI: 16 sums of 4 products at once."""
-
-    quads: NDArray[np.int64]
-    """(1,) columns of a row, in fours."""
-
-
-class AvxVnni(NamedTuple):
-    """AVX-VNNI: 8 sums of 4 products at once."""
-
-    quads: NDArray[np.int64]
-    """(1,) columns of a row, in fours."""
-
-
-class Avx2(NamedTuple):
-    """AVX2: 16 sums of 2 products at once, of rows in 8 bits and centers in 7."""
-
-    quads: NDArray[np.int64]
-    """(1,) columns of a row, in fours."""
-
-
-class ArmDot(NamedTuple):
-    """The dot products of Arm: 4 sums of 4 products at once."""
-
-    quads: NDArray[np.int64]
-    """(1,) columns of a row, in fours."""
-
-
-class Plain(NamedTuple):
-    """Any processor, by what its compiler makes of whole numbers."""
-
-    quads: NDArray[np.int64]
-    """(1,) columns of a row, in fours."""
-
-
-def amx(quads: int) -> Amx:
-    """Return the unit for rows of `quads` times four bytes."""
-    last = min(quads, CHUNK_COLUMNS // 4)
-    shapes = np.zeros(64, np.uint8)
-    shapes[0] = 1
-    for tile in range(8):
-        shapes[16 + 2 * tile] = 4 * last if tile in (4, 5) else 64
-        shapes[48 + tile] = last if tile in (6, 7) else 16
-    return Amx(shapes)
-
-
-def of_vectors(kind: Any) -> Callable[[int], Any]:
-    """Return a function that makes a unit of this class, for rows of some quads."""
-    return lambda quads: kind(np.array([quads], np.int64))
-
-
-def begin(unit: Any) -> None:
+@njit(nogil=True, _nrt=False)
+def begin(unit: Instructions) -> None:
     """Make the unit ready for this thread."""
+    vectors.call_with_address(unit.begin_at, unit.shapes.ctypes.data)
 
 
-def end(unit: Any) -> None:
+@njit(nogil=True, _nrt=False)
+def end(unit: Instructions) -> None:
     """Give the unit back."""
+    vectors.call_with_address(unit.end_at, unit.shapes.ctypes.data)
 
 
-def multiply(unit: Any, rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+@njit(nogil=True, _nrt=False)
+def multiply(
+    unit: Instructions, rows: int, quads: int, centers: int, offsets: int, sums: int
+) -> None:
     """Begin the products of 32 rows and 32 centers, (32, 32) int32: a line for each center.
 
     Addresses: `rows` (quads, 32, 4) int8; `centers` (2, chunks, 16, 64) int8; `offsets` (32,)
     int32, -128 times the sum of each center. They stand in `sums` after `store`; what is done
     between the two can go on at the same time.
     """
-
-
-def multiply_exactly(
-    unit: Any, rows: int, quads: int, centers: int, offsets: int, sums: int
-) -> None:
-    """Do as `multiply` does, for centers whose bytes may exceed `largest_byte` of the unit."""
-
-
-def largest_byte(unit: Any) -> np.float32:
-    """Return the largest magnitude of a byte of a center that `multiply` takes."""
-    return np.float32(127.0)
-
-
-def store(unit: Any, sums: int) -> None:
-    """End the products begun last."""
-
-
-@overload(begin, strict=False)
-def _begin(unit: Any) -> Any:
-    """Choose what `begin` is compiled to, by the type of the unit."""
-    if unit.instance_class is Amx:
-        return lambda unit: tiles.configure(unit.shapes.ctypes.data)
-    return lambda unit: None
-
-
-@overload(end, strict=False)
-def _end(unit: Any) -> Any:
-    """Choose what `end` is compiled to."""
-    if unit.instance_class is Amx:
-        return lambda unit: tiles.release()
-    return lambda unit: None
-
-
-@overload(multiply, strict=False)
-def _multiply(unit: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any) -> Any:
-    """Choose what `multiply` is compiled to."""
-    return _MULTIPLY[unit.instance_class]
-
-
-@overload(multiply_exactly, strict=False)
-def _multiply_exactly(
-    unit: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any
-) -> Any:
-    """Choose what `multiply_exactly` is compiled to."""
-    if unit.instance_class is Avx2:
-        return lambda unit, rows, quads, centers, offsets, sums: dot.plain(
-            rows, quads, centers, offsets, sums
-        )
-    return _MULTIPLY[unit.instance_class]
-
-
-@overload(largest_byte, strict=False)
-def _largest_byte(unit: Any) -> Any:
-    """Choose what `largest_byte` is compiled to."""
-    if unit.instance_class is Avx2:
-        return lambda unit: np.float32(64.0)
-    return lambda unit: np.float32(127.0)
-
-
-@overload(store, strict=False)
-def _store(unit: Any, sums: Any) -> Any:
-    """Choose what `store` is compiled to."""
-    if unit.instance_class is Amx:
-        return lambda unit, sums: _store_tiles(sums)
-    return lambda unit, sums: None
+    vectors.call_with_products(unit.multiply_at, rows, quads, centers, offsets, sums)
 
 
 @njit(nogil=True, _nrt=False)
-def _by_tiles(rows, quads, centers):
-    """Begin the products of `multiply` in the tiles 0 to 3; arguments as there."""
+def multiply_exactly(
+    unit: Instructions, rows: int, quads: int, centers: int, offsets: int, sums: int
+) -> None:
+    """Do as `multiply` does, for centers whose bytes may exceed `largest_byte` of the unit."""
+    vectors.call_with_products(unit.multiply_exactly_at, rows, quads, centers, offsets, sums)
+
+
+@njit(nogil=True, _nrt=False)
+def store(unit: Instructions, sums: int) -> None:
+    """End the products begun last."""
+    vectors.call_with_address(unit.store_at, sums)
+
+
+def amx(quads: int) -> Instructions:
+    """Return AMX for rows of `quads` times four bytes: sums of 16 x 16 x 64 products at once."""
+    last = min(quads, CHUNK_COLUMNS // 4)
+    shapes = np.zeros(64, np.uint8)
+    shapes[0] = 1
+    for tile in range(8):
+        shapes[16 + 2 * tile] = 4 * last if tile in (4, 5) else 64
+        shapes[48 + tile] = last if tile in (6, 7) else 16
+    multiply_at = address_of(_PRODUCTS, _by_tiles)
+    return Instructions(
+        shapes=shapes,
+        begin_at=address_of(_ADDRESS, _configure_tiles),
+        end_at=address_of(_ADDRESS, _release_tiles),
+        multiply_at=multiply_at,
+        multiply_exactly_at=multiply_at,
+        store_at=address_of(_ADDRESS, _store_tiles),
+        largest_byte=np.float32(127),
+    )
+
+
+def vnni(quads: int) -> Instructions:
+    """Return AVX-512 VNNI: sums of four products in 16 lanes at once."""
+    return _of_vectors(_by_avx512_vnni)
+
+
+def avx_vnni(quads: int) -> Instructions:
+    """Return AVX-VNNI: sums of four products in 8 lanes at once."""
+    return _of_vectors(_by_avx_vnni)
+
+
+def avx2(quads: int) -> Instructions:
+    """Return AVX2: sums of two products in 16 lanes, of rows in 8 bits and centers in 7."""
+    return _of_vectors(_by_avx2, _by_any, np.float32(64))
+
+
+def arm_dot(quads: int) -> Instructions:
+    """Return the dot products of Arm: sums of four products in 4 lanes at once."""
+    return _of_vectors(_by_arm_dot)
+
+
+def plain(quads: int) -> Instructions:
+    """Return what LLVM makes of products of whole numbers, on any processor."""
+    return _of_vectors(_by_any)
+
+
+def _of_vectors(
+    quick: Callable[..., None],
+    exact: Callable[..., None] | None = None,
+    largest_byte: Any = np.float32(127),  # noqa: B008 (immutable)
+) -> Instructions:
+    """Return a unit of vectors, which needs no beginning and no end."""
+    nothing, multiply_at = address_of(_ADDRESS, _do_nothing), address_of(_PRODUCTS, quick)
+    return Instructions(
+        shapes=_no_shapes(),
+        begin_at=nothing,
+        end_at=nothing,
+        multiply_at=multiply_at,
+        multiply_exactly_at=address_of(_PRODUCTS, exact) if exact else multiply_at,
+        store_at=nothing,
+        largest_byte=largest_byte,
+    )
+
+
+@cache
+def _no_shapes() -> NDArray[np.uint8]:
+    """Return shapes for units without tiles."""
+    return np.zeros(64, np.uint8)
+
+
+def _do_nothing(address: int) -> None:
+    """Begin, end or store where there is nothing to do."""
+
+
+def _by_avx512_vnni(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+    """Write the products of `multiply` by AVX-512 VNNI."""
+    dot.avx512_vnni(rows, quads, centers, offsets, sums)
+
+
+def _by_avx_vnni(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+    """Write the products of `multiply` by AVX-VNNI."""
+    dot.avx_vnni(rows, quads, centers, offsets, sums)
+
+
+def _by_avx2(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+    """Write the products of `multiply` by AVX2."""
+    dot.avx2(rows, quads, centers, offsets, sums)
+
+
+def _by_arm_dot(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+    """Write the products of `multiply` by Arm's dot products."""
+    dot.arm_dot(rows, quads, centers, offsets, sums)
+
+
+def _by_any(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+    """Write the products of `multiply` by what LLVM chooses."""
+    dot.plain(rows, quads, centers, offsets, sums)
+
+
+def _configure_tiles(shapes: int) -> None:
+    """Set the shapes of this thread's tiles."""
+    tiles.configure(shapes)
+
+
+def _release_tiles(shapes: int) -> None:
+    """Give the tiles back, so that the system need not save them when threads change."""
+    tiles.release()
+
+
+def _by_tiles(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+    """Begin the products of `multiply` in the tiles 0 to 3; `_store_tiles` writes them."""
     chunks = (quads + 15) // 16
     tiles.zero_0()
     tiles.zero_1()
@@ -187,31 +218,9 @@ def _by_tiles(rows, quads, centers):
         tiles.multiply_3()
 
 
-@njit(nogil=True, _nrt=False)
-def _store_tiles(sums):
+def _store_tiles(sums: int) -> None:
     """Write the tiles 0 to 3, the quarters of (32, 32) int32, to an address."""
     tiles.store_0(sums, 128)
     tiles.store_1(sums + 64, 128)
     tiles.store_2(sums + 16 * 128, 128)
     tiles.store_3(sums + 16 * 128 + 64, 128)
-
-
-_MULTIPLY = {
-    Amx: lambda unit, rows, quads, centers, offsets, sums: _by_tiles(rows, quads, centers),
-    Vnni: lambda unit, rows, quads, centers, offsets, sums: dot.avx512_vnni(
-        rows, quads, centers, offsets, sums
-    ),
-    AvxVnni: lambda unit, rows, quads, centers, offsets, sums: dot.avx_vnni(
-        rows, quads, centers, offsets, sums
-    ),
-    Avx2: lambda unit, rows, quads, centers, offsets, sums: dot.avx2(
-        rows, quads, centers, offsets, sums
-    ),
-    ArmDot: lambda unit, rows, quads, centers, offsets, sums: dot.arm_dot(
-        rows, quads, centers, offsets, sums
-    ),
-    Plain: lambda unit, rows, quads, centers, offsets, sums: dot.plain(
-        rows, quads, centers, offsets, sums
-    ),
-}
-"""What `multiply` is compiled to, by the class of the unit."""

@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ray_kmeans.kernels.llvm.avx512 import (
+from ray_kmeans.kernels.llvm.vectors import (
     FLOATS,
     INTS,
     LANES,

@@ -1,7 +1,7 @@
 """Vector instructions as numba intrinsics. LLVM is used in this package alone.
 
-A vector is 16 lanes of 32 bits (AVX-512), one lane a row of the data. Addresses are int64 numbers;
-nothing is checked.
+A vector is 16 lanes of 32 bits, one lane a row of the data. That is a register of AVX-512; where
+registers are smaller, LLVM splits vectors. Addresses are int64 numbers; nothing is checked.
 """
 
 from __future__ import annotations
@@ -279,3 +279,28 @@ def prefetch(typing: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+def _calling(count: int) -> Any:
+    """Return what emits a call of the function at an address with `count` whole numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [_I64] * count)
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic
+def call_with_address(typing: Any, function: Any, address: Any) -> Any:
+    """Call the function (int64) at an address."""
+    return types.void(types.int64, types.int64), _calling(1)
+
+
+@intrinsic
+def call_with_products(
+    typing: Any, function: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any
+) -> Any:
+    """Call the function (five int64) at an address."""
+    return types.void(*[types.int64] * 6), _calling(5)
