@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from ray_kmeans.on_ray.death_counts import MOST, CoordinatorLosses
 from ray_kmeans.on_ray.object_store import put
 from ray_kmeans.on_ray.pool import RayPool
 from ray_kmeans.on_ray.ray_errors import LOST, dies_by_itself, first_line
+from ray_kmeans.on_ray.worker_group import ask_early
 from ray_kmeans.process import interrupt
 
 POLL_S = 0.1
@@ -79,17 +80,37 @@ def fit_on_ray(
     """
     if name is None:  # a detached fit outlives this process, and with it what this process puts
         workload = replace(workload, source=put(workload.source))
-    before = store.checkpoints()[-1:]
-    losses = CoordinatorLosses(before)
     if name is None or not _is_running(name):
         _check_room(workload)
+    early = workload.workers_at_start if name is None else 0
+    with ask_early(plan.metric, workload.options, early) as workers:
+        return _coordinate(plan, store, workload, emit, name, workers)
+
+
+def _coordinate(
+    plan: FitPlan,
+    store: Store,
+    workload: Workload,
+    emit: ev.Emit,
+    name: str | None,
+    workers: list[Any],
+) -> FitState:
+    """Let one coordinator after the other run the fit, until it ends; return its last state.
+
+    The first one gets the `workers` that were asked for early. When it dies they are ended, since
+    nobody knows what they were doing, and the next one asks for its own.
+    """
+    before = store.checkpoints()[-1:]
+    losses = CoordinatorLosses(before)
     while True:
         coordinator = _coordinator(name, store)
         try:
-            _start(coordinator, plan, store, workload, is_detached=name is not None)
+            _start(coordinator, plan, store, workload, name is not None, workers)
             return _follow(coordinator, emit)
         except (*LOST, ActorUnschedulableError) as error:
-            ray.kill(coordinator)
+            for lost in (coordinator, *workers):
+                ray.kill(lost)
+            workers.clear()
             if isinstance(error, ActorUnschedulableError):
                 time.sleep(PLACING_S)
             state, reached = store.latest(), store.checkpoints()[-1:]
@@ -114,10 +135,17 @@ def fit_on_ray(
 
 
 def _start(
-    coordinator: Any, plan: FitPlan, store: Store, workload: Workload, is_detached: bool
+    coordinator: Any,
+    plan: FitPlan,
+    store: Store,
+    workload: Workload,
+    is_detached: bool,
+    workers: Sequence[Any],
 ) -> None:
     """Let a coordinator start the fit; raise ConfigError where it runs another one already."""
-    start = partial(call, coordinator, Coordinator.start, plan, store, workload, is_detached)
+    start = partial(
+        call, coordinator, Coordinator.start, plan, store, workload, is_detached, workers
+    )
     _check_same(plan, _answer(start))
 
 

@@ -102,7 +102,9 @@ class RayPool(Pool):
         workload: Workload,
         metric: Metric,
         emit: ev.Emit,
+        workers: Sequence[Any] = (),
     ) -> None:
+        """Start the workers, or take those that were asked for early, and give them the shards."""
         self.metric = metric
         self._emit = emit
         self._remembered: list[_Asked] = []
@@ -111,9 +113,9 @@ class RayPool(Pool):
         """Reference to the newest call that reads each shard, for its error."""
         self._moving: dict[int, Any] = {}
         """Shards that move to a worker that has joined: (worker, last call of its way there)."""
-        self._group = WorkerGroup(metric, workload.options, emit)
+        self._group = WorkerGroup(metric, workload.options, emit, workers)
         try:
-            self._group.start(workload.options.num_workers or len(workload.shards))
+            self._group.start(workload.workers_at_start)
         except BaseException:
             self.close()
             raise
