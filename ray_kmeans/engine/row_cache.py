@@ -28,8 +28,12 @@ from ray_kmeans.errors import DataError, StoreError
 
 Rows = NDArray[np.float32]
 """(n, d) Rows."""
-MEMORY, DISK, SOURCE = "memory", "disk", "source"
-"""Places of the rows, as `CacheOptions.cache` names them."""
+MEMORY = "memory"
+"""Value of `CacheOptions.cache` with which workers keep their rows in memory."""
+DISK = "disk"
+"""Value of `CacheOptions.cache` with which workers keep their rows in files on their nodes."""
+SOURCE = "source"
+"""Value of `CacheOptions.cache` with which workers read their rows again for every sweep."""
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,20 @@ ANSWER_S = 6.0
 """Longest wait in seconds for an answer over a connection."""
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 """Path of the call of gRPC that is made."""
-HEADERS, DATA, RESET, SETTINGS, GOAWAY = 1, 0, 3, 4, 7
-"""Kinds of frames of HTTP/2."""
-END_STREAM, END_HEADERS = 1, 4
-"""Flags of frames of HTTP/2."""
+DATA = 0
+"""Kind of a frame of HTTP/2 that carries a part of a message."""
+HEADERS = 1
+"""Kind of a frame of HTTP/2 that carries the headers of a message."""
+RESET = 3
+"""Kind of a frame of HTTP/2 that ends one stream before its time."""
+SETTINGS = 4
+"""Kind of a frame of HTTP/2 that tells the limits of a peer."""
+GOAWAY = 7
+"""Kind of a frame of HTTP/2 that ends a whole connection."""
+END_STREAM = 1
+"""Flag of a frame of HTTP/2: the sender's last one in this stream."""
+END_HEADERS = 4
+"""Flag of a frame of HTTP/2: no more headers follow."""
 NOT_IMPLEMENTED = b"grpc-status\x0212"
 """Header of an answer of gRPC that does not know the call."""
 STATUS_200 = re.compile(rb"([\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])*\x88")
