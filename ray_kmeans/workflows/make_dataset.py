@@ -161,7 +161,7 @@ def _write_all(files: Iterable[FileTask], config: RunConfig) -> Iterator[int]:
     if config.num_workers == 0:
         yield from (write_file(*file) for file in files)
     else:
-        from ray_kmeans.on_ray import capacity, driver, tasks  # ray is not imported where not used
+        from ray_kmeans.on_ray import capacity, driver, tasks  # ray: 0.3 s
 
         driver.connect(config.ray_address, config.num_workers, None)
         capacity.check(1, 1)
