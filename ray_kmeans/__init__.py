@@ -46,4 +46,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """List the public names as well, which are imported only when they are asked for."""
     return [*globals(), *PUBLIC]

@@ -134,6 +134,7 @@ class MachineOptions:
             self._check_gpus(self.gpus_per_worker)
 
     def _check_gpus(self, gpus: float) -> None:
+        """Raise ConfigError unless a worker can use this number of GPUs, or this share of one."""
         if self.backend != "gpu":
             raise ConfigError(
                 f"gpus_per_worker={gpus!r} needs backend='gpu'; it is {self.backend!r}."
@@ -145,11 +146,13 @@ class MachineOptions:
             )
 
     def _check_whole(self, name: str, low: int) -> None:
+        """Raise ConfigError unless the field is a whole number of at least `low`."""
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
             raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
 
     def _check_above_zero(self, name: str) -> None:
+        """Raise ConfigError unless the field is a number above 0."""
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
             raise ConfigError(f"{name}={value!r} must be a number above 0.")
@@ -280,5 +283,6 @@ class RunConfig(RunOptions):
             raise ConfigError(f"storage_options is a {kind}; it must be a dict for fsspec.")
 
     def __repr__(self) -> str:
+        """Return all fields but those that may hold secrets; secrets inside of URLs are hidden."""
         shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
         return redacted(f"RunConfig({', '.join(shown)})")

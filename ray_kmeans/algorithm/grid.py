@@ -84,6 +84,8 @@ class Extent:
         return cls(len(rows), column_max, places, zeros)
 
     def __add__(self, other: Extent) -> Extent:
+        """Return the extent of both sets of rows; of a place in both, the earlier first bad row
+        stays."""
         places = {place: (rows, first, column) for place, rows, first, column in self.nonfinite}
         for place, rows, first, column in other.nonfinite:
             before, begin, name = places.get(place, (0, first, column))
@@ -166,6 +168,7 @@ class Squares:
         return cls(limbs, np.zeros(n_features, np.int64), fingerprint)
 
     def __add__(self, other: Squares) -> Squares:
+        """Return the sums of squares and the fingerprint of both sets of rows."""
         return Squares(
             self.limbs + other.limbs,
             self.coarse + other.coarse,

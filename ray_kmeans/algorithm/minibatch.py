@@ -44,6 +44,7 @@ class BatchPartials:
     """Sum of the distances of each step's rows, in units of `exact_total`."""
 
     def __add__(self, other: BatchPartials) -> BatchPartials:
+        """Return the partial sums of both sets of rows, with the losses added step by step."""
         losses = tuple(a + b for a, b in zip(self.losses, other.losses, strict=True))
         return BatchPartials(self.partials + other.partials, losses)
 

@@ -50,6 +50,7 @@ class Partials:
         return cls(np.zeros((n_clusters, n_features), np.int64), np.zeros(n_clusters, np.int64))
 
     def __add__(self, other: Partials) -> Partials:
+        """Return the partial sums of both sets of rows."""
         return Partials(self.sums + other.sums, self.counts + other.counts)
 
     def in_slices(self, count: int) -> list[Partials]:

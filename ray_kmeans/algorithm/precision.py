@@ -54,6 +54,7 @@ class Rounding:
         return cls(changed, low, high, spread)
 
     def __add__(self, other: Rounding) -> Rounding:
+        """Return the rounding of both sets of blocks: counts are added, quartiles span both."""
         return Rounding(
             self.changed + other.changed,
             np.fmin(self.low, other.low),

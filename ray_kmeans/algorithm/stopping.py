@@ -72,6 +72,7 @@ class LossWatch:
     """
 
     def __init__(self, rule: StopRule, state: FitState, batches: Batches | None) -> None:
+        """Begin where `state` stands: the steps of its fit so far are seen first."""
         assert state.running is not None
         self._rule = rule
         self._batches = batches

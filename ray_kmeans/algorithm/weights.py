@@ -52,6 +52,7 @@ class Span:
         return cls(rows, rows << UNIT_BITS)
 
     def __add__(self, other: Span) -> Span:
+        """Return the span of both sets of weights."""
         return Span(
             self.rows + other.rows, self.total + other.total, min(self.finest, other.finest)
         )

@@ -46,6 +46,7 @@ class RoundedSource(ABC):
         """Read blocks, in the order given: (rows, features) of any number type."""
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+        """Yield blocks with their rows as float32, shifted before they are rounded."""
         for block, wide in self.read_wide(blocks):
             yield block, self._round(block, less(wide, self.shift))
 

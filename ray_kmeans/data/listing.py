@@ -30,6 +30,7 @@ class Listing:
     """The folders of a store, each listed once; links of the local file system are followed."""
 
     def __init__(self, remote: Remote) -> None:
+        """Begin without any listing, also in the file system's own cache, which may be old."""
         self._fs = remote.fs
         self._local = remote.is_protocol("file")
         self._flat = any(map(remote.is_protocol, FLAT))

@@ -52,6 +52,7 @@ class WeightedSource:
         return columns_of_rows(self.source)
 
     def describe(self) -> Layout:
+        """Return the layout of the rows; raise DataError where there is not one weight for each."""
         layout = self.source.describe()
         if isinstance(self.weights, np.ndarray) and len(self.weights) != layout.rows:
             raise DataError(

@@ -63,6 +63,7 @@ class BlockLabeller:
     def __init__(
         self, kernel: Kernel, centers: NDArray[np.float32], metric: Metric, with_second: bool
     ) -> None:
+        """Prepare the centers for the kernel if second-nearest centers are wanted."""
         self._kernel = kernel
         self._centers = centers
         self._metric = metric

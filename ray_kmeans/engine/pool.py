@@ -233,6 +233,7 @@ class LocalPool(Pool):
         self.take(source, shards)
 
     def take(self, source: Reader, shards: Sequence[Sequence[Block]]) -> None:
+        """Turn to other data: the workers of the old ones are dropped with their rows."""
         self._source = source
         self._shards = shards
         self._workers = [ShardWorker(self._setup) for _ in shards]

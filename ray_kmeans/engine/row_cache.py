@@ -79,6 +79,7 @@ class RowCache(Sequence[Rows]):
     @overload
     def __getitem__(self, here: slice) -> list[Rows]: ...
     def __getitem__(self, here: int | slice) -> Rows | list[Rows]:
+        """Fetch the rows of one block, or of each block of a slice."""
         if isinstance(here, slice):
             return [self.fetch(each) for each in range(*here.indices(len(self)))]
         return self.fetch(here)
@@ -182,6 +183,7 @@ class OnDisk(RowCache):
             raise self._no_room(error) from None
 
     def put(self, here: int, rows: Rows) -> None:
+        """Write the rows of a block to its place in the file; keep their hash, to check them by."""
         stored = self._narrow_rows(rows)
         data = np.ascontiguousarray(stored).data.cast("B")
         written = 0
@@ -191,6 +193,7 @@ class OnDisk(RowCache):
         self._hashes[here] = self._hash_of(self._widen_rows(stored))
 
     def fetch(self, here: int) -> Rows:
+        """Read the rows of a block; raise StoreError where they are not what was written."""
         stored = np.empty((self.sizes[here], self._features), self._dtype)
         self._read(stored, self._begins[here])
         rows = self._widen_rows(stored)
@@ -202,6 +205,7 @@ class OnDisk(RowCache):
         return rows
 
     def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
+        """Read single rows of a block, without a check of their hash."""
         stored = np.empty((len(numbers), self._features), self._dtype)
         for row, number in zip(stored, numbers.tolist(), strict=True):
             self._read(row, self._begins[here] + number * self._row_bytes)

@@ -102,6 +102,7 @@ class Shard:
         row_cache: CacheOptions,
         hash_of: Callable[[Rows], int],
     ) -> None:
+        """Make room for the rows in the row cache; `load` reads them."""
         self.source = source
         """Source that the rows are read from."""
         self.blocks = blocks

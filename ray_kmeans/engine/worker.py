@@ -269,6 +269,7 @@ class ShardWorker:
         counts = np.zeros(len(centers), np.int64)
 
         def label_all() -> Iterator[LabelledBlock]:
+            """Yield each block with its labels; count the labels of rows that are not left out."""
             for here, rows, labels in self._label_blocks(centers):
                 out = self._shard.left_out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)

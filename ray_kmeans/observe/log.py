@@ -71,6 +71,7 @@ class LogLines:
         """The newest iteration, where it has no line yet."""
 
     def __call__(self, event: ev.Event) -> None:
+        """Write the lines of an event, if it has any."""
         match event:
             case ev.IterationDone():
                 self._iteration(event)

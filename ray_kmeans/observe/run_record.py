@@ -111,12 +111,14 @@ class Journal:
     """
 
     def __init__(self, publish: Callable[[str, bytes], None]) -> None:
+        """Begin a record whose name begins with the time, so that names sort by it."""
         now = datetime.now(timezone.utc)
         self._publish = publish
         self._name = f"{FOLDER}/{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json"
         self._run = RunRecord(now.isoformat(timespec="seconds"))
 
     def __call__(self, event: ev.Event) -> None:
+        """Add what an event tells to the record."""
         run = self._run
         match event:
             case ev.Planned():

@@ -67,6 +67,8 @@ class Summaries:
         self._file = _EventFile()
 
     def __call__(self, event: ev.Event) -> None:
+        """Add a point for an event that has one; publish where a checkpoint is saved or the fit
+        ends."""
         match event:
             case ev.FitStarted():
                 self._mini_batch = event.mini_batch
@@ -139,6 +141,7 @@ class _EventFile:
     """An event file in a temporary directory, which is deleted when the file is closed."""
 
     def __init__(self) -> None:
+        """Open a temporary file of events; raise ConfigError if tensorboardX is missing."""
         try:
             # Not SummaryWriter: its flush leaves out what its thread has not written yet.
             from tensorboardX.event_file_writer import EventsWriter

@@ -54,6 +54,7 @@ class Coordinator:
     """Runs one fit in a thread of its own, so that it can answer while the fit goes on."""
 
     def __init__(self) -> None:
+        """Begin without a fit, and turn what this process logs into events for who follows."""
         self._events: list[ev.Event] = []
         """Events of the fit from its start on; only appended to, so that any thread may read."""
         self._outcome: Outcome | None = None

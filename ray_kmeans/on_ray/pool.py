@@ -105,6 +105,7 @@ class RayPool(Pool):
         metric: Metric,
         emit: ev.Emit,
     ) -> None:
+        """Start the worker group of a workload, and give each worker its shards."""
         self.metric = metric
         self._emit = emit
         self._remembered: list[_Asked] = []
@@ -124,6 +125,7 @@ class RayPool(Pool):
         self.take(workload.source, workload.shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
+        """Turn to other data: workers drop their shards, and get new ones."""
         for worker, group in group_by_worker(self._home):
             call(worker, KMeansWorker.drop, group)
         self._source = source
@@ -136,6 +138,7 @@ class RayPool(Pool):
         self._settle()
 
     def load(self, moved: Moved | None = None) -> Extent:
+        """Let every worker read its shards, in its own time; return the extent of all rows."""
         answers = self._gather(self._load, moved, may_lag=True)
         self._is_loaded = True
         extent: Extent = reduce(add, self._in_order(answers))
@@ -170,6 +173,8 @@ class RayPool(Pool):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> S:
+        """Return the sum of all workers' answers; large ones are added up in slices, on the
+        workers."""
         self._turn_to_newcomers()
         slices = self._slices_for(centers)
         what = _Asked.of(method, centers, *args, **kwargs)
@@ -193,6 +198,7 @@ class RayPool(Pool):
         """
 
         def submit(worker: Any, group: Group) -> Any:
+            """Call a worker so that it returns each slice of its sum as a value of its own."""
             sliced = method_of(worker, KMeansWorker.sliced).options(num_returns=slices + 1)
             return sliced.remote(group, slices, what.name, *what.args, **what.kwargs)
 
@@ -215,6 +221,7 @@ class RayPool(Pool):
     def remember(
         self, method: Callable[Concatenate[ShardWorker, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> list[T]:
+        """Ask all workers, and later each that reads a shard anew."""
         what = _Asked.of(method, *args, **kwargs)
         # The first time on a node it compiles: no reason to give its rows to another one.
         answers = self._ask(what, may_lag=True)

@@ -51,4 +51,5 @@ def check() -> None:
 
 
 def _handle_sigterm(number: int, frame: FrameType | None) -> None:
+    """Ask the run to stop at its next safe point; it saves what it has."""
     request_stop()

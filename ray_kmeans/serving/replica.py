@@ -56,6 +56,7 @@ class Nearest:
     """
 
     def __init__(self, store: ModelDir, max_rows: int, max_batch_size: int, wait_s: float) -> None:
+        """Set the limits of a request and of a batch; `reconfigure` brings the model."""
         self._store = store
         self._max_rows = max_rows
         self._batch_rows = max_rows * max_batch_size

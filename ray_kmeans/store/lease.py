@@ -127,6 +127,7 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Release the lease; a store that fails only delays the next run, and gets a warning."""
         try:
             self.release()
         except StoreError as failed:  # raised, it would hide the error of the block

@@ -201,6 +201,7 @@ class Labelling:
         return found
 
     def _pool(self, blocks: list[Block], together: int = 1) -> Any:
+        """Open a pool of workers that hold these blocks only."""
         layout = replace(self.layout, blocks=tuple(blocks))
         return open_pool(
             self.source,

@@ -56,6 +56,8 @@ class Npz:
             return dense.head
 
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows: from their place in the file, or, if compressed, by
+        inflating it."""
         with _archive(file) as archive:
             info, dense = self._member(file, archive)
             if info.compress_type == zipfile.ZIP_STORED:
