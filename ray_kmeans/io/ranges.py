@@ -89,7 +89,7 @@ class Ranges(io.RawIOBase):
         return len(found)
 
     def close(self) -> None:
-        """Cancel what is still being fetched, and free it."""
+        """Cancel the fetches under way, and free their memory."""
         for _, piece in self._pieces.values():
             piece.cancel()
         self._pieces.clear()

@@ -85,7 +85,7 @@ class RetryingFileSystem:
         return self.request("rm", self._fs.rm, literal, recursive=recursive)
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method of the file system; one that makes requests repeats them after a failure."""
+        """Return a method of the file system; a request among them is repeated when it fails."""
         found = getattr(self._fs, name)
         return partial(self.request, name, found) if name in REQUESTS else found
 

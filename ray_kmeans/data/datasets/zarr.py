@@ -56,7 +56,7 @@ class ZarrSource(RoundedSource):
         return Layout(blocks, features, narrow_name(self.array.dtype))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
-        """Yield blocks and their rows; what is wanted of a row group is read at once."""
+        """Yield blocks and their rows; the wanted rows of a row group are read at once."""
         for wanted in groups_of(tuple(blocks)):
             begin = min(block.start for block in wanted)
             end = max(block.start + block.rows for block in wanted)
