@@ -1,4 +1,4 @@
-"""What can be asked of a model: centers, losses, labels, labelled output, exports.
+"""Everything that can be asked of a model: centers, losses, labels, labelled output, exports.
 
 A thin shell: it checks arguments, opens data as the model reads them, and calls one workflow.
 """

@@ -1,4 +1,4 @@
-"""The number of rows of some blocks, for all that plan blocks or hold them."""
+"""Counts rows of blocks, for all that plan blocks or hold them."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ Column l is written as whole multiples of ``2**-exponent[l]``. The step follows 
 the largest magnitude of the column and the number of rows, so that no sum can overflow 63 bits.
 With n rows and b = ceil(log2 n), every value of at least ``2**(b - 37)`` of its column's maximum is
 exact (float32 has 24 bits); a smaller one is off by at most ``2**(b - 62)`` of that maximum: for a
-million rows 2e-13 of it, five decimal digits finer than float32 itself. A row with a weight counts
-as so many rows, in units of the weights (see `weights`).
+million rows 2e-13 of it, five decimal digits finer than float32 itself. A row of weight w counts as
+w rows, in units of the weights (see `weights`).
 """
 
 from __future__ import annotations

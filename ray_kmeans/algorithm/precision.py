@@ -1,4 +1,4 @@
-"""Losses of values that are rounded to float32, which has 24 bits for each."""
+"""What values lose when they are rounded to float32, which has 24 bits for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of how a fit read its rows, which a model keeps."""
+"""The record of how a fit read its rows; a model keeps it to read later rows likewise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `ray-kmeans` command, and the same as jobs/*.py: turn flags into calls."""
+"""The `ray-kmeans` command, which jobs/*.py call, too: it turns flags into calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe data as JSON, well enough to tell whether they are the same another time."""
+"""Describe data as JSON, in enough detail to tell later whether they are still the same."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def shifted(source: Source, shift: Sequence[float]) -> Source:
 
 
 def under(source: Source, shift: Sequence[float], whose: str) -> Source:
-    """Return a source with the shift of a model; ConfigError if it has one and the model none.
+    """Return a source with a model's shift; ConfigError if only the source has one.
 
     `whose` names the model in the message.
     """

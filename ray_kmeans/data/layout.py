@@ -1,4 +1,4 @@
-"""Cut data into blocks of rows, and deal the blocks out to workers. Pure: nothing is read."""
+"""Cut data into blocks of rows, and deal the blocks out to workers. Nothing is read here."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def cut(
 
 
 def pieces_of(blocks: Sequence[Block], together: int) -> list[Shard]:
-    """Group blocks by runs of `together` block numbers: 0 to together - 1, and so on."""
+    """Group blocks by their numbers: 0 to together - 1, the next `together` ones, and so on."""
     return [tuple(run) for _, run in groupby(blocks, key=lambda block: block.index // together)]
 
 

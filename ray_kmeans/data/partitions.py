@@ -57,7 +57,7 @@ def single_value(values: Sequence[Any], name: str, path: str) -> Any:
 
 
 def schema_of(files: Iterable[Placed]) -> pa.Schema:
-    """Return one type for each key over all files: int32 if all its values are such, else string.
+    """Return one type for each key over all files: int32 if it holds all values, else string.
 
     Values from the log of a Delta table have types of their own, which are kept.
     """

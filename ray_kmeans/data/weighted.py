@@ -1,4 +1,4 @@
-"""Give each row of a source a weight, by a column, an array or filters; weight 0 leaves it out."""
+"""Give each row of a source a weight: by a column, an array or filters; weight 0 leaves it out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a fit: all that decides its result; and what a fit asks of its store."""
+"""The plan of a fit, with all that decides its result, and the store that a fit needs."""
 
 from __future__ import annotations
 
@@ -136,13 +136,13 @@ class FitPlan:
 
     @property
     def asked(self) -> str:
-        """Name of what this fit is to do with the data: the same call has the same."""
+        """Name of what this fit is to do with the data; equal calls have equal names."""
         policy = FARTHEST if self.empty_clusters == "farthest" else ""
         return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}"
 
     def reopened(self, found: FitState | None) -> FitState | None:
-        """Return a model without its end, if this fit moves empty clusters that the last one
-        kept."""
+        """Return the model as one that has not ended, if this fit moves empty clusters and the last
+        one kept them."""
         if found is None or FARTHEST not in self.asked or FARTHEST in found.asked:
             return found
         return replace(found, stop=None) if any(line.empty for line in found.lines[-1:]) else found

@@ -1,4 +1,4 @@
-"""Writes the labelled rows of a shard to a store, several blocks at once by threads."""
+"""Writes the labelled rows of a shard to a store, several blocks at once, in threads."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Columns: TypeAlias = dict[str, NDArray[Any]]
 
 
 class Writer(Protocol):
-    """Place for labelled output, as far as a worker writes to it."""
+    """A place for labelled output: what a worker needs of it in order to write parts."""
 
     def write(self, index: int, first_row: int, columns: Columns, kept: Any) -> Any:
         """Write the part with this index, from this row of the data set on."""
 
 
 class Gatherer(Protocol):
-    """Place for labelled output, as far as a worker puts rows there in the order of clusters."""
+    """A place for labelled output: what a worker needs of it in order to sort rows by cluster."""
 
     def gather(self, bundle: Sequence[int], width: int) -> list[Any]:
         """Put the rows of some parts in the order of clusters, `width` of them in a folder."""

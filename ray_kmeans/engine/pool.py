@@ -91,7 +91,8 @@ class Pool(ABC):
     def ask(
         self, method: Callable[Concatenate[ShardWorker, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> list[T]:
-        """Call the method of every worker with these arguments; answers in the order of shards."""
+        """Call the method of every worker with these arguments; return the answers by shard, in
+        order."""
         return self.ask_watched(None, method, *args, **kwargs)
 
     def read(self, moved: Moved | None = None) -> Extent:

@@ -1,4 +1,4 @@
-"""The progress of a worker in what it was asked, as a number of rows."""
+"""The progress of a worker in a call, as a number of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Moved: TypeAlias = Callable[[int], None]
 
 
 def ignore(done: int) -> None:
-    """Hear how much is done, and do nothing."""
+    """Do nothing with the number of rows that are done."""
 
 
 class Tally:

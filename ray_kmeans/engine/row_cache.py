@@ -1,4 +1,4 @@
-"""The row cache of a worker: keeps a shard's rows in memory or on disk, or reads them again.
+"""The row cache of a worker keeps a shard's rows in memory or on disk, or reads them again.
 
 Whatever the place, a block has the same bits, so the place changes no result.
 """

@@ -1,4 +1,4 @@
-"""Trainers, which make the steps of a fit: full batch, mini-batch, or batches of a stream."""
+"""Trainers make the steps of a fit: by full batch, by mini-batch, or by the batches of a stream."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Stream:
         return Stop.END_OF_INPUT if self._ended else self._watch.why_stop(state)
 
     def advance(self, state: FitState, most_steps: int = 1) -> FitState:
-        """Return the state after a step over the next batch; the same state where none is left."""
+        """Return the state after a step over the next batch; the same state if no batch is left."""
         loadable = next(self._batches, None)
         if loadable is None:
             self._ended = True

@@ -1,4 +1,4 @@
-"""The worker of one shard: it holds the rows and computes on them. Ray enters elsewhere."""
+"""The worker of one shard: it holds the rows and computes on them. It knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ class ShardWorker:
 
     @property
     def _on(self) -> Grid:
-        """The grid of all sums, which `measure` has fixed."""
+        """The grid of all sums, which `measure` has fixed before."""
         if self._grid is None:
             raise RuntimeError("this worker has no grid: measure comes before sweep")
         return self._grid

@@ -1,4 +1,4 @@
-"""Facts about the centers of a model: sizes of the clusters, a plane to draw in, gaps."""
+"""Facts about the centers of a model: sizes of clusters, a plane to draw in, gaps between them."""
 
 from __future__ import annotations
 

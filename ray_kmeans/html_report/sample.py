@@ -1,4 +1,4 @@
-"""A sample of the data, the same rows every time: labels, and texts or images of a few rows."""
+"""A sample of the data, the same rows every time: their labels, and texts or images of some."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listeners that write a run to the log of Python and raise its warnings."""
+"""Listeners that write a run to Python's log, and raise its warnings."""
 
 from __future__ import annotations
 

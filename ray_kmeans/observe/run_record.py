@@ -1,4 +1,4 @@
-"""The record of a run, what it did and how long that took: a small file beside its model."""
+"""The run record: what a run did and how long that took, in a small file beside its model."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def open_pool(workload: Workload, metric: Metric, emit: ev.Emit) -> RayPool:
 
 
 def _coordinator(name: str | None, store: Store) -> Any:
-    """Return a new coordinator; with a name the one that has it, if there is one.
+    """Return a new coordinator, or the one that already has this name.
 
     It lives on the node of this driver, so that a local model_dir means the same place for both. A
     detached one with a store that all nodes can reach lives where it outlives the head.

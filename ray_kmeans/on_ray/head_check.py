@@ -1,4 +1,4 @@
-"""A check whether the head of a Ray cluster answers, before Ray itself waits for it for minutes.
+"""Check within seconds whether the head of a Ray cluster answers; Ray itself waits for minutes.
 
 The GCS of a head speaks gRPC. One call of it is made here over a plain socket: gRPC for Python need
 not be installed where Ray is, and Ray's own client prints lines and waits for 40 seconds.
@@ -118,7 +118,7 @@ def _reason(error: OSError | None) -> str:
 
 
 def _resolve(host: str, port: int, said: str) -> list[tuple[int, tuple[object, ...]]]:
-    """Return (family, address) of a host; a name server that is silent is not waited for."""
+    """Return (family, address) of a host, without waiting for a name server that is silent."""
     found: list[tuple[int, tuple[object, ...]]] = []
     problems: list[OSError] = []
 

@@ -79,11 +79,11 @@ class _Asked(NamedTuple):
         return cls(method.__name__, tuple(map(sent, args)), by_name)
 
     def ask_of(self, worker: Any, group: Group) -> Any:
-        """Submit it for some shards of a worker process, to be answered for each of them."""
+        """Submit the call for some shards of a worker process, which answers for each of them."""
         return call(worker, KMeansWorker.ask, group, self.name, *self.args, **self.kwargs)
 
     def total_of(self, worker: Any, group: Group) -> Any:
-        """Submit it for some shards of a worker process, to be answered by their sum."""
+        """Submit the call for some shards of a worker process, which answers with their sum."""
         return call(worker, KMeansWorker.total, group, self.name, *self.args, **self.kwargs)
 
 
@@ -303,11 +303,11 @@ class RayPool(Pool):
         return answers
 
     def _missing(self, answers: dict[Group, Any]) -> set[int]:
-        """Return the shards that no group among the answers has."""
+        """Return the shards that have no answer yet."""
         return set(range(len(self._shards))).difference(*answers)
 
     def _note(self, worker: Any, group: Group) -> None:
-        """Note an answer: from now on its shards are at home where it came from.
+        """Make the worker that has answered the home of the shards that it answered for.
 
         The worker that lagged may lose its last shard so. It is set aside until it has done what it
         was asked, so that it gets no other work which then would lag, too.
@@ -396,7 +396,7 @@ class RayPool(Pool):
         return last
 
     def _load(self, worker: Any, group: Group) -> Any:
-        """Submit that a worker reads some shards."""
+        """Submit the call by which a worker reads some shards."""
         shards = [self._shards[shard] for shard in group]
         return call(worker, KMeansWorker.take, group, self._source, shards)
 

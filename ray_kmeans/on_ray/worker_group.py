@@ -140,7 +140,7 @@ class WorkerGroup:
         self.ask_for(1)
 
     def replace(self, worker: Any) -> None:
-        """Strike a dead worker off, and ask for another one in its place.
+        """Remove a dead worker from the group, and ask for another one.
 
         A second call for the same worker does nothing: two of its calls may fail, one after the
         other, and it is replaced once.

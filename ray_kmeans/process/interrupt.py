@@ -1,4 +1,4 @@
-"""Requests that this process end: SIGTERM is noted, and acted on between two steps of a run.
+"""Note that this process is asked to end, by SIGTERM, and act on it between two steps of a run.
 
 Ctrl-C (SIGINT) stays Python's own KeyboardInterrupt, raised at once wherever the process is: code
 that holds unsaved steps saves them while the exception passes through it.

@@ -1,4 +1,4 @@
-"""A fitted model as a Ray Serve application, which labels rows that come by HTTP."""
+"""A fitted model as a Ray Serve application, which labels the rows of HTTP requests."""
 
 from __future__ import annotations
 

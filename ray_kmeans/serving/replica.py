@@ -1,4 +1,4 @@
-"""A replica of the application, which holds one model and answers several requests at once."""
+"""A replica of the application: it holds one model and answers several requests at once."""
 
 from __future__ import annotations
 

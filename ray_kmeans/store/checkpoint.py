@@ -122,7 +122,8 @@ def read(path: str, sealed: bytes, fetch: Callable[[str], bytes]) -> FitState:
 
 
 def _other_shape(manifest: Mapping[str, Any], state: FitState) -> str | None:
-    """Return in words where the manifest tells another shape than its arrays have; else None."""
+    """Describe how the manifest's shapes differ from those of the arrays; return None if they
+    agree."""
     shape = manifest["num_clusters"], manifest["num_features"]
     if shape == state.centers.shape and all(type(number) is int for number in shape):
         return None

@@ -1,4 +1,4 @@
-"""A directory of a made data set: files that are made one by one, each visible in one step.
+"""A directory of a synthetic data set: files made one by one, each visible in one step.
 
 _dataset.json            the request: what the data set is to be; written first
 part-00000000.parquet    the columns id, vector, label

@@ -90,7 +90,7 @@ class LabelRun:
 
 @dataclass(frozen=True, repr=False)
 class LabelledOutput(publish.Place):
-    """A place for labelled output: read, judged and tidied; `lease_output` allows to write."""
+    """A place for labelled output, read, judged and tidied; to write there takes `lease_output`."""
 
     @classmethod
     def at(cls, url: str, storage_options: Mapping[str, Any]) -> LabelledOutput:
@@ -254,7 +254,7 @@ class LabelledOutput(publish.Place):
         return LabelRun(place, spec, marker, manifest, rows, number, damaged)
 
     def _check_place(self, found: OutputSnapshot, spec: OutputSpec, stamp: str) -> None:
-        """Raise StoreError where parts are there that are neither of the output nor of this run."""
+        """Raise StoreError if parts are there that belong neither to the output nor to this run."""
         for marker, parts in found.unfinished_parts.items():
             if marker == names.marker_of(stamp):
                 continue
@@ -277,7 +277,7 @@ class LabelledOutput(publish.Place):
                 )
 
     def _is_of_run(self, name: str, own: str) -> bool:
-        """Return whether a file is of the run that its name tells, by its content too.
+        """Return whether a file belongs to the run in its name, as its content must say, too.
 
         `own`: the run of the caller, whose files need not be read.
         """

@@ -1,4 +1,4 @@
-"""Labelled output in folders by cluster, made from the parts in order of the data.
+"""Labelled output in folders by cluster, made from parts that are in the order of the data.
 
 _by_cluster-<run>/part-<run>-00000012.parquet    a part in order of the data, as it was labelled
 _by_cluster-<run>/plan.json                      the parts of each bundle; clusters of a folder

@@ -66,7 +66,7 @@ class Manifests(publish.Place):
         return self.read(MANIFEST) != self._newest()
 
     def commit(self, manifest: Manifest, before: Manifest) -> bool:
-        """Let a manifest count in the place of `before`; return False where another one does.
+        """Publish a manifest as the one after `before`; return False if another one came first.
 
         The manifest has the generation after that of `before`. Where a file of others has its name,
         it gets the next one.

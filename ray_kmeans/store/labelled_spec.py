@@ -46,7 +46,7 @@ def marker_of(spec: OutputSpec, after: str) -> bytes:
 def find_in(
     manifest: Mapping[str, Any], spec: OutputSpec, append: bool
 ) -> tuple[int, slice] | None:
-    """Return the number of the run that has written this spec, and which parts are its.
+    """Return the number of the run that has written this spec, and the slice of its parts.
 
     With `append`, all runs together (`ALL_RUNS`) may have written it, by the files of the data.
     None where nothing has.

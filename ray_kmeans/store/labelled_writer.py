@@ -1,4 +1,4 @@
-"""The writer of labelled output: one run at a time, and what becomes of one that sleeps.
+"""The writer of labelled output: one run at a time, and what happens to a run that sleeps.
 
 **One run at a time** writes to an output. It holds the lease in `_lease/` (see `lease`) from before
 its marker is there until its manifest is. A second run meanwhile is refused in one sentence.
@@ -47,7 +47,7 @@ from ray_kmeans.store.lease import Lease, Times
 
 @dataclass(frozen=True)
 class WrittenParts:
-    """All parts of a run, those that an earlier attempt has written included."""
+    """All parts of a run, including those that an earlier attempt has written."""
 
     parts: Sequence[Part]
     """The parts, in order of the data or of the bundles."""
@@ -143,7 +143,7 @@ class LeasedOutput:
         return run.there
 
     def _publish(self, run: LabelRun, manifest: Mapping[str, Any] | None) -> None:
-        """Let a manifest count, where there is one, and remove what the run no longer needs.
+        """Publish a manifest, if there is one, and remove what the run no longer needs.
 
         Raises StoreError where another run has deleted the marker, or has published a manifest.
         """

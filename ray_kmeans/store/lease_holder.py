@@ -1,4 +1,4 @@
-"""The holder of a lease, as its file tells it, and whether that process can still be alive.
+"""The holder of a lease, as the lease's file describes it, and whether its process may be alive.
 
 A process id alone does not tell: the number may be given again to another process, and a number of
 another machine or container means nothing here. So the file also has the boot of the machine with

@@ -57,7 +57,7 @@ log = logging.getLogger("ray_kmeans")
 
 @dataclass(frozen=True, repr=False)
 class ModelDir(publish.Place):
-    """The checkpoints of a model under one URL; `take_lease` allows to save there."""
+    """The checkpoints of a model under one URL; to save there takes `take_lease`."""
 
     keep: int = 5
     """Number of newest checkpoints that stay when one is saved."""
@@ -226,7 +226,7 @@ class ModelDir(publish.Place):
         return sorted((_name(each["name"]), each["type"] == "directory") for each in found)
 
     def _used(self) -> list[Number]:
-        """Return the numbers of all checkpoints, those included that were only begun."""
+        """Return the numbers of all checkpoints, including those that were only begun."""
         return [*map(_number_at, self._manifests()), *self._data().values()]
 
     def _data(self) -> dict[str, Number]:

@@ -1,4 +1,4 @@
-"""How well a model fits some data: their loss, and how they spread over the clusters.
+"""Measure how well a model fits some data: their loss, and how they spread over the clusters.
 
 `evaluate_on` makes all figures in one sweep; `loss_of` and `loss_of_stream` make the loss alone,
 over batches, as TensorFlow's `evaluate` does.

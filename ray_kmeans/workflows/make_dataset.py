@@ -1,4 +1,4 @@
-"""A synthetic data set in files, made by Ray tasks or in this process."""
+"""Make a synthetic data set in files, by Ray tasks or in this process."""
 
 from __future__ import annotations
 

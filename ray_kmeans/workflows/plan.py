@@ -1,4 +1,5 @@
-"""Plan where a call computes: shards that fit the memory of workers, and a pool of these."""
+"""Plan where a call computes: cut shards that fit the workers' memory, and open a pool of
+workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorFlow's class has alone: variables by its names, and `model_fn` for one batch."""
+"""What only TensorFlow's class has: variables by its names, and `model_fn` for one batch."""
 
 from __future__ import annotations
 

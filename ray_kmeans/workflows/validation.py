@@ -1,4 +1,4 @@
-"""Checks of arguments: every one is made here, before any worker starts."""
+"""Check all arguments, before any worker starts."""
 
 from __future__ import annotations
 

@@ -393,7 +393,7 @@ class FileSource(RoundedSource):
 
     @contextmanager
     def _open(self, file: File) -> Iterator[OpenFile]:
-        """Open a file; if reading it fails, say so if that is because the file has changed."""
+        """Open a file; if it cannot be read because it has changed, the error says so."""
         try:
             with open_file(self.remote, file) as here:
                 yield here
@@ -432,7 +432,7 @@ class FileSource(RoundedSource):
 
 
 def block_sized_groups(rows: int) -> tuple[int, ...]:
-    """Return row groups, as long as a block, for a file of a format that has no row groups."""
+    """Return row groups of the length of a block, for a format that has none of its own."""
     return tuple(min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS))
 
 

@@ -1,6 +1,6 @@
 """Read archives of NumPy arrays (.npz).
 
-An array that is stored is read by byte range, a compressed one from its start on.
+An array that is not compressed is read by byte range, a compressed one from its start on.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def _forget_seeds(pool: Pool) -> None:
 
 
 def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
-    """Return (number, unit) of the work of a method; None for one that is done at once."""
+    """Return how much work a seeding method has, and its unit, for a progress bar; None for a quick
+    one."""
     if not isinstance(initial, str) or initial == RANDOM:
         return None
     return (ROUNDS, "rounds") if initial == KMEANS_PARALLEL else (k, "centers")
