@@ -118,6 +118,7 @@ class ArraySource(RoundedSource):
         return Layout(tuple(cut(NAME, sizes, features)), features, narrow)
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks with views of the array, before shift and rounding."""
         for block in blocks:
             yield block, self.array[block.first : block.first + block.rows]
 

@@ -240,6 +240,7 @@ class LocalPool(Pool):
         self._workers = [ShardWorker(self._setup) for _ in shards]
 
     def load(self, moved: Moved | None = None) -> Extent:
+        """Read one shard after the other; return the extent of all rows."""
         extents = self._each(self._load_shard, moved)
         return reduce(add, extents)
 

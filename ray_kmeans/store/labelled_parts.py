@@ -235,6 +235,7 @@ def find_damaged(
     """
 
     def is_whole(part: Part) -> bool:
+        """Return whether a part has the size and the hash that it was written with."""
         if sizes.get(part.name) != part.size:
             return False
         try:

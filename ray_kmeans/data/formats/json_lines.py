@@ -59,6 +59,7 @@ class JsonLines:
         return filled.head(self.columns, file.path)
 
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows; blocks out of the file's order take another pass over it."""
         for run in passes_over(blocks):
             yield from rows_of_blocks(_batches(file, self._of_rows), self.columns, run)
 

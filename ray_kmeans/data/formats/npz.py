@@ -51,6 +51,7 @@ class Npz:
             return cls(choose_matrix(_names(archive), shape_of, columns, first.path))
 
     def head(self, file: OpenFile) -> Head:
+        """Return shape and type of the matrix, from the head of the member that holds it."""
         with _archive(file) as archive:
             _, dense = self._member(file, archive)
             return dense.head
