@@ -30,7 +30,8 @@ SUM_BITS = 62
 
 @dataclass(frozen=True)
 class Extent:
-    """Summary of some rows from which the grid follows; those of parts add up to the whole's."""
+    """Summary of rows, from which the grid follows; the sum of two summaries is that of all
+    rows."""
 
     rows: int
     """Number of rows."""

@@ -26,8 +26,8 @@ it has fewer."""
 
 @dataclass(frozen=True)
 class Span:
-    """Summary of some weights from which their unit follows; those of parts add up to the
-    whole's."""
+    """Summary of weights, from which their unit follows; the sum of two summaries is that of all
+    weights."""
 
     rows: int
     """Number of rows of a weight above 0."""

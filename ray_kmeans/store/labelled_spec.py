@@ -81,13 +81,13 @@ def files_in(data: Sequence[Any]) -> set[str]:
 
 
 def differences(one: OutputSpec, other: OutputSpec) -> str:
-    """Return in words where two specs differ; empty where they do not."""
+    """Describe in words how two specs differ; empty if they do not."""
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return ", ".join(NAMES.get(key, key) for key in keys)
 
 
 def differences_but_data(manifest: Mapping[str, Any], spec: OutputSpec) -> str:
-    """Return in words where a spec differs from an output in more than the files of the data."""
+    """Describe in words how a spec differs from an output's, the files of the data left aside."""
     return differences(_without_data(spec_in(manifest, spec)), _without_data(spec))
 
 

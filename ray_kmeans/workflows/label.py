@@ -53,7 +53,7 @@ MOST_BLOCKS = 16
 
 @dataclass(frozen=True)
 class How:
-    """The columns that are written for each row, and the files they go to."""
+    """The columns that are written for each row, and the files in which they are written."""
 
     keep_columns: tuple[str, ...]
     """Columns of the data that are passed through."""
