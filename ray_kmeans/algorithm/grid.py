@@ -30,8 +30,7 @@ SUM_BITS = 62
 
 @dataclass(frozen=True)
 class Extent:
-    """Summary of rows, from which the grid follows; the sum of two summaries is that of all
-    rows."""
+    """Summary of rows, from which the grid follows; two of them add up to a summary of both."""
 
     rows: int
     """Number of rows."""

@@ -26,8 +26,8 @@ it has fewer."""
 
 @dataclass(frozen=True)
 class Span:
-    """Summary of weights, from which their unit follows; the sum of two summaries is that of all
-    weights."""
+    """Summary of weights, from which their unit follows; two of them add up to a summary of
+    both."""
 
     rows: int
     """Number of rows of a weight above 0."""
