@@ -102,8 +102,8 @@ class MachineOptions:
     first."""
 
     worker_replace_timeout_s: float = 30.0
-    """Longest wait in seconds for another worker after one was lost; then the others take its rows
-    over, as far as they have room. Raise it where reading the rows takes long and lost nodes come
+    """Longest wait in seconds for another worker after one was lost; after it the others take over
+    its rows, if they have room. Raise it where reading the rows takes long and lost nodes come
     back."""
 
     progress: bool = True
@@ -160,7 +160,7 @@ class MachineOptions:
 
 @dataclass(frozen=True)
 class RunOptions(MachineOptions):
-    """The fields of RunConfig that are flags of a fit: also what it saves, and how it goes on."""
+    """The fields of RunConfig that are flags of a fit: machines, saving and logging."""
 
     detached: bool = False
     """Whether a fit on Ray goes on when this process ends. The same call again, from anywhere,

@@ -91,7 +91,7 @@ class Model(ABC):
         return self._state().clusters
 
     def get_variable_names(self) -> list[str]:
-        """Return the names of the variables that TensorFlow's class has after such a training.
+        """Return the names of the variables that TensorFlow has after training in the same way.
 
         Returns
         -------

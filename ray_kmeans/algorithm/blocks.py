@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class HasRows(Protocol):
-    """A block, as far as its number of rows goes."""
+    """A block: all that counting rows needs of it."""
 
     @property
     def rows(self) -> int:

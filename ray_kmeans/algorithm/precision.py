@@ -72,7 +72,7 @@ class Rounding:
 
 
 def added(one: Rounding | None, other: Rounding | None) -> Rounding | None:
-    """Return the sum of two roundings, of which any may be None."""
+    """Return the sum of two roundings, either of which may be None."""
     if one is None or other is None:
         return one or other
     return one + other

@@ -33,7 +33,7 @@ class Command(NamedTuple):
     flags: type[Any]
     """The dataclass of its flags."""
     run: Callable[[Any], None]
-    """The function that runs it, with such flags."""
+    """The function that runs the command, given an object of that class."""
 
 
 COMMANDS = {

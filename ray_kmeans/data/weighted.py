@@ -157,7 +157,7 @@ def with_weights(source: Source, weights: Any, filters: Any, drop_nonfinite: boo
     Raises
     ------
     ConfigError, DataError
-        If weights or filters are not such, or both here and in the source.
+        If weights or filters cannot be read as such, or if the source has its own, too.
     """
     filters = _lists_of(filters) if filters else None
     if weights is None and not filters and not drop_nonfinite:

@@ -106,11 +106,10 @@ def write_parts(
     threads: int,
     stays: bool,
 ) -> list[Any]:
-    """Write blocks as they are labelled, several at once; return what the place returns of each
-    part.
+    """Write blocks as they are labelled, several at once; return the output's answer for each part.
 
     Each part has `together` blocks. `kept` yields the columns to pass through of each block.
-    `stays` tells whether the rows are in memory anyhow; else few blocks are on their way at once.
+    `stays` tells whether the rows are in memory anyhow; if not, few blocks are written at once.
     """
 
     def write(number: int, first_row: int, made: list[Future[Columns]], tables: list[Any]) -> Any:

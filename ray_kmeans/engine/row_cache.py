@@ -54,8 +54,8 @@ class CacheOptions:
 class RowCache(Sequence[Rows]):
     """Keeps the rows of each block of a shard, (rows, d); filled once, then read.
 
-    They are stored as float32, as the metric sees them; or in a narrower type, as they were read:
-    then `seen` makes of them what the metric sees, whenever they are fetched.
+    Rows are stored as float32, as the metric sees them; or in a narrower type, as they were read:
+    then `seen` turns them into what the metric sees, each time they are fetched.
     """
 
     stays = False

@@ -260,8 +260,8 @@ class ShardWorker:
         second: bool = False,
         together: int = 1,
     ) -> tuple[list[Any], NDArray[np.int64]]:
-        """Write the label of every row; return what the output returns of each part, and rows by
-        label.
+        """Write the label of every row; return the output's answer for each part, and the number of
+        rows by label, (k,).
 
         `second` also writes the second-nearest center. `together` blocks make up a part.
         """

@@ -138,10 +138,10 @@ def fit_on_ray(
 
     - Nothing of a fit is lost but the steps since its last checkpoint: the next coordinator begins
       with `store.latest`, and the same steps from there give the same bits.
-    - The dead one is killed once more. It may only be out of reach, and would keep its name, so
-      that the next one of this name would be the same again.
-    - A fit that had saved its end before its coordinator died is over. Only a checkpoint that is
-      newer than those before this call counts as such: an older one ended an earlier fit.
+    - The dead one is killed once more. It may only be out of reach: then it would keep its name,
+      and a coordinator started under this name would be the old one again.
+    - A fit that had saved its end before its coordinator died is over. That end must be in a
+      checkpoint that came after this call began: an older one ended an earlier fit.
     - From the first death on the plan is `in_danger`: each coordinator saves so often that it gets
       further than the one before, however short it lives.
     - When coordinators die again and again, this process coordinates the fit itself: a driver lives

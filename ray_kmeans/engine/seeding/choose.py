@@ -185,7 +185,7 @@ def _call_for_centers(
 
 
 def _check_answer(answer: Any, missing: int, features: int) -> NDArray[np.float32]:
-    """Return what a user's function returned as rows, (up to missing, features), if it is that."""
+    """Return a user function's answer as rows, (up to missing, features); else ConfigError."""
     try:
         with np.errstate(over="ignore"):  # found below
             rows = np.asarray(answer, np.float32)
