@@ -93,9 +93,9 @@ def sklearns(rows: Matrix, centers: Matrix) -> Timing:
 
 def rays_share(centers: Matrix, threads: int) -> float:
     """Return the time of a sweep over one row per worker: what Ray takes of every iteration."""
-    from ray_kmeans.on_ray import driver
+    from ray_kmeans.on_ray import driver, ray_cluster
 
-    driver.connect(None, threads, 1)
+    ray_cluster.connect(None, threads, 1)
     rows = centers[:threads]
     shards = [(Block(i, i, 1, rows.shape[1], "x", i),) for i in range(threads)]
     options = WorkerOptions(cpus_per_worker=1, worker_start_timeout_s=60)

@@ -46,14 +46,14 @@ def load_model(model_dir: str, config: RunConfig | None = None) -> KMeansCluster
     """
     place = a_path("model_dir", model_dir)
     state = ModelDir.of(place, config or RunConfig()).fitted()
-    running = state.running
+    accumulators = state.accumulators
     return KMeansClustering(
         len(state.centers),
         place,
         distance_metric=cast(DistanceMetric, str(state.metric)),
         random_seed=state.origin.random_seed if state.origin else 0,
-        use_mini_batch=running is not None or not state.history,
-        mini_batch_steps_per_iteration=running.steps_per_iteration if running else 1,
+        use_mini_batch=accumulators is not None or not state.history,
+        mini_batch_steps_per_iteration=accumulators.steps_per_iteration if accumulators else 1,
         config=config,
     )
 

@@ -187,7 +187,7 @@ class Model(ABC):
         feed_fn: None = None,
         batch_size: int | None = None,
         steps: int | None = None,
-        metrics: Mapping[str, evaluating.Metric] | None = None,
+        metrics: Mapping[str, evaluating.MetricFunction] | None = None,
         name: str | None = None,
         checkpoint_path: str | None = None,
         hooks: Sequence[Monitor] | None = None,
@@ -356,7 +356,7 @@ class Model(ABC):
         *,
         batch_size: int | None,
         steps: int | None,
-        metrics: Mapping[str, evaluating.Metric] | None = None,
+        metrics: Mapping[str, evaluating.MetricFunction] | None = None,
         sample_weight: Any,
     ) -> dict[str, Any]:
         """Return what `evaluate` returns."""

@@ -48,5 +48,5 @@ def update(
         counts=summary.grid.weights_of(seen.counts),
         iteration=line.iteration,
         history=(*state.history, line),
-        running=None,
+        accumulators=None,
     )

@@ -26,9 +26,9 @@ from ray_kmeans.algorithm.grid import Grid
 from ray_kmeans.algorithm.metric import new_centers
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.algorithm.state import (
+    Accumulators,
     FitState,
     Iteration,
-    Running,
     digest,
     largest_move,
 )
@@ -68,14 +68,17 @@ def prepare(state: FitState, steps_per_iteration: int) -> FitState:
 
     Sums and counts of a fit with the same m are kept; else they begin anew at the centers.
     """
-    if state.running is not None and state.running.steps_per_iteration == steps_per_iteration:
+    if (
+        state.accumulators is not None
+        and state.accumulators.steps_per_iteration == steps_per_iteration
+    ):
         return state
     sums = np.zeros((2, *state.centers.shape))
     counts = np.zeros(len(state.centers), np.int64)
     if steps_per_iteration == 1:
         sums[0] = state.centers
         counts += 1
-    return replace(state, counts=counts, running=Running(steps_per_iteration, 0, sums))
+    return replace(state, counts=counts, accumulators=Accumulators(steps_per_iteration, 0, sums))
 
 
 def advance(state: FitState, seen: BatchPartials, rows: Sequence[int], grid: Grid) -> FitState:
@@ -84,14 +87,16 @@ def advance(state: FitState, seen: BatchPartials, rows: Sequence[int], grid: Gri
     `rows` are the numbers of rows of each step. The steps must not reach beyond the end of an
     iteration.
     """
-    assert state.running is not None
+    assert state.accumulators is not None
     merged = _merge(state, seen.partials, grid)
-    running = replace(state.running, done=state.running.done + len(rows), sums=merged)
+    accumulators = replace(
+        state.accumulators, done=state.accumulators.done + len(rows), sums=merged
+    )
     counts = state.counts + grid.weights_of(seen.partials.counts)
-    state = replace(state, counts=counts, running=running)
+    state = replace(state, counts=counts, accumulators=accumulators)
     before = state.centers
     empty = 0
-    if running.done == running.steps_per_iteration:
+    if accumulators.done == accumulators.steps_per_iteration:
         empty = _empty(state)
         state = _sync(state, seen.partials)
     return replace(
@@ -103,17 +108,17 @@ def advance(state: FitState, seen: BatchPartials, rows: Sequence[int], grid: Gri
 
 def running_means(state: FitState) -> NDArray[np.float32]:
     """Return U, (k, d) float32: the running means, not normalised for cosine."""
-    assert state.running is not None
+    assert state.accumulators is not None
     means = state.centers.copy()
     some = state.counts > 0
-    means[some] = _means(state.running, state.counts, some)
+    means[some] = _means(state.accumulators, state.counts, some)
     return means
 
 
 def _merge(state: FitState, seen: Partials, grid: Grid) -> NDArray[np.float64]:
     """Return the running sums with those of some rows added, (2, k, d)."""
-    assert state.running is not None
-    merged = state.running.sums.copy()
+    assert state.accumulators is not None
+    merged = state.accumulators.sums.copy()
     touched = seen.counts > 0
     high, low = double_double.from_int64(seen.sums[touched])
     unit = np.ldexp(1.0, -grid.exponent - grid.weight_exponent)
@@ -124,31 +129,31 @@ def _merge(state: FitState, seen: Partials, grid: Grid) -> NDArray[np.float64]:
 
 def _sync(state: FitState, seen: Partials) -> FitState:
     """Return the state whose centers are the running means; with m > 1 its counts begin anew."""
-    assert state.running is not None
-    m = state.running.steps_per_iteration
+    assert state.accumulators is not None
+    m = state.accumulators.steps_per_iteration
     touched = seen.counts > 0 if m == 1 else state.counts > 0
-    means = _means(state.running, state.counts, touched)
+    means = _means(state.accumulators, state.counts, touched)
     centers = state.centers.copy()
     centers[touched] = new_centers(means, state.centers[touched], state.metric)
-    running, counts = replace(state.running, done=0), state.counts
+    accumulators, counts = replace(state.accumulators, done=0), state.counts
     if m > 1:
-        running = replace(running, sums=np.zeros_like(running.sums))
+        accumulators = replace(accumulators, sums=np.zeros_like(accumulators.sums))
         counts = np.zeros_like(counts)
-    return replace(state, centers=centers, counts=counts, running=running)
+    return replace(state, centers=centers, counts=counts, accumulators=accumulators)
 
 
 def _means(
-    running: Running, counts: NDArray[Any], wanted: NDArray[np.bool_]
+    accumulators: Accumulators, counts: NDArray[Any], wanted: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Return the running means of the wanted clusters, (wanted, d)."""
-    means: NDArray[np.float64] = running.sums[0, wanted] / counts[wanted, None]
+    means: NDArray[np.float64] = accumulators.sums[0, wanted] / counts[wanted, None]
     return means
 
 
 def _empty(state: FitState) -> int:
     """Return the number of clusters without a row since their counts began."""
-    assert state.running is not None
-    return int((state.counts == (state.running.steps_per_iteration == 1)).sum())
+    assert state.accumulators is not None
+    return int((state.counts == (state.accumulators.steps_per_iteration == 1)).sum())
 
 
 def _lines(

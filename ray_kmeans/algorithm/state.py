@@ -80,7 +80,7 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class Running:
+class Accumulators:
     """Accumulators that mini-batch carries from step to step besides the centers."""
 
     steps_per_iteration: int
@@ -94,36 +94,31 @@ class Running:
 
 @dataclass(frozen=True)
 class FitState:
-    """All that is needed to continue a fit; a checkpoint stores it.
-
-    Some fields have short names because checkpoints store them by these: `data` is the *name* of
-    the data, `asked` the *name* of the request, `began` an iteration, `running` the accumulators of
-    mini-batch.
-    """
+    """All that is needed to continue a fit; a checkpoint stores it."""
 
     centers: NDArray[np.float32]
     """(k, d) Centers; for cosine of norm 1."""
     counts: NDArray[np.int64] | NDArray[np.float64]
     """(k,) Weight of the rows of each cluster: int64 where all weights are whole, else float64. In
     full batch those of the last sweep, zeros before the first. In mini-batch those in
-    `running.sums`; with m = 1 the initial center counts as one row."""
+    `accumulators.sums`; with m = 1 the initial center counts as one row."""
     metric: Metric = Metric.SQUARED_EUCLIDEAN
     """Distance metric: 'squared_euclidean' or 'cosine'."""
     iteration: int = 0
     """Number of completed steps over all fits of this model (TensorFlow's global_step)."""
-    began: int = 0
+    began_at: int = 0
     """Value of `iteration` when the current fit began."""
     history: tuple[Iteration, ...] = ()
     """One line for each step, the newest last."""
     stop: Stop | None = None
     """Why the last fit ended; None while one is under way, or was cut off."""
-    data: str = ""
+    data_name: str = ""
     """Name of the data that the current fit sees; empty where they have none (a stream)."""
-    asked: str = ""
+    request: str = ""
     """Name of what the current fit was asked for, besides the data."""
     data_since: int = 0
     """Value of `iteration` when a fit first saw these data: there their first epoch began."""
-    running: Running | None = None
+    accumulators: Accumulators | None = None
     """Accumulators of mini-batch; None for full batch."""
     rows: RowSpec | None = None
     """Record of how the rows were read; None in checkpoints of versions without it."""
@@ -140,29 +135,29 @@ class FitState:
         """Return the state before the first step; for cosine, `centers` are unit rows."""
         return cls(centers, np.zeros(len(centers), np.int64), metric, origin=origin)
 
-    def begin(self, data: str, asked: str = "") -> FitState:
+    def begin(self, data_name: str, request: str = "") -> FitState:
         """Return the state in which a fit on these data starts.
 
         A fit that was cut off goes on where it was when it is asked for again; so a killed fit that
         is run again equals one that was not killed, also in its number of steps. A fit at its fixed
         point stays there.
         """
-        same = self.saw(data)
-        cut_off = self.stop is None and asked == self.asked
+        same = self.saw(data_name)
+        cut_off = self.stop is None and request == self.request
         if same and (cut_off or self.stop is Stop.CONVERGED):
             return self
         return replace(
             self,
-            began=self.iteration,
+            began_at=self.iteration,
             stop=None,
-            data=data,
-            asked=asked,
+            data_name=data_name,
+            request=request,
             data_since=self.data_since if same else self.iteration,
         )
 
-    def saw(self, data: str) -> bool:
+    def saw(self, data_name: str) -> bool:
         """Tell whether the last fit saw the data of this name; never where data have no name."""
-        return data == self.data and data != ""
+        return data_name == self.data_name and data_name != ""
 
     @property
     def shift(self) -> tuple[float, ...]:
@@ -178,7 +173,7 @@ class FitState:
     @property
     def lines(self) -> tuple[Iteration, ...]:
         """Lines of the history that are of the current fit."""
-        return self.history[len(self.history) - (self.iteration - self.began) :]
+        return self.history[len(self.history) - (self.iteration - self.began_at) :]
 
 
 def digest(centers: NDArray[np.float32]) -> str:

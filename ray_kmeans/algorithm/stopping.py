@@ -30,17 +30,17 @@ class StopRule:
         """Whether no number of steps was given."""
         return self.steps is None and self.max_steps is None
 
-    def last_step(self, began: int) -> int | None:
+    def last_step(self, began_at: int) -> int | None:
         """Return the number of the last step that `steps` and `max_steps` allow; None: no limit.
 
-        `began` is the number of steps of this model before the fit.
+        `began_at` is the number of steps of this model before the fit.
         """
-        ends = [self.max_steps, None if self.steps is None else began + self.steps]
+        ends = [self.max_steps, None if self.steps is None else began_at + self.steps]
         return min((end for end in ends if end is not None), default=None)
 
     def is_done(self, state: FitState) -> bool:
         """Tell whether steps or max_steps are reached."""
-        last = self.last_step(state.began)
+        last = self.last_step(state.began_at)
         return last is not None and state.iteration >= last
 
     def is_settled(self, before: float | None, loss: float) -> bool:
@@ -73,12 +73,12 @@ class LossWatch:
 
     def __init__(self, rule: StopRule, state: FitState, batches: Batches | None) -> None:
         """Begin where `state` stands: the steps of its fit so far are seen first."""
-        assert state.running is not None
+        assert state.accumulators is not None
         self._rule = rule
         self._batches = batches
-        self._m = state.running.steps_per_iteration
+        self._m = state.accumulators.steps_per_iteration
         # A fit that begins within an iteration compares from the next one on.
-        self._in_iteration = (state.running.done - len(state.lines)) % self._m
+        self._in_iteration = (state.accumulators.done - len(state.lines)) % self._m
         self._complete = self._in_iteration == 0
         self._loss, self._rows = 0.0, 0
         self._before: float | None = None
@@ -114,7 +114,7 @@ class LossWatch:
             return None
         if self._stale >= PATIENCE:
             return Stop.NO_IMPROVEMENT
-        steps = state.iteration - state.began
+        steps = state.iteration - state.began_at
         is_over = self._in_iteration == 0 and steps >= MAX_EPOCHS * self._batches.per_epoch
         return Stop.EPOCHS if is_over else None
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
+    Accumulators,
     FitState,
     Iteration,
     Origin,
-    Running,
 )
 
 NORM_TOLERANCE = 1e-5
@@ -39,8 +39,8 @@ def _problems(state: FitState) -> Iterator[str]:
     yield from _of_numbers(state)
     yield from _of_arrays(state)
     yield from _of_history(state.history, state.iteration, len(state.centers))
-    if state.running is not None:
-        yield from _of_running(state.running, state.counts, state.centers)
+    if state.accumulators is not None:
+        yield from _of_accumulators(state.accumulators, state.counts, state.centers)
     if state.rows is not None:
         yield from _of_rows(state.rows, state.centers.shape[1])
     if state.origin is not None:
@@ -48,18 +48,24 @@ def _problems(state: FitState) -> Iterator[str]:
 
 
 def _of_numbers(state: FitState) -> Iterator[str]:
-    """Yield the faults of the numbers of steps and of the names."""
-    for name in ("iteration", "began", "data_since"):
-        if not _is_count(getattr(state, name)):
-            yield f"{name} is {getattr(state, name)!r}, and no number of steps"
-    if not state.data_since <= state.began <= state.iteration:
+    """Yield the faults of the numbers of steps and of the names, by the keys of a checkpoint."""
+    counts = {
+        "iteration": state.iteration,
+        "began": state.began_at,
+        "data_since": state.data_since,
+    }
+    for key, count in counts.items():
+        if not _is_count(count):
+            yield f"{key} is {count!r}, and no number of steps"
+    if not state.data_since <= state.began_at <= state.iteration:
         yield (
-            f"data_since is {state.data_since}, began {state.began} and iteration "
+            f"data_since is {state.data_since}, began {state.began_at} and iteration "
             f"{state.iteration}: they must not fall"
         )
-    for name in ("data", "asked"):
-        if not isinstance(getattr(state, name), str):
-            yield f"{name} is {getattr(state, name)!r}, and no text"
+    names: dict[str, Any] = {"data": state.data_name, "asked": state.request}
+    for key, name in names.items():
+        if not isinstance(name, str):
+            yield f"{key} is {name!r}, and no text"
 
 
 def _of_arrays(state: FitState) -> Iterator[str]:
@@ -104,18 +110,18 @@ def _of_history(history: tuple[Iteration, ...], last: int, clusters: int) -> Ite
             yield f"history has the smoothed loss {line.smoothed}"
 
 
-def _of_running(
-    running: Running, counts: NDArray[np.generic], centers: NDArray[np.float32]
+def _of_accumulators(
+    accumulators: Accumulators, counts: NDArray[np.generic], centers: NDArray[np.float32]
 ) -> Iterator[str]:
     """Yield the faults of the accumulators of mini-batch."""
-    m, done = running.steps_per_iteration, running.done
+    m, done = accumulators.steps_per_iteration, accumulators.done
     if not (_is_count(m) and _is_count(done) and done < m):
         yield f"mini_batch is {[m, done]!r}, and not the steps of an iteration and those done"
-    if running.sums.shape != (2, *centers.shape):
-        yield f"sums has shape {running.sums.shape} for centers of shape {centers.shape}"
-    if not np.isfinite(running.sums).all():
+    if accumulators.sums.shape != (2, *centers.shape):
+        yield f"sums has shape {accumulators.sums.shape} for centers of shape {centers.shape}"
+    if not np.isfinite(accumulators.sums).all():
         yield "sums holds NaN or infinity"
-    if running.sums.any() and not counts.any():
+    if accumulators.sums.any() and not counts.any():
         yield "sums are not 0, though counts are"
 
 

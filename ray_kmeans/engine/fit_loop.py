@@ -63,7 +63,7 @@ def run_fit(
     emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters, plan.batch_size)), own))
     with Saver(store, emit) as saver:
         state = choose_first_centers(plan, pool, summary, saver, emit) if found is None else found
-        state = replace(state.begin(plan.data_name(summary), plan.asked), rows=plan.rows)
+        state = replace(state.begin(plan.data_name(summary), plan.request), rows=plan.rows)
         watch = _Watch(store, saver, emit, monitors or Monitors(()), newest or NewestState())
         return _train(plan, trainer, state, watch)
 
@@ -130,12 +130,16 @@ class _Watch:
 
 def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
     """Step until there is a reason to stop, and save the last state."""
-    last = plan.rule.last_step(state.began)
+    last = plan.rule.last_step(state.began_at)
     mini_batch = not isinstance(trainer, FullBatch)
     watch.emit(ev.FitStarted(plan.num_clusters, state.iteration, last, mini_batch))
     started = trainer.start(state)
-    if state.running and started.running and state.running is not started.running:
-        watch.emit(ev.Warned(_OTHER_COUNTS.format(state.running.steps_per_iteration)))
+    if (
+        state.accumulators
+        and started.accumulators
+        and state.accumulators is not started.accumulators
+    ):
+        watch.emit(ev.Warned(_OTHER_COUNTS.format(state.accumulators.steps_per_iteration)))
     state = _iterate(plan, trainer, started, watch)
     watch.emit(ev.Peaks(tuple(trainer.pool.ask(ShardWorker.peak_bytes))))
     watch.save(state)
@@ -204,7 +208,7 @@ def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
     """Return how many steps may be made before a monitor or a checkpoint needs the state."""
     if len(monitors):
         return 1
-    last = plan.rule.last_step(state.began)
+    last = plan.rule.last_step(state.began_at)
     left = plan.steps_per_iteration if last is None else last - state.iteration
     return min(left, plan.checkpoint_steps or left)
 

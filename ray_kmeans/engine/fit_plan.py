@@ -135,7 +135,7 @@ class FitPlan:
             )
 
     @property
-    def asked(self) -> str:
+    def request(self) -> str:
         """Name of what this fit is to do with the data; equal calls have equal names."""
         policy = FARTHEST if self.empty_clusters == "farthest" else ""
         return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}"
@@ -143,7 +143,7 @@ class FitPlan:
     def reopened(self, found: FitState | None) -> FitState | None:
         """Return the model as one that has not ended, if this fit moves empty clusters and the last
         one kept them."""
-        if found is None or FARTHEST not in self.asked or FARTHEST in found.asked:
+        if found is None or FARTHEST not in self.request or FARTHEST in found.request:
             return found
         return replace(found, stop=None) if any(line.empty for line in found.lines[-1:]) else found
 

@@ -96,9 +96,9 @@ class MiniBatch:
 
     def advance(self, state: FitState, most_steps: int) -> FitState:
         """Return the state after the steps that workers can do in one call, within an iteration."""
-        assert state.running is not None
+        assert state.accumulators is not None
         first = state.iteration - state.data_since
-        steps = min(most_steps, self._m - state.running.done, self._at_once(state, first))
+        steps = min(most_steps, self._m - state.accumulators.done, self._at_once(state, first))
         seen = self.pool.sweep_batches(state.centers, self._batches, first, steps)
         rows = [self._batches.rows_in(first + number) for number in range(steps)]
         state = minibatch.advance(state, seen, rows, self._summary.grid)
@@ -111,8 +111,8 @@ class MiniBatch:
 
         The grid has room for every row once (with weights: for every row of one epoch).
         """
-        assert state.running is not None
-        if state.iteration - state.running.done < state.data_since:
+        assert state.accumulators is not None
+        if state.iteration - state.accumulators.done < state.data_since:
             return 1  # the iteration began on other data, and so perhaps on another grid
         if self._summary.weights is not None:  # the grid holds every row once
             return self._batches.per_epoch - first % self._batches.per_epoch

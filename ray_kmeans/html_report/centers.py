@@ -29,8 +29,8 @@ def sizes_of(state: FitState, sampled: NDArray[np.int64] | None) -> Sizes | None
     None where neither is there: the counts of mini-batch are no sizes, for they count a row as
     often as it was drawn, and by centers that have moved since.
     """
-    running = state.running
-    if running is None and state.counts.any():
+    accumulators = state.accumulators
+    if accumulators is None and state.counts.any():
         return Sizes(state.counts, "rows of the last step, which visited all")
     if sampled is not None:
         counts = np.bincount(sampled, minlength=len(state.centers))

@@ -54,7 +54,7 @@ def _model(facts: Facts, made: date) -> Section:
         of_batch = [("loss per row of the last step", last.loss_per_row)]
         if last.smoothed is not None:
             of_batch.append(("the same, smoothed over an epoch", last.smoothed))
-        rows += of_batch if state.running else [("inertia of the last step", last.inertia)]
+        rows += of_batch if state.accumulators else [("inertia of the last step", last.inertia)]
         rows.append(("rows of that step", last.rows))
     if facts.data:
         sample = facts.data.sample
@@ -75,9 +75,9 @@ def _why_ended(state: FitState) -> str:
 
 def _training(state: FitState) -> str:
     """Return full batch or mini-batch, in words."""
-    if state.running is None:
+    if state.accumulators is None:
         return "all rows in each step"
-    m = state.running.steps_per_iteration
+    m = state.accumulators.steps_per_iteration
     return f"mini-batches, {m:,} for each update of the centers" if m > 1 else "mini-batches"
 
 

@@ -37,7 +37,7 @@ class Monitor:
         Parameters
         ----------
         state : FitState
-            The state before the step; ``state.began`` is the number of steps done.
+            The state before the step; ``state.began_at`` is the number of steps done.
         """
 
     def after_step(self, state: FitState) -> bool | None:
@@ -104,7 +104,7 @@ class EarlyStopping(Monitor):
         state : FitState
             The state before the first step.
         """
-        self._forget(state.began)
+        self._forget(state.began_at)
 
     def after_step(self, state: FitState) -> bool:
         """Return True when the last ``patience`` steps made no progress.

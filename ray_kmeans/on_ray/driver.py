@@ -1,9 +1,7 @@
-"""The driver's side of a run on Ray: joins or starts Ray, starts and follows the coordinator."""
+"""The driver's side of a run on Ray: it starts the coordinator of a fit, and follows it."""
 
 from __future__ import annotations
 
-import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,12 +10,10 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray._private import services
 from ray.exceptions import (
     ActorUnavailableError,
     ActorUnschedulableError,
     GetTimeoutError,
-    RayError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -27,19 +23,18 @@ from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, Store
 from ray_kmeans.engine.options import Workload
 from ray_kmeans.errors import (
-    ClusterError,
     ConfigError,
     RunStoppedError,
     WorkersLostError,
 )
 from ray_kmeans.observe import events as ev
-from ray_kmeans.on_ray import capacity, head_check
+from ray_kmeans.on_ray import capacity
 from ray_kmeans.on_ray.calls import call
 from ray_kmeans.on_ray.coordinator_actor import Coordinator
 from ray_kmeans.on_ray.death_counts import MOST, CoordinatorLosses
 from ray_kmeans.on_ray.object_store import put
 from ray_kmeans.on_ray.pool import RayPool
-from ray_kmeans.on_ray.worker_group import LOST, dies_by_itself, first_line
+from ray_kmeans.on_ray.ray_errors import LOST, dies_by_itself, first_line
 from ray_kmeans.process import interrupt
 
 POLL_S = 0.1
@@ -55,71 +50,6 @@ PLACING_S = 1.0
 DOUBT_S = 90.0
 """Seconds that an unreachable coordinator is asked again before it counts as dead. Ray tells within
 that time whether its node is."""
-
-
-def connect(address: str | None, num_workers: int | None, cpus_per_worker: float | None) -> None:
-    """Join the Ray cluster at `address` (or RAY_ADDRESS); without an address start a Ray here.
-
-    A Ray that is started here has CPUs for `num_workers`, also more than this machine has.
-    """
-    if ray.is_initialized():
-        return
-    wanted = address if address and address != "auto" else os.environ.get("RAY_ADDRESS") or address
-    if wanted and wanted != "local":
-        _join(wanted, f"ray_address={address!r}" if wanted == address else f"RAY_ADDRESS={wanted}")
-    else:
-        cpus = max(os.cpu_count() or 1, math.ceil((num_workers or 1) * (cpus_per_worker or 1)))
-        # "local": else Ray would join one that somebody runs on this machine, and take no num_cpus.
-        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
-
-
-def _join(address: str, said: str) -> None:
-    """Join the Ray cluster at an address; raise ClusterError within seconds where none answers.
-
-    `said` is the setting that the user gave, for the error.
-    """
-    head_check.refuse_other_ways(address, said)
-    try:
-        found = services.canonicalize_bootstrap_address(address)
-    except ConnectionError:
-        raise ClusterError(
-            f"{said}: no Ray runs on this machine. Start one (ray start --head), give HOST:PORT of "
-            "the head of a cluster, or no address to start a Ray for this run alone."
-        ) from None
-    except (ValueError, OSError):
-        found = address
-    head_check.check(found or address, said)
-    try:
-        ray.init(address=found or address, log_to_driver=False)
-    except (RuntimeError, ValueError, OSError, RayError) as error:
-        raise ClusterError(f"{said}: Ray cannot join there: {first_line(error)}") from error
-
-
-def node_cpus() -> list[int]:
-    """Return the number of whole CPUs of each node that has any, as Ray counts them."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    counts = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-    return [count for count in counts if count > 0] or [1]
-
-
-def nodes_with_gpus() -> list[tuple[float, float]]:
-    """Return (CPUs, GPUs) of each node that has both, as Ray counts them."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
-    return [(r["CPU"], r["GPU"]) for r in resources if r.get("CPU") and r.get("GPU")]
-
-
-def memory_per_cpu() -> int:
-    """Return the bytes of memory per CPU on the node that has least, as Ray counts them."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
-    shares = [r["memory"] / r["CPU"] for r in resources if r.get("CPU") and r.get("memory")]
-    if not shares:
-        raise ClusterError(
-            "no node with CPUs has joined the Ray cluster, so the memory of a worker is unknown. "
-            "Start one node at least, or give worker_memory_bytes, num_workers and cpus_per_worker."
-        )
-    return int(min(shares))
 
 
 def fit_on_ray(

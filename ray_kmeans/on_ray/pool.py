@@ -37,12 +37,10 @@ from ray_kmeans.on_ray.calls import (
 from ray_kmeans.on_ray.death_counts import MOST_LOST, ShardLosses
 from ray_kmeans.on_ray.object_store import room, sent
 from ray_kmeans.on_ray.progress_polls import ProgressPolls
+from ray_kmeans.on_ray.ray_errors import LOST, dies_by_itself, first_line
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 from ray_kmeans.on_ray.worker_group import (
-    LOST,
     WorkerGroup,
-    dies_by_itself,
-    first_line,
     place_shards,
     plan_moves,
 )

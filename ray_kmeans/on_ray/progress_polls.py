@@ -9,8 +9,9 @@ import ray
 
 from ray_kmeans.engine.progress import Moved
 from ray_kmeans.on_ray.calls import Call, method_of
+from ray_kmeans.on_ray.ray_errors import LOST
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
-from ray_kmeans.on_ray.worker_group import LOST, POLLS
+from ray_kmeans.on_ray.worker_group import POLLS
 
 POLL_S = 1.0
 """Seconds between two polls."""

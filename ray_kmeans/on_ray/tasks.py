@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ray_kmeans.errors import WorkersLostError
 from ray_kmeans.on_ray.death_counts import MOST_LOST
-from ray_kmeans.on_ray.worker_group import first_line
+from ray_kmeans.on_ray.ray_errors import first_line
 
 
 def outcomes(

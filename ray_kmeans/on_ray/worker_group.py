@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError
 
 from ray_kmeans._version import __version__
 from ray_kmeans.algorithm.metric import Metric
@@ -20,10 +19,9 @@ from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.calls import call
 from ray_kmeans.on_ray.death_counts import MOST_LOST
+from ray_kmeans.on_ray.ray_errors import LOST, dies_by_itself, last_line
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 
-LOST = RayActorError, OutOfMemoryError
-"""Errors that Ray raises for an actor that is gone; the second one where Ray itself killed it."""
 PATIENCE_S = 5.0
 """Seconds that workers may take to start before the user hears that they are waited for."""
 POLLS = "polls"
@@ -134,7 +132,7 @@ class WorkerGroup:
         if self._false_starts >= most:
             raise WorkersLostError(
                 f"{self._false_starts} workers in a row died as they started, the last one with: "
-                f"{_last_line(error)} Install ray_kmeans {__version__} and what it needs on every "
+                f"{last_line(error)} Install ray_kmeans {__version__} and what it needs on every "
                 "node; the Ray logs of the node tell more."
             ) from error
         self.ask_for(1)
@@ -206,26 +204,6 @@ def plan_moves(
             held[home] -= 1
             held[least] += 1
             yield shard, least
-
-
-def dies_by_itself(error: Exception) -> bool:
-    """Tell whether an actor's death is surely its own doing, and nothing from outside killed it.
-
-    Either its constructor raised; or Ray ended it, because its node ran out of memory.
-    """
-    is_made = not getattr(error, "actor_init_failed", False)
-    return isinstance(error, OutOfMemoryError) or not is_made or "low on memory" in str(error)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a Ray error: what happened, without the advice below it."""
-    return str(error).strip().split("\n")[0]
-
-
-def _last_line(error: Exception) -> str:
-    """Return the last line of a Ray error: what a worker raised, below Ray's words and its
-    traceback."""
-    return str(error).strip().split("\n")[-1]
 
 
 def _check_same(host: str, version: str) -> None:

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
+    Accumulators,
     FitState,
     Iteration,
     Origin,
-    Running,
     Stop,
 )
 from ray_kmeans.algorithm.validity import problem_of
@@ -76,19 +76,21 @@ def blobs_of(state: FitState, folder: str) -> dict[str, bytes]:
 
 def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the manifest of a state: all that is not in its arrays, and their hashes."""
-    running = state.running
+    accumulators = state.accumulators
     return {
         "format": FORMAT,
         "distance_metric": str(state.metric),
         "num_clusters": len(state.centers),
         "num_features": state.centers.shape[1],
         "iteration": state.iteration,
-        "began": state.began,
+        "began": state.began_at,
         "stop": state.stop.name if state.stop else None,
-        "data": state.data,
-        "asked": state.asked,
+        "data": state.data_name,
+        "asked": state.request,
         "data_since": state.data_since,
-        "mini_batch": [running.steps_per_iteration, running.done] if running else None,
+        "mini_batch": [accumulators.steps_per_iteration, accumulators.done]
+        if accumulators
+        else None,
         "rows": state.rows.to_json() if state.rows else None,
         "origin": asdict(state.origin) if state.origin else None,
         "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
@@ -190,22 +192,22 @@ def _from_npy(content: bytes, types: Sequence[Any]) -> NDArray[Any]:
 
 def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> FitState:
     """Return the state of a manifest and its arrays."""
-    running, stop = manifest["mini_batch"], manifest["stop"]
+    accumulators, stop = manifest["mini_batch"], manifest["stop"]
     rows, origin = manifest.get("rows"), manifest.get("origin")
-    if running is None and "sums" in arrays:
+    if accumulators is None and "sums" in arrays:
         raise ValueError("sums are of mini-batches, and it has none")
     return FitState(
         centers=arrays["centers"],
         counts=arrays["counts"],
         metric=_metric(manifest["distance_metric"]),
         iteration=manifest["iteration"],
-        began=manifest["began"],
+        began_at=manifest["began"],
         history=tuple(_line(*line) for line in arrays["history"].tolist()),
         stop=None if stop is None else Stop[stop],
-        data=manifest["data"],
-        asked=manifest["asked"],
+        data_name=manifest["data"],
+        request=manifest["asked"],
         data_since=manifest["data_since"],
-        running=None if running is None else _running(running, arrays),
+        accumulators=None if accumulators is None else _accumulators(accumulators, arrays),
         rows=None if rows is None else RowSpec.from_json(rows),
         origin=None if origin is None else _origin(**origin),
     )
@@ -228,8 +230,8 @@ def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
         "counts": state.counts,
         "history": _history(state.history),
     }
-    if state.running and state.counts.any():  # else the sums are zero
-        arrays["sums"] = state.running.sums
+    if state.accumulators and state.counts.any():  # else the sums are zero
+        arrays["sums"] = state.accumulators.sums
     return arrays
 
 
@@ -242,13 +244,13 @@ def _history(lines: Sequence[Iteration]) -> NDArray[Any]:
     return np.array([astuple(line) for line in filled], SMOOTHED_LINE)
 
 
-def _running(numbers: list[int], arrays: Mapping[str, NDArray[Any]]) -> Running:
+def _accumulators(numbers: list[int], arrays: Mapping[str, NDArray[Any]]) -> Accumulators:
     """Return the state of mini-batch; `numbers`: (steps per iteration, steps of it done)."""
     steps_per_iteration, done = numbers
     if "sums" not in arrays and arrays["counts"].any():
         raise ValueError("its file of sums is not named")
     zero = np.zeros((2, *arrays["centers"].shape))
-    return Running(steps_per_iteration, done, arrays.get("sums", zero))
+    return Accumulators(steps_per_iteration, done, arrays.get("sums", zero))
 
 
 def _line(iteration: int, rows: int, inertia: float, shift: float, *more: Any) -> Iteration:

@@ -36,7 +36,7 @@ from ray_kmeans.workflows.predict_in_memory import (
     batches_of,
 )
 
-Metric: TypeAlias = Callable[[NDArray[np.float32], Batch], float]
+MetricFunction: TypeAlias = Callable[[NDArray[np.float32], Batch], float]
 """A user's function of the rows of a batch (n, d) and of what the model predicts for them."""
 
 CHEAP_VALUES = 2**24
@@ -176,7 +176,7 @@ def loss_of(
     config: RunConfig,
     batch_size: int | None,
     steps: int | None,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, MetricFunction],
 ) -> tuple[Losses, dict[str, float]]:
     """Return loss and metrics of the first `steps` batches of a source; None takes all rows.
 
@@ -195,7 +195,10 @@ def loss_of(
 
 
 def loss_of_stream(
-    state: FitState, sources: Iterator[Source], steps: int | None, metrics: Mapping[str, Metric]
+    state: FitState,
+    sources: Iterator[Source],
+    steps: int | None,
+    metrics: Mapping[str, MetricFunction],
 ) -> tuple[Losses, dict[str, float]]:
     """Return loss and metrics of the first `steps` batches of a stream; None takes all."""
     means = _Means(metrics, state)
@@ -213,7 +216,7 @@ def loss_of_stream(
 class _Means:
     """Adds up the user's metrics over batches; the mean counts each row once."""
 
-    def __init__(self, metrics: Mapping[str, Metric], state: FitState) -> None:
+    def __init__(self, metrics: Mapping[str, MetricFunction], state: FitState) -> None:
         self._metrics = metrics
         self._predict = ReadyModel(state, (ALL_SCORES, CLUSTER_IDX))
         self._shift = np.asarray(state.shift)

@@ -52,7 +52,7 @@ MOST_BLOCKS = 16
 
 
 @dataclass(frozen=True)
-class OutputForm:
+class OutputColumns:
     """The columns that are written for each row, and the files in which they are written."""
 
     keep_columns: tuple[str, ...]
@@ -64,7 +64,7 @@ class OutputForm:
     kept: Any = None
     """Arrow schema of the columns that are passed through, the same in all parts."""
 
-    def of(self, source: Source, before: LabelledOutput | None) -> OutputForm:
+    def of(self, source: Source, before: LabelledOutput | None) -> OutputColumns:
         """Return the same with the types of the columns that are passed through.
 
         They are those of the output `before` where rows are added to it. Raises ConfigError or
@@ -106,7 +106,7 @@ class Labelling:
     """All blocks of the data."""
     config: RunConfig
     """Machines and stores."""
-    form: OutputForm
+    columns: OutputColumns
     """What is written of each row."""
     emit: ev.Emit
     """Hears the events of the run."""
@@ -115,7 +115,7 @@ class Labelling:
         """Write all parts that are missing; also return the number of parts before grouping."""
         runs = self._runs
         written = self._write_parts(run, runs)
-        if self.form.by_cluster:
+        if self.columns.by_cluster:
             place = ByCluster(output.url, output.storage_options, run.parts)
             bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
             files = place.find_done(bundles)
@@ -127,7 +127,7 @@ class Labelling:
     def mend(self, output: LabelledOutput, run: LabelRun) -> list[Part]:
         """Write the damaged parts of a complete run again, with the bundles they belong to."""
         runs = self._runs
-        if not self.form.by_cluster:
+        if not self.columns.by_cluster:
             return self._label(run, runs, [run.parts.index_of(part.name) for part in run.damaged])[
                 0
             ]
@@ -175,9 +175,9 @@ class Labelling:
             found: tuple[list[Part], NDArray[np.int64]]
             found = pool.write_labels(
                 self.state.centers,
-                replace(run.parts, kept=self.form.kept),
-                self.form.keep_columns,
-                second=self.form.second,
+                replace(run.parts, kept=self.columns.kept),
+                self.columns.keep_columns,
+                second=self.columns.second,
                 together=together,
                 moved=self._moved(ev.Phase.WRITING, blocks),
             )
@@ -242,25 +242,24 @@ def write_labels(
     if second and len(state.centers) < 2:
         raise ConfigError("second=True: the model has one cluster, so there is no second. Omit it.")
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
-    form = OutputForm(tuple(keep_columns), second, by_cluster).of(
-        source, output if append else None
-    )
-    content = form.content(state, source, layout)
+    columns = OutputColumns(tuple(keep_columns), second, by_cluster)
+    columns = columns.of(source, output if append else None)
+    content = columns.content(state, source, layout)
     done = output.find_complete(content, append)
     if done is None:
         with lease_output(output) as held, closing(Progress(config.progress)) as progress:
             emit = tell_all([LogLines(), progress])
-            labelling = Labelling(state, source, layout, config, form, emit)
+            labelling = Labelling(state, source, layout, config, columns, emit)
             run = held.begin(content, append)
             if run.there is None or run.damaged:
                 about = {"model_dir": secrets.shown(model_dir), "iteration": state.iteration}
-                return _written(labelling, output, held, run, about)
+                return _write_missing(labelling, output, held, run, about)
             done = run.there
     log.info("%r is complete already: nothing is written", output.shown)
     return done
 
 
-def _written(
+def _write_missing(
     labelling: Labelling,
     output: LabelledOutput,
     held: LeasedOutput,

@@ -161,9 +161,9 @@ def _write_all(files: Iterable[FileTask], config: RunConfig) -> Iterator[int]:
     if config.num_workers == 0:
         yield from (write_file(*file) for file in files)
     else:
-        from ray_kmeans.on_ray import capacity, driver, tasks  # ray: 0.3 s
+        from ray_kmeans.on_ray import capacity, ray_cluster, tasks  # ray: 0.3 s
 
-        driver.connect(config.ray_address, config.num_workers, None)
+        ray_cluster.connect(config.ray_address, config.num_workers, None)
         capacity.check(1, 1)
         yield from tasks.outcomes(write_file, files, config.num_workers)
 

@@ -131,9 +131,9 @@ def worker_memory(config: RunConfig) -> int:
         return config.worker_memory_bytes
     if config.num_workers == 0:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    from ray_kmeans.on_ray import driver  # ray: 0.3 s
+    from ray_kmeans.on_ray import ray_cluster  # ray: 0.3 s
 
-    return int(driver.memory_per_cpu() * workforce(config)[1])
+    return int(ray_cluster.memory_per_cpu() * workforce(config)[1])
 
 
 def workforce(config: RunConfig) -> tuple[int, float]:
@@ -143,12 +143,12 @@ def workforce(config: RunConfig) -> tuple[int, float]:
             gpu.check()
         return 1, config.cpus_per_worker or _cpus_here()
     forks.check("ray")
-    from ray_kmeans.on_ray import driver  # ray: 0.3 s
+    from ray_kmeans.on_ray import ray_cluster  # ray: 0.3 s
 
-    driver.connect(config.ray_address, config.num_workers, config.cpus_per_worker)
+    ray_cluster.connect(config.ray_address, config.num_workers, config.cpus_per_worker)
     if config.backend == "gpu" and config.num_workers is None:
-        return share_gpus(driver.nodes_with_gpus(), config.cpus_per_worker, gpus_of(config))
-    return share_cpus(driver.node_cpus(), config.num_workers, config.cpus_per_worker)
+        return share_gpus(ray_cluster.nodes_with_gpus(), config.cpus_per_worker, gpus_of(config))
+    return share_cpus(ray_cluster.node_cpus(), config.num_workers, config.cpus_per_worker)
 
 
 def _cpus_here() -> int:

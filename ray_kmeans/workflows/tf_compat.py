@@ -37,10 +37,10 @@ def variables(state: FitState) -> dict[str, NDArray[Any]]:
         "global_step": np.asarray(state.iteration, np.int64),
         "initialized": np.asarray(True),
     }
-    if state.running is not None:
+    if state.accumulators is not None:
         found["Variable"] = state.counts
-    if state.running is not None and state.running.steps_per_iteration > 1:
-        left = state.running.steps_per_iteration - state.running.done
+    if state.accumulators is not None and state.accumulators.steps_per_iteration > 1:
+        left = state.accumulators.steps_per_iteration - state.accumulators.done
         found["clusters_updated"] = _unshifted(running_means(state), state)
         found["update_in_steps"] = np.asarray(left, np.int64)
     return dict(sorted(found.items()))
@@ -59,9 +59,9 @@ def variable(state: FitState, name: str) -> NDArray[Any]:
 def _clusters(state: FitState) -> NDArray[Any]:
     """Return the centers as TensorFlow keeps them: with m = 1 and cosine, unnormalised means."""
     if (
-        state.running is None
+        state.accumulators is None
         or state.metric != Metric.COSINE
-        or state.running.steps_per_iteration > 1
+        or state.accumulators.steps_per_iteration > 1
     ):
         return state.clusters
     return running_means(state)

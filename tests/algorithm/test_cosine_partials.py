@@ -255,7 +255,7 @@ def test_one_update_of_lloyd_says_what_it_did(units, kernel):
 
     [line] = state.history
     assert (state.iteration, line.iteration, line.rows, line.empty) == (1, 1, 200, 1)
-    assert (state.metric, state.running) == (COSINE, None)
+    assert (state.metric, state.accumulators) == (COSINE, None)
     assert state.counts.tolist() == np.bincount(labels, minlength=4).tolist()
     assert line.inertia == pytest.approx(exact_inertia(positive, start, labels), rel=1e-12)
     assert line.shift == np.abs(state.centers.astype(np.float64) - start).max() > 0

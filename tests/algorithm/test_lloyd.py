@@ -8,9 +8,9 @@ import pytest
 
 from ray_kmeans.algorithm.lloyd import update
 from ray_kmeans.algorithm.state import (
+    Accumulators,
     FitState,
     Iteration,
-    Running,
     Stop,
 )
 from ray_kmeans.algorithm.stopping import StopRule, why_stop
@@ -88,10 +88,10 @@ def test_centers_that_a_policy_has_placed_stand_for_the_means(lattice):
 
 
 def test_an_update_ends_what_mini_batch_had_begun(lattice):
-    running = Running(1, 0, np.zeros((2, 3, 3)))
-    state = replace(FitState.initial(lattice[:3]), running=running)
+    running = Accumulators(1, 0, np.zeros((2, 3, 3)))
+    state = replace(FitState.initial(lattice[:3]), accumulators=running)
 
-    assert sweep_and_update(state, lattice, summary_of(lattice)).running is None
+    assert sweep_and_update(state, lattice, summary_of(lattice)).accumulators is None
 
 
 def test_the_shift_is_the_largest_move_in_any_direction():
@@ -180,15 +180,15 @@ def line(iteration, *, inertia=1.0, shift=1.0, digest=None):
     return Iteration(iteration, 300, inertia, shift, empty=0, digest=digest)
 
 
-def state_with(*lines, began=0):
+def state_with(*lines, began_at=0):
     centers = np.zeros((1, 1), np.float32)
     return FitState(
         centers,
         np.zeros(1, np.int64),
         iteration=len(lines),
-        began=began,
+        began_at=began_at,
         history=tuple(lines),
-        data="data",
+        data_name="data",
     )
 
 
@@ -212,9 +212,9 @@ def test_a_reason_to_stop_is_not_taken_from_an_earlier_fit():
     lines = [line(1, digest="a"), line(2, shift=0.0), line(3, digest="a")]
     rule = StopRule(steps=2, relative_tolerance=0.5)
 
-    assert why_stop(state_with(*lines[:2], began=2), rule) is None  # the shift of iteration 2
-    assert why_stop(state_with(*lines, began=2), rule) is None  # loss and centers of iteration 1
-    assert why_stop(state_with(*lines, began=1), rule) is not None
+    assert why_stop(state_with(*lines[:2], began_at=2), rule) is None  # the shift of iteration 2
+    assert why_stop(state_with(*lines, began_at=2), rule) is None  # loss and centers of iteration 1
+    assert why_stop(state_with(*lines, began_at=1), rule) is not None
 
 
 def test_a_state_that_has_stopped_says_why():
@@ -234,7 +234,7 @@ def test_a_fit_that_was_cut_off_equals_one_that_was_not(blobs, killed_after):
     np.testing.assert_array_equal(continued.centers, whole.centers)
     np.testing.assert_array_equal(continued.counts, whole.counts)
     assert continued.history == whole.history
-    assert (continued.began, continued.stop) == (0, Stop.STEPS)
+    assert (continued.began_at, continued.stop) == (0, Stop.STEPS)
 
 
 def test_a_fit_on_other_data_starts_anew_from_the_centers(blobs, lattice):
@@ -244,7 +244,7 @@ def test_a_fit_on_other_data_starts_anew_from_the_centers(blobs, lattice):
     for before in (converged, cut_off):
         state = fit(np.ascontiguousarray(lattice[:, :2]), before, steps=2)
 
-        assert (state.began, state.iteration) == (before.iteration, before.iteration + 2)
+        assert (state.began_at, state.iteration) == (before.iteration, before.iteration + 2)
         assert state.history[: before.iteration] == before.history
 
 
@@ -263,12 +263,12 @@ def test_the_first_epoch_of_data_begins_where_a_fit_first_saw_them(blobs, lattic
 
 
 def test_data_without_a_name_are_always_other_data(blobs):
-    state = replace(fit(blobs, FitState.initial(blobs[:6])), data="")
+    state = replace(fit(blobs, FitState.initial(blobs[:6])), data_name="")
 
     for before in (state, replace(state, stop=None)):
         begun = before.begin("")
 
-        assert (begun.began, begun.data_since) == (state.iteration, state.iteration)
+        assert (begun.began_at, begun.data_since) == (state.iteration, state.iteration)
         assert begun.stop is None
         assert begun.lines == ()
 
@@ -276,7 +276,7 @@ def test_data_without_a_name_are_always_other_data(blobs):
 def test_the_lines_of_a_fit_are_those_since_it_began():
     lines = (line(1), line(2), line(3))
 
-    assert [state_with(*lines, began=began).lines for began in range(4)] == [
+    assert [state_with(*lines, began_at=began).lines for began in range(4)] == [
         lines[began:] for began in range(4)
     ]
 

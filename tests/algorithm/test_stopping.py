@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.algorithm.state import (
+    Accumulators,
     FitState,
     Iteration,
-    Running,
     Stop,
 )
 from ray_kmeans.algorithm.stopping import (
@@ -30,7 +30,7 @@ LOSSES = st.lists(st.integers(0, 6), max_size=60) | st.lists(st.floats(0, 1e6), 
 def start(m=1, done=0, lines=()):
     """A state between two fits, `done` steps after the last update of the centers."""
     state = FitState.initial(np.zeros((1, 1), np.float32)).begin("data")
-    state = replace(state, running=Running(m, done, np.zeros((2, 1, 1))))
+    state = replace(state, accumulators=Accumulators(m, done, np.zeros((2, 1, 1))))
     return after(state, *lines)
 
 
@@ -39,10 +39,10 @@ def after(state, *losses, rows=10):
     for each in losses:
         loss, n = each if isinstance(each, tuple) else (each, rows)
         line = Iteration(state.iteration + 1, n, float(loss), 1.0, 0, "d")
-        running = state.running
+        running = state.accumulators
         running = replace(running, done=(running.done + 1) % running.steps_per_iteration)
         history = (*state.history, line)
-        state = replace(state, iteration=line.iteration, history=history, running=running)
+        state = replace(state, iteration=line.iteration, history=history, accumulators=running)
     return state
 
 
@@ -125,7 +125,7 @@ def test_the_watch_decides_as_the_rules_over_the_whole_fit(
 
         rebuilt = LossWatch(rule, state, batches)
         assert rebuilt.why_stop(state) is watch.why_stop(state)
-        if state.running.done == 0:
+        if state.accumulators.done == 0:
             expected = plain_reason(lines[:number], m, done, rule, batches)
             assert watch.why_stop(state) is expected
             if expected is not None:
@@ -143,8 +143,8 @@ def test_lines_of_an_earlier_fit_count_for_nothing(m, done, before, losses):
     batches = Batches(40, 10, seed=0)
     done %= m
     fresh = start(m, done)
-    later = replace(after(start(m), *before), running=fresh.running)
-    later = replace(later, began=later.iteration)
+    later = replace(after(start(m), *before), accumulators=fresh.accumulators)
+    later = replace(later, began_at=later.iteration)
     for loss in losses:
         fresh, later = after(fresh, loss), after(later, loss)
 

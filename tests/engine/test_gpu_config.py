@@ -15,7 +15,7 @@ from ray_kmeans.data.layout import cut, split
 from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import ConfigError, WorkersLostError
-from ray_kmeans.on_ray import driver
+from ray_kmeans.on_ray import driver, ray_cluster
 from ray_kmeans.workflows.plan import plan_shards, share_gpus, workforce
 from tests.conftest import GPU_KERNELS
 
@@ -75,9 +75,9 @@ def test_a_cluster_without_room_for_a_gpu_worker_is_refused_with_figures(nodes, 
 
 
 def test_what_is_asked_of_workers_follows_from_the_config(monkeypatch):
-    monkeypatch.setattr(driver, "connect", lambda *_: None)
-    monkeypatch.setattr(driver, "nodes_with_gpus", lambda: [(8, 2)])
-    monkeypatch.setattr(driver, "node_cpus", lambda: [8, 8])
+    monkeypatch.setattr(ray_cluster, "connect", lambda *_: None)
+    monkeypatch.setattr(ray_cluster, "nodes_with_gpus", lambda: [(8, 2)])
+    monkeypatch.setattr(ray_cluster, "node_cpus", lambda: [8, 8])
     layout = ArraySource.of(X).describe()
     half = RunConfig(backend="gpu", gpus_per_worker=0.5, worker_memory_bytes=2**34)
 

@@ -103,7 +103,7 @@ def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, e
 
 
 def bits(state):
-    running = state.running
+    running = state.accumulators
     rest = (running.steps_per_iteration, running.done, running.sums.tobytes()) if running else None
     arrays = state.centers.tobytes(), state.counts.tobytes()
     return *arrays, state.iteration, state.history, state.stop, rest
@@ -179,7 +179,7 @@ def test_a_fit_that_is_cut_off_and_run_again_equals_one_that_was_not(
     state = run(store, X, steps, every=every, **same)
 
     assert bits(state) == bits(whole)
-    assert state.began == whole.began
+    assert state.began_at == whole.began_at
 
 
 @pytest.mark.parametrize("shards", [2, 3, 5])
@@ -350,7 +350,7 @@ def test_full_batch_forgets_the_counts_of_mini_batch_and_mini_batch_begins_them_
         back.fit(x, steps=1)
 
         assert back.get_variable_names() == ["clusters", "global_step", "initialized"]
-        assert state_of(back).running is None
+        assert state_of(back).accumulators is None
         once = model(centers, use_mini_batch=False).fit(x, steps=1)
         np.testing.assert_array_equal(back.clusters(), once.clusters())
         np.testing.assert_array_equal(back.counts(), once.counts())

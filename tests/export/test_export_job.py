@@ -13,7 +13,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.cli.flags import announce
 from ray_kmeans.model import FittedModel
-from ray_kmeans.on_ray import driver
+from ray_kmeans.on_ray import ray_cluster
 from ray_kmeans.workflows import export
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -119,13 +119,15 @@ def test_the_first_line_tells_the_workers(config, where, capsys):
 @pytest.mark.parametrize("given", ["argument", "environment", "nothing"])
 def test_a_ray_is_joined_where_one_is_named_and_else_our_own_is_started(given, monkeypatch):
     seen, probed = [], []
-    monkeypatch.setattr(driver.head_check, "check", lambda address, said: probed.append(address))
-    monkeypatch.setattr(driver.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(driver.ray, "init", lambda address=None, **more: seen.append(address))
+    monkeypatch.setattr(
+        ray_cluster.head_check, "check", lambda address, said: probed.append(address)
+    )
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster.ray, "init", lambda address=None, **more: seen.append(address))
     if given == "environment":
         monkeypatch.setenv("RAY_ADDRESS", "h:1")
 
-    driver.connect("h:2" if given == "argument" else None, 2, None)
+    ray_cluster.connect("h:2" if given == "argument" else None, 2, None)
 
     # "local": it does not look for one on this machine
     assert seen == [{"argument": "h:2", "environment": "h:1", "nothing": "local"}[given]]

@@ -249,5 +249,5 @@ def test_a_driver_that_is_killed_and_run_again_equals_the_undisturbed_one(uri, t
     assert second.returncode == 0, output
     assert cut_off.stop is None
     assert 10 <= cut_off.iteration < expected.iteration
-    assert cut_off.running.done == cut_off.running.steps_per_iteration - 1  # within one
+    assert cut_off.accumulators.done == cut_off.accumulators.steps_per_iteration - 1  # within one
     assert bits(state_of(there)) == bits(expected)

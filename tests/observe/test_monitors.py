@@ -33,7 +33,7 @@ def step(state, loss, rows=200):
 
 def fit(monitor, losses, state=START, rows=200):
     """Fit until the monitor says stop; return the state then, or after all losses."""
-    state = replace(state, began=state.iteration)
+    state = replace(state, began_at=state.iteration)
     monitor.begin(state)
     for loss in losses:
         state = step(state, loss, rows)

@@ -17,7 +17,7 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.errors import ConfigError
-from ray_kmeans.on_ray import driver, head_check
+from ray_kmeans.on_ray import head_check, ray_cluster
 from tests.support import machines
 from tests.support.servers import free_port
 from tests.support.stores import serving
@@ -140,7 +140,7 @@ def test_a_command_says_so_in_one_line_within_seconds(command, place, tmp_path):
 )
 def test_what_is_no_address_of_a_head_is_refused(address, says):
     with pytest.raises(ConfigError, match=says):
-        driver.connect(address, None, None)
+        ray_cluster.connect(address, None, None)
 
 
 def test_auto_where_no_ray_runs_is_refused(tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_auto_where_no_ray_runs_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(services, "find_bootstrap_address", lambda place: None)
 
     with pytest.raises(ConfigError, match="ray_address='auto': no Ray runs on this machine"):
-        driver.connect("auto", None, None)
+        ray_cluster.connect("auto", None, None)
 
 
 @pytest.mark.usefixtures("quick")
@@ -162,7 +162,7 @@ def test_auto_that_finds_the_file_of_a_dead_head_is_refused(monkeypatch):
         monkeypatch.setattr(services, "find_bootstrap_address", lambda place: address)
 
         with pytest.raises(ConfigError, match="'auto': no Ray head answers there"):
-            driver.connect("auto", None, None)
+            ray_cluster.connect("auto", None, None)
 
 
 @contextmanager

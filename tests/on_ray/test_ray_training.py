@@ -21,7 +21,7 @@ from ray_kmeans.errors import (
 )
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitor
-from ray_kmeans.on_ray import driver
+from ray_kmeans.on_ray import ray_cluster
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
 from tests.support.files import rows_of
@@ -77,7 +77,7 @@ def test_the_ways_to_train_do_what_their_names_say(in_this_process):
     assert {stops["stream"], stops["stream, m=3"], stops["cosine, stream"]} == {Stop.END_OF_INPUT}
     assert in_this_process["farthest"].history[0].empty == K // 2
     assert in_this_process["farthest"].history[-1].empty < K // 2
-    assert in_this_process["mini-batch, m=3"].running.done == 1
+    assert in_this_process["mini-batch, m=3"].accumulators.done == 1
     assert len({state.centers.tobytes() for state in in_this_process.values()}) == len(WAYS)
 
 
@@ -114,7 +114,7 @@ def test_the_estimator_gives_the_bits_of_this_process(
 @pytest.mark.usefixtures("nothing_stays")
 def test_a_cluster_that_grows_while_a_stream_runs_changes_nothing(uri, tmp_path, monkeypatch):
     nodes = [1, 1]
-    monkeypatch.setattr(driver, "node_cpus", lambda: nodes)
+    monkeypatch.setattr(ray_cluster, "node_cpus", lambda: nodes)
 
     def batches():
         yield f"{uri}/0.parquet"
@@ -187,7 +187,7 @@ def test_the_error_of_a_monitor_comes_out_unchanged_and_no_step_is_lost(
         lambda: fit_processes() <= before
     )  # though the error is held, as in a notebook
     cut_off = state_of(tmp_path)
-    assert (cut_off.iteration, cut_off.stop, cut_off.running.done) == (5, None, 2)
+    assert (cut_off.iteration, cut_off.stop, cut_off.accumulators.done) == (5, None, 2)
     expected = in_this_process["mini-batch, m=3"]
     assert cut_off.history == expected.history[:5]
     assert bits(WAYS["mini-batch, m=3"].fit(uri, tmp_path, 0)) == bits(expected)
@@ -199,7 +199,7 @@ def test_the_error_of_a_monitor_comes_out_unchanged_and_no_step_is_lost(
 @pytest.mark.usefixtures("nothing_stays")
 def test_as_many_workers_as_the_cluster_has_room_for_hold_their_cpus(uri, tmp_path, monkeypatch):
     free = ray.available_resources()["CPU"]
-    monkeypatch.setattr(driver, "node_cpus", lambda: [4])  # of the larger one of all tests
+    monkeypatch.setattr(ray_cluster, "node_cpus", lambda: [4])  # of the larger one of all tests
     taken, seen = [], []
     config = RunConfig(num_workers=None, cpus_per_worker=2, progress=False)
 

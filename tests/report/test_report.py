@@ -23,9 +23,9 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig, cli
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
+    Accumulators,
     FitState,
     Iteration,
-    Running,
     Stop,
 )
 from ray_kmeans.data.array import ArraySource
@@ -389,15 +389,15 @@ OF_MINI_BATCH = np.zeros((2, 3, 4))
         (None, COUNTS, [0, 2, 2], [5, 1, 3], "last step"),
         (None, np.zeros(3, int), None, None, ""),
         (None, np.zeros(3, int), [0, 2, 2], [1, 0, 2], "sampled"),
-        (Running(1, 0, OF_MINI_BATCH), COUNTS, None, None, ""),
-        (Running(1, 0, OF_MINI_BATCH), COUNTS, [0, 2, 2], [1, 0, 2], "sampled"),
-        (Running(4, 2, OF_MINI_BATCH), COUNTS, None, None, ""),
-        (Running(4, 2, OF_MINI_BATCH), COUNTS, [1, 1], [0, 2, 0], "sampled"),
+        (Accumulators(1, 0, OF_MINI_BATCH), COUNTS, None, None, ""),
+        (Accumulators(1, 0, OF_MINI_BATCH), COUNTS, [0, 2, 2], [1, 0, 2], "sampled"),
+        (Accumulators(4, 2, OF_MINI_BATCH), COUNTS, None, None, ""),
+        (Accumulators(4, 2, OF_MINI_BATCH), COUNTS, [1, 1], [0, 2, 0], "sampled"),
     ],
 )
 def test_sizes_are_those_of_the_best_count_that_there_is(running, counts, sampled, expected, word):
     line = Iteration(1, 6, 1.0, 1.0, 0, "")
-    state = FitState(X[:3], counts, running=running, history=(line,))
+    state = FitState(X[:3], counts, accumulators=running, history=(line,))
 
     sizes = sizes_of(state, None if sampled is None else np.array(sampled))
 

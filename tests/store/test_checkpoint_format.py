@@ -14,9 +14,9 @@ import pytest
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import (
+    Accumulators,
     FitState,
     Iteration,
-    Running,
     Stop,
 )
 from ray_kmeans.store.checkpoint import FORMAT
@@ -36,20 +36,20 @@ STATES = {
             Iteration(2, 2**40 + 2, 0.25, 0.0, empty=1, digest="fedcba9876543210"),
         ),
         stop=Stop.CONVERGED,
-        data="c0ffee",
-        asked="steps=None, 1 per iteration",
+        data_name="c0ffee",
+        request="steps=None, 1 per iteration",
     ),
     "mini_batch": FitState(
         centers=np.array([[0.6, 0.8], [1.0, 0.0]], np.float32),
         counts=np.array([5, 9], np.int64),
         metric=COSINE,
         iteration=3,
-        began=1,
+        began_at=1,
         history=(Iteration(3, 14, 2.5, 0.0, empty=0, digest="0123456789abcdef"),),
-        data="c0ffee in batches of 14, seed 0",
-        asked="steps=7, 4 per iteration",
+        data_name="c0ffee in batches of 14, seed 0",
+        request="steps=7, 4 per iteration",
         data_since=1,
-        running=Running(
+        accumulators=Accumulators(
             4, 3, np.array([[[3.1, -4.0], [9.0, 1e300]], [[1e-17, 0.0], [0.0, -1e280]]])
         ),
     ),

@@ -22,7 +22,7 @@ from tests.support.store_contract import assert_same, full_state, state_at
 
 MINI = full_state()
 """5 clusters of 3 features by cosine distance, by mini-batches, with three lines of history."""
-FULL = replace(MINI, running=None)
+FULL = replace(MINI, accumulators=None)
 
 
 def npy(array, **more):
@@ -371,7 +371,7 @@ def test_what_is_crafted_without_a_change_is_the_state(tmp_path, state):
 def test_an_array_that_was_read_can_be_written_to(tmp_path):
     state = Crafted(tmp_path, MINI).store.latest()
 
-    assert all(a.flags.writeable for a in (state.centers, state.counts, state.running.sums))
+    assert all(a.flags.writeable for a in (state.centers, state.counts, state.accumulators.sums))
 
 
 def test_a_folder_by_the_name_of_an_array_is_refused(tmp_path):

@@ -24,7 +24,7 @@ from ray_kmeans.errors import (
     StoreError,
 )
 from ray_kmeans.io import publish
-from ray_kmeans.on_ray import driver
+from ray_kmeans.on_ray import ray_cluster
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
 from ray_kmeans.store.labelled_names import marker_of
 from ray_kmeans.store.labelled_parts import Parts
@@ -240,7 +240,7 @@ def test_a_store_that_nobody_serves_is_a_store_error():
 
 def test_memory_output_needs_this_process_alone(monkeypatch):
     output = LabelledOutput.at(f"memory://{uuid.uuid4().hex}", {})
-    monkeypatch.setattr(driver, "connect", lambda *_: pytest.fail("it has asked Ray for workers"))
+    monkeypatch.setattr(ray_cluster, "connect", lambda *_: pytest.fail("Ray was asked for workers"))
 
     with pytest.raises(ConfigError, match=r"no worker can reach it.*num_workers=0"):
         label.write_labels(STATE, open_source(X), output, RunConfig(num_workers=2), model_dir="m")

@@ -55,13 +55,13 @@ def write_real_data(folder):
 
 def bits(state):
     """Return all of a state that the law of equal bits speaks of."""
-    running = state.running
+    running = state.accumulators
     return (
         state.centers.tobytes(),
         state.counts.tobytes(),
         running and (running.steps_per_iteration, running.done, running.sums.tobytes()),
         state.history,
-        (state.iteration, state.began, state.stop, state.data, state.data_since),
+        (state.iteration, state.began_at, state.stop, state.data_name, state.data_since),
     )
 
 

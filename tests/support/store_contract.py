@@ -14,10 +14,10 @@ import pytest
 from ray_kmeans.algorithm.metric import Metric, unit_rows
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
+    Accumulators,
     FitState,
     Iteration,
     Origin,
-    Running,
     Stop,
 )
 from ray_kmeans.errors import (
@@ -92,13 +92,13 @@ def full_state():
         counts=rng.integers(0, 2**62, 5),
         metric=COSINE,
         iteration=3,
-        began=2,
+        began_at=2,
         history=tuple(lines),
         stop=Stop.CYCLE,
-        data="c0ffee",
-        asked="steps=7",
+        data_name="c0ffee",
+        request="steps=7",
         data_since=1,
-        running=Running(4, 3, sums),
+        accumulators=Accumulators(4, 3, sums),
         rows=RowSpec(("a", "b", "c"), '[["lang", "=", "en"]]', "drop", "w", (0.1, 1e300, -3.0)),
         origin=Origin("kmc2", 2**40, 7),
     )
@@ -114,7 +114,7 @@ def assert_same(state, expected):
             found = getattr(state, name)
             assert (found.dtype, found.shape) == (value.dtype, value.shape)
             assert found.tobytes() == value.tobytes()
-        elif isinstance(value, Running):
+        elif isinstance(value, Accumulators):
             assert_same(getattr(state, name), value)
         else:
             assert getattr(state, name) == value
@@ -149,7 +149,9 @@ class ModelDirContract:
 
     @pytest.mark.parametrize("stepped", ["mini-batch", "full batch"])
     def test_every_field_comes_back_bit_for_bit(self, store, place, stepped):
-        state = full_state() if stepped == "mini-batch" else replace(full_state(), running=None)
+        state = (
+            full_state() if stepped == "mini-batch" else replace(full_state(), accumulators=None)
+        )
 
         store.save(state)
 
@@ -226,7 +228,7 @@ class ModelDirContract:
     @pytest.mark.parametrize("damage", ["missing", "cut off", "one bit"])
     def test_damaged_data_are_reported(self, store, files, name, damage):
         store.save(state_at(1))
-        path = store.save(state_at(2, running=Running(1, 0, np.ones((2, 2, 3)))))
+        path = store.save(state_at(2, accumulators=Accumulators(1, 0, np.ones((2, 2, 3)))))
 
         (blob,) = [blob for blob in files.blobs() if "00000001-" in blob and name in blob]
         content = files.fs.cat_file(blob)
@@ -316,12 +318,12 @@ class ModelDirContract:
             return seal(manifest)
 
         monkeypatch.setattr(publish, "seal", meanwhile)
-        store.save(state_at(iteration, data="first"))
+        store.save(state_at(iteration, data_name="first"))
 
         assert publish.seal is seal
         assert_same(store.latest(), state_at(5))  # it began last, whoever ended last
         first, last = store.checkpoints()
-        assert_same(store.fitted(first), state_at(iteration, data="first"))
+        assert_same(store.fitted(first), state_at(iteration, data_name="first"))
         assert_same(store.fitted(last), state_at(5))
 
     def test_writers_at_once_lose_nothing_and_share_no_number(self, place):
@@ -329,7 +331,9 @@ class ModelDirContract:
         rounds = range(4)
 
         def save(writer):
-            return [stores[writer].save(state_at(writer, data=f"{writer} {n}")) for n in rounds]
+            return [
+                stores[writer].save(state_at(writer, data_name=f"{writer} {n}")) for n in rounds
+            ]
 
         with ThreadPoolExecutor(len(stores)) as threads:
             paths = list(threads.map(save, range(len(stores))))
@@ -339,7 +343,7 @@ class ModelDirContract:
         for writer, each in enumerate(paths):
             for n, path in zip(rounds, each, strict=True):
                 state = stores[0].fitted(path.rsplit("/", 1)[-1])
-                assert_same(state, state_at(writer, data=f"{writer} {n}"))
+                assert_same(state, state_at(writer, data_name=f"{writer} {n}"))
 
     def test_a_manifest_is_never_replaced(self, store, place, monkeypatch):
         """Where a store lets both have a number, the second one hears of it."""
@@ -348,7 +352,7 @@ class ModelDirContract:
         monkeypatch.setattr(ModelDir, "_claim", lambda self: claimed)
 
         with pytest.raises(StoreError, match=r"iteration-5.json' was saved by another run"):
-            store.save(state_at(5, data="other"))
+            store.save(state_at(5, data_name="other"))
 
         assert_same(store.latest(), state_at(5))
 
