@@ -46,7 +46,7 @@ class Extent:
     dropped: int = 0
     """Number of rows left out because they are not finite."""
     rounding: Rounding | None = None
-    """Losses of the values when they were rounded to float32; None where they fit into it."""
+    """Losses of the values when they were rounded to float32; None if they fit into it."""
 
     @property
     def span(self) -> Span:
@@ -208,7 +208,7 @@ class Summary:
     dropped: int = 0
     """Number of rows left out because they are not finite."""
     rounding: Rounding | None = None
-    """Losses of the values when they were rounded to float32; None where they fit into it."""
+    """Losses of the values when they were rounded to float32; None if they fit into it."""
 
     @property
     def counting(self) -> int:

@@ -113,7 +113,7 @@ class FitState:
     stop: Stop | None = None
     """Why the last fit ended; None while one is under way, or was cut off."""
     data_name: str = ""
-    """Name of the data that the current fit sees; empty where they have none (a stream)."""
+    """Name of the data that the current fit sees; empty if they have none (a stream)."""
     request: str = ""
     """Name of what the current fit was asked for, besides the data."""
     data_since: int = 0

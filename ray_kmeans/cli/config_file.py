@@ -149,7 +149,7 @@ def in_words(hint: Any) -> str:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """Return the mapping that a file holds; ConfigError where it cannot be read or holds none."""
+    """Return the mapping that a file holds; ConfigError if it cannot be read or holds none."""
     place = Remote(path)
     if not path.endswith((".yaml", ".yml", ".json")):
         raise ConfigError(f"config={place.shown!r} must end with .yaml, .yml or .json.")

@@ -129,7 +129,7 @@ class ArraySource(RoundedSource):
             yield block, rows, self.lost.get(block.first, rounding)
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
-        """Return columns of the user's table for a block; raise ConfigError where there was no
+        """Return columns of the user's table for a block; raise ConfigError if there was no
         table."""
         if self.table is None:
             raise arrow.no_columns(names, "the array")

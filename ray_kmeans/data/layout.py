@@ -30,7 +30,7 @@ class Block:
     start: int
     """Number of the block's first row in its file, from 0 on."""
     group: int = 0
-    """Number of the row group (or record batch) in the file; 0 where the format has none."""
+    """Number of the row group (or record batch) in the file; 0 if the format has none."""
     skip: int = 0
     """Number of rows of the group before this block."""
 

@@ -43,7 +43,7 @@ class Listing:
         return [str(info["name"]).rstrip("/") for found in self._listed.values() for info in found]
 
     def info(self, path: str) -> Info | None:
-        """Return what the store tells of a path; None where nothing has exactly this name."""
+        """Return what the store tells of a path; None if nothing has exactly this name."""
         if self._local and os.path.islink(path):
             return _follow(path)
         try:

@@ -52,7 +52,7 @@ class WeightedSource:
         return columns_of_rows(self.source)
 
     def describe(self) -> Layout:
-        """Return the layout of the rows; raise DataError where there is not one weight for each."""
+        """Return the layout of the rows; raise DataError if there is not one weight for each."""
         layout = self.source.describe()
         if isinstance(self.weights, np.ndarray) and len(self.weights) != layout.rows:
             raise DataError(
@@ -79,7 +79,7 @@ class WeightedSource:
         return schema_of(self.source, names)
 
     def weights_of(self, blocks: Sequence[Block]) -> Iterator[Floats | None]:
-        """Yield the weights (rows,) of each block, in order; None where all are 1.
+        """Yield the weights (rows,) of each block, in order; None if all are 1.
 
         Columns are read once for neighbouring blocks of a row group. Raises DataError for a
         negative, infinite or missing weight.
@@ -113,7 +113,7 @@ class WeightedSource:
         return list(dict.fromkeys([*named, *tested]))
 
     def _table(self, block: Block) -> Any:
-        """Read the columns that weights and filters need; None where they need none."""
+        """Read the columns that weights and filters need; None if they need none."""
         if not self._names:
             return None
         try:

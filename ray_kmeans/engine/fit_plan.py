@@ -32,7 +32,7 @@ class LeasedStore(Protocol):
     """Place of the checkpoints while one run holds it alone."""
 
     def latest(self) -> FitState | None:
-        """Return the newest state; None where there is none."""
+        """Return the newest state; None if there is none."""
 
     def save(self, state: FitState) -> str:
         """Save a state; return the path of the checkpoint."""
@@ -49,7 +49,7 @@ class Store(Protocol):
         """Whether only processes of this machine can reach the place."""
 
     def latest(self) -> FitState | None:
-        """Return the newest state; None where there is none."""
+        """Return the newest state; None if there is none."""
 
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, the oldest first."""
@@ -117,16 +117,16 @@ class FitPlan:
 
     @property
     def shift(self) -> tuple[float, ...]:
-        """(d,) Values that are subtracted from each row; empty where nothing is."""
+        """(d,) Values that are subtracted from each row; empty if nothing is."""
         return self.rows.shift if self.rows else ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns; empty where they have none."""
+        """Names of the columns; empty if they have none."""
         return self.rows.columns if self.rows else ()
 
     def check_shift(self, found: FitState | None) -> None:
-        """Raise ConfigError where the model in the store was made of rows with another shift."""
+        """Raise ConfigError if the model in the store was made of rows with another shift."""
         if found and found.shift != self.shift:
             raise ConfigError(
                 "another run has written its model to this model_dir meanwhile, and has shifted "

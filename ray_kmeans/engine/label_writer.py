@@ -52,7 +52,7 @@ class LabelledBlock(NamedTuple):
     nearest: NDArray[np.int32]
     """(n,) Index of the nearest center of each row."""
     second: NDArray[np.int32] | None
-    """(n,) Index of the second-nearest center; None where it is not wanted."""
+    """(n,) Index of the second-nearest center; None if it is not wanted."""
     out: NDArray[np.bool_]
     """(n,) Whether a row does not count: it is written without a label."""
 
@@ -140,7 +140,7 @@ def write_parts(
 def read_kept_columns(
     source: Reader, blocks: Sequence[Block], names: Sequence[str]
 ) -> Iterator[Any]:
-    """Yield a table of the columns to pass through of each block; None where none are wanted.
+    """Yield a table of the columns to pass through of each block; None if none are wanted.
 
     A row group, which a file keeps together, is read once.
     """

@@ -14,7 +14,7 @@ class NewestState:
     def __init__(self) -> None:
         self._lock = Lock()
         self._unsaved: tuple[Target, FitState] | None = None
-        """Newest state and where to save it; None where it is saved, or left to the saver."""
+        """Newest state and where to save it; None if it is saved, or left to the saver."""
         self._saver: Saver | None = None
         """Saver that has got all older states."""
 

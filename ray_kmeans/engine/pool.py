@@ -96,7 +96,7 @@ class Pool(ABC):
         return self.ask_watched(None, method, *args, **kwargs)
 
     def read(self, moved: Moved | None = None) -> Extent:
-        """Load the data; raise DataError where no rows count, or where some are not finite."""
+        """Load the data; raise DataError if no rows count, or if some are not finite."""
         extent = self.load(moved)
         extent.check_finite()
         if extent.span.rows == 0:

@@ -109,7 +109,7 @@ class RowCache(Sequence[Rows]):
         return rows
 
     def _narrow_rows(self, rows: Rows) -> NDArray[Any]:
-        """Return rows in the type in which they are stored; raise DataError where it loses any."""
+        """Return rows in the type in which they are stored; raise DataError if it loses any."""
         if self._narrow is None:
             return rows
         stored = narrowed(rows, self._narrow)
@@ -193,7 +193,7 @@ class OnDisk(RowCache):
         self._hashes[here] = self._hash_of(self._widen_rows(stored))
 
     def fetch(self, here: int) -> Rows:
-        """Read the rows of a block; raise StoreError where they are not what was written."""
+        """Read the rows of a block; raise StoreError if they are not what was written."""
         stored = np.empty((self.sizes[here], self._features), self._dtype)
         self._read(stored, self._begins[here])
         rows = self._widen_rows(stored)

@@ -116,7 +116,7 @@ class Shard:
             row_cache, blocks, self._read_again, hash_of, self._seen
         )
         self.weights = ALIKE
-        """(n,) Weight of each row in units of the grid; ALIKE where all count once."""
+        """(n,) Weight of each row in units of the grid; ALIKE if all count once."""
         self._given: dict[int, NDArray[np.float64]] = {}
         """(rows,) Weights as they were given, by place of the block; only where some are not 1."""
         self._out: dict[int, NDArray[np.bool_]] = {}

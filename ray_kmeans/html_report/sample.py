@@ -133,7 +133,7 @@ def show_rows(
 
 
 def _values(source: Source, block: Block, column: str) -> Any:
-    """Return a column of a block as an Arrow array; ConfigError where there is none."""
+    """Return a column of a block as an Arrow array; ConfigError if there is none."""
     try:
         return source.columns_of(block, [column])[column]
     except (ConfigError, DataError) as error:

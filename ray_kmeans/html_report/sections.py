@@ -1,6 +1,6 @@
 """The sections of a report about a model, in the order of the page.
 
-Each section is a function from the facts to a `Section`, or to None where its facts are not known;
+Each section is a function from the facts to a `Section`, or to None if its facts are not known;
 `SECTIONS` has these functions in their order on the page.
 """
 

@@ -181,7 +181,7 @@ def _true_cause(error: BaseException) -> BaseException:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that an error carries; None where it carries none."""
+    """Return the HTTP status that an error carries; None if it carries none."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

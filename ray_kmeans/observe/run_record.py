@@ -88,7 +88,7 @@ class RunRecord:
 
     @staticmethod
     def parse(data: bytes) -> RunRecord | None:
-        """Return the record in a file; None for another version, or where there is none."""
+        """Return the record in a file; None for another version, or if there is none."""
         try:
             found: dict[str, Any] = json.loads(data)
             if found.pop("version") != VERSION:

@@ -45,9 +45,9 @@ class Outcome(NamedTuple):
     """End of a fit."""
 
     state: FitState | None
-    """Final state of the fit; None where it failed."""
+    """Final state of the fit; None if it failed."""
     error: BaseException | None
-    """Error that ended the fit; None where it did not fail."""
+    """Error that ended the fit; None if it did not fail."""
 
 
 class Coordinator:

@@ -116,13 +116,13 @@ def fit_on_ray(
 def _start(
     coordinator: Any, plan: FitPlan, store: Store, workload: Workload, is_detached: bool
 ) -> None:
-    """Let a coordinator start the fit; raise ConfigError where it runs another one already."""
+    """Let a coordinator start the fit; raise ConfigError if it runs another one already."""
     start = partial(call, coordinator, Coordinator.start, plan, store, workload, is_detached)
     _check_same(plan, _answer(start))
 
 
 def _check_hope(losses: CoordinatorLosses, error: Exception) -> None:
-    """Raise WorkersLostError where another coordinator would die, too."""
+    """Raise WorkersLostError if another coordinator would die, too."""
     if losses.is_hopeless(dies_by_itself(error)):
         raise WorkersLostError(
             f"the coordinator died {losses.count} times without an iteration between. The last "
@@ -149,7 +149,7 @@ def _stop(coordinator: Any) -> None:
 
 
 def _check_room(workload: Workload) -> None:
-    """Raise ClusterError where the Ray cluster can never hold the fewest workers of a run."""
+    """Raise ClusterError if the Ray cluster can never hold the fewest workers of a run."""
     capacity.check(
         workers=workload.fewest_workers,
         cpus=workload.options.cpus_per_worker,
@@ -233,7 +233,7 @@ def _answer(ask: Callable[[], Any]) -> Any:
 
 
 def _check_same(plan: FitPlan, running: FitPlan) -> None:
-    """Raise ConfigError where the fit that runs under this name does not have this plan."""
+    """Raise ConfigError if the fit that runs under this name does not have this plan."""
     if plan.name != running.name:
         raise ConfigError(
             "a detached fit with other parameters runs on this model_dir. Give the same as it has, "

@@ -76,7 +76,7 @@ def refuse_other_ways(address: str, said: str) -> None:
 
 
 def _split_address(address: str, said: str) -> tuple[str, int]:
-    """Return host and port of an address; raise ConfigError where it is not HOST:PORT."""
+    """Return host and port of an address; raise ConfigError if it is not HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"{redacted(said)} is not HOST:PORT of the head of a Ray cluster.")

@@ -324,7 +324,7 @@ class RayPool(Pool):
         A worker may hold shards that are not lost: they have answered, or a helper is at them. They
         need a home for the next call, but no new answer.
 
-        Raises WorkersLostError where another worker would die of these shards, too.
+        Raises WorkersLostError if another worker would die of these shards, too.
         """
         cause = first_line(error)
         self._losses.add(lost)
@@ -363,7 +363,7 @@ class RayPool(Pool):
                 self._send(worker, group)
 
     def _wait_for_room(self) -> None:
-        """Wait for one worker more; raise WorkersLostError where none comes in time."""
+        """Wait for one worker more; raise WorkersLostError if none comes in time."""
         timeout = self._group.options.worker_start_timeout_s
         if self._group.welcome(1, timeout):
             return
@@ -378,7 +378,7 @@ class RayPool(Pool):
     def _send(self, worker: Any, group: Group) -> Any:
         """Let a worker read some shards and catch up with what the others were told.
 
-        Returns a reference to its last answer on the way; None where nothing is loaded yet. Calls
+        Returns a reference to its last answer on the way; None if nothing is loaded yet. Calls
         of one process run in the order of their submission, so none has to be awaited, and whatever
         is asked of the worker next finds the shards ready.
         """

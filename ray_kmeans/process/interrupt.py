@@ -45,7 +45,7 @@ def request_stop() -> None:
 
 
 def check() -> None:
-    """Raise RunStoppedError where the process was asked to end."""
+    """Raise RunStoppedError if the process was asked to end."""
     if _stop_requested.is_set():
         raise RunStoppedError
 

@@ -148,7 +148,7 @@ def _newest(store: ModelDir) -> str:
 
 
 def _deployment() -> Any:
-    """Return the deployment; raise ConfigError where Ray Serve cannot be imported."""
+    """Return the deployment; raise ConfigError if Ray Serve cannot be imported."""
     try:
         from ray_kmeans.serving import replica  # ray.serve: 0.9 s, and may be missing
     except ImportError as error:

@@ -63,7 +63,7 @@ class Nearest:
         """Largest number of rows of the requests that are answered together."""
         self._state: FitState | None = None
         self._refused: str | None = None
-        """Why the last configuration was not taken; None where it was."""
+        """Why the last configuration was not taken; None if it was."""
         together = serve.batch(max_batch_size=max_batch_size, batch_wait_timeout_s=wait_s)
         self._label: Any = together(self.label_together)
 

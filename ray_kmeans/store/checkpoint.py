@@ -152,7 +152,7 @@ def _arrays_of(
 def _array(
     path: str, name: str, expected: Mapping[str, Any], fetch: Callable[[str], bytes]
 ) -> NDArray[Any]:
-    """Return one array; raise CheckpointError where its file is missing or was changed."""
+    """Return one array; raise CheckpointError if its file is missing or was changed."""
     try:
         content = fetch(name)
     except (FileNotFoundError, NotADirectoryError):

@@ -40,7 +40,7 @@ class DatasetDir(publish.Place):
     def start(self, asked: Mapping[str, Any]) -> set[str]:
         """Write the request `asked`; return the names of the files that are there already.
 
-        Raises StoreError where anything else is there.
+        Raises StoreError if anything else is there.
         """
         with self.raise_store_errors(f"{self.shown!r} cannot be written"):
             found = self._names()

@@ -60,7 +60,7 @@ class ByCluster(publish.Place):
 
         Both are written before they are used, so that every attempt of a run has the same. `counts`
         (k,): rows of each label. `width`: clusters that share a folder in the output that is added
-        to; None where there is none.
+        to; None if there is none.
         """
         path = f"{self.parts.path}/plan.json"
         with self.raise_store_errors(f"{self.shown!r} cannot be written"):

@@ -49,7 +49,7 @@ def find_in(
     """Return the number of the run that has written this spec, and the slice of its parts.
 
     With `append`, all runs together (`ALL_RUNS`) may have written it, by the files of the data.
-    None where nothing has.
+    None if nothing has.
     """
     if not manifest:
         return None

@@ -123,7 +123,7 @@ def has_ended(pid: int, started: int) -> bool:
 
 
 def _stat_of(pid: int) -> tuple[str, int] | None:
-    """Return state and start (in ticks) of a process; None where the system tells neither."""
+    """Return state and start (in ticks) of a process; None if the system tells neither."""
     try:
         # The name of the program comes second and may hold anything, also ')'.
         state, *rest = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()

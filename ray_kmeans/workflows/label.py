@@ -233,7 +233,7 @@ def write_labels(
 
     The parts that a run before has written stay, and only the rest is written. `second`: also the
     second-nearest center. `by_cluster`: in folders by cluster. `append`: add to an output of other
-    data. Raises BusyError where another run writes to the same place.
+    data. Raises BusyError if another run writes to the same place.
     """
     layout = source.describe()
     if not layout.blocks:

@@ -76,7 +76,7 @@ class Ipc:
 
 
 def _first_length(batches: _File | _Stream, count: int, name: str, path: str) -> int:
-    """Return the length of the first vector of a column; 0 where there is none."""
+    """Return the length of the first vector of a column; 0 if there is none."""
     lengths = (
         arrow.vector_length(batches.batch(number), name, f"row group {number} of {path}")
         for number in range(count)

@@ -97,7 +97,7 @@ def _unite(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 
 def _first_length(file: OpenFile, schema: pa.Schema, name: str) -> int:
-    """Return the length of the first vector of a column; 0 where there is none."""
+    """Return the length of the first vector of a column; 0 if there is none."""
     row = 0
     for batch in _batches(file, pa.schema([schema.field(arrow.path_of(schema, name)[0])])):
         length = arrow.vector_length(batch, name, file.path, row)

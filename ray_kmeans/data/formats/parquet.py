@@ -68,7 +68,7 @@ class Parquet:
 
 
 def _first_length(parquet: Any, name: str, path: str) -> int:
-    """Return the length of the first vector of a column; 0 where there is none."""
+    """Return the length of the first vector of a column; 0 if there is none."""
     row = 0
     for batch in parquet.iter_batches(batch_size=64, columns=[name]):
         length = arrow.vector_length(batch, name, path, row)
