@@ -170,7 +170,7 @@ class RunOptions(MachineOptions):
     """Iterations between two checkpoints. None: by time. 1 loses least when a fit is killed."""
 
     save_checkpoints_secs: float = 600.0
-    """Seconds between two checkpoints where save_checkpoints_steps is None."""
+    """Seconds between two checkpoints if save_checkpoints_steps is None."""
 
     keep_checkpoint_max: int = 5
     """Number of the newest checkpoints to keep; older ones are deleted."""

@@ -50,7 +50,7 @@ class Extent:
 
     @property
     def span(self) -> Span:
-        """Span of the weights, which are 1 where none are given."""
+        """Span of the weights, which are 1 if none are given."""
         return self.weights or Span.of_ones(self.rows)
 
     def check_finite(self) -> None:
@@ -135,7 +135,7 @@ class Grid:
         return np.ldexp(1.0, self.exponent)
 
     def weights_of(self, units: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float64]:
-        """Return sums of weights, (k,) in units, as weights; int64 where all weights are whole."""
+        """Return sums of weights, (k,) in units, as weights; int64 if all weights are whole."""
         if self.weight_exponent == 0:
             return units
         return np.asarray(np.ldexp(units.astype(np.float64), -self.weight_exponent))

@@ -35,7 +35,7 @@ class Rounding:
 
     @classmethod
     def of(cls, values: NDArray[Any], rows: NDArray[np.float32]) -> Rounding | None:
-        """Measure values, (n, d), that became these rows; None where their type fits into
+        """Measure values, (n, d), that became these rows; None if their type fits into
         float32."""
         if np.result_type(values.dtype, np.float32) == np.float32 or not len(values):
             return None

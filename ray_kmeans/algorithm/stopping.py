@@ -90,7 +90,7 @@ class LossWatch:
             self.see(line)
 
     def see(self, line: Iteration) -> float | None:
-        """Take one more step into account; return the smoothed loss where it ends an iteration."""
+        """Take one more step into account; return the smoothed loss if it ends an iteration."""
         self._loss += line.inertia
         self._rows += line.rows
         self._in_iteration += 1

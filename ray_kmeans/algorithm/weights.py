@@ -76,7 +76,7 @@ class Span:
 
     @property
     def units(self) -> int:
-        """Upper bound of the sum of all weights in units; the sum itself where none is rounded."""
+        """Upper bound of the sum of all weights in units; the sum itself if none is rounded."""
         whole = self.total >> (UNIT_BITS - self.exponent)
         return whole if self.exponent == -self.finest else whole + self.rows
 

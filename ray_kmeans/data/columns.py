@@ -152,7 +152,7 @@ def type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def _column_at(batch: Any, name: str) -> Any:
-    """Return a column of a RecordBatch or Table; a field is null where its struct is null."""
+    """Return a column of a RecordBatch or Table; a field is null if its struct is null."""
     outer, *inner = path_of(batch.schema, name)
     return pc.struct_field(batch.column(outer), inner) if inner else batch.column(outer)
 

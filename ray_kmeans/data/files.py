@@ -31,7 +31,7 @@ class File:
     size: int
     """Size in bytes."""
     version: str
-    """Mark of the store that changes with the content; '' where the store has none."""
+    """Mark of the store that changes with the content; '' if the store has none."""
     ending: str = ""
     """File ending, as '.csv.gz', that the user gave for its format; '' if its name tells it."""
 

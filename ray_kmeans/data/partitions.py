@@ -27,7 +27,7 @@ class Placed(Protocol):
 
     @property
     def partitions(self) -> Mapping[str, Sequence[Any]]:
-        """The values of each key: one, or several where folders contradict each other."""
+        """The values of each key: one, or several if folders contradict each other."""
 
 
 def keys_of(path: str) -> dict[str, list[str | None]]:

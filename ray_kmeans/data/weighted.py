@@ -48,7 +48,7 @@ class WeightedSource:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that make up a row; () where they have none."""
+        """Names of the columns that make up a row; () if they have none."""
         return columns_of_rows(self.source)
 
     def describe(self) -> Layout:

@@ -84,7 +84,7 @@ class FitPlan:
     checkpoint_steps: int | None
     """Number of iterations between two checkpoints; None: by time."""
     checkpoint_secs: float
-    """Seconds between two checkpoints, where `checkpoint_steps` is None."""
+    """Seconds between two checkpoints, if `checkpoint_steps` is None."""
     in_danger: bool = False
     """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None

@@ -76,7 +76,7 @@ class BlockLabeller:
         nearest: NDArray[np.int32],
         out: NDArray[np.bool_],
     ) -> LabelledBlock:
-        """Return a block with its labels, and the second-nearest centers where they are wanted."""
+        """Return a block with its labels, and the second-nearest centers if they are wanted."""
         second = None
         if self._prepared is not None:
             second = np.empty(len(rows), np.int32)

@@ -214,7 +214,7 @@ class Pool(ABC):
 
 
 def _no_rows(extent: Extent) -> str:
-    """Return the sentence of the error where no rows count."""
+    """Return the text of the error that no rows count."""
     if not extent.rows:
         return "the data have no rows."
     return f"all {extent.rows:,} rows have weight 0, or hold NaN, null or infinity."

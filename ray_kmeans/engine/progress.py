@@ -30,6 +30,6 @@ class Tally:
             self._moved(self.rows)
 
     def catch_up(self, rows: int) -> None:
-        """Tell that this number of rows is done, where it was not told block by block."""
+        """Tell that this number of rows is done, if it was not told block by block."""
         if self.rows < rows:
             self._moved(rows)

@@ -126,7 +126,7 @@ class RowCache(Sequence[Rows]):
 
 
 class InMemory(RowCache):
-    """Keeps all rows in memory, which is the fastest where they are float32."""
+    """Keeps all rows in memory, which is the fastest if they are float32."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class Trainer(Protocol):
         """Return the reason to stop before the next step, or None."""
 
     def advance(self, state: FitState, most_steps: int) -> FitState:
-        """Return the state after up to `most_steps` steps; the same one where there is no input."""
+        """Return the state after up to `most_steps` steps; the same one if there is no input."""
 
 
 class FullBatch:

@@ -91,7 +91,7 @@ class Facts:
 def facts_of(
     model: ModelDir, data: Sequence[str], columns: Sequence[str], show: str | None
 ) -> Facts:
-    """Read a model, and a sample of the data where data are given."""
+    """Read a model, and a sample of the data if data are given."""
     state = model.fitted()
     plane = plane_of(state.centers)
     given = _read_data(data, columns, show, model, state, plane) if data else None

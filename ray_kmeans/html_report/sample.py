@@ -149,7 +149,7 @@ def _text_or_image(value: Any, alt: str) -> Shown:
 
 
 def _image(content: bytes, alt: str) -> Shown:
-    """Return an image; a text with its size where it is too large, or of an unknown type."""
+    """Return an image; a text with its size if it is too large, or of an unknown type."""
     kind = next((kind for start, kind in IMAGES.items() if content.startswith(start)), None)
     if kind is None:
         return format_bytes(len(content))

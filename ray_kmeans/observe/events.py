@@ -58,7 +58,7 @@ class EndedBefore:
     """The model has reached the end of the fit that is asked for, so there is nothing to do."""
 
     stop: Stop | None
-    """Why the fit ended; None where only the number of its steps says so."""
+    """Why the fit ended; None if only the number of its steps says so."""
     iteration: int
     """Steps that the model was trained."""
 

@@ -68,7 +68,7 @@ class LogLines:
         self._began: int | None = None
         """Steps of the model before the first iteration that was seen."""
         self._unlogged: ev.IterationDone | None = None
-        """The newest iteration, where it has no line yet."""
+        """The newest iteration, if it has no line yet."""
 
     def __call__(self, event: ev.Event) -> None:
         """Write the lines of an event, if it has any."""

@@ -131,7 +131,7 @@ class _LinesOnStderr:
     """Writes to standard error; a text that is meant to overwrite a line becomes the next line."""
 
     def write(self, text: str) -> None:
-        """Write a text as a line of its own; nothing where it is blank."""
+        """Write a text as a line of its own; nothing if it is blank."""
         if line := text.strip():
             sys.stderr.write(f"{line}\n")
 

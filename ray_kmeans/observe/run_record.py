@@ -159,7 +159,7 @@ class Journal:
             self._run.spans = [first.joined(second) for first, second in pairs] + spans[-1:]
 
     def _write(self) -> None:
-        """Publish the record; only log where that fails."""
+        """Publish the record; only log if that fails."""
         try:
             self._publish(self._name, bytes(self._run))
         except Exception as error:

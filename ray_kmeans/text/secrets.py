@@ -105,7 +105,7 @@ def _place(scheme: str, text: str, to_the_end: str) -> tuple[str, bool]:
 
 
 def _host_and_path(scheme: str, text: str) -> str:
-    """Return host and path of a URL without user info; `HIDDEN` where they cannot be told apart."""
+    """Return host and path of a URL without user info; `HIDDEN` if they cannot be told apart."""
     host = text.partition("/")[0]
     _, at, place = text.rpartition("@")
     if at and ("@" in host or not _is_surely_host(scheme, host)):

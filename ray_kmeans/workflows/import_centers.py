@@ -54,7 +54,7 @@ class ForeignCenters:
     metric: Metric | None = None
     """Metric of their origin; None if it does not say."""
     columns: tuple[str, ...] = ()
-    """Names of the d columns, as a frame has them; () where they have none."""
+    """Names of the d columns, as a frame has them; () if they have none."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the centers, (k, d), so that they can be given as `initial_clusters`."""

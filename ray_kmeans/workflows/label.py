@@ -304,7 +304,7 @@ class LabelCounts:
     rows: int
     """Number of rows of the data."""
     left_out: int | None
-    """Number of rows that have no cluster (-1); None where several runs wrote the output."""
+    """Number of rows that have no cluster (-1); None if several runs wrote the output."""
 
     def __str__(self) -> str:
         """Return the counts as the command `predict` prints them.

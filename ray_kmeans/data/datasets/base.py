@@ -81,7 +81,7 @@ class TableSource(RoundedSource):
         return common_schema([(self.tables.name, types)], names)
 
     def describe(self) -> Layout:
-        """Return the layout; where no schema tells the length of vectors, the first row is read."""
+        """Return the layout; if no schema tells the length of vectors, the first row is read."""
         with raise_data_errors(self.tables.name):
             parts = self.tables.parts()
         features = arrow.features_of(self.tables.schema, self.columns)

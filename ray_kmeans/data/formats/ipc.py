@@ -96,7 +96,7 @@ class _File:
     """The record batches of a file, whose footer tells where they are."""
 
     def __init__(self, file: OpenFile, names: Sequence[str]) -> None:
-        """Open a file with a footer; it is memory-mapped where it is local."""
+        """Open a file with a footer; it is memory-mapped if it is local."""
         self._file = file
         source = pa.memory_map(file.local) if file.local else file.handle
         self.schema = pa.ipc.open_file(source).schema

@@ -85,7 +85,7 @@ class JsonLines:
 
 
 def _unite(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Return all columns with one type each; where two types contradict each other, the first."""
+    """Return all columns with one type each; if two types contradict each other, the first."""
     fields: dict[str, pa.Field] = {}
     for new in (each for schema in dict.fromkeys(schemas) for each in schema):
         both = [pa.schema([each]) for each in (fields.get(new.name, new), new)]

@@ -58,7 +58,7 @@ class PoolField:
         return float(in_order(self._blocks))
 
     def first(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return first rows drawn by their weights; evenly where every weight is 0."""
+        """Return first rows drawn by their weights; evenly if every weight is 0."""
         self._blocks = np.concatenate(self._pool.ask(ShardWorker.chances))
         if self.total == 0:  # no row has a direction
             return rows_in_any_order(self._pool, (u * self._summary.rows).astype(np.int64))
@@ -150,7 +150,7 @@ def plus_plus(
     given: Sequence[NDArray[np.float32]] = (),
     moved: Moved = ignore,
 ) -> NDArray[np.float32]:
-    """Return up to k seeds, (k, d), the `given` ones first; fewer where no other rows are left.
+    """Return up to k seeds, (k, d), the `given` ones first; fewer if no other rows are left.
 
     `tries` candidates are drawn for each seed, by draws that belong to `seed` and `purpose`.
     `moved` hears how many seeds there are so far.
