@@ -1,4 +1,4 @@
-"""The class of the coordinator process: it runs one fit, and answers for it meanwhile."""
+"""The class of the coordinator process, which runs one fit and can be asked about it meanwhile."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Outcome(NamedTuple):
     """End of a fit."""
 
     state: FitState | None
-    """Final state of the fit; None where it failed."""
+    """Final state of the fit; None if it failed."""
     error: BaseException | None
-    """Error that ended the fit; None where it did not fail."""
+    """Error that ended the fit; None if it did not fail."""
 
 
 def _import_numba() -> None:
@@ -61,6 +61,7 @@ class Coordinator:
     """Runs one fit in a thread of its own, so that it can answer while the fit goes on."""
 
     def __init__(self) -> None:
+        """Begin without a fit; from now on warnings that this process logs become events."""
         self._events: list[ev.Event] = []
         """Events of the fit from its start on; only appended to, so that any thread may read."""
         self._outcome: Outcome | None = None

@@ -69,10 +69,10 @@ def fit_on_ray(
 
     - Nothing of a fit is lost but the steps since its last checkpoint: the next coordinator begins
       with `store.latest`, and the same steps from there give the same bits.
-    - The dead one is killed once more. It may only be out of reach, and would keep its name, so
-      that the next one of this name would be the same again.
-    - A fit that had saved its end before its coordinator died is over. Only a checkpoint that is
-      newer than those before this call counts as such: an older one ended an earlier fit.
+    - The dead one is killed once more. It may only be out of reach: then it would keep its name,
+      and a coordinator started under this name would be the old one again.
+    - A fit that had saved its end before its coordinator died is over. That end must be in a
+      checkpoint that came after this call began: an older one ended an earlier fit.
     - From the first death on the plan is `in_danger`: each coordinator saves so often that it gets
       further than the one before, however short it lives.
     - When coordinators die again and again, this process coordinates the fit itself: a driver lives
@@ -142,7 +142,7 @@ def _start(
     is_detached: bool,
     workers: Sequence[Any],
 ) -> None:
-    """Let a coordinator start the fit; raise ConfigError where it runs another one already."""
+    """Let a coordinator start the fit; raise ConfigError if it runs another one already."""
     start = partial(
         call, coordinator, Coordinator.start, plan, store, workload, is_detached, workers
     )
@@ -150,7 +150,7 @@ def _start(
 
 
 def _check_hope(losses: CoordinatorLosses, error: Exception) -> None:
-    """Raise WorkersLostError where another coordinator would die, too."""
+    """Raise WorkersLostError if another coordinator would die, too."""
     if losses.is_hopeless(dies_by_itself(error)):
         raise WorkersLostError(
             f"the coordinator died {losses.count} times without an iteration between. The last "
@@ -177,7 +177,7 @@ def _stop(coordinator: Any) -> None:
 
 
 def _check_room(workload: Workload) -> None:
-    """Raise ClusterError where the Ray cluster can never hold the fewest workers of a run."""
+    """Raise ClusterError if the Ray cluster can never hold the fewest workers of a run."""
     capacity.check(
         workers=workload.fewest_workers,
         cpus=workload.options.cpus_per_worker,
@@ -202,7 +202,7 @@ def open_pool(workload: Workload, metric: Metric, emit: ev.Emit) -> RayPool:
 
 
 def _coordinator(name: str | None, store: Store) -> Any:
-    """Return a new coordinator; with a name the one that has it, if there is one.
+    """Return a new coordinator, or the one that already has this name.
 
     It lives on the node of this driver, so that a local model_dir means the same place for both. A
     detached one with a store that all nodes can reach lives where it outlives the head.
@@ -261,7 +261,7 @@ def _answer(ask: Callable[[], Any]) -> Any:
 
 
 def _check_same(plan: FitPlan, running: FitPlan) -> None:
-    """Raise ConfigError where the fit that runs under this name does not have this plan."""
+    """Raise ConfigError if the fit that runs under this name does not have this plan."""
     if plan.name != running.name:
         raise ConfigError(
             "a detached fit with other parameters runs on this model_dir. Give the same as it has, "

@@ -66,7 +66,7 @@ class WorkerGroup:
     def start(self, count: int) -> None:
         """Start this number of workers, and ask for more up to `max_workers` without waiting.
 
-        Raises WorkersLostError where fewer than `min_workers` start in time.
+        Raises WorkersLostError if fewer than `min_workers` start in time.
         """
         timeout = self.options.worker_start_timeout_s
         patience = min(PATIENCE_S, timeout)
@@ -102,7 +102,7 @@ class WorkerGroup:
         Fewer may come before the `timeout`, in seconds. One that answers is started whatever it was
         waited for: where two come at once, the next call finds the other one.
 
-        Raises WorkersLostError where workers die as they start again and again, ConfigError where
+        Raises WorkersLostError if workers die as they start again and again, ConfigError where
         one is of another version.
         """
         come = 0
@@ -137,7 +137,7 @@ class WorkerGroup:
         self.ask_for(1)
 
     def replace(self, worker: Any) -> None:
-        """Strike a dead worker off, and ask for another one in its place.
+        """Remove a dead worker from the group, and ask for another one.
 
         A second call for the same worker does nothing: two of its calls may fail, one after the
         other, and it is replaced once.

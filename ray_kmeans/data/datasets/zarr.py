@@ -47,6 +47,7 @@ class ZarrSource(RoundedSource):
     """Shift (d,) subtracted from each column before rounding; () for none."""
 
     def describe(self) -> Layout:
+        """Return the layout; a row group is whole chunks of the array, or whole shards."""
         rows, features = self.array.shape
         of_chunk = (getattr(self.array, "shards", None) or self.array.chunks)[0]
         part = max(BLOCK_ROWS // of_chunk, 1) * of_chunk
@@ -55,6 +56,7 @@ class ZarrSource(RoundedSource):
         return Layout(blocks, features, narrow_name(self.array.dtype))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows; the wanted rows of a row group are read at once."""
         for wanted in groups_of(tuple(blocks)):
             begin = min(block.start for block in wanted)
             end = max(block.start + block.rows for block in wanted)
