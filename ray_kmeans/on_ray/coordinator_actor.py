@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 
@@ -54,7 +53,7 @@ class Outcome(NamedTuple):
 
 def _import_numba() -> None:
     """Import what merges the sums, while the workers start: it takes half a second."""
-    import_module("ray_kmeans.algorithm.compiled")
+    from ray_kmeans.algorithm import compiled  # noqa: F401 (imported for later)
 
 
 class Coordinator:
