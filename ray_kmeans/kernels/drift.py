@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ray_kmeans.kernels import F32, F64
 from ray_kmeans.process.jit import njit
 
 
 @njit(nogil=True, error_model="numpy")
-def spread(centers, mean):
+def spread(centers: F32, mean: F64) -> float:
     """Write the mean of the centers; return how far any is from it in any column.
 
     centers: (k, d) float32  IN; mean: (d,) float64  INOUT, zeros before
@@ -27,7 +28,7 @@ def spread(centers, mean):
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def moved(before, after, distances):
+def moved(before: F32, after: F32, distances: F64) -> None:
     """Write how far each center moved.
 
     before, after: (k, d) float32  IN; distances: (k,) float64  OUT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ray_kmeans.kernels import F32, F64
 from ray_kmeans.process.jit import njit
 
 MAX_PARTS = 640
@@ -16,7 +17,7 @@ the terms: at worst there is one for every bit."""
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def squared_distance(x, c):
+def squared_distance(x: F32, c: F32) -> float:
     """Return |x - c|^2 in float64, off by at most (d + 4) * 2**-53 of itself in any order."""
     total = 0.0
     for column in range(x.shape[0]):
@@ -26,7 +27,7 @@ def squared_distance(x, c):
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def product_and_size(x, c):
+def product_and_size(x: F32, c: F32) -> tuple[float, float]:
     """Return x.c in float64, off by at most (d + 4) * 2**-53 of the second, sum |x_l c_l|."""
     total = 0.0
     size = 0.0
@@ -38,7 +39,7 @@ def product_and_size(x, c):
 
 
 @njit(nogil=True)
-def score(x, c, cosine):
+def score(x: F32, c: F32, cosine: bool) -> tuple[float, float]:
     """Return the score in float64 and by how much at most it is off, also after one more addition.
 
     What is added up may cancel for 'cosine', so the error is a share of the sizes, not of the sum.
@@ -53,7 +54,7 @@ def score(x, c, cosine):
 
 
 @njit(nogil=True)
-def _grow(parts, used, term):
+def _grow(parts: F64, used: int, term: float) -> int:
     """Add a term to an expansion, exactly; return how many floats it has then.
 
     parts: (MAX_PARTS,) float64  INOUT, floats that do not overlap, the smallest first
@@ -76,7 +77,7 @@ def _grow(parts, used, term):
 
 
 @njit(nogil=True, _nrt=True)
-def difference_of_distances(x, a, b):
+def difference_of_distances(x: F32, a: F32, b: F32) -> float:
     """Return a number with the sign of |x-a|^2 - |x-b|^2 over the reals."""
     parts = np.empty(MAX_PARTS)
     used = 0
@@ -93,7 +94,7 @@ def difference_of_distances(x, a, b):
 
 
 @njit(nogil=True, _nrt=True)
-def difference_of_products(x, a, b):
+def difference_of_products(x: F32, a: F32, b: F32) -> float:
     """Return a number with the sign of x.b - x.a over the reals."""
     parts = np.empty(MAX_PARTS)
     used = 0
@@ -108,7 +109,9 @@ def difference_of_products(x, a, b):
 
 
 @njit(nogil=True)
-def is_nearer(x, a, score_a, b, score_b, cosine):
+def is_nearer(
+    x: F32, a: F32, score_a: tuple[float, float], b: F32, score_b: tuple[float, float], cosine: bool
+) -> bool:
     """Tell whether x is strictly nearer to a than to b, given the result of `score` for both."""
     found_a, error_a = score_a
     found_b, error_b = score_b

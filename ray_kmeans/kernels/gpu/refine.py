@@ -6,6 +6,8 @@ what is left. docs/internals/exactness.md proves it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -90,7 +92,6 @@ def _compare_exactly(
     return used[torch.from_numpy(nearest).to(used)]
 
 
-def _to_host(tensor: torch.Tensor) -> NDArray[np.generic]:
-    """Return a copy of a tensor in the memory of the host."""
-    array: NDArray[np.generic] = tensor.cpu().numpy()
-    return array
+def _to_host(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return a tensor as an array in the memory of the host."""
+    return tensor.cpu().numpy()

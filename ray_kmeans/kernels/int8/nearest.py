@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_kmeans.kernels.int8.types import bare
+from ray_kmeans.kernels import F32, I8, I32
+from ray_kmeans.kernels.int8.types import PartCenters, QuantizedRows, Scratch, Target, bare
 from ray_kmeans.kernels.llvm import avx512, int8_products
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS, Unit
 
 PANEL_CENTERS = 2**avx512.ID_BITS
 """Centers of a panel: as many as the last bits of a score can name."""
@@ -31,7 +32,9 @@ UNDECIDED = np.float32(-np.inf)
 
 
 @bare
-def load_row_panel(blocks, quantized, theta, scratch):
+def load_row_panel(
+    blocks: I32, quantized: QuantizedRows, theta: np.float32, scratch: Scratch
+) -> None:
     """Copy the factors of the rows of some blocks into the panel of rows.
 
     blocks: (up to 8,) int32  IN, numbers of blocks
@@ -49,7 +52,9 @@ def load_row_panel(blocks, quantized, theta, scratch):
 
 
 @bare
-def find_lowest(unit, packed, blocks, padded, three, scratch):
+def find_lowest(
+    unit: Unit, packed: I32, blocks: I32, padded: int, three: bool, scratch: Scratch
+) -> None:
     """Find the two or three lowest scores of each row of some blocks, and the centers of two.
 
     Products are folded into the lowest scores two products later: their sums have left the
@@ -86,7 +91,9 @@ def find_lowest(unit, packed, blocks, padded, three, scratch):
 
 
 @bare
-def next_place(place, at_once, n_blocks, first, last):
+def next_place(
+    place: tuple[int, int, int], at_once: int, n_blocks: int, first: int, last: int
+) -> tuple[int, int, int]:
     """Return the next pair of a block and a chunk: `at_once` blocks meet all chunks, then the next.
 
     place: (int, int, int)  IN, the first of these blocks, the block, the first center of the chunk
@@ -103,7 +110,7 @@ def next_place(place, at_once, n_blocks, first, last):
 
 
 @bare
-def panel_at(tiles, offsets, chunk):
+def panel_at(tiles: I8, offsets: I32, chunk: int) -> tuple[int, int]:
     """Return the addresses that `int8_products.multiply` takes for one chunk of centers.
 
     tiles: (room / 16, chunks, 16, 64) int8  IN; offsets: (room,) int32  IN
@@ -113,7 +120,9 @@ def panel_at(tiles, offsets, chunk):
 
 
 @bare
-def addresses_of(chunk, first, block, scratch):
+def addresses_of(
+    chunk: int, first: int, block: int, scratch: Scratch
+) -> tuple[int, int, int, int, int, int, int]:
     """Return the addresses that `avx512.fold_two` takes for one chunk of centers and one block.
 
     chunk: int  IN, place of its first center; first: int  IN, that of its panel
@@ -133,7 +142,9 @@ def addresses_of(chunk, first, block, scratch):
 
 
 @bare
-def fold_chunk(three, chunk, first, block, sums, scratch):
+def fold_chunk(
+    three: bool, chunk: int, first: int, block: int, sums: int, scratch: Scratch
+) -> None:
     """Fold the one-byte products of a chunk and a block into the lowest scores of the block.
 
     chunk, first, block: as in `addresses_of`
@@ -147,7 +158,9 @@ def fold_chunk(three, chunk, first, block, sums, scratch):
 
 
 @bare
-def fold_chunk_finely(three, chunk, first, block, sums, scratch):
+def fold_chunk_finely(
+    three: bool, chunk: int, first: int, block: int, sums: int, scratch: Scratch
+) -> None:
     """Fold the two-byte products of a chunk and a block, as `fold_chunk` does those of one byte."""
     addresses = addresses_of(chunk, first, block, scratch)
     if three:
@@ -157,7 +170,9 @@ def fold_chunk_finely(three, chunk, first, block, sums, scratch):
 
 
 @bare
-def find_lowest_finely(unit, n_blocks, padded, three, scratch):
+def find_lowest_finely(
+    unit: Unit, n_blocks: int, padded: int, three: bool, scratch: Scratch
+) -> None:
     """Find the lowest scores, as `find_lowest` does, of rows that are quantized to two bytes.
 
     n_blocks: int  IN, how many blocks the panel of rows has
@@ -175,7 +190,7 @@ def find_lowest_finely(unit, n_blocks, padded, three, scratch):
 
 
 @bare
-def multiply_finely(unit, rows, second_rows, chunk, scratch):
+def multiply_finely(unit: Unit, rows: int, second_rows: int, chunk: int, scratch: Scratch) -> None:
     """Write the products of 32 rows and a chunk of centers in two bytes to `scratch.products`.
 
     These are first by first bytes, and then first by second and second by first bytes, which are to
@@ -199,7 +214,7 @@ def multiply_finely(unit, rows, second_rows, chunk, scratch):
 
 
 @bare
-def merge_panel(first, scratch):
+def merge_panel(first: int, scratch: Scratch) -> None:
     """Merge the lowest scores among a panel of centers into those among the panels before.
 
     first: int  IN, place of the first center of the panel
@@ -214,7 +229,7 @@ def merge_panel(first, scratch):
 
 
 @bare
-def begin_lowest(keys, bits, lowest, best):
+def begin_lowest(keys: F32, bits: I32, lowest: F32, best: I32) -> None:
     """Take the keys of the first panel of centers over as the lowest scores.
 
     keys: (256,) float32  IN, scores whose last bits name a center; bits: (256,) int32  IN, the same
@@ -226,7 +241,7 @@ def begin_lowest(keys, bits, lowest, best):
 
 
 @bare
-def insert_keys(first, keys, bits, lowest, best):
+def insert_keys(first: int, keys: F32, bits: I32, lowest: F32, best: I32) -> None:
     """Insert a key of each row into its three lowest scores, which are in order.
 
     first: int  IN, place of the first center of the panel that the keys are of
@@ -247,7 +262,7 @@ def insert_keys(first, keys, bits, lowest, best):
 
 
 @bare
-def pad_centers(n_kept, scratch):
+def pad_centers(n_kept: int, scratch: Scratch) -> int:
     """Add centers that never win, up to a whole chunk of 32; return how many centers there are."""
     centers = scratch.centers
     padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
@@ -260,7 +275,7 @@ def pad_centers(n_kept, scratch):
 
 
 @bare
-def drop_left_out(some, n_kept, left_out, scratch):
+def drop_left_out(some: I32, n_kept: int, left_out: I32, scratch: Scratch) -> None:
     """Drop the score of one center of each row, if it is among the row's two lowest.
 
     The third-lowest score moves up, so a row that was folded with three still has two.
@@ -280,7 +295,7 @@ def drop_left_out(some, n_kept, left_out, scratch):
 
 
 @bare
-def certify(n, part, target, scratch):
+def certify(n: int, part: PartCenters, target: Target, scratch: Scratch) -> None:
     """Write the label of each row of the panel, an upper bound of its score, and its bound.
 
     A bound says how far centers may come, in all, before the label can change. It is counted from
@@ -301,7 +316,7 @@ def certify(n, part, target, scratch):
 
 
 @bare
-def load_uppers(n, n_kept, scratch):
+def load_uppers(n: int, n_kept: int, scratch: Scratch) -> None:
     """Write the length of the interval of each row's lowest score, 2 (a + R E), as its upper bound.
 
     n: int  IN, how many rows the panel has
@@ -316,7 +331,9 @@ def load_uppers(n, n_kept, scratch):
 
 
 @bare
-def bound_of(lowest, upper, gap, radius, most):
+def bound_of(
+    lowest: np.float32, upper: np.float32, gap: np.float32, radius: np.float32, most: np.float32
+) -> np.float32:
     """Return how far centers may come before a row's label can change, or UNDECIDED.
 
     The nearest center is at most D away, D^2 = upper + |r|^2, and the others are farther by
@@ -341,7 +358,7 @@ def bound_of(lowest, upper, gap, radius, most):
 
 
 @bare
-def compute_bounds(n, most, others, scratch):
+def compute_bounds(n: int, most: np.float32, others: np.float32, scratch: Scratch) -> None:
     """Write where the interval of each row's lowest score ends, and how far centers may come.
 
     Nothing is looked up by an index that was loaded, so that the loop is one of vectors.

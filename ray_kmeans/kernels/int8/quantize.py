@@ -11,7 +11,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_kmeans.kernels.int8.types import HINT_ROWS, bare, bare_sum
+from ray_kmeans.kernels import F32, I8, I32
+from ray_kmeans.kernels.int8.types import (
+    HINT_ROWS,
+    Parts,
+    QuantizedRows,
+    Rows,
+    Scratch,
+    Target,
+    bare,
+    bare_sum,
+)
 from ray_kmeans.kernels.llvm import avx512
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 
@@ -32,7 +42,7 @@ AHEAD = 8
 
 
 @bare
-def address_of(rows, row, d):
+def address_of(rows: Rows, row: int, d: int) -> int:
     """Return the address of row number `row`, of d columns. The hint is a block at or before it."""
     block = rows.hints[row // HINT_ROWS]
     while rows.firsts[block + 1] <= row:
@@ -41,7 +51,7 @@ def address_of(rows, row, d):
 
 
 @bare
-def fetch_row(rows, row, d):
+def fetch_row(rows: Rows, row: int, d: int) -> None:
     """Ask the processor for row number `row`, which is to be read soon; a row of -1 is none."""
     if row >= 0:
         place = address_of(rows, row, d)
@@ -50,7 +60,7 @@ def fetch_row(rows, row, d):
 
 
 @bare
-def subtract(x, scale, g, r):
+def subtract(x: F32, scale: np.float32, g: F32, r: F32) -> None:
     """Write r = scale x - g; beyond the columns of x it stays zero, as g is.
 
     x: (d,) float32  IN; scale: float32  IN; r: (columns,) float32  OUT
@@ -60,7 +70,7 @@ def subtract(x, scale, g, r):
 
 
 @bare_sum
-def sum_of_squares(r):
+def sum_of_squares(r: F32) -> np.float32:
     """Return |r|^2 in float32, in any order; r: (columns,) float32  IN."""
     total = np.float32(0.0)
     for column in range(r.shape[0]):
@@ -69,7 +79,7 @@ def sum_of_squares(r):
 
 
 @bare
-def largest_of(bits):
+def largest_of(bits: I32) -> np.float32:
     """Return the largest magnitude of some float32, given by their bits (columns,) int32  IN.
 
     As whole numbers, the bits of magnitudes order as the magnitudes do, and their maximum is one
@@ -82,7 +92,7 @@ def largest_of(bits):
 
 
 @bare
-def steps_of(largest):
+def steps_of(largest: np.float32) -> tuple[np.float32, np.float32]:
     """Return the step by which a largest magnitude is 127 steps, and nearly its inverse.
 
     The inverse is a little too small, so that no quotient is rounded to 128.
@@ -93,7 +103,7 @@ def steps_of(largest):
 
 
 @bare
-def finer_steps(step):
+def finer_steps(step: np.float32) -> tuple[np.float32, np.float32]:
     """Return the step of second bytes, given the step of first bytes, and nearly its inverse."""
     if step == np.float32(0.0):
         return np.float32(0.0), np.float32(0.0)
@@ -101,7 +111,7 @@ def finer_steps(step):
 
 
 @bare_sum
-def to_bytes(r, step, inverse, q):
+def to_bytes(r: F32, step: np.float32, inverse: np.float32, q: I8) -> tuple[np.float32, np.float32]:
     """Write r in whole steps, rounded to nearest; return |q|^2 and |r - step q|^2.
 
     r: (columns,) float32  IN; q: (columns,) int8  OUT
@@ -118,7 +128,9 @@ def to_bytes(r, step, inverse, q):
 
 
 @bare_sum
-def to_two_bytes(r, step, inverse, q, second):
+def to_two_bytes(
+    r: F32, step: np.float32, inverse: np.float32, q: I8, second: I8
+) -> tuple[np.float32, np.float32]:
     """Write r in whole steps, and the rest in steps of step / 254.
 
     r: (columns,) float32  IN; q, second: (columns,) int8  OUT
@@ -140,7 +152,17 @@ def to_two_bytes(r, step, inverse, q, second):
 
 
 @bare
-def quantize_parts(first_part, last_part, parts, rows, order, d, scale, quantized, scratch):
+def quantize_parts(
+    first_part: int,
+    last_part: int,
+    parts: Parts,
+    rows: Rows,
+    order: I32,
+    d: int,
+    scale: np.float32,
+    quantized: QuantizedRows,
+    scratch: Scratch,
+) -> None:
     """Quantize the rows of the parts from `first_part` to `last_part`; a slot of row -1 is empty.
 
     The step is the row's own: its largest magnitude is 127 steps, so a row near its reference keeps
@@ -189,7 +211,9 @@ def quantize_parts(first_part, last_part, parts, rows, order, d, scale, quantize
 
 
 @bare
-def quantize_finely(x, scale, g, scratch):
+def quantize_finely(
+    x: F32, scale: np.float32, g: F32, scratch: Scratch
+) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     """Quantize a row to two bytes a column, in `scratch.vector`.
 
     x: (d,) float32  IN; scale: float32  IN
@@ -212,7 +236,7 @@ def quantize_finely(x, scale, g, scratch):
 
 
 @bare
-def product(g, e):
+def product(g: F32, e: F32) -> float:
     """Return g.e in float64, in any order; g, e: (columns,) float32  IN."""
     total = 0.0
     for column in range(g.shape[0]):
@@ -221,7 +245,7 @@ def product(g, e):
 
 
 @bare
-def compute_terms(target, g, scratch):
+def compute_terms(target: Target, g: F32, scratch: Scratch) -> float:
     """Write the terms of all centers around g to `scratch.terms`; return |g|^2 - s^2."""
     e = scratch.vector.values
     d = target.centers.shape[1]
@@ -243,7 +267,9 @@ def compute_terms(target, g, scratch):
 
 
 @bare_sum
-def put_bytes(e, step, inverse, lines):
+def put_bytes(
+    e: F32, step: np.float32, inverse: np.float32, lines: I8
+) -> tuple[np.float32, np.int32]:
     """Write e in whole steps, 64 columns at a time; return |e - step q|^2 and the sum of q.
 
     e: (columns,) float32  IN; lines: (chunks, 64) int8  OUT, one line of each tile of the center
@@ -263,7 +289,9 @@ def put_bytes(e, step, inverse, lines):
 
 
 @bare_sum
-def put_second_bytes(e, step, lines, second_lines):
+def put_second_bytes(
+    e: F32, step: np.float32, lines: I8, second_lines: I8
+) -> tuple[np.float32, np.int32]:
     """Write what the first bytes leave of e in steps of step / 254; return as `put_bytes` does.
 
     e: (columns,) float32  IN; lines: (chunks, 64) int8  IN, first bytes; second_lines: OUT
@@ -284,14 +312,14 @@ def put_second_bytes(e, step, lines, second_lines):
 
 
 @bare
-def relative_error(error, norm):
+def relative_error(error: np.float32, norm: np.float32) -> np.float32:
     """Return an upper bound of |e - e'| / |e|, given |e - e'|^2 and E."""
     off = np.sqrt(error) * ROOM + np.float32(2.0**-21) * norm + np.float32(2.0**-52)
     return off / norm * np.float32(1 + 2.0**-20)
 
 
 @bare
-def quantize_centers(target, g, n_kept, scratch):
+def quantize_centers(target: Target, g: F32, n_kept: int, scratch: Scratch) -> np.float32:
     """Quantize the kept centers around g to one byte; return theta.
 
     `scratch.terms` must hold the terms around g, and `scratch.centers.numbers` the kept centers.
@@ -312,7 +340,7 @@ def quantize_centers(target, g, n_kept, scratch):
 
 
 @bare
-def quantize_centers_finely(target, g, n_kept, scratch):
+def quantize_centers_finely(target: Target, g: F32, n_kept: int, scratch: Scratch) -> np.float32:
     """Write the second bytes of the kept centers, after `quantize_centers`; return theta of both."""
     theta = np.float32(0.0)
     for i in range(n_kept):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ray_kmeans.kernels import F32, I32, I64
 from ray_kmeans.kernels.exact_order import is_nearer, score
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
@@ -35,11 +36,14 @@ from ray_kmeans.kernels.int8.types import (
     N_DEFERRED,
     N_REFINED,
     PartCenters,
+    Scratch,
+    Sweep,
+    Target,
     bare,
     bare_sum,
 )
 from ray_kmeans.kernels.llvm import avx512
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS, Unit
 
 PANEL_ROWS = avx512.PANEL_ROWS
 PAIRS_FROM = 2**16
@@ -50,7 +54,9 @@ more is deferred, as BLAS compares it with all centers in less time."""
 
 
 @bare_sum
-def upper_score(x, c, g, scale, cosine, shift):
+def upper_score(
+    x: F32, c: F32, g: F32, scale: np.float32, cosine: bool, shift: float
+) -> np.float32:
     """Return an upper bound of the score of row x (d,) to center c (d,) around reference g.
 
     It is computed in float64 and rounded up by (d + 16) 2^-50 of the sizes of its terms, which
@@ -77,7 +83,7 @@ def upper_score(x, c, g, scale, cosine, shift):
 
 
 @bare
-def upper_score_of(sweep, slot, center, part):
+def upper_score_of(sweep: Sweep, slot: int, center: int, part: PartCenters) -> np.float32:
     """Return an upper bound of the score of the row in a slot to a center, by its number."""
     target = sweep.target
     x = avx512.floats_at(
@@ -89,7 +95,7 @@ def upper_score_of(sweep, slot, center, part):
 
 
 @bare
-def set_label(slot, label, labels, changed, tally):
+def set_label(slot: int, label: int, labels: I32, changed: I32, tally: I64) -> None:
     """Store the label of a slot, and list the slot if the label is new."""
     if label != labels[slot]:
         labels[slot] = label
@@ -98,26 +104,28 @@ def set_label(slot, label, labels, changed, tally):
 
 
 @bare
-def defer(slot, changed, tally):
+def defer(slot: int, changed: I32, tally: I64) -> None:
     """Leave a row to the caller: deferred slots stand at the end of `changed`."""
     tally[N_DEFERRED] += 1
     changed[len(changed) - tally[N_DEFERRED]] = slot
 
 
 @bare
-def is_left_out(slot, center, target):
+def is_left_out(slot: int, center: int, target: Target) -> bool:
     """Tell whether a row must not get a center."""
     return len(target.left_out) > 0 and target.left_out[slot] == center
 
 
 @bare
-def slot_of(blocks, at):
+def slot_of(blocks: I32, at: int) -> int:
     """Return the slot of row `at` of a panel that was loaded from these blocks."""
     return BLOCK_ROWS * blocks[at // BLOCK_ROWS] + at % BLOCK_ROWS
 
 
 @bare
-def refine_pairs(sweep, part, blocks, n_undecided, n_refine, scratch):
+def refine_pairs(
+    sweep: Sweep, part: PartCenters, blocks: I32, n_undecided: int, n_refine: int, scratch: Scratch
+) -> int:
     """Label the undecided rows of a panel that have two candidates, by float64; list the others.
 
     The float64 score of the best candidate may show that it has no rival after all.
@@ -159,7 +167,9 @@ def refine_pairs(sweep, part, blocks, n_undecided, n_refine, scratch):
 
 
 @bare
-def load_rows_finely(some, sweep, part, fine_theta, scratch):
+def load_rows_finely(
+    some: I32, sweep: Sweep, part: PartCenters, fine_theta: np.float32, scratch: Scratch
+) -> None:
     """Quantize the rows of some slots to two bytes a column, and make them the panel of rows.
 
     some: (up to 256,) int32  IN, slots
@@ -187,7 +197,9 @@ def load_rows_finely(some, sweep, part, fine_theta, scratch):
 
 
 @bare
-def refine_undecided(unit, sweep, part, n_refine, scratch):
+def refine_undecided(
+    unit: Unit, sweep: Sweep, part: PartCenters, n_refine: int, scratch: Scratch
+) -> None:
     """Label the undecided rows of a part by two bytes, a panel of rows at a time.
 
     n_refine: int  IN, how many slots `scratch.undecided` lists
@@ -210,7 +222,7 @@ def refine_undecided(unit, sweep, part, n_refine, scratch):
 
 
 @bare
-def store_refined(some, sweep, part, scratch):
+def store_refined(some: I32, sweep: Sweep, part: PartCenters, scratch: Scratch) -> int:
     """Store the labels that two bytes, or the best candidate's float64 score, decide.
 
     some: (up to 256,) int32  IN, the slots of the panel
@@ -236,7 +248,16 @@ def store_refined(some, sweep, part, scratch):
 
 
 @bare
-def refine_among_all(unit, sweep, reference, shift, most, moves, n_refine, scratch):
+def refine_among_all(
+    unit: Unit,
+    sweep: Sweep,
+    reference: F32,
+    shift: float,
+    most: np.float32,
+    moves: np.float32,
+    n_refine: int,
+    scratch: Scratch,
+) -> None:
     """Label undecided rows by two bytes and by float64, among all centers.
 
     The terms of all centers around the reference must stand in `scratch.terms`.
@@ -263,7 +284,9 @@ def refine_among_all(unit, sweep, reference, shift, most, moves, n_refine, scrat
 
 
 @bare
-def compare_exactly(unit, some, chosen, sweep, part, scratch):
+def compare_exactly(
+    unit: Unit, some: I32, chosen: I32, sweep: Sweep, part: PartCenters, scratch: Scratch
+) -> None:
     """Label up to 32 rows by exact comparison of their candidates.
 
     some: (up to 256,) int32  IN, the slots of the panel
@@ -298,7 +321,7 @@ def compare_exactly(unit, some, chosen, sweep, part, scratch):
 
 
 @bare
-def rows_below(j, chunk, scratch):
+def rows_below(j: int, chunk: int, scratch: Scratch) -> int:
     """Return a bit for each row of the exact block whose interval begins below its upper bound.
 
     j: int  IN, the center, counted from the first one of its chunk
@@ -318,7 +341,7 @@ def rows_below(j, chunk, scratch):
 
 
 @bare
-def load_exact_block(some, chosen, sweep, scratch):
+def load_exact_block(some: I32, chosen: I32, sweep: Sweep, scratch: Scratch) -> None:
     """Put the chosen rows of a panel side by side, with the float64 score of each one's best center.
 
     some, chosen: as in `compare_exactly`
@@ -343,7 +366,9 @@ def load_exact_block(some, chosen, sweep, scratch):
 
 
 @bare
-def compare_candidate(some, chosen, i, candidate, sweep, scratch):
+def compare_candidate(
+    some: I32, chosen: I32, i: int, candidate: np.int32, sweep: Sweep, scratch: Scratch
+) -> None:
     """Make a candidate the best center of a row if it is nearer; a tie goes to the lowest number.
 
     some, chosen: as in `compare_exactly`

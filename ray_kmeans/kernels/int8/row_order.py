@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.kernels import F32, I32, I64
 from ray_kmeans.kernels.int8.types import Parts, Slots, bare
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.process.jit import njit
@@ -92,7 +93,7 @@ def regroup(
 
 
 @bare
-def subtract_moves(slots, parts, moves):
+def subtract_moves(slots: Slots, parts: Parts, moves: F32) -> None:
     """Count bounds from now on: subtract how far centers have come up to now, rounded up.
 
     A row without anything left gets the bound of an undecided one. Before the rows are regrouped this
@@ -108,7 +109,7 @@ def subtract_moves(slots, parts, moves):
 
 
 @bare
-def add_moves(slots, parts, moves, safe_gap):
+def add_moves(slots: Slots, parts: Parts, moves: F32, safe_gap: np.float32) -> None:
     """Count bounds from the beginning again: add the moves, but allow no more than the part does.
 
     moves: (k,) float32  IN, how far each center has come
@@ -123,7 +124,7 @@ def add_moves(slots, parts, moves, safe_gap):
 
 
 @njit(nogil=True)
-def _bucket(left):
+def _bucket(left: np.float32) -> int:
     """Return the class of a bound: 0 where there is none, then by its power of two."""
     if not left > 0:
         return 0
@@ -132,7 +133,7 @@ def _bucket(left):
 
 
 @njit(nogil=True)
-def _count(slots, group_of, counts):
+def _count(slots: Slots, group_of: I32, counts: I64) -> None:
     """Count rows by group and class.
 
     group_of: (k,)  IN; counts: (groups, BUCKETS) int64  INOUT
@@ -143,7 +144,7 @@ def _count(slots, group_of, counts):
 
 
 @njit(nogil=True)
-def _place(slots, group_of, places, result):
+def _place(slots: Slots, group_of: I32, places: I64, result: Slots) -> None:
     """Copy each row to the next free slot of its group and class.
 
     group_of: (k,)  IN; places: (groups, BUCKETS) int64  INOUT, the next free slots

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.kernels import portable
+from ray_kmeans.kernels import F32, portable
 from ray_kmeans.kernels.int8.nearest import HIGHEST
 from ray_kmeans.kernels.int8.quantize import compute_terms
 from ray_kmeans.kernels.int8.refine import refine_among_all
@@ -21,6 +21,7 @@ from ray_kmeans.kernels.int8.row_order import PART_BLOCKS
 from ray_kmeans.kernels.int8.types import (
     TALLIES,
     Rows,
+    Scratch,
     ScratchPool,
     Slots,
     Sweep,
@@ -30,7 +31,7 @@ from ray_kmeans.kernels.int8.types import (
     quads_for,
 )
 from ray_kmeans.kernels.llvm import int8_products
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, Unit
 from ray_kmeans.kernels.threads import Threads
 
 AT_ONCE = PART_BLOCKS * BLOCK_ROWS
@@ -111,7 +112,9 @@ class SecondNearest:
 
 
 @bare
-def label_seconds(unit, first, last, reference, sweep, scratch):
+def label_seconds(
+    unit: Unit, first: int, last: int, reference: F32, sweep: Sweep, scratch: Scratch
+) -> None:
     """Label the rows from `first` to `last`, in their own order, by two bytes a column.
 
     reference: (columns,) float32  IN. The other arguments are those of the table in `types`.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ray_kmeans.kernels import F32, I32
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
     UNDECIDED,
@@ -31,14 +32,22 @@ from ray_kmeans.kernels.int8.types import (
     N_UNDECIDED,
     PANEL_BLOCKS,
     PartCenters,
+    Parts,
+    QuantizedRows,
+    Scratch,
+    Slots,
+    Sweep,
+    Target,
     bare,
 )
 from ray_kmeans.kernels.llvm import int8_products
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, Unit
 
 
 @bare
-def update_margin(parts, p, slots, target, scratch):
+def update_margin(
+    parts: Parts, p: int, slots: Slots, target: Target, scratch: Scratch
+) -> tuple[np.float32, np.float32]:
     """Note how far centers near part p have come; return `most` and `moves`, as in `PartCenters`.
 
     A row is at most R from the reference and its center at most R + A from it, A being the largest
@@ -63,7 +72,15 @@ def update_margin(parts, p, slots, target, scratch):
 
 
 @bare
-def find_active_blocks(slots, moves, part_moves, quantized, first, last, active_blocks):
+def find_active_blocks(
+    slots: Slots,
+    moves: F32,
+    part_moves: np.float32,
+    quantized: QuantizedRows,
+    first: int,
+    last: int,
+    active_blocks: I32,
+) -> tuple[int, int, np.float32]:
     """List the blocks from `first` to `last` with an active row: one whose label may change.
 
     moves: (k,) float32  IN, how far each center has come
@@ -91,7 +108,7 @@ def find_active_blocks(slots, moves, part_moves, quantized, first, last, active_
 
 
 @bare
-def prune_centers(radius, scratch):
+def prune_centers(radius: np.float32, scratch: Scratch) -> tuple[int, np.float32]:
     """Keep the centers that can be nearest to a row within a radius of the reference.
 
     A score is between q - a - 2 R E and q + a + 2 R E for every such row. A center whose lower end
@@ -121,7 +138,7 @@ def prune_centers(radius, scratch):
 
 
 @bare
-def store_certified(blocks, sweep, scratch):
+def store_certified(blocks: I32, sweep: Sweep, scratch: Scratch) -> int:
     """Store the labels and bounds of a panel of rows; return how many rows are undecided.
 
     blocks: (up to 8,) int32  IN, the blocks of the panel
@@ -155,7 +172,9 @@ def store_certified(blocks, sweep, scratch):
 
 
 @bare
-def sweep_part(unit, p, parts, quantized, sweep, scratch):
+def sweep_part(
+    unit: Unit, p: int, parts: Parts, quantized: QuantizedRows, sweep: Sweep, scratch: Scratch
+) -> None:
     """Label the rows of part p."""
     group, first_block, last_block = parts.spans[p]
     g, target = quantized.references[group], sweep.target
@@ -186,7 +205,14 @@ def sweep_part(unit, p, parts, quantized, sweep, scratch):
 
 
 @bare
-def score_blocks(unit, n_active, quantized, sweep, part, scratch):
+def score_blocks(
+    unit: Unit,
+    n_active: int,
+    quantized: QuantizedRows,
+    sweep: Sweep,
+    part: PartCenters,
+    scratch: Scratch,
+) -> int:
     """Label the rows of the active blocks by one byte a column, a panel of rows at a time.
 
     n_active: int  IN, how many blocks `scratch.active_blocks` lists
@@ -206,7 +232,15 @@ def score_blocks(unit, n_active, quantized, sweep, part, scratch):
 
 
 @bare
-def sweep_parts(unit, first_part, last_part, parts, quantized, sweep, scratch):
+def sweep_parts(
+    unit: Unit,
+    first_part: int,
+    last_part: int,
+    parts: Parts,
+    quantized: QuantizedRows,
+    sweep: Sweep,
+    scratch: Scratch,
+) -> None:
     """Label the rows of the parts from `first_part` to `last_part`; see the head of this module."""
     int8_products.begin(unit)
     for p in range(first_part, last_part):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ray_kmeans.kernels import F32
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
     NEVER,
@@ -29,6 +30,12 @@ from ray_kmeans.kernels.int8.types import (
     N_CHANGED,
     N_SCORED,
     N_UNDECIDED,
+    Parts,
+    Rows,
+    Scratch,
+    Slots,
+    Sweep,
+    Target,
     bare,
 )
 from ray_kmeans.kernels.llvm import avx512_float, int8_products
@@ -38,14 +45,14 @@ from ray_kmeans.kernels.llvm.avx512 import (
     floats_at,
     prefetch,
 )
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, Unit
 
 MOST_VALUES = 2**12
 """Values of all centers (k * d) up to which this is the faster way."""
 
 
 @bare
-def count_active_rows(slots, block, moves, part_moves):
+def count_active_rows(slots: Slots, block: int, moves: F32, part_moves: np.float32) -> int:
     """Return how many rows of a block have a label that may change.
 
     moves: (k,) float32  IN; part_moves: float32  IN, as for `sweep.find_active_blocks`
@@ -57,7 +64,7 @@ def count_active_rows(slots, block, moves, part_moves):
 
 
 @bare
-def maximum(values):
+def maximum(values: F32) -> np.float32:
     """Return the largest of some float32 (m,), but no less than 0."""
     most = np.float32(0.0)
     for value in values:
@@ -66,7 +73,7 @@ def maximum(values):
 
 
 @bare
-def load_centers(target, g, scratch):
+def load_centers(target: Target, g: F32, scratch: Scratch) -> tuple[int, np.float32, np.float32]:
     """Write -2 e and q of all centers, up to whole groups of 8; return how many they are, A and E.
 
     A is the largest a and E the largest |e|: one interval length serves all centers of a row.
@@ -90,7 +97,7 @@ def load_centers(target, g, scratch):
 
 
 @bare
-def address_of_block(rows, first, count, d, scratch):
+def address_of_block(rows: Rows, first: int, count: int, d: int, scratch: Scratch) -> int:
     """Return an address where some rows follow each other: their own, or a copy's.
 
     A block that crosses the end of what was handed in, or that is not full, is copied.
@@ -110,7 +117,7 @@ def address_of_block(rows, first, count, d, scratch):
 
 
 @bare
-def fetch_next(address, d):
+def fetch_next(address: int, d: int) -> None:
     """Ask for the 32 rows behind those at an address: most of the time were waiting, else."""
     size = 4 * d * BLOCK_ROWS
     for line in range(address + size, address + 2 * size, 64):
@@ -118,7 +125,7 @@ def fetch_next(address, d):
 
 
 @bare
-def load_rows(address, d, scale, g, scratch):
+def load_rows(address: int, d: int, scale: np.float32, g: F32, scratch: Scratch) -> None:
     """Put 32 rows side by side in `scratch.floats.columns`, relative to g, and add up their squares.
 
     address: int  IN, of 32 rows (32, d) float32, C order; scale: float32  IN
@@ -135,7 +142,9 @@ def load_rows(address, d, scale, g, scratch):
 
 
 @bare
-def certify_block(slack, norm, gamma, most, scratch):
+def certify_block(
+    slack: np.float32, norm: np.float32, gamma: np.float32, most: np.float32, scratch: Scratch
+) -> None:
     """Write the bounds of 32 rows, by the two lowest scores of each.
 
     Nothing is looked up by an index that was loaded, so that the loop is one of vectors.
@@ -156,7 +165,9 @@ def certify_block(slack, norm, gamma, most, scratch):
 
 
 @bare
-def store_block(first, count, n_refine, sweep, part_moves, scratch):
+def store_block(
+    first: int, count: int, n_refine: int, sweep: Sweep, part_moves: np.float32, scratch: Scratch
+) -> int:
     """Store the labels and bounds of a block, and list its undecided rows in `scratch.undecided`.
 
     There is no branch: a slot is written to both lists, and counts in the one that it belongs to.
@@ -184,7 +195,7 @@ def store_block(first, count, n_refine, sweep, part_moves, scratch):
 
 
 @bare
-def score_block(address, g, padded, sweep, scratch):
+def score_block(address: int, g: F32, padded: int, sweep: Sweep, scratch: Scratch) -> None:
     """Find the two lowest scores of 32 rows among all centers; they stand in `scratch.floats.found`.
 
     address: int  IN, of 32 rows (32, d) float32, C order
@@ -203,7 +214,9 @@ def score_block(address, g, padded, sweep, scratch):
 
 
 @bare
-def sweep_part_by_floats(unit, p, parts, references, sweep, scratch):
+def sweep_part_by_floats(
+    unit: Unit, p: int, parts: Parts, references: F32, sweep: Sweep, scratch: Scratch
+) -> None:
     """Label the rows of part p."""
     group, first_block, last_block = parts.spans[p]
     g, target = references[group], sweep.target
@@ -233,7 +246,15 @@ def sweep_part_by_floats(unit, p, parts, references, sweep, scratch):
 
 
 @bare
-def sweep_parts_by_floats(unit, first_part, last_part, parts, references, sweep, scratch):
+def sweep_parts_by_floats(
+    unit: Unit,
+    first_part: int,
+    last_part: int,
+    parts: Parts,
+    references: F32,
+    sweep: Sweep,
+    scratch: Scratch,
+) -> None:
     """Label the rows of the parts from `first_part` to `last_part`, as `sweep.sweep_parts` does."""
     int8_products.begin(unit)
     for p in range(first_part, last_part):

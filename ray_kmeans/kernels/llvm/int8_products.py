@@ -6,7 +6,7 @@ compiled, and kept in numba's cache, on its own.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numba.extending import overload
@@ -39,6 +39,10 @@ class Vnni(NamedTuple):
     """(1,) columns of a row, in fours."""
 
 
+Unit: TypeAlias = Amx | Vnni
+"""What multiplies bytes: the type of this argument chooses the instructions."""
+
+
 def amx(quads: int) -> Amx:
     """Return the unit for rows of `quads` times four bytes."""
     last = min(quads, CHUNK_COLUMNS // 4)
@@ -55,15 +59,15 @@ def vnni(quads: int) -> Vnni:
     return Vnni(np.array([quads], np.int64))
 
 
-def begin(unit: Any) -> None:
+def begin(unit: Unit) -> None:
     """Make the unit ready for this thread."""
 
 
-def end(unit: Any) -> None:
+def end(unit: Unit) -> None:
     """Give the unit back."""
 
 
-def multiply(unit: Any, rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+def multiply(unit: Unit, rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
     """Begin the products of 32 rows and 32 centers, (32, 32) int32: a line for each center.
 
     Addresses: `rows` (quads, 32, 4) int8; `centers` (2, chunks, 16, 64) int8; `offsets` (32,)
@@ -72,7 +76,7 @@ def multiply(unit: Any, rows: int, quads: int, centers: int, offsets: int, sums:
     """
 
 
-def store(unit: Any, sums: int) -> None:
+def store(unit: Unit, sums: int) -> None:
     """End the products begun last."""
 
 
@@ -111,7 +115,7 @@ def _store(unit: Any, sums: Any) -> Any:
 
 
 @njit(nogil=True, _nrt=False)
-def _by_tiles(rows, quads, centers):
+def _by_tiles(rows: int, quads: int, centers: int) -> None:
     """Begin the products of `multiply` in the tiles 0 to 3; arguments as there."""
     chunks = (quads + 15) // 16
     tiles.zero_0()
@@ -132,7 +136,7 @@ def _by_tiles(rows, quads, centers):
 
 
 @njit(nogil=True, _nrt=False)
-def _store_tiles(sums):
+def _store_tiles(sums: int) -> None:
     """Write the tiles 0 to 3, the quarters of (32, 32) int32, to an address."""
     tiles.store_0(sums, 128)
     tiles.store_1(sums + 64, 128)
@@ -141,7 +145,7 @@ def _store_tiles(sums):
 
 
 @njit(nogil=True, _nrt=False)
-def _by_vectors(rows, quads, centers, offsets, sums):
+def _by_vectors(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
     """Write the products of `multiply`; arguments as there."""
     chunks = (quads + 15) // 16
     for tile in range(2):
