@@ -77,34 +77,24 @@ def _grow(parts: F64, used: int, term: float) -> int:
 
 
 @njit(nogil=True, _nrt=True)
-def difference_of_distances(x: F32, a: F32, b: F32) -> float:
-    """Return a number with the sign of |x-a|^2 - |x-b|^2 over the reals."""
+def difference_of_scores(x: F32, a: F32, b: F32, cosine: bool) -> float:
+    """Return a number with the sign of |x-a|^2 - |x-b|^2, or of x.b - x.a, over the reals."""
     parts = np.empty(MAX_PARTS)
     used = 0
     for column in range(x.shape[0]):
         xc = np.float64(x[column])
         ac = np.float64(a[column])
         bc = np.float64(b[column])
-        if ac != bc:
+        if ac == bc:
+            continue
+        # A product of two float32, doubled or not, has 48 bits: float64 holds it without rounding.
+        if not cosine:
             used = _grow(parts, used, ac * ac)
             used = _grow(parts, used, -(bc * bc))
-            used = _grow(parts, used, -(2.0 * xc * ac))
-            used = _grow(parts, used, 2.0 * xc * bc)
-    return parts[used - 1] if used else 0.0
-
-
-@njit(nogil=True, _nrt=True)
-def difference_of_products(x: F32, a: F32, b: F32) -> float:
-    """Return a number with the sign of x.b - x.a over the reals."""
-    parts = np.empty(MAX_PARTS)
-    used = 0
-    for column in range(x.shape[0]):
-        xc = np.float64(x[column])
-        ac = np.float64(a[column])
-        bc = np.float64(b[column])
-        if ac != bc:
-            used = _grow(parts, used, -(xc * ac))
-            used = _grow(parts, used, xc * bc)
+            xc *= 2.0
+        used = _grow(parts, used, -(xc * ac))
+        used = _grow(parts, used, xc * bc)
+    # No two of these floats overlap, so the last one, the largest, outweighs all others together.
     return parts[used - 1] if used else 0.0
 
 
@@ -119,6 +109,4 @@ def is_nearer(
         return True
     if found_a - error_a > found_b + error_b:
         return False
-    if cosine:
-        return difference_of_products(x, a, b) < 0.0
-    return difference_of_distances(x, a, b) < 0.0
+    return difference_of_scores(x, a, b, cosine) < 0.0
