@@ -266,9 +266,8 @@ def pad_centers(n_kept: int, scratch: Scratch) -> int:
     """Add centers that never win, up to a whole chunk of 32; return how many centers there are."""
     centers = scratch.centers
     padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
-    for i in range(
-        n_kept, padded
-    ):  # a step of 0 makes whatever bytes stand there count for nothing
+    for i in range(n_kept, padded):
+        # A step of 0 makes whatever bytes stand there count for nothing.
         centers.lows[i] = NEVER
         centers.norms[i] = centers.steps[i] = centers.slacks[i] = np.float32(0.0)
     return padded
@@ -305,10 +304,10 @@ def certify(n: int, part: PartCenters, target: Target, scratch: Scratch) -> None
     """
     panel = scratch.rows
     load_uppers(n, part.n_kept, scratch)
-    compute_bounds(n, part.most, part.others, scratch)
+    compute_bounds(n, part.margin.most, part.others, scratch)
     for i in range(n):
         label = scratch.centers.numbers[panel.best[0, i]]
-        bound = panel.bounds[i] - target.safe_gap + (target.moves[label] + part.moves)
+        bound = panel.bounds[i] - target.safe_gap + (target.moves[label] + part.margin.moves)
         bound -= abs(bound) * np.float32(2.0**-20)
         # Moves may be infinite, and would make a bound of a row that has none.
         panel.bounds[i] = bound if panel.bounds[i] > UNDECIDED else UNDECIDED
@@ -364,7 +363,7 @@ def compute_bounds(n: int, most: np.float32, others: np.float32, scratch: Scratc
     Nothing is looked up by an index that was loaded, so that the loop is one of vectors.
 
     n: int  IN, how many rows the panel has
-    most, others: as in `PartCenters`
+    most: float32  IN, as in `Margin`; others: float32  IN, as in `PartCenters`
     """
     panel = scratch.rows
     lowest, seconds = panel.lowest[0], panel.lowest[1]

@@ -12,8 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from ray_kmeans.kernels import F32, I8, I32
+from ray_kmeans.kernels.int8.nearest import pad_centers
 from ray_kmeans.kernels.int8.types import (
     HINT_ROWS,
+    Margin,
+    PartCenters,
     Parts,
     QuantizedRows,
     Rows,
@@ -337,6 +340,32 @@ def quantize_centers(target: Target, g: F32, n_kept: int, scratch: Scratch) -> n
         scratch.centers.lows[i] = scratch.terms.constants[j] - scratch.terms.slacks[j]
         scratch.centers.slacks[i] = np.float32(2.0) * scratch.terms.slacks[j]
     return theta
+
+
+@bare
+def quantize_part(
+    target: Target,
+    g: F32,
+    n_kept: int,
+    others: np.float32,
+    shift: float,
+    margin: Margin,
+    scratch: Scratch,
+) -> PartCenters:
+    """Quantize the kept centers of a part, as `quantize_centers` does, and pad them.
+
+    others, shift, margin: IN, as in `PartCenters`
+    """
+    theta = quantize_centers(target, g, n_kept, scratch)
+    return PartCenters(
+        reference=g,
+        n_kept=n_kept,
+        padded=pad_centers(n_kept, scratch),
+        others=others,
+        shift=shift,
+        theta=theta,
+        margin=margin,
+    )
 
 
 @bare

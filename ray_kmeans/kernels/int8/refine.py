@@ -20,21 +20,21 @@ from ray_kmeans.kernels.int8.nearest import (
     drop_left_out,
     find_lowest_finely,
     multiply_finely,
-    pad_centers,
 )
 from ray_kmeans.kernels.int8.quantize import (
     AHEAD,
     FAR_AWAY,
     address_of,
     fetch_row,
-    quantize_centers,
     quantize_centers_finely,
     quantize_finely,
+    quantize_part,
 )
 from ray_kmeans.kernels.int8.types import (
     N_CHANGED,
     N_DEFERRED,
     N_REFINED,
+    Margin,
     PartCenters,
     Scratch,
     Sweep,
@@ -253,7 +253,6 @@ def refine_among_all(
     sweep: Sweep,
     reference: F32,
     shift: float,
-    most: np.float32,
     moves: np.float32,
     n_refine: int,
     scratch: Scratch,
@@ -263,23 +262,15 @@ def refine_among_all(
     The terms of all centers around the reference must stand in `scratch.terms`.
 
     reference: (columns,) float32  IN
-    shift, most, moves: as in `PartCenters`
+    shift: float64  IN, as in `PartCenters`; moves: float32  IN, as in `Margin`
     n_refine: int  IN, how many slots `scratch.undecided` lists
     """
     k = len(sweep.target.centers)
     for j in range(k):
         scratch.centers.numbers[j] = j
-    theta = quantize_centers(sweep.target, reference, k, scratch)
-    part = PartCenters(
-        reference=reference,
-        n_kept=k,
-        padded=pad_centers(k, scratch),
-        others=HIGHEST,
-        shift=shift,
-        theta=theta,
-        most=most,
-        moves=moves,
-    )
+    # No center is pruned here, so the moves of every one count, and no bound has to be cut off.
+    margin = Margin(most=HIGHEST, moves=moves)
+    part = quantize_part(sweep.target, reference, k, HIGHEST, shift, margin, scratch)
     refine_undecided(unit, sweep, part, n_refine, scratch)
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import F32, portable
-from ray_kmeans.kernels.int8.nearest import HIGHEST
 from ray_kmeans.kernels.int8.quantize import compute_terms
 from ray_kmeans.kernels.int8.refine import refine_among_all
 from ray_kmeans.kernels.int8.row_order import PART_BLOCKS
@@ -125,5 +124,5 @@ def label_seconds(
         scratch.undecided[slot - first] = slot
     # No bound is kept between two calls, so it may be any number, and no center has moved.
     no_moves = np.float32(0.0)
-    refine_among_all(unit, sweep, reference, shift, HIGHEST, no_moves, last - first, scratch)
+    refine_among_all(unit, sweep, reference, shift, no_moves, last - first, scratch)
     int8_products.end(unit)

@@ -17,9 +17,8 @@ from ray_kmeans.kernels.int8.nearest import (
     certify,
     find_lowest,
     load_row_panel,
-    pad_centers,
 )
-from ray_kmeans.kernels.int8.quantize import compute_terms, quantize_centers
+from ray_kmeans.kernels.int8.quantize import compute_terms, quantize_part
 from ray_kmeans.kernels.int8.refine import (
     PAIRS_FROM,
     refine_pairs,
@@ -31,6 +30,7 @@ from ray_kmeans.kernels.int8.types import (
     N_SCORED,
     N_UNDECIDED,
     PANEL_BLOCKS,
+    Margin,
     PartCenters,
     Parts,
     QuantizedRows,
@@ -45,10 +45,8 @@ from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, Unit
 
 
 @bare
-def update_margin(
-    parts: Parts, p: int, slots: Slots, target: Target, scratch: Scratch
-) -> tuple[np.float32, np.float32]:
-    """Note how far centers near part p have come; return `most` and `moves`, as in `PartCenters`.
+def update_margin(parts: Parts, p: int, slots: Slots, target: Target, scratch: Scratch) -> Margin:
+    """Note how far centers near part p have come; return the margin of its rows.
 
     A row is at most R from the reference and its center at most R + A from it, A being the largest
     |e| of a label here. A center farther than 2 R + A + R/2 from the reference is farther from the
@@ -68,7 +66,7 @@ def update_margin(
             step = max(step, target.step[j])
     moves = (parts.moves[p] + step) * np.float32(1 + 2.0**-20)
     parts.moves[p] = moves
-    return most, moves
+    return Margin(most=most, moves=moves)
 
 
 @bare
@@ -179,26 +177,22 @@ def sweep_part(
     group, first_block, last_block = parts.spans[p]
     g, target = quantized.references[group], sweep.target
     shift = compute_terms(target, g, scratch)
-    most, moves = update_margin(parts, p, sweep.slots, target, scratch)
+    margin = update_margin(parts, p, sweep.slots, target, scratch)
     n_active, active_rows, radius = find_active_blocks(
-        sweep.slots, target.moves, moves, quantized, first_block, last_block, scratch.active_blocks
+        sweep.slots,
+        target.moves,
+        margin.moves,
+        quantized,
+        first_block,
+        last_block,
+        scratch.active_blocks,
     )
     sweep.tally[N_ACTIVE] += active_rows
     sweep.tally[N_SCORED] += n_active * BLOCK_ROWS
     if n_active == 0:
         return
     n_kept, others = prune_centers(radius, scratch)
-    theta = quantize_centers(target, g, n_kept, scratch)
-    part = PartCenters(
-        reference=g,
-        n_kept=n_kept,
-        padded=pad_centers(n_kept, scratch),
-        others=others,
-        shift=shift,
-        theta=theta,
-        most=most,
-        moves=moves,
-    )
+    part = quantize_part(target, g, n_kept, others, shift, margin, scratch)
     n_refine = score_blocks(unit, n_active, quantized, sweep, part, scratch)
     if n_refine:
         refine_undecided(unit, sweep, part, n_refine, scratch)

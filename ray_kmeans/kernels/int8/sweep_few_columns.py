@@ -242,7 +242,7 @@ def sweep_part_by_floats(
         n_refine = store_block(first, count, n_refine, sweep, moves, scratch)
     sweep.tally[N_UNDECIDED] += n_refine
     if n_refine:
-        refine_among_all(unit, sweep, g, shift, HIGHEST, moves, n_refine, scratch)
+        refine_among_all(unit, sweep, g, shift, moves, n_refine, scratch)
 
 
 @bare

@@ -298,6 +298,15 @@ class Sweep(NamedTuple):
         return self.changed[len(self.changed) - self.tally[N_DEFERRED] :]
 
 
+class Margin(NamedTuple):
+    """What the bounds of the rows of a part are counted with, see `sweep.update_margin`."""
+
+    most: np.float32
+    """The largest bound that a row of the part may get."""
+    moves: np.float32
+    """How far centers near the part have come, in all."""
+
+
 class PartCenters(NamedTuple):
     """How the centers of one part are quantized, and what its bounds may be."""
 
@@ -313,10 +322,8 @@ class PartCenters(NamedTuple):
     """|g|^2 - s^2, s being the scale: a term of all scores by cosine."""
     theta: np.float32
     """max |e - e'| / |e| over the kept centers, by one byte."""
-    most: np.float32
-    """The largest bound that a row of the part may get, see `sweep.update_margin`."""
-    moves: np.float32
-    """How far centers near the part have come, in all."""
+    margin: Margin
+    """What the bounds of the rows of the part are counted with."""
 
 
 class Scratch(NamedTuple):
