@@ -45,7 +45,7 @@ def center_rows(rows: F32, scaled_mean: F32, scale: np.float32, residuals: F32) 
     scaled_mean: (d,) float32  IN, m; scale: float32  IN
     residuals: (n, d + 2) float32  OUT
     """
-    # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term any underflow.
+    # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term underflow.
     n, d = rows.shape
     for i in range(n):
         total = np.float32(0.0)
@@ -104,6 +104,7 @@ def certify(
     for i in range(n):
         norm = residuals[i, width - 1]
         label = labels[i]
+        # The interval reaches as far above the score as below it, and begins at `lowest`.
         upper[i] = lowest[i] + np.float32(2.0) * (bound_a[label] + bound_b[label] * norm)
         if norm < FAR_AWAY:
             certain[i] = second[i] > upper[i]
@@ -302,6 +303,7 @@ def distances(rows: F32, centers: F32, cosine: bool, result: F32 | F64) -> None:
         for first in range(0, k, TILE_CENTERS):
             last = first + TILE_CENTERS
             totals[:] = 0.0
+            # The order of the columns is part of the result, so their tiles come in it as well.
             for left in range(0, d, TILE_COLUMNS):
                 right = left + TILE_COLUMNS
                 _transpose(rows[start:end, left:right], tile)
@@ -351,6 +353,8 @@ def fingerprint(bits: NDArray[np.uint32], keys: NDArray[np.uint64], weights: I64
         mixed = np.uint64(0)
         for column in range(d):
             mixed += np.uint64(bits[i, column]) * keys[column]
+        # Up to here the hash is linear: rows that exchange values of a column would add up to the
+        # same. The shifts end that. The sum over rows wraps, so neither order nor split matters.
         mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
         times = np.uint64(weights[i]) if len(weights) else np.uint64(1)
         total += times * (mixed ^ (mixed >> np.uint64(33)))

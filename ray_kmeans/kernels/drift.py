@@ -19,6 +19,7 @@ def spread(centers: F32, mean: F64) -> float:
         for column in range(d):
             mean[column] += np.float64(centers[j, column])
     mean /= k
+    # One maximum for each column, as the loop over columns then is one of vectors.
     most = np.zeros(d)
     for j in range(k):
         for column in range(d):
@@ -37,6 +38,7 @@ def moved(before: F32, after: F32, distances: F64) -> None:
     for j in range(k):
         total = 0.0
         for column in range(d):
+            # Any order will do: the caller rounds the way up by more than an order can change.
             step = np.float64(after[j, column]) - np.float64(before[j, column])
             total += step * step
         distances[j] = np.sqrt(total)

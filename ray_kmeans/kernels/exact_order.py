@@ -12,8 +12,8 @@ from ray_kmeans.kernels import F32, F64
 from ray_kmeans.process.jit import njit
 
 MAX_PARTS = 640
-"""Floats of an expansion at most. They do not overlap and are within 2**-298 .. 2**290, the range of
-the terms: at worst there is one for every bit."""
+"""Floats of an expansion at most. They do not overlap and are within 2**-298 .. 2**290, the range
+of the terms: at worst there is one for every bit."""
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
@@ -62,11 +62,13 @@ def _grow(parts: F64, used: int, term: float) -> int:
     """
     kept = 0
     for i in range(used):
+        # Knuth's two-sum: `total + error` is `term + part` without rounding, in whichever order of
+        # size the two come. It rests on each rounding, so no fastmath may touch this loop.
         part = parts[i]
         total = term + part
         shadow = total - term
         error = (term - (total - shadow)) + (part - shadow)
-        if error != 0.0:
+        if error != 0.0:  # zeros are left out, so that the last float alone tells the sign
             parts[kept] = error
             kept += 1
         term = total
@@ -105,6 +107,7 @@ def is_nearer(
     """Tell whether x is strictly nearer to a than to b, given the result of `score` for both."""
     found_a, error_a = score_a
     found_b, error_b = score_b
+    # The rounding of these sums is within the errors, which `score` gives with room for it.
     if found_a + error_a < found_b - error_b:
         return True
     if found_a - error_a > found_b + error_b:

@@ -225,6 +225,7 @@ class PlainHeld(IncrementalSums):
         first = 0
         for rows in joined(self._blocks):
             here = slice(first, first + len(rows))
+            # `labels` is a view that the kernel writes, so what was there is copied first.
             labels, before = self._labels[here], self._labels[here].copy()
             self._kernel.assign(rows, prepared, labels)
             if self._sums is not None:

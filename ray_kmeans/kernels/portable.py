@@ -106,6 +106,7 @@ class PortableKernel(HoldsPlainly):
         unrounded = exact * scale - scaled_mean
         e = unrounded.astype(np.float32).astype(np.float64)
         squares = (e * e).sum(axis=1)
+        # (d + 2) roundings of the product and some of r, e, q and the bound itself; 1.01 rounds up.
         g = (d + 16) * 2.0**-24 * 1.01
         tiny = (d + 1) * 2.0**-120
         if cosine:

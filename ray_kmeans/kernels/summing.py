@@ -51,9 +51,9 @@ def move_rows(
 ) -> None:
     """Move rows between the sums of clusters, in threads.
 
-    Each thread takes some of the moves, with sums of its own, where these are small beside the rows.
-    Else all threads look at all moves, and a cluster belongs to one of them: no lock is needed, and
-    no memory for other sums.
+    Each thread takes some of the moves, with sums of its own, where these are small beside the
+    rows. Else all threads look at all moves, and a cluster belongs to one of them: no lock is
+    needed, and no memory for other sums.
 
     rows: Rows  IN, where all rows are
     moves: Moves  IN; labels: of all rows now
@@ -118,6 +118,8 @@ def _move(
 @njit(nogil=True, _nrt=False)
 def _add(row: F32, scale: F64, total: I64, times: int) -> None:
     """Add a row (d,) to one sum (d,), `times` times."""
+    # Rounded by the one rule of the grid before it is multiplied, so that a row leaves a sum with
+    # the very number that it came with.
     for column in range(len(row)):
         total[column] += times * np.int64(avx512.whole(np.float64(row[column]) * scale[column]))
 
@@ -145,6 +147,7 @@ def accumulate_squares(
         times = weights[i] if len(weights) else 1
         for column in range(d):
             units = np.int64(avx512.whole(np.float64(rows[i, column]) * scale[column]))
+            # With half a step added, |l| is at most 2^(half_bits - 1): squares take 2 bits less.
             high = (units + half) >> half_bits
             low = units - (high << half_bits)
             # Both fit 32 bits, as a float32 has 24: their products are cheaper so.

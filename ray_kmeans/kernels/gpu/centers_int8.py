@@ -52,6 +52,7 @@ class CenterPanels:
         self._references, self._group_of = references, group_of
         k, d = scaled.centers.shape
         groups, padded = len(references), -(-k // tile.centers) * tile.centers
+        # In the order of their distance, so that pruning cuts off the last tiles of a group.
         order = torch.full((groups, padded), -1, dtype=torch.int32, device=references.device)
         order[:, :k] = rough_distances(references, scaled.centers).argsort(dim=1)
         block_groups = torch.arange(groups, device=references.device, dtype=torch.int32)

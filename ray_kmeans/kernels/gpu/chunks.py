@@ -77,7 +77,21 @@ class Chunks:
 
 
 class Pipe:
-    """Two buffers: one chunk is sent, by a thread and a stream of its own, while one is in use."""
+    """Two buffers: one chunk is sent, by a thread and a stream of its own, while one is in use.
+
+    Three parties work at the same time: the caller's stream, the sending thread, and its stream.
+    Each of the two sides has a staged copy on the host and rows on the device. What keeps one party
+    from what another one still reads:
+
+    - The thread writes to a staged copy only after the copying from it to the device has ended. It
+      waits for the event in `_sent`.
+    - Its stream writes to the rows of a side only after the work that was submitted with them. It
+      waits for the event in `_used`, which `receive` records when the caller is done.
+    - The caller's stream reads the rows only after they are there: `receive` lets it wait for
+      `_sent`, which the thread has set by then, as its result has come.
+    - One thread sends, so chunks arrive in the order of the calls of `send`. The caller sends the
+      next chunk before it receives one, and no more than one ahead: there are two sides.
+    """
 
     def __init__(self, device: Device, values: int) -> None:
         self._device = device

@@ -62,6 +62,7 @@ class Float32Labeller:
             lows = residuals @ factors.T
         norms = residuals[:, -1]
         lowest, labels = lows.min(dim=1)
+        # Without the lowest score, the second-lowest is a minimum as well: cheaper than a sort.
         lows.scatter_(1, labels[:, None], torch.inf)
         second = lows.amin(dim=1)
         lows.scatter_(1, labels[:, None], lowest[:, None])
@@ -109,6 +110,7 @@ class Float32Labeller:
         g, tiny = (d + 16) * ROUNDOFF * 1.01, (d + 1) * 2.0**-120
         mean = self._mean.double()
         for part, centers in self._centers_in_float64():
+            # For 'cosine' q is made of e before it is rounded, as |m| may be large beside |e|.
             unrounded = centers * self.scale - mean
             e = unrounded.float().double()
             squares = e.square().sum(dim=1)

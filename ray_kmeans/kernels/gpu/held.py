@@ -59,6 +59,7 @@ class HeldOnDevice(IncrementalSums):
         labeller = self._labeller_of(centers)
         for rows, before, weights in zip(self._chunks, self._labels, self._weights, strict=True):
             after = labeller.label(rows, before)
+            # Both sets of labels are needed to move rows, so those of before are replaced last.
             if self._sums is not None:
                 self._sums.move(rows, before, after, weights)
             before.copy_(after)

@@ -66,6 +66,7 @@ class Int8Labeller:
         """Return the labels (m,) of undecided rows, given where their lowest scores end (m,)."""
         panels = self._around_references
         found, counts = panels.list_candidates(panels.place_rows(rows, before), uppers)
+        # More candidates than there are places, or a bound that is no number: float32 knows how.
         is_refined = (counts > 0) & (counts <= MOST_CANDIDATES) & uppers.isfinite()
         labels = torch.empty(len(rows), dtype=torch.int32, device=rows.device)
         candidates = found[is_refined].sort(dim=1).values

@@ -58,6 +58,7 @@ def _compute_keys(product, weight, reach, lows, norms, steps, centers, tile):
     begin = tl.load(lows + centers)[None, :] - reach[:, None] * tl.load(norms + centers)[None, :]
     product = tl.load(steps + centers)[None, :] * product.to(tl.float32)
     low = begin + weight[:, None] * product
+    # This moves a score by 2^-15 of itself at most, up or down; the bounds allow for it.
     bits = (low.to(tl.int32, bitcast=True) & _MASK) | tile
     return bits.to(tl.float32, bitcast=True)
 

@@ -28,6 +28,7 @@ def refine_pairs(
     scores, error = _score_pairs(rows, centers, numbers, candidates, cosine, budget)
     upper = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
     upper.scatter_reduce_(0, numbers, scores + error, "amin")
+    # The true nearest candidate is left, as its score is not above the least of the upper ends.
     is_left = scores - error <= upper[numbers]
     numbers, candidates = numbers[is_left], candidates[is_left]
     labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)

@@ -41,6 +41,7 @@ def load_row_panel(
     theta: float32  IN, max |e - e'| / |e| over the kept centers
     """
     panel = scratch.rows
+    # 2^-10 of R is for float32, 2^-13 |r'| for the 8 bits of a score that give way to a number.
     for i in range(len(blocks)):
         shift = BLOCK_ROWS * (blocks[i] - i)
         for at in range(BLOCK_ROWS * i, BLOCK_ROWS * i + BLOCK_ROWS):
@@ -75,6 +76,7 @@ def find_lowest(
         last = min(first + PANEL_CENTERS, padded)
         here = there = (0, 0, first)
         left = len(blocks) * (last - first) // CHUNK_CENTERS
+        # Two steps more than there are products, which only fold what the last two left.
         for step in range(left + 2):
             if step < left:
                 panel, offsets = panel_at(centers.first_bytes, centers.first_offsets, here[2])
@@ -85,6 +87,7 @@ def find_lowest(
                 fold_chunk(three, there[2], first, there[1], ready, scratch)
                 there = next_place(there, at_once, len(blocks), first, last)
             if step < left:
+                # Not before the fold above: while that runs, the unit is still multiplying.
                 int8_products.store(unit, other)
             ready, ahead, other = ahead, other, ready
         merge_panel(first, scratch)
@@ -248,6 +251,7 @@ def insert_keys(first: int, keys: F32, bits: I32, lowest: F32, best: I32) -> Non
     keys, bits: as in `begin_lowest`
     lowest: (3, 256) float32  INOUT; best: (3, 256) int32  INOUT, of which line 2 is not maintained
     """
+    # Selections and no branch, so that LLVM makes vectors of the loop.
     for i in range(PANEL_ROWS):
         key, number = keys[i], np.int32(first + (bits[i] & np.int32(PANEL_CENTERS - 1)))
         a, b, c = lowest[0, i], lowest[1, i], lowest[2, i]
@@ -285,6 +289,7 @@ def drop_left_out(some: I32, n_kept: int, left_out: I32, scratch: Scratch) -> No
     numbers, panel = scratch.centers.numbers, scratch.rows
     for i in range(len(some)):
         center = left_out[some[i]]
+        # Where no score was a number, a place may be that of a padding center.
         is_lowest = numbers[min(panel.best[0, i], n_kept - 1)] == center
         is_next = numbers[min(panel.best[1, i], n_kept - 1)] == center
         if is_lowest:
@@ -321,6 +326,7 @@ def load_uppers(n: int, n_kept: int, scratch: Scratch) -> None:
     n: int  IN, how many rows the panel has
     """
     panel, centers = scratch.rows, scratch.centers
+    # 2.002 for 2 covers the rounding of this loop. `reaches` holds -R, hence the minus.
     for i in range(n):
         # Where no score was a number, the place may be that of a padding center.
         center = min(panel.best[0, i], np.int32(n_kept - 1))
@@ -346,6 +352,7 @@ def bound_of(
     radius: float32  IN, an upper bound of |r|
     most: float32  IN, the most that is returned
     """
+    # 1.001, 0.998 and 2^-50 outweigh the rounding of the few operations that they stand in.
     sure = (lowest < KNOWN) & (gap > np.float32(0.0))
     more = gap if sure else np.float32(1.0)
     squared = upper + radius * radius * np.float32(1.001)

@@ -1,10 +1,11 @@
 """Quantize rows and centers to bytes around a reference, with bounds of what that changes.
 
-With r = x - g and e = c - g around a reference g, all scaled by a power of two, the score of a center
+With r = x - g and e = c - g around a reference g, all scaled by a power of two, the score of a
+center
     |x - c|^2 - |x - g|^2  =  q - 2 r.e,   q = |e|^2
-lies within  q - (2 w t) p  +- (a + R E),  where p is the exact product of the bytes of r and e, and w
-and t are their steps. docs/internals/exactness.md derives R, E, theta and a. The arguments are those of
-the table in `types`.
+lies within  q - (2 w t) p  +- (a + R E),  where p is the exact product of the bytes of r and e,
+and w and t are their steps. docs/internals/exactness.md derives R, E, theta and a. The arguments
+are those of the table in `types`.
 """
 
 from __future__ import annotations
@@ -191,6 +192,7 @@ def quantize_parts(
             quantized.weights[slot] = quantized.errors[slot] = quantized.sizes[slot] = np.float32(
                 0.0
             )
+            # Rows of a group may be anywhere in memory, and reading them would be mostly waiting.
             if slot + AHEAD < last:
                 fetch_row(rows, order[slot + AHEAD], d)
             if order[slot] < 0:
@@ -252,6 +254,8 @@ def compute_terms(target: Target, g: F32, scratch: Scratch) -> float:
     """Write the terms of all centers around g to `scratch.terms`; return |g|^2 - s^2."""
     e = scratch.vector.values
     d = target.centers.shape[1]
+    # 2^-15 of q is for the 8 bits of a score that give way to a number, and (d + 16) 2^-24 for a
+    # float32 sum in any order.
     kappa = ROOM * np.float32(2.0**-15 + (d + 16) * 2.0**-24)
     squares = product(g, g)
     shift = squares - np.float64(target.scale) * np.float64(target.scale)
@@ -317,6 +321,7 @@ def put_second_bytes(
 @bare
 def relative_error(error: np.float32, norm: np.float32) -> np.float32:
     """Return an upper bound of |e - e'| / |e|, given |e - e'|^2 and E."""
+    # 2^-21 E is more than e and step q were rounded by, 2^-52 more than whatever may underflow.
     off = np.sqrt(error) * ROOM + np.float32(2.0**-21) * norm + np.float32(2.0**-52)
     return off / norm * np.float32(1 + 2.0**-20)
 
@@ -334,6 +339,7 @@ def quantize_centers(target: Target, g: F32, n_kept: int, scratch: Scratch) -> n
         scratch.centers.steps[i], inverse = steps_of(scratch.terms.largest[j])
         lines = scratch.centers.first_bytes[i // 16, :, i % 16]
         error, total = put_bytes(scratch.vector.values, scratch.centers.steps[i], inverse, lines)
+        # VNNI multiplies rows as x + 128, and so has 128 times this sum too much.
         scratch.centers.first_offsets[i] = np.int32(-128) * total
         theta = max(theta, relative_error(error, scratch.terms.norms[j]))
         scratch.centers.norms[i] = scratch.terms.norms[j]
@@ -370,7 +376,7 @@ def quantize_part(
 
 @bare
 def quantize_centers_finely(target: Target, g: F32, n_kept: int, scratch: Scratch) -> np.float32:
-    """Write the second bytes of the kept centers, after `quantize_centers`; return theta of both."""
+    """Write the second bytes of the kept centers, behind the first; return theta of both."""
     theta = np.float32(0.0)
     for i in range(n_kept):
         subtract(target.scaled[scratch.centers.numbers[i]], ONE, g, scratch.vector.values)

@@ -1,8 +1,8 @@
 """Rows that one byte a column leaves undecided: two bytes decide most of them, float64 the rest.
 
-Where two candidates are all there are, float64 is cheaper than two bytes for many centers. A row that
-two bytes leave undecided is compared exactly with the centers whose interval begins below the float64
-score of its best candidate. docs/internals/kernels.md draws the way of a row, and
+Where two candidates are all there are, float64 is cheaper than two bytes for many centers. A row
+that two bytes leave undecided is compared exactly with the centers whose interval begins below the
+float64 score of its best candidate. docs/internals/kernels.md draws the way of a row, and
 docs/internals/exactness.md proves the bounds. The arguments are those of the table in `types`.
 """
 
@@ -231,6 +231,7 @@ def store_refined(some: I32, sweep: Sweep, part: PartCenters, scratch: Scratch) 
     panel = scratch.rows
     n_unresolved = 0
     for i in range(len(some)):
+        # Also the bound of a row that exact sums will decide: it stays active in the next sweep.
         sweep.slots.bounds[some[i]] = panel.bounds[i]
         if is_left_out(some[i], panel.labels[i], sweep.target):  # only where no score was a number
             defer(some[i], sweep.changed, sweep.tally)
@@ -298,6 +299,7 @@ def compare_exactly(
                 is_rival = bits & 1 and not is_left_out(
                     some[chosen[i]], centers.numbers[chunk + j], sweep.target
                 )
+                # A row that is over the limit is not compared any more; below it is deferred.
                 if is_rival and exact.counts[i] <= many:
                     compare_candidate(some, chosen, i, np.int32(chunk + j), sweep, scratch)
                 bits >>= 1
@@ -333,11 +335,12 @@ def rows_below(j: int, chunk: int, scratch: Scratch) -> int:
 
 @bare
 def load_exact_block(some: I32, chosen: I32, sweep: Sweep, scratch: Scratch) -> None:
-    """Put the chosen rows of a panel side by side, with the float64 score of each one's best center.
+    """Put the chosen rows of a panel side by side, with the float64 scores of their best centers.
 
     some, chosen: as in `compare_exactly`
     """
     exact, panel, target = scratch.exact, scratch.rows, sweep.target
+    # The chosen rows may be anywhere in their panel; products take 32 that stand together.
     exact.factors[2, :] = UNDECIDED  # no interval begins below it, in a place without a row
     exact.counts[:] = 0
     for i in range(len(chosen)):
@@ -376,6 +379,8 @@ def compare_candidate(
         target.centers.shape[1],
     )
     rival, holder = target.centers[numbers[candidate]], target.centers[numbers[best]]
+    # `is_nearer` is strict, so in a tie the center that is given second wins. That must be the one
+    # with the lower number, which has the lower place, too: pruning keeps centers in order.
     found = score(x, rival, target.cosine)
     held = exact.scores[i, 0], exact.scores[i, 1]
     if candidate > best:

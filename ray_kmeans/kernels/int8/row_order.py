@@ -84,6 +84,8 @@ def regroup(
     """
     counts = np.zeros((groups, BUCKETS), np.int64)
     _count(slots, group_of, counts)
+    # A group begins at a block of its own, since a block has one reference. Inside, class after
+    # class: rows without a bound come first.
     blocks = -(-counts.sum(axis=1) // BLOCK_ROWS)
     begins = np.concatenate([[0], np.cumsum(blocks)])
     places = np.cumsum(counts, axis=1) - counts + begins[:-1, None] * BLOCK_ROWS
@@ -96,8 +98,8 @@ def regroup(
 def subtract_moves(slots: Slots, parts: Parts, moves: F32) -> None:
     """Count bounds from now on: subtract how far centers have come up to now, rounded up.
 
-    A row without anything left gets the bound of an undecided one. Before the rows are regrouped this
-    is needed, as parts, whose moves bounds are counted with, are made anew.
+    A row without anything left gets the bound of an undecided one. Before the rows are regrouped
+    this is needed, as parts, whose moves bounds are counted with, are made anew.
 
     moves: (k,) float32  IN, how far each center has come
     """
@@ -128,6 +130,7 @@ def _bucket(left: np.float32) -> int:
     """Return the class of a bound: 0 where there is none, then by its power of two."""
     if not left > 0:
         return 0
+    # The spread of the scaled centers is near 1, so bounds from 2^-20 to 2^11 are told apart.
     _, exponent = math.frexp(left)
     return max(1, min(exponent + 20, BUCKETS - 1))
 

@@ -65,7 +65,7 @@ class SecondNearest:
     def label(
         self, rows: NDArray[np.float32], labels: NDArray[np.int32], seconds: NDArray[np.int32]
     ) -> NDArray[np.int64]:
-        """Write the second-nearest center of each row; return which rows are deferred to the caller.
+        """Write the second-nearest center of each row; return which rows are left to the caller.
 
         rows: (n, d)  IN, C order
         labels: (n,)  IN, the nearest centers
@@ -90,6 +90,7 @@ class SecondNearest:
             (first, min(first + step, len(rows)), places, slots, target)
             for first in range(0, len(rows), step)
         ]
+        # Threads share the slots, and each piece writes those of its own rows.
         deferred = self._threads.run(self._label_piece, work)
         seconds[:] = slots.labels[: len(rows)]
         return np.concatenate([np.empty(0, np.int64), *deferred])

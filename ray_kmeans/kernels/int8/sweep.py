@@ -1,9 +1,9 @@
-"""A sweep over some parts of a shard: labels by one byte a column where it decides, else by `refine`.
+"""A sweep over parts of a shard: labels by one byte a column where it decides, else by `refine`.
 
 A part is a run of blocks of 32 rows that share a reference. For each part the centers that could be
-nearest are quantized around its reference, so that every row has an interval for each score. A row is
-certified when the interval that begins lowest ends before the next one begins. The arguments are those
-of the table in `types`; docs/internals/exactness.md proves the bounds.
+nearest are quantized around its reference, so that every row has an interval for each score. A row
+is certified when the interval that begins lowest ends before the next one begins. The arguments are
+those of the table in `types`; docs/internals/exactness.md proves the bounds.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def update_margin(parts: Parts, p: int, slots: Slots, target: Target, scratch: S
     near = np.float32(1.03) * (np.float32(2.0) * radius + away + most)  # E is up to 2 % too large
     step = np.float32(0.0)
     for j in range(len(scratch.terms.norms)):
-        if not scratch.terms.norms[j] > near:
+        if not scratch.terms.norms[j] > near:  # so a norm that is not a number counts
             step = max(step, target.step[j])
+    # Rounded up in each sweep: a sum of ways must never fall below the true one.
     moves = (parts.moves[p] + step) * np.float32(1 + 2.0**-20)
     parts.moves[p] = moves
     return Margin(most=most, moves=moves)
@@ -94,6 +95,7 @@ def find_active_blocks(
         here = 0
         largest = np.float32(0.0)
         for slot in range(begin, begin + BLOCK_ROWS):
+            # Written so that a bound that is not a number makes the row active.
             here += not slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
             size = quantized.sizes[slot] + quantized.errors[slot]
             largest = size if size > largest else largest
@@ -113,9 +115,10 @@ def prune_centers(radius: np.float32, scratch: Scratch) -> tuple[int, np.float32
     is above the least upper end of all is nearest to none of them.
 
     radius: float32  IN
-    Returns how many are kept, in `scratch.centers.numbers`, and where the scores of all others begin.
+    Returns how many `scratch.centers.numbers` lists, and where the scores of all others begin.
     """
     terms = scratch.terms
+    # 2.002 for 2, and 2^-20 of each end, cover the rounding of these two loops.
     reach = np.float32(2.002) * radius
     upper = HIGHEST
     for j in range(len(terms.norms)):
@@ -177,6 +180,7 @@ def sweep_part(
     group, first_block, last_block = parts.spans[p]
     g, target = quantized.references[group], sweep.target
     shift = compute_terms(target, g, scratch)
+    # Before anything may return: moves that are not noted now would be missing from all bounds.
     margin = update_margin(parts, p, sweep.slots, target, scratch)
     n_active, active_rows, radius = find_active_blocks(
         sweep.slots,
@@ -236,6 +240,7 @@ def sweep_parts(
     scratch: Scratch,
 ) -> None:
     """Label the rows of the parts from `first_part` to `last_part`; see the head of this module."""
+    # Tiles are set up and released by the thread that uses them: they are registers of its own.
     int8_products.begin(unit)
     for p in range(first_part, last_part):
         sweep_part(unit, p, parts, quantized, sweep, scratch)

@@ -1,9 +1,9 @@
 """The sweep for few columns and centers, where looking at scores costs more than products.
 
-Rows are taken as float32, straight from where they are and in their own order: there is no copy, and
-next to none are undecided. The arguments are those of the table in `types`, but for `references`,
-(groups, columns) float32 IN, which stands in the place of `quantized`. docs/internals/exactness.md
-proves the bounds.
+Rows are taken as float32, straight from where they are and in their own order: there is no copy,
+and next to none are undecided. The arguments are those of the table in `types`, but for
+`references`, (groups, columns) float32 IN, which stands in the place of `quantized`.
+docs/internals/exactness.md proves the bounds.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def load_centers(target: Target, g: F32, scratch: Scratch) -> tuple[int, np.floa
         slack, norm = terms.slacks[j], terms.norms[j]
         largest_slack = max(largest_slack, slack if slack < HIGHEST else HIGHEST)
         largest_norm = max(largest_norm, norm if norm < HIGHEST else HIGHEST)
+    # Up to a whole group of 8, with centers whose scores are above any real one.
     padded = (k + CENTERS_AT_ONCE - 1) // CENTERS_AT_ONCE * CENTERS_AT_ONCE
     floats.centers[k:padded] = np.float32(0.0)
     floats.constants[k:padded] = NEVER
@@ -126,7 +127,7 @@ def fetch_next(address: int, d: int) -> None:
 
 @bare
 def load_rows(address: int, d: int, scale: np.float32, g: F32, scratch: Scratch) -> None:
-    """Put 32 rows side by side in `scratch.floats.columns`, relative to g, and add up their squares.
+    """Put 32 rows relative to g into `scratch.floats.columns`, and add up their squares.
 
     address: int  IN, of 32 rows (32, d) float32, C order; scale: float32  IN
     """
@@ -160,6 +161,7 @@ def certify_block(
         off = slack + np.float32(2.002) * gamma * radius * norm
         upper = lowest[i] + off
         gap = (second[i] - off) - upper
+        # More than these three sums were rounded by.
         gap -= (abs(second[i]) + abs(upper)) * np.float32(2.0**-22)
         bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
 
@@ -196,7 +198,7 @@ def store_block(
 
 @bare
 def score_block(address: int, g: F32, padded: int, sweep: Sweep, scratch: Scratch) -> None:
-    """Find the two lowest scores of 32 rows among all centers; they stand in `scratch.floats.found`.
+    """Write the two lowest scores of 32 rows among all centers to `scratch.floats.found`.
 
     address: int  IN, of 32 rows (32, d) float32, C order
     padded: int  IN, how many centers `load_centers` wrote
@@ -234,6 +236,7 @@ def sweep_part_by_floats(
         sweep.tally[N_ACTIVE] += active_rows
         sweep.tally[N_SCORED] += BLOCK_ROWS
         first = BLOCK_ROWS * block
+        # Slots are in the order of the rows here, so the first slot is the number of the first row.
         count = min(BLOCK_ROWS, sweep.rows.firsts[-1] - first)
         address = address_of_block(sweep.rows, first, count, d, scratch)
         fetch_next(address, d)

@@ -1,8 +1,8 @@
 """Records that compiled loops work on: rows, centers, and the scratch memory of one thread.
 
-The loops allocate nothing and find their memory in a `Scratch`: numba would count who refers to each
-new array, in every call and slice. No loop checks a bound, so two arrays that change places would
-corrupt memory silently. Therefore every record is built by keyword, which
+The loops allocate nothing and find their memory in a `Scratch`: numba would count who refers to
+each new array, in every call and slice. No loop checks a bound, so two arrays that change places
+would corrupt memory silently. Therefore every record is built by keyword, which
 tests/kernels/test_kernel_records.py holds, and arrays that belong together share one record.
 
 Words: a *block* is 32 rows; a *slot* is the place of a row in the order of the sweep; a *panel of
@@ -15,7 +15,7 @@ Letters in the shapes: n rows, k centers, d columns, `columns` (d up to whole ch
 Arguments that many loops share, and that they do not explain again:
 
     unit       Amx or Vnni     IN     what multiplies bytes, see `llvm.int8_products`
-    sweep      Sweep           INOUT  rows, slots and centers of the sweep; labels, changes and counts
+    sweep      Sweep           INOUT  rows, slots and centers of the sweep; changes and counts
     rows       Rows            IN     where the rows are
     slots      Slots           INOUT  labels and bounds in the order of the sweep
     parts      Parts           INOUT  the runs of blocks that share a reference
@@ -50,7 +50,7 @@ PANEL_BLOCKS = PANEL_ROWS // BLOCK_ROWS
 """Blocks of 32 rows in one panel of rows."""
 
 bare = njit(nogil=True, _nrt=False, error_model="numpy")
-"""Compile a loop that allocates nothing and divides as NumPy does, so that LLVM can vectorize it."""
+"""Compile a loop that allocates nothing and divides as NumPy does: LLVM can vectorize it."""
 bare_sum = njit(nogil=True, _nrt=False, error_model="numpy", fastmath={"reassoc", "contract"})
 """Compile as `bare`, and let LLVM reorder sums: only for sums with a bound for any order."""
 
@@ -82,7 +82,7 @@ class QuantizedRows(NamedTuple):
     weights: F32
     """(slots,) -2 times the step of each row."""
     errors: F32
-    """(slots,) upper bound of |r - r'|, what quantizing changed; infinite for a row too far away."""
+    """(slots,) upper bound of |r - r'|, what quantizing changed; infinite for rows too far away."""
     sizes: F32
     """(slots,) |r'|, the length of the quantized row, rounded up."""
     references: F32
@@ -97,7 +97,7 @@ class Parts(NamedTuple):
     radii: F32
     """(parts,) upper bound of how far a row of the part is from its reference."""
     moves: F32
-    """(parts,) sum over the sweeps of how far that center near the part came which came farthest."""
+    """(parts,) sum over the sweeps of the longest way of a center near the part."""
 
 
 class Target(NamedTuple):
@@ -175,7 +175,7 @@ class RowPanel(NamedTuple):
     uppers: F32
     """(256,) an upper bound of the true score of the best center."""
     bounds: F32
-    """(256,) how far centers may come, in all, before the label can change; `UNDECIDED` if undecided."""
+    """(256,) how far centers may come, in all, before the label can change; or `UNDECIDED`."""
     labels: I32
     """(256,) the number of the center with the lowest score."""
     undecided: I32

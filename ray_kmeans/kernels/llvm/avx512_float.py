@@ -45,6 +45,7 @@ def turn(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows, d, first, scale, g, columns, squares = arguments
         lines = _rows(builder, rows, d, first)
+        # 16 rows of 16 columns become 16 columns of 16 rows in four rounds of swaps.
         for apart in (8, 4, 2, 1):
             lines = _swap(builder, lines, apart)
         factor = splat(builder, scale)

@@ -91,6 +91,7 @@ def _begin(unit: Any) -> Any:
 @overload(end, strict=False)
 def _end(unit: Any) -> Any:
     """Choose what `end` is compiled to."""
+    # Released tiles need not be saved when the system gives the processor to another thread.
     if unit.instance_class is Amx:
         return lambda unit: tiles.release()
     return lambda unit: None
@@ -122,6 +123,8 @@ def _by_tiles(rows: int, quads: int, centers: int) -> None:
     tiles.zero_1()
     tiles.zero_2()
     tiles.zero_3()
+    # Each load stands right before the first product that needs it, so that loads and products
+    # overlap: four products for four loads.
     for chunk in range(chunks):
         here = rows + chunk * 2 * TILE_BYTES
         center = centers + chunk * TILE_BYTES
