@@ -9,7 +9,7 @@ from ray_kmeans.process.jit import njit
 
 
 @njit(nogil=True, error_model="numpy")
-def spread(centers: F32, mean: F64) -> float:
+def measure_spread(centers: F32, mean: F64) -> float:
     """Write the mean of the centers; return how far any is from it in any column.
 
     centers: (k, d) float32  IN; mean: (d,) float64  INOUT, zeros before
@@ -29,7 +29,7 @@ def spread(centers: F32, mean: F64) -> float:
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def moved(before: F32, after: F32, distances: F64) -> None:
+def measure_moves(before: F32, after: F32, distances: F64) -> None:
     """Write how far each center moved.
 
     before, after: (k, d) float32  IN; distances: (k,) float64  OUT

@@ -77,7 +77,7 @@ class PreparedCenters:
 def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
     """Return a power of two that brings the spread of the centers near 1, and their mean (d,)."""
     mean = np.zeros(centers.shape[1])
-    return scale_for(drift.spread(centers, mean)), mean
+    return scale_for(drift.measure_spread(centers, mean)), mean
 
 
 def scale_for(spread: float) -> float:
@@ -144,7 +144,7 @@ class PortableKernel(HoldsPlainly):
         tiles = -(-len(rows) // prepared.tile_rows)
         step = max(-(-tiles // self._threads.count), 1) * prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
-        with one_blas_thread():
+        with use_one_blas_thread():
             self._threads.run(
                 _assign_part, [(rows[part], prepared, None, labels[part]) for part in parts]
             )
@@ -159,7 +159,7 @@ class PortableKernel(HoldsPlainly):
         """Label rows with the nearest center except `labels`, see `Kernel.assign_second`."""
         step = prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
-        with one_blas_thread():
+        with use_one_blas_thread():
             self._threads.run(
                 _assign_part,
                 [(rows[part], prepared, labels[part], seconds[part]) for part in parts],
@@ -332,7 +332,7 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
+def use_one_blas_thread() -> AbstractContextManager[Any]:
     """Let BLAS use the thread that calls it: our own are as many as there may be."""
     context: AbstractContextManager[Any] = _blas().limit(limits=1)
     return context

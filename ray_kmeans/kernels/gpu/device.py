@@ -88,7 +88,7 @@ class Device:
 
 
 @contextmanager
-def whole_floats() -> Iterator[None]:
+def use_full_float32() -> Iterator[None]:
     """Let products of float32 be made of all their bits, whatever this process has chosen."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -98,7 +98,7 @@ def whole_floats() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def steps(count: int, each: int, budget: int) -> Iterator[slice]:
+def cut_slices(count: int, each: int, budget: int) -> Iterator[slice]:
     """Yield slices of `count` things of `each` bytes, as large as a budget of bytes allows."""
     step = max(budget // max(each, 1), 1)
     return (slice(start, start + step) for start in range(0, count, step))

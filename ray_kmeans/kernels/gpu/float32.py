@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels.compiled import FAR_AWAY
-from ray_kmeans.kernels.gpu.device import Device, steps, whole_floats
+from ray_kmeans.kernels.gpu.device import Device, cut_slices, use_full_float32
 from ray_kmeans.kernels.gpu.refine import refine_pairs
 from ray_kmeans.kernels.portable import scale_for
 
@@ -50,7 +50,7 @@ class Float32Labeller:
         """Return the labels (n,) int32 of rows (n, d); those they had before do not matter here."""
         labels = torch.empty(len(rows), dtype=torch.int32, device=self._device.handle)
         k, d = self.centers.shape
-        for part in steps(len(rows), 16 * k + 8 * d, self._device.piece):
+        for part in cut_slices(len(rows), 16 * k + 8 * d, self._device.piece):
             labels[part] = self._label(rows[part])
         return labels
 
@@ -58,7 +58,7 @@ class Float32Labeller:
         """Return the labels of rows that fit one tile of scores."""
         residuals = self._center_rows(rows)
         factors, bound_a, bound_b = self._factors
-        with whole_floats():
+        with use_full_float32():
             lows = residuals @ factors.T
         norms = residuals[:, -1]
         lowest, labels = lows.min(dim=1)
@@ -130,5 +130,5 @@ class Float32Labeller:
     def _centers_in_float64(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield slices of the centers and these in float64, as many at once as memory allows."""
         k, d = self.centers.shape
-        for part in steps(k, 32 * d, self._device.piece):
+        for part in cut_slices(k, 32 * d, self._device.piece):
             yield part, self.centers[part].double()

@@ -13,7 +13,7 @@ from ray_kmeans.kernels.gpu.centers_int8 import (
     ScaledCenters,
     rough_distances,
 )
-from ray_kmeans.kernels.gpu.device import Device, steps
+from ray_kmeans.kernels.gpu.device import Device, cut_slices
 from ray_kmeans.kernels.gpu.float32 import Float32Labeller
 from ray_kmeans.kernels.gpu.packing import Tile
 from ray_kmeans.kernels.gpu.refine import refine_pairs
@@ -41,7 +41,7 @@ class Int8Labeller:
     def label(self, rows: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """Return the labels (n,) of rows (n, d), given those from before, -1 for none."""
         labels = torch.empty_like(before)
-        for part in steps(len(rows), 2 * rows.shape[1] + 64, self._device.piece):
+        for part in cut_slices(len(rows), 2 * rows.shape[1] + 64, self._device.piece):
             labels[part] = self._label(rows[part], before[part])
         return labels
 
@@ -93,11 +93,11 @@ class Int8Labeller:
     @cached_property
     def _around_references(self) -> CenterPanels:
         """All centers, quantized around references near them: for rows with a label."""
-        references, group_of = references_for(self._scaled.centers, self._groups)
+        references, group_of = choose_references(self._scaled.centers, self._groups)
         return CenterPanels(self._scaled, self._tile, references, group_of)
 
 
-def references_for(centers: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+def choose_references(centers: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return up to `groups` references, and the group of each center (k,).
 
     The centers themselves or means of some that are near to each other, by Lloyd's algorithm. Only

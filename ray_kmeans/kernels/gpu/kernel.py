@@ -21,7 +21,7 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import ALIKE, Held
 from ray_kmeans.kernels.cpu import CpuKernel, Prepared
 from ray_kmeans.kernels.gpu.chunks import Chunks
-from ray_kmeans.kernels.gpu.device import Device, steps
+from ray_kmeans.kernels.gpu.device import Device, cut_slices
 from ray_kmeans.kernels.gpu.float32 import Float32Labeller
 from ray_kmeans.kernels.gpu.held import HeldOnDevice, Labeller
 from ray_kmeans.kernels.portable import PortableKernel
@@ -95,7 +95,7 @@ class GpuKernel(PortableKernel):
         labels: NDArray[np.int32],
     ) -> None:
         """Label rows by float32 products on the device, see `Kernel.assign`."""
-        for part in steps(len(rows), 4 * rows.shape[1], self._device.piece):
+        for part in cut_slices(len(rows), 4 * rows.shape[1], self._device.piece):
             labels[part] = prepared.float32.label(self._device.put(rows[part])).cpu().numpy()
 
     def assign_second(

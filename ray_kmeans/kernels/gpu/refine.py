@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ray_kmeans.kernels import compiled
-from ray_kmeans.kernels.gpu.device import steps
+from ray_kmeans.kernels.gpu.device import cut_slices
 
 
 def refine_pairs(
@@ -58,7 +58,7 @@ def _score_pairs(
     d = rows.shape[1]
     scores = torch.empty(len(numbers), dtype=torch.float64, device=rows.device)
     sizes = scores if not cosine else torch.empty_like(scores)
-    for part in steps(len(numbers), 3 * 8 * d, budget):
+    for part in cut_slices(len(numbers), 3 * 8 * d, budget):
         x, c = rows[numbers[part]].double(), centers[candidates[part]].double()
         if cosine:
             products = x * c

@@ -26,7 +26,7 @@ from ray_kmeans.kernels import (
 )
 from ray_kmeans.kernels.int8 import row_order
 from ray_kmeans.kernels.int8.quantize import quantize_parts
-from ray_kmeans.kernels.int8.row_order import PART_BLOCKS, parts_of, references_for
+from ray_kmeans.kernels.int8.row_order import PART_BLOCKS, choose_references, cut_parts
 from ray_kmeans.kernels.int8.sweep import sweep_parts
 from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, sweep_parts_by_floats
 from ray_kmeans.kernels.int8.types import (
@@ -41,7 +41,7 @@ from ray_kmeans.kernels.int8.types import (
     Slots,
     Sweep,
     Target,
-    padded,
+    pad_columns,
     quads_for,
 )
 from ray_kmeans.kernels.llvm.avx512_float import FLOAT_COLUMNS
@@ -140,11 +140,11 @@ class HeldRows(IncrementalSums):
         self._travels = self._step = np.zeros(len(centers))
         self._slots = Slots.of_rows(len(self._labels))
         self._set_centers(centers)
-        reference = padded((mean * self._scale).astype(np.float32)[None])
+        reference = pad_columns((mean * self._scale).astype(np.float32)[None])
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
         most = MOST_VALUES * (4 if self._d <= FEW_COLUMNS else 1)
         if centers.size <= most and self._d <= FLOAT_COLUMNS:
-            self._references, self._parts = reference, parts_of(begins)
+            self._references, self._parts = reference, cut_parts(begins)
             self._parts.radii[:] = np.inf  # so that no bound is cut off
             self._quantized = None
         else:
@@ -159,7 +159,7 @@ class HeldRows(IncrementalSums):
         if not 1 / LARGEST_DRIFT <= scale / self._scale <= LARGEST_DRIFT:
             return False
         step = np.empty(len(centers))
-        drift.moved(self._centers, centers, step)
+        drift.measure_moves(self._centers, centers, step)
         # More than the sum, the square root and the scaling were rounded by, in any order.
         self._step = step * self._scale * (1 + 2.0**-20)
         self._travels = self._travels + self._step
@@ -173,7 +173,7 @@ class HeldRows(IncrementalSums):
         is not of norm 1, no bound is of use.
         """
         self._centers = centers
-        self._scaled = padded(centers * np.float32(self._scale))
+        self._scaled = pad_columns(centers * np.float32(self._scale))
         self._moves = (self._travels * (1 + 2.0**-20)).astype(np.float32)
         self._safe_gap = 0.0
         if self._metric == Metric.COSINE:
@@ -186,8 +186,8 @@ class HeldRows(IncrementalSums):
     @np.errstate(over="ignore", invalid="ignore")
     def regroup(self) -> None:
         """Group the rows by their center, and quantize them around references near the centers."""
-        with portable.one_blas_thread():
-            references, group_of = references_for(self._scaled, len(self._labels))
+        with portable.use_one_blas_thread():
+            references, group_of = choose_references(self._scaled, len(self._labels))
         # Bounds are counted with the moves of the parts, and these are about to be made anew.
         row_order.subtract_moves(self._slots, self._parts, self._moves)
         self._slots, begins = row_order.regroup(self._slots, group_of, len(references))
@@ -197,8 +197,8 @@ class HeldRows(IncrementalSums):
         self._usual_undecided, self._excess_cost = -1, 0.0
 
     def _quantize(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
-        """Quantize the rows around references (groups, columns); `begins`: as of `parts_of`."""
-        self._parts = parts_of(begins)
+        """Quantize the rows around references (groups, columns); `begins`: as of `cut_parts`."""
+        self._parts = cut_parts(begins)
         self._quantized = None  # frees the bytes of before, so that both are never there at once
         blocks = len(self._slots.order) // BLOCK_ROWS
         weights, errors, sizes = np.empty((3, blocks * BLOCK_ROWS), np.float32)

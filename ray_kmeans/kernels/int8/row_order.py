@@ -26,7 +26,7 @@ REFINEMENTS = 3
 """Iterations of Lloyd on the centers; more of them change the references by little."""
 
 
-def references_for(
+def choose_references(
     centers: NDArray[np.float32], rows: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return references (groups, d) for a number of rows, and the group of each center (k,).
@@ -52,7 +52,7 @@ def references_for(
     return references, nearest.astype(np.int32)
 
 
-def parts_of(begins: NDArray[np.int64]) -> Parts:
+def cut_parts(begins: NDArray[np.int64]) -> Parts:
     """Cut groups into parts.
 
     begins: (groups + 1,)  IN, the block at which each group begins, then the number of all blocks

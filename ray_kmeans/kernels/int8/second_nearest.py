@@ -26,7 +26,7 @@ from ray_kmeans.kernels.int8.types import (
     Sweep,
     Target,
     bare,
-    padded,
+    pad_columns,
     quads_for,
 )
 from ray_kmeans.kernels.llvm import int8_products
@@ -56,8 +56,8 @@ class SecondNearest:
         self._unit = unit_of(self._quads)
         scale, mean = portable.scale_of(self._centers)
         self._scale = np.float32(scale)
-        self._scaled = padded(self._centers * self._scale)
-        self._reference = padded((mean * scale).astype(np.float32)[None])[0]
+        self._scaled = pad_columns(self._centers * self._scale)
+        self._reference = pad_columns((mean * scale).astype(np.float32)[None])[0]
         self._still = np.zeros(len(centers), np.float32)
         self._scratch_pool = scratch_pool
 

@@ -137,7 +137,7 @@ def load_rows(address: int, d: int, scale: np.float32, g: F32, scratch: Scratch)
         columns = floats.columns.ctypes.data + 4 * lane
         squares = floats.squares.ctypes.data + 4 * lane
         for first in range(0, d, LANES):
-            avx512_float.turn(
+            avx512_float.transpose(
                 address + 4 * d * lane, d, first, scale, g.ctypes.data, columns, squares
             )
 

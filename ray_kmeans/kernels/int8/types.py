@@ -482,7 +482,7 @@ class ScratchPool:
         free.append(scratch)
 
 
-def padded(matrix: F32) -> F32:
+def pad_columns(matrix: F32) -> F32:
     """Return a matrix (n, d) with columns of zeros added, up to whole chunks of 64."""
     rows, d = matrix.shape
     result = np.zeros((rows, 64 * -(-d // 64)), np.float32)

@@ -33,7 +33,7 @@ _MASK = ir.VectorType(ir.IntType(1), LANES)
 
 
 @intrinsic
-def turn(
+def transpose(
     typing: Any, rows: Any, d: Any, first: Any, scale: Any, g: Any, columns: Any, squares: Any
 ) -> Any:
     """Write columns `first` to `first` + 15 of 16 rows as `columns`, times scale and less g.
