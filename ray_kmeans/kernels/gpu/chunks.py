@@ -59,7 +59,7 @@ class Chunks:
         return (self._blocks[here] for here in self._runs[number])
 
     def _keep_if_room(self, rows: torch.Tensor) -> torch.Tensor:
-        """Keep a copy of the rows in the narrowest type, if there is room; return what is kept."""
+        """Keep a copy of the rows in the narrowest type, if there is room; return it, or them."""
         if self._is_full:
             return rows
         small = to_narrowest(rows)
