@@ -130,7 +130,7 @@ class CpuKernel(PortableKernel):
             prepared.portable = super().prepare(prepared.centers, prepared.metric)
         return prepared.portable
 
-    def _unit_for(self, rows: int, k: int, d: int) -> cpu_features.Unit | None:
+    def _unit_for(self, rows: int, k: int, d: int) -> cpu_features.NamedUnit | None:
         """Return the unit that labels this many rows; None where BLAS does."""
         if self._unit is not None:
             return cpu_features.units()[self._unit]
@@ -142,7 +142,7 @@ class CpuKernel(PortableKernel):
 
 
 @cache
-def _fastest() -> tuple[cpu_features.Unit | None, str]:
+def _fastest() -> tuple[cpu_features.NamedUnit | None, str]:
     """Return the fastest unit that passes its check, and a remark on those that did not.
 
     Which one is fastest is measured: it depends on the processor's ports, and on what its
@@ -151,18 +151,18 @@ def _fastest() -> tuple[cpu_features.Unit | None, str]:
     failed = ""
     for unit in sorted(cpu_features.units().values(), key=_speed, reverse=True):
         if _is_right(unit):
-            return cpu_features.Unit(unit.name + failed, unit.of), failed
+            return cpu_features.NamedUnit(unit.name + failed, unit.of), failed
         failed += f", as {unit.name} failed its self-check"
         log.warning("%s failed its self-check on this processor and is not used", unit.name)
     return None, failed
 
 
-def _speed(unit: cpu_features.Unit) -> float:
+def _speed(unit: cpu_features.NamedUnit) -> float:
     """Return how many products of bytes a unit makes per second."""
     return products_per_second(unit.of(QUADS))
 
 
-def _is_right(unit: cpu_features.Unit) -> bool:
+def _is_right(unit: cpu_features.NamedUnit) -> bool:
     """Tell whether this unit labels a small set as the portable kernel does.
 
     It labels, sums up and regroups, so that all loops that the unit needs are compiled by this.
@@ -188,7 +188,7 @@ def _is_second_right(
     centers: NDArray[np.float32],
     metric: Metric,
     labels: NDArray[np.int32],
-    unit: cpu_features.Unit,
+    unit: cpu_features.NamedUnit,
 ) -> bool:
     """Tell whether this unit finds the second-nearest centers that the portable kernel does."""
     expected, found = np.empty((2, len(rows)), np.int32)

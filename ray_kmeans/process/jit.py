@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba.core.compiler_lock import global_compiler_lock
@@ -14,15 +14,22 @@ from ray_kmeans.process import forks
 
 log = logging.getLogger("ray_kmeans")
 
+F = TypeVar("F", bound=Callable[..., Any])
+"""The type of a function that is compiled."""
 
-def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a function at its first call, as `numba.njit` does, with a cache on disk.
 
-    Other processes load the machine code from there. Where no folder can be written (a read-only
-    image, a user without a home), it is kept in memory only, and a warning says so once.
+def njit(**options: Any) -> Callable[[F], F]:
+    """Return a decorator that compiles a function at its first call, with a cache on disk.
+
+    Options are those of `numba.njit`. Other processes load the machine code from the cache. Where
+    no folder can be written (a read-only image, a user without a home), it is kept in memory only,
+    and a warning says so once. For mypy a function keeps its type, so that its calls are checked.
     """
-    if function is None:
-        return lambda given: njit(given, **options)
+    return partial(_compile, options)
+
+
+def _compile(options: dict[str, Any], function: Any) -> Any:
+    """Compile a function with a cache on disk, if there can be one."""
     try:
         compiled = numba.njit(function, cache=True, **options)
     except RuntimeError as error:  # numba has no class of its own for it

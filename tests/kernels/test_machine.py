@@ -42,7 +42,7 @@ def wrong(monkeypatch):
     """Names of units that label wrong; there are three, from the fastest, one, to three."""
     names = set()
     speeds = {"one": 3.0, "three": 1.0, "two": 2.0}
-    units = {name: cpu_features.Unit(name, PLAIN) for name in speeds}
+    units = {name: cpu_features.NamedUnit(name, PLAIN) for name in speeds}
     monkeypatch.setattr(cpu_features, "units", lambda: units)
     monkeypatch.setattr(cpu, "_speed", lambda unit: speeds[unit.name])
     monkeypatch.setattr(cpu, "_is_right", lambda unit: unit.name not in names)
@@ -147,8 +147,8 @@ def test_the_self_check_finds_a_bit_that_is_wrong_in_every_product(unit, monkeyp
 def test_the_fastest_unit_that_is_really_wrong_is_not_used(monkeypatch, caplog):
     skip_without("amx")
     # Products of a few columns alone: what a processor with a broken unit might do.
-    broken = cpu_features.Unit("broken", lambda quads: int8_products.amx(4))
-    right = cpu_features.Unit("right", PLAIN)
+    broken = cpu_features.NamedUnit("broken", lambda quads: int8_products.amx(4))
+    right = cpu_features.NamedUnit("right", PLAIN)
     monkeypatch.setattr(cpu_features, "units", lambda: {"broken": broken, "right": right})
     monkeypatch.setattr(cpu, "_speed", lambda unit: float(unit is broken))
 

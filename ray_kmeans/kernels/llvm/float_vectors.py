@@ -34,7 +34,7 @@ _MASK = ir.VectorType(ir.IntType(1), LANES)
 
 
 @intrinsic
-def turn(
+def transpose(
     typing: Any, rows: Any, d: Any, first: Any, scale: Any, g: Any, columns: Any, squares: Any
 ) -> Any:
     """Write columns `first` to `first` + 15 of 16 rows as `columns`, times scale and less g.
@@ -46,6 +46,7 @@ def turn(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows, d, first, scale, g, columns, squares = arguments
         lines = _rows(builder, rows, d, first)
+        # 16 rows of 16 columns become 16 columns of 16 rows in four rounds of swaps.
         for apart in (8, 4, 2, 1):
             lines = _swap(builder, lines, apart)
         factor = splat(builder, scale)

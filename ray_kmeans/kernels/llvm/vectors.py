@@ -164,6 +164,7 @@ def _folding(kind: str, ranks: int) -> Any:
             line = _products(builder, step(builder, products, loop.index, 128), kind)
             for side in (0, 1):
                 low = _low(builder, constants, line[side], factors[0][side], factors[1][side])
+                # This moves a score by 2^-15 of itself at most, up or down; `a` and R allow for it.
                 bits = builder.and_(builder.bitcast(low, INTS), mask)
                 key = builder.bitcast(builder.or_(bits, number), FLOATS)
                 _insert(builder, key, [pair[side] for pair in so_far])
@@ -210,6 +211,7 @@ def _below(kind: str) -> Any:
             words = []
             for side in (0, 1):
                 low = _low(builder, constants, line[side], weights[side], reaches[side])
+                # Unordered, so that a score that is not a number makes a candidate.
                 bits = builder.fcmp_unordered("<=", low, uppers[side])
                 words.append(builder.zext(builder.bitcast(bits, ir.IntType(LANES)), _I64))
             return builder.or_(words[0], builder.shl(words[1], ir.Constant(_I64, LANES)))
