@@ -27,6 +27,7 @@ class NamedUnit(NamedTuple):
 
 
 _VNNI = ("avx512f", "avx512bw", "avx512vnni")
+"""Features that AVX-512 VNNI needs, by LLVM's names."""
 
 
 def units() -> dict[str, NamedUnit]:

@@ -16,7 +16,9 @@ TILES_AT_ONCE = 2**ID_BITS
 """Tiles of centers that the low bits can name."""
 
 _MASK = tl.constexpr(-TILES_AT_ONCE)
+"""Mask of the bits of a score that stay when its last bits name a tile."""
 _TILES = tl.constexpr(TILES_AT_ONCE)
+"""Number of tiles of centers that the last bits of a score can name, as programs take it."""
 
 
 @triton.jit

@@ -6,9 +6,13 @@ import triton
 import triton.language as tl
 
 _FAR_AWAY = tl.constexpr(2.0**30)
+"""As `int8.quantize.FAR_AWAY`: a row this many spreads away is compared in float64."""
 _ROOM = tl.constexpr(1.01)
+"""As `int8.quantize.ROOM`: a factor that rounds a norm up."""
 _SMALL_R = tl.constexpr(2.0**-50)
+"""As `int8.quantize.SMALL_R`: the least error of a quantized row."""
 _LITTLE = tl.constexpr(2.0**-21)
+"""Share of the size of a row that bounds what it and its bytes are rounded by."""
 
 
 @triton.jit

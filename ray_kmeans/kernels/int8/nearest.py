@@ -25,7 +25,9 @@ PANEL_CENTERS = 2**vectors.ID_BITS
 NUMBERS = np.arange(PANEL_CENTERS, dtype=np.int32)
 """The numbers of the centers inside a panel, as compiled code loads them."""
 PANEL_ROWS = vectors.PANEL_ROWS
+"""Rows that are scored together."""
 SUMS_BYTES = vectors.SUMS_BYTES
+"""Bytes from one chunk of products to the next."""
 FIRST_CACHE = 2**14
 """Bytes of quantized rows that meet all centers before the next rows do. They take a part of the
 first-level cache, for a chunk of centers and three chunks of products need room beside them."""

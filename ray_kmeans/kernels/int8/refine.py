@@ -48,6 +48,7 @@ from ray_kmeans.kernels.llvm import vectors
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS, Unit
 
 PANEL_ROWS = vectors.PANEL_ROWS
+"""Rows that are refined together."""
 PAIRS_FROM = 2**16
 """Values of centers (n_kept * d) from which two float64 scores cost less than two-byte products."""
 MANY = 16

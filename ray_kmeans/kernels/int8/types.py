@@ -277,9 +277,18 @@ class Slots(NamedTuple):
         return slots
 
 
-N_CHANGED, N_DEFERRED, N_UNDECIDED, N_REFINED, N_SCORED, N_ACTIVE = range(6)
-"""Places in `Sweep.tally`, which counts rows: with a new label; deferred to the caller; undecided
-after one byte; refined by two bytes; scored; active, which means that their label might change."""
+N_CHANGED = 0
+"""Place in `Sweep.tally` of the number of rows with a new label."""
+N_DEFERRED = 1
+"""Place in `Sweep.tally` of the number of rows whose label the caller must find."""
+N_UNDECIDED = 2
+"""Place in `Sweep.tally` of the number of rows that one byte leaves undecided."""
+N_REFINED = 3
+"""Place in `Sweep.tally` of the number of rows that are refined by two bytes."""
+N_SCORED = 4
+"""Place in `Sweep.tally` of the number of rows that are scored."""
+N_ACTIVE = 5
+"""Place in `Sweep.tally` of the number of active rows, whose label might change."""
 TALLIES = 6
 """How many counts `Sweep.tally` has."""
 

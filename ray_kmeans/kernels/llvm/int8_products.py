@@ -29,7 +29,9 @@ CHUNK_COLUMNS = 64
 """Columns of a tile."""
 
 _PRODUCTS = types.void(*[types.int64] * 5)
+"""Signature of what makes products: see `multiply`."""
 _ADDRESS = types.void(types.int64)
+"""Signature of what begins, ends and stores: it takes one address."""
 
 
 class Unit(NamedTuple):
