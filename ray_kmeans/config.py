@@ -102,8 +102,8 @@ class MachineOptions:
     first."""
 
     worker_replace_timeout_s: float = 30.0
-    """Longest wait in seconds for another worker after one was lost; then the others take its rows
-    over, as far as they have room. Raise it where reading the rows takes long and lost nodes come
+    """Longest wait in seconds for another worker after one was lost; after it the others take over
+    its rows, if they have room. Raise it where reading the rows takes long and lost nodes come
     back."""
 
     progress: bool = True
@@ -134,6 +134,7 @@ class MachineOptions:
             self._check_gpus(self.gpus_per_worker)
 
     def _check_gpus(self, gpus: float) -> None:
+        """Raise ConfigError unless a worker can use this number of GPUs, or this share of one."""
         if self.backend != "gpu":
             raise ConfigError(
                 f"gpus_per_worker={gpus!r} needs backend='gpu'; it is {self.backend!r}."
@@ -145,11 +146,13 @@ class MachineOptions:
             )
 
     def _check_whole(self, name: str, low: int) -> None:
+        """Raise ConfigError unless the field is a whole number of at least `low`."""
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
             raise ConfigError(f"{name}={value!r} must be a whole number of at least {low}.")
 
     def _check_above_zero(self, name: str) -> None:
+        """Raise ConfigError unless the field is a number above 0."""
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
             raise ConfigError(f"{name}={value!r} must be a number above 0.")
@@ -157,7 +160,7 @@ class MachineOptions:
 
 @dataclass(frozen=True)
 class RunOptions(MachineOptions):
-    """The fields of RunConfig that are flags of a fit: also what it saves, and how it goes on."""
+    """The fields of RunConfig that are flags of a fit: machines, saving and logging."""
 
     detached: bool = False
     """Whether a fit on Ray goes on when this process ends. The same call again, from anywhere,
@@ -167,7 +170,7 @@ class RunOptions(MachineOptions):
     """Iterations between two checkpoints. None: by time. 1 loses least when a fit is killed."""
 
     save_checkpoints_secs: float = 600.0
-    """Seconds between two checkpoints where save_checkpoints_steps is None."""
+    """Seconds between two checkpoints if save_checkpoints_steps is None."""
 
     keep_checkpoint_max: int = 5
     """Number of the newest checkpoints to keep; older ones are deleted."""
@@ -280,5 +283,6 @@ class RunConfig(RunOptions):
             raise ConfigError(f"storage_options is a {kind}; it must be a dict for fsspec.")
 
     def __repr__(self) -> str:
+        """Return all fields but those that may hold secrets; secrets inside of URLs are hidden."""
         shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
         return redacted(f"RunConfig({', '.join(shown)})")

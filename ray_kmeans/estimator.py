@@ -556,6 +556,8 @@ default='random'
         return self._known_place is not None and bool(self.checkpoints())
 
     def __repr__(self) -> str:
+        """Return the constructor's call with all arguments that are not the default, without
+        secrets."""
         given = (
             f"{name}={value!r}"
             for name, value in self._params.as_dict().items()

@@ -1,4 +1,4 @@
-"""Models that no fit of this process made: read from a directory, or made of given centers."""
+"""Make models without a fit: read them from a directory, or make them of given centers."""
 
 from __future__ import annotations
 

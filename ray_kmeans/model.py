@@ -1,4 +1,4 @@
-"""What can be asked of a model: centers, losses, labels, labelled output, exports.
+"""Everything that can be asked of a model: centers, losses, labels, labelled output, exports.
 
 A thin shell: it checks arguments, opens data as the model reads them, and calls one workflow.
 """
@@ -91,7 +91,7 @@ class Model(ABC):
         return self._state().clusters
 
     def get_variable_names(self) -> list[str]:
-        """Return the names of the variables that TensorFlow's class has after such a training.
+        """Return the names of the variables that TensorFlow has after training in the same way.
 
         Returns
         -------

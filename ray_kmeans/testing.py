@@ -1,4 +1,4 @@
-"""Tests that every source inherits, ours and yours; they run under pytest, which they need."""
+"""Tests that every source inherits, ours and yours. They need pytest."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.io import retry
 from tests.support import stores
-from tests.support.share import SHARE, share_of
+from tests.support.share import SHARES, share_of
 
 SQUARED_EUCLIDEAN = Metric.SQUARED_EUCLIDEAN
 
@@ -67,7 +67,7 @@ def pytest_report_header(config):
     """Tell which long tests run, so that a failure can be met again."""
     if config.option.all:
         return "long tests: all"
-    return f"long tests: {SHARE} of them, by --share-seed={config.option.share_seed}"
+    return f"long tests: one in {SHARES}, by --share-seed={config.option.share_seed}"
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,4 +1,5 @@
-"""Mini-batches by the number of the step: every row once per epoch, in the order of a seed."""
+"""The rows that each mini-batch step visits: every row once per epoch, in an order from the
+seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number of rows of some blocks, for all that plan blocks or hold them."""
+"""Counts rows of blocks, for all that plan blocks or hold them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class HasRows(Protocol):
-    """A block, as far as its number of rows goes."""
+    """A block: all that counting rows needs of it."""
 
     @property
     def rows(self) -> int:

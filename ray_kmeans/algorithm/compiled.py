@@ -25,7 +25,7 @@ def extent(bits: Any, column_max: Any) -> Any:
     """Raise `column_max` to the largest magnitudes; return counts of odd rows.
 
     `bits` (n, d) int32 IN, `column_max` (d,) int32 IN and OUT. Returns the number of rows that are
-    not finite, the first of these (n where there is none), and the number of zero rows.
+    not finite, the first of these (n if there is none), and the number of zero rows.
 
     All floats are given by their bits: as int32, magnitudes order as they do as floats, with those
     of infinity and NaN the highest.

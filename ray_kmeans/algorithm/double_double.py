@@ -1,4 +1,4 @@
-"""Double-double arithmetic: on unevaluated sums of two floats (about 106 bits), by element.
+"""Double-double arithmetic, element by element: a number is the sum of two floats, about 106 bits.
 
 Every operation is a fixed sequence of IEEE additions and multiplications, so the result has the
 same bits on every machine. Dekker 1971; Knuth, TAOCP 2, 4.2.2, theorem B; Shewchuk 1997.

@@ -1,4 +1,4 @@
-"""Types narrower than float32, in which rows that came in them are stored without loss."""
+"""Types narrower than float32: rows that come in them can be stored in them without loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of floats as whole numbers: exact, so that no order of adding changes them."""
+"""Exact sums of floats, as whole numbers: no order of adding changes them."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ Column l is written as whole multiples of ``2**-exponent[l]``. The step follows 
 the largest magnitude of the column and the number of rows, so that no sum can overflow 63 bits.
 With n rows and b = ceil(log2 n), every value of at least ``2**(b - 37)`` of its column's maximum is
 exact (float32 has 24 bits); a smaller one is off by at most ``2**(b - 62)`` of that maximum: for a
-million rows 2e-13 of it, five decimal digits finer than float32 itself. A row with a weight counts
-as so many rows, in units of the weights (see `weights`).
+million rows 2e-13 of it, five decimal digits finer than float32 itself. A row of weight w counts as
+w rows, in units of the weights (see `weights`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUM_BITS = 62
 
 @dataclass(frozen=True)
 class Extent:
-    """Summary of some rows from which the grid follows; those of parts add up to the whole's."""
+    """Summary of rows, from which the grid follows; two of them add up to a summary of both."""
 
     rows: int
     """Number of rows."""
@@ -46,11 +46,11 @@ class Extent:
     dropped: int = 0
     """Number of rows left out because they are not finite."""
     rounding: Rounding | None = None
-    """Losses of the values when they were rounded to float32; None where they fit into it."""
+    """Losses of the values when they were rounded to float32; None if they fit into it."""
 
     @property
     def span(self) -> Span:
-        """Span of the weights, which are 1 where none are given."""
+        """Span of the weights, which are 1 if none are given."""
         return self.weights or Span.of_ones(self.rows)
 
     def check_finite(self) -> None:
@@ -73,7 +73,7 @@ class Extent:
         The others are for messages: the `place` of the rows, the number `start` of the first one
         there, the names of the columns, and the rows as they were `read`, where that differs.
         """
-        from ray_kmeans.algorithm import compiled  # numba takes a while to import
+        from ray_kmeans.algorithm import compiled  # numba: 0.2 s, and may be missing
 
         column_max = np.zeros(rows.shape[1], np.float32)
         bad, first, zeros = compiled.extent(rows.view(np.int32), column_max.view(np.int32))
@@ -84,6 +84,8 @@ class Extent:
         return cls(len(rows), column_max, places, zeros)
 
     def __add__(self, other: Extent) -> Extent:
+        """Return the extent of both sets of rows; of a place in both, the earlier first bad row
+        stays."""
         places = {place: (rows, first, column) for place, rows, first, column in self.nonfinite}
         for place, rows, first, column in other.nonfinite:
             before, begin, name = places.get(place, (0, first, column))
@@ -133,7 +135,7 @@ class Grid:
         return np.ldexp(1.0, self.exponent)
 
     def weights_of(self, units: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float64]:
-        """Return sums of weights, (k,) in units, as weights; int64 where all weights are whole."""
+        """Return sums of weights, (k,) in units, as weights; int64 if all weights are whole."""
         if self.weight_exponent == 0:
             return units
         return np.asarray(np.ldexp(units.astype(np.float64), -self.weight_exponent))
@@ -166,6 +168,7 @@ class Squares:
         return cls(limbs, np.zeros(n_features, np.int64), fingerprint)
 
     def __add__(self, other: Squares) -> Squares:
+        """Return the sums of squares and the fingerprint of both sets of rows."""
         return Squares(
             self.limbs + other.limbs,
             self.coarse + other.coarse,
@@ -205,7 +208,7 @@ class Summary:
     dropped: int = 0
     """Number of rows left out because they are not finite."""
     rounding: Rounding | None = None
-    """Losses of the values when they were rounded to float32; None where they fit into it."""
+    """Losses of the values when they were rounded to float32; None if they fit into it."""
 
     @property
     def counting(self) -> int:

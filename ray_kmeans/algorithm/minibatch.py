@@ -5,8 +5,8 @@ With m = mini_batch_steps_per_iteration, U and c the running means and counts:
             U += (s - k U) / (c + k), c += k, and the centers are U
     m > 1:  c starts at 0; the same U and c over m steps with fixed centers; then the centers
             become U (a cluster without a row keeps its own), and c is 0 again
-where s and k are sum and number of a batch's rows of a cluster. Here the sum T = c U is kept, for
-which the equations read T += s: exact, so that merging m steps at once changes nothing.
+where s is the sum of a batch's rows of one cluster, and k their number. The code keeps the sum
+T = c U, for which both equations are T += s: exact, so that m steps can be merged into one.
 
 Sculley, Web-scale k-means clustering, WWW 2010, for m = 1.
 """
@@ -44,6 +44,7 @@ class BatchPartials:
     """Sum of the distances of each step's rows, in units of `exact_total`."""
 
     def __add__(self, other: BatchPartials) -> BatchPartials:
+        """Return the partial sums of both sets of rows, with the losses added step by step."""
         losses = tuple(a + b for a, b in zip(self.losses, other.losses, strict=True))
         return BatchPartials(self.partials + other.partials, losses)
 

@@ -50,6 +50,7 @@ class Partials:
         return cls(np.zeros((n_clusters, n_features), np.int64), np.zeros(n_clusters, np.int64))
 
     def __add__(self, other: Partials) -> Partials:
+        """Return the partial sums of both sets of rows."""
         return Partials(self.sums + other.sums, self.counts + other.counts)
 
     def in_slices(self, count: int) -> list[Partials]:
@@ -76,7 +77,7 @@ class Partials:
 
         An empty cluster, and one whose mean has no direction, keeps its previous center.
         """
-        from ray_kmeans.algorithm import compiled  # numba takes a while to import
+        from ray_kmeans.algorithm import compiled  # numba: 0.2 s, and may be missing
 
         occupied = self.counts > 0
         means = np.zeros(self.sums.shape)
@@ -94,7 +95,7 @@ class Partials:
         106-bit arithmetic, because the terms may cancel: no pass over the rows, and the one place
         where the loss of a sweep is made. `self` must cover all rows of `summary`. Time O(k d).
         """
-        from ray_kmeans.algorithm import compiled
+        from ray_kmeans.algorithm import compiled  # numba: 0.2 s, and may be missing
 
         cosine = summary.metric == Metric.COSINE
         rows = _whole(int(self.counts.sum()))

@@ -1,4 +1,4 @@
-"""Losses of values that are rounded to float32, which has 24 bits for each."""
+"""What values lose when they are rounded to float32, which has 24 bits for each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Rounding:
 
     @classmethod
     def of(cls, values: NDArray[Any], rows: NDArray[np.float32]) -> Rounding | None:
-        """Measure values, (n, d), that became these rows; None where their type fits into
+        """Measure values, (n, d), that became these rows; None if their type fits into
         float32."""
         if np.result_type(values.dtype, np.float32) == np.float32 or not len(values):
             return None
@@ -54,6 +54,7 @@ class Rounding:
         return cls(changed, low, high, spread)
 
     def __add__(self, other: Rounding) -> Rounding:
+        """Return the rounding of both sets of blocks: counts are added, quartiles span both."""
         return Rounding(
             self.changed + other.changed,
             np.fmin(self.low, other.low),
@@ -71,7 +72,7 @@ class Rounding:
 
 
 def added(one: Rounding | None, other: Rounding | None) -> Rounding | None:
-    """Return the sum of two roundings, of which any may be None."""
+    """Return the sum of two roundings, either of which may be None."""
     if one is None or other is None:
         return one or other
     return one + other

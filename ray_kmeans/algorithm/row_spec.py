@@ -1,4 +1,4 @@
-"""The record of how a fit read its rows, which a model keeps."""
+"""The record of how a fit read its rows; a model keeps it to read later rows likewise."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class RowSpec:
     """Names of the columns that make up a row, in this order: one column of vectors, or several
     columns of numbers. Empty where the data have no names, as arrays."""
     filters: str = ""
-    """JSON of the filters that the rows passed; empty where there were none."""
+    """JSON of the filters that the rows passed; empty if there were none."""
     nonfinite: str = "error"
     """Treatment of rows that hold NaN, null or infinity: 'error' or 'drop'."""
     sample_weight: str = ""
-    """Name of the column of weights; empty where there was none."""
+    """Name of the column of weights; empty if there was none."""
     shift: tuple[float, ...] = ()
-    """(d,) Values that were subtracted from the columns in float64; empty where none were."""
+    """(d,) Values that were subtracted from the columns in float64; empty if none were."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as they stand in the manifest of a checkpoint."""

@@ -99,7 +99,7 @@ class FitState:
     centers: NDArray[np.float32]
     """(k, d) Centers; for cosine of norm 1."""
     counts: NDArray[np.int64] | NDArray[np.float64]
-    """(k,) Weight of the rows of each cluster: int64 where all weights are whole, else float64. In
+    """(k,) Weight of the rows of each cluster: int64 if all weights are whole, else float64. In
     full batch those of the last sweep, zeros before the first. In mini-batch those in
     `accumulators.sums`; with m = 1 the initial center counts as one row."""
     metric: Metric = Metric.SQUARED_EUCLIDEAN
@@ -113,7 +113,7 @@ class FitState:
     stop: Stop | None = None
     """Why the last fit ended; None while one is under way, or was cut off."""
     data_name: str = ""
-    """Name of the data that the current fit sees; empty where they have none (a stream)."""
+    """Name of the data that the current fit sees; empty if they have none (a stream)."""
     request: str = ""
     """Name of what the current fit was asked for, besides the data."""
     data_since: int = 0
@@ -156,7 +156,7 @@ class FitState:
         )
 
     def saw(self, data_name: str) -> bool:
-        """Tell whether the last fit saw the data of this name; never where data have no name."""
+        """Tell whether the last fit saw the data of this name; never if data have no name."""
         return data_name == self.data_name and data_name != ""
 
     @property
@@ -167,7 +167,7 @@ class FitState:
 
     @property
     def clusters(self) -> NDArray[Any]:
-        """(k, d) Centers among the rows as the user gives them: float64 where these are shifted."""
+        """(k, d) Centers among the rows as the user gives them: float64 if these are shifted."""
         return self.centers + np.asarray(self.shift) if self.shift else self.centers
 
     @property

@@ -74,6 +74,7 @@ class LossWatch:
     """
 
     def __init__(self, rule: StopRule, state: FitState, batches: Batches | None) -> None:
+        """Begin where `state` stands: the steps of its fit so far are seen first."""
         assert state.accumulators is not None
         self._rule = rule
         self._batches = batches
@@ -91,7 +92,7 @@ class LossWatch:
             self.see(line)
 
     def see(self, line: Iteration) -> float | None:
-        """Take one more step into account; return the smoothed loss where it ends an iteration."""
+        """Take one more step into account; return the smoothed loss if it ends an iteration."""
         self._loss += line.inertia
         self._rows += line.rows
         self._in_iteration += 1

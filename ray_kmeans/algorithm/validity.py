@@ -1,4 +1,4 @@
-"""Checks that a state from a file can be one that a fit has reached: a file may hold anything."""
+"""Checks that a fit can have reached a state that comes from a file, which may hold anything."""
 
 from __future__ import annotations
 

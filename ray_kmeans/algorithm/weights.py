@@ -26,8 +26,8 @@ it has fewer."""
 
 @dataclass(frozen=True)
 class Span:
-    """Summary of some weights from which their unit follows; those of parts add up to the
-    whole's."""
+    """Summary of weights, from which their unit follows; two of them add up to a summary of
+    both."""
 
     rows: int
     """Number of rows of a weight above 0."""
@@ -52,6 +52,7 @@ class Span:
         return cls(rows, rows << UNIT_BITS)
 
     def __add__(self, other: Span) -> Span:
+        """Return the span of both sets of weights."""
         return Span(
             self.rows + other.rows, self.total + other.total, min(self.finest, other.finest)
         )
@@ -75,7 +76,7 @@ class Span:
 
     @property
     def units(self) -> int:
-        """Upper bound of the sum of all weights in units; the sum itself where none is rounded."""
+        """Upper bound of the sum of all weights in units; the sum itself if none is rounded."""
         whole = self.total >> (UNIT_BITS - self.exponent)
         return whole if self.exponent == -self.finest else whole + self.rows
 

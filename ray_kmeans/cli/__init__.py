@@ -1,4 +1,4 @@
-"""The `ray-kmeans` command, and the same as jobs/*.py: turn flags into calls."""
+"""The `ray-kmeans` command, which jobs/*.py call, too: it turns flags into calls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Command(NamedTuple):
     flags: type[Any]
     """The dataclass of its flags."""
     run: Callable[[Any], None]
-    """The function that runs it, with such flags."""
+    """The function that runs the command, given an object of that class."""
 
 
 COMMANDS = {

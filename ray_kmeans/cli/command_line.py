@@ -1,4 +1,4 @@
-"""Turn the words of a command line into flags; a wrong word becomes an error of one sentence."""
+"""Turn the words of a command line into flags; a wrong one gives an error of one sentence."""
 
 from __future__ import annotations
 

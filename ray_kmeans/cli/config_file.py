@@ -38,12 +38,15 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node of the file; refuse an alias, by which a small file can grow without
+        bound."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Construct a mapping; refuse a key that is given twice: YAML would keep the last."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key.value, str) and key.value in seen:
@@ -146,7 +149,7 @@ def in_words(hint: Any) -> str:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """Return the mapping that a file holds; ConfigError where it cannot be read or holds none."""
+    """Return the mapping that a file holds; ConfigError if it cannot be read or holds none."""
     place = Remote(path)
     if not path.endswith((".yaml", ".yml", ".json")):
         raise ConfigError(f"config={place.shown!r} must end with .yaml, .yml or .json.")

@@ -41,7 +41,7 @@ class Evaluate(WeighedRows, Configured):
 
 
 def run(flags: Evaluate) -> None:
-    """Print the figures, and write them where that is asked for."""
+    """Print the figures, and write them if that is asked for."""
     config = run_config(flags.run, flags.storage_options)
     model = FittedModel(flags.model_dir, config)
     source = flags.open(flags.uri, config, model.state, flags.sample_weight)

@@ -127,9 +127,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """End the process on a second interrupt, without the clean-up that the first one began."""
     os._exit(INTERRUPTED)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    """End the process on SIGTERM with the exit code for a stopped run."""
     print_to_stderr("stopped by SIGTERM. Run the same again.")
     sys.exit(STOPPED)

@@ -85,7 +85,7 @@ def run_config(options: MachineOptions, storage_options: str) -> RunConfig:
 
 
 def parse_json(name: str, text: str) -> Any:
-    """Return the value of a flag's JSON text; ConfigError where it is none."""
+    """Return the value of a flag's JSON text; ConfigError if it is none."""
     try:
         return json.loads(text)
     except ValueError as error:  # the value may hold a secret

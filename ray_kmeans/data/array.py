@@ -113,6 +113,7 @@ class ArraySource(RoundedSource):
         return self.columns
 
     def describe(self) -> Layout:
+        """Return the layout: the array is one file of one row group for each BLOCK_ROWS rows."""
         rows, features = self.array.shape
         most = self.block_rows
         sizes = [min(most, rows - start) for start in range(0, rows, most)]
@@ -120,14 +121,19 @@ class ArraySource(RoundedSource):
         return Layout(tuple(cut(NAME, sizes, features, block_rows=most)), features, narrow)
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks with views of the array, before shift and rounding."""
         for block in blocks:
             yield block, self.array[block.first : block.first + block.rows]
 
     def read_noted(self, blocks: Sequence[Block]) -> Iterator[Noted]:
+        """Yield blocks as `RoundedSource` does, but with the rounding of the user's own wider
+        array."""
         for block, rows, rounding in super().read_noted(blocks):
             yield block, rows, self.lost.get(block.first, rounding)
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
+        """Return columns of the user's table for a block; raise ConfigError if there was no
+        table."""
         if self.table is None:
             raise arrow.no_columns(names, "the array")
         return arrow.select(self.table.slice(block.first, block.rows), names, "the table")

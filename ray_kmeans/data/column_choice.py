@@ -42,7 +42,7 @@ Span: TypeAlias = tuple[float, float, int]
 
 
 class _Role(Enum):
-    """The part that a column could have in a row, if no columns are named."""
+    """How a column can be part of a row, if no columns are named."""
 
     VECTORS = 1
     """A column of vectors, which makes up a row alone."""

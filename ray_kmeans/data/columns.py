@@ -29,7 +29,7 @@ LISTS = (
 
 
 def to_float32(values: NDArray[Any], place: str, names: Sequence[str] = ()) -> NDArray[np.float32]:
-    """Return values (rows, features) as float32; DataError where a finite one becomes infinite.
+    """Return values (rows, features) as float32; DataError if a finite one becomes infinite.
 
     `place` and `names`, those of the columns or of the one column of vectors, are for messages.
     """
@@ -58,7 +58,7 @@ def kind_of(schema: pa.Schema, names: Sequence[str]) -> str:
 
 
 def features_of(schema: pa.Schema, names: Sequence[str]) -> int:
-    """Return the number of features of a row; 0 where the types do not tell it."""
+    """Return the number of features of a row; 0 if the types do not tell it."""
     kind = plain_type(type_at(schema, names[0]))
     if len(names) == 1 and pa.types.is_null(kind):
         return 0
@@ -127,7 +127,7 @@ def is_readable(kind: pa.DataType) -> bool:
 
 
 def path_of(fields: Any, name: str) -> tuple[str, ...]:
-    """Return the names on the way to a column or a field of structs; () where there is none."""
+    """Return the names on the way to a column or a field of structs; () if there is none."""
     if fields.get_field_index(name) >= 0:
         return (name,)
     outer, _, inner = name.partition(".")
@@ -139,7 +139,7 @@ def path_of(fields: Any, name: str) -> tuple[str, ...]:
 
 
 def type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
-    """Return the type of a column, or of a field of structs; None where there is none."""
+    """Return the type of a column, or of a field of structs; None if there is none."""
     path = path_of(schema, name)
     if not path:
         return None
@@ -152,7 +152,7 @@ def type_at(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def _column_at(batch: Any, name: str) -> Any:
-    """Return a column of a RecordBatch or Table; a field is null where its struct is null."""
+    """Return a column of a RecordBatch or Table; a field is null if its struct is null."""
     outer, *inner = path_of(batch.schema, name)
     return pc.struct_field(batch.column(outer), inner) if inner else batch.column(outer)
 

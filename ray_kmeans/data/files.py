@@ -31,7 +31,7 @@ class File:
     size: int
     """Size in bytes."""
     version: str
-    """Mark of the store that changes with the content; '' where the store has none."""
+    """Mark of the store that changes with the content; '' if the store has none."""
     ending: str = ""
     """File ending, as '.csv.gz', that the user gave for its format; '' if its name tells it."""
 
@@ -148,7 +148,7 @@ def _files_of(remote: Remote, suffixes: Sequence[str], ending: str) -> list[File
 
 
 def _find(remote: Remote) -> list[tuple[Info, str]] | None:
-    """Return what the store tells of each file, with the folder of ours that holds it, or ''.
+    """Return what the store tells of each file, and the folder of ours around it, or ''.
 
     Returns None if nothing has this name, and it is no pattern.
     """

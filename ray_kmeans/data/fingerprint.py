@@ -1,4 +1,4 @@
-"""Describe data as JSON, well enough to tell whether they are the same another time."""
+"""Describe data as JSON, in enough detail to tell later whether they are still the same."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ray_kmeans.data.weighted import WeightedSource
 def contents_of(source: Source, layout: Layout) -> dict[str, Any]:
     """Return what a source reads, as JSON: its files, its blocks, and what its rows count.
 
-    A file has the store's mark of its content (etag or time), an array the hash of its values. Data
-    that a library keeps have their names and numbers of rows alone.
+    A file is told by the store's mark of its content (etag or time), an array by the hash of its
+    values, and data that a library keeps by their names and numbers of rows alone.
     """
     weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
     versions = _versions(weighted.source)

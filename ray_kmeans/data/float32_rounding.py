@@ -46,6 +46,7 @@ class RoundedSource(ABC):
         """Read blocks, in the order given: (rows, features) of any number type."""
 
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+        """Yield blocks with their rows as float32, shifted before they are rounded."""
         for block, wide in self.read_wide(blocks):
             yield block, self._round(block, less(wide, self.shift))
 
@@ -113,7 +114,7 @@ def shifted(source: Source, shift: Sequence[float]) -> Source:
 
 
 def under(source: Source, shift: Sequence[float], whose: str) -> Source:
-    """Return a source with the shift of a model; ConfigError if it has one and the model none.
+    """Return a source with a model's shift; ConfigError if only the source has one.
 
     `whose` names the model in the message.
     """

@@ -1,4 +1,4 @@
-"""Bound the memory that a worker takes for its rows and its computation, before it runs. Pure.
+"""Bound the memory that a worker takes for its rows and its computation, before the run.
 
 The numbers in `Footprint.of` are the sizes of what the kernels and readers allocate.
 """

@@ -100,7 +100,7 @@ _SEQUENCES = (list, tuple, np.ndarray)
 
 
 def _array_of(x: Any, what: str) -> NDArray[Any]:
-    """Return `x` as an array by the way that its kind has."""
+    """Return `x` as an array, in the way of its kind."""
     if isinstance(x, np.ma.MaskedArray):
         return _from_masked(x)
     if _is_of(x, "torch") and hasattr(x, "detach"):

@@ -1,4 +1,4 @@
-"""Cut data into blocks of rows, and deal the blocks out to workers. Pure: nothing is read."""
+"""Cut data into blocks of rows, and deal the blocks out to workers. Nothing is read here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Block:
     start: int
     """Number of the block's first row in its file, from 0 on."""
     group: int = 0
-    """Number of the row group (or record batch) in the file; 0 where the format has none."""
+    """Number of the row group (or record batch) in the file; 0 if the format has none."""
     skip: int = 0
     """Number of rows of the group before this block."""
 
@@ -121,7 +121,7 @@ def cut(
 
 
 def pieces_of(blocks: Sequence[Block], together: int) -> list[Shard]:
-    """Group blocks by runs of `together` block numbers: 0 to together - 1, and so on."""
+    """Group blocks by their numbers: 0 to together - 1, the next `together` ones, and so on."""
     return [tuple(run) for _, run in groupby(blocks, key=lambda block: block.index // together)]
 
 

@@ -30,6 +30,7 @@ class Listing:
     """The folders of a store, each listed once; links of the local file system are followed."""
 
     def __init__(self, remote: Remote) -> None:
+        """Begin without any listing, also in the file system's own cache, which may be old."""
         self._fs = remote.fs
         self._local = remote.is_protocol("file")
         self._flat = any(map(remote.is_protocol, FLAT))
@@ -42,7 +43,7 @@ class Listing:
         return [str(info["name"]).rstrip("/") for found in self._listed.values() for info in found]
 
     def info(self, path: str) -> Info | None:
-        """Return what the store tells of a path; None where nothing has exactly this name."""
+        """Return what the store tells of a path; None if nothing has exactly this name."""
         if self._local and os.path.islink(path):
             return _follow(path)
         try:

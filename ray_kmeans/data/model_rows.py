@@ -106,7 +106,8 @@ def taken_from(
 
 
 def said_of(source: Source) -> str:
-    """Return the names of the columns that make up a row, as one text for people; '' for none."""
+    """Return the names of the columns that make up a row as one text for people; '' if they have
+    none."""
     return shortened(columns_of_rows(source))
 
 

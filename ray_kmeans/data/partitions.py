@@ -27,7 +27,7 @@ class Placed(Protocol):
 
     @property
     def partitions(self) -> Mapping[str, Sequence[Any]]:
-        """The values of each key: one, or several where folders contradict each other."""
+        """The values of each key: one, or several if folders contradict each other."""
 
 
 def keys_of(path: str) -> dict[str, list[str | None]]:
@@ -57,7 +57,7 @@ def single_value(values: Sequence[Any], name: str, path: str) -> Any:
 
 
 def schema_of(files: Iterable[Placed]) -> pa.Schema:
-    """Return one type for each key over all files: int32 if all its values are such, else string.
+    """Return one type for each key over all files: int32 if it holds all values, else string.
 
     Values from the log of a Delta table have types of their own, which are kept.
     """

@@ -1,4 +1,4 @@
-"""Open batches that come one after the other, from an iterable that is read once."""
+"""Open batches that come one after the other, from an iterable that can be read once only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Give each row of a source a weight, by a column, an array or filters; weight 0 leaves it out."""
+"""Give each row of a source a weight: by a column, an array or filters; weight 0 leaves it out."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ class WeightedSource:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that make up a row; () where they have none."""
+        """Names of the columns that make up a row; () if they have none."""
         return columns_of_rows(self.source)
 
     def describe(self) -> Layout:
+        """Return the layout of the rows; raise DataError if there is not one weight for each."""
         layout = self.source.describe()
         if isinstance(self.weights, np.ndarray) and len(self.weights) != layout.rows:
             raise DataError(
@@ -78,7 +79,7 @@ class WeightedSource:
         return schema_of(self.source, names)
 
     def weights_of(self, blocks: Sequence[Block]) -> Iterator[Floats | None]:
-        """Yield the weights (rows,) of each block, in order; None where all are 1.
+        """Yield the weights (rows,) of each block, in order; None if all are 1.
 
         Columns are read once for neighbouring blocks of a row group. Raises DataError for a
         negative, infinite or missing weight.
@@ -112,7 +113,7 @@ class WeightedSource:
         return list(dict.fromkeys([*named, *tested]))
 
     def _table(self, block: Block) -> Any:
-        """Read the columns that weights and filters need; None where they need none."""
+        """Read the columns that weights and filters need; None if they need none."""
         if not self._names:
             return None
         try:
@@ -156,7 +157,7 @@ def with_weights(source: Source, weights: Any, filters: Any, drop_nonfinite: boo
     Raises
     ------
     ConfigError, DataError
-        If weights or filters are not such, or both here and in the source.
+        If weights or filters cannot be read as such, or if the source has its own, too.
     """
     filters = _lists_of(filters) if filters else None
     if weights is None and not filters and not drop_nonfinite:

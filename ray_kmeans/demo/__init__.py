@@ -1,4 +1,4 @@
-"""A first run on real data that come along: 6,000 glosses of WordNet 3, embedded by MiniLM."""
+"""A first run on real data in the package: 6,000 glosses of WordNet 3, embedded by MiniLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes checkpoints in a thread of its own, while the next iteration computes."""
+"""Writes checkpoints in a thread of its own, while the next iteration is computed."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def run_stream(
 
 @dataclass(frozen=True)
 class _Watch:
-    """All that are told of the states of a fit."""
+    """The monitors, the saver and the listener, which all follow the states of a fit."""
 
     store: LeasedStore
     """Place of the checkpoints."""

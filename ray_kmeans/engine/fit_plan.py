@@ -1,4 +1,4 @@
-"""The plan of a fit: all that decides its result; and what a fit asks of its store."""
+"""The plan of a fit, with all that decides its result, and the store that a fit needs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LeasedStore(Protocol):
     """Place of the checkpoints while one run holds it alone."""
 
     def latest(self) -> FitState | None:
-        """Return the newest state; None where there is none."""
+        """Return the newest state; None if there is none."""
 
     def save(self, state: FitState) -> str:
         """Save a state; return the path of the checkpoint."""
@@ -49,7 +49,7 @@ class Store(Protocol):
         """Whether only processes of this machine can reach the place."""
 
     def latest(self) -> FitState | None:
-        """Return the newest state; None where there is none."""
+        """Return the newest state; None if there is none."""
 
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, the oldest first."""
@@ -84,7 +84,7 @@ class FitPlan:
     checkpoint_steps: int | None
     """Number of iterations between two checkpoints; None: by time."""
     checkpoint_secs: float
-    """Seconds between two checkpoints, where `checkpoint_steps` is None."""
+    """Seconds between two checkpoints, if `checkpoint_steps` is None."""
     in_danger: bool = False
     """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None
@@ -117,16 +117,16 @@ class FitPlan:
 
     @property
     def shift(self) -> tuple[float, ...]:
-        """(d,) Values that are subtracted from each row; empty where nothing is."""
+        """(d,) Values that are subtracted from each row; empty if nothing is."""
         return self.rows.shift if self.rows else ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns; empty where they have none."""
+        """Names of the columns; empty if they have none."""
         return self.rows.columns if self.rows else ()
 
     def check_shift(self, found: FitState | None) -> None:
-        """Raise ConfigError where the model in the store was made of rows with another shift."""
+        """Raise ConfigError if the model in the store was made of rows with another shift."""
         if found and found.shift != self.shift:
             raise ConfigError(
                 "another run has written its model to this model_dir meanwhile, and has shifted "
@@ -136,13 +136,13 @@ class FitPlan:
 
     @property
     def request(self) -> str:
-        """Name of what this fit is to do with the data: the same call has the same."""
+        """Name of what this fit is to do with the data; equal calls have equal names."""
         policy = FARTHEST if self.empty_clusters == "farthest" else ""
         return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}"
 
     def reopened(self, found: FitState | None) -> FitState | None:
-        """Return a model without its end, if this fit moves empty clusters that the last one
-        kept."""
+        """Return the model as one that has not ended, if this fit moves empty clusters and the last
+        one kept them."""
         if found is None or FARTHEST not in self.request or FARTHEST in found.request:
             return found
         return replace(found, stop=None) if any(line.empty for line in found.lines[-1:]) else found

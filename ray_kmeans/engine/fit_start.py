@@ -1,4 +1,4 @@
-"""All before the first step: reads the rows, warns of oddities, chooses the first centers."""
+"""Everything before the first step: read the rows, warn of oddities, choose the first centers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def read_rows(pool: Pool, emit: ev.Emit, names: Sequence[str] = ()) -> Summary:
 
 
 def _stopping(moved: Moved) -> Moved:
-    """Return a callback that does the same, but ends a run that is asked to end meanwhile."""
+    """Return a callback that calls another one, and ends the run if it was asked to end
+    meanwhile."""
 
     def check_and_move(done: int) -> None:
         interrupt.check()
@@ -113,7 +114,8 @@ def choose_first_centers(
 
 
 def _warn_of_copies(centers: NDArray[np.float32], by_rounding: bool, emit: ev.Emit) -> None:
-    """Warn of initial centers that are equal; `by_rounding` tells why rows are."""
+    """Warn of initial centers that are equal; `by_rounding` tells whether rounding made rows
+    equal."""
     copies = len(centers) - len(np.unique(centers, axis=0))
     if not copies:
         return

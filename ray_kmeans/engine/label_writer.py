@@ -1,4 +1,4 @@
-"""Writes the labelled rows of a shard to a store, several blocks at once by threads."""
+"""Writes the labelled rows of a shard to a store, several blocks at once, in threads."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Columns: TypeAlias = dict[str, NDArray[Any]]
 
 
 class Writer(Protocol):
-    """Place for labelled output, as far as a worker writes to it."""
+    """A place for labelled output: what a worker needs of it in order to write parts."""
 
     def write(self, index: int, first_row: int, columns: Columns, kept: Any) -> Any:
         """Write the part with this index, from this row of the data set on."""
 
 
 class Gatherer(Protocol):
-    """Place for labelled output, as far as a worker puts rows there in the order of clusters."""
+    """A place for labelled output: what a worker needs of it in order to sort rows by cluster."""
 
     def gather(self, bundle: Sequence[int], width: int) -> list[Any]:
         """Put the rows of some parts in the order of clusters, `width` of them in a folder."""
@@ -52,7 +52,7 @@ class LabelledBlock(NamedTuple):
     nearest: NDArray[np.int32]
     """(n,) Index of the nearest center of each row."""
     second: NDArray[np.int32] | None
-    """(n,) Index of the second-nearest center; None where it is not wanted."""
+    """(n,) Index of the second-nearest center; None if it is not wanted."""
     out: NDArray[np.bool_]
     """(n,) Whether a row does not count: it is written without a label."""
 
@@ -63,6 +63,7 @@ class BlockLabeller:
     def __init__(
         self, kernel: Kernel, centers: NDArray[np.float32], metric: Metric, with_second: bool
     ) -> None:
+        """Prepare the centers for the kernel if second-nearest centers are wanted."""
         self._kernel = kernel
         self._centers = centers
         self._metric = metric
@@ -75,7 +76,7 @@ class BlockLabeller:
         nearest: NDArray[np.int32],
         out: NDArray[np.bool_],
     ) -> LabelledBlock:
-        """Return a block with its labels, and the second-nearest centers where they are wanted."""
+        """Return a block with its labels, and the second-nearest centers if they are wanted."""
         second = None
         if self._prepared is not None:
             second = np.empty(len(rows), np.int32)
@@ -105,11 +106,10 @@ def write_parts(
     threads: int,
     stays: bool,
 ) -> list[Any]:
-    """Write blocks as they are labelled, several at once; return what the place returns of each
-    part.
+    """Write blocks as they are labelled, several at once; return the output's answer for each part.
 
     Each part has `together` blocks. `kept` yields the columns to pass through of each block.
-    `stays` tells whether the rows are in memory anyhow; else few blocks are on their way at once.
+    `stays` tells whether the rows are in memory anyhow; if not, few blocks are written at once.
     """
 
     def write(number: int, first_row: int, made: list[Future[Columns]], tables: list[Any]) -> Any:
@@ -140,7 +140,7 @@ def write_parts(
 def read_kept_columns(
     source: Reader, blocks: Sequence[Block], names: Sequence[str]
 ) -> Iterator[Any]:
-    """Yield a table of the columns to pass through of each block; None where none are wanted.
+    """Yield a table of the columns to pass through of each block; None if none are wanted.
 
     A row group, which a file keeps together, is read once.
     """

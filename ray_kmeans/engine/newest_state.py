@@ -14,12 +14,12 @@ class NewestState:
     def __init__(self) -> None:
         self._lock = Lock()
         self._unsaved: tuple[Target, FitState] | None = None
-        """Newest state and where to save it; None where it is saved, or left to the saver."""
+        """Newest state and where to save it; None if it is saved, or left to the saver."""
         self._saver: Saver | None = None
         """Saver that has got all older states."""
 
     def note(self, store: Target, state: FitState) -> None:
-        """Note a state that is saved nowhere yet, and where to save it."""
+        """Note a state that nobody saves yet, and where to save it."""
         with self._lock:
             self._unsaved = store, state
 
@@ -29,7 +29,7 @@ class NewestState:
             self._unsaved, self._saver = None, saver
 
     def save(self) -> None:
-        """Save the newest state, unless that is done; wait for the one that is being saved.
+        """Save the newest state, unless it is saved; wait if it is being saved.
 
         The lock is not held meanwhile, since a store may take long: the fit goes on, and what it
         reaches after this call began is not saved by it.

@@ -89,10 +89,14 @@ class Workload:
     """Needs of each worker, and the times that the run waits for workers."""
 
     @property
+    def workers_at_start(self) -> int:
+        """Number of workers that the run asks for at its start."""
+        return self.options.num_workers or len(self.shards)
+
+    @property
     def fewest_workers(self) -> int:
         """Number of workers without which the run does not start."""
-        options = self.options
-        return options.min_workers or options.num_workers or len(self.shards)
+        return self.options.min_workers or self.workers_at_start
 
 
 def threads_of(cpus: float) -> int:

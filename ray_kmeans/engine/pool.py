@@ -91,11 +91,12 @@ class Pool(ABC):
     def ask(
         self, method: Callable[Concatenate[ShardWorker, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> list[T]:
-        """Call the method of every worker with these arguments; answers in the order of shards."""
+        """Call the method of every worker with these arguments; return the answers by shard, in
+        order."""
         return self.ask_watched(None, method, *args, **kwargs)
 
     def read(self, moved: Moved | None = None) -> Extent:
-        """Load the data; raise DataError where no rows count, or where some are not finite."""
+        """Load the data; raise DataError if no rows count, or if some are not finite."""
         extent = self.load(moved)
         extent.check_finite()
         if extent.span.rows == 0:
@@ -213,7 +214,7 @@ class Pool(ABC):
 
 
 def _no_rows(extent: Extent) -> str:
-    """Return the sentence of the error where no rows count."""
+    """Return the text of the error that no rows count."""
     if not extent.rows:
         return "the data have no rows."
     return f"all {extent.rows:,} rows have weight 0, or hold NaN, null or infinity."
@@ -233,11 +234,13 @@ class LocalPool(Pool):
         self.take(source, shards)
 
     def take(self, source: Reader, shards: Sequence[Sequence[Block]]) -> None:
+        """Turn to other data: the workers of the old ones are dropped with their rows."""
         self._source = source
         self._shards = shards
         self._workers = [ShardWorker(self._setup) for _ in shards]
 
     def load(self, moved: Moved | None = None) -> Extent:
+        """Read one shard after the other; return the extent of all rows."""
         extents = self._each(self._load_shard, moved)
         return reduce(add, extents)
 

@@ -1,4 +1,4 @@
-"""The progress of a worker in what it was asked, as a number of rows."""
+"""The progress of a worker in a call, as a number of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Moved: TypeAlias = Callable[[int], None]
 
 
 def ignore(done: int) -> None:
-    """Hear how much is done, and do nothing."""
+    """Do nothing with the number of rows that are done."""
 
 
 class Tally:
@@ -30,6 +30,6 @@ class Tally:
             self._moved(self.rows)
 
     def catch_up(self, rows: int) -> None:
-        """Tell that this number of rows is done, where it was not told block by block."""
+        """Tell that this number of rows is done, if it was not told block by block."""
         if self.rows < rows:
             self._moved(rows)

@@ -1,4 +1,4 @@
-"""The row cache of a worker: keeps a shard's rows in memory or on disk, or reads them again.
+"""The row cache of a worker keeps a shard's rows in memory or on disk, or reads them again.
 
 Whatever the place, a block has the same bits, so the place changes no result.
 """
@@ -28,8 +28,12 @@ from ray_kmeans.errors import DataError, StoreError
 
 Rows = NDArray[np.float32]
 """(n, d) Rows."""
-MEMORY, DISK, SOURCE = "memory", "disk", "source"
-"""Places of the rows, as `CacheOptions.cache` names them."""
+MEMORY = "memory"
+"""Value of `CacheOptions.cache` with which workers keep their rows in memory."""
+DISK = "disk"
+"""Value of `CacheOptions.cache` with which workers keep their rows in files on their nodes."""
+SOURCE = "source"
+"""Value of `CacheOptions.cache` with which workers read their rows again for every sweep."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class CacheOptions:
 class RowCache(Sequence[Rows]):
     """Keeps the rows of each block of a shard, (rows, d); filled once, then read.
 
-    They are stored as float32, as the metric sees them; or in a narrower type, as they were read:
-    then `seen` makes of them what the metric sees, whenever they are fetched.
+    Rows are stored as float32, as the metric sees them; or in a narrower type, as they were read:
+    then `seen` turns them into what the metric sees, each time they are fetched.
     """
 
     stays = False
@@ -75,6 +79,7 @@ class RowCache(Sequence[Rows]):
     @overload
     def __getitem__(self, here: slice) -> list[Rows]: ...
     def __getitem__(self, here: int | slice) -> Rows | list[Rows]:
+        """Fetch the rows of one block, or of each block of a slice."""
         if isinstance(here, slice):
             return [self.fetch(each) for each in range(*here.indices(len(self)))]
         return self.fetch(here)
@@ -104,7 +109,7 @@ class RowCache(Sequence[Rows]):
         return rows
 
     def _narrow_rows(self, rows: Rows) -> NDArray[Any]:
-        """Return rows in the type in which they are stored; raise DataError where it loses any."""
+        """Return rows in the type in which they are stored; raise DataError if it loses any."""
         if self._narrow is None:
             return rows
         stored = narrowed(rows, self._narrow)
@@ -121,7 +126,7 @@ class RowCache(Sequence[Rows]):
 
 
 class InMemory(RowCache):
-    """Keeps all rows in memory, which is the fastest where they are float32."""
+    """Keeps all rows in memory, which is the fastest if they are float32."""
 
     def __init__(
         self,
@@ -178,6 +183,7 @@ class OnDisk(RowCache):
             raise self._no_room(error) from None
 
     def put(self, here: int, rows: Rows) -> None:
+        """Write the rows of a block to its place in the file; keep their hash, to check them by."""
         stored = self._narrow_rows(rows)
         data = np.ascontiguousarray(stored).data.cast("B")
         written = 0
@@ -187,6 +193,7 @@ class OnDisk(RowCache):
         self._hashes[here] = self._hash_of(self._widen_rows(stored))
 
     def fetch(self, here: int) -> Rows:
+        """Read the rows of a block; raise StoreError if they are not what was written."""
         stored = np.empty((self.sizes[here], self._features), self._dtype)
         self._read(stored, self._begins[here])
         rows = self._widen_rows(stored)
@@ -198,6 +205,7 @@ class OnDisk(RowCache):
         return rows
 
     def take(self, here: int, numbers: NDArray[np.int64]) -> Rows:
+        """Read single rows of a block, without a check of their hash."""
         stored = np.empty((len(numbers), self._features), self._dtype)
         for row, number in zip(stored, numbers.tolist(), strict=True):
             self._read(row, self._begins[here] + number * self._row_bytes)

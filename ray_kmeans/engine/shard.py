@@ -26,7 +26,7 @@ Rows = NDArray[np.float32]
 
 
 class Block(Protocol):
-    """Some consecutive rows of a file, as far as a worker must know them."""
+    """Some consecutive rows of a file: what a worker needs to know of them."""
 
     @property
     def index(self) -> int:
@@ -62,7 +62,7 @@ class Block(Protocol):
 
 
 class Reader(Protocol):
-    """Source of rows, as far as a worker reads from it."""
+    """A source of rows: what a worker needs of it in order to read."""
 
     def read(self, blocks: Any) -> Iterable[tuple[Any, Rows]]:
         """Yield each of these blocks with its rows, (rows, d)."""
@@ -73,15 +73,15 @@ class Reader(Protocol):
 
 @runtime_checkable
 class RoundingReader(Protocol):
-    """Source that also tells what its rows lost when they were rounded to float32."""
+    """A source that also tells the rounding error of its rows as float32."""
 
     def read_noted(self, blocks: Any) -> Iterable[tuple[Any, Rows, Rounding | None]]:
-        """Yield each of these blocks with its rows, (rows, d), and their losses by rounding."""
+        """Yield each of these blocks with its rows, (rows, d), and their rounding error."""
 
 
 @runtime_checkable
 class WeightedReader(Protocol):
-    """Source whose rows do not all count alike, or may be left out."""
+    """A source whose rows may have weights or be left out."""
 
     @property
     def drop_nonfinite(self) -> bool:
@@ -102,6 +102,7 @@ class Shard:
         row_cache: CacheOptions,
         hash_of: Callable[[Rows], int],
     ) -> None:
+        """Make room for the rows in the row cache; `load` reads them."""
         self.source = source
         """Source that the rows are read from."""
         self.blocks = blocks
@@ -115,7 +116,7 @@ class Shard:
             row_cache, blocks, self._read_again, hash_of, self._seen
         )
         self.weights = ALIKE
-        """(n,) Weight of each row in units of the grid; ALIKE where all count once."""
+        """(n,) Weight of each row in units of the grid; ALIKE if all count once."""
         self._given: dict[int, NDArray[np.float64]] = {}
         """(rows,) Weights as they were given, by place of the block; only where some are not 1."""
         self._out: dict[int, NDArray[np.bool_]] = {}
@@ -221,7 +222,7 @@ class Shard:
 def _read_with_losses(
     source: Reader, blocks: Sequence[Block]
 ) -> Iterable[tuple[Block, Rows, Rounding | None]]:
-    """Yield each block with its rows and what these lost by rounding, where the source tells it."""
+    """Yield each block, its rows and their rounding error, if the source knows it."""
     if isinstance(source, RoundingReader):
         return source.read_noted(blocks)
     return ((block, rows, None) for block, rows in source.read(blocks))

@@ -1,4 +1,4 @@
-"""Trainers, which make the steps of a fit: full batch, mini-batch, or batches of a stream."""
+"""Trainers make the steps of a fit: by full batch, by mini-batch, or by the batches of a stream."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Trainer(Protocol):
         """Return the reason to stop before the next step, or None."""
 
     def advance(self, state: FitState, most_steps: int) -> FitState:
-        """Return the state after up to `most_steps` steps; the same one where there is no input."""
+        """Return the state after up to `most_steps` steps; the same one if there is no input."""
 
 
 class FullBatch:
@@ -59,6 +59,7 @@ class FullBatch:
         return why_stop(state, self._rule)
 
     def advance(self, state: FitState, most_steps: int = 1) -> FitState:
+        """Return the state after one sweep, with empty clusters moved if that is wanted."""
         seen = self.pool.sweep(state.centers)
         centers = seen.means(self._summary, state.centers)
         empty = (seen.counts == 0).nonzero()[0]
@@ -85,6 +86,7 @@ class MiniBatch:
         self._m = m
 
     def start(self, state: FitState) -> FitState:
+        """Return the state with room for the sums of an iteration; begin to watch the loss."""
         state = minibatch.prepare(state, self._m)
         self._watch = LossWatch(self._rule, state, self._batches)
         return state
@@ -93,6 +95,7 @@ class MiniBatch:
         return self._watch.why_stop(state)
 
     def advance(self, state: FitState, most_steps: int) -> FitState:
+        """Return the state after the steps that workers can do in one call, within an iteration."""
         assert state.accumulators is not None
         first = state.iteration - state.data_since
         steps = min(most_steps, self._m - state.accumulators.done, self._at_once(state, first))
@@ -127,6 +130,7 @@ class Stream:
         self._ended = False
 
     def start(self, state: FitState) -> FitState:
+        """Return the state with room for the sums of an iteration; begin to watch the loss."""
         state = minibatch.prepare(state, self._m)
         self._watch = LossWatch(self._rule, state, None)
         return state
@@ -135,6 +139,7 @@ class Stream:
         return Stop.END_OF_INPUT if self._ended else self._watch.why_stop(state)
 
     def advance(self, state: FitState, most_steps: int = 1) -> FitState:
+        """Return the state after a step over the next batch; the same state if no batch is left."""
         loadable = next(self._batches, None)
         if loadable is None:
             self._ended = True

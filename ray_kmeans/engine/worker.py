@@ -1,4 +1,4 @@
-"""The worker of one shard: it holds the rows and computes on them. Ray enters elsewhere."""
+"""The worker of one shard: it holds the rows and computes on them. It knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -260,8 +260,8 @@ class ShardWorker:
         second: bool = False,
         together: int = 1,
     ) -> tuple[list[Any], NDArray[np.int64]]:
-        """Write the label of every row; return what the output returns of each part, and rows by
-        label.
+        """Write the label of every row; return the output's answer for each part, and the number of
+        rows by label, (k,).
 
         `second` also writes the second-nearest center. `together` blocks make up a part.
         """
@@ -269,6 +269,7 @@ class ShardWorker:
         counts = np.zeros(len(centers), np.int64)
 
         def label_all() -> Iterator[LabelledBlock]:
+            """Yield each block with its labels; count the labels of rows that are not left out."""
             for here, rows, labels in self._label_blocks(centers):
                 out = self._shard.left_out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
@@ -305,7 +306,7 @@ class ShardWorker:
 
     @property
     def _on(self) -> Grid:
-        """The grid of all sums, which `measure` has fixed."""
+        """The grid of all sums, which `measure` has fixed before."""
         if self._grid is None:
             raise RuntimeError("this worker has no grid: measure comes before sweep")
         return self._grid

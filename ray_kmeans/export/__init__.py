@@ -1,4 +1,4 @@
-"""Exports of a fitted model: graphs that other programs run, and files of centers.
+"""Export a fitted model: as a graph that other programs run, or as a file of centers.
 
 Every graph maps `inputs` to `cluster_idx`, `all_scores` and `scores` with the same float64
 arithmetic. The packages that make a graph are imported when a graph of that kind is asked for.

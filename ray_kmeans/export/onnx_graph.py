@@ -73,7 +73,7 @@ def onnx_model(
 
 
 def _onnx() -> Any:
-    """Return the package onnx; raise ConfigError where it is not installed."""
+    """Return the package onnx; raise ConfigError if it is not installed."""
     try:
         import onnx
     except ImportError as error:

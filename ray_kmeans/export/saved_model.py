@@ -94,7 +94,7 @@ def saved_model_files(
 
 
 def _tensorflow() -> Any:
-    """Return the package tensorflow; raise ConfigError where it is not installed."""
+    """Return the package tensorflow; raise ConfigError if it is not installed."""
     try:
         import tensorflow as tf
     except ImportError as error:

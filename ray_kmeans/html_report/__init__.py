@@ -7,6 +7,7 @@ from datetime import date
 
 from ray_kmeans.config import RunConfig
 from ray_kmeans.errors import ConfigError, install_hint
+from ray_kmeans.html_report import facts
 from ray_kmeans.io.publish import Place, absolute, put
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows.validation import a_path
@@ -99,10 +100,10 @@ def write_report(
     Notes
     -----
     It runs in this process. The gaps between centers take time O(k^2 d); of the data it reads at
-    most `report.sample.BLOCKS` blocks, and more only where these are small.
+    most `html_report.sample.BLOCKS` blocks, and more only where these are small.
     """
     try:
-        from ray_kmeans.html_report import facts, page, sections
+        from ray_kmeans.html_report import page, sections  # matplotlib: 0.4 s, and may be missing
     except ImportError as error:
         raise ConfigError(
             f"a report needs matplotlib and jinja2, which cannot be imported here ({error}). "

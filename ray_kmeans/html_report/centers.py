@@ -1,4 +1,4 @@
-"""Facts about the centers of a model: sizes of the clusters, a plane to draw in, gaps."""
+"""Facts about the centers of a model: sizes of clusters, a plane to draw in, gaps between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Sizes:
 def sizes_of(state: FitState, sampled: NDArray[np.int64] | None) -> Sizes | None:
     """Return the sizes by the last sweep, else by the labels of a sample, `sampled` (n,).
 
-    None where neither is there: the counts of mini-batch are no sizes, for they count a row as
+    None if neither is there: the counts of mini-batch are no sizes, for they count a row as
     often as it was drawn, and by centers that have moved since.
     """
     accumulators = state.accumulators

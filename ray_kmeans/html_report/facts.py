@@ -76,9 +76,9 @@ class Facts:
     gaps: Gaps | None
     """Distances between centers; None for a single center."""
     sizes: Sizes | None
-    """Sizes of the clusters; None where nothing counts their rows."""
+    """Sizes of the clusters; None if nothing counts their rows."""
     data: Data | None
-    """The data; None where none are given."""
+    """The data; None if none are given."""
     examples: Mapping[int, tuple[Shown, ...]]
     """Texts or images of the rows nearest to the center, for the largest and smallest clusters."""
 
@@ -91,7 +91,7 @@ class Facts:
 def facts_of(
     model: ModelDir, data: Sequence[str], columns: Sequence[str], show: str | None
 ) -> Facts:
-    """Read a model, and a sample of the data where data are given."""
+    """Read a model, and a sample of the data if data are given."""
     state = model.fitted()
     plane = plane_of(state.centers)
     given = _read_data(data, columns, show, model, state, plane) if data else None

@@ -203,7 +203,7 @@ def draw_map(
 
 
 def _marker(history: Sequence[Iteration]) -> str:
-    """Return the marker of a step: a point, or none where there are many steps."""
+    """Return the marker of a step: a point, or none if there are many steps."""
     return "." if len(history) <= MARKED else ""
 
 

@@ -1,4 +1,4 @@
-"""The page of a report: sections of text, a figure and a table, as one HTML file."""
+"""Put sections of text, each with a figure and a table, together as one HTML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sample of the data, the same rows every time: labels, and texts or images of a few rows."""
+"""A sample of the data, the same rows every time: their labels, and texts or images of some."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def show_rows(
 
 
 def _values(source: Source, block: Block, column: str) -> Any:
-    """Return a column of a block as an Arrow array; ConfigError where there is none."""
+    """Return a column of a block as an Arrow array; ConfigError if there is none."""
     try:
         return source.columns_of(block, [column])[column]
     except (ConfigError, DataError) as error:
@@ -159,7 +159,7 @@ def _text_or_image(value: Any, alt: str) -> Shown:
 
 
 def _image(content: bytes, alt: str) -> Shown:
-    """Return an image; a text with its size where it is too large, or of an unknown type."""
+    """Return an image; a text with its size if it is too large, or of an unknown type."""
     kind = next((kind for start, kind in IMAGES.items() if content.startswith(start)), None)
     if kind is None:
         return format_bytes(len(content))

@@ -1,6 +1,6 @@
-"""The sections of a report about a model.
+"""The sections of a report about a model, in the order of the page.
 
-Each section is a function from the facts to a `Section`, or to None where its facts are not known;
+Each section is a function from the facts to a `Section`, or to None if its facts are not known;
 `SECTIONS` has these functions in their order on the page.
 """
 
@@ -112,7 +112,7 @@ def _line_of(line: Iteration, smoothed: bool) -> tuple[Cell, ...]:
 
 
 def _first_and_last(history: Sequence[Iteration]) -> Sequence[Iteration]:
-    """Return the first and the last steps; all where there are few."""
+    """Return the first and the last steps; all steps if there are few."""
     if len(history) <= 2 * STEPS_SHOWN:
         return history
     return [*history[:STEPS_SHOWN], *history[-STEPS_SHOWN:]]
@@ -199,7 +199,7 @@ def _examples(facts: Facts) -> Section | None:
 
 
 def _zeros(values: NDArray[Any]) -> str:
-    """Return the sentence that a figure leaves out zeros; '' where it does not."""
+    """Return the sentence that a figure leaves out zeros; '' if it does not."""
     left_out = figures.is_skewed(values) and bool((values == 0).any())
     return " The axis is logarithmic, so zeros are left out." if left_out else ""
 

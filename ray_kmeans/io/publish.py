@@ -51,7 +51,7 @@ class Place(Remote):
     """A directory on any store that files are published in."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Publish `data` under a name in this directory; StoreError where that fails."""
+        """Publish `data` under a name in this directory; StoreError if that fails."""
         with self.raise_store_errors(f"{self.shown!r} cannot be written"):
             put(self.fs, f"{self.path}/{name}", data)
 
@@ -82,7 +82,7 @@ def put(fs: FileSystem, path: str, data: bytes) -> None:
 def create(fs: FileSystem, path: str, data: bytes) -> bool:
     """Make `data` visible at `path` in one step unless something is there; tell who won.
 
-    Returns True where the bytes at `path` are `data` afterwards. `data` must therefore hold
+    Returns True if the bytes at `path` are `data` afterwards. `data` must therefore hold
     something that only this writer writes, as a random id. Its bytes, and not the answer of the
     store, decide the race:
 
@@ -151,7 +151,7 @@ def _put_if_missing(fs: FileSystem, path: str, data: bytes) -> None:
 
 
 def _link(path: str, data: bytes) -> None:
-    """Create a local file by a hard link to a complete one; FileExistsError where one is there.
+    """Create a local file by a hard link to a complete one; FileExistsError if one is there.
 
     A file system without links gets a rename, before which another writer may come.
     """
@@ -254,7 +254,7 @@ def seal(manifest: dict[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any] | None:
-    """Return the manifest of sealed bytes; None where they are cut off, damaged or not sealed."""
+    """Return the manifest of sealed bytes; None if they are cut off, damaged or not sealed."""
     try:
         manifest: dict[str, Any] = json.loads(data)
         sealed = manifest.pop("sha256")

@@ -55,6 +55,7 @@ class Ranges(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set where the next read begins, without fetching; OSError before the first byte."""
         at = offset + (0, self._at, self._size)[whence]
         if at < 0:
             raise OSError(errno.EINVAL, f"no byte {at} in a file")
@@ -88,6 +89,7 @@ class Ranges(io.RawIOBase):
         return len(found)
 
     def close(self) -> None:
+        """Cancel the fetches under way, and free their memory."""
         for _, piece in self._pieces.values():
             piece.cancel()
         self._pieces.clear()

@@ -110,7 +110,7 @@ class Remote:
         return store, str(path).rstrip("/") or "/"
 
     def _open_once(self, url: str) -> tuple[FileSystem, str]:
-        """Open the store by one attempt; ConfigError where the URL or the options are wrong."""
+        """Open the store by one attempt; ConfigError if the URL or the options are wrong."""
         # A cached listing would hide what another process has written.
         options = {"use_listings_cache": False, **self.storage_options}
         self._check()

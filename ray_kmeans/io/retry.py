@@ -72,6 +72,7 @@ class RetryingFileSystem:
     """
 
     def __init__(self, fs: FileSystem, storage_options: Mapping[str, Any], url: str = "") -> None:
+        """Wrap a file system; one on this machine or in memory is asked once only."""
         self._fs = fs
         self._redact = partial(redacted, options=storage_options, url=url)
         here = fs is not None and not {"file", "memory"}.isdisjoint(protocols_of(fs))
@@ -84,6 +85,7 @@ class RetryingFileSystem:
         return self.request("rm", self._fs.rm, literal, recursive=recursive)
 
     def __getattr__(self, name: str) -> Any:
+        """Return a method of the file system; a request among them is repeated when it fails."""
         found = getattr(self._fs, name)
         return partial(self.request, name, found) if name in REQUESTS else found
 
@@ -179,7 +181,7 @@ def _true_cause(error: BaseException) -> BaseException:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that an error carries; None where it carries none."""
+    """Return the HTTP status that an error carries; None if it carries none."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -58,7 +58,7 @@ class EndedBefore:
     """The model has reached the end of the fit that is asked for, so there is nothing to do."""
 
     stop: Stop | None
-    """Why the fit ended; None where only the number of its steps says so."""
+    """Why the fit ended; None if only the number of its steps says so."""
     iteration: int
     """Steps that the model was trained."""
 
@@ -92,7 +92,7 @@ class PhaseBegan:
     phase: Phase
     """The phase that begins."""
     total: int | None
-    """Units of work in the phase; None where that is not known before."""
+    """Units of work in the phase; None if that is not known before."""
     unit: str
     """The unit that `total` and `done` count: 'rows', 'centers' or 'rounds'."""
 
@@ -187,7 +187,7 @@ class FitStarted:
     iteration: int
     """Steps already done: 0 for a new model, more for one that continues."""
     last_iteration: int | None
-    """Step at which `steps` or `max_steps` ends the fit; None where neither is given."""
+    """Step at which `steps` or `max_steps` ends the fit; None if neither is given."""
     mini_batch: bool = False
     """Whether a step visits a mini-batch only, so that its inertia is not of all rows."""
 

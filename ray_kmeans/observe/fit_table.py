@@ -1,4 +1,4 @@
-"""A fit as a table of a few lines of text."""
+"""A fit as a table in a few lines of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listeners that write a run to the log of Python and raise its warnings."""
+"""Listeners that write a run to Python's log, and raise its warnings."""
 
 from __future__ import annotations
 
@@ -70,9 +70,10 @@ class LogLines:
         self._began: int | None = None
         """Steps of the model before the first iteration that was seen."""
         self._unlogged: ev.IterationDone | None = None
-        """The newest iteration, where it has no line yet."""
+        """The newest iteration, if it has no line yet."""
 
     def __call__(self, event: ev.Event) -> None:
+        """Write the lines of an event, if it has any."""
         match event:
             case ev.IterationDone():
                 self._iteration(event)

@@ -170,7 +170,7 @@ class Monitors:
         return len(self._monitors)
 
     def begin(self, state: FitState) -> None:
-        """Call `begin` of all; where one raises, end those that have begun, and raise its error."""
+        """Call `begin` of all; if one raises, end those that have begun, and raise its error."""
         try:
             for monitor in self._monitors:
                 monitor.begin(state)

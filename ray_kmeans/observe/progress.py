@@ -44,6 +44,7 @@ class Progress:
     """
 
     def __init__(self, wanted: bool = True) -> None:
+        """Choose between a bar, lines and nothing, by where standard error goes."""
         self._style = _tqdm_style() if wanted else {"disable": True}
         self._is_drawn = self._style.get("file") is sys.stderr
         self._bar: Any = None
@@ -59,6 +60,7 @@ class Progress:
         self._resources.close()
 
     def __call__(self, event: ev.Event) -> None:
+        """Begin, move or end a bar, as an event tells."""
         match event:
             case ev.PhaseBegan(phase, total, unit):
                 many = unit == "rows"
@@ -129,6 +131,7 @@ class _LinesOnStderr:
     """Writes to standard error; a text that is meant to overwrite a line becomes the next line."""
 
     def write(self, text: str) -> None:
+        """Write a text as a line of its own; nothing if it is blank."""
         if line := text.strip():
             sys.stderr.write(f"{line}\n")
 

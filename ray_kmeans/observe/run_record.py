@@ -1,4 +1,4 @@
-"""The record of a run, what it did and how long that took: a small file beside its model."""
+"""The run record: what a run did and how long that took, in a small file beside its model."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class RunRecord:
 
     @staticmethod
     def parse(data: bytes) -> RunRecord | None:
-        """Return the record in a file; None for another version, or where there is none."""
+        """Return the record in a file; None for another version, or if there is none."""
         try:
             found: dict[str, Any] = json.loads(data)
             if found.pop("version") != VERSION:
@@ -111,12 +111,14 @@ class Journal:
     """
 
     def __init__(self, publish: Callable[[str, bytes], None]) -> None:
+        """Begin a record whose name begins with the time, so that names sort by it."""
         now = datetime.now(timezone.utc)
         self._publish = publish
         self._name = f"{FOLDER}/{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json"
         self._run = RunRecord(now.isoformat(timespec="seconds"))
 
     def __call__(self, event: ev.Event) -> None:
+        """Add what an event tells to the record."""
         run = self._run
         match event:
             case ev.Planned():
@@ -157,7 +159,7 @@ class Journal:
             self._run.spans = [first.joined(second) for first, second in pairs] + spans[-1:]
 
     def _write(self) -> None:
-        """Publish the record; only log where that fails."""
+        """Publish the record; only log if that fails."""
         try:
             self._publish(self._name, bytes(self._run))
         except Exception as error:

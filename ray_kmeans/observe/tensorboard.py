@@ -63,10 +63,12 @@ class Summaries:
         self._newest_published = 0
         """Number of the newest step whose point is published."""
         self._without_point: ev.IterationDone | None = None
-        """The newest step, where it has no point yet."""
+        """The newest step, if it has no point yet."""
         self._file = _EventFile()
 
     def __call__(self, event: ev.Event) -> None:
+        """Add a point for an event that has one; publish where a checkpoint is saved or the fit
+        ends."""
         match event:
             case ev.FitStarted():
                 self._mini_batch = event.mini_batch
@@ -104,7 +106,7 @@ class Summaries:
             self._without_point = event
 
     def _add_last_point(self) -> None:
-        """Add a point for the newest step, where it has none."""
+        """Add a point for the newest step, if it has none."""
         if self._without_point is not None:
             self._add_point(self._without_point)
 
@@ -115,7 +117,7 @@ class Summaries:
         self._file.add(_scalars(event, self._mini_batch), self._newest_point)
 
     def _publish_new(self) -> None:
-        """Publish the file, where it has points that are not published."""
+        """Publish the file, if it has points that are not published."""
         if self._newest_published < self._newest_point:
             self._publish(self._file.name, self._file.content())
             self._newest_published = self._newest_point
@@ -139,6 +141,7 @@ class _EventFile:
     """An event file in a temporary directory, which is deleted when the file is closed."""
 
     def __init__(self) -> None:
+        """Open a temporary file of events; raise ConfigError if tensorboardX is missing."""
         try:
             # Not SummaryWriter: its flush leaves out what its thread has not written yet.
             from tensorboardX.event_file_writer import EventsWriter

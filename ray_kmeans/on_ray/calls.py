@@ -1,4 +1,4 @@
-"""Typed calls of actors, and the calls that a pool has under way: whom they ask, for which shards.
+"""Typed calls of actors, and records of the calls under way: which worker, for which shards.
 
 An actor's method is named by the function of its class, as in ``call(worker, KMeansWorker.hello)``:
 so its callers can be found, and mypy checks the arguments. Only here does it become a name.

@@ -1,4 +1,4 @@
-"""Whether a Ray cluster has room for workers: on nodes that are there, or that may come."""
+"""Tell whether a Ray cluster has room for workers: on nodes that are there, or that may come."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def can_grow() -> bool | None:
 
 
 def _types_of_nodes() -> set[str]:
-    """Return the types of nodes that an autoscaler of either kind tells of; empty: none tells."""
+    """Return the types of nodes that an autoscaler of either version reports; empty if none."""
     from ray.autoscaler.v2.sdk import get_cluster_status
     from ray.experimental.internal_kv import _internal_kv_get
 

@@ -1,4 +1,4 @@
-"""The class of the coordinator process: it runs one fit, and answers for it meanwhile."""
+"""The class of the coordinator process, which runs one fit and can be asked about it meanwhile."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 import os
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Lock, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 
@@ -45,15 +46,21 @@ class Outcome(NamedTuple):
     """End of a fit."""
 
     state: FitState | None
-    """Final state of the fit; None where it failed."""
+    """Final state of the fit; None if it failed."""
     error: BaseException | None
-    """Error that ended the fit; None where it did not fail."""
+    """Error that ended the fit; None if it did not fail."""
+
+
+def _import_numba() -> None:
+    """Import what merges the sums, while the workers start: it takes half a second."""
+    from ray_kmeans.algorithm import compiled  # noqa: F401 (imported for later)
 
 
 class Coordinator:
     """Runs one fit in a thread of its own, so that it can answer while the fit goes on."""
 
     def __init__(self) -> None:
+        """Begin without a fit; from now on warnings that this process logs become events."""
         self._events: list[ev.Event] = []
         """Events of the fit from its start on; only appended to, so that any thread may read."""
         self._outcome: Outcome | None = None
@@ -70,11 +77,14 @@ class Coordinator:
         store: Store,
         workload: Workload,
         is_detached: bool,
+        workers: Sequence[Any] = (),
     ) -> FitPlan:
         """Start the fit, unless one runs already; return the plan of the fit that runs.
 
         A detached coordinator has a name, and several drivers may come with it at once: the first
         call starts the fit, and all get the same plan to compare theirs with.
+
+        `workers` are those that the driver has asked for already, see `worker_group.ask_early`.
 
         The source of the workload may be an ObjectRef. Inside of a record Ray passes the reference
         on; as an argument of its own it would be replaced by the rows.
@@ -82,8 +92,9 @@ class Coordinator:
         with self._starting:
             if self._plan is None:
                 self._plan = plan
-                run = partial(self._run, plan, store, workload)
+                run = partial(self._run, plan, store, workload, workers)
                 Thread(target=run, name="fit", daemon=True).start()
+                Thread(target=_import_numba, name="import", daemon=True).start()
                 if is_detached:
                     Thread(target=self._linger, name="linger", daemon=True).start()
         return self._plan
@@ -97,22 +108,24 @@ class Coordinator:
         """Save the newest state of the fit; then this process may be ended."""
         self._newest.save()
 
-    def _run(self, plan: FitPlan, store: Store, workload: Workload) -> None:
+    def _run(self, plan: FitPlan, store: Store, workload: Workload, workers: Sequence[Any]) -> None:
         """Run the fit and set its outcome, whatever happens."""
         try:
             with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
-                self._outcome = Outcome(self._fit(plan, held, workload), None)
+                self._outcome = Outcome(self._fit(plan, held, workload, workers), None)
         except BaseException as error:
             if not isinstance(error, RayKMeansError):  # it loses its traceback on its way there
                 self._events.append(ev.Logged(traceback.format_exc()))
             self._outcome = Outcome(None, error)
 
-    def _fit(self, plan: FitPlan, held: LeasedStore, workload: Workload) -> FitState:
+    def _fit(
+        self, plan: FitPlan, held: LeasedStore, workload: Workload, workers: Sequence[Any]
+    ) -> FitState:
         """Fit with workers that belong to this process, and end these."""
         if not isinstance(workload.source, ray.ObjectRef):
             workload = replace(workload, source=put(workload.source))
         emit = self._events.append
-        pool = RayPool(workload, plan.metric, emit)
+        pool = RayPool(workload, plan.metric, emit, workers)
         try:
             return run_fit(plan, pool, held, emit, newest=self._newest)
         finally:

@@ -1,4 +1,4 @@
-"""Counts of deaths in a row of workers and coordinators, and when to give up."""
+"""Count the deaths in a row of workers and coordinators, to know when to give up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STILL_S = 600.0
 
 
 class ShardLosses:
-    """Counts deaths of workers by shard, to tell a shard that kills from one that is killed.
+    """Counts deaths of workers by shard, to tell whether the shard itself kills its workers.
 
     A shard may kill whoever reads it, as when its rows do not fit the memory: then the run must
     end, or it would go on for ever. But workers are also killed from outside (a machine that is
@@ -92,7 +92,7 @@ class CoordinatorLosses:
         self.count += 1
 
     def is_hopeless(self, by_itself: bool) -> bool:
-        """Tell whether another coordinator would die, too; one that died `by_itself` gets no
-        time."""
+        """Tell whether another coordinator would die, too: at once, if the last one died
+        `by_itself`, and else after `STILL_S`."""
         waited = self._clock() - self._since
         return self.count > MOST and (by_itself or waited >= STILL_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from ray_kmeans.on_ray.death_counts import MOST, CoordinatorLosses
 from ray_kmeans.on_ray.object_store import put
 from ray_kmeans.on_ray.pool import RayPool
 from ray_kmeans.on_ray.ray_errors import LOST, dies_by_itself, first_line
+from ray_kmeans.on_ray.worker_group import ask_early
 from ray_kmeans.process import interrupt
 
 POLL_S = 0.1
@@ -68,10 +69,10 @@ def fit_on_ray(
 
     - Nothing of a fit is lost but the steps since its last checkpoint: the next coordinator begins
       with `store.latest`, and the same steps from there give the same bits.
-    - The dead one is killed once more. It may only be out of reach, and would keep its name, so
-      that the next one of this name would be the same again.
-    - A fit that had saved its end before its coordinator died is over. Only a checkpoint that is
-      newer than those before this call counts as such: an older one ended an earlier fit.
+    - The dead one is killed once more. It may only be out of reach: then it would keep its name,
+      and a coordinator started under this name would be the old one again.
+    - A fit that had saved its end before its coordinator died is over. That end must be in a
+      checkpoint that came after this call began: an older one ended an earlier fit.
     - From the first death on the plan is `in_danger`: each coordinator saves so often that it gets
       further than the one before, however short it lives.
     - When coordinators die again and again, this process coordinates the fit itself: a driver lives
@@ -79,17 +80,37 @@ def fit_on_ray(
     """
     if name is None:  # a detached fit outlives this process, and with it what this process puts
         workload = replace(workload, source=put(workload.source))
-    before = store.checkpoints()[-1:]
-    losses = CoordinatorLosses(before)
     if name is None or not _is_running(name):
         _check_room(workload)
+    early = workload.workers_at_start if name is None else 0
+    with ask_early(plan.metric, workload.options, early) as workers:
+        return _coordinate(plan, store, workload, emit, name, workers)
+
+
+def _coordinate(
+    plan: FitPlan,
+    store: Store,
+    workload: Workload,
+    emit: ev.Emit,
+    name: str | None,
+    workers: list[Any],
+) -> FitState:
+    """Let one coordinator after the other run the fit, until it ends; return its last state.
+
+    The first one gets the `workers` that were asked for early. When it dies they are ended, since
+    nobody knows what they were doing, and the next one asks for its own.
+    """
+    before = store.checkpoints()[-1:]
+    losses = CoordinatorLosses(before)
     while True:
         coordinator = _coordinator(name, store)
         try:
-            _start(coordinator, plan, store, workload, is_detached=name is not None)
+            _start(coordinator, plan, store, workload, name is not None, workers)
             return _follow(coordinator, emit)
         except (*LOST, ActorUnschedulableError) as error:
-            ray.kill(coordinator)
+            for lost in (coordinator, *workers):
+                ray.kill(lost)
+            workers.clear()
             if isinstance(error, ActorUnschedulableError):
                 time.sleep(PLACING_S)
             state, reached = store.latest(), store.checkpoints()[-1:]
@@ -114,15 +135,22 @@ def fit_on_ray(
 
 
 def _start(
-    coordinator: Any, plan: FitPlan, store: Store, workload: Workload, is_detached: bool
+    coordinator: Any,
+    plan: FitPlan,
+    store: Store,
+    workload: Workload,
+    is_detached: bool,
+    workers: Sequence[Any],
 ) -> None:
-    """Let a coordinator start the fit; raise ConfigError where it runs another one already."""
-    start = partial(call, coordinator, Coordinator.start, plan, store, workload, is_detached)
+    """Let a coordinator start the fit; raise ConfigError if it runs another one already."""
+    start = partial(
+        call, coordinator, Coordinator.start, plan, store, workload, is_detached, workers
+    )
     _check_same(plan, _answer(start))
 
 
 def _check_hope(losses: CoordinatorLosses, error: Exception) -> None:
-    """Raise WorkersLostError where another coordinator would die, too."""
+    """Raise WorkersLostError if another coordinator would die, too."""
     if losses.is_hopeless(dies_by_itself(error)):
         raise WorkersLostError(
             f"the coordinator died {losses.count} times without an iteration between. The last "
@@ -149,7 +177,7 @@ def _stop(coordinator: Any) -> None:
 
 
 def _check_room(workload: Workload) -> None:
-    """Raise ClusterError where the Ray cluster can never hold the fewest workers of a run."""
+    """Raise ClusterError if the Ray cluster can never hold the fewest workers of a run."""
     capacity.check(
         workers=workload.fewest_workers,
         cpus=workload.options.cpus_per_worker,
@@ -174,7 +202,7 @@ def open_pool(workload: Workload, metric: Metric, emit: ev.Emit) -> RayPool:
 
 
 def _coordinator(name: str | None, store: Store) -> Any:
-    """Return a new coordinator; with a name the one that has it, if there is one.
+    """Return a new coordinator, or the one that already has this name.
 
     It lives on the node of this driver, so that a local model_dir means the same place for both. A
     detached one with a store that all nodes can reach lives where it outlives the head.
@@ -234,7 +262,7 @@ def _answer(ask: Callable[[], Any], doubt_s: float = DOUBT_S) -> Any:
 
 
 def _check_same(plan: FitPlan, running: FitPlan) -> None:
-    """Raise ConfigError where the fit that runs under this name does not have this plan."""
+    """Raise ConfigError if the fit that runs under this name does not have this plan."""
     if plan.name != running.name:
         raise ConfigError(
             "a detached fit with other parameters runs on this model_dir. Give the same as it has, "

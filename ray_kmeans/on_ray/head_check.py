@@ -1,4 +1,4 @@
-"""A check whether the head of a Ray cluster answers, before Ray itself waits for it for minutes.
+"""Check within seconds whether the head of a Ray cluster answers; Ray itself waits for minutes.
 
 The GCS of a head speaks gRPC. One call of it is made here over a plain socket: gRPC for Python need
 not be installed where Ray is, and Ray's own client prints lines and waits for 40 seconds.
@@ -26,10 +26,20 @@ ANSWER_S = 6.0
 """Longest wait in seconds for an answer over a connection."""
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 """Path of the call of gRPC that is made."""
-HEADERS, DATA, RESET, SETTINGS, GOAWAY = 1, 0, 3, 4, 7
-"""Kinds of frames of HTTP/2."""
-END_STREAM, END_HEADERS = 1, 4
-"""Flags of frames of HTTP/2."""
+DATA = 0
+"""Kind of a frame of HTTP/2 that carries a part of a message."""
+HEADERS = 1
+"""Kind of a frame of HTTP/2 that carries the headers of a message."""
+RESET = 3
+"""Kind of a frame of HTTP/2 that ends one stream before its time."""
+SETTINGS = 4
+"""Kind of a frame of HTTP/2 that tells the limits of a peer."""
+GOAWAY = 7
+"""Kind of a frame of HTTP/2 that ends a whole connection."""
+END_STREAM = 1
+"""Flag of a frame of HTTP/2: the sender's last one in this stream."""
+END_HEADERS = 4
+"""Flag of a frame of HTTP/2: no more headers follow."""
 NOT_IMPLEMENTED = b"grpc-status\x0212"
 """Header of an answer of gRPC that does not know the call."""
 STATUS_200 = re.compile(rb"([\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])*\x88")
@@ -66,7 +76,7 @@ def refuse_other_ways(address: str, said: str) -> None:
 
 
 def _split_address(address: str, said: str) -> tuple[str, int]:
-    """Return host and port of an address; raise ConfigError where it is not HOST:PORT."""
+    """Return host and port of an address; raise ConfigError if it is not HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"{redacted(said)} is not HOST:PORT of the head of a Ray cluster.")
@@ -108,7 +118,7 @@ def _reason(error: OSError | None) -> str:
 
 
 def _resolve(host: str, port: int, said: str) -> list[tuple[int, tuple[object, ...]]]:
-    """Return (family, address) of a host; a name server that is silent is not waited for."""
+    """Return (family, address) of a host, without waiting for a name server that is silent."""
     found: list[tuple[int, tuple[object, ...]]] = []
     problems: list[OSError] = []
 

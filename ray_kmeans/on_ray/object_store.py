@@ -1,4 +1,4 @@
-"""Ray's object store: how values get into it, and the error when they find no room there."""
+"""Ray's object store: put values there, and turn its errors for lack of room into ours."""
 
 from __future__ import annotations
 

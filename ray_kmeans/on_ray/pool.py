@@ -75,11 +75,11 @@ class _Asked(NamedTuple):
         return cls(method.__name__, tuple(map(sent, args)), by_name)
 
     def ask_of(self, worker: Any, group: Group) -> Any:
-        """Submit it for some shards of a worker process, to be answered for each of them."""
+        """Submit the call for some shards of a worker process, which answers for each of them."""
         return call(worker, KMeansWorker.ask, group, self.name, *self.args, **self.kwargs)
 
     def total_of(self, worker: Any, group: Group) -> Any:
-        """Submit it for some shards of a worker process, to be answered by their sum."""
+        """Submit the call for some shards of a worker process, which answers with their sum."""
         return call(worker, KMeansWorker.total, group, self.name, *self.args, **self.kwargs)
 
 
@@ -107,7 +107,9 @@ class RayPool(Pool):
         workload: Workload,
         metric: Metric,
         emit: ev.Emit,
+        workers: Sequence[Any] = (),
     ) -> None:
+        """Start the workers, or take those that were asked for early, and give them the shards."""
         self.metric = metric
         self._emit = emit
         self._remembered: list[_Asked] = []
@@ -116,9 +118,9 @@ class RayPool(Pool):
         """Reference to the newest call that reads each shard, for its error."""
         self._moving: dict[int, Any] = {}
         """Shards that move to a worker that has joined: (worker, last call of its way there)."""
-        self._group = WorkerGroup(metric, workload.options, emit)
+        self._group = WorkerGroup(metric, workload.options, emit, workers)
         try:
-            self._group.start(workload.options.num_workers or len(workload.shards))
+            self._group.start(workload.workers_at_start)
         except BaseException:
             self.close()
             raise
@@ -127,6 +129,7 @@ class RayPool(Pool):
         self.take(workload.source, workload.shards)
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
+        """Turn to other data: workers drop their shards, and get new ones."""
         for worker, group in group_by_worker(self._home):
             call(worker, KMeansWorker.drop, group)
         self._source = source
@@ -139,6 +142,7 @@ class RayPool(Pool):
         self._settle()
 
     def load(self, moved: Moved | None = None) -> Extent:
+        """Let every worker read its shards, in its own time; return the extent of all rows."""
         answers = self._gather(self._load, moved, may_lag=True)
         self._is_loaded = True
         extent: Extent = reduce(add, self._in_order(answers))
@@ -173,6 +177,8 @@ class RayPool(Pool):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> S:
+        """Return the sum of all workers' answers; large ones are added up in slices, on the
+        workers."""
         self._turn_to_newcomers()
         slices = self._slices_for(centers)
         what = _Asked.of(method, centers, *args, **kwargs)
@@ -196,6 +202,7 @@ class RayPool(Pool):
         """
 
         def submit(worker: Any, group: Group) -> Any:
+            """Call a worker so that it returns each slice of its sum as a value of its own."""
             sliced = method_of(worker, KMeansWorker.sliced).options(num_returns=slices + 1)
             return sliced.remote(group, slices, what.name, *what.args, **what.kwargs)
 
@@ -218,6 +225,7 @@ class RayPool(Pool):
     def remember(
         self, method: Callable[Concatenate[ShardWorker, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> list[T]:
+        """Ask all workers, and later each that reads a shard anew."""
         what = _Asked.of(method, *args, **kwargs)
         # The first time on a node it compiles: no reason to give its rows to another one.
         answers = self._ask(what, may_lag=True)
@@ -299,11 +307,11 @@ class RayPool(Pool):
         return answers
 
     def _missing(self, answers: dict[Group, Any]) -> set[int]:
-        """Return the shards that no group among the answers has."""
+        """Return the shards that have no answer yet."""
         return set(range(len(self._shards))).difference(*answers)
 
     def _note(self, worker: Any, group: Group) -> None:
-        """Note an answer: from now on its shards are at home where it came from.
+        """Make the worker that has answered the home of the shards that it answered for.
 
         The worker that lagged may lose its last shard so. It is set aside until it has done what it
         was asked, so that it gets no other work which then would lag, too.
@@ -322,7 +330,7 @@ class RayPool(Pool):
         A worker may hold shards that are not lost: they have answered, or a helper is at them. They
         need a home for the next call, but no new answer.
 
-        Raises WorkersLostError where another worker would die of these shards, too.
+        Raises WorkersLostError if another worker would die of these shards, too.
         """
         cause = first_line(error)
         self._losses.add(lost)
@@ -361,7 +369,7 @@ class RayPool(Pool):
                 self._send(worker, group)
 
     def _wait_for_room(self) -> None:
-        """Wait for one worker more; raise WorkersLostError where none comes in time."""
+        """Wait for one worker more; raise WorkersLostError if none comes in time."""
         timeout = self._group.options.worker_start_timeout_s
         if self._group.welcome(1, timeout):
             return
@@ -376,7 +384,7 @@ class RayPool(Pool):
     def _send(self, worker: Any, group: Group) -> Any:
         """Let a worker read some shards and catch up with what the others were told.
 
-        Returns a reference to its last answer on the way; None where nothing is loaded yet. Calls
+        Returns a reference to its last answer on the way; None if nothing is loaded yet. Calls
         of one process run in the order of their submission, so none has to be awaited, and whatever
         is asked of the worker next finds the shards ready.
         """
@@ -392,7 +400,7 @@ class RayPool(Pool):
         return last
 
     def _load(self, worker: Any, group: Group) -> Any:
-        """Submit that a worker reads some shards."""
+        """Submit the call by which a worker reads some shards."""
         shards = [self._shards[shard] for shard in group]
         return call(worker, KMeansWorker.take, group, self._source, shards)
 

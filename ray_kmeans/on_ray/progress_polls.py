@@ -1,4 +1,4 @@
-"""Polls worker processes that are at work, to tell how far all of them are together."""
+"""Ask worker processes that are at work how far they are, to tell the progress of all."""
 
 from __future__ import annotations
 

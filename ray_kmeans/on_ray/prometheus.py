@@ -41,6 +41,7 @@ class RayMetrics:
     """
 
     def __init__(self) -> None:
+        """Register all metrics with Ray."""
         self._rows = Counter("kmeans_rows", "Rows visited by steps.")
         self._iterations = Counter("kmeans_iterations", "Steps.")
         self._seconds = Counter("kmeans_seconds", "Seconds by part of a run.", ("part",))
@@ -53,6 +54,7 @@ class RayMetrics:
         self._empty = Gauge("kmeans_empty_clusters", "Clusters without a row in the last step.")
 
     def __call__(self, event: ev.Event) -> None:
+        """Add what an event tells to the metrics."""
         match event:
             case ev.DataLoaded():
                 self._bytes.inc(event.num_bytes)

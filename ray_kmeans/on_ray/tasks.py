@@ -1,4 +1,4 @@
-"""Ray tasks: calls that do not depend on each other, made on any node."""
+"""Make independent calls as Ray tasks, on any node."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def outcomes(
 
 
 def _twice_the_cpus() -> int:
-    """Return two for each CPU that the Ray cluster has now."""
+    """Return twice the number of CPUs that the Ray cluster has now."""
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return 2 * max(1, int(there.get("CPU", 0)))

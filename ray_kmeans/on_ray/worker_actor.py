@@ -1,4 +1,4 @@
-"""The class of a worker process: it holds one shard or several, and answers for some in one call.
+"""The class of a worker process, which holds one shard or several and answers for them.
 
 It does not import Ray, which makes an actor of it elsewhere; so it can be tested as a plain class.
 """
@@ -20,7 +20,7 @@ from ray_kmeans.engine.worker import ShardWorker, this_process
 
 
 class KMeansWorker:
-    """Shards by their number; a `ShardWorker` answers for each, and they take turns."""
+    """Holds shards by their number, each in a `ShardWorker` of its own; these answer in turn."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup

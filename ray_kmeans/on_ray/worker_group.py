@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
 from ray_kmeans._version import __version__
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.engine.options import WorkerOptions
+from ray_kmeans.engine.options import WorkerOptions, WorkerSetup
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.calls import call
@@ -31,7 +32,7 @@ MOST_FALSE_STARTS = 3
 
 
 class WorkerGroup:
-    """The actors of a pool, each started by this process and ended with it.
+    """The actors of a pool, each started for this process and ended with it.
 
     A worker is in one of two states, and moves between them only here:
 
@@ -45,7 +46,10 @@ class WorkerGroup:
     whoever needs it calls `welcome`, and otherwise it is found there when it has come.
     """
 
-    def __init__(self, metric: Metric, options: WorkerOptions, emit: ev.Emit) -> None:
+    def __init__(
+        self, metric: Metric, options: WorkerOptions, emit: ev.Emit, workers: Iterable[Any] = ()
+    ) -> None:
+        """Make the group; `workers` are those that Ray was asked for already, by `ask_early`."""
         self.options = options
         """Needs of each worker on its node, and the times that the group waits."""
         self._setup = options.setup(metric)
@@ -54,17 +58,19 @@ class WorkerGroup:
         """Started workers, in the order in which they came."""
         self._starting: dict[Any, Any] = {}
         """Starting workers, by the reference to their answer to `hello`."""
+        for worker in workers:
+            self._starting[call(worker, KMeansWorker.hello)] = worker
         self._false_starts = 0
         """Number of workers in a row that died as they started."""
 
     def start(self, count: int) -> None:
         """Start this number of workers, and ask for more up to `max_workers` without waiting.
 
-        Raises WorkersLostError where fewer than `min_workers` start in time.
+        Raises WorkersLostError if fewer than `min_workers` start in time.
         """
         timeout = self.options.worker_start_timeout_s
         patience = min(PATIENCE_S, timeout)
-        self.ask_for(count)
+        self.ask_for(count - len(self._starting))
         missing = count - self.welcome(count, patience)
         if missing and timeout > patience:
             self._emit(ev.Waiting(missing, count, _free("CPU")))
@@ -87,14 +93,7 @@ class WorkerGroup:
     def ask_for(self, count: int) -> None:
         """Ask Ray for this number of workers more; they have started when they are welcomed."""
         for _ in range(count):
-            # A dead worker is replaced here: restarted by Ray it would have no rows.
-            takes: Any = {
-                "num_cpus": self.options.cpus_per_worker,
-                "num_gpus": self.options.gpus_per_worker or None,
-            }
-            takes |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {POLLS: 1}}
-            actor: Any = ray.remote(**takes)
-            worker = actor(KMeansWorker).remote(self._setup)
+            worker = _new_worker(self._setup, self.options)
             self._starting[call(worker, KMeansWorker.hello)] = worker
 
     def welcome(self, count: int, timeout: float) -> int:
@@ -103,7 +102,7 @@ class WorkerGroup:
         Fewer may come before the `timeout`, in seconds. One that answers is started whatever it was
         waited for: where two come at once, the next call finds the other one.
 
-        Raises WorkersLostError where workers die as they start again and again, ConfigError where
+        Raises WorkersLostError if workers die as they start again and again, ConfigError where
         one is of another version.
         """
         come = 0
@@ -138,7 +137,7 @@ class WorkerGroup:
         self.ask_for(1)
 
     def replace(self, worker: Any) -> None:
-        """Strike a dead worker off, and ask for another one in its place.
+        """Remove a dead worker from the group, and ask for another one.
 
         A second call for the same worker does nothing: two of its calls may fail, one after the
         other, and it is replaced once.
@@ -162,6 +161,31 @@ class WorkerGroup:
         for worker in (*self.workers, *self._starting.values()):
             ray.kill(worker)
         self.workers, self._starting = [], {}
+
+
+def _new_worker(setup: WorkerSetup, options: WorkerOptions) -> Any:
+    """Ask Ray for a worker process; return its handle."""
+    # A dead worker is replaced by its group: restarted by Ray it would have no rows.
+    takes: Any = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {POLLS: 1}}
+    takes |= {"num_cpus": options.cpus_per_worker, "num_gpus": options.gpus_per_worker or None}
+    actor: Any = ray.remote(**takes)
+    return actor(KMeansWorker).remote(setup)
+
+
+@contextmanager
+def ask_early(metric: Metric, options: WorkerOptions, count: int) -> Iterator[list[Any]]:
+    """Ask for the workers of a group that another process will make; give their handles.
+
+    So they start while that process does. They belong to this process: they end with this context,
+    and with this process. Whoever takes a handle out of the list ends that worker himself.
+    """
+    setup = options.setup(metric)
+    workers = [_new_worker(setup, options) for _ in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            ray.kill(worker)
 
 
 def place_shards(

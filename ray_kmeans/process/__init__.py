@@ -1,1 +1,1 @@
-"""State of the whole process: forks, signals and compiled code."""
+"""What concerns the whole process: forks, signals and compiled code."""

@@ -14,7 +14,7 @@ class _Parent(NamedTuple):
     """A process that forked, with what it used and no child can use."""
 
     pid: int
-    """Id of the process; 0 where none has forked."""
+    """Id of the process; 0 if none has forked."""
     uses: frozenset[str]
     """Some of 'ray' and 'cuda'."""
 

@@ -1,4 +1,4 @@
-"""Requests that this process end: SIGTERM is noted, and acted on between two steps of a run.
+"""Note that this process is asked to end, by SIGTERM, and act on it between two steps of a run.
 
 Ctrl-C (SIGINT) stays Python's own KeyboardInterrupt, raised at once wherever the process is: code
 that holds unsaved steps saves them while the exception passes through it.
@@ -45,10 +45,11 @@ def request_stop() -> None:
 
 
 def check() -> None:
-    """Raise RunStoppedError where the process was asked to end."""
+    """Raise RunStoppedError if the process was asked to end."""
     if _stop_requested.is_set():
         raise RunStoppedError
 
 
 def _handle_sigterm(number: int, frame: FrameType | None) -> None:
+    """Ask the run to stop at its next safe point; it saves what it has."""
     request_stop()

@@ -1,4 +1,4 @@
-"""A fitted model as a Ray Serve application, which labels rows that come by HTTP."""
+"""A fitted model as a Ray Serve application, which labels the rows of HTTP requests."""
 
 from __future__ import annotations
 
@@ -148,9 +148,9 @@ def _newest(store: ModelDir) -> str:
 
 
 def _deployment() -> Any:
-    """Return the deployment; raise ConfigError where Ray Serve cannot be imported."""
+    """Return the deployment; raise ConfigError if Ray Serve cannot be imported."""
     try:
-        from ray_kmeans.serving import replica
+        from ray_kmeans.serving import replica  # ray.serve: 0.9 s, and may be missing
     except ImportError as error:
         raise ConfigError(
             f"serving needs Ray Serve, which cannot be imported here ({error}). "

@@ -1,4 +1,4 @@
-"""A replica of the application, which holds one model and answers several requests at once."""
+"""A replica of the application: it holds one model and answers several requests at once."""
 
 from __future__ import annotations
 
@@ -56,13 +56,14 @@ class Nearest:
     """
 
     def __init__(self, store: ModelDir, max_rows: int, max_batch_size: int, wait_s: float) -> None:
+        """Set the limits of a request and of a batch; `reconfigure` brings the model."""
         self._store = store
         self._max_rows = max_rows
         self._batch_rows = max_rows * max_batch_size
         """Largest number of rows of the requests that are answered together."""
         self._state: FitState | None = None
         self._refused: str | None = None
-        """Why the last configuration was not taken; None where it was."""
+        """Why the last configuration was not taken; None if it was."""
         together = serve.batch(max_batch_size=max_batch_size, batch_wait_timeout_s=wait_s)
         self._label: Any = together(self.label_together)
 

@@ -1,4 +1,4 @@
-"""The rows of a request, read from its body and checked."""
+"""Read the rows of a request from its body, and check them."""
 
 from __future__ import annotations
 

@@ -124,7 +124,8 @@ def read(path: str, sealed: bytes, fetch: Callable[[str], bytes]) -> FitState:
 
 
 def _other_shape(manifest: Mapping[str, Any], state: FitState) -> str | None:
-    """Return in words where the manifest tells another shape than its arrays have; else None."""
+    """Describe how the manifest's shapes differ from those of the arrays; return None if they
+    agree."""
     shape = manifest["num_clusters"], manifest["num_features"]
     if shape == state.centers.shape and all(type(number) is int for number in shape):
         return None
@@ -151,7 +152,7 @@ def _arrays_of(
 def _array(
     path: str, name: str, expected: Mapping[str, Any], fetch: Callable[[str], bytes]
 ) -> NDArray[Any]:
-    """Return one array; raise CheckpointError where its file is missing or was changed."""
+    """Return one array; raise CheckpointError if its file is missing or was changed."""
     try:
         content = fetch(name)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""A directory of a made data set: files that are made one by one, each visible in one step.
+"""A directory of a synthetic data set: files made one by one, each visible in one step.
 
 _dataset.json            the request: what the data set is to be; written first
 part-00000000.parquet    the columns id, vector, label
@@ -40,7 +40,7 @@ class DatasetDir(publish.Place):
     def start(self, asked: Mapping[str, Any]) -> set[str]:
         """Write the request `asked`; return the names of the files that are there already.
 
-        Raises StoreError where anything else is there.
+        Raises StoreError if anything else is there.
         """
         with self.raise_store_errors(f"{self.shown!r} cannot be written"):
             found = self._names()

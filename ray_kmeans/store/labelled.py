@@ -69,9 +69,9 @@ class LabelRun:
     marker: bytes
     """Content of the run's marker; its hash is the run's stamp."""
     before: Mapping[str, Any]
-    """The manifest that is there already; empty where there is none."""
+    """The manifest that is there already; empty if there is none."""
     there: RowCounts | None = None
-    """The rows of this call that `before` has already; None where it has none of them."""
+    """The rows of this call that `before` has already; None if it has none of them."""
     number: int = ALL_RUNS
     """Index of the run in `before` that has written these rows; `ALL_RUNS` where several have."""
     damaged: Sequence[Part] = ()
@@ -90,7 +90,7 @@ class LabelRun:
 
 @dataclass(frozen=True, repr=False)
 class LabelledOutput(publish.Place):
-    """A place for labelled output: read, judged and tidied; `lease_output` allows to write."""
+    """A place for labelled output, read, judged and tidied; to write there takes `lease_output`."""
 
     @classmethod
     def at(cls, url: str, storage_options: Mapping[str, Any]) -> LabelledOutput:
@@ -100,7 +100,7 @@ class LabelledOutput(publish.Place):
     def find_complete(self, spec: OutputSpec, append: bool = False) -> RowCounts | None:
         """Return the rows of a spec where all of them are there and whole; None otherwise.
 
-        Nothing is written. Raises StoreError where something else is there. The exception is an
+        Nothing is written. Raises StoreError if something else is there. The exception is an
         open marker: its run may be at work and finish, so None sends the caller to wait for the
         lease and to judge then.
         """
@@ -128,7 +128,7 @@ class LabelledOutput(publish.Place):
         )
 
     def plan(self, found: OutputSnapshot, spec: OutputSpec, append: bool) -> LabelRun:
-        """Return the work of a call; raise StoreError where something else is there."""
+        """Return the work of a call; raise StoreError if something else is there."""
         spec = specs.through_json(spec)
         written = specs.find_in(found.manifest, spec, append)
         if written is not None:
@@ -189,7 +189,7 @@ class LabelledOutput(publish.Place):
     def kept_schema(self, names: Sequence[str]) -> pa.Schema | None:
         """Return the types that a finished output has for these columns.
 
-        None where it lacks one of them, or where there is no finished output.
+        None if it lacks one of them, or if there is no finished output.
         """
         with self.raise_store_errors(f"{self.shown!r} cannot be read"):
             parts = self.manifests.newest().get("parts")
@@ -254,7 +254,7 @@ class LabelledOutput(publish.Place):
         return LabelRun(place, spec, marker, manifest, rows, number, damaged)
 
     def _check_place(self, found: OutputSnapshot, spec: OutputSpec, stamp: str) -> None:
-        """Raise StoreError where parts are there that are neither of the output nor of this run."""
+        """Raise StoreError if parts are there that belong neither to the output nor to this run."""
         for marker, parts in found.unfinished_parts.items():
             if marker == names.marker_of(stamp):
                 continue
@@ -277,7 +277,7 @@ class LabelledOutput(publish.Place):
                 )
 
     def _is_of_run(self, name: str, own: str) -> bool:
-        """Return whether a file is of the run that its name tells, by its content too.
+        """Return whether a file belongs to the run in its name, as its content must say, too.
 
         `own`: the run of the caller, whose files need not be read.
         """
@@ -292,7 +292,7 @@ class LabelledOutput(publish.Place):
     def _manifest_before(
         self, found: OutputSnapshot, spec: OutputSpec, append: bool
     ) -> Mapping[str, Any]:
-        """Return the manifest that this run adds to; raise StoreError where it must not add."""
+        """Return the manifest that this run adds to; raise StoreError if it must not add."""
         manifest = found.manifest
         if not append:
             if found.has_manifest:

@@ -1,4 +1,4 @@
-"""Labelled output in folders by cluster, made from the parts in order of the data.
+"""Labelled output in folders by cluster, made from parts that are in the order of the data.
 
 _by_cluster-<run>/part-<run>-00000012.parquet    a part in order of the data, as it was labelled
 _by_cluster-<run>/plan.json                      the parts of each bundle; clusters of a folder
@@ -78,7 +78,7 @@ class ByCluster(publish.Place):
 
         Both are written before they are used, so that every attempt of a run has the same. `counts`
         (k,): rows of each label. `width`: clusters that share a folder in the output that is added
-        to; None where there is none.
+        to; None if there is none.
         """
         path = f"{self.parts.path}/plan.json"
         with self.raise_store_errors(f"{self.shown!r} cannot be written"):

@@ -58,7 +58,7 @@ class Manifests(publish.Place):
     """The manifests under the root of an output."""
 
     def newest(self) -> dict[str, Any]:
-        """Return the manifest that counts; empty where there is none that this version reads."""
+        """Return the manifest that counts; empty if there is none that this version reads."""
         return parse_manifest(self._newest())
 
     def is_behind(self) -> bool:
@@ -66,7 +66,7 @@ class Manifests(publish.Place):
         return self.read(MANIFEST) != self._newest()
 
     def commit(self, manifest: Manifest, before: Manifest) -> bool:
-        """Let a manifest count in the place of `before`; return False where another one does.
+        """Publish a manifest as the one after `before`; return False if another one came first.
 
         The manifest has the generation after that of `before`. Where a file of others has its name,
         it gets the next one.
@@ -98,7 +98,7 @@ class Manifests(publish.Place):
                     self.fs.rm_file(f"{self.path}/{_record_name(number)}")
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file of the output; None where it is not there."""
+        """Return the content of a file of the output; None if it is not there."""
         try:
             return bytes(self.fs.cat_file(f"{self.path}/{name}"))
         except FileNotFoundError:
@@ -142,7 +142,7 @@ class Manifests(publish.Place):
 
 
 def parse_manifest(data: bytes | None) -> dict[str, Any]:
-    """Return the manifest in a file; empty where this version reads none there.
+    """Return the manifest in a file; empty if this version reads none there.
 
     A manifest of format 2 has no runs: all its parts are taken for one run, whose stamp is the
     hash of the manifest.
@@ -177,7 +177,7 @@ def _has(found: Any, kinds: Mapping[str, type]) -> bool:
 
 
 def content_of_seal(data: bytes | None) -> dict[str, Any]:
-    """Return the content of a sealed file; empty where the file is missing or not whole."""
+    """Return the content of a sealed file; empty if the file is missing or not whole."""
     return (publish.unseal(data) if data is not None else None) or {}
 
 

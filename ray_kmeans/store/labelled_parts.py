@@ -67,7 +67,7 @@ class Parts(publish.Place):
     stamp: str = ""
     """Hash of the run's marker; parts with another one are not taken for the run's own."""
     first_part: int = 0
-    """Number of the run's first part; more than 0 where the run adds to an output."""
+    """Number of the run's first part; more than 0 if the run adds to an output."""
     first_row: int = 0
     """Number of the run's first row in the output."""
     kept: pa.Schema | None = None
@@ -82,7 +82,7 @@ class Parts(publish.Place):
 
         A run that takes the place over deletes foreign markers first. So the marker of this run is
         looked for before the write, and once more after it: this process may have slept between the
-        two, and then the file is taken back. Raises LeaseLostError where the marker is gone.
+        two, and then the file is taken back. Raises LeaseLostError if the marker is gone.
         """
         if self._may_write():
             super().put(name, data)
@@ -193,7 +193,7 @@ class Parts(publish.Place):
         return pq.read_table(pa.BufferReader(self.read(self._name(index))))
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file; LeaseLostError where a run that took over removed it."""
+        """Return the content of a file; LeaseLostError if a run that took over removed it."""
         with self.raise_store_errors(f"{self.shown!r} cannot be read"):
             try:
                 return bytes(self.fs.cat_file(f"{self.path}/{name}"))
@@ -203,7 +203,7 @@ class Parts(publish.Place):
         raise LeaseLostError(self._output.shown, SUCCESSOR)
 
     def _read_part(self, index: int, blocks: Sequence[Any]) -> tuple[Part, LabelCounts] | None:
-        """Return a part and its labels; None where it is not what this run writes there."""
+        """Return a part and its labels; None if it is not what this run writes there."""
         name = self._name(index)
         data = self.read(name)
         body = data[: -8 - int.from_bytes(data[-8:-4], "little")]
@@ -235,6 +235,7 @@ def find_damaged(
     """
 
     def is_whole(part: Part) -> bool:
+        """Return whether a part has the size and the hash that it was written with."""
         if sizes.get(part.name) != part.size:
             return False
         try:

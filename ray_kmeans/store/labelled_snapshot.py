@@ -17,7 +17,7 @@ class OutputSnapshot:
     sizes: Mapping[str, int]
     """Size in bytes of each file, by its name from the root of the output on."""
     manifest: Mapping[str, Any]
-    """The manifest that counts; empty where there is none that this version reads."""
+    """The manifest that counts; empty if there is none that this version reads."""
     has_manifest: bool
     """Whether there is a manifest of any version."""
     is_behind: bool

@@ -46,10 +46,10 @@ def marker_of(spec: OutputSpec, after: str) -> bytes:
 def find_in(
     manifest: Mapping[str, Any], spec: OutputSpec, append: bool
 ) -> tuple[int, slice] | None:
-    """Return the number of the run that has written this spec, and which parts are its.
+    """Return the number of the run that has written this spec, and the slice of its parts.
 
     With `append`, all runs together (`ALL_RUNS`) may have written it, by the files of the data.
-    None where nothing has.
+    None if nothing has.
     """
     if not manifest:
         return None
@@ -81,13 +81,13 @@ def files_in(data: Sequence[Any]) -> set[str]:
 
 
 def differences(one: OutputSpec, other: OutputSpec) -> str:
-    """Return in words where two specs differ; empty where they do not."""
+    """Describe in words how two specs differ; empty if they do not."""
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return ", ".join(NAMES.get(key, key) for key in keys)
 
 
 def differences_but_data(manifest: Mapping[str, Any], spec: OutputSpec) -> str:
-    """Return in words where a spec differs from an output in more than the files of the data."""
+    """Describe in words how a spec differs from an output's, the files of the data left aside."""
     return differences(_without_data(spec_in(manifest, spec)), _without_data(spec))
 
 

@@ -1,4 +1,4 @@
-"""The writer of labelled output: one run at a time, and what becomes of one that sleeps.
+"""The writer of labelled output: one run at a time, and what happens to a run that sleeps.
 
 **One run at a time** writes to an output. It holds the lease in `_lease/` (see `lease`) from before
 its marker is there until its manifest is. A second run meanwhile is refused in one sentence.
@@ -47,21 +47,21 @@ from ray_kmeans.store.lease import Lease, Times
 
 @dataclass(frozen=True)
 class WrittenParts:
-    """All parts of a run, those that an earlier attempt has written included."""
+    """All parts of a run, including those that an earlier attempt has written."""
 
     parts: Sequence[Part]
     """The parts, in order of the data or of the bundles."""
     counts: NDArray[np.int64]
     """(k,) rows of each label."""
     width: int | None = None
-    """Clusters that share a folder, see `labelled_by_cluster`; None where there are no folders."""
+    """Clusters that share a folder, see `labelled_by_cluster`; None if there are no folders."""
 
 
 @contextmanager
 def lease_output(output: LabelledOutput, times: Times | None = None) -> Iterator[LeasedOutput]:
     """Give the right to write to an output, to one run at a time.
 
-    Raises BusyError where another run has it.
+    Raises BusyError if another run has it.
     """
     place = publish.Place(output.url, output.storage_options)
     with Lease(place, uuid.uuid4().hex, "predict", times, LEASE) as lease:
@@ -78,7 +78,7 @@ class LeasedOutput:
     def begin(self, spec: OutputSpec, append: bool = False) -> LabelRun:
         """Mark the place as being written, unless all of the spec is there.
 
-        Raises StoreError where something else is there, or nothing can be written.
+        Raises StoreError if something else is there, or nothing can be written.
         """
         output = self._output
         with output.raise_store_errors(f"{output.shown!r} cannot be written"):
@@ -143,9 +143,9 @@ class LeasedOutput:
         return run.there
 
     def _publish(self, run: LabelRun, manifest: Mapping[str, Any] | None) -> None:
-        """Let a manifest count, where there is one, and remove what the run no longer needs.
+        """Publish a manifest, if there is one, and remove what the run no longer needs.
 
-        Raises StoreError where another run has deleted the marker, or has published a manifest.
+        Raises StoreError if another run has deleted the marker, or has published a manifest.
         """
         output = self._output
         with output.raise_store_errors(f"{output.shown!r} cannot be written"):

@@ -127,6 +127,7 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Release the lease; a store that fails only delays the next run, and gets a warning."""
         try:
             self.release()
         except StoreError as failed:  # raised, it would hide the error of the block
@@ -171,7 +172,7 @@ class Lease:
                 self._place.fs.rm_file(path)
 
     def check(self) -> None:
-        """Raise LeaseLostError where another run has taken the lease; call it before each save."""
+        """Raise LeaseLostError if another run has taken the lease; call it before each save."""
         if not self._is_held_here:
             raise StoreError(
                 f"{self._place.shown!r} is written to by process {self._holder.pid}, from which "
@@ -211,7 +212,7 @@ class Lease:
         return self._holder.pid == os.getpid()
 
     def _other(self) -> Holder | None:
-        """Return who holds the place instead of this run; None where nobody does.
+        """Return who holds the place instead of this run; None if nobody does.
 
         Where the whole place was deleted under a sleeper, epochs began at 1 again: another run may
         have the same epoch or a lower one, so the nonce decides. Where only the lease's own file
@@ -245,7 +246,7 @@ class Lease:
         )
 
     def _wait_until_free(self, refused: int) -> int:
-        """Return the highest epoch once its holder is gone; 0 where there is no epoch.
+        """Return the highest epoch once its holder is gone; 0 if there is no epoch.
 
         Looks at an unchanged file are counted, not the seconds between them: in these, this process
         or the store may have stood still itself, and the holder's beats with them.
@@ -272,7 +273,7 @@ class Lease:
         )
 
     def _newest(self, refused: int) -> tuple[int, bytes]:
-        """Return the highest epoch that has a file, and the file's content; 0 where none has."""
+        """Return the highest epoch that has a file, and the file's content; 0 if none has."""
         newest = max(self._epochs(), default=0)
         if refused > newest and (found := self._look(refused)):  # the lists are late
             return refused, found
@@ -369,7 +370,7 @@ class Lease:
         return f"{self._place.path}/{PATH.format(self._folder, epoch)}"
 
     def _read(self, epoch: int) -> bytes:
-        """Return the content of the file of an epoch; empty where it was deleted meanwhile."""
+        """Return the content of the file of an epoch; empty if it was deleted meanwhile."""
         try:
             return bytes(self._place.fs.cat_file(self._path(epoch)))
         except (FileNotFoundError, IsADirectoryError):

@@ -1,4 +1,4 @@
-"""The holder of a lease, as its file tells it, and whether that process can still be alive.
+"""The holder of a lease, as the lease's file describes it, and whether its process may be alive.
 
 A process id alone does not tell: the number may be given again to another process, and a number of
 another machine or container means nothing here. So the file also has the boot of the machine with
@@ -123,7 +123,7 @@ def has_ended(pid: int, started: int, proc: Path = PROC) -> bool:
 
 
 def _stat_of(pid: int, proc: Path = PROC) -> tuple[str, int] | None:
-    """Return state and start (in ticks) of a process; None where the system tells neither."""
+    """Return state and start (in ticks) of a process; None if the system tells neither."""
     try:
         # The name of the program comes second and may hold anything, also ')'.
         state, *rest = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()

@@ -57,7 +57,7 @@ log = logging.getLogger("ray_kmeans")
 
 @dataclass(frozen=True, repr=False)
 class ModelDir(publish.Place):
-    """The checkpoints of a model under one URL; `take_lease` allows to save there."""
+    """The checkpoints of a model under one URL; to save there takes `take_lease`."""
 
     keep: int = 5
     """Number of newest checkpoints that stay when one is saved."""
@@ -89,7 +89,7 @@ class ModelDir(publish.Place):
 
     @contextmanager
     def take_lease(self, what: str, times: Times | None = None) -> Iterator[LeasedModelDir]:
-        """Give the right to save here, to one run at a time; BusyError where another has it.
+        """Give the right to save here, to one run at a time; BusyError if another has it.
 
         `what`: what the run does, for the message to others.
         """
@@ -102,9 +102,9 @@ class ModelDir(publish.Place):
             yield LeasedModelDir(replace(self, lease=lease, known=known))
 
     def latest(self) -> FitState | None:
-        """Return the newest state; None where there is none.
+        """Return the newest state; None if there is none.
 
-        Raises CheckpointError where the newest checkpoint is damaged, unless that may be skipped.
+        Raises CheckpointError if the newest checkpoint is damaged, unless that may be skipped.
         """
         with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             paths = self._manifests()
@@ -119,7 +119,7 @@ class ModelDir(publish.Place):
     def save(self, state: FitState) -> str:
         """Publish a state and return the path of its manifest; keep the `keep` newest checkpoints.
 
-        Raises LeaseLostError where another run has taken over, also while this one saved.
+        Raises LeaseLostError if another run has taken over, also while this one saved.
         """
         self.check_lease()
         with self.raise_store_errors(f"cannot save a checkpoint to {self.shown!r}"):
@@ -175,7 +175,7 @@ class ModelDir(publish.Place):
     def matching(
         self, num_clusters: int, metric: str, num_features: int | None = None
     ) -> FitState | None:
-        """Return the newest state, None where there is none.
+        """Return the newest state, None if there is none.
 
         Raises ModelMismatchError for a model of another number of clusters, metric or number of
         features; `num_features` None is not compared.
@@ -226,7 +226,7 @@ class ModelDir(publish.Place):
         return sorted((_name(each["name"]), each["type"] == "directory") for each in found)
 
     def _used(self) -> list[Number]:
-        """Return the numbers of all checkpoints, those included that were only begun."""
+        """Return the numbers of all checkpoints, including those that were only begun."""
         return [*map(_number_at, self._manifests()), *self._data().values()]
 
     def _data(self) -> dict[str, Number]:
@@ -238,7 +238,7 @@ class ModelDir(publish.Place):
         }
 
     def _highest_epoch(self) -> int:
-        """Return the highest epoch of all checkpoints, 0 where there are none."""
+        """Return the highest epoch of all checkpoints, 0 if there are none."""
         with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             return max((number.epoch for number in self._used()), default=0)
 
@@ -254,7 +254,7 @@ class ModelDir(publish.Place):
         return number, f"data/{number}-{mine}"
 
     def _check_known(self, manifests: list[str]) -> None:
-        """Raise LeaseLostError where another run has saved here since this one took the lease.
+        """Raise LeaseLostError if another run has saved here since this one took the lease.
 
         - A higher epoch is a run that has taken the lease after this one.
         - The same epoch, or a lower one after the lease's file was missing, is a run that began
@@ -290,7 +290,7 @@ class ModelDir(publish.Place):
             return place._load(there[_name(checkpoint)])
 
     def _newest_of(self, paths: list[str]) -> FitState | None:
-        """Return the state of the last of these manifests, None where there are none.
+        """Return the state of the last of these manifests, None if there are none.
 
         With `skip_damaged` it passes over damaged ones, but raises where all are damaged: else a
         fit would begin anew as if there were no model.
@@ -318,11 +318,11 @@ class ModelDir(publish.Place):
 
     @property
     def _epoch(self) -> int:
-        """Epoch of this run's lease; 0 where it has none."""
+        """Epoch of this run's lease; 0 if it has none."""
         return self.lease.epoch if self.lease else 0
 
     def check_lease(self) -> None:
-        """Raise LeaseLostError where another run has taken over."""
+        """Raise LeaseLostError if another run has taken over."""
         if self.lease is not None:
             self.lease.check()
 
@@ -378,7 +378,7 @@ class LeasedModelDir:
         self._store = store
 
     def latest(self) -> FitState | None:
-        """Return the newest state; None where there is none."""
+        """Return the newest state; None if there is none."""
         return self._store.latest()
 
     def checkpoints(self) -> list[str]:
@@ -388,7 +388,7 @@ class LeasedModelDir:
     def save(self, state: FitState) -> str:
         """Publish a state and return the path of its manifest.
 
-        Raises LeaseLostError where another run has taken over.
+        Raises LeaseLostError if another run has taken over.
         """
         try:
             return self._store.told(self._store.save(state))

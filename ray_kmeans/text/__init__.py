@@ -1,1 +1,1 @@
-"""Text for people: secrets taken out, names in one line."""
+"""Text for people: without secrets, and with names in one line."""

@@ -1,4 +1,4 @@
-"""Numbers and sizes as people read them."""
+"""Write numbers and sizes as people read them."""
 
 from __future__ import annotations
 

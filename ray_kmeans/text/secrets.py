@@ -1,9 +1,9 @@
 """Take secrets out of text that people see: of URLs, and of values of storage options.
 
 A URL keeps scheme, host, port and path. User info, query, fragment and parameters (behind a ';',
-except in the key of an object) become ``***``, and so does every URL that can be read in two ways,
-as where a password holds the signs that end it. A URL in which a sign behind the scheme is missing
-is read as it was meant.
+except in the key of an object) become ``***``. So does every URL that can be read in two ways, such
+as one whose password holds the signs that end a password. A URL that lacks a sign behind its scheme
+is read as if it were there.
 
 Storage options are never shown. The text of a client's error may repeat them, so each of their
 values becomes ``***`` there: text of at least `SHORT` characters wherever it stands, and shorter
@@ -105,7 +105,7 @@ def _place(scheme: str, text: str, to_the_end: str) -> tuple[str, bool]:
 
 
 def _host_and_path(scheme: str, text: str) -> str:
-    """Return host and path of a URL without user info; `HIDDEN` where they cannot be told apart."""
+    """Return host and path of a URL without user info; `HIDDEN` if they cannot be told apart."""
     host = text.partition("/")[0]
     _, at, place = text.rpartition("@")
     if at and ("@" in host or not _is_surely_host(scheme, host)):

@@ -1,4 +1,4 @@
-"""How well a model fits some data: their loss, and how they spread over the clusters.
+"""Measure how well a model fits some data: their loss, and how they spread over the clusters.
 
 `evaluate_on` makes all figures in one sweep; `loss_of` and `loss_of_stream` make the loss alone,
 over batches, as TensorFlow's `evaluate` does.
@@ -58,7 +58,7 @@ class Evaluation:
     rows_left_out: int
     """Number of rows left out by a filter, by a weight of 0, or because they are not finite."""
     weight: float
-    """Sum of the weights of all rows; the number of rows where they have none."""
+    """Sum of the weights of all rows; the number of rows if they have none."""
     num_clusters: int
     """Number of clusters of the model."""
     empty_clusters: int
@@ -70,7 +70,7 @@ class Evaluation:
     global_step: int
     """Number of steps that the model was trained."""
     sizes: NDArray[Any] = field(repr=False, compare=False)
-    """Weight of the rows of each cluster, (k,): int64, or float64 where weights are not whole."""
+    """Weight of the rows of each cluster, (k,): int64, or float64 if weights are not whole."""
 
     @property
     def shares(self) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The plan of a run in words, made from metadata alone."""
+"""Put the plan of a run into words, from metadata alone."""
 
 from __future__ import annotations
 

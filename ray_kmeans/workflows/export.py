@@ -24,6 +24,7 @@ __all__ = [
     "saved_model",
     "write_centers",
 ]
+
 CENTERS = {"parquet": parquet_of, "npy": npy_of}
 """Function that makes a file of the centers alone, for each format."""
 

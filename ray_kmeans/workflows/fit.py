@@ -161,7 +161,7 @@ def fit(
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
     with _open_listeners(config, store, listeners) as emit:
         if config.num_workers != 0 and not monitors:
-            from ray_kmeans.on_ray import driver
+            from ray_kmeans.on_ray import driver  # ray: 0.3 s
 
             shards, options = plan_shards(layout, k, config, size)
             emit(plan_event(options))
@@ -366,7 +366,7 @@ def _loadable(source: Source, plan: FitPlan, config: RunConfig, workers: int) ->
     shards, _ = plan_shards(source.describe(), plan.num_clusters, config, workers=workers)
     if config.num_workers == 0:
         return Loadable(source, shards)
-    from ray_kmeans.on_ray import object_store
+    from ray_kmeans.on_ray import object_store  # ray: 0.3 s
 
     return Loadable(object_store.put(source), shards)
 
@@ -385,7 +385,7 @@ def _open_listeners(
             *listeners,
         ]
         if config.num_workers != 0:
-            from ray_kmeans.on_ray.prometheus import RayMetrics  # imports ray
+            from ray_kmeans.on_ray.prometheus import RayMetrics  # ray: 0.3 s
 
             everybody.append(RayMetrics())
         publish = Place(store.url, store.storage_options).put

@@ -52,9 +52,9 @@ class ForeignCenters:
     shown: str
     """Name of their origin for messages."""
     metric: Metric | None = None
-    """Metric of their origin; None where it does not say."""
+    """Metric of their origin; None if it does not say."""
     columns: tuple[str, ...] = ()
-    """Names of the d columns, as a frame has them; () where they have none."""
+    """Names of the d columns, as a frame has them; () if they have none."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the centers, (k, d), so that they can be given as `initial_clusters`."""
@@ -114,7 +114,7 @@ def initial_clusters_of(given: str, storage_options: Mapping[str, Any]) -> Any:
 def make_model(given: ForeignCenters, metric: Metric, store: ModelDir) -> FitState:
     """Make centers the model of a directory, and return its state.
 
-    Does nothing where they are its model already; ConfigError where another model is there.
+    Does nothing where they are its model already; ConfigError if another model is there.
     """
     centers, origin = given.centers, Origin(f"{GIVEN} {digest(given.centers)}")
     state = FitState.initial(project(centers, metric), metric, origin)

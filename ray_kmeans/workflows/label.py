@@ -55,7 +55,7 @@ SECOND_COLUMNS = ("second_cluster_idx", "second_distance")
 
 @dataclass(frozen=True)
 class OutputColumns:
-    """The columns that are written for each row, and the files they go to."""
+    """The columns that are written for each row, and the files in which they are written."""
 
     keep_columns: tuple[str, ...]
     """Columns of the data that are passed through."""
@@ -206,6 +206,7 @@ class Labelling:
         return found
 
     def _pool(self, blocks: list[Block], together: int = 1) -> Any:
+        """Open a pool of workers that hold these blocks only."""
         layout = replace(self.layout, blocks=tuple(blocks))
         return open_pool(
             self.source,
@@ -239,7 +240,7 @@ def write_labels(
 
     The parts that a run before has written stay, and only the rest is written. `second`: also the
     second-nearest center. `by_cluster`: in folders by cluster. `append`: add to an output of other
-    data. `times`: those of the lease, in seconds. Raises BusyError where another run writes to the
+    data. `times`: those of the lease, in seconds. Raises BusyError if another run writes to the
     same place.
     """
     layout = source.describe()
@@ -311,7 +312,7 @@ class LabelCounts:
     rows: int
     """Number of rows of the data."""
     left_out: int | None
-    """Number of rows that have no cluster (-1); None where several runs wrote the output."""
+    """Number of rows that have no cluster (-1); None if several runs wrote the output."""
 
     def __str__(self) -> str:
         """Return the counts as the command `predict` prints them.

@@ -1,4 +1,4 @@
-"""A synthetic data set in files, made by Ray tasks or in this process."""
+"""Make a synthetic data set in files, by Ray tasks or in this process."""
 
 from __future__ import annotations
 
@@ -161,11 +161,7 @@ def _write_all(files: Iterable[FileTask], config: RunConfig) -> Iterator[int]:
     if config.num_workers == 0:
         yield from (write_file(*file) for file in files)
     else:
-        from ray_kmeans.on_ray import (  # ray is not imported where not used
-            capacity,
-            ray_cluster,
-            tasks,
-        )
+        from ray_kmeans.on_ray import capacity, ray_cluster, tasks  # ray: 0.3 s
 
         ray_cluster.connect(config.ray_address, config.num_workers, None)
         capacity.check(1, 1)

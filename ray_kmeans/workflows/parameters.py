@@ -46,7 +46,7 @@ class FitParams:
     kmeans_plus_plus_num_retries: int
     """Further candidates for each center of k-means++; negative: 2 + trunc(ln k)."""
     relative_tolerance: float | None
-    """Relative change of the loss below which a fit ends. None: no such end."""
+    """Relative change of the loss below which a fit ends. None: it has no effect."""
     config: RunConfig | None
     """Machines, stores and checkpoints. None: all defaults."""
     empty_clusters: EmptyClusters

@@ -32,6 +32,7 @@ class ReadyModel:
     """Labels rows in memory by a model, with the kernel of this machine."""
 
     def __init__(self, state: FitState, outputs: Sequence[str]) -> None:
+        """Load the kernel and prepare the centers, once for all rows."""
         self._kernel = kernels.load()
         self._centers = state.centers
         self._metric = state.metric
@@ -69,6 +70,7 @@ class ReadyModel:
     def _distances(
         self, rows: NDArray[np.float32], labels: NDArray[np.int32]
     ) -> NDArray[np.float32]:
+        """Return the distance of each row to its center as float32, (n,)."""
         distances = self._kernel.distances_to(rows, self._centers, labels, self._metric)
         with np.errstate(over="ignore"):  # a distance beyond float32 becomes infinity
             return distances.astype(np.float32)

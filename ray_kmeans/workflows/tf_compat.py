@@ -1,4 +1,4 @@
-"""What TensorFlow's class has alone: variables by its names, and `model_fn` for one batch."""
+"""What only TensorFlow's class has: variables by its names, and `model_fn` for one batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALIASES = {"total_counts": "Variable"}
 
 
 def variables(state: FitState) -> dict[str, NDArray[Any]]:
-    """Return the variables that TensorFlow has after such a training, sorted by name."""
+    """Return the variables that TensorFlow has after training in the same way, sorted by name."""
     found: dict[str, NDArray[Any]] = {
         "clusters": _clusters(state),
         "global_step": np.asarray(state.iteration, np.int64),

@@ -1,4 +1,4 @@
-"""Checks of arguments: every one is made here, before any worker starts."""
+"""Check all arguments, before any worker starts."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def check_parameters(params: FitParams) -> None:
 
 
 def _check_whole(name: str, value: Any) -> None:
+    """Raise ConfigError unless a value is a whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ConfigError(f"{name}={value!r} must be a whole number.")
 
@@ -196,6 +197,7 @@ def chosen_outputs(outputs: Sequence[str] | None, known: tuple[str, ...]) -> tup
 
 
 def _check_tolerance(tolerance: Any) -> None:
+    """Raise ConfigError unless `relative_tolerance` is None or a finite number from 0 on."""
     if tolerance is None:
         return
     is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool | np.bool_)

@@ -109,6 +109,7 @@ def test_rows_that_float32_makes_equal_get_their_own_clusters(make):
     np.testing.assert_array_equal(said["all_scores"], squares.astype(np.float32))
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("kind", "workers"), [("array", (0, 2)), ("x.parquet", (0, 1, 3))])

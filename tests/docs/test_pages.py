@@ -176,6 +176,7 @@ def test_what_a_page_shows_runs(name, at_work):
         check_that_both_sides_agree(at_work.names)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", ON_RAY)

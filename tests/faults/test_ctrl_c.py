@@ -222,6 +222,7 @@ def wait_for_line(process, words):
     raise AssertionError(text)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.parametrize("words", ["iteration=9 ", "phase=seeding", "phase=reading", "plan: "])
 def test_ctrl_c_on_ray_saves_all_steps_and_ends_all_processes(

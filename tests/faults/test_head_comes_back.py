@@ -163,6 +163,7 @@ def command(url, options, address):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("storage", [pytest.param(rocksdb, marks=pytest.mark.long), redis])
 def test_a_detached_fit_outlives_a_head_that_is_killed_and_comes_back(storage, tmp_path):
     here = RunConfig(num_workers=0, progress=False)

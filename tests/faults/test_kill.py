@@ -125,6 +125,7 @@ def run_job(model_dir, place, workers="2", **environment):
     )
 
 
+@pytest.mark.long
 def test_a_killed_driver_that_is_run_again_equals_the_undisturbed_one(tmp_path, undisturbed):
     iteration = random.Random(0).randint(1, undisturbed.iteration // 2)
     with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:
@@ -152,6 +153,7 @@ IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
 """So long Ray waits for a head that is gone; 60 s by default."""
 
 
+@pytest.mark.long
 def test_a_cluster_whose_head_is_killed_costs_no_more_than_since_the_last_checkpoint(
     tmp_path, undisturbed, monkeypatch
 ):

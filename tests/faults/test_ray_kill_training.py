@@ -72,6 +72,7 @@ def pool(uri, events, ray_cluster):
 # --- workers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "method", "times", "victims"),
     [
@@ -148,6 +149,7 @@ def fit(way, uri, store, num_workers, listener=ignore):
     return runs.fit(plan, open_source(uri), store, config, listeners=[listener])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster", "nothing_stays")
 def test_a_coordinator_that_dies_after_a_worker_goes_on_from_its_checkpoint(uri, tmp_path):
     seen, loaded = [], []
@@ -230,6 +232,7 @@ def kill_job(job, with_all_below):
     job.communicate()
 
 
+@pytest.mark.long
 def test_a_driver_that_is_killed_and_run_again_equals_the_undisturbed_one(uri, tmp_path):
     way = Way(M3, StopRule(max_steps=200), batch_size=700)
     flags = ["--batch-size=700", "--mini-batch-steps-per-iteration=3", "--max-steps=200"]

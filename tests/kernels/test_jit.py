@@ -84,6 +84,7 @@ def test_a_cache_that_turns_out_to_be_full_is_no_error(tmp_path, caplog, monkeyp
     jit._warn_once.cache_clear()
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_workers_on_ray_go_on_without_a_cache(tmp_path):
     environment = nowhere(tmp_path)

@@ -102,6 +102,7 @@ def workers_of(address):
     return {pid for pid, title in descendants(address.pid).items() if title.startswith(names)}
 
 
+@pytest.mark.long
 def test_sigterm_saves_the_iterations_made_and_the_same_command_goes_on(
     address, tmp_path, undisturbed
 ):
@@ -185,6 +186,7 @@ def test_a_coordinator_for_a_node_that_ray_does_not_know_yet_is_placed_anew(addr
     assert state_in(tmp_path / "m").iteration == 3
 
 
+@pytest.mark.long
 def test_a_second_fit_on_the_same_directory_is_refused_with_its_owners_name(address, tmp_path):
     process = command(tmp_path / "m", address, train=LONG)
     wait_for_iteration(process, 3)
@@ -197,6 +199,7 @@ def test_a_second_fit_on_the_same_directory_is_refused_with_its_owners_name(addr
     assert f"fit of {K} clusters" in text
 
 
+@pytest.mark.long
 def test_who_follows_a_detached_fit_must_ask_for_the_same(address, tmp_path):
     process = command(tmp_path / "m", address, "--detached", train=LONG)
     wait_for_iteration(process, 3)

@@ -45,6 +45,7 @@ def test_one_worker_that_multiplies_bytes_and_three_that_do_not_give_the_same_bi
     assert one == three == here
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_masked_unit_changes_no_bit(rows, unit, tmp_path, monkeypatch):
     skip_without(unit)

@@ -245,6 +245,7 @@ def test_a_host_that_dies_while_slices_are_added_up_costs_time_only(uri):
         assert victim not in team.pids()
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_change_no_bit(uri, nothing_stays):
     chance = random.Random(0)
     with Team(uri, 4, worker_replace_timeout_s=0.0) as team:

@@ -85,6 +85,7 @@ def value_of(found, wanted, **labels):
     return values[0]
 
 
+@pytest.mark.long
 def test_a_node_serves_what_the_history_says(run):
     found, history, _ = run
 

@@ -68,6 +68,7 @@ def on_real_data(tmp_path_factory):
     return fitted(str(DATA), tmp_path_factory.mktemp("local"), num_workers=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_workers", [1, 5])
 def test_any_number_of_workers_gives_the_bits_of_the_local_pool(
     on_real_data, tmp_path, num_workers
@@ -190,11 +191,13 @@ class DeadlySource:
         raise NotImplementedError
 
 
+@pytest.mark.long
 def test_a_shard_that_kills_every_worker_ends_the_fit_and_does_not_hang(tmp_path):
     with pytest.raises(WorkersLostError, match="worker 0 died 13 times in a row"):
         fitted(DeadlySource(np.ones((50, 2), np.float32)), tmp_path, 1, k=2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "params",
     [

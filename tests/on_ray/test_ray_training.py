@@ -93,6 +93,7 @@ def test_any_number_of_workers_gives_the_bits_of_this_process(
     assert bits(state) == bits(in_this_process[name])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("nothing_stays")
 @pytest.mark.parametrize(
     ("name", "num_workers"),

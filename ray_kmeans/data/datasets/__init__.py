@@ -1,1 +1,1 @@
-"""Data sets of other libraries: each module reads those of one."""
+"""Data sets of other libraries; each module reads those of one library."""

@@ -43,11 +43,14 @@ class ArrowDataset:
     """Name of the data set, for messages."""
 
     def parts(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the path of each file with the rows of its row groups; reads all footers in
+        threads."""
         with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
             rows = list(pool.map(_rows_of, self.fragments))
         return [(file.path, of_file) for file, of_file in zip(self.files, rows, strict=True)]
 
     def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
+        """Yield blocks with their tables; a file that changes while it is read raises DataError."""
         for path, of_file in groupby(blocks, key=lambda block: block.file):
             fragment, file = self._by_path[path]
             file.check(_file_of(fragment))

@@ -83,6 +83,7 @@ class TableSource(RoundedSource):
         return common_schema([(self.tables.name, types)], names)
 
     def describe(self) -> Layout:
+        """Return the layout; if no schema tells the length of vectors, the first row is read."""
         with raise_data_errors(self.tables.name):
             parts = self.tables.parts()
         features = arrow.features_of(self.tables.schema, self.columns)
@@ -93,6 +94,7 @@ class TableSource(RoundedSource):
         return Layout(tuple(blocks), features, arrow.narrow_of(self.tables.schema, self.columns))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows before shift and rounding."""
         with raise_data_errors(self.tables.name):
             for block, table in self.tables.read(blocks, self.columns):
                 _check_rows(block, table)
@@ -105,6 +107,7 @@ class TableSource(RoundedSource):
         return self.columns
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
+        """Return columns of one block as a table, checked to have as many rows as the block."""
         arrow.check_names(names, self.tables.schema, self.tables.name)
         with raise_data_errors(self.tables.name):
             [(_, table)] = self.tables.read([block], names)

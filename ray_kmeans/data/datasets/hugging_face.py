@@ -39,6 +39,7 @@ class HuggingFace:
         return [(NAME, (len(self.dataset),))]
 
     def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
+        """Yield blocks with the rows that the data set shows after shuffle, select and sort."""
         # The library's own slices: they follow the indices that shuffle, select and sort leave.
         chosen = self.dataset.with_format("arrow", columns=list(names))
         for block in blocks:

@@ -43,6 +43,7 @@ class Lance:
         return [(self.name, tuple(fragment.count_rows() for fragment in self._fragments))]
 
     def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
+        """Yield blocks with their tables; a block lies in one fragment, which Lance slices."""
         for block in blocks:
             fragment = self._fragments[block.group]
             yield block, fragment.to_table(list(names), limit=block.rows, offset=block.skip)

@@ -44,6 +44,7 @@ class RayBlocks:
         return [(NAME, (sum(self.rows),))]
 
     def read(self, blocks: Sequence[Block], names: Sequence[str]) -> Iterator[tuple[Block, Any]]:
+        """Yield blocks with their tables, joined from pieces of the Ray blocks that they span."""
         ends = list(accumulate(self.rows))
         last_read: tuple[int, Any] = (-1, None)  # neighbouring blocks often share a Ray block
         for block in blocks:

@@ -1,4 +1,4 @@
-"""Find the opener of data sets of other libraries: of their objects, and of folders they wrote."""
+"""Find what opens a data set of another library: an object of it, or a folder that it wrote."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ENDS: Mapping[str, FolderOpener] = {".lance": open_lance_folder, ".zarr": open_z
 
 
 def opener_of(x: Any) -> ObjectOpener | None:
-    """Return the opener of an object of a known library, or of a class derived; None for others."""
+    """Return the opener for an object of a known library or of a derived class; None for others."""
     kinds = ((base.__module__.partition(".")[0], base.__name__) for base in type(x).__mro__)
     return next((OBJECTS[kind] for kind in kinds if kind in OBJECTS), None)
 

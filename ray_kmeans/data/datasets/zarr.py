@@ -49,6 +49,7 @@ class ZarrSource(RoundedSource):
     """Largest number of rows of a block."""
 
     def describe(self) -> Layout:
+        """Return the layout; a row group is whole chunks of the array, or whole shards."""
         rows, features = self.array.shape
         of_chunk = (getattr(self.array, "shards", None) or self.array.chunks)[0]
         part = max(self.block_rows // of_chunk, 1) * of_chunk
@@ -57,6 +58,7 @@ class ZarrSource(RoundedSource):
         return Layout(blocks, features, narrow_name(self.array.dtype))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows; the wanted rows of a row group are read at once."""
         for wanted in groups_of(tuple(blocks)):
             begin = min(block.start for block in wanted)
             end = max(block.start + block.rows for block in wanted)

@@ -56,6 +56,7 @@ class OpenFile:
     """An open file, read by byte range or through a file object."""
 
     def __init__(self, remote: Remote, file: File) -> None:
+        """Take note of a file; nothing is opened before the first read."""
         self._remote = remote
         self._path = file.path
         self.path = file.shown
@@ -88,6 +89,7 @@ class OpenFile:
         return open(self.local, "rb") if self.local else Ranges(self.cat, self.size)
 
     def close(self) -> None:
+        """Close the file, if anything opened it."""
         if "handle" in self.__dict__:
             self.handle.close()
 
@@ -299,6 +301,7 @@ class FileSource(RoundedSource):
         return Layout(tuple(blocks), features, narrow, any(head.is_read_whole for head in heads))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows as the format reads them, one file open at a time."""
         for path, of_file in groupby(blocks, key=lambda block: block.file):
             with self._open_unchanged(self._by_path[path]) as file:
                 yield from self.format.read(file, list(of_file))
@@ -309,6 +312,8 @@ class FileSource(RoundedSource):
         return getattr(self.format, "columns", ())
 
     def columns_of(self, block: Block, names: Sequence[str]) -> pa.Table:
+        """Return columns of a block: stored ones, keys of partitions, and nulls for ones that are
+        missing."""
         file, keys = self._by_path[block.file], self.partition_schema
         there = [name for name in names if name in keys.names and name in file.partitions]
         with self._open_unchanged(file) as opened:
@@ -392,7 +397,7 @@ class FileSource(RoundedSource):
 
     @contextmanager
     def _open(self, file: File) -> Iterator[OpenFile]:
-        """Open a file; if reading it fails, say so if that is because the file has changed."""
+        """Open a file; if it cannot be read because it has changed, the error says so."""
         try:
             with open_file(self.remote, file) as here:
                 yield here
@@ -431,7 +436,7 @@ class FileSource(RoundedSource):
 
 
 def block_sized_groups(rows: int) -> tuple[int, ...]:
-    """Return row groups, as long as a block, for a file of a format that has no row groups."""
+    """Return row groups of the length of a block, for a format that has none of its own."""
     return tuple(min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS))
 
 

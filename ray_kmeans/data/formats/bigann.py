@@ -32,6 +32,7 @@ class BigAnn(DenseFormat):
         return cls(dtype)
 
     def dense(self, file: OpenFile) -> Dense:
+        """Return where the rows lie; raise DataError if header and size of the file disagree."""
         if file.size < HEADER.size:
             raise DataError(f"{file.path} has {file.size} bytes; its header alone has 8.")
         rows, features = HEADER.unpack(file.cat(0, HEADER.size))

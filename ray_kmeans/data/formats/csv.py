@@ -85,6 +85,7 @@ class Csv:
         return Head((rows,), len(self.columns))
 
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows; blocks out of the file's order take another pass over it."""
         for run in passes_over(blocks):
             batches = self._batches(file, self.columns, self._types)
             yield from rows_of_blocks(batches, self.columns, run)

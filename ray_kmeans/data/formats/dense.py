@@ -98,7 +98,8 @@ class Dense:
 
 
 class DenseFormat(ABC):
-    """A format whose files hold one matrix, and differ only in how they tell where it is."""
+    """A format of files with one matrix; each such format tells in its own way where the matrix
+    is."""
 
     @abstractmethod
     def dense(self, file: OpenFile) -> Dense:

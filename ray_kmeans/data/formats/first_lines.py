@@ -1,4 +1,4 @@
-"""Tell from the first lines of a text what separates its fields, and whether one has names."""
+"""Find from the first lines of a text what separates its fields, and whether one line has names."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ class Ipc:
         return Ipc(columns)
 
     def look(self, file: OpenFile) -> Look:
+        """Read schema and sizes of a file; only vectors of unknown length need a record batch."""
         batches = _batches(file, self.columns)
         found = batches.found()
         rows = tuple(message.rows for message in found)
@@ -59,6 +60,7 @@ class Ipc:
         return look.head(self.columns, file.path)
 
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows; each record batch is read once."""
         batches = _batches(file, self.columns)
         for group in groups_of(tuple(blocks)):
             batch = batches.batch(group[0].group)
@@ -66,6 +68,7 @@ class Ipc:
                 yield from rows_of_blocks([batch], self.columns, [block])
 
     def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
+        """Return columns of one block, for output beside its labels."""
         batches = _batches(file, names)
         arrow.check_names(names, batches.schema, block.file)
         part = batches.batch(block.group).slice(block.skip, block.rows)
@@ -73,7 +76,7 @@ class Ipc:
 
 
 def _first_length(batches: _File | _Stream, count: int, name: str, path: str) -> int:
-    """Return the length of the first vector of a column; 0 where there is none."""
+    """Return the length of the first vector of a column; 0 if there is none."""
     lengths = (
         arrow.vector_length(batches.batch(number), name, f"row group {number} of {path}")
         for number in range(count)
@@ -93,6 +96,7 @@ class _File:
     """The record batches of a file, whose footer tells where they are."""
 
     def __init__(self, file: OpenFile, names: Sequence[str]) -> None:
+        """Open a file with a footer; it is memory-mapped if it is local."""
         self._file = file
         source = pa.memory_map(file.local) if file.local else file.handle
         self.schema = pa.ipc.open_file(source).schema
@@ -119,6 +123,7 @@ class _Stream:
     """
 
     def __init__(self, file: OpenFile, names: Sequence[str]) -> None:
+        """Open a stream, which has no footer: its batches are found as they are walked over."""
         self._file = file
         self._left = walk(file)
         schema = next(self._left, None)

@@ -16,7 +16,7 @@ from ray_kmeans.errors import DataError
 from ray_kmeans.io.ranges import in_background
 
 MAGIC = b"ARROW1"
-"""First and last bytes of a file; a stream has none such."""
+"""First and last bytes of a file; a stream has neither."""
 CONTINUES = 0xFFFFFFFF
 """Mark before the length of a message, which Arrow before 0.15 does not write."""
 SCHEMA = 1

@@ -63,6 +63,7 @@ class JsonLines:
         return filled.head(self.columns, file.path)
 
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows; blocks out of the file's order take another pass over it."""
         for run in passes_over(blocks):
             yield from rows_of_blocks(self._batches(file, self._of_rows), self.columns, run)
 
@@ -87,7 +88,7 @@ class JsonLines:
         return pa.schema([self.schema.field(name) for name in outer])
 
     def _first_length(self, file: OpenFile, schema: pa.Schema, name: str) -> int:
-        """Return the length of the first vector of a column; 0 where there is none."""
+        """Return the length of the first vector of a column; 0 if there is none."""
         row = 0
         for batch in self._batches(file, pa.schema([schema.field(arrow.path_of(schema, name)[0])])):
             length = arrow.vector_length(batch, name, file.path, row)
@@ -138,7 +139,7 @@ class JsonLines:
 
 
 def _unite(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Return all columns with one type each; where two types contradict each other, the first."""
+    """Return all columns with one type each; if two types contradict each other, the first."""
     fields: dict[str, pa.Field] = {}
     for new in (each for schema in dict.fromkeys(schemas) for each in schema):
         both = [pa.schema([each]) for each in (fields.get(new.name, new), new)]

@@ -34,6 +34,7 @@ class Npy(DenseFormat):
         return cls()
 
     def dense(self, file: OpenFile) -> Dense:
+        """Return where the rows lie; raise DataError if header and size of the file disagree."""
         dense = header_of(file.path, file.cat(0, HEADER_BYTES))
         dense.check_size(file.path, file.size - dense.offset)
         return dense

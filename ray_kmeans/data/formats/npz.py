@@ -1,6 +1,6 @@
 """Read archives of NumPy arrays (.npz).
 
-An array that is stored is read by byte range, a compressed one from its start on.
+An array that is not compressed is read by byte range, a compressed one from its start on.
 """
 
 from __future__ import annotations
@@ -51,11 +51,14 @@ class Npz:
             return cls(choose_matrix(_names(archive), shape_of, columns, first.path))
 
     def head(self, file: OpenFile) -> Head:
+        """Return shape and type of the matrix, from the head of the member that holds it."""
         with _archive(file) as archive:
             _, dense = self._member(file, archive)
             return dense.head
 
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows: from their place in the file, or, if compressed, by
+        inflating it."""
         with _archive(file) as archive:
             info, dense = self._member(file, archive)
             if info.compress_type == zipfile.ZIP_STORED:

@@ -43,6 +43,7 @@ class Parquet:
         return replace(self, columns=columns)
 
     def look(self, file: OpenFile) -> Look:
+        """Read schema and sizes from the footer; only vectors of unknown length need a row."""
         parquet = _file(file)
         meta, schema = parquet.metadata, parquet.schema_arrow
         rows = tuple(meta.row_group(group).num_rows for group in range(meta.num_row_groups))
@@ -54,12 +55,14 @@ class Parquet:
         return look.head(self.columns, file.path)
 
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows; a row group is read once if its blocks come in order."""
         parquet = _file(file)
         for group in groups_of(tuple(blocks)):
             for run in passes_over(group):
                 yield from _read_group(parquet, self.columns, run, self.batch_rows)
 
     def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
+        """Return columns of one block, for output beside its labels."""
         parquet = _file(file)
         arrow.check_names(names, parquet.schema_arrow, block.file)
         group = parquet.read_row_group(block.group, columns=list(names), use_threads=False)
@@ -67,7 +70,7 @@ class Parquet:
 
 
 def _first_length(parquet: Any, name: str, path: str) -> int:
-    """Return the length of the first vector of a column; 0 where there is none."""
+    """Return the length of the first vector of a column; 0 if there is none."""
     row = 0
     for batch in parquet.iter_batches(batch_size=64, columns=[name]):
         length = arrow.vector_length(batch, name, path, row)

@@ -1,4 +1,4 @@
-"""List the file formats by the endings of file names, and find the one of some files."""
+"""List the file formats by the endings of file names, and find the one format of some files."""
 
 from __future__ import annotations
 

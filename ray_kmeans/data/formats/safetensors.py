@@ -70,11 +70,14 @@ class Safetensors:
         )
 
     def head(self, file: OpenFile) -> Head:
+        """Return shape and type of the tensor; bfloat16, which NumPy lacks, is named as the narrow
+        type."""
         tensor = self._tensor(file)
         head = self._dense(file, tensor).head
         return replace(head, narrow=BFLOAT16) if tensor.dtype == "BF16" else head
 
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Yield blocks and their rows; bfloat16 is widened to float32."""
         tensor = self._tensor(file)
         for block, rows in read_dense(file, self._dense(file, tensor), blocks):
             yield block, widened(rows, BFLOAT16) if tensor.dtype == "BF16" else rows

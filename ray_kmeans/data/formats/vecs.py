@@ -34,6 +34,8 @@ class Vecs(DenseFormat):
         return cls(dtype)
 
     def dense(self, file: OpenFile) -> Dense:
+        """Return where the rows lie, by the length of the first; raise DataError if the size
+        disagrees."""
         features = int.from_bytes(file.cat(0, LENGTH_BYTES), "little", signed=True)
         dense = Dense(0, features, np.dtype(self.dtype), offset=0, lead=LENGTH_BYTES)
         if features <= 0 or file.size % dense.row_bytes:

@@ -79,7 +79,8 @@ def _forget_seeds(pool: Pool) -> None:
 
 
 def work_of(initial: Initial, k: int) -> tuple[int, str] | None:
-    """Return (number, unit) of the work of a method; None for one that is done at once."""
+    """Return how much work a seeding method has, and its unit, for a progress bar; None for a quick
+    one."""
     if not isinstance(initial, str) or initial == RANDOM:
         return None
     return (ROUNDS, "rounds") if initial == KMEANS_PARALLEL else (k, "centers")
@@ -187,7 +188,7 @@ def _call_for_centers(
 
 
 def _check_answer(answer: Any, missing: int, features: int) -> NDArray[np.float32]:
-    """Return what a user's function returned as rows, (up to missing, features), if it is that."""
+    """Return a user function's answer as rows, (up to missing, features); else ConfigError."""
     try:
         with np.errstate(over="ignore"):  # found below
             rows = np.asarray(answer, np.float32)

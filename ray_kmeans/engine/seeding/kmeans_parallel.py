@@ -1,4 +1,4 @@
-"""Seeding methods for many rows, which visit the data a few times only: k-means|| and AFK-MC^2."""
+"""Seeding for many rows, in a few visits of the data: k-means|| and AFK-MC^2."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ class PoolField:
         return float(in_order(self._blocks))
 
     def first(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return first rows drawn by their weights; evenly if every weight is 0."""
         self._blocks = np.concatenate(self._pool.ask(ShardWorker.chances))
         if self.total == 0:  # no row has a direction
             return rows_in_any_order(self._pool, (u * self._summary.rows).astype(np.int64))
@@ -79,6 +80,7 @@ class PoolField:
         return in_order(np.concatenate(self._pool.ask(ShardWorker.potentials, candidates)))
 
     def add(self, seeds: NDArray[np.float32]) -> None:
+        """Make rows seeds on all workers, and on those that replace one later."""
         self._blocks = np.concatenate(self._pool.remember(ShardWorker.weigh, seeds))
 
 
@@ -92,6 +94,7 @@ class ArrayField:
         metric: Metric,
         kernel: Kernel,
     ) -> None:
+        """Take rows (n, d) that count `times` (n,) each; a row without direction is never drawn."""
         self._rows = rows
         self._times = times.astype(np.float64)
         self._kernel = kernel
@@ -106,16 +109,19 @@ class ArrayField:
         return self.draw(u)
 
     def draw(self, u: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the row at which the running sum of the weights passes u times the total."""
         sums = np.cumsum(self._weights)
         last = np.flatnonzero(self._weights)[-1]
         rows = np.minimum(np.searchsorted(sums, u * sums[-1], side="right"), last)
         return np.asarray(self._rows[rows])
 
     def with_each(self, candidates: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the total that each candidate would leave as one more seed, (candidates,)."""
         left = np.minimum(self._distances(candidates), self._nearest[:, None])
         return in_order(left * self._times[:, None])
 
     def add(self, seeds: NDArray[np.float32]) -> None:
+        """Make rows seeds: every row's weight shrinks to its distance to the nearest one."""
         closest = self._distances(seeds).min(axis=1)
         self._nearest = np.minimum(self._nearest, closest)
         self._weights = self._nearest * self._times
@@ -144,7 +150,7 @@ def plus_plus(
     given: Sequence[NDArray[np.float32]] = (),
     moved: Moved = ignore,
 ) -> NDArray[np.float32]:
-    """Return up to k seeds, (k, d), the `given` ones first; fewer where no other rows are left.
+    """Return up to k seeds, (k, d), the `given` ones first; fewer if no other rows are left.
 
     `tries` candidates are drawn for each seed, by draws that belong to `seed` and `purpose`.
     `moved` hears how many seeds there are so far.

@@ -36,6 +36,8 @@ class Potential:
         metric: Metric,
         weights_in: Callable[[int], NDArray[np.int64]] = lambda _: ALIKE,
     ) -> None:
+        """Begin without a seed: each row weighs as often as it counts; one without direction
+        nothing."""
         self._blocks = blocks
         self._weights_in = weights_in
         self._n_seeds = 0

@@ -23,7 +23,7 @@ def winners(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return up to `size` lowest tickets of some rows, and the numbers of these rows.
 
-    `weights` are (n,), or empty where all rows count alike. Rows of weight 0 have no ticket.
+    `weights` are (n,), or empty if all rows count alike. Rows of weight 0 have no ticket.
     """
     if len(weights):
         numbers, weights = numbers[weights > 0], weights[weights > 0]
