@@ -92,7 +92,7 @@ def measure(pool: Any, workers: int, values: int) -> list[Line]:
     centers: NDArray[np.float32] = rng.normal(size=(max(values // D, 2), D)).astype(np.float32)
     lines = []
     for way, slice_from in (("star", STAR), ("slices", SLICES)):
-        ray_pool.SLICE_FROM = slice_from
+        pool.slice_from = slice_from
         pool.sweep(centers)
         before, times, own = forget_peak() or 0, [], []
         for _ in range(REPEATS):

@@ -76,7 +76,7 @@ class SourceContract:
         sizes = [block.rows for block in source.describe().blocks]
 
         assert min(sizes) > 0
-        assert max(sizes) <= plan.BLOCK_ROWS
+        assert max(sizes) <= getattr(source, "block_rows", plan.BLOCK_ROWS)
 
     def test_it_yields_the_rows_as_float32_in_c_order(self, source_and_rows: Case) -> None:
         source, rows = source_and_rows

@@ -39,10 +39,13 @@ def project(rows: NDArray[np.floating], metric: Metric) -> NDArray[np.float32]:
     return unit_rows(rows) if metric == Metric.COSINE else rows.astype(np.float32, copy=False)
 
 
-def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the rows divided by their norms, (n, d), computed in float64 and rounded once."""
+def unit_rows(rows: NDArray[np.floating], chunk_values: int = CHUNK_VALUES) -> NDArray[np.float32]:
+    """Return the rows divided by their norms, (n, d), computed in float64 and rounded once.
+
+    `chunk_values` values are scaled at once.
+    """
     result = np.empty(rows.shape, np.float32)
-    step = max(CHUNK_VALUES // rows.shape[1], 1)
+    step = max(chunk_values // rows.shape[1], 1)
     with np.errstate(invalid="ignore"):  # a row with infinity becomes NaN, and is found later
         for start in range(0, len(rows), step):
             part = _near_one(rows[start : start + step])

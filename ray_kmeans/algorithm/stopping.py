@@ -10,7 +10,7 @@ from ray_kmeans.algorithm.state import FitState, Iteration, Stop
 PATIENCE = 10
 """Number of iterations without a better smoothed loss after which mini-batch ends."""
 MAX_EPOCHS = 100
-"""Number of epochs after which mini-batch ends."""
+"""Number of epochs after which mini-batch ends, unless a rule says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class StopRule:
     relative_tolerance: float | None = None
     """Bound of |L - L_prev| / (1 + |L_prev|) of two iterations of one fit: below it the fit ends.
     None: this rule does not apply."""
+    max_epochs: int = MAX_EPOCHS
+    """Number of epochs after which mini-batch ends."""
 
     @property
     def is_open(self) -> bool:
@@ -115,7 +117,9 @@ class LossWatch:
         if self._stale >= PATIENCE:
             return Stop.NO_IMPROVEMENT
         steps = state.iteration - state.began_at
-        is_over = self._in_iteration == 0 and steps >= MAX_EPOCHS * self._batches.per_epoch
+        is_over = (
+            self._in_iteration == 0 and steps >= self._rule.max_epochs * self._batches.per_epoch
+        )
         return Stop.EPOCHS if is_over else None
 
     def _compare(self) -> None:

@@ -47,6 +47,8 @@ class ArraySource(RoundedSource):
     """Shift (d,) subtracted from each column before rounding; () for none."""
     lost: Mapping[int, Rounding | None] = field(default_factory=dict, compare=False)
     """Rounding errors from before the array came to this process, by each block's first row."""
+    block_rows: int = BLOCK_ROWS
+    """Largest number of rows of a block."""
 
     @classmethod
     def of(cls, array: NDArray[Any], columns: tuple[str, ...] = ()) -> ArraySource:
@@ -113,9 +115,10 @@ class ArraySource(RoundedSource):
     def describe(self) -> Layout:
         """Return the layout: the array is one file of one row group for each BLOCK_ROWS rows."""
         rows, features = self.array.shape
-        sizes = [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
+        most = self.block_rows
+        sizes = [min(most, rows - start) for start in range(0, rows, most)]
         narrow = None if self.shift else narrow_name(self.array.dtype)
-        return Layout(tuple(cut(NAME, sizes, features)), features, narrow)
+        return Layout(tuple(cut(NAME, sizes, features, block_rows=most)), features, narrow)
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         """Yield blocks with views of the array, before shift and rounding."""

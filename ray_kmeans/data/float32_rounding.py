@@ -28,7 +28,7 @@ Noted = tuple[Block, NDArray[np.float32], Rounding | None]
 MOST_RUNS = 64
 """Number of runs of rows, spread over the data, that tell the middle of each column."""
 MOST_VALUES = 2**23
-"""Largest number of values (rows times features) that are read for it."""
+"""Largest number of values (rows times features) that are read for the middles."""
 
 
 class RoundedSource(ABC):
@@ -126,12 +126,15 @@ def under(source: Source, shift: Sequence[float], whose: str) -> Source:
     return shifted(source, shift)
 
 
-def center_columns(source: Source) -> Source:
-    """Return a source whose shift is the middle of each column, which reads some of its rows."""
-    return shifted(source, _middles(shifted(source, ())))
+def center_columns(source: Source, most_values: int = MOST_VALUES) -> Source:
+    """Return a source whose shift is the middle of each column.
+
+    At most `most_values` values (rows times features) are read for it.
+    """
+    return shifted(source, _middles(shifted(source, ()), most_values))
 
 
-def _middles(source: Source) -> tuple[float, ...]:
+def _middles(source: Source, most_values: int) -> tuple[float, ...]:
     """Return the median (d,) of each column over rows from all over the data.
 
     The mean would not do: that of time stamps, some of which are 0, is far from all of them. The
@@ -140,7 +143,7 @@ def _middles(source: Source) -> tuple[float, ...]:
     """
     inner = source.source if isinstance(source, WeightedSource) else source
     layout = inner.describe()
-    runs = list(_spread_runs(layout))
+    runs = list(_spread_runs(layout, most_values))
     parts = [np.asarray(values, np.float64) for _, values in wide_rows(inner, runs)]
     values = np.concatenate([np.empty((0, layout.features)), *parts])
     values = np.sort(np.where(np.isfinite(values), values, np.nan), axis=0)  # NaN comes last
@@ -149,10 +152,10 @@ def _middles(source: Source) -> tuple[float, ...]:
     return tuple(np.nan_to_num(found, nan=0.0).tolist())
 
 
-def _spread_runs(layout: Layout) -> Iterator[Block]:
+def _spread_runs(layout: Layout, most_values: int) -> Iterator[Block]:
     """Yield runs of rows, spread evenly over the data, as blocks or parts of them in order."""
     total, firsts = layout.rows, [block.first for block in layout.blocks]
-    length = max(MOST_VALUES // MOST_RUNS // max(layout.features, 1), 1)
+    length = max(most_values // MOST_RUNS // max(layout.features, 1), 1)
     runs = MOST_RUNS if total > MOST_RUNS * length else 1
     for run in range(runs):
         begin = total * run // runs

@@ -73,7 +73,12 @@ class Layout:
 
 
 def cut(
-    file: str, group_rows: Sequence[int], features: int, first: int = 0, index: int = 0
+    file: str,
+    group_rows: Sequence[int],
+    features: int,
+    first: int = 0,
+    index: int = 0,
+    block_rows: int = BLOCK_ROWS,
 ) -> list[Block]:
     """Cut one file into blocks, none of which crosses the end of a row group.
 
@@ -89,6 +94,8 @@ def cut(
         Number of the file's first row in the data set.
     index : int, default 0
         Number of the file's first block in the data set.
+    block_rows : int, default 8192
+        Largest number of rows of a block.
 
     Returns
     -------
@@ -104,8 +111,8 @@ def cut(
     blocks: list[Block] = []
     start = 0
     for group, rows in enumerate(group_rows):
-        for skip in range(0, rows, BLOCK_ROWS):
-            size = min(BLOCK_ROWS, rows - skip)
+        for skip in range(0, rows, block_rows):
+            size = min(block_rows, rows - skip)
             place = index + len(blocks)
             row = start + skip
             blocks.append(Block(place, first + row, size, features, file, row, group, skip))

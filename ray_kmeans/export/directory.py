@@ -22,7 +22,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,18 @@ NUMBER = re.compile(r"[1-9][0-9]*")
 class ExportDir(publish.Place):
     """The exports of models under one URL."""
 
+    clock: Callable[[], float] = time.time
+    """Returns the present time in seconds, after which exports are named."""
+
     @classmethod
-    def at(cls, url: str, storage_options: Mapping[str, Any]) -> ExportDir:
+    def at(
+        cls,
+        url: str,
+        storage_options: Mapping[str, Any],
+        clock: Callable[[], float] = time.time,
+    ) -> ExportDir:
         """Return the directory under a URL that means the same in every process."""
-        return cls(publish.absolute(url), storage_options)
+        return cls(publish.absolute(url), storage_options, clock)
 
     def publish(self, files: Mapping[str, bytes], *, keep: int | None = None) -> str:
         """Write an export, which appears whole or not at all; return the URL of its directory.
@@ -87,7 +95,7 @@ class ExportDir(publish.Place):
         try:
             for name, data in content.items():
                 publish.put(self.fs, f"{hidden}/{name}", data)
-            for number in _numbers():
+            for number in self._numbers():
                 path = f"{self.path}/{number}"
                 if os.path.lexists(path):  # a rename would replace an empty directory
                     continue
@@ -102,6 +110,10 @@ class ExportDir(publish.Place):
             shutil.rmtree(hidden, ignore_errors=True)
             raise
         return number
+
+    def _numbers(self) -> Iterator[str]:
+        """Yield the present second, and then the numbers after it."""
+        return map(str, itertools.count(int(self.clock())))
 
     def _put_in(self, content: Mapping[str, bytes]) -> str:
         """Put files below a claimed number, the manifest last; return the number."""
@@ -120,7 +132,7 @@ class ExportDir(publish.Place):
 
     def _claim(self) -> tuple[str, str]:
         """Return a number that nobody else writes to, and the path of the claim on it."""
-        for number in _numbers():
+        for number in self._numbers():
             path = f"{self.path}/{number}"
             if self._names(path):
                 continue
@@ -193,11 +205,6 @@ def assets(
             except FileNotFoundError:
                 raise NoDataError(f"{what} does not exist. Give a file to read.") from None
     return found
-
-
-def _numbers() -> Iterator[str]:
-    """Yield the present second, and then the numbers after it."""
-    return map(str, itertools.count(int(time.time())))
 
 
 def _check_name(name: str) -> None:

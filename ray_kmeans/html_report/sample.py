@@ -71,14 +71,24 @@ class Sample:
         return list(self.numbers[members[order[:rows]]].tolist())
 
 
-def sample_of(source: Source, layout: Layout, state: FitState, plane: Plane) -> Sample:
-    """Draw rows from blocks all over the data and label them; NoDataError for no rows."""
+def sample_of(
+    source: Source,
+    layout: Layout,
+    state: FitState,
+    plane: Plane,
+    most_rows: int = ROWS,
+    few_blocks: int = BLOCKS,
+) -> Sample:
+    """Draw rows from blocks all over the data and label them; NoDataError for no rows.
+
+    At most `most_rows` rows, from `few_blocks` blocks, or from more where these hold too few rows.
+    """
     if not layout.rows:
         raise NoDataError("the data have no rows to show. Give other data, or none.")
-    blocks = _spread(layout)
+    blocks = _spread(layout, most_rows, few_blocks)
     ends = np.cumsum([block.rows for block in blocks])
     total = int(ends[-1])
-    drawn = distinct_rows(total, min(ROWS, total), 0, "report")
+    drawn = distinct_rows(total, min(most_rows, total), 0, "report")
     kernel, predict = kernels.load(), ReadyModel(state, (CLUSTER_IDX,))
     numbers, labels, distances, points = [], [], [], []
     batches = batches_of(source, Layout(blocks, layout.features), None)
@@ -104,10 +114,10 @@ def sample_of(source: Source, layout: Layout, state: FitState, plane: Plane) -> 
     )
 
 
-def _spread(layout: Layout) -> tuple[Block, ...]:
+def _spread(layout: Layout, most_rows: int, few_blocks: int) -> tuple[Block, ...]:
     """Return enough blocks for a sample, evenly spread over the data."""
     n_blocks = len(layout.blocks)
-    wanted = max(BLOCKS, -(-ROWS * n_blocks // layout.rows))
+    wanted = max(few_blocks, -(-most_rows * n_blocks // layout.rows))
     places = np.linspace(0, n_blocks - 1, min(wanted, n_blocks)).round().astype(int)
     return tuple(layout.blocks[place] for place in places)
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ray_kmeans.algorithm.state import Iteration
 from ray_kmeans.observe import events as ev
@@ -61,8 +61,10 @@ class LogLines:
     ends; None for input that has no known end, and within an iteration of several steps.
     """
 
-    def __init__(self, every: int = 100) -> None:
+    def __init__(self, every: int = 100, clock: Callable[[], float] = time.monotonic) -> None:
         self._every = every
+        self._clock = clock
+        """Returns the seconds since some moment."""
         self._logged_at = -math.inf
         self._mini_batch = False
         self._began: int | None = None
@@ -99,7 +101,7 @@ class LogLines:
         iteration = event.line.iteration
         if self._began is None:
             self._began = iteration - 1
-        long_ago = time.monotonic() - self._logged_at >= LOG_AT_LEAST_EVERY_S
+        long_ago = self._clock() - self._logged_at >= LOG_AT_LEAST_EVERY_S
         if long_ago or iteration % self._every == 0 or self._is_among_the_first(iteration):
             self._log(event)
         else:
@@ -113,7 +115,7 @@ class LogLines:
 
     def _log(self, event: ev.IterationDone) -> None:
         """Write the line of an iteration."""
-        self._logged_at, self._unlogged = time.monotonic(), None
+        self._logged_at, self._unlogged = self._clock(), None
         more = _batch_pairs(event.line) if self._mini_batch else ""
         log.info("%s%s", _iteration_pairs(event), more)
 

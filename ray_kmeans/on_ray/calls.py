@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from ray import ObjectRef
@@ -16,11 +17,6 @@ from ray.actor import ActorHandle
 A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-LAG_FACTOR = 3.0
-"""A worker lags when it takes this many times the median time of the others, ..."""
-LEAST_LAG_S = 10.0
-"""... and at least this number of seconds."""
 
 Group: TypeAlias = tuple[int, ...]
 """Ascending numbers of the shards that one worker process answers for in one call."""
@@ -78,13 +74,22 @@ def group_by_worker(homes: Mapping[int, Any]) -> Iterator[tuple[Any, Group]]:
         yield worker, tuple(sorted(shard for shard, home in homes.items() if home is worker))
 
 
-def seconds_until_lag(began: float, taken: Sequence[float]) -> float | None:
-    """Return the seconds from now on after which workers without an answer lag.
+@dataclass(frozen=True)
+class LagRule:
+    """The rule by which a worker lags behind the others."""
 
-    `began` is when all were asked, by time.monotonic; `taken` are the seconds of those that have
-    answered. None while nobody has: then nothing tells how long it should take.
-    """
-    if not taken:
-        return None
-    median = sorted(taken)[len(taken) // 2]
-    return max(max(LAG_FACTOR * median, LEAST_LAG_S) - (time.monotonic() - began), 0.0)
+    factor: float = 3.0
+    """Smallest ratio of the time of a worker that lags to the median time of the others."""
+    least_s: float = 10.0
+    """Smallest time of a worker that lags, in seconds, however quick the others are."""
+
+    def seconds_left(self, began: float, taken: Sequence[float]) -> float | None:
+        """Return the seconds from now on after which workers without an answer lag.
+
+        `began` is when all were asked, by time.monotonic; `taken` are the seconds of those that
+        have answered. None while nobody has: then nothing tells how long it should take.
+        """
+        if not taken:
+            return None
+        median = sorted(taken)[len(taken) // 2]
+        return max(max(self.factor * median, self.least_s) - (time.monotonic() - began), 0.0)

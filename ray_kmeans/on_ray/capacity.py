@@ -18,18 +18,24 @@ UNKNOWN_S = 12.0
 10."""
 
 
-def check(workers: int, cpus: float, gpus: float = 0.0, timeout: float = math.inf) -> None:
+def check(
+    workers: int,
+    cpus: float,
+    gpus: float = 0.0,
+    timeout: float = math.inf,
+    unknown_s: float = UNKNOWN_S,
+) -> None:
     """Raise ClusterError if the Ray cluster can never hold this number of workers at once.
 
     `cpus` and `gpus` are those of each worker. What counts is what the nodes have, not what is free
     now: the rest may become free. Nothing is raised where an autoscaler may add nodes, or nobody
-    knows whether there is one, nor where the workers must start within a `timeout`, in seconds,
-    that is shorter than this check: then their start tells.
+    knows after `unknown_s` seconds whether there is one, nor where the workers must start within a
+    `timeout`, in seconds, that is shorter than this check: then their start tells.
     """
     begin = time.monotonic()
     while (found := sum(_rooms(cpus, gpus))) < workers:
         waited, grows = time.monotonic() - begin, can_grow()
-        if grows or waited > UNKNOWN_S or timeout <= GRACE_S:
+        if grows or waited > unknown_s or timeout <= GRACE_S:
             return
         if grows is False and waited > GRACE_S:
             raise ClusterError(_refusal(workers, cpus, gpus, found))

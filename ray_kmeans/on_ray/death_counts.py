@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 MOST = 3
 """Deaths in a row that are borne of a process that Ray kills for want of memory."""
@@ -31,17 +31,19 @@ class ShardLosses:
     - Where Ray itself ended the worker for its memory, nothing came from outside: few deaths do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        """Returns the seconds since some moment."""
         self._deaths: Counter[int] = Counter()
         """Deaths of each shard's workers since one has answered."""
         self._alone: Counter[int] = Counter()
         """The same, but only those since the last death of a worker of other shards."""
-        self._answered = time.monotonic()
-        """When any worker answered last, by time.monotonic."""
+        self._answered = clock()
+        """When any worker answered last, by the clock."""
 
     def answer(self, shards: Iterable[int]) -> None:
         """Note that workers have answered for these shards: they kill nobody."""
-        self._answered = time.monotonic()
+        self._answered = self._clock()
         for shard in shards:
             self._deaths.pop(shard, None)
             self._alone.pop(shard, None)
@@ -63,7 +65,7 @@ class ShardLosses:
             return self._deaths[shard] > MOST
         if self._alone[shard] > MOST_LOST:
             return True
-        return self._deaths[shard] > MOST_LOST and time.monotonic() - self._answered >= STILL_S
+        return self._deaths[shard] > MOST_LOST and self._clock() - self._answered >= STILL_S
 
 
 class CoordinatorLosses:
@@ -73,22 +75,24 @@ class CoordinatorLosses:
     for one iteration makes progress, and the count begins anew.
     """
 
-    def __init__(self, reached: list[str]) -> None:
+    def __init__(self, reached: list[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        """Returns the seconds since some moment."""
         self._reached = reached
         """The newest checkpoint, as a list of none or one."""
-        self._since = time.monotonic()
-        """When the last progress was seen, by time.monotonic."""
+        self._since = clock()
+        """When the last progress was seen, by the clock."""
         self.count = 0
         """Number of deaths since then."""
 
     def add(self, reached: list[str]) -> None:
         """Count one death, with the newest checkpoint that was there when it happened."""
         if reached != self._reached:
-            self._reached, self._since, self.count = reached, time.monotonic(), 0
+            self._reached, self._since, self.count = reached, self._clock(), 0
         self.count += 1
 
     def is_hopeless(self, by_itself: bool) -> bool:
         """Tell whether another coordinator would die, too: at once, if the last one died
         `by_itself`, and else after `STILL_S`."""
-        waited = time.monotonic() - self._since
+        waited = self._clock() - self._since
         return self.count > MOST and (by_itself or waited >= STILL_S)

@@ -240,13 +240,14 @@ def _lasting_node(here: str) -> str:
     return min(others, default=here) if here in heads else here
 
 
-def _answer(ask: Callable[[], Any]) -> Any:
+def _answer(ask: Callable[[], Any], doubt_s: float = DOUBT_S) -> Any:
     """Return the coordinator's answer; ask again while Ray does not know whether it is dead.
 
     The wait is cut into seconds, so that a driver which is asked to end meanwhile ends at once,
-    also while the coordinator has not started yet.
+    also while the coordinator has not started yet. One that is out of reach for `doubt_s` seconds
+    counts as dead.
     """
-    end = time.monotonic() + DOUBT_S
+    end = time.monotonic() + doubt_s
     while True:
         try:
             answer = ask()

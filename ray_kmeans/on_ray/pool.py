@@ -27,16 +27,16 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.calls import (
     Call,
     Group,
+    LagRule,
     Submit,
     call,
     group_by_worker,
     method_of,
-    seconds_until_lag,
     submit_all,
 )
 from ray_kmeans.on_ray.death_counts import MOST_LOST, ShardLosses
 from ray_kmeans.on_ray.object_store import room, sent
-from ray_kmeans.on_ray.progress_polls import ProgressPolls
+from ray_kmeans.on_ray.progress_polls import POLL_S, ProgressPolls
 from ray_kmeans.on_ray.ray_errors import LOST, dies_by_itself, first_line
 from ray_kmeans.on_ray.worker_actor import KMeansWorker
 from ray_kmeans.on_ray.worker_group import (
@@ -49,8 +49,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound=Sums)
 
-SLICE_FROM = 2**27
-"""Bytes of the sums of all worker processes from which on they are added up in slices."""
 MOST_SLICES = 16
 """Largest number of slices: of worker processes that add up at the same time."""
 
@@ -96,6 +94,13 @@ class RayPool(Pool):
     Answers are kept by shard, so one that is computed twice, after a loss or because its worker
     lags, counts once; and since no result depends on where it is computed, both are equal.
     """
+
+    lag_rule = LagRule()
+    """The rule by which a worker lags behind the others."""
+    slice_from = 2**27
+    """Bytes of the sums of all worker processes from which on they are added up in slices."""
+    poll_s = POLL_S
+    """Seconds between two polls of workers that are at work."""
 
     def __init__(
         self,
@@ -187,7 +192,7 @@ class RayPool(Pool):
         """Return in how many slices the sums of all workers are added up; 1: in this process."""
         workers = len(set(self._home.values()))
         partials = workers * centers.size * 8
-        return min(workers, MOST_SLICES, len(centers)) if partials >= SLICE_FROM else 1
+        return min(workers, MOST_SLICES, len(centers)) if partials >= self.slice_from else 1
 
     def _total_in_slices(self, slices: int, what: _Asked) -> Any:
         """Let some workers add up one slice of the clusters each, so that no process gets all sums.
@@ -265,9 +270,9 @@ class RayPool(Pool):
         answers: dict[Group, Any] = {}
         began, first, taken = time.monotonic(), 0.0, list[float]()
         helped: set[Group] = set()
-        polls = ProgressPolls(moved, self._rows)
+        polls = ProgressPolls(moved, self._rows, self.poll_s)
         while len(missing := self._missing(answers)) > 0:
-            patience = None if may_lag else seconds_until_lag(began, taken)
+            patience = None if may_lag else self.lag_rule.seconds_left(began, taken)
             wait_s = polls.wait_s(patience)
             done, _ = ray.wait(list(pending), num_returns=1, timeout=wait_s)
             if not done and wait_s != patience:

@@ -14,7 +14,7 @@ from ray_kmeans.on_ray.worker_actor import KMeansWorker
 from ray_kmeans.on_ray.worker_group import POLLS
 
 POLL_S = 1.0
-"""Seconds between two polls."""
+"""Seconds between two polls, if nothing else is given."""
 
 
 class ProgressPolls:
@@ -25,10 +25,12 @@ class ProgressPolls:
     given up and begun again elsewhere.
     """
 
-    def __init__(self, moved: Moved | None, rows: Sequence[int]) -> None:
+    def __init__(self, moved: Moved | None, rows: Sequence[int], poll_s: float = POLL_S) -> None:
         self._moved = moved
         self._rows = rows
         """Number of rows of each shard."""
+        self._poll_s = poll_s
+        """Seconds between two polls."""
         self._polls: dict[Any, Any] = {}
         """Call that each poll is about, by the reference to the poll's answer."""
         self._rows_done: dict[Any, int] = {}
@@ -40,7 +42,7 @@ class ProgressPolls:
         """Return for how many seconds to wait for an answer: `patience`, or until the next poll."""
         if self._moved is None:
             return patience
-        return POLL_S if patience is None else min(patience, POLL_S)
+        return self._poll_s if patience is None else min(patience, self._poll_s)
 
     def tell(self, missing: set[int], pending: Mapping[Any, Call]) -> None:
         """Tell the rows of all shards but the `missing` ones, and of these the last known count.

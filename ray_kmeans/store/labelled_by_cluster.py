@@ -29,14 +29,6 @@ from numpy.typing import NDArray
 from ray_kmeans.io import publish
 from ray_kmeans.store.labelled_parts import LABEL, Part, Parts
 
-BUNDLE_ROWS = 2**20
-"""Largest number of rows of a bundle of several parts."""
-BUNDLE_BYTES = 64 * 2**20
-"""Largest size of the parts of a bundle of several parts, in bytes."""
-MOST_FILES = 4096
-"""Largest number of files, where `ROWS_PER_FILE` does not allow more."""
-ROWS_PER_FILE = 100_000
-"""Rows for which there may be one file, however many files that gives."""
 NONE = "__HIVE_DEFAULT_PARTITION__"
 """Value of a folder for rows without a cluster, as Hive names it."""
 AT_ONCE = 8
@@ -44,6 +36,28 @@ AT_ONCE = 8
 
 Bundle = Sequence[int]
 """Indices of consecutive parts whose rows are put in order together."""
+
+
+@dataclass(frozen=True)
+class FileSizes:
+    """The sizes that decide how many files an output has."""
+
+    few_files: int = 256
+    """Number of parts; below twice this number of blocks, each block is a part of its own."""
+    most_blocks: int = 16
+    """Largest number of blocks in one part."""
+    bundle_rows: int = 2**20
+    """Largest number of rows of a bundle of several parts."""
+    bundle_bytes: int = 64 * 2**20
+    """Largest size of the parts of a bundle of several parts, in bytes."""
+    most_files: int = 4096
+    """Largest number of files in folders, where `rows_per_file` does not allow more."""
+    rows_per_file: int = 100_000
+    """Rows for which there may be one file in a folder, however many files that gives."""
+
+
+USUAL_SIZES = FileSizes()
+"""The sizes that every output has whose writer asks for no others."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,7 +68,11 @@ class ByCluster(publish.Place):
     """The run's parts in order of the data."""
 
     def plan(
-        self, parts: Sequence[Part], counts: NDArray[np.int64], width: int | None
+        self,
+        parts: Sequence[Part],
+        counts: NDArray[np.int64],
+        width: int | None,
+        sizes: FileSizes = USUAL_SIZES,
     ) -> tuple[list[Bundle], int]:
         """Return the bundles of these parts, and the number of clusters that share a folder.
 
@@ -64,9 +82,9 @@ class ByCluster(publish.Place):
         """
         path = f"{self.parts.path}/plan.json"
         with self.raise_store_errors(f"{self.shown!r} cannot be written"):
-            bundles = list(cut_bundles(parts))
+            bundles = list(cut_bundles(parts, sizes))
             rows = sum(part.rows for part in parts)
-            width = width or width_of(len(counts), len(bundles), rows)
+            width = width or width_of(len(counts), len(bundles), rows, sizes)
             publish.create(self.fs, path, publish.seal({"bundles": bundles, "width": width}))
             plan = json.loads(self.fs.cat_file(path))
         return plan["bundles"], plan["width"]
@@ -120,7 +138,7 @@ def bundles_of(numbers: Sequence[int], parts: int) -> list[Bundle]:
     return [list(range(*ends)) for ends in zip(firsts, [*firsts[1:], parts], strict=True)]
 
 
-def cut_bundles(parts: Sequence[Part]) -> Iterator[Bundle]:
+def cut_bundles(parts: Sequence[Part], sizes: FileSizes = USUAL_SIZES) -> Iterator[Bundle]:
     """Yield bundles of consecutive parts that are small enough for a worker.
 
     >>> list(cut_bundles([Part("", 2**19, 100, "")] * 3 + [Part("", 100, 2**26, "")]))
@@ -130,7 +148,7 @@ def cut_bundles(parts: Sequence[Part]) -> Iterator[Bundle]:
     rows = size = 0
     for index, part in enumerate(parts):
         rows, size = rows + part.rows, size + part.size
-        if bundle and (rows > BUNDLE_ROWS or size > BUNDLE_BYTES):
+        if bundle and (rows > sizes.bundle_rows or size > sizes.bundle_bytes):
             yield bundle
             bundle, rows, size = [], part.rows, part.size
         bundle.append(index)
@@ -138,13 +156,13 @@ def cut_bundles(parts: Sequence[Part]) -> Iterator[Bundle]:
         yield bundle
 
 
-def width_of(clusters: int, bundles: int, rows: int) -> int:
+def width_of(clusters: int, bundles: int, rows: int, sizes: FileSizes = USUAL_SIZES) -> int:
     """Return the number of clusters that share a folder, so that there are not too many files.
 
     >>> width_of(1000, 1, 10**6), width_of(1000, 1000, 10**9), width_of(100_000, 1, 10**6)
     (1, 100, 25)
     """
-    files = max(MOST_FILES, rows // ROWS_PER_FILE)
+    files = max(sizes.most_files, rows // sizes.rows_per_file)
     folders = max(files // bundles, 1)
     return -(-clusters // folders)
 

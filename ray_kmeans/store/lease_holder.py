@@ -101,16 +101,16 @@ class Holder:
         return replace(self, beat=beat, runs_for_s=runs_for_s, released=released)
 
 
-def this_machine() -> str:
+def this_machine(proc: Path = PROC) -> str:
     """Return a name for the boot of this machine and this container's space of process numbers."""
     try:
-        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
+        boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink(proc / 'self/ns/pid')}"
     except OSError:
         return ""  # a system without /proc does not tell which processes live
 
 
-def has_ended(pid: int, started: int) -> bool:
+def has_ended(pid: int, started: int, proc: Path = PROC) -> bool:
     """Return whether the process with this id that started then has ended."""
     try:
         os.kill(pid, 0)  # sends nothing, asks only
@@ -118,15 +118,15 @@ def has_ended(pid: int, started: int) -> bool:
         return True
     except PermissionError:
         pass  # it lives, and is of another user
-    found = _stat_of(pid)
+    found = _stat_of(pid, proc)
     return found is not None and (found[0] in GONE or found[1] != started)
 
 
-def _stat_of(pid: int) -> tuple[str, int] | None:
+def _stat_of(pid: int, proc: Path = PROC) -> tuple[str, int] | None:
     """Return state and start (in ticks) of a process; None if the system tells neither."""
     try:
         # The name of the program comes second and may hold anything, also ')'.
-        state, *rest = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        state, *rest = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
     return state, int(rest[18])

@@ -30,10 +30,17 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.store.labelled import LabelledOutput, LabelRun, RowCounts
-from ray_kmeans.store.labelled_by_cluster import Bundle, ByCluster, bundles_of
+from ray_kmeans.store.labelled_by_cluster import (
+    USUAL_SIZES,
+    Bundle,
+    ByCluster,
+    FileSizes,
+    bundles_of,
+)
 from ray_kmeans.store.labelled_parts import Part
 from ray_kmeans.store.labelled_spec import OutputSpec
 from ray_kmeans.store.labelled_writer import LeasedOutput, WrittenParts, lease_output
+from ray_kmeans.store.lease import Times
 from ray_kmeans.text import secrets
 from ray_kmeans.workflows.plan import check_reachable, open_pool
 from ray_kmeans.workflows.validation import check_features
@@ -44,11 +51,6 @@ OWN_COLUMNS = ("row", "cluster_idx", "distance")
 """Columns of every labelled output, after those that are passed through."""
 SECOND_COLUMNS = ("second_cluster_idx", "second_distance")
 """Columns that an output with the second-nearest clusters has besides."""
-
-FEW_FILES = 256
-"""Below twice this number of blocks, each block is a file of its own."""
-MOST_BLOCKS = 16
-"""Largest number of blocks in one file."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Labelling:
     """What is written of each row."""
     emit: ev.Emit
     """Hears the events of the run."""
+    sizes: FileSizes = USUAL_SIZES
+    """How large the files are."""
 
     def write(self, output: LabelledOutput, run: LabelRun) -> tuple[WrittenParts, int]:
         """Write all parts that are missing; also return the number of parts before grouping."""
@@ -117,7 +121,8 @@ class Labelling:
         written = self._write_parts(run, runs)
         if self.columns.by_cluster:
             place = ByCluster(output.url, output.storage_options, run.parts)
-            bundles, width = place.plan(written.parts, written.counts, run.before.get("width"))
+            before = run.before.get("width")
+            bundles, width = place.plan(written.parts, written.counts, before, self.sizes)
             files = place.find_done(bundles)
             files |= self._gather(place, [b for b in bundles if b[0] not in files], width, runs)
             parts = [part for bundle in bundles for part in files[bundle[0]]]
@@ -143,7 +148,7 @@ class Labelling:
     @property
     def _together(self) -> int:
         """Number of blocks that make a part."""
-        return blocks_of_a_part(len(self.layout.blocks))
+        return blocks_of_a_part(len(self.layout.blocks), self.sizes)
 
     @property
     def _runs(self) -> list[Shard]:
@@ -228,12 +233,15 @@ def write_labels(
     second: bool = False,
     by_cluster: bool = False,
     append: bool = False,
+    sizes: FileSizes = USUAL_SIZES,
+    times: Times | None = None,
 ) -> RowCounts:
     """Write label and distance of every row, by the workers; return the number of rows.
 
     The parts that a run before has written stay, and only the rest is written. `second`: also the
     second-nearest center. `by_cluster`: in folders by cluster. `append`: add to an output of other
-    data. Raises BusyError if another run writes to the same place.
+    data. `times`: those of the lease, in seconds. Raises BusyError if another run writes to the
+    same place.
     """
     layout = source.describe()
     if not layout.blocks:
@@ -247,9 +255,9 @@ def write_labels(
     content = columns.content(state, source, layout)
     done = output.find_complete(content, append)
     if done is None:
-        with lease_output(output) as held, closing(Progress(config.progress)) as progress:
+        with lease_output(output, times) as held, closing(Progress(config.progress)) as progress:
             emit = tell_all([LogLines(), progress])
-            labelling = Labelling(state, source, layout, config, columns, emit)
+            labelling = Labelling(state, source, layout, config, columns, emit, sizes)
             run = held.begin(content, append)
             if run.there is None or run.damaged:
                 about = {"model_dir": secrets.shown(model_dir), "iteration": state.iteration}
@@ -285,7 +293,7 @@ def _scaled(moved: Moved, of: int, rows: int) -> Moved:
     return lambda done: moved(done * rows // of)
 
 
-def blocks_of_a_part(blocks: int) -> int:
+def blocks_of_a_part(blocks: int, sizes: FileSizes = USUAL_SIZES) -> int:
     """Return the number of blocks that become one file; the number of all blocks decides.
 
     Small data get a file for each block, so that all workers write; large ones get files of 131,072
@@ -294,7 +302,7 @@ def blocks_of_a_part(blocks: int) -> int:
     >>> [blocks_of_a_part(n) for n in (1, 511, 512, 122_071)]
     [1, 1, 2, 16]
     """
-    return min(max(blocks // FEW_FILES, 1), MOST_BLOCKS)
+    return min(max(blocks // sizes.few_files, 1), sizes.most_blocks)
 
 
 @dataclass(frozen=True)

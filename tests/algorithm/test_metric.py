@@ -108,15 +108,13 @@ class TestUnitRows:
 
     @pytest.mark.parametrize("d", [1, 3, 33, 300])
     @pytest.mark.parametrize("chunk_values", [1, 100, 2**17])
-    def test_a_row_has_the_same_bits_alone_and_in_any_block(self, d, chunk_values, monkeypatch):
+    def test_a_row_has_the_same_bits_alone_and_in_any_block(self, d, chunk_values):
         rows = gaussian(d, n=301) * np.float32(1e20)
         alone = np.concatenate([unit_rows(row[None]) for row in rows])
 
-        monkeypatch.setattr(metric, "CHUNK_VALUES", chunk_values)
-
-        assert same_bits(unit_rows(rows), alone)
-        assert same_bits(unit_rows(rows[::-1])[::-1].copy(), alone)
-        assert same_bits(unit_rows(rows[7:90]), alone[7:90])
+        assert same_bits(unit_rows(rows, chunk_values), alone)
+        assert same_bits(unit_rows(rows[::-1], chunk_values)[::-1].copy(), alone)
+        assert same_bits(unit_rows(rows[7:90], chunk_values), alone[7:90])
 
     def test_more_rows_than_a_chunk_are_all_made(self):
         rows = gaussian(33, n=9000)

@@ -22,9 +22,7 @@ from ray_kmeans import (
 )
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.data import float32_rounding
-from ray_kmeans.data import layout as plan
-from ray_kmeans.data.float32_rounding import ShiftedSource, shift_of, shifted
+from ray_kmeans.data.float32_rounding import ShiftedSource, center_columns, shift_of, shifted
 from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError
@@ -34,7 +32,7 @@ from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.testing import SourceContract
 from ray_kmeans.workflows import evaluate, label
-from tests.support.files import put_array
+from tests.support.files import in_blocks, put_array
 from tests.support.squares import Squares
 
 NOW = 1_654_272_000.0
@@ -115,11 +113,8 @@ def test_rows_that_float32_makes_equal_get_their_own_clusters(make):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("kind", "workers"), [("array", (0, 2)), ("x.parquet", (0, 1, 3))])
-def test_the_bits_are_the_same_for_any_number_of_workers(
-    make, tmp_path, monkeypatch, kind, workers
-):
-    monkeypatch.setattr("ray_kmeans.data.array.BLOCK_ROWS", 4)
-    x = put_all(tmp_path, TWO_COLUMNS)[kind]
+def test_the_bits_are_the_same_for_any_number_of_workers(make, tmp_path, kind, workers):
+    x = in_blocks(put_all(tmp_path, TWO_COLUMNS)[kind], 4)
 
     made = []
     for num_workers in workers:
@@ -300,21 +295,20 @@ class TestTheMiddle:
         assert shift_of(open_source(x, center=True)) == (5.0, 0.0)
 
     @pytest.mark.parametrize("rows", [0, 1, 39, 1_000])
-    def test_it_follows_from_the_rows_whatever_the_blocks(self, monkeypatch, tmp_path, rows):
-        monkeypatch.setattr(float32_rounding, "MOST_VALUES", 640)
+    def test_it_follows_from_the_rows_whatever_the_blocks(self, tmp_path, rows):
         x = np.random.default_rng(rows).normal(size=(rows, 2))
-        expected = shift_of(open_source(x, center=True))
+        expected = shift_of(center_columns(open_source(x), most_values=640))
         runs = 64 if rows > 320 else 1
         some = (
             [np.arange(rows)] if runs == 1 else [rows * n // runs + np.arange(5) for n in range(64)]
         )
         looked_at = np.sort(x[np.concatenate(some)], axis=0)
 
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 7)
         pq.write_table(pa.table({"a": x[:, 0], "b": x[:, 1]}), tmp_path / "x", row_group_size=11)
         (tmp_path / "x").rename(tmp_path / "x.parquet")
 
-        assert shift_of(open_source(tmp_path / "x.parquet", center=True)) == expected
+        source = in_blocks(tmp_path / "x.parquet", 7)
+        assert shift_of(center_columns(source, most_values=640)) == expected
         middle = looked_at[(len(looked_at) - 1) // 2].tolist() if rows else []
         assert list(expected) == middle
 
@@ -328,16 +322,14 @@ class TestTheMiddle:
 
 class TestASourceLessItsMiddle(SourceContract):
     @pytest.fixture(params=["array", "x.npy", "x.parquet", "weighted", "of a user"])
-    def source_and_rows(self, request, tmp_path, monkeypatch):
-        monkeypatch.setattr("ray_kmeans.data.array.BLOCK_ROWS", 40)
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
+    def source_and_rows(self, request, tmp_path):
         x = 1_000_000.0 + np.random.default_rng(0).integers(0, 100, (150, 2))
         places = put_all(tmp_path, x)
-        made = places.get(request.param, x)
+        made = in_blocks(places.get(request.param, x), 40)
         if request.param == "weighted":
             made = open_source(made, sample_weight=np.ones(150))
         if request.param == "of a user":
-            made, x = Squares(150), np.arange(150.0)[:, None] ** [1, 2]
+            made, x = Squares(150, 40), np.arange(150.0)[:, None] ** [1, 2]
         source = open_source(made, center=True)
         return source, (x - np.asarray(shift_of(source))).astype(np.float32)
 

@@ -153,21 +153,21 @@ def test_a_local_file_that_is_cut_off_in_place_does_not_end_the_process(tmp_path
         list(reading)
 
 
-def test_a_fit_on_a_file_that_changes_names_it(store, planned, monkeypatch, tmp_path):
-    url, _, _, write = planned
-    describe = FileSource.describe
+def test_a_fit_on_a_file_that_changes_names_it(store, planned, tmp_path):
+    url, source, _, write = planned
 
-    def then_changed(source):
-        layout = describe(source)
-        store.put(url.rpartition("/")[2], write(X[::-1]))
-        return layout
+    class Changing(FileSource):
+        def describe(self):
+            layout = super().describe()
+            store.put(url.rpartition("/")[2], write(X[::-1]))
+            return layout
 
-    monkeypatch.setattr(FileSource, "describe", then_changed)
+    changing = Changing(source.remote, source.files, source.format)
     config = RunConfig(num_workers=0, storage_options=store.options)
     km = KMeansClustering(2, str(tmp_path / "model"), use_mini_batch=False, config=config)
 
     with pytest.raises(DataError, match=CHANGED):
-        km.fit(url, steps=1)
+        km.fit(changing, steps=1)
 
 
 def test_a_file_that_has_not_changed_is_read_twice(planned):

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.data import columns, layout
-from ray_kmeans.data.formats import parquet
+from ray_kmeans.data import columns
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
-from tests.support.files import put_table, rows_of
+from tests.support.files import in_blocks, put_table, rows_of
 
 MATRIX = np.random.default_rng(0).integers(0, 100, size=(90, 6))
 ROWS = MATRIX.astype(np.float32)
@@ -33,12 +32,6 @@ LISTS = {
     "ListView": pa.list_view,
 }
 TENSOR = pa.fixed_shape_tensor(pa.float32(), [2, 3])
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
-    monkeypatch.setattr(parquet, "BATCH_ROWS", 16)
 
 
 @pytest.fixture
@@ -73,7 +66,7 @@ VECTORS = {
 def both(root, table, wanted=None, **options):
     """Return the sources of a table and of its file."""
     put_table(root, "x.parquet", table, row_group_size=50, **options)
-    return open_source(table, columns=wanted), open_source(root, columns=wanted)
+    return in_blocks(table, 40, wanted), in_blocks(root, 40, wanted, batch_rows=16)
 
 
 def nested(vectors, nulls=()):
@@ -96,7 +89,7 @@ def test_a_column_of_vectors_of_any_kind_gives_the_same_rows(root, kind):
 def test_a_slice_of_a_table_gives_its_rows_for_vectors_of_any_kind(kind):
     table = pa.table({"v": VECTORS[kind](MATRIX)}).slice(7, 50)
 
-    np.testing.assert_array_equal(rows_of(table), ROWS[7:57])
+    np.testing.assert_array_equal(rows_of(in_blocks(table, 40)), ROWS[7:57])
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -119,7 +112,7 @@ def test_the_pages_of_a_file_may_be_encoded_by_a_dictionary(root, use_dictionary
 
 
 def test_vectors_may_be_encoded_by_a_dictionary():
-    np.testing.assert_array_equal(rows_of(pa.table({"v": encoded(MATRIX)})), ROWS)
+    np.testing.assert_array_equal(rows_of(in_blocks(pa.table({"v": encoded(MATRIX)}), 40)), ROWS)
 
 
 @given(
@@ -219,7 +212,7 @@ def test_a_ragged_list_names_its_row_wherever_nulls_are(root, kind, bad):
     with pytest.raises(
         DataError, match=rf"x\.parquet: row 7 has {len(bad)} features where .* has 6"
     ):
-        rows_of(root)
+        rows_of(in_blocks(root, 40, batch_rows=16))
 
 
 FIRST = pa.table({"v": VECTORS["FixedSizeList of float32"](MATRIX)})
@@ -238,7 +231,9 @@ def test_files_may_keep_the_same_vectors_in_other_ways(root, kind):
     put_table(root, "1.parquet", FIRST)
     put_table(root, "2.parquet", pa.table({"more": ["x"] * 90, "v": VECTORS[kind](MATRIX)}))
 
-    np.testing.assert_array_equal(rows_of(root), np.vstack([ROWS, ROWS]))
+    rows = rows_of(in_blocks(root, 40, batch_rows=16))
+
+    np.testing.assert_array_equal(rows, np.vstack([ROWS, ROWS]))
 
 
 @pytest.mark.parametrize("how", DISAGREE)

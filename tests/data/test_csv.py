@@ -6,6 +6,7 @@ import csv as oracle
 import gzip
 import io
 import uuid
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.data import layout
-from ray_kmeans.data.formats import csv
-from ray_kmeans.data.formats.base import Head
+from ray_kmeans.data.formats.csv import Csv
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
-from tests.support.files import put, rows_of
+from tests.support.files import in_blocks, open_files, put, rows_of
 
 FILES = {"a": 150, "b": 1, "c": 0, "sub/d": 90}  # rows of each
 MATRIX = np.random.default_rng(0).normal(size=(241, 3))
@@ -31,6 +30,11 @@ def put_text(root, name, text):
     put(root, name, lambda file: file.write(gzip.compress(data) if name.endswith("gz") else data))
 
 
+def open_csv(uri, read_bytes, columns=None, **options):
+    """Return the source of CSV files of which few bytes are parsed at once."""
+    return open_files(partial(Csv.of, read_bytes=read_bytes, **options), uri, columns)
+
+
 def as_text(header, rows, separator=",", end="\n"):
     text = io.StringIO()
     writer = oracle.writer(text, delimiter=separator, lineterminator=end)
@@ -40,9 +44,7 @@ def as_text(header, rows, separator=",", end="\n"):
 
 class TestCsv(SourceContract):
     @pytest.fixture(params=["csv", "csv.gz", "tsv", "tsv.gz"])
-    def source_and_rows(self, request, root, monkeypatch):
-        monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
-        monkeypatch.setattr(csv, "READ_BYTES", 700)
+    def source_and_rows(self, request, root):
         first = 0
         for name, rows in FILES.items():
             lines = [
@@ -53,7 +55,7 @@ class TestCsv(SourceContract):
             text = as_text(["name", "a", "b", "c", "id"], lines, separator)
             put_text(root, f"{name}.{request.param}", text)
             first += rows
-        return open_source(root), ROWS
+        return in_blocks(open_csv(root, 700), 40), ROWS
 
     def test_other_columns_are_those_of_the_same_rows_as_text(self, source_and_rows):
         source, _ = source_and_rows
@@ -94,13 +96,10 @@ def test_rows_are_those_of_a_simple_reader(cells, read_bytes, end):
     root = f"memory://{uuid.uuid4().hex}"
     put_text(root, "x.csv", text)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv, "READ_BYTES", read_bytes)
-        patch.setattr(layout, "BLOCK_ROWS", 7)
-        source = open_source(f"{root}/x.csv", columns=["b", "a"])
-        rows = rows_of(source)
-        blocks = source.describe().blocks
-        kept = [text for block in blocks for text in source.columns_of(block, ["text"])["text"]]
+    source = in_blocks(open_csv(f"{root}/x.csv", read_bytes, ["b", "a"]), 7)
+    rows = rows_of(source)
+    blocks = source.describe().blocks
+    kept = [text for block in blocks for text in source.columns_of(block, ["text"])["text"]]
 
     np.testing.assert_array_equal(rows, np.array(expected, np.float32))
     assert [text.as_py() for text in kept] == [line["text"] for line in lines]
@@ -133,11 +132,10 @@ class TestColumns:
 
         assert rows_of(root).tolist() == [[1, 2], [3, 4]]
 
-    def test_a_column_that_turns_to_fractions_late_keeps_them(self, root, monkeypatch):
-        monkeypatch.setattr(csv, "READ_BYTES", 64)
+    def test_a_column_that_turns_to_fractions_late_keeps_them(self, root):
         put_text(root, "x.csv", "a\n" + "1\n" * 100 + "1.5\n")
 
-        assert rows_of(root)[-1].tolist() == [1.5]
+        assert rows_of(open_csv(root, 64))[-1].tolist() == [1.5]
 
     def test_parts_of_a_gzip_file_are_one(self, root):
         parts = gzip.compress(b"a\n1\n") + gzip.compress(b"2\n")
@@ -168,14 +166,12 @@ class TestHeader:
         assert rows_of(with_names).tolist() == [[7.5, 8.5, 9.5]]
         assert rows_of(open_source(root, ["6", "4"])).tolist() == [[9.5, 7.5]]
 
-    def test_a_file_without_names_gives_its_rows_to_many_workers(self, root, monkeypatch):
-        monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
-        monkeypatch.setattr(csv, "READ_BYTES", 256)
+    def test_a_file_without_names_gives_its_rows_to_many_workers(self, root):
         whole = np.arange(300).reshape(100, 3)
         text = "\n".join(f"t{n};" + ";".join(map(str, row)) for n, row in enumerate(whole))
         put_text(root, "x.csv", text)
 
-        source = open_source(root, ["1", "2", "3"], header=False)
+        source = in_blocks(open_csv(root, 256, ["1", "2", "3"], header=False), 7)
 
         np.testing.assert_array_equal(rows_of(source), whole)
         kept = [source.columns_of(block, ["0"])["0"] for block in source.describe().blocks]
@@ -264,34 +260,34 @@ BAD = {
 
 
 @pytest.mark.parametrize("how", BAD)
-def test_a_bad_file_is_named_with_what_was_found(root, how, monkeypatch):
-    monkeypatch.setattr(csv, "READ_BYTES", 128)
+def test_a_bad_file_is_named_with_what_was_found(root, how):
     text, message = BAD[how]
     put_text(root, "x.csv", text)
 
     with pytest.raises((DataError, ConfigError), match=message) as caught:
-        rows_of(root)
+        rows_of(open_csv(root, 128))
 
     assert "x.csv" in str(caught.value)
 
 
-def test_what_is_no_number_is_found_before_the_run(root, monkeypatch):
-    monkeypatch.setattr(csv, "READ_BYTES", 64)
+def test_what_is_no_number_is_found_before_the_run(root):
     put_text(root, "1.csv", "a\n1\n")
     put_text(root, "2.csv", "a\n" + "1\n" * 100 + "x\n")
 
     with pytest.raises(DataError, match=r"2\.csv: .*Row #102"):
-        open_source(root).describe()
+        open_csv(root, 64).describe()
 
 
-ONE_ROW = Head((1,), 1)
-
-
-def test_a_file_is_read_once_to_plan_the_run_however_often_that_is_asked(root, monkeypatch):
-    put_text(root, "x.csv", "a\n1\n")
-    source = open_source(root)
+def test_a_file_is_read_once_to_plan_the_run_however_often_that_is_asked(root):
     heads = []
-    monkeypatch.setattr(csv.Csv, "head_of", lambda self, *about: heads.append(about) or ONE_ROW)
+
+    class Counted(Csv):
+        def head_of(self, file, look):
+            heads.append(file)
+            return super().head_of(file, look)
+
+    put_text(root, "x.csv", "a\n1\n")
+    source = open_files(Counted.of, root)
 
     layouts = [source.describe() for _ in range(3)]
 
@@ -338,12 +334,11 @@ def test_a_file_that_is_no_gzip(root):
         open_source(root)
 
 
-def test_reading_holds_a_few_pieces_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv, "READ_BYTES", 2**16)
+def test_reading_holds_a_few_pieces_of_the_file(tmp_path):
     np.savetxt(
         tmp_path / "x.csv", np.ones((200_000, 8)), "%d", ",", header="a,b,c,d,e,f,g,h", comments=""
     )
-    source = open_source(tmp_path, columns=list("abcdefgh"))
+    source = open_csv(str(tmp_path), 2**16, list("abcdefgh"))
     blocks = source.describe().blocks
     before = pa.total_allocated_bytes()
 
@@ -352,11 +347,9 @@ def test_reading_holds_a_few_pieces_of_the_file(tmp_path, monkeypatch):
     assert max(held) < 12_800_000 / 4  # of the numbers as float64
 
 
-def test_the_reader_of_a_run_that_is_left_early_disturbs_no_other(root, monkeypatch):
-    monkeypatch.setattr(csv, "READ_BYTES", 256)
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 10)
+def test_the_reader_of_a_run_that_is_left_early_disturbs_no_other(root):
     put_text(root, "x.csv", "a\n" + "".join(f"{n}\n" for n in range(5_000)))
-    source = open_source(root, columns=["a"])
+    source = in_blocks(open_csv(root, 256, ["a"]), 10)
     blocks = source.describe().blocks
 
     for index in np.random.default_rng(0).integers(len(blocks), size=60):

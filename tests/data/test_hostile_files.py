@@ -17,11 +17,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ray_kmeans.data import layout
-from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.io.ranges import Ranges
 from tests.support import vectors
+from tests.support.files import in_blocks
 
 ROWS = 30
 MATRIX = np.random.default_rng(0).integers(0, 100, size=(ROWS, 3))
@@ -33,11 +32,6 @@ SUFFIXES = st.sampled_from(list(vectors.FORMATS))
 quick = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 8)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -55,7 +49,7 @@ def read(root, name, data):
     fs, path = fsspec.url_to_fs(f"{root}/{name}")
     fs.pipe_file(path, bytes(data))
     with little_memory():
-        source = open_source(f"{root}/{name}")
+        source = in_blocks(f"{root}/{name}", 8)
         return [rows for _, rows in source.read(source.describe().blocks)]
 
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.data import layout as plan
 from ray_kmeans.data.files import list_files
 from ray_kmeans.data.formats.base import OpenFile
 from ray_kmeans.data.formats.ipc_messages import BATCH, batches_of_file, walk
@@ -20,18 +19,13 @@ from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError, RayKMeansError
 from ray_kmeans.io import ranges, remote
 from ray_kmeans.testing import SourceContract
-from tests.support.files import put, rows_of
+from tests.support.files import in_blocks, put, rows_of
 
 WRITERS = {"file": pa.ipc.new_file, "stream": pa.ipc.new_stream}
 MATRIX = np.random.default_rng(0).integers(-50, 50, size=(241, 3))
 ROWS = MATRIX.astype(np.float32)
 FILES = {"a": (100, 41, 0, 9), "b": (1,), "c": (), "sub/d": (0, 90)}
 """Rows of each record batch."""
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
 
 
 def put_batches(root, name, batches, form="file", schema=None, **options):
@@ -106,7 +100,6 @@ KINDS = {
 }
 
 
-@pytest.mark.usefixtures("small_blocks")
 class TestIpc(SourceContract):
     @pytest.fixture(params=KINDS)
     def source_and_rows(self, request, root):
@@ -115,7 +108,7 @@ class TestIpc(SourceContract):
         for name, batches in parts():
             made = [as_batch(*ends, layout, spread) for ends in batches]
             put_batches(root, f"{name}.arrow", made, form, schema, **options)
-        return open_source(root), ROWS
+        return in_blocks(root, 40), ROWS
 
     def test_other_columns_are_those_of_the_same_rows(self, source_and_rows):
         source, _ = source_and_rows

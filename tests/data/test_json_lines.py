@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import uuid
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.data import layout as plan
-from ray_kmeans.data.formats import json_lines
+from ray_kmeans.data.formats.json_lines import READ_BYTES, JsonLines
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
-from tests.support.files import put, rows_of
+from tests.support.files import in_blocks, open_files, put, rows_of
 
 FILES = {"a": 150, "b": 1, "c": 0, "sub/d": 90}  # rows of each
 MATRIX = np.random.default_rng(0).normal(size=(241, 3))
@@ -35,17 +35,20 @@ def put_text(root, name, text):
     put(root, name, lambda file: file.write(gzip.compress(data) if name.endswith("gz") else data))
 
 
-def read(tmp_path, text, columns=None, name="x.jsonl"):
-    put_text(tmp_path, name, text)
-    source = open_source(tmp_path / name, columns)
+def open_lines(uri, read_bytes, columns=None):
+    """Return the source of JSON lines of which few bytes are parsed at once."""
+    return open_files(partial(JsonLines.of, read_bytes=read_bytes), uri, columns)
+
+
+def read(tmp_path, text, read_bytes=READ_BYTES):
+    put_text(tmp_path, "x.jsonl", text)
+    source = open_lines(f"{tmp_path}/x.jsonl", read_bytes)
     return np.vstack([rows for _, rows in source.read(source.describe().blocks)])
 
 
 class TestJsonLines(SourceContract):
     @pytest.fixture(params=[(kind, end) for kind in LAYOUTS for end in ("jsonl", "ndjson.gz")])
-    def source_and_rows(self, request, root, monkeypatch):
-        monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
-        monkeypatch.setattr(json_lines, "READ_BYTES", 700)
+    def source_and_rows(self, request, root):
         layout, end = request.param
         first = 0
         for name, rows in FILES.items():
@@ -55,7 +58,7 @@ class TestJsonLines(SourceContract):
             ]
             put_text(root, f"{name}.{end}", "".join(f"{line}\n" for line in lines))
             first += rows
-        return open_source(root, COLUMNS[layout]), ROWS
+        return in_blocks(open_lines(root, 700, COLUMNS[layout]), 40), ROWS
 
     def test_other_columns_are_those_of_the_same_rows(self, source_and_rows):
         source, _ = source_and_rows
@@ -74,10 +77,8 @@ NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.intege
 def test_rows_are_those_of_a_simple_reader(rows, at_once):
     lines = [json.dumps({"a": a, "text": "x\u00e9\n", "b": b}) for a, b in rows]
     root = f"memory://{uuid.uuid4().hex}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_lines, "READ_BYTES", max(at_once, max(map(len, lines))))
-        put_text(root, "x.jsonl", "\n".join(lines))
-        found = rows_of(open_source(root, ["a", "b"]))
+    put_text(root, "x.jsonl", "\n".join(lines))
+    found = rows_of(open_lines(root, max(at_once, max(map(len, lines))), ["a", "b"]))
 
     objects = [json.loads(line) for line in lines]
     expected = np.array([[each["a"], each["b"]] for each in objects], np.float64)
@@ -96,13 +97,12 @@ def test_what_is_missing_or_null_is_not_finite(tmp_path):
     np.testing.assert_array_equal(rows, [[1.5, 2.5], [3, np.nan], [np.nan, np.nan]])
 
 
-def test_the_types_are_those_of_all_lines_of_the_first_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_lines, "READ_BYTES", 40)
+def test_the_types_are_those_of_all_lines_of_the_first_file(tmp_path):
     lines = [{"v": None, "n": 1}, {"v": [1, 2], "n": 2}, {"v": [1.5, 2], "n": 2.5}]
     for more in ({"day": "2024-01-01"}, {"day": "soon"}):
         lines += [{"v": [0, 0], **more}]
     put_text(tmp_path, "x.jsonl", "\n".join(map(json.dumps, lines)))
-    source = open_source(tmp_path, ["v"])
+    source = open_lines(str(tmp_path), 40, ["v"])
     [block] = source.describe().blocks
 
     kept = source.columns_of(block, ["n", "day"])
@@ -131,28 +131,24 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_bad_line_is_named_by_its_number(tmp_path, what, monkeypatch):
-    monkeypatch.setattr(json_lines, "READ_BYTES", 4000)
+def test_a_bad_line_is_named_by_its_number(tmp_path, what):
     text, said = WRONG[what]
 
     with pytest.raises(DataError, match=said):
-        read(tmp_path, text)
+        read(tmp_path, text, 4000)
 
 
-def test_the_line_is_counted_from_the_start_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_lines, "READ_BYTES", 50)
+def test_the_line_is_counted_from_the_start_of_the_file(tmp_path):
     lines = ['{"a": 1}'] * 100
     lines[77] = '{"a": }'
 
     with pytest.raises(DataError, match="line 78: "):
-        read(tmp_path, "\n".join(lines))
+        read(tmp_path, "\n".join(lines), 50)
 
 
-def test_what_contradicts_in_two_pieces_of_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_lines, "READ_BYTES", 20)
-
+def test_what_contradicts_in_two_pieces_of_a_file(tmp_path):
     with pytest.raises(DataError, match=r"lines from 2 on: .*'?a'? has incompatible types"):
-        read(tmp_path, '{"a": 1, "b": 123}\n{"a": "x", "b": 123}\n')
+        read(tmp_path, '{"a": 1, "b": 123}\n{"a": "x", "b": 123}\n', 20)
 
 
 def test_a_later_file_that_contradicts_the_first(tmp_path):

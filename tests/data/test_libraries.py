@@ -28,12 +28,10 @@ from tests.support.foreign_data import (
     ROWS,
     WithNames,
     as_table,
+    in_small_blocks,
     refuse,
-    small_blocks,
 )
 from tests.support.squares import Squares
-
-__all__ = ["small_blocks"]  # a fixture
 
 
 class TestArrowDataset(WithNames):
@@ -48,7 +46,7 @@ class TestArrowDataset(WithNames):
             else:
                 put(root, f"{number}.arrow", lambda file, part=part: write_ipc(file, part))
         fs, path = fsspec.url_to_fs(root)
-        return open_source(ds.dataset(path, format=form, filesystem=fs)), ROWS
+        return in_small_blocks(ds.dataset(path, format=form, filesystem=fs)), ROWS
 
     def test_only_memory_is_of_this_process_alone(self, source_and_rows, root):
         assert source_and_rows[0].only_here == root.startswith("memory:")
@@ -72,7 +70,7 @@ class TestADatasetOfArrow:
                 part = pa.table({"x": np.arange(size, dtype=np.float32) + 1000 * number})
                 put_table(folder, f"{number}.parquet", part, row_group_size=group)
             x = ds.dataset(folder)
-            source = open_source(x)
+            source = in_small_blocks(x)
             blocks = source.describe().blocks
             chosen = picks.draw(st.lists(st.sampled_from(blocks))) if blocks else []
 
@@ -157,7 +155,7 @@ class TestADatasetOfArrow:
         (tmp_path / "x.parquet").write_bytes(data[:4] + b"\xff" * 300 + data[304:])
 
         with pytest.raises(DataError, match="cannot read the dataset"):
-            rows_of(x)
+            rows_of(in_small_blocks(x))
 
     def test_null_rows_before_the_first_vector_do_not_hide_its_length(self, tmp_path):
         vectors = pa.array([None] * 50 + [[1.0, 2.0]], pa.list_(pa.float32()))
@@ -182,7 +180,7 @@ class TestHuggingFace(WithNames):
         if form == "mapped":
             x.save_to_disk(tmp_path, num_shards=3)
             x = datasets.load_from_disk(tmp_path)
-        return open_source(x), ROWS
+        return in_small_blocks(x), ROWS
 
 
 class TestHuggingFaceShuffled(SourceContract):
@@ -192,7 +190,7 @@ class TestHuggingFaceShuffled(SourceContract):
         x = datasets.Dataset(as_table("List")).shuffle(seed=3).select(range(5, 200))
         order = x["id"][:]
         assert order != sorted(order)
-        return open_source(x.with_format("numpy")), ROWS[order]
+        return in_small_blocks(x.with_format("numpy")), ROWS[order]
 
 
 class TestADataSetOfHuggingFace:
@@ -204,9 +202,9 @@ class TestADataSetOfHuggingFace:
         assert not is_stream(x)
 
     def test_its_blocks_are_those_of_an_array(self, x):
-        sizes = [block.rows for block in open_source(ROWS).describe().blocks]
+        sizes = [block.rows for block in in_small_blocks(ROWS).describe().blocks]
 
-        assert [block.rows for block in open_source(x).describe().blocks] == sizes
+        assert [block.rows for block in in_small_blocks(x).describe().blocks] == sizes
 
     def test_columns_can_be_chosen(self, x):
         source = open_source(x, columns=["id"])
@@ -265,7 +263,7 @@ class TestAUsersOwn(SourceContract):
     @pytest.fixture
     def source_and_rows(self):
         numbers = np.arange(200, dtype=np.float32)
-        return Squares(200), np.stack([numbers, numbers**2], axis=1)
+        return Squares(200, block_rows=40), np.stack([numbers, numbers**2], axis=1)
 
 
 def test_a_users_own_source_of_three_methods_can_be_fit(tmp_path):
@@ -276,7 +274,7 @@ def test_a_users_own_source_of_three_methods_can_be_fit(tmp_path):
         KMeansClustering(3, str(tmp_path / name), random_seed=1, use_mini_batch=False, config=here)
         .fit(x, steps=3)
         .clusters()
-        for name, x in {"own": Squares(200), "array": rows}.items()
+        for name, x in {"own": Squares(200, 40), "array": in_small_blocks(rows)}.items()
     ]
 
     assert isinstance(Squares(200), Source)

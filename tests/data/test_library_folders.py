@@ -27,12 +27,10 @@ from tests.support.foreign_data import (
     ROWS,
     WithNames,
     as_table,
+    in_small_blocks,
     refuse,
-    small_blocks,
 )
 from tests.support.servers import s3_server
-
-__all__ = ["small_blocks"]  # a fixture
 
 
 def write_delta(root, tables, **options):
@@ -53,7 +51,7 @@ class TestDelta(SourceContract):
         deltalake = pytest.importorskip("deltalake")
         table = as_table(request.param)
         write_delta(f"{root}/t", [table.slice(n, 100) for n in range(0, 241, 100)])
-        source = open_source(f"{root}/t")
+        source = in_small_blocks(f"{root}/t")
         if "://" in root:
             blocks = source.describe().blocks
             whole = pa.concat_tables(source.columns_of(block, ["name"]) for block in blocks)
@@ -186,7 +184,7 @@ class TestLance(WithNames):
         x = lance.write_dataset(
             as_table(layout), tmp_path / "x.lance", max_rows_per_file=90, max_rows_per_group=30
         )
-        return open_source(tmp_path / "x.lance" if form == "folder" else x), ROWS
+        return in_small_blocks(tmp_path / "x.lance" if form == "folder" else x), ROWS
 
 
 class TestADatasetOfLance:
@@ -203,12 +201,12 @@ class TestADatasetOfLance:
         lance.dataset(place).delete("id % 3 = 1")
 
         kept = [n for n in range(241) if n % 3 != 1]
-        np.testing.assert_array_equal(rows_of(place), ROWS[kept])
+        np.testing.assert_array_equal(rows_of(in_small_blocks(place)), ROWS[kept])
 
     def test_what_is_written_after_the_first_look_is_not_read(self, place):
         import lance
 
-        source = open_source(place)
+        source = in_small_blocks(place)
         lance.dataset(place).delete("id < 200")
         lance.write_dataset(as_table("List"), place, mode="append")
 
@@ -264,7 +262,7 @@ class TestZarr(SourceContract):
         version, options, dtype = request.param
         array = (MATRIX * 100).astype(dtype)
         write_zarr(f"{root}/x.zarr", array, zarr_format=version, **options)
-        return open_source(f"{root}/x.zarr"), array.astype(np.float32)
+        return in_small_blocks(f"{root}/x.zarr"), array.astype(np.float32)
 
 
 class TestAnArrayOfZarr:
@@ -272,13 +270,13 @@ class TestAnArrayOfZarr:
         for version in (2, 3):
             write_zarr(f"{root}/any{version}", ROWS, zarr_format=version, chunks=(50, 3))
 
-            np.testing.assert_array_equal(rows_of(f"{root}/any{version}"), ROWS)
+            np.testing.assert_array_equal(rows_of(in_small_blocks(f"{root}/any{version}")), ROWS)
 
     def test_an_object_is_read_by_blocks_like_its_folder(self, tmp_path):
         write_zarr(f"{tmp_path}/x.zarr", ROWS, chunks=(50, 3))
         x = zarr_3().open_array(f"{tmp_path}/x.zarr", mode="r")
 
-        again = pickle.loads(pickle.dumps(open_source(x)))
+        again = pickle.loads(pickle.dumps(in_small_blocks(x)))
 
         assert not again.only_here
         np.testing.assert_array_equal(rows_of(again), ROWS)
@@ -297,14 +295,14 @@ class TestAnArrayOfZarr:
         }.items():
             write_zarr(f"{tmp_path}/{chunk}.zarr", ROWS, chunks=(chunk, 3))
 
-            blocks = open_source(f"{tmp_path}/{chunk}.zarr").describe().blocks
+            blocks = in_small_blocks(f"{tmp_path}/{chunk}.zarr").describe().blocks
 
             assert [block.rows for block in blocks] == parts
 
     def test_no_part_cuts_a_shard(self, tmp_path):
         write_zarr(f"{tmp_path}/x.zarr", ROWS, chunks=(10, 3), shards=(50, 3))
 
-        blocks = open_source(f"{tmp_path}/x.zarr").describe().blocks
+        blocks = in_small_blocks(f"{tmp_path}/x.zarr").describe().blocks
 
         assert [block.rows for block in blocks] == [40, 10] * 4 + [40, 1]
 
@@ -351,7 +349,7 @@ class TestAnArrayOfZarr:
         chunk.write_bytes(change(chunk.read_bytes()))
 
         with pytest.raises(DataError, match=r"cannot read row group 1 of .*x\.zarr"):
-            rows_of(f"{tmp_path}/x.zarr")
+            rows_of(in_small_blocks(f"{tmp_path}/x.zarr"))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from ray_kmeans.algorithm.dtypes import (
     narrowed,
     widened,
 )
-from ray_kmeans.data import layout as plan
 from ray_kmeans.data.footprint import Footprint
 from ray_kmeans.data.layout import split
 from ray_kmeans.engine.options import WorkerSetup
@@ -31,7 +30,7 @@ from ray_kmeans.engine.row_cache import (
 )
 from ray_kmeans.errors import BudgetError, DataError
 from ray_kmeans.workflows.plan import plan_shards
-from tests.support.files import put, put_array, put_table, rows_of
+from tests.support.files import in_blocks, put, put_array, put_table, rows_of
 
 TYPES = ["float16", "int8", "uint8"]
 
@@ -40,11 +39,6 @@ def rows_in(kind, n=420, d=6):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(n, d)) + rng.integers(0, 4, (n, 1)) * 3
     return (np.abs(values) * 12).astype(kind)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 50)
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -79,13 +73,14 @@ FITS = {
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("place", [MEMORY, DISK])
 def test_a_fit_on_narrow_rows_has_the_bits_of_the_same_values_in_float32(
-    place, kind, what, tmp_path, small_blocks
+    place, kind, what, tmp_path
 ):
     X = rows_in(kind)
     size = 100 if FITS[what]["use_mini_batch"] else None
     models = []
     for name, rows, keep in (("wide", X.astype(np.float32), MEMORY), ("narrow", X, place)):
-        blocks = open_source(rows).describe().blocks
+        source = in_blocks(rows, 50)
+        blocks = source.describe().blocks
         memory = Footprint(7, size or 0, kept=False, item_bytes=X.itemsize).of(tuple(blocks))
         config = RunConfig(
             num_workers=0,
@@ -95,7 +90,7 @@ def test_a_fit_on_narrow_rows_has_the_bits_of_the_same_values_in_float32(
             worker_memory_bytes=memory if name == "narrow" else None,
         )
         km = KMeansClustering(7, str(tmp_path / name), random_seed=3, config=config, **FITS[what])
-        models.append(km.fit(rows, batch_size=size, max_steps=10))
+        models.append(km.fit(source, batch_size=size, max_steps=10))
 
     wide, narrow = models
     assert wide.history() == narrow.history()
@@ -108,10 +103,10 @@ def pool_of(source, keep):
 
 
 @pytest.mark.parametrize("kind", [*TYPES, BFLOAT16])
-def test_rows_in_memory_take_the_bytes_of_their_type(kind, tmp_path, small_blocks):
+def test_rows_in_memory_take_the_bytes_of_their_type(kind):
     wide = rows_in("float32")
     wide = widened(narrowed(np.floor(wide), kind), kind)
-    source = open_source(wide)
+    source = in_blocks(wide, 50)
     pool = pool_of(source, CacheOptions(MEMORY, narrow=kind))
     pool.summarize()
 
@@ -124,8 +119,8 @@ def test_rows_in_memory_take_the_bytes_of_their_type(kind, tmp_path, small_block
     np.testing.assert_array_equal(plain.rows_at(np.arange(420)), pool.rows_at(np.arange(420)))
 
 
-def test_values_that_the_planned_type_does_not_hold_are_an_error_and_never_rounded(small_blocks):
-    source = open_source(rows_in("float32"))
+def test_values_that_the_planned_type_does_not_hold_are_an_error_and_never_rounded():
+    source = in_blocks(rows_in("float32"), 50)
 
     with pytest.raises(DataError, match="not int8, as was planned"):
         pool_of(source, CacheOptions(MEMORY, narrow="int8")).summarize()

@@ -33,15 +33,15 @@ SQUARED_EUCLIDEAN, COSINE = Metric
 group_rows = st.lists(st.integers(0, 3 * BLOCK_ROWS), max_size=30)
 
 
-@given(group_rows, st.integers(0, 10**9), st.integers(0, 10**6))
-def test_a_file_is_cut_into_every_row_once_in_order(sizes, first, index):
-    blocks = cut("f", sizes, 8, first, index)
+@given(group_rows, st.integers(0, 10**9), st.integers(0, 10**6), st.integers(700, BLOCK_ROWS))
+def test_a_file_is_cut_into_every_row_once_in_order(sizes, first, index, block_rows):
+    blocks = cut("f", sizes, 8, first, index, block_rows)
 
     rows = [block.rows for block in blocks]
     before = np.cumsum([0, *rows[:-1]]) if rows else []
     groups = np.cumsum([0, *sizes])
     assert sum(rows) == sum(sizes)
-    assert all(0 < n <= BLOCK_ROWS for n in rows)
+    assert all(0 < n <= block_rows for n in rows)
     assert [block.index for block in blocks] == list(range(index, index + len(blocks)))
     assert [block.first for block in blocks] == [first + n for n in before]
     assert [block.start for block in blocks] == list(before)

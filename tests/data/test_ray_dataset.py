@@ -19,7 +19,7 @@ from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.stream import is_stream
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.testing import SourceContract
-from tests.support.files import rows_of
+from tests.support.files import in_blocks, rows_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -56,15 +56,13 @@ FORMS = {
 
 class TestRayDataset(SourceContract):
     @pytest.fixture(params=FORMS)
-    def source_and_rows(self, request, monkeypatch):
-        monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
+    def source_and_rows(self, request):
         x = FORMS[request.param](quiet()).materialize()
-        return open_source(x), ROWS * 2 if request.param == "to be run" else ROWS
+        return in_blocks(x, 40), ROWS * 2 if request.param == "to be run" else ROWS
 
 
-def test_other_columns_are_those_of_the_same_rows(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
-    source = open_source(FORMS["lists"](quiet()))
+def test_other_columns_are_those_of_the_same_rows():
+    source = in_blocks(FORMS["lists"](quiet()), 40)
 
     blocks = source.describe().blocks
     kept = pa.concat_tables(source.columns_of(block, ["name"]) for block in blocks)
@@ -84,12 +82,11 @@ def test_what_the_dataset_has_still_to_do_is_done_once():
     np.testing.assert_array_equal(rows_of(source), ROWS * 2)
 
 
-def test_its_blocks_are_those_of_an_array_however_it_is_cut(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
-    sizes = [block.rows for block in open_source(ROWS).describe().blocks]
+def test_its_blocks_are_those_of_an_array_however_it_is_cut():
+    sizes = [block.rows for block in in_blocks(ROWS, 40).describe().blocks]
 
     for x in (quiet().from_numpy(PARTS), quiet().from_numpy(ROWS)):
-        assert [block.rows for block in open_source(x).describe().blocks] == sizes
+        assert [block.rows for block in in_blocks(x, 40).describe().blocks] == sizes
 
 
 def test_a_fit_by_two_workers_equals_that_on_the_array_bit_for_bit(tmp_path):

@@ -9,8 +9,6 @@ import pyarrow as pa
 import pytest
 
 from ray_kmeans.algorithm.grid import Extent
-from ray_kmeans.data import layout
-from ray_kmeans.data.formats import parquet
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import (
     ConfigError,
@@ -18,7 +16,7 @@ from ray_kmeans.errors import (
     NoDataError,
     RayKMeansError,
 )
-from tests.support.files import put, put_array, put_table, rows_of
+from tests.support.files import in_blocks, put, put_array, put_table, rows_of
 
 FLOATS = pa.list_(pa.float32())
 
@@ -114,16 +112,14 @@ class TestColumns:
 
 
 class TestVectors:
-    def test_vectors_of_different_lengths_name_file_row_group_and_row(self, root, monkeypatch):
-        monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
-        monkeypatch.setattr(layout, "BLOCK_ROWS", 10)
+    def test_vectors_of_different_lengths_name_file_row_group_and_row(self, root):
         rows = [[1.0, 2.0]] * 50
         rows[37] = [1.0]  # row 17 of row group 1
         put_table(root, "x.parquet", vectors(rows), row_group_size=20)
 
         text = r"row group 1 of .*x\.parquet: row 17 has 1 features where .* has 2"
         with pytest.raises(DataError, match=text):
-            rows_of(root)
+            rows_of(in_blocks(root, 10, batch_rows=4))
 
     @pytest.mark.parametrize("values", [[[1.0, 2.0], [3.0]], [[1.0], [], [2.0]]])
     def test_vectors_of_different_lengths_in_a_table(self, values):

@@ -5,24 +5,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_kmeans.data import layout as plan
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.formats import parquet
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
 from tests.conftest import shared_data
-from tests.support.files import put, put_array, put_table, rows_of
+from tests.support.files import in_blocks, put, put_array, put_table, rows_of
 
 FILES = {"a": 150, "b": 1, "c": 0, "sub/d": 90}  # rows of each
 MATRIX = np.random.default_rng(0).normal(size=(241, 3))
 ROWS = MATRIX.astype(np.float32)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
-    monkeypatch.setattr(parquet, "BATCH_ROWS", 16)
 
 
 def as_table(part, layout, first=0):
@@ -46,14 +38,13 @@ def parts():
 LAYOUTS = ["FixedSizeList", "List", "many columns"]
 
 
-@pytest.mark.usefixtures("small_blocks")
 class TestParquet(SourceContract):
     @pytest.fixture(params=LAYOUTS)
     def source_and_rows(self, request, root):
         for name, first, part in parts():
             table = as_table(part, request.param, first)
             put_table(root, f"{name}.parquet", table, row_group_size=100)
-        return open_source(root), ROWS
+        return in_blocks(root, 40, batch_rows=16), ROWS
 
     def test_other_columns_are_those_of_the_same_rows(self, source_and_rows):
         source, _ = source_and_rows
@@ -85,13 +76,12 @@ class TestDigits(SourceContract):
         )
 
 
-@pytest.mark.usefixtures("small_blocks")
 class TestNpy(SourceContract):
     @pytest.fixture(params=[np.float32, np.float64, ">f4", np.int16])
     def source_and_rows(self, request, root):
         for name, _, part in parts():
             put_array(root, f"{name}.npy", (part * 100).astype(request.param))
-        return open_source(root), (MATRIX * 100).astype(request.param).astype(np.float32)
+        return in_blocks(root, 40), (MATRIX * 100).astype(request.param).astype(np.float32)
 
 
 class TestNpyWithBlocksOfFullSize(SourceContract):
@@ -102,21 +92,20 @@ class TestNpyWithBlocksOfFullSize(SourceContract):
         return open_source(tmp_path / "x.npy"), X
 
 
-@pytest.mark.usefixtures("small_blocks")
 class TestNpyByColumns(SourceContract):
     @pytest.fixture(params=["float64", "<f4", ">f4", "uint8", "int64"])
     def source_and_rows(self, request, root):
         x = (MATRIX * 20).astype(np.int64).astype(request.param)
         for name, rows in {"a": slice(0, 1), "b": slice(1, None)}.items():
             put_array(root, f"{name}.npy", np.asfortranarray(x[rows]))
-        return open_source(root), x.astype(np.float32)
+        return in_blocks(root, 40), x.astype(np.float32)
 
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
     def test_an_archive_is_read_so_where_it_is_stored(self, root, save):
         put(root, "x.npz", lambda file: save(file, x=np.asfortranarray(ROWS)))
 
         if save is np.savez:
-            np.testing.assert_array_equal(rows_of(root), ROWS)
+            np.testing.assert_array_equal(rows_of(in_blocks(root, 40)), ROWS)
             return
         with pytest.raises(DataError, match=r"x\.npz is compressed column by column"):
             open_source(root).describe()
@@ -135,12 +124,11 @@ ARRAYS = {
 }
 
 
-@pytest.mark.usefixtures("small_blocks")
 class TestArray(SourceContract):
     @pytest.fixture(params=ARRAYS)
     def source_and_rows(self, request):
         x = ARRAYS[request.param]
-        return open_source(x), np.array(x, np.float32)
+        return in_blocks(x, 40), np.array(x, np.float32)
 
 
 class TestArrayWithBlocksOfFullSize(SourceContract):
@@ -150,15 +138,14 @@ class TestArrayWithBlocksOfFullSize(SourceContract):
         return open_source(X), X
 
 
-@pytest.mark.usefixtures("small_blocks")
 class TestTable(SourceContract):
     @pytest.fixture(params=[(layout, form) for layout in LAYOUTS for form in ("table", "batch")])
     def source_and_rows(self, request):
         layout, form = request.param
         whole = as_table(np.vstack([MATRIX[:7], MATRIX]), layout, first=-7)
         if form == "batch":
-            return open_source(whole.combine_chunks().to_batches()[0].slice(7)), ROWS
-        return open_source(pa.concat_tables([whole.slice(7, 50), whole.slice(57)])), ROWS
+            return in_blocks(whole.combine_chunks().to_batches()[0].slice(7), 40), ROWS
+        return in_blocks(pa.concat_tables([whole.slice(7, 50), whole.slice(57)]), 40), ROWS
 
     def test_other_columns_are_those_of_the_same_rows(self, source_and_rows):
         source, _ = source_and_rows

@@ -10,27 +10,20 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ray_kmeans.data import layout
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.testing import SourceContract
 from tests.support import vectors
-from tests.support.files import put, rows_of
+from tests.support.files import in_blocks, put, rows_of
 
 WHOLE = np.random.default_rng(0).integers(0, 100, size=(241, 3))
 FILES = {"a": 150, "b": 1, "sub/d": 90}  # rows of each
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
 
 
 def put_bytes(root, name, data):
     put(root, name, lambda file: file.write(data))
 
 
-@pytest.mark.usefixtures("small_blocks")
 class TestVectorFiles(SourceContract):
     @pytest.fixture(params=vectors.FORMATS)
     def source_and_rows(self, request, root):
@@ -40,7 +33,7 @@ class TestVectorFiles(SourceContract):
         for name, rows in FILES.items():
             put_bytes(root, name + request.param, write(matrix[first : first + rows]))
             first += rows
-        return open_source(root), matrix.astype(np.float32)
+        return in_blocks(root, 40), matrix.astype(np.float32)
 
 
 class TestBlocksOfFullSize(SourceContract):
@@ -89,23 +82,21 @@ def test_no_column_can_be_passed_through(root, suffix):
 
 
 @pytest.mark.parametrize("row", [1, 39, 40, 240])
-@pytest.mark.usefixtures("small_blocks")
 def test_a_row_of_another_length_is_named_with_its_file(root, row):
     data = bytearray(vectors.vecs(WHOLE.astype(np.float32)))
     data[16 * row : 16 * row + 4] = (4).to_bytes(4, "little")
     put_bytes(root, "x.fvecs", data)
 
     with pytest.raises(DataError, match=rf"row {row} of .*x\.fvecs has 4 features .* has 3"):
-        rows_of(root)
+        rows_of(in_blocks(root, 40))
 
 
 @pytest.mark.parametrize("suffix", vectors.FORMATS)
-@pytest.mark.usefixtures("small_blocks")
 def test_no_file_stays_open_and_rows_do_not_change_with_it(tmp_path, suffix):
     kind, write = vectors.FORMATS[suffix]
     matrix = WHOLE.astype(kind)
     put_bytes(tmp_path, f"x{suffix}", write(matrix))
-    source = open_source(tmp_path)
+    source = in_blocks(tmp_path, 40)
 
     blocks = source.describe().blocks
     rows = [part for _, part in source.read(blocks)]

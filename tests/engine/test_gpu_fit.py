@@ -16,6 +16,7 @@ from ray_kmeans.engine.row_cache import AtSource, OnDisk
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.workflows import plan
 from tests.conftest import GPU_KERNELS, small_tiles
+from tests.support.files import in_blocks
 from tests.support.walks import blobs
 
 X, _ = blobs(300, 7, 6, "squared_euclidean", apart=2)
@@ -40,7 +41,6 @@ class OnDevice(LocalPool):
 def fit(tmp_path, monkeypatch):
     """Return a function that fits with three workers here, and returns all that a fit tells."""
     small_tiles(monkeypatch)
-    monkeypatch.setattr("ray_kmeans.data.array.BLOCK_ROWS", 64)
     monkeypatch.setattr(plan, "workforce", lambda config: (3, 1))
 
     def fitted(names, x, cache="auto", **model):
@@ -49,7 +49,7 @@ def fit(tmp_path, monkeypatch):
         config = RunConfig(num_workers=0, cache=cache)
         km = KMeansClustering(6, str(where), random_seed=3, config=config, **model)
         size = 100 if model["use_mini_batch"] else None
-        km.fit(x, sample_weight=WEIGHTS, batch_size=size, steps=4)
+        km.fit(in_blocks(x, 64), sample_weight=WEIGHTS, batch_size=size, steps=4)
         return km.history(), km.clusters().tobytes()
 
     return fitted

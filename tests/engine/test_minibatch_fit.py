@@ -11,7 +11,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.algorithm import stopping
 from ray_kmeans.algorithm.batches import Batches
 from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
@@ -26,6 +25,7 @@ from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
 from ray_kmeans.workflows import plan as resources
 from ray_kmeans.workflows.parameters import FitParams
+from tests.support.files import in_blocks
 from tests.support.tf_minibatch import COSINE, EUCLIDEAN, HERE, Seed, check, model
 
 N = 53
@@ -89,13 +89,13 @@ class Kept:
 
 
 def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, every=None,
-        looker=None, emit=lambda event: None):  # fmt: skip
+        looker=None, emit=lambda event: None, **rule):  # fmt: skip
     """Fit as the estimator does, on blocks and shards of this size and number."""
     config = RunConfig(num_workers=0, progress=False, save_checkpoints_steps=every)
     params = FitParams(
         **model(X[:5], m, metric, place="nowhere", config=config).get_params(deep=False)
     )
-    planned = runs.plan_fit(params, config, StopRule(steps), size)
+    planned = runs.plan_fit(params, config, StopRule(steps, **rule), size)
     sizes = [min(block, len(x) - begin) for begin in range(0, len(x), block)]
     blocks = layout.cut("x", sizes, x.shape[1])
     pool = LocalPool(ArraySource.of(x), layout.split(blocks, shards), WorkerSetup(metric))
@@ -187,14 +187,13 @@ def test_a_fit_that_is_cut_off_and_run_again_equals_one_that_was_not(
 def test_the_estimator_has_the_same_bits_on_any_shards(monkeypatch, m, shards):
     whole = bits_of(model(X[:5], m).fit(X, steps=11, batch_size=10))
 
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
     dealt = []
     monkeypatch.setattr(
         resources,
         "split",
         lambda blocks, *_: dealt.append(layout.split(blocks, shards)) or dealt[-1],
     )
-    km = model(X[:5], m).fit(X, steps=11, batch_size=10)
+    km = model(X[:5], m).fit(in_blocks(X, 7), steps=11, batch_size=10)
 
     assert bits_of(km) == whole
     assert len(dealt[0]) == shards
@@ -214,17 +213,16 @@ def test_an_open_fit_has_the_same_bits_whoever_looks_on(m):
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 7])
-def test_a_last_epoch_that_ends_within_an_iteration_is_the_same_for_all(monkeypatch, m):
-    monkeypatch.setattr(stopping, "MAX_EPOCHS", 4)
-    config = RunConfig(num_workers=0, progress=False, save_checkpoints_steps=2)
+def test_a_last_epoch_that_ends_within_an_iteration_is_the_same_for_all(m):
+    same = {"m": m, "size": 26, "max_epochs": 4}
 
-    plain = model(X[:5], m).fit(X, batch_size=26)
-    looked_at = model(X[:5], m).fit(X, batch_size=26, monitors=[Looker()])
-    saved = model(X[:5], m, config=config).fit(X, batch_size=26)
+    plain = run(Kept(), X, None, **same)
+    looked_at = run(Kept(), X, None, looker=Looker(), **same)
+    saved = run(Kept(), X, None, every=2, **same)
 
-    assert plain.why_stopped() is Stop.EPOCHS
-    assert bits_of(looked_at) == bits_of(plain)
-    assert bits_of(saved) == bits_of(plain)
+    assert plain.stop is Stop.EPOCHS
+    assert bits(looked_at) == bits(plain)
+    assert bits(saved) == bits(plain)
 
 
 @given(

@@ -17,7 +17,6 @@ from ray_kmeans.data.layout import cut, split
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding import choose
-from ray_kmeans.engine.seeding import kmeans_parallel as oversampling
 from ray_kmeans.engine.seeding.kmeans_parallel import kmeans_parallel, markov_chains
 from ray_kmeans.engine.worker import ShardWorker
 from tests.support import oracle
@@ -241,24 +240,23 @@ def test_every_step_of_a_chain_is_that_of_the_oracle(X, k, seed, length):
     X = np.array(X, np.float32)
     pool = Watched(X, 6, 2)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(oversampling, "CHAIN", length)
-        seeds = markov_chains(pool, pool.summarize(), k, seed)
+    seeds = markov_chains(pool, pool.summarize(), k, seed, length=length)
 
     np.testing.assert_array_equal(seeds, X[chain_oracle(X, k, seed, length)])
 
 
 @pytest.mark.parametrize("metric", [EUCLIDEAN, "cosine"])
-def test_chains_that_are_fetched_one_by_one_end_in_the_same_rows(gaussian, metric, monkeypatch):
+def test_chains_that_are_fetched_one_by_one_end_in_the_same_rows(gaussian, metric):
     pool = Watched(gaussian, 30, 3, metric)
     summary = pool.summarize()
     at_once = markov_chains(pool, summary, 11, 0)
 
     for values in (1, 3 * 200 * 5):
-        monkeypatch.setattr(oversampling, "CHAIN_VALUES", values)
         pool.ask(ShardWorker.end_seeding)
 
-        np.testing.assert_array_equal(markov_chains(pool, summary, 11, 0), at_once)
+        one_by_one = markov_chains(pool, summary, 11, 0, most_values=values)
+
+        np.testing.assert_array_equal(one_by_one, at_once)
 
 
 @pytest.mark.parametrize("metric", [EUCLIDEAN, "cosine"])

@@ -16,7 +16,6 @@ from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import cut, split
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
-from ray_kmeans.engine.seeding import choose
 from ray_kmeans.engine.seeding.choose import choose_centers
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, DataError
@@ -28,14 +27,14 @@ METRICS = ("squared_euclidean", "cosine")
 HERE = RunConfig(num_workers=0, progress=False)
 
 
-def chosen(initial, X, k, seed=0, retries=2, *, metric="squared_euclidean", cuts=(8192, 1)):
+def chosen(initial, X, k, seed=0, retries=2, *, metric="squared_euclidean", cuts=(8192, 1), **more):
     """Return k centers for X, which is held in blocks of so many rows by so many workers."""
     block_rows, n_shards = cuts
     sizes = [min(block_rows, len(X) - start) for start in range(0, len(X), block_rows)]
     pool = LocalPool(
         ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), WorkerSetup(metric)
     )
-    return choose_centers(initial, k, retries, seed, pool, pool.summarize())
+    return choose_centers(initial, k, retries, seed, pool, pool.summarize(), **more)
 
 
 def numbers_of(centers, X):
@@ -344,12 +343,11 @@ def test_a_function_sees_another_sample_of_many_rows_at_each_call():
     assert len({sample.tobytes() for sample in drawn}) == 3
 
 
-def test_the_samples_do_not_depend_on_the_workers_and_are_never_smaller_than_k(monkeypatch, plane):
-    monkeypatch.setattr(choose, "SAMPLE_ROWS", 10)
+def test_the_samples_do_not_depend_on_the_workers_and_are_never_smaller_than_k(plane):
     for k, size in ((3, 10), (12, 12)):
         functions = [Answers(plane[: k - 1], plane[:1]) for _ in range(3)]
         for function, n_shards in zip(functions, (1, 2, 5), strict=True):
-            chosen(function, plane, k, cuts=(8, n_shards))
+            chosen(function, plane, k, cuts=(8, n_shards), sample_rows=10)
 
         samples = [[sample.tobytes() for sample in function.samples] for function in functions]
         assert samples[0] == samples[1] == samples[2]
@@ -479,11 +477,10 @@ def test_more_clusters_than_rows_are_refused_before_anything_is_asked(tmp_path, 
     assert function.missing == []
 
 
-def test_samples_are_drawn_by_seed_and_call(monkeypatch, plane):
-    monkeypatch.setattr(choose, "SAMPLE_ROWS", 10)
+def test_samples_are_drawn_by_seed_and_call(plane):
     function = Answers(plane[:1], plane[:1])
 
-    chosen(function, plane, 2, seed=9)
+    chosen(function, plane, 2, seed=9, sample_rows=10)
 
     for call, sample in enumerate(function.samples):
         rows = plane[draws.distinct_rows(50, 10, 9, "sample", call)]

@@ -28,13 +28,9 @@ from ray_kmeans.engine.row_cache import (
 from ray_kmeans.engine.shard import runs_of
 from ray_kmeans.errors import BudgetError, ConfigError, StoreError
 from ray_kmeans.kernels import load
+from tests.support.files import in_blocks
 
 PLACES = [DISK, SOURCE]
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 50)
 
 
 @pytest.fixture
@@ -60,10 +56,11 @@ FITS = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("what", FITS)
-def test_a_fit_has_the_same_bits_wherever_the_rows_are(what, place, X, tmp_path, small_blocks):
+def test_a_fit_has_the_same_bits_wherever_the_rows_are(what, place, X, tmp_path):
     size = 100 if FITS[what]["use_mini_batch"] else None
+    source = in_blocks(X, 50)
     models = [
-        fitted(X, tmp_path, each, **FITS[what]).fit(X, batch_size=size, max_steps=12)
+        fitted(X, tmp_path, each, **FITS[what]).fit(source, batch_size=size, max_steps=12)
         for each in (MEMORY, place)
     ]
 
@@ -73,18 +70,19 @@ def test_a_fit_has_the_same_bits_wherever_the_rows_are(what, place, X, tmp_path,
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_labels_have_the_same_bits_wherever_the_rows_are(place, X, tmp_path, small_blocks):
-    model = fitted(X, tmp_path, MEMORY, use_mini_batch=False).fit(X, max_steps=3)
+def test_labels_have_the_same_bits_wherever_the_rows_are(place, X, tmp_path):
+    source = in_blocks(X, 50)
+    model = fitted(X, tmp_path, MEMORY, use_mini_batch=False).fit(source, max_steps=3)
     again = fitted(X, tmp_path, MEMORY, use_mini_batch=False)
     again.set_params(config__cache=place)
 
-    assert list(again.predict_cluster_idx(X)) == list(model.predict_cluster_idx(X))
-    assert again.score(X) == model.score(X)
+    assert list(again.predict_cluster_idx(source)) == list(model.predict_cluster_idx(source))
+    assert again.score(source) == model.score(source)
 
 
 @pytest.mark.parametrize("place", [MEMORY, DISK, SOURCE])
-def test_any_rows_of_a_shelf_are_those_of_the_data(place, X, tmp_path, small_blocks):
-    source = open_source(X)
+def test_any_rows_of_a_shelf_are_those_of_the_data(place, X, tmp_path):
+    source = in_blocks(X, 50)
     setup = WorkerSetup(row_cache=CacheOptions(place, str(tmp_path)))
     pool = LocalPool(source, split(source.describe().blocks, 2), setup)
     pool.summarize()

@@ -9,7 +9,6 @@ import pytest
 import ray
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data import layout
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.engine.options import WorkerOptions, WorkerSetup, Workload
@@ -20,13 +19,9 @@ from ray_kmeans.on_ray.calls import Call
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import label
+from tests.support.files import in_blocks
 
 X = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
-
-
-@pytest.fixture
-def blocks_of_ten(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 10)
 
 
 class Slow:
@@ -36,7 +31,7 @@ class Slow:
     files = ()
 
     def __init__(self, x, seconds):
-        self.inner, self.seconds = open_source(x), seconds
+        self.inner, self.seconds = in_blocks(x, 10), seconds
 
     def describe(self):
         return self.inner.describe()
@@ -47,10 +42,9 @@ class Slow:
             yield each
 
 
-@pytest.mark.usefixtures("blocks_of_ten")
 @pytest.mark.parametrize("shards", [1, 4])
 def test_a_local_pool_tells_of_each_block(shards):
-    source = open_source(X)
+    source = in_blocks(X, 10)
     pool = LocalPool(source, split(source.describe().blocks, shards), WorkerSetup(threads=2))
     told = []
 
@@ -65,9 +59,8 @@ class Writer:
         return number
 
 
-@pytest.mark.usefixtures("blocks_of_ten")
 def test_and_so_it_does_while_labels_are_written():
-    source = open_source(X)
+    source = in_blocks(X, 10)
     pool = LocalPool(source, split(source.describe().blocks, 2))
     pool.read()
     told = []
@@ -79,15 +72,15 @@ def test_and_so_it_does_while_labels_are_written():
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster", "blocks_of_ten")
-def test_a_pool_on_ray_is_looked_at_while_its_workers_read(monkeypatch):
-    monkeypatch.setattr(progress_polls, "POLL_S", 0.05)
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_pool_on_ray_is_looked_at_while_its_workers_read():
     source = Slow(X, 0.1)
     shards = split(source.describe().blocks, 2)
     options = WorkerOptions(0.5, worker_start_timeout_s=60)
     pool = driver.open_pool(
         Workload(source, shards, options), "squared_euclidean", lambda event: None
     )
+    pool.poll_s = 0.05
     told = []
     try:
         assert pool.read(told.append).rows == 300

@@ -13,7 +13,7 @@ from ray_kmeans import (
     cli,
     open_source,
 )
-from ray_kmeans.data import layout
+from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -21,7 +21,7 @@ from ray_kmeans.errors import (
     TooFewRowsError,
 )
 from ray_kmeans.store.labelled import LabelledOutput
-from tests.support.files import put_table
+from tests.support.files import in_blocks, put_table
 
 HERE = {"num_workers": 0}
 
@@ -30,11 +30,6 @@ def blobs(n=400, d=5, seed=0):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, d)) + 4 * rng.integers(0, 5, (n, 1))
     return X.astype(np.float32), rng.integers(0, 5, n)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 64)
 
 
 def model(tmp_path, name="model", k=4, config=None, **params):
@@ -46,6 +41,7 @@ def fitted(tmp_path, x, name, *, initial, steps=8, config=None, sample_weight=No
     params = {"use_mini_batch": False, "initial_clusters": initial, **params}
     k = 6 if isinstance(initial, str) else len(initial)
     km = model(tmp_path, name, k, config, **params)
+    x = x if isinstance(x, WeightedSource) else in_blocks(x, 64)
     return km.fit(x, max_steps=steps, sample_weight=sample_weight)
 
 
@@ -60,7 +56,7 @@ CONFIGS = [{}, {"cache": "disk"}, {"cache": "source"}]
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.get("cache", "memory"))
 @pytest.mark.parametrize("metric", ["squared_euclidean", "cosine"])
-def test_a_whole_weight_is_so_many_rows(metric, config, tmp_path, small_blocks):
+def test_a_whole_weight_is_so_many_rows(metric, config, tmp_path):
     X, times = blobs()
     about = {"initial": X[:4], "distance_metric": metric}
 
@@ -72,13 +68,14 @@ def test_a_whole_weight_is_so_many_rows(metric, config, tmp_path, small_blocks):
     assert weighted.counts().sum() == times.sum()
 
 
-def test_weights_of_one_are_no_weights(tmp_path, small_blocks):
+def test_weights_of_one_are_no_weights(tmp_path):
     X, _ = blobs()
     params = {"use_mini_batch": True, "initial_clusters": "kmeans_plus_plus", "random_seed": 3}
 
-    plain = model(tmp_path, "a", **params).fit(X, batch_size=50, max_steps=20)
+    source = in_blocks(X, 64)
+    plain = model(tmp_path, "a", **params).fit(source, batch_size=50, max_steps=20)
     ones = model(tmp_path, "b", **params).fit(
-        X, batch_size=50, max_steps=20, sample_weight=np.ones(len(X))
+        source, batch_size=50, max_steps=20, sample_weight=np.ones(len(X))
     )
 
     assert told(plain) == told(ones)
@@ -120,7 +117,7 @@ def test_weights_of_any_kind_give_the_weighted_means(tmp_path):
     assert km.counts().dtype == np.float64
 
 
-def test_a_row_of_weight_zero_is_not_there(tmp_path, small_blocks):
+def test_a_row_of_weight_zero_is_not_there(tmp_path):
     X, _ = blobs()
     far = np.arange(len(X)) % 7 == 0
     X[far] = 1e6
@@ -148,16 +145,17 @@ def test_a_mini_batch_of_everything_counts_so_many_rows(m, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-12)
 
 
-def test_mini_batches_cut_off_and_resumed_keep_their_weights(tmp_path, small_blocks):
+def test_mini_batches_cut_off_and_resumed_keep_their_weights(tmp_path):
     X, _ = blobs()
     weights = np.random.default_rng(1).exponential(size=len(X))
     params = {"initial_clusters": "kmeans_parallel", "mini_batch_steps_per_iteration": 4}
     at_once = model(tmp_path, "a", **params)
-    at_once.fit(X, batch_size=90, max_steps=24, sample_weight=weights)
+    source = in_blocks(X, 64)
+    at_once.fit(source, batch_size=90, max_steps=24, sample_weight=weights)
 
     in_parts = model(tmp_path, "b", **params)
     for steps in (5, 6, 20, 24):
-        in_parts.fit(X, batch_size=90, max_steps=steps, sample_weight=weights)
+        in_parts.fit(source, batch_size=90, max_steps=steps, sample_weight=weights)
 
     np.testing.assert_array_equal(at_once.clusters(), in_parts.clusters())
     assert at_once.history() == in_parts.history()
@@ -185,14 +183,14 @@ def test_batches_of_a_stream_have_a_column_of_weights(tmp_path):
 
 @pytest.mark.parametrize("init", ["random", "kmeans_plus_plus", "kmeans_parallel", "kmc2"])
 @pytest.mark.parametrize("metric", ["squared_euclidean", "cosine"])
-def test_seeds_are_different_rows_that_count(init, metric, tmp_path, small_blocks):
+def test_seeds_are_different_rows_that_count(init, metric, tmp_path):
     X, _ = blobs(n=300)
     counts = np.arange(300) % 3 > 0
     X[counts] += np.float32(0.01)
     weights = np.where(counts, 1.5, 0.0)
     km = model(tmp_path, k=40, initial_clusters=init, distance_metric=metric, use_mini_batch=False)
 
-    km.fit(X, max_steps=1, sample_weight=weights)
+    km.fit(in_blocks(X, 64), max_steps=1, sample_weight=weights)
 
     first = km._model_dir()._of(km.checkpoints()[0]).centers
     assert len(np.unique(first, axis=0)) == 40
@@ -240,7 +238,7 @@ def write(root, X, weights):
     return root
 
 
-def test_a_column_of_weights_equals_an_array_of_them(root, tmp_path, small_blocks):
+def test_a_column_of_weights_equals_an_array_of_them(root, tmp_path):
     X, times = blobs()
     uri = write(f"{root}/data", X, times)
 
@@ -252,13 +250,13 @@ def test_a_column_of_weights_equals_an_array_of_them(root, tmp_path, small_block
     assert told(array) == told(column) == told(beside)
 
 
-def test_the_loss_of_weighted_rows_is_that_of_so_many(tmp_path, small_blocks):
+def test_the_loss_of_weighted_rows_is_that_of_so_many(tmp_path):
     X, times = blobs()
     km = fitted(tmp_path, X, "km", initial=X[:4])
-    repeated = np.repeat(X, times, axis=0)
+    rows, repeated = in_blocks(X, 64), in_blocks(np.repeat(X, times, axis=0), 64)
 
-    assert km.score(x=X, sample_weight=times) == km.score(x=repeated)
-    ours = km.evaluate(X, sample_weight=times, log_progress=False)
+    assert km.score(x=rows, sample_weight=times) == km.score(x=repeated)
+    ours = km.evaluate(rows, sample_weight=times, log_progress=False)
     theirs = km.evaluate(repeated, log_progress=False)
     assert ours == theirs
 
@@ -273,28 +271,27 @@ def with_holes(X):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.get("cache", "memory"))
-def test_dropping_rows_equals_a_fit_without_them(config, tmp_path, small_blocks):
+def test_dropping_rows_equals_a_fit_without_them(config, tmp_path):
     X, _ = blobs()
     holes, bad = with_holes(X)
     clean = np.delete(X, bad, axis=0)
     expected = fitted(tmp_path, clean, "clean", initial=X[:4])
 
+    source = open_source(in_blocks(holes, 64), nonfinite="drop")
     with pytest.warns(UserWarning, match="3 of 400 rows hold NaN, null or infinity"):
-        km = fitted(
-            tmp_path, open_source(holes, nonfinite="drop"), "km", initial=X[:4], config=config
-        )
+        km = fitted(tmp_path, source, "km", initial=X[:4], config=config)
 
     assert told(km) == told(expected)
     assert km.history() == expected.history()
 
 
-def test_dropped_rows_get_no_label(tmp_path, small_blocks):
+def test_dropped_rows_get_no_label(tmp_path):
     X, _ = blobs()
     holes, bad = with_holes(X)
     km = fitted(tmp_path, X, "km", initial=X[:4])
     expected = km.predict(X, as_iterable=False)
 
-    answer = km.predict(open_source(holes, nonfinite="drop"), as_iterable=False)
+    answer = km.predict(open_source(in_blocks(holes, 64), nonfinite="drop"), as_iterable=False)
 
     rest = np.delete(np.arange(400), bad)
     assert answer["cluster_idx"][bad].tolist() == [-1, -1, -1]
@@ -303,7 +300,7 @@ def test_dropped_rows_get_no_label(tmp_path, small_blocks):
         np.testing.assert_array_equal(answer[name][rest], values[rest])
 
 
-def test_labelled_output_says_which_rows_were_dropped(tmp_path, small_blocks):
+def test_labelled_output_says_which_rows_were_dropped(tmp_path):
     from ray_kmeans.workflows import label
 
     X, _ = blobs()
@@ -313,7 +310,7 @@ def test_labelled_output_says_which_rows_were_dropped(tmp_path, small_blocks):
 
     found = label.write_labels(
         km._state(),
-        open_source(holes, nonfinite="drop"),
+        open_source(in_blocks(holes, 64), nonfinite="drop"),
         output,
         km.config,
         model_dir=km.model_dir,
@@ -340,7 +337,7 @@ def test_a_metric_does_not_see_dropped_rows(tmp_path):
         seen.append(len(rows))
         return 0.0
 
-    km.evaluate(open_source(holes, nonfinite="drop"), metrics={"seen": rows_seen})
+    km.evaluate(open_source(in_blocks(holes, 64), nonfinite="drop"), metrics={"seen": rows_seen})
 
     assert sum(seen) == 400 - len(bad)
 
@@ -362,7 +359,7 @@ def test_a_metric_does_not_see_dropped_rows(tmp_path):
         ("times", ConfigError, "sample_weight cannot be read"),
     ],
 )
-def test_weights_that_are_none_are_refused(weights, error, words, tmp_path, small_blocks):
+def test_weights_that_are_none_are_refused(weights, error, words, tmp_path):
     X, _ = blobs()
 
     with pytest.raises(error, match=words):
@@ -371,7 +368,7 @@ def test_weights_that_are_none_are_refused(weights, error, words, tmp_path, smal
     assert model(tmp_path, "km").checkpoints() == []
 
 
-def test_a_column_that_holds_no_weights_is_named(tmp_path, small_blocks):
+def test_a_column_that_holds_no_weights_is_named(tmp_path):
     X, times = blobs()
     holes = pa.array([None if i == 130 else int(t) for i, t in enumerate(times)])
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
@@ -395,7 +392,7 @@ def test_weights_are_given_once_and_in_a_way_that_can_be_used(tmp_path):
     with pytest.raises(ConfigError, match="x has such already"):
         fitted(tmp_path, weighted, "a", initial=X[:4], sample_weight=times)
     with pytest.raises(ConfigError, match="iterator of batches"):
-        fitted(tmp_path, iter([X]), "b", initial=X[:4], sample_weight=times)
+        model(tmp_path, "b", use_mini_batch=False).fit(iter([X]), sample_weight=times)
     with pytest.raises(ConfigError, match="nonfinite='ignore'"):
         open_source(X, nonfinite="ignore")
     with pytest.raises(NonFiniteError):
@@ -414,10 +411,9 @@ def test_weights_and_dropping_come_together(tmp_path):
     holes, bad = with_holes(X)
     repeated = np.repeat(np.delete(X, bad, axis=0), np.delete(times, bad), axis=0)
 
+    source = open_source(in_blocks(holes, 64), nonfinite="drop")
     with pytest.warns(UserWarning, match="left out"):
-        km = fitted(
-            tmp_path, open_source(holes, nonfinite="drop"), "km", initial=X[:4], sample_weight=times
-        )
+        km = fitted(tmp_path, source, "km", initial=X[:4], sample_weight=times)
 
     assert told(km) == told(fitted(tmp_path, repeated, "r", initial=X[:4]))
 
@@ -447,12 +443,14 @@ FILTERS = {
 
 
 @pytest.mark.parametrize("which", FILTERS)
-def test_a_filter_leaves_the_other_rows_out(which, tmp_path, small_blocks):
+def test_a_filter_leaves_the_other_rows_out(which, tmp_path):
     X, times = blobs()
     filters, passes = FILTERS[which]
     keep = np.array([passes(i) for i in range(400)])
     pq.write_table(described(X, times), tmp_path / "x.parquet", row_group_size=130)
-    source = open_source(str(tmp_path / "x.parquet"), ["v"], sample_weight="times", filters=filters)
+    source = open_source(
+        in_blocks(tmp_path / "x.parquet", 64, ["v"]), sample_weight="times", filters=filters
+    )
     repeated = np.repeat(X[keep], times[keep], axis=0)
 
     km = fitted(tmp_path, source, "km", initial=X[:4])
@@ -480,7 +478,7 @@ def test_a_filter_that_cannot_be_used_is_refused_at_once(filters, words, tmp_pat
 # --- by the command, and on Ray -------------------------------------------------------------------
 
 
-def test_the_flags_of_the_command_weigh_filter_and_drop(tmp_path, small_blocks, capsys):
+def test_the_flags_of_the_command_weigh_filter_and_drop(tmp_path, capsys):
     X, times = blobs()
     holes, bad = with_holes(X)
     pq.write_table(described(holes, times), tmp_path / "x.parquet", row_group_size=130)
@@ -502,7 +500,7 @@ def test_the_flags_of_the_command_weigh_filter_and_drop(tmp_path, small_blocks, 
     np.testing.assert_array_equal(labels[keep], expected)
 
 
-def test_predictions_in_this_process_leave_out_what_weighs_nothing(tmp_path, small_blocks):
+def test_predictions_in_this_process_leave_out_what_weighs_nothing(tmp_path):
     X, times = blobs()
     holes, bad = with_holes(X)
     pq.write_table(described(holes, times), tmp_path / "x.parquet", row_group_size=130)
@@ -512,7 +510,7 @@ def test_predictions_in_this_process_leave_out_what_weighs_nothing(tmp_path, sma
     out = np.array([not passes(i) for i in range(400)])
 
     def source(**how):
-        return open_source(str(tmp_path / "x.parquet"), ["v"], filters=filters, **how)
+        return open_source(in_blocks(tmp_path / "x.parquet", 64, ["v"]), filters=filters, **how)
 
     answer = km.predict(source(nonfinite="drop"), as_iterable=False)
 
@@ -527,9 +525,7 @@ def test_predictions_in_this_process_leave_out_what_weighs_nothing(tmp_path, sma
 
 @pytest.mark.ray
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_weigh_by_a_column_as_this_process_does(
-    workers, tmp_path, small_blocks, ray_cluster
-):
+def test_workers_weigh_by_a_column_as_this_process_does(workers, tmp_path, ray_cluster):
     X, times = blobs()
     weights = times * 0.3
     uri = write(f"{tmp_path}/data", X, weights)

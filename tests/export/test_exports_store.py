@@ -7,7 +7,6 @@ import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -31,12 +30,18 @@ def s3():
         yield options
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch):
-    """Let time stand still where names come from it; set `now` to move it."""
-    clock = SimpleNamespace(now=NOW + 0.9)
-    monkeypatch.setattr(directory, "time", SimpleNamespace(time=lambda: clock.now))
-    return clock
+class Clock:
+    """Stands still; set `now` to move it."""
+
+    now = NOW + 0.9
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
 
 
 def after(calls, error, function=None):
@@ -60,8 +65,8 @@ class ExportContract:
         raise NotImplementedError
 
     @pytest.fixture
-    def store(self, place):
-        return ExportDir.at(*place)
+    def store(self, place, clock):
+        return ExportDir.at(*place, clock)
 
     @pytest.fixture
     def seen(self, place):
@@ -137,12 +142,12 @@ class ExportContract:
         assert names[-1].endswith(f"/{MANIFEST}")
         assert sum(name.endswith(MANIFEST) for name in names) == 1
 
-    def test_publishers_at_once_do_not_mix(self, place, seen, numbers):
+    def test_publishers_at_once_do_not_mix(self, place, seen, numbers, clock):
         n = 4
         together = Barrier(n)
 
         def run(i):
-            store = ExportDir.at(*place)
+            store = ExportDir.at(*place, clock)
             together.wait(60)
             return store.publish({"a": b"%d" % i, "b": b"%d" % i})
 
@@ -160,9 +165,9 @@ class ExportContract:
 
     @pytest.mark.parametrize("call", range(3))
     def test_a_publisher_in_the_middle_of_another_takes_another_number(
-        self, store, place, seen, call, monkeypatch
+        self, store, place, seen, call, clock, monkeypatch
     ):
-        put, other = publish.put, ExportDir.at(*place)
+        put, other = publish.put, ExportDir.at(*place, clock)
         calls = iter(range(99))
 
         def meanwhile(fs, path, data):
@@ -331,12 +336,14 @@ class TestLocalDirectory(ExportContract):
 
         assert [n for n in os.listdir(place[0]) if not n.startswith(".")] == [str(NOW + 1)]
 
-    def test_a_relative_path_becomes_absolute_and_a_url_stays_one(self, tmp_path, monkeypatch):
+    def test_a_relative_path_becomes_absolute_and_a_url_stays_one(
+        self, tmp_path, clock, monkeypatch
+    ):
         monkeypatch.chdir(tmp_path)
 
-        assert ExportDir.at("a/b", {}).publish(FILES) == f"{tmp_path}/a/b/{NOW}"
+        assert ExportDir.at("a/b", {}, clock).publish(FILES) == f"{tmp_path}/a/b/{NOW}"
         url = f"file://{tmp_path}/a/b"
-        assert ExportDir.at(f"{url}/", {}).publish(FILES) == f"{url}/{NOW + 1}"
+        assert ExportDir.at(f"{url}/", {}, clock).publish(FILES) == f"{url}/{NOW + 1}"
         assert sorted(os.listdir("a/b")) == [str(NOW), str(NOW + 1)]
 
     def test_a_place_below_a_file_cannot_be_written(self, tmp_path):

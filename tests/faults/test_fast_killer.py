@@ -77,10 +77,9 @@ def test_a_fit_under_a_killer_of_random_processes_ends_with_the_same_bits(tmp_pa
     assert bits(state_of(tmp_path / "there")) == bits(state_of(tmp_path / "here"))
 
 
-def test_deaths_of_a_coordinator_are_counted_from_the_last_checkpoint_on(monkeypatch):
+def test_deaths_of_a_coordinator_are_counted_from_the_last_checkpoint_on():
     now = [0.0]
-    monkeypatch.setattr(death_counts.time, "monotonic", lambda: now[0])
-    deaths = CoordinatorLosses([])
+    deaths = CoordinatorLosses([], lambda: now[0])
 
     for number in range(50):  # each one gets on
         deaths.add([f"checkpoint {number}"])
@@ -101,11 +100,8 @@ def test_deaths_of_a_coordinator_are_counted_from_the_last_checkpoint_on(monkeyp
     assert deaths.is_hopeless(False)
 
 
-def test_a_shard_that_kills_whoever_reads_it_ends_a_run_and_a_killer_that_goes_round_does_not(
-    monkeypatch,
-):
+def test_a_shard_that_kills_whoever_reads_it_ends_a_run_and_a_killer_that_goes_round_does_not():
     now = [0.0]
-    monkeypatch.setattr(death_counts.time, "monotonic", lambda: now[0])
 
     deaths = ShardLosses()
     for number in range(1, death_counts.MOST_LOST + 2):  # the others live
@@ -113,7 +109,7 @@ def test_a_shard_that_kills_whoever_reads_it_ends_a_run_and_a_killer_that_goes_r
         assert deaths.is_hopeless(1, False) == (number > death_counts.MOST_LOST)
         assert deaths.is_hopeless(1, True) == (number > death_counts.MOST)
 
-    deaths = ShardLosses()
+    deaths = ShardLosses(lambda: now[0])
     for number in range(200):
         deaths.add([number % 3])
         assert not deaths.is_hopeless(number % 3, False)

@@ -227,14 +227,12 @@ def test_a_coordinator_out_of_reach_for_a_moment_is_asked_again_and_not_replaced
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_that_stays_out_of_reach_is_lost(monkeypatch):
-    monkeypatch.setattr(driver, "DOUBT_S", 0.2)
-
+def test_one_that_stays_out_of_reach_is_lost():
     def ask():
         raise ActorUnavailableError("out of reach", None)
 
     with pytest.raises(ActorUnavailableError):
-        driver._answer(ask)
+        driver._answer(ask, doubt_s=0.2)
 
 
 def test_who_is_asked_to_end_does_not_wait_for_one_out_of_reach():

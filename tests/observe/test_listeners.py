@@ -6,7 +6,6 @@ import logging
 import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from ray_kmeans import KMeansClustering, RunConfig, open_source
 from ray_kmeans.algorithm.state import Iteration, Stop
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.observe import events as ev
-from ray_kmeans.observe import log as listeners
 from ray_kmeans.observe.log import LogLines, tell_all, warn
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.store.model_dir import ModelDir
@@ -142,16 +140,15 @@ def test_a_line_of_a_mini_batch_has_the_loss_per_row_and_what_ends_the_fit(caplo
     ]
 
 
-def test_slow_iterations_are_logged_though_they_are_few(caplog, monkeypatch):
-    clock = SimpleNamespace(now=1e6, monotonic=lambda: clock.now)
-    monkeypatch.setattr(listeners, "time", clock)
+def test_slow_iterations_are_logged_though_they_are_few(caplog):
+    now = [1e6]
 
     def steps_of(seconds, iterations):
         for iteration in iterations:
-            clock.now += seconds
+            now[0] += seconds
             yield done(iteration)
 
-    log = LogLines()
+    log = LogLines(clock=lambda: now[0])
     assert logged_iterations(caplog, log, steps_of(3, range(1, 10))) == [1, 5, 9]
     assert logged_iterations(caplog, log, steps_of(10, range(10, 13))) == [10, 11, 12]
     assert logged_iterations(caplog, log, steps_of(9.5, [13, 100, 101, 102])) == [100, 102]

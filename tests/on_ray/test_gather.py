@@ -8,9 +8,13 @@ import pytest
 
 from ray_kmeans.engine.options import WorkerOptions
 from ray_kmeans.on_ray import pool as ray_pool
+from ray_kmeans.on_ray.calls import LagRule
 from ray_kmeans.on_ray.death_counts import ShardLosses
 from ray_kmeans.on_ray.pool import RayPool
 from ray_kmeans.on_ray.worker_group import WorkerGroup
+
+AT_ONCE = LagRule(factor=0.0, least_s=0.0)
+"""By this rule all lag who have not answered when the first one has."""
 
 
 class Answers:
@@ -51,19 +55,17 @@ def pool():
 
 
 def test_what_helpers_have_no_room_for_is_done_by_who_lags(pool, monkeypatch):
-    monkeypatch.setattr("ray_kmeans.on_ray.calls.LEAST_LAG_S", 0.0)
-    monkeypatch.setattr("ray_kmeans.on_ray.calls.LAG_FACTOR", 0.0)
+    pool.lag_rule = AT_ONCE
     both, helped = ("slow", (0, 1)), ("quick", (0,))
     ray = Answers([("quick", (2,)), helped, both])
     monkeypatch.setattr(ray_pool, "ray", ray)
-    monkeypatch.setattr(ray_pool, "seconds_until_lag", lambda began, taken: 0.0 if taken else None)
 
     def wait_for_help(pending, num_returns, timeout):
         if timeout is not None and helped not in ray.submitted:
             return [], list(pending)
         return Answers.wait(ray, pending, num_returns, timeout)
 
-    monkeypatch.setattr(ray, "wait", wait_for_help)
+    ray.wait = wait_for_help
 
     answers = pool._gather(ray.submit)
 
@@ -90,8 +92,8 @@ def test_what_a_helper_did_in_vain_may_be_done_by_a_helper_again(pool, monkeypat
     help_twice = [("quick", (0, 1)), ("slow", (1,))]
     ray = Answers([("quick", (2,)), ("slow", (0,)), *help_twice])
     monkeypatch.setattr(ray_pool, "ray", ray)
-    monkeypatch.setattr(ray_pool, "seconds_until_lag", lambda began, taken: 0.0 if taken else None)
-    monkeypatch.setattr(pool._group, "set_aside", lambda worker: None)
+    pool.lag_rule = AT_ONCE
+    pool._group.set_aside = lambda worker: None
 
     def wait_for_help(pending, num_returns, timeout):
         """Let workers answer late: the slow one after it was helped, the stopped one never."""
@@ -100,7 +102,7 @@ def test_what_a_helper_did_in_vain_may_be_done_by_a_helper_again(pool, monkeypat
         assert timeout is not None or any(call in ray.order for call in pending), "it hangs"
         return Answers.wait(ray, pending, num_returns, timeout)
 
-    monkeypatch.setattr(ray, "wait", wait_for_help)
+    ray.wait = wait_for_help
 
     answers = pool._gather(ray.submit)
 

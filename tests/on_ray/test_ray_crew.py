@@ -19,8 +19,8 @@ from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
-from ray_kmeans.on_ray import calls, driver, worker_group
-from ray_kmeans.on_ray import pool as ray_pool
+from ray_kmeans.on_ray import driver, worker_group
+from ray_kmeans.on_ray.calls import LagRule
 from ray_kmeans.on_ray.worker_group import place_shards
 from tests.support.ray_runs import comes_true, nothing_stays, write_real_data
 
@@ -175,9 +175,9 @@ def test_where_there_is_no_room_at_all_it_says_so(uri):
         pool.close()
 
 
-def test_the_work_of_a_worker_that_lags_is_done_by_the_others(uri, monkeypatch, nothing_stays):
-    monkeypatch.setattr(calls, "LEAST_LAG_S", 0.3)
+def test_the_work_of_a_worker_that_lags_is_done_by_the_others(uri, nothing_stays):
     with Team(uri, 3) as team:
+        team.pool.lag_rule = LagRule(least_s=0.3)
         team.check()
         slow = team.pids()[0]
         os.kill(slow, signal.SIGSTOP)
@@ -198,9 +198,9 @@ def test_the_work_of_a_worker_that_lags_is_done_by_the_others(uri, monkeypatch, 
         assert comes_true(is_back)
 
 
-def test_a_worker_that_stops_for_good_is_left_behind(uri, monkeypatch):
-    monkeypatch.setattr(calls, "LEAST_LAG_S", 0.3)
+def test_a_worker_that_stops_for_good_is_left_behind(uri):
     with Team(uri, 2) as team:
+        team.pool.lag_rule = LagRule(least_s=0.3)
         stopped = team.pids()[1]
         os.kill(stopped, signal.SIGSTOP)
         team.check()
@@ -211,9 +211,9 @@ def test_a_worker_that_stops_for_good_is_left_behind(uri, monkeypatch):
 
 
 @pytest.mark.parametrize("kill", [False, True])
-def test_sums_that_are_added_up_in_slices_are_the_same(uri, kill, monkeypatch, nothing_stays):
-    monkeypatch.setattr(ray_pool, "SLICE_FROM", 0)
+def test_sums_that_are_added_up_in_slices_are_the_same(uri, kill, nothing_stays):
     with Team(uri, 4) as team:
+        team.pool.slice_from = 0
         assert team.pool._slices_for(team.centers) == 4
         team.check()
         if kill:
@@ -228,20 +228,19 @@ def test_sums_that_are_added_up_in_slices_are_the_same(uri, kill, monkeypatch, n
         assert ours.losses == theirs.losses
 
 
-def test_a_host_that_dies_while_slices_are_added_up_costs_time_only(uri, monkeypatch):
-    monkeypatch.setattr(ray_pool, "SLICE_FROM", 0)
+def test_a_host_that_dies_while_slices_are_added_up_costs_time_only(uri):
     with Team(uri, 3) as team:
+        team.pool.slice_from = 0
         team.check()
         gather, victim = team.pool._gather, team.pids()[0]
 
         def gather_then_kill(submit):
             answers = gather(submit)
             os.kill(victim, signal.SIGKILL)
-            monkeypatch.undo()
-            monkeypatch.setattr(ray_pool, "SLICE_FROM", 0)
+            del team.pool._gather  # the next time as ever
             return answers
 
-        monkeypatch.setattr(team.pool, "_gather", gather_then_kill)
+        team.pool._gather = gather_then_kill
         team.check()
         assert victim not in team.pids()
 

@@ -18,6 +18,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
+from ray_kmeans.store.labelled_by_cluster import FileSizes
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import label as labelling
 from tests.support.killing import processes_in, wait_until
@@ -167,17 +168,15 @@ def test_any_number_of_workers_goes_on_where_another_one_was_cut_off(place, tmp_
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
-def test_files_of_several_blocks_are_the_same_for_any_number_of_workers(
-    place, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(labelling, "FEW_FILES", 60)
-    options = {"keep_columns": ("id",), "by_cluster": True}
+def test_files_of_several_blocks_are_the_same_for_any_number_of_workers(place, tmp_path):
+    sizes = FileSizes(few_files=60)
+    options = {"keep_columns": ("id",), "by_cluster": True, "sizes": sizes}
     label(place, tmp_path / "here", 0, **options)
 
     label(place, tmp_path / "out", 5, **options)
 
     check_same(tmp_path / "out", tmp_path / "here")
     plain = tmp_path / "plain"
-    label(place, plain, 3, keep_columns=("id",))
+    label(place, plain, 3, keep_columns=("id",), sizes=sizes)
     assert parts_in(plain) == -(-parts_in(place / "plain") // 3)
     assert read(str(plain)).equals(read(str(place / "plain")))

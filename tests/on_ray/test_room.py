@@ -195,6 +195,5 @@ def test_a_cluster_tells_whether_an_autoscaler_may_add_nodes(kind, tmp_path):
 def test_where_nothing_is_known_of_an_autoscaler_nothing_is_refused(monkeypatch):
     monkeypatch.setattr(capacity, "_rooms", lambda cpus, gpus: [1])
     monkeypatch.setattr(capacity, "can_grow", lambda: None)
-    monkeypatch.setattr(capacity, "UNKNOWN_S", 0.1)
 
-    capacity.check(5, 1)
+    capacity.check(5, 1, unknown_s=0.1)

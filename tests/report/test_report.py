@@ -432,9 +432,9 @@ class Numbers:
 CENTERS = np.array([[100, 0], [4000, 3], [9000, 6]], np.float32)
 
 
-def drawn(source, centers=CENTERS, metric="squared_euclidean"):
+def drawn(source, centers=CENTERS, metric="squared_euclidean", **sizes):
     state = FitState.initial(centers, metric)
-    return sample.sample_of(source, source.describe(), state, plane_of(centers))
+    return sample.sample_of(source, source.describe(), state, plane_of(centers), **sizes)
 
 
 @pytest.mark.parametrize(
@@ -445,12 +445,10 @@ def drawn(source, centers=CENTERS, metric="squared_euclidean"):
         ([3] * 1000, 63, 22),  # small ones: as many as it takes
     ],
 )
-def test_a_sample_reads_few_blocks_all_over_the_data(monkeypatch, groups, rows, blocks):
-    monkeypatch.setattr(sample, "ROWS", 64)
-    monkeypatch.setattr(sample, "BLOCKS", 8)
+def test_a_sample_reads_few_blocks_all_over_the_data(groups, rows, blocks):
     source = Numbers(groups)
 
-    found = drawn(source)
+    found = drawn(source, most_rows=64, few_blocks=8)
 
     assert source.seen == sorted(set(source.seen))
     assert len(source.seen) == blocks
@@ -464,9 +462,8 @@ def test_a_sample_reads_few_blocks_all_over_the_data(monkeypatch, groups, rows, 
     assert found.of_rows == sum(groups)
 
 
-def test_a_sample_knows_cluster_distance_and_place_of_each_of_its_rows(monkeypatch):
-    monkeypatch.setattr(sample, "ROWS", 64)
-    found, again = drawn(Numbers([100] * 100)), drawn(Numbers([100] * 100))
+def test_a_sample_knows_cluster_distance_and_place_of_each_of_its_rows():
+    found, again = (drawn(Numbers([100] * 100), most_rows=64) for _ in range(2))
 
     rows = np.stack([found.numbers, found.numbers % 7], axis=1).astype(np.float32)
     labels = oracle.labels(rows, CENTERS)
@@ -491,10 +488,9 @@ def test_a_sample_of_cosine_looks_at_directions():
     np.testing.assert_allclose(found.points, plane_of(centers).project(units), atol=1e-6)
 
 
-def test_rows_are_shown_by_the_column_of_their_own_block(monkeypatch):
-    monkeypatch.setattr(sample, "ROWS", 64)
+def test_rows_are_shown_by_the_column_of_their_own_block():
     source = Numbers([100] * 100)
-    found = drawn(source)
+    found = drawn(source, most_rows=64)
     some = found.numbers[::9].tolist()
 
     assert sample.show_rows(source, found, "number", some) == {each: str(each) for each in some}

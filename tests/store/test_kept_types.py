@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data import layout
-from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.layout import BLOCK_ROWS
 from ray_kmeans.errors import DataError
 from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled_by_cluster import FileSizes
 from ray_kmeans.workflows import label
-from tests.support.files import put_table
+from tests.support.files import in_blocks, put_table
 
 HERE = RunConfig(num_workers=0, progress=False)
 WHEN = datetime(2026, 1, 31, 12, 30, tzinfo=timezone.utc)
@@ -83,10 +83,11 @@ def model(tmp_path_factory):
     )
 
 
-def write(model, source, output, **how):
+def write(model, source, output, block_rows=BLOCK_ROWS, **how):
     how = {"model_dir": model.model_dir, "keep_columns": ["k"], **how}
     place = LabelledOutput.at(str(output), {})
-    return label.write_labels(model._state(), open_source(source, ["v"]), place, HERE, **how)
+    source = in_blocks(source, block_rows, ["v"])
+    return label.write_labels(model._state(), source, place, HERE, **how)
 
 
 def put_files(folder, columns, kind="parquet"):
@@ -203,8 +204,7 @@ def test_what_is_appended_has_the_types_that_are_there_or_is_refused_before_work
 @pytest.mark.parametrize("by_cluster", [False, True])
 def test_a_run_that_was_cut_off_goes_on_in_the_same_types(tmp_path, model, by_cluster, monkeypatch):
     """Also where a part holds blocks of several files."""
-    monkeypatch.setattr(label, "FEW_FILES", 2)
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 2)
+    how = {"by_cluster": by_cluster, "sizes": FileSizes(few_files=2), "block_rows": 2}
     columns = [pa.nulls(2), pa.array([1, 2], pa.int32()), pa.array([2.5, None])] * 4
     data = put_files(tmp_path / "x", columns)
     real = label.Labelling._write_parts
@@ -215,13 +215,13 @@ def test_a_run_that_was_cut_off_goes_on_in_the_same_types(tmp_path, model, by_cl
 
     monkeypatch.setattr(label.Labelling, "_write_parts", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        write(model, data, tmp_path / "out", by_cluster=by_cluster)
+        write(model, data, tmp_path / "out", **how)
     monkeypatch.setattr(label.Labelling, "_write_parts", real)
     parts = sorted((tmp_path / "out").rglob("part-*.parquet"))
     assert len(parts) < len(columns)
     parts[1].unlink()
 
-    write(model, data, tmp_path / "out", by_cluster=by_cluster)
+    write(model, data, tmp_path / "out", **how)
 
     assert read_back(tmp_path / "out")["k"].to_pylist() == values_of(columns)
 

@@ -16,7 +16,6 @@ import pytest
 
 from ray_kmeans import RunConfig, open_source
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.data import layout
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -31,7 +30,7 @@ from ray_kmeans.store.labelled_parts import Parts
 from ray_kmeans.store.labelled_writer import lease_output
 from ray_kmeans.workflows import label
 from tests.support import oracle
-from tests.support.files import put_array, put_table
+from tests.support.files import in_blocks, put_array, put_table
 
 N = 90
 X = np.random.default_rng(5).integers(-8, 8, size=(N, 3)).astype(np.float32)
@@ -47,9 +46,8 @@ def table_of(rows):
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-    """Three files of row groups of 13 rows, in blocks of 7."""
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
+def data(tmp_path):
+    """Three files of row groups of 13 rows."""
     for part, rows in enumerate((slice(0, 30), slice(30, 31), slice(31, N))):
         put_table(tmp_path / "data", f"{part}.parquet", table_of(rows), row_group_size=13)
     return str(tmp_path / "data")
@@ -64,7 +62,7 @@ def write(data, url, **options):
     output = LabelledOutput.at(url, {})
     model_dir = "the/model"
     found = label.write_labels(
-        STATE, open_source(data), output, HERE, model_dir=model_dir, **options
+        STATE, in_blocks(data, 7), output, HERE, model_dir=model_dir, **options
     )
     return found.rows
 
@@ -141,7 +139,7 @@ def test_the_manifest_tells_the_truth(data, url):
     assert manifest["clusters"] == np.bincount(oracle.labels(X, STATE.centers)).tolist()
     assert sorted(files) == list(parts)
     assert [part["rows"] for part in parts.values()] == [
-        block.rows for block in open_source(data).describe().blocks
+        block.rows for block in in_blocks(data, 7).describe().blocks
     ]
     for name, content in files.items():
         assert parts[name]["size"] == len(content)

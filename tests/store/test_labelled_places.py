@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.errors import NonFiniteError, StoreError
 from ray_kmeans.io import publish
+from ray_kmeans.store.labelled_by_cluster import FileSizes
 from ray_kmeans.store.labelled_names import MANIFEST
+from tests.support import labelled_files
 from tests.support.labelled_files import (
     CENTERS,
     OPTIONS,
@@ -25,9 +28,8 @@ from tests.support.labelled_files import (
     files_of,
     manifest_of,
     put_rows,
-    write,
 )
-from tests.support.sleepers import set_up
+from tests.support.sleepers import QUICK
 
 OTHER = FitState(CENTERS[::-1].copy(), np.zeros(K, np.int64))
 HEX = 32 * "a"
@@ -51,10 +53,7 @@ USERS = [
 """Files of others, in an output and below it."""
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    set_up(monkeypatch.setattr)
-    monkeypatch.setattr("ray_kmeans.data.layout.BLOCK_ROWS", 7)
+write = partial(labelled_files.write, times=QUICK)
 
 
 @pytest.fixture
@@ -203,15 +202,15 @@ def damage(url, kind):
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("append", [False, True])
 def test_parts_that_are_damaged_after_the_end_are_found_and_written_again(
-    data, tmp_path, kind, name, append, monkeypatch, caplog
+    data, tmp_path, kind, name, append, caplog
 ):
-    monkeypatch.setattr("ray_kmeans.store.labelled_by_cluster.BUNDLE_ROWS", 40)
+    options = OPTIONS[name] | {"sizes": FileSizes(bundle_rows=40)}
     url, more = str(tmp_path / "out"), str(tmp_path / "more")
-    write(data, url, **OPTIONS[name])
+    write(data, url, **options)
     if append:
         put_rows(more, "0.parquet", X)
         first = files_of(url)
-        write(more, url, append=True, **OPTIONS[name])
+        write(more, url, append=True, **options)
     expected = files_of(url)
     bad = damage(url, kind)
     if append:  # the parts of the first run are not of this call
@@ -222,12 +221,12 @@ def test_parts_that_are_damaged_after_the_end_are_found_and_written_again(
     x = more if append else data
     if append:
         bad = sum(not Path(url, n).exists() or files_of(url)[n] != expected[n] for n in ours)
-    assert write(x, url, append=append, **OPTIONS[name]) == N
+    assert write(x, url, append=append, **options) == N
 
     assert files_of(url) == expected
     assert f"but {bad} of its parts are missing or not as they were written" in caplog.text
     caplog.clear()
-    write(x, url, append=append, **OPTIONS[name])
+    write(x, url, append=append, **options)
     assert "are missing" not in caplog.text
 
 

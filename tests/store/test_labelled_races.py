@@ -13,12 +13,7 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.io import publish
 from ray_kmeans.store.labelled_names import MANIFEST
 from tests.support.races import CENTERS, MORE, OTHER, OTHER_ROWS, ROWS, check, files_of
-from tests.support.sleepers import Sleeper, set_up, write
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    set_up(monkeypatch.setattr)
+from tests.support.sleepers import Sleeper, write
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_kmeans import open_source
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.data import layout
+from ray_kmeans.data.files import list_files
+from ray_kmeans.data.formats.base import FileSource
+from ray_kmeans.data.formats.parquet import Parquet
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -27,12 +28,12 @@ from ray_kmeans.errors import (
     StoreError,
 )
 from ray_kmeans.io import publish
-from ray_kmeans.store import labelled_by_cluster
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
+from ray_kmeans.store.labelled_by_cluster import FileSizes, cut_bundles, width_of
 from ray_kmeans.store.labelled_names import marker_of
 from ray_kmeans.store.labelled_parts import Part, Parts
-from ray_kmeans.workflows import label
 from tests.support import oracle
+from tests.support.files import in_blocks
 from tests.support.labelled_files import (
     CENTERS,
     OPTIONS,
@@ -50,10 +51,7 @@ from tests.support.labelled_files import (
     write,
 )
 
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
+SIZES = FileSizes()
 
 
 @pytest.fixture
@@ -69,9 +67,7 @@ def data(tmp_path):
 def test_a_run_cut_off_after_any_file_and_run_again_equals_one_that_was_not(
     data, name, few, monkeypatch
 ):
-    options = OPTIONS[name]
-    monkeypatch.setattr(label, "FEW_FILES", few)
-    monkeypatch.setattr(labelled_by_cluster, "BUNDLE_ROWS", 40)
+    options = OPTIONS[name] | {"sizes": FileSizes(few_files=few, bundle_rows=40)}
     whole = f"memory://{uuid.uuid4().hex}"
     with monkeypatch.context() as patch:
         written = cut_after(patch, 10**6)
@@ -98,21 +94,21 @@ def test_a_run_cut_off_after_any_file_and_run_again_equals_one_that_was_not(
 
 @pytest.mark.parametrize("few", [1, 2, 3, 5, 8])
 def test_blocks_that_make_a_file_together_are_written_with_their_columns_in_order(
-    data, tmp_path, few, monkeypatch
+    data, tmp_path, few
 ):
-    monkeypatch.setattr(label, "FEW_FILES", few)
+    sizes = FileSizes(few_files=few)
     url = str(tmp_path / "out")
 
-    write(data, url, keep_columns=["id"], second=True)
+    write(data, url, keep_columns=["id"], second=True, sizes=sizes)
 
-    blocks = len(open_source(data).describe().blocks)
+    blocks = len(in_blocks(data, 7).describe().blocks)
     parts = manifest_of(url)["parts"]
-    assert len(parts) == -(-blocks // min(blocks // few, label.MOST_BLOCKS))
+    assert len(parts) == -(-blocks // min(blocks // few, sizes.most_blocks))
     check_complete(url)
     assert read(url)["id"].to_pylist() == [f"row {i}" for i in range(N)]
     more = str(tmp_path / "more")
     put_rows(tmp_path / "more", "2.parquet", X, first=N)
-    write(more, url, keep_columns=["id"], second=True, append=True)
+    write(more, url, keep_columns=["id"], second=True, append=True, sizes=sizes)
     assert read(url)["id"].to_pylist() == [f"row {i}" for i in range(2 * N)]
 
 
@@ -124,22 +120,23 @@ def test_only_the_missing_blocks_are_read_and_written_again(data, tmp_path, monk
             write(data, url)
     before = {name: os.stat(f"{url}/{name}").st_mtime_ns for name in files_of(url)}
     read_rows = []
-    source = open_source(data)
-    read_blocks = type(source).read_wide
-    monkeypatch.setattr(
-        type(source),
-        "read_wide",
-        lambda self, blocks: read_rows.extend(b.index for b in blocks) or read_blocks(self, blocks),
-    )
 
-    write(data, url)
+    class Watched(FileSource):
+        def read_wide(self, blocks):
+            read_rows.extend(block.index for block in blocks)
+            return super().read_wide(blocks)
+
+    source = Watched.of(Parquet.of, *list_files([data], {}, (".parquet",)), None)
+    write(source, url)
 
     after = {name: os.stat(f"{url}/{name}").st_mtime_ns for name in files_of(url)}
     parts = {name for name in before if name.startswith("part")}
     assert len(parts) == 5
     assert {name: after[name] for name in parts} == {name: before[name] for name in parts}
     there = {int(name[-16:-8]) for name in parts}
-    assert sorted(read_rows) == [b.index for b in source.describe().blocks if b.index not in there]
+    assert sorted(read_rows) == [
+        b.index for b in in_blocks(source, 7).describe().blocks if b.index not in there
+    ]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "other block"])
@@ -274,7 +271,7 @@ def test_data_without_rows_are_refused_before_anything_is_written(tmp_path):
     assert files_of(str(tmp_path / "out")) == {}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(max_examples=25)
 @given(
     block=st.integers(1, 30),
     bundle=st.integers(1, 100),
@@ -283,15 +280,11 @@ def test_data_without_rows_are_refused_before_anything_is_written(tmp_path):
     few=st.integers(1, 40),
 )
 def test_by_cluster_every_row_is_once_in_the_folder_of_its_cluster(
-    monkeypatch, block, bundle, files, second, few
+    block, bundle, files, second, few
 ):
     url = f"memory://{uuid.uuid4().hex}"
-    with monkeypatch.context() as patch:
-        patch.setattr(layout, "BLOCK_ROWS", block)
-        patch.setattr(labelled_by_cluster, "BUNDLE_ROWS", bundle)
-        patch.setattr(labelled_by_cluster, "MOST_FILES", files)
-        patch.setattr(label, "FEW_FILES", few)
-        write(X, url, by_cluster=True, second=second)
+    sizes = FileSizes(few_files=few, bundle_rows=bundle, most_files=files)
+    write(X, url, block_rows=block, by_cluster=True, second=second, sizes=sizes)
 
     check_complete(url)
     width = manifest_of(url)["width"]
@@ -312,9 +305,9 @@ def test_by_cluster_every_row_is_once_in_the_folder_of_its_cluster(
 @given(st.integers(1, 200_000), st.integers(1, 5_000), st.integers(1, 2**20))
 def test_folders_are_as_many_as_there_may_be_files(clusters, bundles, rows_of_bundle):
     rows = bundles * rows_of_bundle
-    most = max(labelled_by_cluster.MOST_FILES, rows // labelled_by_cluster.ROWS_PER_FILE, bundles)
+    most = max(SIZES.most_files, rows // SIZES.rows_per_file, bundles)
 
-    width = labelled_by_cluster.width_of(clusters, bundles, rows)
+    width = width_of(clusters, bundles, rows)
 
     assert bundles * -(-clusters // width) <= most
     assert width == 1 or bundles * -(-clusters // (width - 1)) > most - bundles
@@ -324,13 +317,13 @@ def test_folders_are_as_many_as_there_may_be_files(clusters, bundles, rows_of_bu
 def test_a_bundle_fits_a_worker_and_no_two_neighbours_do_together(sizes):
     parts = [Part("", rows, size, "") for rows, size in sizes]
 
-    bundles = list(labelled_by_cluster.cut_bundles(parts))
+    bundles = list(cut_bundles(parts))
 
     assert [index for bundle in bundles for index in bundle] == list(range(len(parts)))
 
     def fits(bundle):
         rows, size = (sum(sizes[index][i] for index in bundle) for i in (0, 1))
-        return rows <= labelled_by_cluster.BUNDLE_ROWS and size <= labelled_by_cluster.BUNDLE_BYTES
+        return rows <= SIZES.bundle_rows and size <= SIZES.bundle_bytes
 
     assert all(fits(bundle) for bundle in bundles)
     assert not any(fits([*a, b[0]]) for a, b in itertools.pairwise(bundles))

@@ -270,12 +270,10 @@ def test_a_process_is_known_by_its_number_and_its_start():
     assert its.is_gone
 
 
-def test_a_process_that_the_system_hides_has_not_ended(monkeypatch, tmp_path):
-    monkeypatch.setattr(lease_holder, "PROC", tmp_path)
-
-    assert not has_ended(os.getpid(), 1)
-    assert this_machine() == ""
-    assert not Holder("o", "n", "fit").is_gone
+def test_a_process_that_the_system_hides_has_not_ended(tmp_path):
+    assert not has_ended(os.getpid(), 1, tmp_path)
+    assert this_machine(tmp_path) == ""
+    assert not Holder("o", "n", "fit", machine="").is_gone
 
 
 def test_a_holder_comes_back_from_its_file():

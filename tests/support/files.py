@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 
+from ray_kmeans.data.files import list_files
+from ray_kmeans.data.formats.base import FileSource
 from ray_kmeans.data.opening import open_source
 
 
@@ -29,6 +32,17 @@ def rows_of(source):
     """Return all rows of what `open_source` takes."""
     source = open_source(source)
     return np.vstack([rows for _, rows in source.read(source.describe().blocks)])
+
+
+def in_blocks(x, block_rows, columns=None, **of_format):
+    """Return the source of `x` with blocks of at most this many rows, and fields of its format."""
+    source = replace(open_source(x, columns), block_rows=block_rows)
+    return replace(source, format=replace(source.format, **of_format)) if of_format else source
+
+
+def open_files(make, uri, columns=None):
+    """Return the source of the files at a URI, whose format is made by a function."""
+    return FileSource.of(make, *list_files([uri], {}, ("",)), columns)
 
 
 def as_npy(rows):

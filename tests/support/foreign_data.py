@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_kmeans.data import layout as plan
-from ray_kmeans.data.datasets import arrow, zarr
+from ray_kmeans.data.datasets.arrow import ArrowDataset
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import DataError
 from ray_kmeans.testing import SourceContract
+from tests.support.files import in_blocks
 
 MATRIX = np.random.default_rng(0).normal(size=(241, 3))
 ROWS = MATRIX.astype(np.float32)
 LAYOUTS = ["FixedSizeList", "List", "many columns"]
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK_ROWS", 40)
-    monkeypatch.setattr(arrow, "BATCH_ROWS", 16)
-    monkeypatch.setattr(zarr, "BLOCK_ROWS", 40)
+def in_small_blocks(x):
+    """Return the source of `x`, read in small blocks and batches."""
+    source = in_blocks(x, 40)
+    tables = getattr(source, "tables", None)
+    if not isinstance(tables, ArrowDataset):
+        return source
+    return replace(source, tables=replace(tables, batch_rows=16))
 
 
 def as_table(layout, rows=ROWS):

@@ -14,7 +14,6 @@ import traceback
 from collections import Counter
 from pathlib import Path
 from random import Random
-from unittest.mock import patch
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from ray_kmeans.errors import StoreError
 from ray_kmeans.io import publish
 from ray_kmeans.store.labelled_names import MANIFEST
 from tests.support.races import CENTERS, MORE, OTHER, OTHER_ROWS, ROWS, check, files_of
-from tests.support.sleepers import NEVER, Sleeper, set_up, write
+from tests.support.sleepers import NEVER, Sleeper, write
 
 DATA = {len(rows): rows for rows in (ROWS, OTHER_ROWS, MORE)}
 """All of different lengths, by which the manifest tells them apart."""
@@ -146,10 +145,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
 
-    def quick(owner: object, name: str, value: object) -> None:
-        patch.object(owner, name, value).start()
-
-    set_up(quick)
     return 1 if race(told.minutes, told.seed) else 0
 
 

@@ -15,7 +15,7 @@ from ray_kmeans.io import publish
 from ray_kmeans.store.labelled import MANIFEST, LabelledOutput
 from ray_kmeans.store.labelled_names import LEASE, RECORDS
 from ray_kmeans.workflows import label
-from tests.support.files import put_table
+from tests.support.files import in_blocks, put_table
 from tests.support.second_oracle import exact_order
 
 N, K = 90, 6
@@ -42,8 +42,10 @@ def put_rows(folder, name, rows, first=0):
     put_table(folder, name, pa.table({"id": ids, "vector": vectors}), row_group_size=13)
 
 
-def write(x, url, state=STATE, config=HERE, nonfinite="error", filters=None, **options):
-    source = open_source(x, nonfinite=nonfinite, filters=filters)
+def write(
+    x, url, state=STATE, config=HERE, nonfinite="error", filters=None, block_rows=7, **options
+):
+    source = open_source(in_blocks(x, block_rows), nonfinite=nonfinite, filters=filters)
     return label.write_labels(
         state, source, LabelledOutput.at(url, {}), config, model_dir="m", **options
     ).rows

@@ -13,14 +13,14 @@ from threading import Lock, current_thread
 
 import numpy as np
 
-from ray_kmeans import RunConfig, open_source
+from ray_kmeans import RunConfig
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.data import layout
 from ray_kmeans.errors import StoreError
 from ray_kmeans.io import retry
 from ray_kmeans.store import lease
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.workflows import label
+from tests.support.files import in_blocks
 
 ROOT = Path(__file__).parents[2]
 QUICK = lease.Times(beat_s=0.05, lease_s=0.3, poll_s=0.03)
@@ -33,14 +33,9 @@ def write(url, rows, centers, options=None, **flags):
     """Label some rows under a model; return how many."""
     state = FitState(np.asarray(centers, np.float32), np.zeros(len(centers), np.int64))
     output = LabelledOutput.at(url, options or {})
-    source = open_source(np.asarray(rows, np.float32))
-    return label.write_labels(state, source, output, HERE, model_dir="m", **flags).rows
-
-
-def set_up(patch):
-    """Let the lease be quick and blocks be small; `patch` sets an attribute."""
-    patch(lease, "Times", lambda: QUICK)
-    patch(layout, "BLOCK_ROWS", BLOCK_ROWS)
+    source = in_blocks(np.asarray(rows, np.float32), BLOCK_ROWS)
+    flags = {"model_dir": "m", "times": QUICK, **flags}
+    return label.write_labels(state, source, output, HERE, **flags).rows
 
 
 class Naps:
@@ -66,7 +61,6 @@ class Naps:
 
 def main():
     """Write what each line of the input tells, and answer in a line."""
-    set_up(setattr)
     naps = Naps()
     for line in sys.stdin:
         told = json.loads(line)

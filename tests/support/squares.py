@@ -11,11 +11,12 @@ from ray_kmeans.data import layout as plan
 class Squares:
     """A user's own source, of three methods."""
 
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, rows, block_rows=plan.BLOCK_ROWS):
+        self.rows, self.block_rows = rows, block_rows
 
     def describe(self):
-        return plan.Layout(tuple(plan.cut("squares", [self.rows], features=2)), features=2)
+        blocks = plan.cut("squares", [self.rows], features=2, block_rows=self.block_rows)
+        return plan.Layout(tuple(blocks), features=2)
 
     def read(self, blocks):
         for block in blocks:

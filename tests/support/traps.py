@@ -63,7 +63,7 @@ class Trap:
         _role = role
         Path(self.place, role).write_text(str(os.getpid()))
         if self.slices:
-            pool.SLICE_FROM = 0
+            pool.RayPool.slice_from = 0
         module, _, names = self.point.partition(":")
         *owners, name = names.split(".")
         owner = functools.reduce(getattr, owners, importlib.import_module(module))

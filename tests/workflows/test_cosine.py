@@ -24,6 +24,7 @@ from ray_kmeans.workflows import plan as resources
 from ray_kmeans.workflows.predict_in_memory import ReadyModel
 from tests.conftest import shared_data
 from tests.support.cosine_cases import assert_are_directions_of_sums, exact_inertia, exact_labels
+from tests.support.files import in_blocks
 from tests.support.unit_rows import assert_has_norm_1
 
 SQUARED_EUCLIDEAN, COSINE = Metric
@@ -237,21 +238,19 @@ class TestTheSameBits:
         x = spread()
         more = {"batch_size": 50} if WAYS[way]["use_mini_batch"] else {}
         fits = []
-        monkeypatch.setattr(layout, "BLOCK_ROWS", 11)
         for n_shards in (1, 2, 3, 5):
             monkeypatch.setattr(resources, "split", lambda b, *_, n=n_shards: layout.split(b, n))
-            km = new(initial, 5, **WAYS[way]).fit(x, steps=7, **more)
-            fits.append((state_of(km), km.score(x)))
+            km = new(initial, 5, **WAYS[way]).fit(in_blocks(x, 11), steps=7, **more)
+            fits.append((state_of(km), km.score(in_blocks(x, 11))))
 
         assert len({repr(fit) for fit in fits}) == 1
 
-    def test_for_any_number_of_blocks_and_both_kernels(self, monkeypatch):
+    def test_for_any_number_of_blocks_and_both_kernels(self):
         x = spread()
         centers = unit_rows(x[:5])
         sweeps = []
         for block_rows in (8192, 7):
-            monkeypatch.setattr(layout, "BLOCK_ROWS", block_rows)
-            source = open_source(x)
+            source = in_blocks(x, block_rows)
             for n_shards in (1, 3):
                 for kernel in ("cpu", "reference"):
                     shards = layout.split(source.describe().blocks, n_shards)
@@ -406,10 +405,9 @@ class TestZeroRows:
         x = spread()
         x[zero] = 0
         x[100, 2] = -0.0
-        monkeypatch.setattr(layout, "BLOCK_ROWS", 50)
         monkeypatch.setattr(resources, "split", lambda b, *_: layout.split(b, n_shards))
 
-        [message] = self.told(new(x[1:6], **WAYS[way]), x, steps=4)
+        [message] = self.told(new(x[1:6], **WAYS[way]), in_blocks(x, 50), steps=4)
 
         assert f"{len(zero)} of 240 rows are zero" in message
 

@@ -22,6 +22,7 @@ from ray_kmeans.workflows import plan as resources
 from ray_kmeans.workflows.parameters import FitParams
 from tests.conftest import shared_data
 from tests.support import oracle
+from tests.support.files import in_blocks
 
 HERE = RunConfig(num_workers=0, progress=False)
 
@@ -119,12 +120,12 @@ def test_an_empty_cluster_keeps_its_center_and_is_counted(new, lattice):
 def test_blocks_and_shards_do_not_change_one_bit(new, gaussian, monkeypatch):
     whole = new(gaussian[:6]).fit(gaussian)
 
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
-    blocks = new(gaussian[:6]).fit(gaussian)
+    source = in_blocks(gaussian, 7)
+    blocks = new(gaussian[:6]).fit(source)
     monkeypatch.setattr(resources, "split", lambda blocks, *_: layout.split(blocks, 5))
-    shards = new(gaussian[:6]).fit(gaussian)
+    shards = new(gaussian[:6]).fit(source)
 
-    assert len(open_source(gaussian).describe().blocks) == 29
+    assert len(source.describe().blocks) == 29
     assert state_of(blocks) == state_of(whole)
     assert state_of(shards) == state_of(whole)
 

@@ -10,9 +10,9 @@ import pytest
 import sklearn.base
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source
-from ray_kmeans.data import layout
 from ray_kmeans.errors import ConfigError, NotFittedError
 from tests.support import oracle
+from tests.support.files import in_blocks
 
 HERE = RunConfig(num_workers=0, progress=False)
 X = np.random.default_rng(3).integers(-8, 8, size=(60, 3)).astype(np.float32)
@@ -109,11 +109,10 @@ def test_predict_gives_one_dict_per_batch(km, batch_size, sizes):
 
 
 @pytest.mark.parametrize("as_iterable", [True, False])
-def test_batches_do_not_change_one_bit(km, as_iterable, monkeypatch):
+def test_batches_do_not_change_one_bit(km, as_iterable):
     expected = km.transform(X)
 
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
-    answer = km.predict(X, batch_size=3, as_iterable=as_iterable)
+    answer = km.predict(in_blocks(X, 7), batch_size=3, as_iterable=as_iterable)
 
     scores = [row["all_scores"] for row in answer] if as_iterable else answer["all_scores"]
     np.testing.assert_array_equal(scores, expected)
@@ -144,8 +143,7 @@ def test_batch_size_with_input_fn_is_refused(km):
 
 
 @pytest.mark.parametrize("call", ["predict", "predict_cluster_idx", "transform"])
-def test_answers_stream_with_one_block_in_memory(km, call, monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 20)
+def test_answers_stream_with_one_block_in_memory(km, call):
     blocks_read = []
 
     class Watched(type(open_source(X))):
@@ -155,7 +153,7 @@ def test_answers_stream_with_one_block_in_memory(km, call, monkeypatch):
                 yield block, rows
 
     more = {"as_iterable": True} if call == "transform" else {}
-    answers = getattr(km, call)(Watched(X), **more)
+    answers = getattr(km, call)(Watched(X, block_rows=20), **more)
     assert blocks_read == []
     next(answers)
 

@@ -7,7 +7,6 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source
 from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.data import layout
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -18,6 +17,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
 from ray_kmeans.workflows.parameters import FitParams
+from tests.support.files import in_blocks
 
 HERE = RunConfig(num_workers=0, progress=False)
 
@@ -74,12 +74,10 @@ def test_the_same_seed_gives_the_same_centers_and_another_seed_others(seeds, gau
     assert len(set(drawn.values())) == 4
 
 
-def test_blocks_do_not_change_what_is_drawn(seeds, gaussian, monkeypatch):
+def test_blocks_do_not_change_what_is_drawn(seeds, gaussian):
     whole = seeds(9, gaussian)
 
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
-
-    np.testing.assert_array_equal(seeds(9, gaussian), whole)
+    np.testing.assert_array_equal(seeds(9, in_blocks(gaussian, 7)), whole)
 
 
 def test_a_seed_beyond_64_bits_and_one_of_numpy_are_seeds(seeds, gaussian):

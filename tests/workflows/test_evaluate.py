@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, Monitor, RunConfig
-from ray_kmeans.data import layout
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -20,6 +19,7 @@ from ray_kmeans.errors import (
     NotFittedError,
 )
 from tests.support import oracle
+from tests.support.files import in_blocks
 
 X = np.random.default_rng(3).integers(-8, 8, size=(60, 3)).astype(np.float32)
 K = 4
@@ -142,18 +142,18 @@ def test_an_endless_generator_ends_with_steps(km):
 
 @pytest.mark.parametrize("size", [None, 25])
 @pytest.mark.parametrize("steps", [None, 2])
-def test_the_way_the_data_come_does_not_change_one_bit(km, tmp_path, monkeypatch, size, steps):
+def test_the_way_the_data_come_does_not_change_one_bit(km, tmp_path, size, steps):
     expected = km.evaluate(X, batch_size=size, steps=steps)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 3)
     table = pa.table({"id": range(60), "vector": vectors})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=11)
     np.save(tmp_path / "x.npy", X)
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 7)
 
     kinds = [X, X.tolist(), table, str(tmp_path / "x.parquet"), tmp_path / "x.npy"]
 
     for x in kinds:
-        assert km.evaluate(x, batch_size=size, steps=steps) == expected
+        for each in (x, in_blocks(x, 7)):
+            assert km.evaluate(each, batch_size=size, steps=steps) == expected
 
 
 def test_input_fn_gives_data_of_any_kind_or_the_seeds_pair(km):

@@ -8,7 +8,10 @@ import pytest
 
 from ray_kmeans.cli import main
 from ray_kmeans.config import RunConfig
+from ray_kmeans.data.files import list_files
 from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
+from ray_kmeans.data.formats.base import FileSource
+from ray_kmeans.data.formats.parquet import Parquet
 from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.errors import BudgetError
@@ -71,10 +74,12 @@ def test_the_flag_prints_the_plan_and_runs_nothing(numbers, tmp_path, capsys):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_plan_reads_metadata_alone(tmp_path, monkeypatch):
+def test_a_plan_reads_metadata_alone(tmp_path):
+    class Unread(FileSource):
+        read = read_noted = None
+
     vectors = pa.FixedSizeListArray.from_arrays(np.zeros(40, np.float32), 4)
     put_table(tmp_path / "x", "a.parquet", pa.table({"v": vectors}))
-    source = open_source(str(tmp_path / "x"))
-    monkeypatch.setattr(type(source), "read", None)
+    source = Unread.of(Parquet.of, *list_files([str(tmp_path / "x")], {}, (".parquet",)), None)
 
     assert "10 rows x 4 features" in explain(source.describe(), 2, RunConfig(**HERE), None)

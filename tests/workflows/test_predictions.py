@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data import layout
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -20,6 +19,7 @@ from ray_kmeans.errors import (
     NotFittedError,
 )
 from tests.support import oracle
+from tests.support.files import in_blocks
 
 HERE = RunConfig(num_workers=0, progress=False)
 X = np.random.default_rng(4).integers(-8, 8, size=(60, 3)).astype(np.float32)
@@ -71,13 +71,10 @@ def truth(km):
 @pytest.mark.parametrize("size", [1, 7, 25, 60, 61, 999, None])
 @pytest.mark.parametrize("block", [7, 20, 8192])
 @pytest.mark.parametrize("form", ["predict", "predict by batch", "predict whole"])
-def test_all_forms_of_predict_agree_for_any_batches_and_blocks(
-    km, truth, monkeypatch, form, size, block
-):
+def test_all_forms_of_predict_agree_for_any_batches_and_blocks(km, truth, form, size, block):
     expected = km.predict(X, as_iterable=False)
-    monkeypatch.setattr(layout, "BLOCK_ROWS", block)
 
-    answer = consume(ask(km, form, X, batch_size=size))
+    answer = consume(ask(km, form, in_blocks(X, block), batch_size=size))
 
     if form == "predict by batch":
         sizes = [len(batch["cluster_idx"]) for batch in answer]
@@ -337,12 +334,11 @@ def test_only_about_one_batch_is_alive(km, form):
 
 
 @pytest.mark.parametrize("form", STREAMED)
-def test_one_block_of_a_file_is_read_at_a_time(km, tmp_path, monkeypatch, form):
-    monkeypatch.setattr(layout, "BLOCK_ROWS", 20)
+def test_one_block_of_a_file_is_read_at_a_time(km, tmp_path, form):
     np.save(tmp_path / "x.npy", X)
-    expected = consume(ask(km, form, X))
+    expected = consume(ask(km, form, in_blocks(X, 20)))
 
-    answer = ask(km, form, str(tmp_path / "x.npy"))
+    answer = ask(km, form, in_blocks(tmp_path / "x.npy", 20))
     first = next(answer)
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[: -20 * 3 * 4])
 

@@ -36,6 +36,8 @@ class ArrowDataset:
     """All columns, with the dataset's types."""
     files: tuple[File, ...]
     """Files as they were when the dataset was given, in its order."""
+    batch_rows: int = BATCH_ROWS
+    """Number of rows decoded at once."""
 
     name = NAME
     """Name of the data set, for messages."""
@@ -67,7 +69,7 @@ class ArrowDataset:
             frugal = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
             options["fragment_scan_options"] = frugal
         batches: Iterator[Any] = part.to_batches(
-            self.schema, list(names), batch_size=BATCH_ROWS, use_threads=False, **options
+            self.schema, list(names), batch_size=self.batch_rows, use_threads=False, **options
         )
         return batches
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.column_choice import check_columns, choose_columns
 from ray_kmeans.data.float32_rounding import RoundedSource
-from ray_kmeans.data.layout import Block, Layout, cut
+from ray_kmeans.data.layout import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.schema_promotion import common_schema
 from ray_kmeans.errors import DataError, RayKMeansError
 from ray_kmeans.text.secrets import redacted
@@ -54,6 +54,8 @@ class TableSource(RoundedSource):
     """Whether the user named the columns."""
     shift: tuple[float, ...] = ()
     """Shift (d,) subtracted from each column before rounding; () for none."""
+    block_rows: int = BLOCK_ROWS
+    """Largest number of rows of a block."""
 
     @classmethod
     def of(
@@ -118,7 +120,7 @@ class TableSource(RoundedSource):
         blocks: list[Block] = []
         for file, rows in parts:
             first = blocks[-1].first + blocks[-1].rows if blocks else 0
-            blocks += cut(file, rows, features, first, len(blocks))
+            blocks += cut(file, rows, features, first, len(blocks), self.block_rows)
         return blocks
 
     def _first_length(self, blocks: Sequence[Block]) -> int:

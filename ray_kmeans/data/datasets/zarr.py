@@ -45,14 +45,16 @@ class ZarrSource(RoundedSource):
     """Whether no other process can read the array."""
     shift: tuple[float, ...] = ()
     """Shift (d,) subtracted from each column before rounding; () for none."""
+    block_rows: int = BLOCK_ROWS
+    """Largest number of rows of a block."""
 
     def describe(self) -> Layout:
         """Return the layout; a row group is whole chunks of the array, or whole shards."""
         rows, features = self.array.shape
         of_chunk = (getattr(self.array, "shards", None) or self.array.chunks)[0]
-        part = max(BLOCK_ROWS // of_chunk, 1) * of_chunk
+        part = max(self.block_rows // of_chunk, 1) * of_chunk
         parts = [min(part, rows - start) for start in range(0, rows, part)]
-        blocks = tuple(cut(self.name, parts, features))
+        blocks = tuple(cut(self.name, parts, features, block_rows=self.block_rows))
         return Layout(blocks, features, narrow_name(self.array.dtype))
 
     def read_wide(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:

@@ -220,6 +220,8 @@ class FileSource(RoundedSource):
     """Whether the user named the columns."""
     shift: tuple[float, ...] = ()
     """Shift (d,) subtracted from each column before rounding; () for none."""
+    block_rows: int = BLOCK_ROWS
+    """Largest number of rows of a block."""
 
     @classmethod
     def of(
@@ -290,7 +292,9 @@ class FileSource(RoundedSource):
         for file, head in pairs:
             if head.features not in (0, features) or head.kind not in ("", told.kind):
                 raise DataError(_describe_difference(file, head, first_file, told, features))
-            blocks += cut(file.shown, head.group_rows, features, first, len(blocks))
+            blocks += cut(
+                file.shown, head.group_rows, features, first, len(blocks), self.block_rows
+            )
             first += sum(head.group_rows)
         types = {head.narrow for head in heads}
         narrow = types.pop() if len(types) == 1 else None

@@ -26,7 +26,7 @@ from ray_kmeans.data.layout import Block, passes_over
 from ray_kmeans.errors import DataError
 
 READ_BYTES = 2**22
-"""Bytes that are parsed at once; bounds the memory, and the length of a row."""
+"""Bytes that are parsed at once, if nothing else is given."""
 WRITTEN_NUMBER = (
     r"^\s*[-+]?[$€£]?\s?"
     r"(\d{1,3}([,' ]\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+,\d+|\d+,\d+|\d+(\.\d+)?)\s?[%€£]?\s*$"
@@ -48,12 +48,20 @@ class Csv:
     """Separator, and names of all columns if the first line has none."""
     types: tuple[pa.DataType, ...] = ()
     """Type as which each of the columns is read; () before the choice."""
+    read_bytes: int = READ_BYTES
+    """Bytes that are parsed at once; bounds the memory, and the length of a row."""
 
     @classmethod
-    def of(cls, first: OpenFile, columns: Sequence[str] | None, header: bool | None = None) -> Csv:
+    def of(
+        cls,
+        first: OpenFile,
+        columns: Sequence[str] | None,
+        header: bool | None = None,
+        read_bytes: int = READ_BYTES,
+    ) -> Csv:
         """Return the format of files like the first; `header`: whether its first line has names."""
         form = form_of(first.path, first.kind, _first_text(first), columns or (), header)
-        return cls(tuple(columns or ()), form)
+        return cls(tuple(columns or ()), form, read_bytes=read_bytes)
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Csv:
         return replace(self, columns=columns, types=tuple(_type_of(n, looks) for n in columns))
@@ -63,7 +71,7 @@ class Csv:
 
         A column without a name is left out: it is the index that pandas writes.
         """
-        start = _start(file, self.form)
+        start = self._start(file)
         named = [field for field in start.schema if field.name]
         if self.columns:  # `head_of` reads all values, and finds what is no number
             spans = arrow.spans_of(start)
@@ -89,7 +97,7 @@ class Csv:
 
     def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns as text, unparsed: so no later line can contradict their type."""
-        arrow.check_names(names, _start(file, self.form).schema, file.path)
+        arrow.check_names(names, self._start(file).schema, file.path)
         batches = self._batches(file, names, dict.fromkeys(names, pa.string()))
         [(_, table)] = tables_of_blocks(batches, [block])
         return arrow.select(table, names, file.path)
@@ -99,8 +107,34 @@ class Csv:
     ) -> Iterator[pa.RecordBatch]:
         """Yield batches of some columns from the start of the file on, of a few MB each."""
         options = text.ConvertOptions(include_columns=names, column_types=types)
-        with _reader(file, options, self.form) as reader:
+        with self._reader(file, options) as reader:
             yield from reader
+
+    def _start(self, file: OpenFile) -> pa.Table:
+        """Return the first rows of a file, with the types that pyarrow takes them for."""
+        with self._reader(file, text.ConvertOptions()) as reader:
+            batch = next(iter(reader), None)
+            return pa.Table.from_batches([batch] if batch else [], reader.schema)
+
+    @contextmanager
+    def _reader(
+        self, file: OpenFile, options: text.ConvertOptions
+    ) -> Iterator[text.CSVStreamingReader]:
+        """Open pyarrow's reader of a file; DataError for what it raises inside."""
+        names = list(self.form.names) or None
+        with file.new_handle() as source:
+            try:
+                yield text.open_csv(
+                    _decompress(file, source),
+                    text.ReadOptions(
+                        use_threads=False, block_size=self.read_bytes, column_names=names
+                    ),
+                    text.ParseOptions(delimiter=self.form.separator, newlines_in_values=True),
+                    options,
+                )
+            except pa.ArrowInvalid as error:
+                hint = _hint(str(error), self.read_bytes)
+                raise DataError(f"cannot read {file.path}: {error}.{hint}") from None
 
 
 def _as_number(field: pa.Field) -> pa.Field:
@@ -121,13 +155,6 @@ def _type_of(name: str, looks: Sequence[Look]) -> pa.DataType:
     spans = [look.spans[name] for look in looks if name in look.spans]
     is_large = any(max(-low, high) > WHOLE_IN_FLOATS for low, high, _ in spans)
     return pa.int64() if is_large and kinds == {pa.int64()} else pa.float64()
-
-
-def _start(file: OpenFile, form: Form) -> pa.Table:
-    """Return the first rows of a file, with the types that pyarrow takes them for."""
-    with _reader(file, text.ConvertOptions(), form) as reader:
-        batch = next(iter(reader), None)
-        return pa.Table.from_batches([batch] if batch else [], reader.schema)
 
 
 def _first_text(file: OpenFile) -> str:
@@ -173,28 +200,10 @@ def _numbers_as_text(start: pa.Table) -> dict[str, str]:
     return found
 
 
-@contextmanager
-def _reader(
-    file: OpenFile, options: text.ConvertOptions, form: Form
-) -> Iterator[text.CSVStreamingReader]:
-    """Open pyarrow's reader of a file; DataError for what it raises inside."""
-    names = list(form.names) or None
-    with file.new_handle() as source:
-        try:
-            yield text.open_csv(
-                _decompress(file, source),
-                text.ReadOptions(use_threads=False, block_size=READ_BYTES, column_names=names),
-                text.ParseOptions(delimiter=form.separator, newlines_in_values=True),
-                options,
-            )
-        except pa.ArrowInvalid as error:
-            raise DataError(f"cannot read {file.path}: {error}.{_hint(str(error))}") from None
-
-
-def _hint(error: str) -> str:
+def _hint(error: str, read_bytes: int) -> str:
     """Return the advice that fits the text of pyarrow's error; '' if there is none."""
     if "conversion error" in error:
         return " The header is row 1. Choose other columns, or leave out what is no number."
     if "straddling" in error:
-        return f" A row is longer than {READ_BYTES:,} bytes, or a quote is never closed."
+        return f" A row is longer than {read_bytes:,} bytes, or a quote is never closed."
     return ""

@@ -24,7 +24,7 @@ from ray_kmeans.data.layout import Block, passes_over
 from ray_kmeans.errors import DataError
 
 READ_BYTES = 2**22
-"""Bytes that are parsed at once; bounds the memory, and the length of a line."""
+"""Bytes that are parsed at once, if nothing else is given."""
 FAILURES = (pa.ArrowException, UnicodeDecodeError, RecursionError)
 """Exceptions of pyarrow for lines that are no objects, or contradict each other."""
 
@@ -37,20 +37,24 @@ class JsonLines:
     """Names of the column of vectors, or of the columns of numbers; () before the choice."""
     schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
     """All columns of all files, each with one type; empty before the choice."""
+    read_bytes: int = READ_BYTES
+    """Bytes that are parsed at once; bounds the memory, and the length of a line."""
 
     @classmethod
-    def of(cls, first: OpenFile, columns: Sequence[str] | None) -> JsonLines:
+    def of(
+        cls, first: OpenFile, columns: Sequence[str] | None, read_bytes: int = READ_BYTES
+    ) -> JsonLines:
         """Return the format with the columns that the user names."""
-        return cls(tuple(columns or ()))
+        return cls(tuple(columns or ()), read_bytes=read_bytes)
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> JsonLines:
-        return JsonLines(columns, _unite([look.schema for look in looks]))
+        return replace(self, columns=columns, schema=_unite([look.schema for look in looks]))
 
     def look(self, file: OpenFile) -> Look:
         """Read the whole file to know its columns and the number of its rows."""
-        schema, rows = _schema(file)
+        schema, rows = self._schema_and_rows(file)
         vectors = arrow.of_unknown_length(schema, self.columns or schema.names)
-        lengths = {name: _first_length(file, schema, name) for name in vectors}
+        lengths = {name: self._first_length(file, schema, name) for name in vectors}
         return Look(schema, (rows,) if rows else (), lengths)
 
     def head_of(self, file: OpenFile, look: Look) -> Head:
@@ -61,13 +65,13 @@ class JsonLines:
     def read(self, file: OpenFile, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[Any]]]:
         """Yield blocks and their rows; blocks out of the file's order take another pass over it."""
         for run in passes_over(blocks):
-            yield from rows_of_blocks(_batches(file, self._of_rows), self.columns, run)
+            yield from rows_of_blocks(self._batches(file, self._of_rows), self.columns, run)
 
     def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         """Return other columns, with the types that they have over all files."""
         arrow.check_names(names, self.schema, file.path)
         schema = self._schema_of(names)
-        [(_, table)] = tables_of_blocks(_batches(file, schema), [block])
+        [(_, table)] = tables_of_blocks(self._batches(file, schema), [block])
         table.validate(full=True)
         return arrow.select(table, names, file.path)
 
@@ -83,6 +87,56 @@ class JsonLines:
         outer = dict.fromkeys(arrow.path_of(self.schema, name)[0] for name in names)
         return pa.schema([self.schema.field(name) for name in outer])
 
+    def _first_length(self, file: OpenFile, schema: pa.Schema, name: str) -> int:
+        """Return the length of the first vector of a column; 0 if there is none."""
+        row = 0
+        for batch in self._batches(file, pa.schema([schema.field(arrow.path_of(schema, name)[0])])):
+            length = arrow.vector_length(batch, name, file.path, row)
+            if length:
+                return length
+            row += batch.num_rows
+        return 0
+
+    def _schema_and_rows(self, file: OpenFile) -> tuple[pa.Schema, int]:
+        """Return the columns of a file, with one type for all lines, and the number of rows."""
+        found, rows = pa.schema([]), 0
+        for number, lines in self._chunks(file):
+            table = _parse(file, number, lines, text.ParseOptions())
+            here, rows = table.schema, rows + table.num_rows
+            try:
+                plain = pa.schema([(each.name, _without_times(each.type)) for each in here])
+                found = pa.unify_schemas([found, plain], promote_options="permissive")
+            except FAILURES as error:
+                raise DataError(f"{file.path}, lines from {number:,} on: {error}.") from None
+        return found, rows
+
+    def _batches(self, file: OpenFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Yield batches of some columns from the start of the file on, of a few MB each."""
+        options = text.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+        for number, lines in self._chunks(file):
+            yield from _parse(file, number, lines, options).to_batches()
+
+    def _chunks(self, file: OpenFile) -> Iterator[tuple[int, bytes]]:
+        """Yield whole lines, a few MB at a time, with the number of the first, from 1 on."""
+        number, rest = 1, b""
+        with file.new_handle() as source:
+            stream = (
+                pa.CompressedInputStream(source, "gzip") if file.kind.endswith(".gz") else source
+            )
+            while data := stream.read(self.read_bytes):
+                lines, end, after = (rest + data).rpartition(b"\n")
+                if end:
+                    yield number, lines
+                    number += lines.count(b"\n") + 1
+                rest = after
+                if len(rest) > self.read_bytes:
+                    raise DataError(
+                        f"{file.path}: line {number:,} is longer than {self.read_bytes:,} bytes. "
+                        "Each line must hold one object."
+                    )
+        if rest:
+            yield number, rest
+
 
 def _unite(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """Return all columns with one type each; if two types contradict each other, the first."""
@@ -94,38 +148,6 @@ def _unite(schemas: Sequence[pa.Schema]) -> pa.Schema:
         except pa.ArrowException:
             continue  # an error only if the column is used; it names both files then
     return pa.schema(list(fields.values()))
-
-
-def _first_length(file: OpenFile, schema: pa.Schema, name: str) -> int:
-    """Return the length of the first vector of a column; 0 if there is none."""
-    row = 0
-    for batch in _batches(file, pa.schema([schema.field(arrow.path_of(schema, name)[0])])):
-        length = arrow.vector_length(batch, name, file.path, row)
-        if length:
-            return length
-        row += batch.num_rows
-    return 0
-
-
-def _schema(file: OpenFile) -> tuple[pa.Schema, int]:
-    """Return the columns of a file, each with one type for all lines, and the number of rows."""
-    found, rows = pa.schema([]), 0
-    for number, lines in _chunks(file):
-        table = _parse(file, number, lines, text.ParseOptions())
-        here, rows = table.schema, rows + table.num_rows
-        try:
-            plain = pa.schema([(each.name, _without_times(each.type)) for each in here])
-            found = pa.unify_schemas([found, plain], promote_options="permissive")
-        except FAILURES as error:
-            raise DataError(f"{file.path}, lines from {number:,} on: {error}.") from None
-    return found, rows
-
-
-def _batches(file: OpenFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield batches of some columns from the start of the file on, of a few MB each."""
-    options = text.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    for number, lines in _chunks(file):
-        yield from _parse(file, number, lines, options).to_batches()
 
 
 def _parse(file: OpenFile, number: int, lines: bytes, options: text.ParseOptions) -> pa.Table:
@@ -164,26 +186,6 @@ def _rows(lines: bytes, options: text.ParseOptions) -> pa.Table:
     if table.num_rows != count:
         raise pa.ArrowInvalid("a line must hold one object, whole")
     return table
-
-
-def _chunks(file: OpenFile) -> Iterator[tuple[int, bytes]]:
-    """Yield whole lines, a few MB at a time, with the number of the first, from 1 on."""
-    number, rest = 1, b""
-    with file.new_handle() as source:
-        stream = pa.CompressedInputStream(source, "gzip") if file.kind.endswith(".gz") else source
-        while data := stream.read(READ_BYTES):
-            lines, end, after = (rest + data).rpartition(b"\n")
-            if end:
-                yield number, lines
-                number += lines.count(b"\n") + 1
-            rest = after
-            if len(rest) > READ_BYTES:
-                raise DataError(
-                    f"{file.path}: line {number:,} is longer than {READ_BYTES:,} bytes. Each line "
-                    "must hold one object."
-                )
-    if rest:
-        yield number, rest
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:

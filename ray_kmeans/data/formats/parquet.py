@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ class Parquet:
 
     columns: tuple[str, ...]
     """Names of the column of vectors, or of the columns of numbers; () before the choice."""
+    batch_rows: int = BATCH_ROWS
+    """Number of rows decoded at once."""
 
     @classmethod
     def of(cls, first: OpenFile, columns: Sequence[str] | None) -> Parquet:
@@ -38,7 +40,7 @@ class Parquet:
         return cls(tuple(columns or ()))
 
     def with_columns(self, columns: tuple[str, ...], looks: Sequence[Look]) -> Parquet:
-        return Parquet(columns)
+        return replace(self, columns=columns)
 
     def look(self, file: OpenFile) -> Look:
         """Read schema and sizes from the footer; only vectors of unknown length need a row."""
@@ -57,7 +59,7 @@ class Parquet:
         parquet = _file(file)
         for group in groups_of(tuple(blocks)):
             for run in passes_over(group):
-                yield from _read_group(parquet, self.columns, run)
+                yield from _read_group(parquet, self.columns, run, self.batch_rows)
 
     def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         """Return columns of one block, for output beside its labels."""
@@ -108,10 +110,10 @@ def _file(file: OpenFile) -> Any:
 
 
 def _read_group(
-    parquet: Any, names: tuple[str, ...], blocks: Sequence[Block]
+    parquet: Any, names: tuple[str, ...], blocks: Sequence[Block], batch_rows: int
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
     """Decode a row group once, in small batches, and cut it into blocks that follow its order."""
     batches = parquet.iter_batches(
-        batch_size=BATCH_ROWS, row_groups=[blocks[0].group], columns=list(names), use_threads=False
+        batch_size=batch_rows, row_groups=[blocks[0].group], columns=list(names), use_threads=False
     )
     yield from rows_of_blocks(batches, names, blocks)

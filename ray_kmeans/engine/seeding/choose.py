@@ -51,16 +51,18 @@ def choose_centers(
     pool: Pool,
     summary: Summary,
     moved: Moved = ignore,
+    sample_rows: int = SAMPLE_ROWS,
 ) -> NDArray[np.float32]:
     """Return k centers, (k, d), as the metric sees them.
 
     `retries` are further candidates for each center of k-means++, and `seed` is the random seed.
-    `moved` hears how much is done, in units of `work_of`.
+    `moved` hears how much is done, in units of `work_of`. A function sees `sample_rows` rows at
+    once, or k if that is more.
     """
     if isinstance(initial, np.ndarray):
         return project(initial, summary.metric)
     if callable(initial):
-        return _call_for_centers(initial, k, seed, pool, summary)
+        return _call_for_centers(initial, k, seed, pool, summary, sample_rows)
     if summary.counting < k:
         raise TooFewRowsError(summary.counting, k)
     request = _Request(k, retries, seed, pool, summary, moved)
@@ -165,10 +167,11 @@ def _call_for_centers(
     seed: int,
     pool: Pool,
     summary: Summary,
+    sample_rows: int,
 ) -> NDArray[np.float32]:
     """Call a user's function with one sample after the other until it has returned k rows."""
     features = len(summary.grid.exponent)
-    size = min(summary.counting, max(SAMPLE_ROWS, k))
+    size = min(summary.counting, max(sample_rows, k))
     found = np.empty((0, features), np.float32)
     calls = empty = 0
     while len(found) < k:

@@ -85,35 +85,43 @@ def _recluster(
 
 
 def markov_chains(
-    pool: Pool, summary: Summary, k: int, seed: int, moved: Moved = ignore
+    pool: Pool,
+    summary: Summary,
+    k: int,
+    seed: int,
+    moved: Moved = ignore,
+    length: int = CHAIN,
+    most_values: int = CHAIN_VALUES,
 ) -> NDArray[np.float32]:
     """Return k seeds by AFK-MC^2 (Bachem et al., Fast and provably good seedings, NIPS 2016).
 
-    One look at all rows, then a chain of 200 candidates for each center: O(n d + 200 k^2 d).
+    One look at all rows, then a chain of `length` candidates for each center: with 200 of them
+    O(n d + 200 k^2 d). At most `most_values` values of candidates are fetched at once, but one
+    chain at least.
     """
     field = PoolField(pool, summary)
     seeds = field.first(draws.uniforms(seed, "kmc2 first", size=1))
     field.add(seeds)
-    at_once = max(CHAIN_VALUES // (CHAIN * seeds.shape[1]), 1)
+    at_once = max(most_values // (length * seeds.shape[1]), 1)
     while len(seeds) < k and field.total > 0:
         chains = range(len(seeds), min(len(seeds) + at_once, k))
-        rows, times, chances = _proposals(pool, field, summary.rows, chains, seed)
+        rows, times, chances = _proposals(pool, field, summary.rows, chains, seed, length)
         times[without_direction(rows, summary.metric)] = 0
-        seeds = _walk(seeds, rows, times / chances, chains, seed)
+        seeds = _walk(seeds, rows, times / chances, chains, seed, length)
         moved(len(seeds))
     return seeds
 
 
 def _proposals(
-    pool: Pool, field: PoolField, n: int, chains: range, seed: int
+    pool: Pool, field: PoolField, n: int, chains: range, seed: int, length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """Draw the candidates of some chains: rows (m, d), how often each counts, and its chance.
 
     Half of them are drawn by their distance to the first seed, half uniformly; the chance is that
     of the mixture.
     """
-    u = np.concatenate([draws.uniforms(seed, "kmc2 rows", i, size=CHAIN) for i in chains])
-    coin = np.concatenate([draws.uniforms(seed, "kmc2 coins", i, size=CHAIN) for i in chains])
+    u = np.concatenate([draws.uniforms(seed, "kmc2 rows", i, size=length) for i in chains])
+    coin = np.concatenate([draws.uniforms(seed, "kmc2 coins", i, size=length) for i in chains])
     numbers = (u * n).astype(np.int64)
     numbers[coin < 0.5] = field.numbers(u[coin < 0.5])
     ascending, places = np.unique(numbers, return_inverse=True)
@@ -130,6 +138,7 @@ def _walk(
     ratios: NDArray[np.float64],
     chains: range,
     seed: int,
+    length: int,
 ) -> NDArray[np.float32]:
     """Walk each chain to its end; return the seeds so far and the rows where the chains ended.
 
@@ -141,15 +150,15 @@ def _walk(
     kernel.assign(rows, kernel.prepare(seeds, SEEDING_METRIC), labels)
     nearest = kernel.distances_to(rows, seeds, labels, SEEDING_METRIC)
     newest = np.empty((len(rows), 1))
-    for chain, first in zip(chains, range(0, len(rows), CHAIN), strict=True):
-        u = draws.uniforms(seed, "kmc2 steps", chain, size=CHAIN)
+    for chain, first in zip(chains, range(0, len(rows), length), strict=True):
+        u = draws.uniforms(seed, "kmc2 steps", chain, size=length)
         here, ratio = first, nearest[first] * ratios[first]
-        for step in range(1, CHAIN):
+        for step in range(1, length):
             there = nearest[first + step] * ratios[first + step]
             if there > u[step] * ratio:
                 here, ratio = first + step, there
         seeds = np.concatenate([seeds, rows[here : here + 1]])
-        left = slice(first + CHAIN, None)  # the chains that are not walked yet
+        left = slice(first + length, None)  # the chains that are not walked yet
         kernel.distances(rows[left], rows[here : here + 1], SEEDING_METRIC, newest[left])
         nearest[left] = np.minimum(nearest[left], newest[left, 0])
     return seeds
