@@ -31,7 +31,7 @@ _VNNI = ("avx512f", "avx512bw", "avx512vnni")
 
 
 def units() -> dict[str, NamedUnit]:
-    """Return the units that this process may use, the fastest first."""
+    """Return the units that this process may use, by the names that `WITHOUT` takes."""
     masked = os.environ.get(WITHOUT, "").split(",")
     found = {}
     if "amx" not in masked and _has(*_VNNI, "amx-tile", "amx-int8") and _may_use_tiles():

@@ -1,7 +1,8 @@
 """Note that this process is asked to end, by SIGTERM, and act on it between two steps of a run.
 
-Ctrl-C (SIGINT) stays Python's own KeyboardInterrupt, raised at once wherever the process is: code
-that holds unsaved steps saves them while the exception passes through it.
+Ctrl-C (SIGINT) is Python's own KeyboardInterrupt, raised at once wherever the process is, unless
+`listening` takes it like SIGTERM. Code that holds unsaved steps saves them while the exception
+passes through it.
 """
 
 from __future__ import annotations

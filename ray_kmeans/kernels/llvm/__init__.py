@@ -1,1 +1,1 @@
-"""Loops in LLVM IR for AVX-512, VNNI and AMX."""
+"""Loops in LLVM IR: the units that multiply bytes, and vectors for any processor."""

@@ -1,4 +1,4 @@
-"""Vector instructions as numba intrinsics. LLVM is used in this package alone.
+"""Vector instructions as numba intrinsics. LLVM's IR is written in this package alone.
 
 A vector is 16 lanes of 32 bits, one lane a row of the data. That is a register of AVX-512; where
 registers are smaller, LLVM splits vectors. Addresses are int64 numbers; nothing is checked.
