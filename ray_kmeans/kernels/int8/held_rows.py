@@ -233,17 +233,18 @@ class HeldRows(IncrementalSums):
             )
             for (first, last), tally in zip(runs, tallies, strict=True)
         ]
-        loop: Any
-        quantized: Any
         if self._quantized is None:
-            loop, quantized = sweep_parts_by_floats, self._references
+            work = [
+                (*run, self._parts, self._references[0], piece)
+                for run, piece in zip(runs, pieces, strict=True)
+            ]
+            self._threads.run(self._with_scratch(sweep_parts_by_floats), work)
         else:
-            loop, quantized = sweep_parts, self._quantized
-        work = [
-            (self._unit, *run, self._parts, quantized, piece)
-            for run, piece in zip(runs, pieces, strict=True)
-        ]
-        self._threads.run(self._with_scratch(loop), work)
+            by_bytes = [
+                (self._unit, *run, self._parts, self._quantized, piece)
+                for run, piece in zip(runs, pieces, strict=True)
+            ]
+            self._threads.run(self._with_scratch(sweep_parts), by_bytes)
         self._tally = tallies.sum(axis=0)
         self._count_excess()
         deferred = np.concatenate([piece.deferred_slots for piece in pieces])

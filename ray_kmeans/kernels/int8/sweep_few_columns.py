@@ -24,7 +24,7 @@ from ray_kmeans.kernels.int8.quantize import (
     address_of,
     compute_terms,
 )
-from ray_kmeans.kernels.int8.refine import refine_among_all
+from ray_kmeans.kernels.int8.refine import defer
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
     N_CHANGED,
@@ -39,9 +39,9 @@ from ray_kmeans.kernels.int8.types import (
     bare,
     zero,
 )
-from ray_kmeans.kernels.llvm import float_vectors, int8_products
+from ray_kmeans.kernels.llvm import float_vectors
 from ray_kmeans.kernels.llvm.float_vectors import CENTERS_AT_ONCE
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, Unit
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.kernels.llvm.vectors import (
     LANES,
     floats_at,
@@ -169,14 +169,14 @@ def certify_block(
 
 @bare
 def store_block(
-    first: int, count: int, n_refine: int, sweep: Sweep, part_moves: np.float32, scratch: Scratch
+    first: int, count: int, n_undecided: int, sweep: Sweep, part_moves: np.float32, scratch: Scratch
 ) -> int:
     """Store the labels and bounds of a block, and list its undecided rows in `scratch.undecided`.
 
     There is no branch: a slot is written to both lists, and counts in the one that it belongs to.
 
     first, count: int  IN, the slot of the first row, and of how many
-    n_refine: int  IN, how many slots are listed; returned as it is then
+    n_undecided: int  IN, how many slots are listed; returned as it is then
     part_moves: float32  IN, how far centers near the part have come
     """
     slots, target, bounds = sweep.slots, sweep.target, scratch.rows.bounds
@@ -191,10 +191,10 @@ def store_block(
         slots.bounds[slot] = bound - abs(bound) * np.float32(2.0**-20)
         sweep.changed[n_changed] = slot  # there is room, as this row is not yet listed
         n_changed += label != before
-        scratch.undecided[n_refine] = slot
-        n_refine += is_undecided
+        scratch.undecided[n_undecided] = slot
+        n_undecided += is_undecided
     sweep.tally[N_CHANGED] = n_changed
-    return n_refine
+    return n_undecided
 
 
 @bare
@@ -218,19 +218,27 @@ def score_block(address: int, g: F32, padded: int, sweep: Sweep, scratch: Scratc
 
 @bare
 def sweep_part_by_floats(
-    unit: Unit, p: int, parts: Parts, references: F32, sweep: Sweep, scratch: Scratch
+    p: int,
+    parts: Parts,
+    g: F32,
+    interval: tuple[int, np.float32, np.float32],
+    sweep: Sweep,
+    scratch: Scratch,
 ) -> None:
-    """Label the rows of part p."""
-    group, first_block, last_block = parts.spans[p]
-    g, target = references[group], sweep.target
+    """Label the rows of part p; those that float32 leaves undecided are deferred to the caller.
+
+    To quantize all centers for a few rows would cost more than to compare these with all centers.
+
+    g: (columns,) float32  IN, the reference; interval: what `load_centers` returned
+    """
+    target = sweep.target
     d = target.centers.shape[1]
+    padded, slack, norm = interval
     gamma = ROOM * np.float32((d + 16) * 2.0**-24)
-    shift = compute_terms(target, g, scratch)
     parts.moves[p] = (parts.moves[p] + maximum(target.step)) * np.float32(1 + 2.0**-20)
     moves = parts.moves[p]
-    padded, slack, norm = load_centers(target, g, scratch)
-    n_refine = zero()
-    for block in range(first_block, last_block):
+    n_undecided = zero()
+    for block in range(parts.spans[p, 1], parts.spans[p, 2]):
         active_rows = count_active_rows(sweep.slots, block, target.moves, moves)
         if active_rows == 0:
             continue
@@ -243,24 +251,18 @@ def sweep_part_by_floats(
         fetch_next(address, d)
         score_block(address, g, padded, sweep, scratch)
         certify_block(slack, norm, gamma, HIGHEST, scratch)
-        n_refine = store_block(first, count, n_refine, sweep, moves, scratch)
-    sweep.tally[N_UNDECIDED] += n_refine
-    if n_refine:
-        refine_among_all(unit, sweep, g, shift, moves, n_refine, scratch)
+        n_undecided = store_block(first, count, n_undecided, sweep, moves, scratch)
+    sweep.tally[N_UNDECIDED] += n_undecided
+    for i in range(n_undecided):
+        defer(scratch.undecided[i], sweep.changed, sweep.tally)
 
 
 @bare
 def sweep_parts_by_floats(
-    unit: Unit,
-    first_part: int,
-    last_part: int,
-    parts: Parts,
-    references: F32,
-    sweep: Sweep,
-    scratch: Scratch,
+    first_part: int, last_part: int, parts: Parts, reference: F32, sweep: Sweep, scratch: Scratch
 ) -> None:
-    """Label the rows of the parts from `first_part` to `last_part`, as `sweep.sweep_parts` does."""
-    int8_products.begin(unit)
+    """Label the rows of the parts from `first_part` to `last_part`, which share a reference."""
+    compute_terms(sweep.target, reference, scratch)
+    interval = load_centers(sweep.target, reference, scratch)
     for p in range(first_part, last_part):
-        sweep_part_by_floats(unit, p, parts, references, sweep, scratch)
-    int8_products.end(unit)
+        sweep_part_by_floats(p, parts, reference, interval, sweep, scratch)
