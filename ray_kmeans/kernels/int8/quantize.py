@@ -39,6 +39,8 @@ SMALL_E = np.float32(2.0**-30)
 """Least norm of a center around its reference, so that theta is defined."""
 SMALL_R = np.float32(2.0**-50)
 """Least error of a quantized row: more than whatever may underflow."""
+ID_SHARE = np.float32(2.0 ** (vectors.ID_BITS - 23))
+"""Share of a score that its last bits are worth, where these name a center."""
 ONE = np.float32(1.0)
 """The scale of what is scaled already."""
 LARGEST_BYTE = np.float32(127.0)
@@ -252,13 +254,16 @@ def product(g: F32, e: F32) -> float:
 
 
 @bare
-def compute_terms(target: Target, g: F32, scratch: Scratch) -> float:
-    """Write the terms of all centers around g to `scratch.terms`; return |g|^2 - s^2."""
+def compute_terms(target: Target, g: F32, lost: np.float32, scratch: Scratch) -> float:
+    """Write the terms of all centers around g to `scratch.terms`; return |g|^2 - s^2.
+
+    lost: float32  IN, the share of q that its score loses: `ID_SHARE` where the score's last bits
+        name its center, else what rounds the sum that begins at q
+    """
     e = scratch.vector.values
     d = target.centers.shape[1]
-    # 2^-15 of q is for the 8 bits of a score that give way to a number, and (d + 16) 2^-24 for a
-    # float32 sum in any order.
-    kappa = ROOM * np.float32(2.0**-15 + (d + 16) * 2.0**-24)
+    # (d + 16) 2^-24 is for a float32 sum in any order.
+    kappa = ROOM * (lost + np.float32((d + 16) * 2.0**-24))
     squares = product(g, g)
     shift = squares - np.float64(target.scale) * np.float64(target.scale)
     more = np.float32(2.0**-22 * np.sqrt(squares)) if target.cosine else np.float32(0.0)

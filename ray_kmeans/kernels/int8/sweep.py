@@ -18,7 +18,7 @@ from ray_kmeans.kernels.int8.nearest import (
     find_lowest,
     load_row_panel,
 )
-from ray_kmeans.kernels.int8.quantize import compute_terms, quantize_part
+from ray_kmeans.kernels.int8.quantize import ID_SHARE, compute_terms, quantize_part
 from ray_kmeans.kernels.int8.refine import (
     PAIRS_FROM,
     refine_pairs,
@@ -180,7 +180,7 @@ def sweep_part(
     """Label the rows of part p."""
     group, first_block, last_block = parts.spans[p]
     g, target = quantized.references[group], sweep.target
-    shift = compute_terms(target, g, scratch)
+    shift = compute_terms(target, g, ID_SHARE, scratch)
     # Before anything may return: moves that are not noted now would be missing from all bounds.
     margin = update_margin(parts, p, sweep.slots, target, scratch)
     n_active, active_rows, radius = find_active_blocks(
