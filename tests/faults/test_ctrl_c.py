@@ -119,6 +119,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
 
 API = """
 import sys
+sys.modules["torch"] = None  # tensorboardX would import it, for seconds
 from ray_kmeans import KMeansClustering, RunConfig, cli
 workers, where = int(sys.argv[2]), sys.argv[3] or None
 config = RunConfig(num_workers=workers, ray_address=where, progress=False, cache="source")
@@ -140,7 +141,7 @@ except KeyboardInterrupt:
 
 def program(model_dir, workers, address=""):
     """Start a program that fits and catches Ctrl-C itself."""
-    code = pausing.WITHOUT_TORCH + API.format(k=K, data=str(DATA), steps=100_000)
+    code = API.format(k=K, data=str(DATA), steps=100_000)
     return subprocess.Popen(
         [sys.executable, "-c", code, str(model_dir), str(workers), address],
         cwd=pausing.ROOT,
