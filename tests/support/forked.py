@@ -6,4 +6,4 @@ import multiprocessing
 
 FORKED = multiprocessing.get_context("forkserver")
 """Starts processes, each by a function of a module that can be imported."""
-FORKED.set_forkserver_preload(["s3fs", "tests.support.saving", "tests.support.leases"])
+FORKED.set_forkserver_preload(["s3fs", "gcsfs", "adlfs", "tests.support.saving"])
