@@ -31,7 +31,6 @@ from tests.support.servers import s3_server
 from tests.support.store_contract import assert_same, state_at
 from tests.support.stores import s3_at, serving
 
-ROOT = Path(__file__).parents[2]
 QUICK = Times(beat_s=0.05, lease_s=0.5, poll_s=0.05)
 NEVER = Times(beat_s=1000, lease_s=1000, poll_s=1000)
 STORES = ["local", "memory", "s3", "gcs", "azure"]
