@@ -168,4 +168,5 @@ def nearest_over_the_reals(
 
 def _whole(values: NDArray[np.float32]) -> NDArray[np.object_]:
     """Return values as whole numbers of 2**-149, the least float32 above zero."""
-    return np.frompyfunc(int, 1, 1)(np.ldexp(values.astype(np.float64), 149))
+    whole = np.frompyfunc(int, 1, 1)(np.ldexp(values.astype(np.float64), 149))
+    return np.asarray(whole, np.object_)

@@ -95,7 +95,7 @@ def test_a_batch_of_a_huge_data_set_takes_no_more_than_its_own_size():
 def test_the_permutation_is_one_for_every_small_n(seed):
     for n in range(1, 60):
         assert sorted(whole_permutation(n, seed)) == list(range(n))
-    for n in range(60, 400):
+    for n in range(1, 400):
         where = permuted(np.arange(n, dtype=np.uint64), n, keys_of(seed))
         np.testing.assert_array_equal(np.sort(where), np.arange(n))
 
