@@ -51,8 +51,14 @@ def follow(url, *args, **flags):
 
 @pytest.fixture
 def every(request):
-    """Return a maker of numbers of calls, one of so many; other ones in each run of the suite."""
-    return lambda step: itertools.count(1 + request.config.option.share_seed % step, step)
+    """Return a maker of numbers of calls, one in `step`: others in each run, and all with --all."""
+    option = request.config.option
+
+    def calls(step):
+        first, step = (1, 1) if option.all else (1 + option.share_seed % step, step)
+        return itertools.count(first, step)
+
+    return calls
 
 
 def sweep(sleeper, tmp_path, told, before, then, calls):
