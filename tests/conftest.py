@@ -55,7 +55,7 @@ hypothesis.settings.load_profile("tests")
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run every long test, not a share of them")
-    parser.addoption("--share-seed", type=int, help="draws the long tests that are run")
+    parser.addoption("--share-seed", type=int, help="draws the long tests and calls that are run")
 
 
 def pytest_configure(config):
@@ -67,7 +67,8 @@ def pytest_report_header(config):
     """Tell which long tests run, so that a failure can be met again."""
     if config.option.all:
         return "long tests: all"
-    return f"long tests: one in {SHARES}, by --share-seed={config.option.share_seed}"
+    share = f"one in {SHARES}, and a share of a sleeper's calls"
+    return f"long tests: {share}, by --share-seed={config.option.share_seed}"
 
 
 def pytest_collection_modifyitems(config, items):

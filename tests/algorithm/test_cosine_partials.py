@@ -13,7 +13,8 @@ from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials
 from ray_kmeans.algorithm.state import FitState, digest
 from tests.conftest import labels_of, partials_of, summary_of
-from tests.support.cosine_cases import assert_are_directions_of_sums, exact_inertia, exact_labels
+from tests.support import oracle
+from tests.support.cosine_cases import assert_are_directions_of_sums, exact_inertia
 from tests.support.unit_rows import (
     assert_are_unit_rows,
     assert_is_direction,
@@ -27,7 +28,7 @@ KERNELS = pytest.mark.parametrize("kernel", ["cpu", "reference"])
 
 def sweep(units, centers, kernel="reference", labels=None):
     """Return (labels, summary, partials), by default with the oracle's labels."""
-    labels = exact_labels(units, centers) if labels is None else labels
+    labels = oracle.product_labels(units, centers) if labels is None else labels
     summary = summary_of(units, metric=COSINE)
     return labels, summary, partials_of(units, labels, len(centers), summary.grid, kernel)
 
@@ -99,10 +100,10 @@ def test_rows_that_nearly_cancel_have_the_direction_of_what_is_left():
 
 def test_zero_rows_change_no_direction(units):
     zeros = np.zeros((40, 5), np.float32)
-    labels = exact_labels(units, units[:4])
+    labels = oracle.product_labels(units, units[:4])
 
     alone, among = (
-        sweep(X, units[:4], labels=exact_labels(X, units[:4]))
+        sweep(X, units[:4], labels=oracle.product_labels(X, units[:4]))
         for X in (units, np.vstack([zeros, units]))
     )
 
@@ -289,7 +290,7 @@ class TestMiniBatch:
         before = state.centers
         first, state = self.advance(state, units[:70])
         np.testing.assert_array_equal(state.centers, before)
-        more = units[70:][exact_labels(units[70:], before) == 1]  # a batch for one cluster
+        more = units[70:][oracle.product_labels(units[70:], before) == 1]  # a batch for one cluster
         second, state = self.advance(state, more)
 
         seen = np.vstack([units[:70], more]), np.concatenate([first, second])

@@ -31,7 +31,7 @@ def schedules(draw):
 
 
 @pytest.mark.parametrize("metric", [EUCLIDEAN, COSINE])
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(schedule=schedules(), random_seed=st.integers(-5, 5))
 def test_any_schedule_of_fits_makes_the_seeds_equations(metric, schedule, random_seed):
     data, initial, m, fits = schedule
@@ -55,7 +55,7 @@ def test_any_schedule_of_fits_makes_the_seeds_equations(metric, schedule, random
         ]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     X=st.integers(0, 10**6).map(lambda s: np.random.default_rng(s).integers(-8, 9, (40, 2))),
     k=st.integers(1, 6),

@@ -115,20 +115,6 @@ for X_and_centers in ANY_CASES.values():
         array.flags.writeable = False
 
 
-def product(row, center):
-    return sum((x * c for x, c in zip(row, center, strict=True)), oracle.Fraction(0))
-
-
-def largest_products(X, centers):
-    """Return the labels over the reals; `index` finds the lowest one of a tie."""
-    exact_centers = oracle.exact(centers)
-    result = []
-    for row in oracle.exact(X):
-        products = [product(row, center) for center in exact_centers]
-        result.append(products.index(max(products)))
-    return np.array(result, np.int32)
-
-
 def labels_of(X, centers, kernel):
     labels = np.full(len(X), -1, np.int32)
     loaded = kernels.load(kernel)
@@ -161,13 +147,13 @@ def test_labels_are_the_largest_products_over_the_reals(case, kernel):
 
     labels = labels_of(X, centers, kernel)
 
-    np.testing.assert_array_equal(labels, largest_products(X, centers))
+    np.testing.assert_array_equal(labels, oracle.product_labels(X, centers))
 
 
 @pytest.mark.parametrize("case", ["near ties, 33 columns", "near ties within 0.01"])
 def test_the_planted_rows_are_hard_for_plain_and_for_centered_float32(case):
     X, centers = UNIT_CASES[case]
-    truth = largest_products(X, centers)
+    truth = oracle.product_labels(X, centers)
     mean = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
     e = centers - mean
 
@@ -186,7 +172,7 @@ def test_labels_of_any_small_table_are_the_largest_products(data, n, k, d, scale
     if scaled:
         X, centers = units(X, centers)
 
-    expected = largest_products(X, centers).tolist()
+    expected = oracle.product_labels(X, centers).tolist()
 
     assert labels_of(X, centers, "cpu").tolist() == expected
     assert labels_of(X, centers, "reference").tolist() == expected
@@ -196,7 +182,7 @@ def test_labels_of_any_small_table_are_the_largest_products(data, n, k, d, scale
 def test_rows_between_the_two_nearest_centers_are_labelled_over_the_reals(seed, d, power):
     X, centers = unit_near_ties(d, 10.0**power, seed)
 
-    assert labels_of(X, centers, "cpu").tolist() == largest_products(X, centers).tolist()
+    assert labels_of(X, centers, "cpu").tolist() == oracle.product_labels(X, centers).tolist()
 
 
 @pytest.mark.parametrize("offset", [0.0, 300.0])

@@ -42,7 +42,7 @@ def sweep():
 sweep()  # compiles
 print("ready", flush=True)
 begin = time.monotonic()
-while time.monotonic() - begin < 2.5:
+while time.monotonic() - begin < 1.5:
     sweep()
 """
 
@@ -75,7 +75,7 @@ def test_no_more_threads_compute_than_were_given(kernel, threads):
     samples = []
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
-        end = time.monotonic() + 2
+        end = time.monotonic() + 1.2
         while time.monotonic() < end:
             samples.append(running(process.pid))
             time.sleep(0.005)
@@ -85,7 +85,7 @@ def test_no_more_threads_compute_than_were_given(kernel, threads):
     # when one of them has done a piece and may have to wait for a CPU.
     others = [len(sample - {process.pid}) for sample in samples]
     together = [len(sample) for sample in samples]
-    assert len(samples) > 50
+    assert len(samples) > 30
     assert max(others) <= (threads if threads > 1 else 0)
     assert statistics.quantiles(together, n=20)[-2] <= threads
     assert max(together) >= 1

@@ -4,66 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import uuid
-from pathlib import Path
 
 import pytest
 
 from ray_kmeans.errors import LeaseLostError
 from ray_kmeans.io import publish
-from ray_kmeans.store import lease_holder
-from ray_kmeans.store.lease import Times
 from ray_kmeans.store.model_dir import ModelDir
+from tests.support.saving import QUICK, SavingSleeper
 from tests.support.store_contract import assert_same, state_at
 
-ROOT = Path(__file__).parents[2]
-QUICK = Times(beat_s=0.05, lease_s=0.5, poll_s=0.05)
-
-SLEEPER = """
-import os, signal, sys
-from ray_kmeans.errors import LeaseLostError
-from ray_kmeans.io import publish
-from ray_kmeans.store.lease import Lease, Times
-from ray_kmeans.store.model_dir import ModelDir
-from tests.support.store_contract import state_at
-
-url, options, keep, point, after = eval(sys.argv[1])
-calls = 0
-
-def sleepy(call):
-    def called(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls != after:
-            return call(*args, **kwargs)
-        if point.endswith(">"):
-            result = call(*args, **kwargs)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            return result
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return call(*args, **kwargs)
-    return called
-
-store = ModelDir.at(url, options, keep)
-times = Times(beat_s=0.05, lease_s=0.5, poll_s=0.05)
-try:
-    with store.take_lease("fit", times) as held:
-        for iteration in (1, 2):
-            held.save(state_at(iteration, data="slept"))
-        home, name = point.rstrip(">").split(".")
-        owner = {"ModelDir": ModelDir, "Lease": Lease, "publish": publish, "fs": store.fs._fs}
-        setattr(owner[home], name, sleepy(getattr(owner[home], name)))
-        for iteration in (3, 4, 5):
-            held.save(state_at(iteration, data="slept"))
-except LeaseLostError as error:
-    print("LeaseLostError", error)
-else:
-    print("saved all")
-"""
 POINTS = {
     "before the lease is looked at": ("Lease.check", 1),
     "between the look and the claim": ("ModelDir._claim", 1),
@@ -89,37 +39,6 @@ def place(request, tmp_path):
     return publish.Place(f"{store.root}/{uuid.uuid4().hex}", store.options)
 
 
-class Sleeper:
-    """Another process that saves until a point, and sleeps there until it is woken."""
-
-    def __init__(self, place, keep, point, after):
-        about = place.url, dict(place.storage_options), keep, point, after
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SLEEPER, repr(about)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        end = time.monotonic() + 60
-        while lease_holder._stat_of(self._process.pid)[0] != "T":
-            assert self._process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
-    def wake(self):
-        """Return what it says at its end."""
-        self._process.send_signal(signal.SIGCONT)
-        return self._process.communicate(timeout=60)[0].strip()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._process.kill()
-        self._process.communicate()
-
-
 def go_on_and_finish(store):
     """Be the run that takes over: it goes on from the newest state, and finishes."""
     with store.take_lease("fit", QUICK) as held:
@@ -128,13 +47,20 @@ def go_on_and_finish(store):
             held.save(state_at(iteration, data="finished"))
 
 
+ANYWHERE = [("local", 1, point) for point in POINTS]
+OLD_ONES_STAY = [("local", 3, point) for point in POINTS if "old" in point or "second" in point]
+ON_S3 = ["between the look and the claim", "after the claim", "before the manifest"]
+ON_S3 += ["after the second look", "between old manifests and their arrays"]
+
+
 @pytest.mark.parametrize(
-    ("place", "keep"), [("local", 1), ("local", 3), ("s3", 1)], indirect=["place"]
+    ("place", "keep", "point"),
+    [*ANYWHERE, *OLD_ONES_STAY, *(("s3", 1, point) for point in ON_S3)],
+    indirect=["place"],
 )
-@pytest.mark.parametrize("point", POINTS)
 def test_what_a_sleeper_saves_is_never_the_newest(place, point, keep):
     store = ModelDir.at(place.url, place.storage_options, 3)
-    with Sleeper(place, keep, *POINTS[point]) as sleeper:
+    with SavingSleeper(place, keep, *POINTS[point]) as sleeper:
         go_on_and_finish(store)
         before = store.checkpoints()
         said = sleeper.wake()
@@ -151,7 +77,7 @@ def test_what_a_sleeper_saves_is_never_the_newest(place, point, keep):
 def test_so_it_is_where_the_lease_was_deleted_by_hand(tmp_path, point):
     place = publish.Place(str(tmp_path / "model"), {})
     store = ModelDir.at(place.url, {}, 3)
-    with Sleeper(place, 3, *POINTS[point]) as sleeper:
+    with SavingSleeper(place, 3, *POINTS[point]) as sleeper:
         go_on_and_finish(store)
         shutil.rmtree(tmp_path / "model" / "lease")
         said = sleeper.wake()
@@ -175,7 +101,7 @@ def test_so_it_is_where_all_was_deleted_and_another_run_began_anew(tmp_path, poi
     for _ in range(epochs):
         with store.take_lease("fit", QUICK) as held:
             held.save(state_at(0))
-    with Sleeper(place, 3, *POINTS[point]) as sleeper:
+    with SavingSleeper(place, 3, *POINTS[point]) as sleeper:
         shutil.rmtree(place.url)
         with store.take_lease("fit", QUICK) as held:
             for iteration in range(11):

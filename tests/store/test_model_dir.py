@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 import uuid
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -18,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ray_kmeans.errors import ConfigError, StoreError
 from ray_kmeans.io import publish
 from ray_kmeans.store.model_dir import ModelDir
+from tests.support.forked import FORKED
 from tests.support.servers import free_port, s3_server
 from tests.support.store_contract import ModelDirContract, assert_same, state_at
 
@@ -170,19 +168,16 @@ def test_a_save_whose_old_ones_cannot_be_deleted_is_a_save(tmp_path, monkeypatch
     assert len(store.checkpoints()) == 1
 
 
-WRITER = """
-import sys
-from ray_kmeans.store.model_dir import ModelDir
-from tests.support.store_contract import state_at
-store = ModelDir.at(sys.argv[1], {}, 2)
-found = store.latest()
-iteration = found.iteration if found else 0
-with store.take_lease("fit") as held:
-    while True:
-        iteration += 1
-        held.save(state_at(iteration))
-        print(iteration, flush=True)
-"""
+def write_on(told, place):
+    """Save one state after the other, from the newest one on, and tell its number."""
+    store = ModelDir.at(place, {}, 2)
+    found = store.latest()
+    iteration = found.iteration if found else 0
+    with store.take_lease("fit") as held:
+        while True:
+            iteration += 1
+            held.save(state_at(iteration))
+            told.send(iteration)
 
 
 def test_a_writer_killed_at_any_moment_leaves_what_it_had_saved(tmp_path):
@@ -191,18 +186,17 @@ def test_a_writer_killed_at_any_moment_leaves_what_it_had_saved(tmp_path):
     last = 0
 
     for _ in range(8):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)],
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        told = [int(writer.stdout.readline()) for _ in range(draw.randint(2, 4))]
+        heard, tells = FORKED.Pipe(duplex=False)
+        writer = FORKED.Process(target=write_on, args=(tells, str(tmp_path)), daemon=True)
+        writer.start()
+        tells.close()
+        told = [heard.recv() for _ in range(draw.randint(2, 4))]
         time.sleep(draw.uniform(0, 0.05))
-        writer.send_signal(signal.SIGKILL)
-        told += map(int, writer.stdout.read().split())
-        writer.wait()
-        writer.stdout.close()
+        writer.kill()
+        writer.join()
+        with suppress(EOFError, OSError):
+            while True:
+                told.append(heard.recv())
         found = store.latest()
 
         assert told[0] == last + 1  # it went on from what was readable

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 
 from tests.support import oracle
@@ -14,25 +12,10 @@ from tests.support.unit_rows import (
 )
 
 
-def product(row, center):
-    return sum((x * c for x, c in zip(row, center, strict=True)), Fraction(0))
-
-
-def exact_labels(units, centers):
-    """Return the index of the largest product of each row; `index` finds the lowest of a tie."""
-    exact_centers = oracle.exact(centers)
-    result = []
-    for row in oracle.exact(units):
-        products = [product(row, center) for center in exact_centers]
-        result.append(products.index(max(products)))
-    return np.array(result, np.int32)
-
-
 def exact_inertia(units, centers, labels):
     """Return the sum of 1 - cos, rounded once; rounding to float32 may put it just below 0."""
-    exact_centers = oracle.exact(centers)
-    pairs = zip(oracle.exact(units), labels, strict=True)
-    return max(float(sum((1 - product(row, exact_centers[j]) for row, j in pairs), Fraction(0))), 0)
+    rows, centers, one = oracle.whole(units, centers)
+    return max((len(rows) * one**2 - int((rows * centers[labels]).sum())) / one**2, 0)
 
 
 def assert_are_directions_of_sums(centers, units, labels, previous):

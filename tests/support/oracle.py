@@ -12,25 +12,38 @@ def exact(matrix):
     return [[Fraction(value) for value in row] for row in np.asarray(matrix).tolist()]
 
 
+def whole(*matrices):
+    """Return matrices as whole numbers (dtype object) of one unit, and how many are 1."""
+    matrices = [np.asarray(matrix, np.float64) for matrix in matrices]
+    ratios = [[value.as_integer_ratio() for value in each.ravel().tolist()] for each in matrices]
+    one = max((divisor for each in ratios for _, divisor in each), default=1)
+    numbers = [
+        np.array([n * (one // divisor) for n, divisor in each] + [0], object)[:-1]
+        for each in ratios
+    ]
+    return *(n.reshape(m.shape) for n, m in zip(numbers, matrices, strict=True)), one
+
+
 def squared_distance(row, center):
     return sum(((x - c) ** 2 for x, c in zip(row, center, strict=True)), Fraction(0))
 
 
 def labels(X, centers):
-    """Return the index of the nearest center of each row; `index` finds the lowest one of a tie."""
-    exact_centers = exact(centers)
-    result = []
-    for row in exact(X):
-        distances = [squared_distance(row, center) for center in exact_centers]
-        result.append(distances.index(min(distances)))
-    return np.array(result, np.int32)
+    """Return the index of the nearest center of each row; `argmin` takes the lowest of a tie."""
+    rows, centers, _ = whole(X, centers)
+    return np.array([((row - centers) ** 2).sum(axis=1).argmin() for row in rows], np.int32)
+
+
+def product_labels(X, centers):
+    """Return the center that has the largest product with each row; the lowest of a tie."""
+    rows, centers, _ = whole(X, centers)
+    return np.array([centers.dot(row).argmax() for row in rows], np.int32)
 
 
 def inertia(X, centers, labels):
     """Return the sum of squared distances of the rows to their centers, rounded once."""
-    exact_centers = exact(centers)
-    pairs = zip(exact(X), labels, strict=True)
-    return float(sum((squared_distance(row, exact_centers[j]) for row, j in pairs), Fraction(0)))
+    rows, centers, one = whole(X, centers)
+    return int(((rows - centers[labels]) ** 2).sum()) / one**2
 
 
 def means(X, labels, previous):

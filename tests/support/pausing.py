@@ -15,8 +15,26 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+class WithoutTorch:
+    """Finder by which torch is not there: tensorboardX imports it where it can, for seconds."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("this process of a test does without torch", name=name)
+
+
+def without_torch():
+    """Let this process not import torch."""
+    sys.meta_path.insert(0, WithoutTorch)
+
+
 def pause_at(point, call, seconds, sign):
-    """Let the `call`-th call of module:class.name first make the file `sign`, and then wait."""
+    """Let the `call`-th call of module:class.name first make the file `sign`, and then wait.
+
+    It waits until the sign is taken away and a little longer, so that a signal that was sent before
+    is met in the wait; and for so many seconds at most.
+    """
     module, _, names = point.partition(":")
     *owners, name = names.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))
@@ -26,7 +44,10 @@ def pause_at(point, call, seconds, sign):
     def paused(*args, **kwargs):
         if next(calls) == call:
             Path(sign).touch()
-            time.sleep(seconds)
+            end = time.monotonic() + seconds
+            while Path(sign).exists() and time.monotonic() < end:
+                time.sleep(0.02)
+            time.sleep(0.3)
         return function(*args, **kwargs)
 
     setattr(owner, name, paused)
@@ -37,10 +58,10 @@ def hear_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(words, point=None, sign=None, call=1, seconds=5.0, **environment):
+def start(words, point=None, sign=None, call=1, seconds=60.0, **environment):
     """Start the `ray-kmeans` command with a pause in it."""
     pause = f"pause_at({point!r}, {call}, {seconds}, {str(sign)!r})\n" if point else ""
-    code = "from tests.support.pausing import pause_at\n"
+    code = "from tests.support.pausing import pause_at, without_torch\nwithout_torch()\n"
     code += f"{pause}from ray_kmeans.cli import main\nmain()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],

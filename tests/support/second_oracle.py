@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from tests.support import oracle
 
 
 def exact_order(row, centers, metric):
-    """Return all centers, the nearest first, by rationals."""
-    row = [Fraction(x) for x in row.tolist()]
-    scores = []
-    for j, center in enumerate(centers.tolist()):
-        pairs = [(x, Fraction(c)) for x, c in zip(row, center, strict=True)]
-        cosine = metric == "cosine"
-        scores.append((sum(-x * c if cosine else (x - c) ** 2 for x, c in pairs), j))
-    return [j for _, j in sorted(scores)]
+    """Return all centers, the nearest first and the lowest index of a tie."""
+    row, centers, _ = oracle.whole(row, centers)
+    scores = -centers.dot(row) if metric == "cosine" else ((row - centers) ** 2).sum(axis=1)
+    return sorted(range(len(scores)), key=lambda j: (scores[j], j))
