@@ -95,7 +95,7 @@ class Rounded:
         )
         about = Rows.of([X]), order, d, np.float32(scale), self.quantized, self.scratch
         quantize.quantize_parts(0, 1, parts, *about)
-        quantize.compute_terms(self.target, self.g, quantize.ID_SHARE, self.scratch)
+        quantize.compute_terms(self.target, self.g, self.scratch)
         theta = quantize.quantize_centers(unit, self.target, self.g, k, self.scratch)
         fine_theta = quantize.quantize_centers_finely(self.target, self.g, k, self.scratch)
         self.theta, self.fine_theta = fractions([theta, fine_theta])

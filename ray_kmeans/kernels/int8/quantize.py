@@ -39,8 +39,8 @@ SMALL_E = np.float32(2.0**-30)
 """Least norm of a center around its reference, so that theta is defined."""
 SMALL_R = np.float32(2.0**-50)
 """Least error of a quantized row: more than whatever may underflow."""
-ID_SHARE = np.float32(2.0 ** (vectors.ID_BITS - 23))
-"""Share of a score that its last bits are worth, where these name a center."""
+ID_SHARE = np.float32(1.01 * 2.0 ** (vectors.ID_BITS - 23))
+"""Share of q that the last bits of a score are worth, rounded up: they name its center."""
 ONE = np.float32(1.0)
 """The scale of what is scaled already."""
 LARGEST_BYTE = np.float32(127.0)
@@ -254,16 +254,12 @@ def product(g: F32, e: F32) -> float:
 
 
 @bare
-def compute_terms(target: Target, g: F32, lost: np.float32, scratch: Scratch) -> float:
-    """Write the terms of all centers around g to `scratch.terms`; return |g|^2 - s^2.
-
-    lost: float32  IN, the share of q that its score loses: `ID_SHARE` where the score's last bits
-        name its center, else what rounds the sum that begins at q
-    """
+def compute_terms(target: Target, g: F32, scratch: Scratch) -> float:
+    """Write the terms of all centers around g to `scratch.terms`; return |g|^2 - s^2."""
     e = scratch.vector.values
     d = target.centers.shape[1]
-    # (d + 16) 2^-24 is for a float32 sum in any order.
-    kappa = ROOM * (lost + np.float32((d + 16) * 2.0**-24))
+    # For q is a float32 sum in any order, and so is a score that begins at q.
+    kappa = ROOM * np.float32(2 * (d + 16) * 2.0**-24)
     squares = product(g, g)
     shift = squares - np.float64(target.scale) * np.float64(target.scale)
     more = np.float32(2.0**-22 * np.sqrt(squares)) if target.cosine else np.float32(0.0)
@@ -352,8 +348,9 @@ def quantize_centers(
         scratch.centers.first_offsets[i] = np.int32(-128) * total
         theta = max(theta, relative_error(error, scratch.terms.norms[j]))
         scratch.centers.norms[i] = scratch.terms.norms[j]
-        scratch.centers.lows[i] = scratch.terms.constants[j] - scratch.terms.slacks[j]
-        scratch.centers.slacks[i] = np.float32(2.0) * scratch.terms.slacks[j]
+        slack = scratch.terms.slacks[j] + ID_SHARE * abs(scratch.terms.constants[j])
+        scratch.centers.lows[i] = scratch.terms.constants[j] - slack
+        scratch.centers.slacks[i] = np.float32(2.0) * slack
     return theta
 
 

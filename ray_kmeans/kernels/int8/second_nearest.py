@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import F32, portable
-from ray_kmeans.kernels.int8.quantize import ID_SHARE, compute_terms
+from ray_kmeans.kernels.int8.quantize import compute_terms
 from ray_kmeans.kernels.int8.refine import refine_among_all
 from ray_kmeans.kernels.int8.row_order import PART_BLOCKS
 from ray_kmeans.kernels.int8.types import (
@@ -120,7 +120,7 @@ def label_seconds(
     reference: (columns,) float32  IN. The other arguments are those of the table in `types`.
     """
     int8_products.begin(unit)
-    shift = compute_terms(sweep.target, reference, ID_SHARE, scratch)
+    shift = compute_terms(sweep.target, reference, scratch)
     for slot in range(first, last):
         scratch.undecided[slot - first] = slot
     # No bound is kept between two calls, so it may be any number, and no center has moved.

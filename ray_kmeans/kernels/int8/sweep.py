@@ -18,14 +18,16 @@ from ray_kmeans.kernels.int8.nearest import (
     find_lowest,
     load_row_panel,
 )
-from ray_kmeans.kernels.int8.quantize import ID_SHARE, compute_terms, quantize_part
+from ray_kmeans.kernels.int8.quantize import compute_terms, quantize_part
 from ray_kmeans.kernels.int8.refine import (
     PAIRS_FROM,
     refine_pairs,
     refine_undecided,
     set_label,
 )
+from ray_kmeans.kernels.int8.refine_by_floats import refine_by_floats
 from ray_kmeans.kernels.int8.types import (
+    FEW_CENTERS,
     N_ACTIVE,
     N_SCORED,
     N_UNDECIDED,
@@ -180,7 +182,7 @@ def sweep_part(
     """Label the rows of part p."""
     group, first_block, last_block = parts.spans[p]
     g, target = quantized.references[group], sweep.target
-    shift = compute_terms(target, g, ID_SHARE, scratch)
+    shift = compute_terms(target, g, scratch)
     # Before anything may return: moves that are not noted now would be missing from all bounds.
     margin = update_margin(parts, p, sweep.slots, target, scratch)
     n_active, active_rows, radius = find_active_blocks(
@@ -199,6 +201,8 @@ def sweep_part(
     n_kept, others = prune_centers(radius, scratch)
     part = quantize_part(unit, target, g, n_kept, others, shift, margin, scratch)
     n_refine = score_blocks(unit, n_active, quantized, sweep, part, scratch)
+    if n_refine and part.n_kept <= FEW_CENTERS:
+        n_refine = refine_by_floats(sweep, part, n_refine, scratch)
     if n_refine:
         refine_undecided(unit, sweep, part, n_refine, scratch)
 

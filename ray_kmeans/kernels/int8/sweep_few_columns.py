@@ -262,9 +262,7 @@ def sweep_parts_by_floats(
     first_part: int, last_part: int, parts: Parts, reference: F32, sweep: Sweep, scratch: Scratch
 ) -> None:
     """Label the rows of the parts from `first_part` to `last_part`, which share a reference."""
-    d = sweep.target.centers.shape[1]
-    # A score begins at q, and is rounded once a column.
-    compute_terms(sweep.target, reference, np.float32((d + 2) * 2.0**-24), scratch)
+    compute_terms(sweep.target, reference, scratch)
     interval = load_centers(sweep.target, reference, scratch)
     for p in range(first_part, last_part):
         sweep_part_by_floats(p, parts, reference, interval, sweep, scratch)

@@ -289,6 +289,8 @@ N_SCORED = 4
 """Place in `Sweep.tally` of the number of rows that are scored."""
 N_ACTIVE = 5
 """Place in `Sweep.tally` of the number of active rows, whose label might change."""
+FEW_CENTERS = 32
+"""Up to this many kept centers, rows that one byte leaves undecided are scored in float32."""
 TALLIES = 6
 """How many counts `Sweep.tally` has."""
 
@@ -368,6 +370,8 @@ class Scratch(NamedTuple):
     """What the sweep for few columns takes instead of `centers` and `rows`."""
     vector: Vector
     """The row or center that is quantized."""
+    residuals: F32
+    """(up to FEW_CENTERS, columns) e of the kept centers, where these are few."""
 
     @classmethod
     def of(cls, k: int, d: int, quads: int, blocks: int) -> Scratch:
@@ -384,6 +388,7 @@ class Scratch(NamedTuple):
             exact=_exact_block(quads),
             floats=_float_block(room if d <= FLOAT_COLUMNS else 0, room),
             vector=_vector(64 * chunks),
+            residuals=np.zeros((min(k, FEW_CENTERS), 64 * chunks), np.float32),
         )
 
 

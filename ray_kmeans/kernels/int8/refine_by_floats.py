@@ -1,0 +1,107 @@
+"""Rows that one byte leaves undecided, where few centers are kept: float32 decides nearly all.
+
+A row is fetched for two bytes as well as for float32, and beside that the products with a few
+centers cost next to nothing. The arguments are those of the table in `types`;
+docs/internals/exactness.md, section 5, proves the bounds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ray_kmeans.kernels import F32
+from ray_kmeans.kernels.int8.nearest import HIGHEST, UNDECIDED, bound_of
+from ray_kmeans.kernels.int8.quantize import (
+    AHEAD,
+    ONE,
+    ROOM,
+    SMALL_R,
+    address_of,
+    fetch_row,
+    subtract,
+    sum_of_squares,
+)
+from ray_kmeans.kernels.int8.refine import set_label
+from ray_kmeans.kernels.int8.types import PartCenters, Scratch, Sweep, bare, bare_sum, zero
+from ray_kmeans.kernels.llvm import vectors
+
+
+@bare
+def refine_by_floats(sweep: Sweep, part: PartCenters, n_undecided: int, scratch: Scratch) -> int:
+    """Label the undecided rows of a part that float32 decides; list the others again.
+
+    n_undecided: int  IN, how many slots `scratch.undecided` lists; returned as it is then
+    """
+    target, slots = sweep.target, sweep.slots
+    d = target.centers.shape[1]
+    gamma = ROOM * np.float32((d + 16) * 2.0**-24)
+    slack, norm = load_residuals(sweep, part, scratch)
+    n_left = zero()
+    for i in range(n_undecided):
+        slot = scratch.undecided[i]
+        if i + AHEAD < n_undecided:
+            fetch_row(sweep.rows, slots.order[scratch.undecided[i + AHEAD]], d)
+        x = vectors.floats_at(address_of(sweep.rows, slots.order[slot], d), d)
+        subtract(x, target.scale, part.reference, scratch.vector.values)
+        radius = np.sqrt(sum_of_squares(scratch.vector.values)) * ROOM + SMALL_R
+        best, lowest, second = find_two_lowest(part.n_kept, scratch)
+        off = slack + np.float32(2.002) * gamma * radius * norm
+        upper = lowest + off
+        gap = min(second - off, part.others) - upper
+        # More than these sums were rounded by.
+        gap -= (abs(second) + abs(upper)) * np.float32(2.0**-22)
+        bound = bound_of(lowest, upper, gap, radius, part.margin.most)
+        if bound == UNDECIDED:
+            scratch.undecided[n_left] = slot
+            n_left += 1
+            continue
+        label = scratch.centers.numbers[best]
+        bound += (target.moves[label] + part.margin.moves) - target.safe_gap
+        slots.bounds[slot] = bound - abs(bound) * np.float32(2.0**-20)
+        set_label(slot, label, slots.labels, sweep.changed, sweep.tally)
+    return n_left
+
+
+@bare
+def load_residuals(
+    sweep: Sweep, part: PartCenters, scratch: Scratch
+) -> tuple[np.float32, np.float32]:
+    """Write e of the kept centers to `scratch.residuals`; return their largest a and E."""
+    largest_slack = np.float32(0.0)
+    largest_norm = np.float32(0.0)
+    for i in range(part.n_kept):
+        j = scratch.centers.numbers[i]
+        subtract(sweep.target.scaled[j], ONE, part.reference, scratch.residuals[i])
+        slack, norm = scratch.terms.slacks[j], scratch.terms.norms[j]
+        largest_slack = max(largest_slack, slack if slack < HIGHEST else HIGHEST)
+        largest_norm = max(largest_norm, norm if norm < HIGHEST else HIGHEST)
+    return largest_slack, largest_norm
+
+
+@bare
+def find_two_lowest(n_kept: int, scratch: Scratch) -> tuple[int, np.float32, np.float32]:
+    """Return the place of the center with the lowest score q - 2 r.e, this score and the next.
+
+    The row is r in `scratch.vector.values`; a score that is not a number makes both equal.
+    """
+    best = zero()
+    lowest = second = HIGHEST
+    is_number = True
+    for i in range(n_kept):
+        score = scratch.terms.constants[scratch.centers.numbers[i]]
+        score -= np.float32(2.0) * dot(scratch.vector.values, scratch.residuals[i])
+        is_number &= score == score
+        if score < lowest:
+            best, lowest, second = i, score, lowest
+        elif score < second:
+            second = score
+    return best, lowest, second if is_number else lowest
+
+
+@bare_sum
+def dot(a: F32, b: F32) -> np.float32:
+    """Return a.b in float32, in any order; a, b: (columns,) float32  IN."""
+    total = np.float32(0.0)
+    for column in range(a.shape[0]):
+        total += a[column] * b[column]
+    return total
