@@ -38,6 +38,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,8 @@ class Options:
 
     shapes: Literal["quick", "issue", "all"] = "issue"
     """'quick' is a smoke test; 'all' takes hours."""
+    only: str = ""
+    """Regular expression: only data sets whose name has a match."""
     iterations: int = 10
     turns: int = 3
     ray: bool = False
@@ -163,6 +166,8 @@ def lines_of(options: Options) -> Iterator[list[Line]]:
     place += f", load {os.getloadavg()[0]:.1f} before the first fit"
     print(place + "".join(f"\nnot installed: {name}" for name in missing) + "\n", flush=True)
     for data_set in chosen(options.shapes, options.longest):
+        if not re.search(options.only, data_set.name):
+            continue
         lines = measure(data_set, place, options)
         if options.json is not None:
             with options.json.open("a") as file:

@@ -41,10 +41,12 @@ def threads() -> int:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as its maker gives it."""
+    """Return the processor's name as its maker gives it, and the one that code is made for."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    name = names[0] if names else platform.processor()
+    code_for = os.environ.get("NUMBA_CPU_NAME")
+    return f"{name} that runs code for {code_for}" if code_for else name
 
 
 def forget_peak() -> int | None:
