@@ -24,7 +24,7 @@ from ray_kmeans.config import (
     Work,
     check_choice,
 )
-from ray_kmeans.data.model_rows import said_of
+from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
@@ -396,7 +396,8 @@ default='random'
         data = input_data(x, input_fn)
         hearers: dict[str, Any] = {"monitors": checked_monitors, "listeners": self._listeners}
         if not is_stream(data):
-            source = self._open(data, found, sample_weight)
+            options = config.storage_options
+            source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
             fitting.fit(plan, source, store, config, **hearers)
@@ -465,7 +466,7 @@ default='random'
         found = None
         if self._known_place:
             found = self._model_dir().matching(params.num_clusters, params.distance_metric)
-        source = self._open(self._all_rows(x), found)
+        source = open_for(found, self._all_rows(x), storage_options=self.config.storage_options)
         drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
         return explaining.explain(
             source.describe(), params.num_clusters, self.config, drawn, features=said_of(source)

@@ -631,7 +631,7 @@ class Model(ABC):
         state, config = self._state(), self.config
         found = labelling.write_labels(
             state,
-            self._open(self._all_rows(x), state),
+            open_for(state, self._all_rows(x), storage_options=self.config.storage_options),
             LabelledOutput.at(a_path("output", output), config.storage_options),
             config,
             model_dir=self.model_dir,
@@ -783,16 +783,12 @@ class Model(ABC):
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _open(self, data: Any, state: FitState | None, sample_weight: Any = None) -> Source:
-        """Return the source of data, with the columns that the model goes by."""
-        options = self.config.storage_options
-        return open_for(state, data, storage_options=options, sample_weight=sample_weight)
-
     def _open_checked(
         self, data: Any, state: FitState, sample_weight: Any = None
     ) -> tuple[Source, Layout]:
         """Open data; raise DataError unless they are as wide as the model."""
-        source = self._open(data, state, sample_weight)
+        options = self.config.storage_options
+        source = open_for(state, data, storage_options=options, sample_weight=sample_weight)
         layout = source.describe()
         check_features(layout.features, state, self.model_dir)
         return source, layout

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ray_kmeans.algorithm.state import FitState
@@ -20,9 +21,10 @@ from ray_kmeans.errors import ConfigError, DataError
 
 def is_stream(x: Any) -> bool:
     """Tell whether `x` gives batches: an iterator, a loader, or a list of tables of numbers."""
-    known = isinstance(x, str | os.PathLike | Mapping | pa.Table | pa.RecordBatch | Source)
+    is_table = isinstance(x, np.ndarray | pa.Table | pa.RecordBatch | Mapping)
+    is_place = isinstance(x, str | os.PathLike | Source)
     is_buffer = isinstance(x, memoryview | bytes | bytearray | array)
-    if known or is_buffer or opener_of(x) or way_to_dense(x):
+    if is_table or is_place or is_buffer or opener_of(x) or way_to_dense(x):
         return False
     if isinstance(x, list | tuple):
         return isinstance(x, list) and len(x) > 0 and all(map(_is_batch, x))
