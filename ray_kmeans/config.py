@@ -182,8 +182,7 @@ class RunOptions(MachineOptions):
 
     save_summary_steps: int = 100
     """Steps between two entries of the TensorBoard file in model_dir (loss/raw, global_step/sec,
-    rows/sec, shift, empty_clusters). Written where tensorboardX is installed:
-    pip install '.[tensorboard]' in a clone."""
+    rows/sec, shift, empty_clusters)."""
 
     log_step_count_steps: int = 100
     """Steps between two log lines; one comes anyway when 10 seconds have passed. 1 shows all."""

@@ -63,7 +63,6 @@ ONLY_IN = {  # who may import a library: a package, or one module of it
     "yaml": {"cli.config_file"},
     "onnx": {"export.onnx_graph"},
     "tensorflow": {"export.saved_model"},
-    "tensorboardX": {"observe.tensorboard"},
     "matplotlib": {"html_report.figures"},
     "jinja2": {"html_report.page"},
     "numpy": set(RANK) - {"errors", "_version", "config", "process", "text"},

@@ -1,20 +1,14 @@
-"""TensorBoard writer: event files, made whole on this machine and published to any store."""
+"""TensorBoard writer: event files, made whole in memory and published to any store."""
 
 from __future__ import annotations
 
 import logging
 import math
-import time
-import uuid
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from importlib.util import find_spec
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
-from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.observe import events as ev
+from ray_kmeans.observe.event_file import EventFile
 
 log = logging.getLogger("ray_kmeans")
 
@@ -22,16 +16,11 @@ Publish: TypeAlias = Callable[[str, bytes], None]
 """``publish(name, content)`` makes a file visible in one step, in place of the one before."""
 
 
-def tensorboard_installed() -> bool:
-    """Return whether tensorboardX is installed, without importing it."""
-    return find_spec("tensorboardX") is not None
-
-
 def write_evaluation(metrics: Mapping[str, float], step: int, publish: Publish) -> None:
     """Publish one event file with these scalars, by their tags, at `step`."""
-    with _EventFile() as file:
-        file.add(metrics, step)
-        publish(file.name, file.content())
+    file = EventFile()
+    file.add(metrics, step)
+    publish(file.name, file.content())
 
 
 class Summaries:
@@ -64,7 +53,7 @@ class Summaries:
         """Number of the newest step whose point is published."""
         self._without_point: ev.IterationDone | None = None
         """The newest step, if it has no point yet."""
-        self._file = _EventFile()
+        self._file = EventFile()
 
     def __call__(self, event: ev.Event) -> None:
         """Add a point for an event that has one; publish where a checkpoint is saved or the fit
@@ -82,15 +71,14 @@ class Summaries:
                 self._publish_new()
 
     def close(self) -> None:
-        """Publish the last points of a fit that was cut off, and delete the file on this machine.
+        """Publish the last points of a fit that was cut off.
 
         Closing twice is no error. A failure is only logged: raised, it would hide the error that
         ended the fit.
         """
         try:
-            with self._file:
-                self._add_last_point()
-                self._publish_new()
+            self._add_last_point()
+            self._publish_new()
         except Exception:
             log.warning("the last summaries are not published", exc_info=True)
         self._newest_published = self._newest_point
@@ -135,47 +123,3 @@ def _scalars(event: ev.IterationDone, mini_batch: bool) -> dict[str, float]:
         "empty_clusters": event.line.empty,
         **{tag: y for tag, y in of_batch.items() if mini_batch and y is not None},
     }
-
-
-class _EventFile:
-    """An event file in a temporary directory, which is deleted when the file is closed."""
-
-    def __init__(self) -> None:
-        """Open a temporary file of events; raise ConfigError if tensorboardX is missing."""
-        try:
-            # Not SummaryWriter: its flush leaves out what its thread has not written yet.
-            from tensorboardX.event_file_writer import EventsWriter
-        except ImportError as error:
-            raise ConfigError(
-                "summaries for TensorBoard need tensorboardX, which cannot be imported here "
-                f"({error}). {install_hint('tensorboard')}"
-            ) from error
-        with ExitStack() as resources:
-            folder = Path(resources.enter_context(TemporaryDirectory(prefix="ray_kmeans-")))
-            # Without a suffix, two files of one host and second have the same name.
-            suffix = f".{uuid.uuid4().hex[:12]}"
-            self._writer = EventsWriter(str(folder / "events"), filename_suffix=suffix)
-            resources.callback(self._writer.close)
-            (self._path,) = folder.iterdir()
-            self._resources = resources.pop_all()
-        self.name = self._path.name
-
-    def __enter__(self) -> _EventFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()
-
-    def add(self, scalars: Mapping[str, float], step: int) -> None:
-        """Add a point to each of these curves, by their tags."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=tag, simple_value=float(y)) for tag, y in scalars.items()]
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        self._writer.write_event(event)
-
-    def content(self) -> bytes:
-        """Return the whole content of the file so far."""
-        self._writer.flush()
-        return self._path.read_bytes()

@@ -41,7 +41,6 @@ from ray_kmeans.errors import (
     ConfigError,
     DataError,
     TooFewRowsError,
-    install_hint,
 )
 from ray_kmeans.io.publish import Place
 from ray_kmeans.observe import events as ev
@@ -50,7 +49,7 @@ from ray_kmeans.observe.log import LogLines, tell_all, warn
 from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.run_record import Journal
-from ray_kmeans.observe.tensorboard import Summaries, tensorboard_installed
+from ray_kmeans.observe.tensorboard import Summaries
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows.parameters import FitParams, level_of_caller
 from ray_kmeans.workflows.plan import (
@@ -215,16 +214,9 @@ def fit_stream(
 
 def write_evaluation(store: ModelDir, name: str | None, result: Mapping[str, Any]) -> None:
     """Write an evaluation for TensorBoard, to eval or eval_<name> in the model's directory."""
-    if tensorboard_installed():
-        place = Place(f"{store.url}/eval{f'_{name}' if name else ''}", store.storage_options)
-        scalars = {key: value for key, value in result.items() if key != "global_step"}
-        tensorboard.write_evaluation(scalars, result["global_step"], place.put)
-    elif name is not None:
-        log.warning(
-            "name=%r names a TensorBoard file, but tensorboardX is not installed. %s",
-            name,
-            install_hint("tensorboard"),
-        )
+    place = Place(f"{store.url}/eval{f'_{name}' if name else ''}", store.storage_options)
+    scalars = {key: value for key, value in result.items() if key != "global_step"}
+    tensorboard.write_evaluation(scalars, result["global_step"], place.put)
 
 
 def join_batches(sources: Iterator[Source]) -> Source:
@@ -390,7 +382,6 @@ def _open_listeners(
             everybody.append(RayMetrics())
         publish = Place(store.url, store.storage_options).put
         everybody.append(Journal(publish))
-        if tensorboard_installed():
-            scalars = Summaries(config.save_summary_steps, publish)
-            everybody.append(stack.enter_context(closing(scalars)))
+        scalars = Summaries(config.save_summary_steps, publish)
+        everybody.append(stack.enter_context(closing(scalars)))
         yield tell_all(everybody)

@@ -182,7 +182,6 @@ def test_what_does_not_fit_even_without_the_rows_is_refused(X, tmp_path):
 
 FIT_TEN_TIMES_THE_BUDGET = """
 import json, resource, sys
-sys.modules["torch"] = None  # tensorboardX would import it, for seconds
 from ray_kmeans import KMeansClustering, RunConfig
 uri, model_dir, place, warm = sys.argv[1:5]
 

@@ -119,7 +119,6 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
 
 API = """
 import sys
-sys.modules["torch"] = None  # tensorboardX would import it, for seconds
 from ray_kmeans import KMeansClustering, RunConfig, cli
 workers, where = int(sys.argv[2]), sys.argv[3] or None
 config = RunConfig(num_workers=workers, ray_address=where, progress=False, cache="source")

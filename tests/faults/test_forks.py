@@ -125,7 +125,6 @@ def test_a_child_of_a_process_that_is_in_the_middle_of_a_fit_fits(tmp_path):
 
 COMPILING = """
 import os, sys, threading, time
-sys.modules["torch"] = None  # tensorboardX would import it, for seconds
 import numpy as np
 from numba.core import event
 from ray_kmeans import KMeansClustering, RunConfig

@@ -13,7 +13,6 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "ray_kmeans"
 FIT = """
 import sys
-sys.modules["torch"] = None  # tensorboardX would import it, for seconds
 import numpy as np
 from ray_kmeans import KMeansClustering, RunConfig
 x = np.arange(80, dtype=np.float32).reshape(20, 4)

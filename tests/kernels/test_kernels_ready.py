@@ -11,7 +11,6 @@ from ray_kmeans.observe import events as ev
 
 CODE = """
 import sys
-sys.modules["torch"] = None  # tensorboardX would import it, for seconds
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 from ray_kmeans import KMeansClustering, RunConfig

@@ -15,20 +15,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-class WithoutTorch:
-    """Finder by which torch is not there: tensorboardX imports it where it can, for seconds."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name == "torch":
-            raise ModuleNotFoundError("this process of a test does without torch", name=name)
-
-
-def without_torch():
-    """Let this process not import torch."""
-    sys.meta_path.insert(0, WithoutTorch)
-
-
 def pause_at(point, call, seconds, sign):
     """Let the `call`-th call of module:class.name first make the file `sign`, and then wait.
 
@@ -61,7 +47,7 @@ def hear_ctrl_c():
 def start(words, point=None, sign=None, call=1, seconds=60.0, **environment):
     """Start the `ray-kmeans` command with a pause in it."""
     pause = f"pause_at({point!r}, {call}, {seconds}, {str(sign)!r})\n" if point else ""
-    code = "from tests.support.pausing import pause_at, without_torch\nwithout_torch()\n"
+    code = "from tests.support.pausing import pause_at\n"
     code += f"{pause}from ray_kmeans.cli import main\nmain()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],

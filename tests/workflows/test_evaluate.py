@@ -334,7 +334,6 @@ def test_what_a_metric_raises_is_what_one_hears(km):
     ("name", "folder"), [(None, "eval"), ("", "eval"), ("test", "eval_test"), ("a b", "eval_a b")]
 )
 def test_the_tensorboard_file_goes_to_eval_or_eval_name(km, name, folder):
-    pytest.importorskip("tensorboardX")
 
     km.evaluate(X, name=name)
 
@@ -342,7 +341,6 @@ def test_the_tensorboard_file_goes_to_eval_or_eval_name(km, name, folder):
 
 
 def test_every_evaluation_has_its_own_tensorboard_file(km):
-    pytest.importorskip("tensorboardX")
 
     for name in (None, None, "test"):
         km.evaluate(X, name=name)
@@ -351,7 +349,6 @@ def test_every_evaluation_has_its_own_tensorboard_file(km):
 
 
 def test_the_tensorboard_file_holds_the_results_at_the_models_step(km):
-    pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
 
     older = km.checkpoints()[2]
