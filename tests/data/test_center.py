@@ -83,7 +83,7 @@ def bits_of(km):
     return (
         state.centers.tobytes(),
         state.shift,
-        state.data,
+        state.data_name,
         tuple(line.digest for line in state.history),
     )
 

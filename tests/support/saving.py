@@ -26,13 +26,13 @@ def save_and_sleep(answer, url, options, keep, point, after):
     try:
         with store.take_lease("fit", QUICK) as held:
             for iteration in (1, 2):
-                held.save(state_at(iteration, data="slept"))
+                held.save(state_at(iteration, data_name="slept"))
             owners = {"ModelDir": ModelDir, "Lease": Lease, "publish": publish, "fs": store.fs._fs}
             owner, name = point.rstrip(">").split(".")
             call = getattr(owners[owner], name)
             setattr(owners[owner], name, _sleepy(call, after, point.endswith(">")))
             for iteration in (3, 4, 5):
-                held.save(state_at(iteration, data="slept"))
+                held.save(state_at(iteration, data_name="slept"))
     except LeaseLostError as error:
         answer.send(f"LeaseLostError {error}")
     else:
