@@ -44,7 +44,7 @@ def go_on_and_finish(store):
     with store.take_lease("fit", QUICK) as held:
         assert held.latest().iteration in (2, 3, 4)
         for iteration in range(3, 11):
-            held.save(state_at(iteration, data="finished"))
+            held.save(state_at(iteration, data_name="finished"))
 
 
 ANYWHERE = [("local", 1, point) for point in POINTS]
@@ -67,7 +67,7 @@ def test_what_a_sleeper_saves_is_never_the_newest(place, point, keep):
 
     assert said.startswith("LeaseLostError")
     assert f"process {os.getpid()} on" in said
-    assert_same(store.latest(), state_at(10, data="finished"))
+    assert_same(store.latest(), state_at(10, data_name="finished"))
     assert store.checkpoints() == before
     for path in before:  # all are whole
         assert store.fitted(path).data == "finished"
@@ -82,7 +82,7 @@ def test_so_it_is_where_the_lease_was_deleted_by_hand(tmp_path, point):
         shutil.rmtree(tmp_path / "model" / "lease")
         said = sleeper.wake()
     assert said.startswith("LeaseLostError")
-    assert_same(store.latest(), state_at(10, data="finished"))
+    assert_same(store.latest(), state_at(10, data_name="finished"))
 
     with store.take_lease("fit", QUICK) as held:
         held.save(state_at(11))
@@ -105,12 +105,12 @@ def test_so_it_is_where_all_was_deleted_and_another_run_began_anew(tmp_path, poi
         shutil.rmtree(place.url)
         with store.take_lease("fit", QUICK) as held:
             for iteration in range(11):
-                held.save(state_at(iteration, data="finished"))
+                held.save(state_at(iteration, data_name="finished"))
         before = store.checkpoints()
         said = sleeper.wake()
 
     assert said.startswith("LeaseLostError")
-    assert_same(store.latest(), state_at(10, data="finished"))
+    assert_same(store.latest(), state_at(10, data_name="finished"))
     assert store.checkpoints() == before
 
 
