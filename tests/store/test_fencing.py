@@ -70,7 +70,7 @@ def test_what_a_sleeper_saves_is_never_the_newest(place, point, keep):
     assert_same(store.latest(), state_at(10, data_name="finished"))
     assert store.checkpoints() == before
     for path in before:  # all are whole
-        assert store.fitted(path).data == "finished"
+        assert store.fitted(path).data_name == "finished"
 
 
 @pytest.mark.parametrize("point", ["between the look and the claim", "before the manifest"])
