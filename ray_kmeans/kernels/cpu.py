@@ -1,7 +1,7 @@
 """The kernel for CPUs: products of bytes where a processor has them and the work is worth it.
 
-Which unit multiplies is a matter of speed alone. Each labels a small set with near ties in every
-process before it is used; one that fails is left out, and the kernel's name says so.
+Which unit multiplies is a matter of speed alone. Each labels a small set with near ties, once on a
+type of machine, before it is used; one that fails is left out, and the kernel's name says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.kernels import ALIKE, Held, cpu_features
+from ray_kmeans.kernels import ALIKE, Held, cpu_features, passed_checks
 from ray_kmeans.kernels.int8.held_rows import HeldRows
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
 from ray_kmeans.kernels.int8.types import ScratchPool
@@ -145,12 +145,16 @@ class CpuKernel(PortableKernel):
 def _fastest() -> tuple[cpu_features.Unit | None, str]:
     """Return the fastest unit that passes its check, and a remark on those that did not.
 
-    Which one is fastest is measured: it depends on the processor's ports, and on what its
-    hypervisor lets through. Only the fastest is compiled as a whole and checked.
+    Which one is fastest is measured by each process, in milliseconds: it depends on the processor's
+    ports, and on what its hypervisor lets through. Only the fastest is compiled as a whole and
+    checked, and that only where `passed_checks` knows of no check on a machine like this one.
     """
     failed = ""
     for unit in sorted(cpu_features.units().values(), key=_speed, reverse=True):
+        if passed_checks.has_passed(unit.name):
+            return cpu_features.Unit(unit.name + failed, unit.of), failed
         if _is_right(unit):
+            passed_checks.note(unit.name)
             return cpu_features.Unit(unit.name + failed, unit.of), failed
         failed += f", as {unit.name} failed its self-check"
         log.warning("%s failed its self-check on this processor and is not used", unit.name)

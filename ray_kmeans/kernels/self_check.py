@@ -40,19 +40,17 @@ def products_per_second(unit: Any) -> float:
     centers = np.zeros((2, QUADS // 16, 16, 64), np.int8)
     offsets, sums = np.zeros(32, np.int32), np.zeros((32, 32), np.int32)
     places = [array.ctypes.data for array in (rows, centers, offsets, sums)]
-    _multiply_often(unit, *places, 1)
+    multiply_often(unit, *places, 1)
     seconds = []
     for _ in range(3):
         begin = time.perf_counter()
-        _multiply_often(unit, *places, TIMES)
+        multiply_often(unit, *places, TIMES)
         seconds.append(time.perf_counter() - begin)
     return TIMES * 32 * 32 * 4 * QUADS / min(seconds)
 
 
 @njit(nogil=True, _nrt=False)
-def _multiply_often(
-    unit: Any, rows: int, centers: int, offsets: int, sums: int, times: int
-) -> None:
+def multiply_often(unit: Any, rows: int, centers: int, offsets: int, sums: int, times: int) -> None:
     """Make the same products again and again; addresses as `int8_products.multiply` takes them."""
     int8_products.begin(unit)
     for _ in range(times):
