@@ -47,7 +47,7 @@ ONLY_IN = {  # who may import a library: a package, or one module of it
     "numba": {"process.jit", "kernels.llvm"},
     "llvmlite": {"kernels.cpu_features", "kernels.llvm"},
     "torch": {"kernels.gpu"},
-    "triton": {"kernels.gpu.programs", "kernels.gpu.rounding"},
+    "triton": {"kernels.gpu.programs", "kernels.gpu.quantize"},
     "threadpoolctl": {"kernels.portable"},
     "fsspec": {"io", "data.listing"},
     "tenacity": {"io"},

@@ -6,12 +6,23 @@ Every kernel gives the same bits, so the choice is about speed alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
+
+I8: TypeAlias = NDArray[np.int8]
+"""An array of int8; these aliases are for the signatures of compiled loops."""
+I32: TypeAlias = NDArray[np.int32]
+"""An array of int32."""
+I64: TypeAlias = NDArray[np.int64]
+"""An array of int64."""
+F32: TypeAlias = NDArray[np.float32]
+"""An array of float32."""
+F64: TypeAlias = NDArray[np.float64]
+"""An array of float64."""
 
 COARSE_UNITS = 256
 """Values below this many units of the grid are counted, but for 0: it may be coarse for them."""

@@ -19,9 +19,12 @@ docs/internals/exactness.md proves the bounds.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ray_kmeans.kernels import F32, F64, I32, I64
 from ray_kmeans.kernels.exact_order import is_nearer, score
 from ray_kmeans.kernels.int8.quantize import address_of
+from ray_kmeans.kernels.int8.types import Rows
 from ray_kmeans.kernels.llvm import vectors
 from ray_kmeans.process.jit import njit
 
@@ -36,13 +39,13 @@ TILE_CENTERS = 64
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def center_rows(rows, scaled_mean, scale, residuals):
+def center_rows(rows: F32, scaled_mean: F32, scale: np.float32, residuals: F32) -> None:
     """Write r = scale x - m, 1 and an upper bound of |r| for each row.
 
     scaled_mean: (d,) float32  IN, m; scale: float32  IN
     residuals: (n, d + 2) float32  OUT
     """
-    # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term any underflow.
+    # Norms are rounded up: 1.01 covers the float32 sum up to d = 200,000, the last term underflow.
     n, d = rows.shape
     for i in range(n):
         total = np.float32(0.0)
@@ -55,7 +58,7 @@ def center_rows(rows, scaled_mean, scale, residuals):
 
 
 @njit(nogil=True)
-def scan(lows, first, lowest, second, labels):
+def scan(lows: F32, first: int, lowest: F32, second: F32, labels: I32) -> None:
     """Take some centers into the two lowest interval begins of each row, and the label.
 
     lowest, second: (t,) float32  INOUT; they begin anew where `first` is 0
@@ -79,7 +82,16 @@ def scan(lows, first, lowest, second, labels):
 
 
 @njit(nogil=True)
-def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain):
+def certify(
+    lowest: F32,
+    second: F32,
+    bound_a: F32,
+    bound_b: F32,
+    residuals: F32,
+    labels: I32,
+    upper: F32,
+    certain: NDArray[np.bool_],
+) -> None:
     """Tell which labels are certain: the lowest interval ends before the second one begins.
 
     lowest, second: (t,) float32  IN
@@ -92,6 +104,7 @@ def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain)
     for i in range(n):
         norm = residuals[i, width - 1]
         label = labels[i]
+        # The interval reaches as far above the score as below it, and begins at `lowest`.
         upper[i] = lowest[i] + np.float32(2.0) * (bound_a[label] + bound_b[label] * norm)
         if norm < FAR_AWAY:
             certain[i] = second[i] > upper[i]
@@ -101,7 +114,7 @@ def certify(lowest, second, bound_a, bound_b, residuals, labels, upper, certain)
 
 
 @njit(nogil=True)
-def mask_left_out(lows, first, left_out):
+def mask_left_out(lows: F32, first: int, left_out: I32) -> None:
     """Make the interval of the center that a row must not get begin at infinity; lows: INOUT."""
     panel, n = lows.shape
     for i in range(n):
@@ -110,7 +123,17 @@ def mask_left_out(lows, first, left_out):
 
 
 @njit(nogil=True)
-def refine(rows, centers, cosine, lows, first, upper, left_out, nearest, scores):
+def refine(
+    rows: F32,
+    centers: F32,
+    cosine: bool,
+    lows: F32,
+    first: int,
+    upper: F32,
+    left_out: I32,
+    nearest: I32,
+    scores: F64,
+) -> None:
     """Compare rows exactly with those of some centers whose interval begins below `upper` (IN)."""
     panel, n = lows.shape
     for i in range(n):
@@ -126,7 +149,9 @@ def refine(rows, centers, cosine, lows, first, upper, left_out, nearest, scores)
 
 
 @njit(nogil=True)
-def refine_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
+def refine_pairs(
+    rows: F32, centers: F32, cosine: bool, numbers: I64, candidates: I64, nearest: I32, scores: F64
+) -> None:
     """Compare rows exactly with their candidates, given as pairs.
 
     numbers: (pairs,) int64  IN, rows
@@ -138,7 +163,9 @@ def refine_pairs(rows, centers, cosine, numbers, candidates, nearest, scores):
 
 
 @njit(nogil=True)
-def _compare(row, centers, candidate, cosine, i, nearest, scores):
+def _compare(
+    row: F32, centers: F32, candidate: int, cosine: bool, i: int, nearest: I32, scores: F64
+) -> None:
     """Make a candidate the nearest center of row i if it is nearer than all before it.
 
     Candidates come in ascending order, so a tie leaves the lowest one.
@@ -153,7 +180,7 @@ def _compare(row, centers, candidate, cosine, i, nearest, scores):
 
 
 @njit(nogil=True)
-def gather(blocks, numbers, rows):
+def gather(blocks: Rows, numbers: I32, rows: F32) -> None:
     """Copy some rows side by side.
 
     blocks: Rows  IN, where all rows are; numbers: (m,) int32  IN; rows: (m, d) float32  OUT
@@ -164,7 +191,7 @@ def gather(blocks, numbers, rows):
 
 
 @njit(nogil=True)
-def _term(x, c, cosine):
+def _term(x: np.float32, c: np.float32, cosine: bool) -> float:
     """Return what one column adds to a distance by `_distance`."""
     if cosine:
         return np.float64(x) * np.float64(c)
@@ -173,13 +200,13 @@ def _term(x, c, cosine):
 
 
 @njit(nogil=True)
-def _distance(total, cosine):
+def _distance(total: float, cosine: bool) -> float:
     """Return the distance for a sum of terms; by cosine it is not below 0."""
     return max(0.0, 1.0 - total) if cosine else total
 
 
 @njit(nogil=True)
-def _transpose(rows, tile):
+def _transpose(rows: F32, tile: F64) -> None:
     """Write up to 64 rows of up to 32 columns to a tile (32, 64) float64, column by column."""
     # Eight rows at a time, so that a line of the tile is filled at once.
     n, d = rows.shape
@@ -194,7 +221,7 @@ def _transpose(rows, tile):
 
 
 @njit(nogil=True)
-def _four(center, column):
+def _four(center: F32, column: int) -> tuple[float, float, float, float]:
     """Return four columns of a center from `column` on, in float64."""
     return (
         np.float64(center[column]),
@@ -205,7 +232,7 @@ def _four(center, column):
 
 
 @njit(nogil=True)
-def _add_squares(tile, centers, totals):
+def _add_squares(tile: F64, centers: F32, totals: F64) -> None:
     """Add the squared differences of a tile's rows and centers to their totals.
 
     tile: (32, 64) float64  IN; centers: (p, up to 32) float32  IN
@@ -230,7 +257,7 @@ def _add_squares(tile, centers, totals):
 
 
 @njit(nogil=True)
-def _add_products(tile, centers, totals):
+def _add_products(tile: F64, centers: F32, totals: F64) -> None:
     """Add the products of a tile's rows and centers to their totals, as `_add_squares` does."""
     k, d = centers.shape
     whole = d // 4 * 4
@@ -248,7 +275,7 @@ def _add_products(tile, centers, totals):
 
 
 @njit(nogil=True)
-def _write(totals, cosine, result):
+def _write(totals: F64, cosine: bool, result: F32 | F64) -> None:
     """Write the distances for some totals; result: (up to 64, p)  OUT, float32 or float64."""
     n, panel = result.shape
     if cosine:
@@ -261,7 +288,7 @@ def _write(totals, cosine, result):
 
 
 @njit(nogil=True)
-def distances(rows, centers, cosine, result):
+def distances(rows: F32, centers: F32, cosine: bool, result: F32 | F64) -> None:
     """Write all distances, summed up in float64 in the order of the columns.
 
     result: (n, k)  OUT, float32 or float64
@@ -276,6 +303,7 @@ def distances(rows, centers, cosine, result):
         for first in range(0, k, TILE_CENTERS):
             last = first + TILE_CENTERS
             totals[:] = 0.0
+            # The order of the columns is part of the result, so their tiles come in it as well.
             for left in range(0, d, TILE_COLUMNS):
                 right = left + TILE_COLUMNS
                 _transpose(rows[start:end, left:right], tile)
@@ -287,7 +315,7 @@ def distances(rows, centers, cosine, result):
 
 
 @njit(nogil=True)
-def distances_to(rows, centers, labels, cosine, result):
+def distances_to(rows: F32, centers: F32, labels: I32, cosine: bool, result: F64) -> None:
     """Write the distance of each row to one center: the float64 bits of `distances`.
 
     labels: (n,) int32  IN; result: (n,) float64  OUT
@@ -313,7 +341,7 @@ def distances_to(rows, centers, labels, cosine, result):
 
 
 @njit(nogil=True)
-def fingerprint(bits, keys, weights):
+def fingerprint(bits: NDArray[np.uint32], keys: NDArray[np.uint64], weights: I64) -> np.uint64:
     """Return the sum modulo 2**64 of a hash of each row.
 
     bits: (n, d) uint32  IN, of the rows; keys: (d,) uint64  IN
@@ -325,6 +353,8 @@ def fingerprint(bits, keys, weights):
         mixed = np.uint64(0)
         for column in range(d):
             mixed += np.uint64(bits[i, column]) * keys[column]
+        # Up to here the hash is linear: rows that exchange values of a column would add up to the
+        # same. The shifts end that. The sum over rows wraps, so neither order nor split matters.
         mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
         times = np.uint64(weights[i]) if len(weights) else np.uint64(1)
         total += times * (mixed ^ (mixed >> np.uint64(33)))

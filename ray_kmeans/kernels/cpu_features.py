@@ -17,34 +17,35 @@ WITHOUT = "RAY_KMEANS_WITHOUT"
 """Environment variable for tests and benchmarks: units to do without, as in 'amx,vnni'."""
 
 
-class Unit(NamedTuple):
+class NamedUnit(NamedTuple):
     """A unit of the processor that multiplies bytes."""
 
     name: str
     """Its name in logs."""
-    of: Callable[[int], int8_products.Instructions]
+    of: Callable[[int], int8_products.Unit]
     """Function from the quads of a row (its bytes in fours) to its instructions."""
 
 
 _VNNI = ("avx512f", "avx512bw", "avx512vnni")
+"""Features that AVX-512 VNNI needs, by LLVM's names."""
 
 
-def units() -> dict[str, Unit]:
+def units() -> dict[str, NamedUnit]:
     """Return the units that this process may use, the fastest first."""
     masked = os.environ.get(WITHOUT, "").split(",")
     found = {}
     if "amx" not in masked and _has(*_VNNI, "amx-tile", "amx-int8") and _may_use_tiles():
-        found["amx"] = Unit("AMX int8", int8_products.amx)
+        found["amx"] = NamedUnit("AMX int8", int8_products.amx)
     if "vnni" not in masked and _has(*_VNNI):
-        found["vnni"] = Unit("AVX-512 VNNI int8", int8_products.vnni)
+        found["vnni"] = NamedUnit("AVX-512 VNNI int8", int8_products.vnni)
     if "avxvnni" not in masked and (_has("avxvnni") or _has(*_VNNI, "avx512vl")):
-        found["avxvnni"] = Unit("AVX-VNNI int8", int8_products.avx_vnni)
+        found["avxvnni"] = NamedUnit("AVX-VNNI int8", int8_products.avx_vnni)
     if "avx2" not in masked and _has("avx2", "fma"):
-        found["avx2"] = Unit("AVX2 int8", int8_products.avx2)
+        found["avx2"] = NamedUnit("AVX2 int8", int8_products.avx2)
     if "dotprod" not in masked and _has("dotprod"):
-        found["dotprod"] = Unit("Arm sdot int8", int8_products.arm_dot)
+        found["dotprod"] = NamedUnit("Arm sdot int8", int8_products.arm_dot)
     if "plain" not in masked:
-        found["plain"] = Unit("plain int8", int8_products.plain)
+        found["plain"] = NamedUnit("plain int8", int8_products.plain)
     return found
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from ray_kmeans.kernels import F32, F64
 from ray_kmeans.process.jit import njit
 
 MAX_PARTS = 640
-"""Floats of an expansion at most. They do not overlap and are within 2**-298 .. 2**290, the range of
-the terms: at worst there is one for every bit."""
+"""Floats of an expansion at most. They do not overlap and are within 2**-298 .. 2**290, the range
+of the terms: at worst there is one for every bit."""
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def squared_distance(x, c):
+def squared_distance(x: F32, c: F32) -> float:
     """Return |x - c|^2 in float64, off by at most (d + 4) * 2**-53 of itself in any order."""
     total = 0.0
     for column in range(x.shape[0]):
@@ -26,7 +27,7 @@ def squared_distance(x, c):
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def product_and_size(x, c):
+def product_and_size(x: F32, c: F32) -> tuple[float, float]:
     """Return x.c in float64, off by at most (d + 4) * 2**-53 of the second, sum |x_l c_l|."""
     total = 0.0
     size = 0.0
@@ -38,7 +39,7 @@ def product_and_size(x, c):
 
 
 @njit(nogil=True)
-def score(x, c, cosine):
+def score(x: F32, c: F32, cosine: bool) -> tuple[float, float]:
     """Return the score in float64 and by how much at most it is off, also after one more addition.
 
     What is added up may cancel for 'cosine', so the error is a share of the sizes, not of the sum.
@@ -53,7 +54,7 @@ def score(x, c, cosine):
 
 
 @njit(nogil=True)
-def _grow(parts, used, term):
+def _grow(parts: F64, used: int, term: float) -> int:
     """Add a term to an expansion, exactly; return how many floats it has then.
 
     parts: (MAX_PARTS,) float64  INOUT, floats that do not overlap, the smallest first
@@ -61,11 +62,13 @@ def _grow(parts, used, term):
     """
     kept = 0
     for i in range(used):
+        # Knuth's two-sum: `total + error` is `term + part` without rounding, in whichever order of
+        # size the two come. It rests on each rounding, so no fastmath may touch this loop.
         part = parts[i]
         total = term + part
         shadow = total - term
         error = (term - (total - shadow)) + (part - shadow)
-        if error != 0.0:
+        if error != 0.0:  # zeros are left out, so that the last float alone tells the sign
             parts[kept] = error
             kept += 1
         term = total
@@ -76,46 +79,37 @@ def _grow(parts, used, term):
 
 
 @njit(nogil=True, _nrt=True)
-def difference_of_distances(x, a, b):
-    """Return a number with the sign of |x-a|^2 - |x-b|^2 over the reals."""
+def difference_of_scores(x: F32, a: F32, b: F32, cosine: bool) -> float:
+    """Return a number with the sign of |x-a|^2 - |x-b|^2, or of x.b - x.a, over the reals."""
     parts = np.empty(MAX_PARTS)
     used = 0
     for column in range(x.shape[0]):
         xc = np.float64(x[column])
         ac = np.float64(a[column])
         bc = np.float64(b[column])
-        if ac != bc:
+        if ac == bc:
+            continue
+        # A product of two float32, doubled or not, has 48 bits: float64 holds it without rounding.
+        if not cosine:
             used = _grow(parts, used, ac * ac)
             used = _grow(parts, used, -(bc * bc))
-            used = _grow(parts, used, -(2.0 * xc * ac))
-            used = _grow(parts, used, 2.0 * xc * bc)
-    return parts[used - 1] if used else 0.0
-
-
-@njit(nogil=True, _nrt=True)
-def difference_of_products(x, a, b):
-    """Return a number with the sign of x.b - x.a over the reals."""
-    parts = np.empty(MAX_PARTS)
-    used = 0
-    for column in range(x.shape[0]):
-        xc = np.float64(x[column])
-        ac = np.float64(a[column])
-        bc = np.float64(b[column])
-        if ac != bc:
-            used = _grow(parts, used, -(xc * ac))
-            used = _grow(parts, used, xc * bc)
+            xc *= 2.0
+        used = _grow(parts, used, -(xc * ac))
+        used = _grow(parts, used, xc * bc)
+    # No two of these floats overlap, so the last one, the largest, outweighs all others together.
     return parts[used - 1] if used else 0.0
 
 
 @njit(nogil=True)
-def is_nearer(x, a, score_a, b, score_b, cosine):
+def is_nearer(
+    x: F32, a: F32, score_a: tuple[float, float], b: F32, score_b: tuple[float, float], cosine: bool
+) -> bool:
     """Tell whether x is strictly nearer to a than to b, given the result of `score` for both."""
     found_a, error_a = score_a
     found_b, error_b = score_b
+    # The rounding of these sums is within the errors, which `score` gives with room for it.
     if found_a + error_a < found_b - error_b:
         return True
     if found_a - error_a > found_b + error_b:
         return False
-    if cosine:
-        return difference_of_products(x, a, b) < 0.0
-    return difference_of_distances(x, a, b) < 0.0
+    return difference_of_scores(x, a, b, cosine) < 0.0

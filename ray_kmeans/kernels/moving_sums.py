@@ -164,12 +164,12 @@ class HoldsPlainly:
         return PlainHeld(self, blocks, sum(sizes), metric, weights)
 
 
-def joined(
+def join_blocks(
     blocks: Iterable[NDArray[np.float32]], rows_at_once: int = JOINED_ROWS
 ) -> Iterator[NDArray[np.float32]]:
     """Yield all rows in order; small blocks side by side, as each call for one costs its time.
 
-    >>> [len(rows) for rows in joined([np.ones((n, 1)) for n in (3, 2, 9, 1)], rows_at_once=6)]
+    >>> [len(rows) for rows in join_blocks([np.ones((n, 1)) for n in (3, 2, 9, 1)], rows_at_once=6)]
     [5, 9, 1]
     """
     small: list[NDArray[np.float32]] = []
@@ -223,8 +223,9 @@ class PlainHeld(IncrementalSums):
         """Label the rows block by block, and move those with a new label in the sums."""
         prepared = self._kernel.prepare(centers, self._metric)
         first = 0
-        for rows in joined(self._blocks):
+        for rows in join_blocks(self._blocks):
             here = slice(first, first + len(rows))
+            # `labels` is a view that the kernel writes, so what was there is copied first.
             labels, before = self._labels[here], self._labels[here].copy()
             self._kernel.assign(rows, prepared, labels)
             if self._sums is not None:

@@ -20,47 +20,47 @@ from ray_kmeans.kernels import self_check
 from ray_kmeans.process import jit
 
 
-def has_passed(unit: str) -> bool:
-    """Tell whether a unit of this name has passed its check on a machine and versions as here."""
-    place = _place(unit)
+def has_passed(unit: str, work: str) -> bool:
+    """Tell whether a unit has passed its check for some work on a machine and versions as here."""
+    place = _place(unit, work)
     if place is None:
         return False
     try:
-        return place.read_bytes() == _conditions(unit)
+        return place.read_bytes() == _conditions(unit, work)
     except OSError:
         return False
 
 
-def note(unit: str) -> None:
+def note(unit: str, work: str) -> None:
     """Keep that a unit has passed its check; where nothing can be written, nothing is kept."""
-    place = _place(unit)
+    place = _place(unit, work)
     if place is None:
         return
     # Readers find the whole text or none of it. The id of a process is unique on one machine only.
     temporary = place.with_name(f"{place.name}.{platform.node()}.{os.getpid()}")
     try:
-        temporary.write_bytes(_conditions(unit))
+        temporary.write_bytes(_conditions(unit, work))
         temporary.replace(place)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def _place(unit: str) -> Path | None:
-    """Return the file for a unit; None where no machine code is kept on disk.
+def _place(unit: str, work: str) -> Path | None:
+    """Return the file for a unit and a work; None where no machine code is kept on disk.
 
     Machine types and versions that share a folder have a file each.
     """
     folder = jit.folder_of(self_check.multiply_often)
     if folder is None:
         return None
-    return folder / f"passed-{hashlib.sha256(_conditions(unit)).hexdigest()[:16]}.txt"
+    return folder / f"passed-{hashlib.sha256(_conditions(unit, work)).hexdigest()[:16]}.txt"
 
 
-def _conditions(unit: str) -> bytes:
+def _conditions(unit: str, work: str) -> bytes:
     """Return all that the result of a check depends on: the unit, the processor, the code."""
     text = [
-        f"unit: {unit}",
+        f"unit: {unit}, for {work}",
         *(f"machine: {part}" for part in jit.made_for()),
         f"ray_kmeans: {__version__} {jit.hash_of_modules(jit.PACKAGE / 'kernels')}",
         f"numba: {jit.VERSION}",

@@ -77,7 +77,7 @@ class PreparedCenters:
 def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
     """Return a power of two that brings the spread of the centers near 1, and their mean (d,)."""
     mean = np.zeros(centers.shape[1])
-    return scale_for(drift.spread(centers, mean)), mean
+    return scale_for(drift.measure_spread(centers, mean)), mean
 
 
 def scale_for(spread: float) -> float:
@@ -106,6 +106,7 @@ class PortableKernel(HoldsPlainly):
         unrounded = exact * scale - scaled_mean
         e = unrounded.astype(np.float32).astype(np.float64)
         squares = (e * e).sum(axis=1)
+        # (d + 2) roundings of the product and some of r, e, q and the bound itself; 1.01 rounds up.
         g = (d + 16) * 2.0**-24 * 1.01
         tiny = (d + 1) * 2.0**-120
         if cosine:
@@ -143,7 +144,7 @@ class PortableKernel(HoldsPlainly):
         tiles = -(-len(rows) // prepared.tile_rows)
         step = max(-(-tiles // self._threads.count), 1) * prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
-        with one_blas_thread():
+        with use_one_blas_thread():
             self._threads.run(
                 _assign_part, [(rows[part], prepared, None, labels[part]) for part in parts]
             )
@@ -158,7 +159,7 @@ class PortableKernel(HoldsPlainly):
         """Label rows with the nearest center except `labels`, see `Kernel.assign_second`."""
         step = prepared.tile_rows
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
-        with one_blas_thread():
+        with use_one_blas_thread():
             self._threads.run(
                 _assign_part,
                 [(rows[part], prepared, labels[part], seconds[part]) for part in parts],
@@ -331,7 +332,7 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
+def use_one_blas_thread() -> AbstractContextManager[Any]:
     """Let BLAS use the thread that calls it: our own are as many as there may be."""
     context: AbstractContextManager[Any] = _blas().limit(limits=1)
     return context

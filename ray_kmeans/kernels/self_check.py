@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,19 @@ def products_per_second(unit: Any) -> float:
     rows = np.zeros((QUADS, 32, 4), np.int8)
     centers = np.zeros((2, QUADS // 16, 16, 64), np.int8)
     offsets, sums = np.zeros(32, np.int32), np.zeros((32, 32), np.int32)
-    places = [array.ctypes.data for array in (rows, centers, offsets, sums)]
-    multiply_often(unit, *places, 1)
+    multiply = partial(
+        multiply_often,
+        unit,
+        rows.ctypes.data,
+        centers.ctypes.data,
+        offsets.ctypes.data,
+        sums.ctypes.data,
+    )
+    multiply(1)
     seconds = []
     for _ in range(3):
         begin = time.perf_counter()
-        multiply_often(unit, *places, TIMES)
+        multiply(TIMES)
         seconds.append(time.perf_counter() - begin)
     return TIMES * 32 * 32 * 4 * QUADS / min(seconds)
 

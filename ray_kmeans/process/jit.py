@@ -7,9 +7,9 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba.core import sigutils
@@ -28,14 +28,22 @@ PACKAGE = Path(__file__).parents[1]
 """Folder of this package, whose own folders each hold loops that call only one another."""
 
 
-def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a function at its first call, as `numba.njit` does, with a cache on disk.
+F = TypeVar("F", bound=Callable[..., Any])
+"""The type of a function that is compiled."""
 
-    Other processes load the machine code from there. Where no folder can be written (a read-only
-    image, a user without a home), it is kept in memory only, and a warning says so once.
+
+def njit(**options: Any) -> Callable[[F], F]:
+    """Return a decorator that compiles a function at its first call, with a cache on disk.
+
+    Options are those of `numba.njit`. Other processes load the machine code from the cache. Where
+    no folder can be written (a read-only image, a user without a home), it is kept in memory only,
+    and a warning says so once. For mypy a function keeps its type, so that its calls are checked.
     """
-    if function is None:
-        return lambda given: njit(given, **options)
+    return partial(_compile, options)
+
+
+def _compile(options: dict[str, Any], function: Any) -> Any:
+    """Compile a function at its first call, with a cache on disk, if there can be one."""
     compiled = numba.njit(function, **options)
     _keep_on_disk(compiled, function)
     return compiled

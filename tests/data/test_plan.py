@@ -26,7 +26,7 @@ from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.shard import runs_of
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import BudgetError
-from ray_kmeans.kernels.moving_sums import joined
+from ray_kmeans.kernels.moving_sums import join_blocks
 
 SQUARED_EUCLIDEAN, COSINE = Metric
 
@@ -109,7 +109,7 @@ def test_small_blocks_are_put_side_by_side_in_their_order(sizes, at_once):
     rows = np.arange(2.0 * ends[-1], dtype=np.float32).reshape(-1, 2)
     blocks = np.split(rows, ends[:-1])
 
-    parts = list(joined(blocks, at_once))
+    parts = list(join_blocks(blocks, at_once))
 
     np.testing.assert_array_equal(np.concatenate(parts), rows)
     assert all(len(part) <= max(at_once, max(sizes)) for part in parts)

@@ -14,7 +14,6 @@ PACKAGE = Path(__file__).parents[2] / "ray_kmeans"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 RIDDLES = re.compile(r"\b(so many|that of|what is|the seed's|the house)\b", re.IGNORECASE)
 """Words of sentences that nobody understands at first reading, by experience."""
-OUTSIDE_KERNELS = [path for path in MODULES if PACKAGE / "kernels" not in path.parents]
 SELF_EXPLANATORY = re.compile(r"log|__\w+__")
 """Names of a module that need no docstring: its logger, and what Python itself gives a meaning."""
 TYPE_VARIABLES = ("TypeVar", "ParamSpec")
@@ -75,7 +74,7 @@ def test_each_field_has_a_docstring_of_its_own(module):
     assert list(shared_docstrings(module.read_text())) == []
 
 
-@pytest.mark.parametrize("module", OUTSIDE_KERNELS, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_each_constant_of_a_module_has_a_docstring_of_its_own(module):
     assert list(constants_without_docstring(module.read_text())) == []
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels.gpu.chunks import Chunks, narrowest
+from ray_kmeans.kernels.gpu.chunks import Chunks, to_narrowest
 from ray_kmeans.kernels.gpu.device import PIECES, SPARE_PIECES, Device
 from ray_kmeans.kernels.gpu.kernel import GpuKernel
 from tests.conftest import GPU_KERNELS, small_tiles
@@ -95,7 +95,7 @@ def test_a_chunk_stays_in_the_narrowest_type_that_holds_its_values(dtype, values
     rows = torch.tensor([values], dtype=torch.float32)
     rows = rows.bfloat16().float() if dtype == torch.bfloat16 else rows
 
-    narrow = narrowest(rows)
+    narrow = to_narrowest(rows)
 
     assert narrow.dtype == dtype
     torch.testing.assert_close(narrow.float(), rows, rtol=0, atol=0, equal_nan=True)

@@ -14,7 +14,7 @@ from ray_kmeans.kernels.gpu import int8 as by_bytes
 from ray_kmeans.kernels.gpu import kernel as gpu
 from ray_kmeans.kernels.gpu import programs, refine
 from ray_kmeans.kernels.gpu.device import Device
-from ray_kmeans.kernels.gpu.float32 import ByFloats
+from ray_kmeans.kernels.gpu.float32 import Float32Labeller
 from tests.conftest import GPU_KERNELS, labels_of, small_tiles
 from tests.support import oracle
 from tests.support.cases import CASES, gaussian, near_ties
@@ -37,13 +37,13 @@ def triton(monkeypatch):
     small_tiles(monkeypatch)
     seen = []
 
-    def nearest(around, *about):
-        labels, uppers, certain = found(around, *about)
-        seen.append((len(around._references), float(certain.float().mean())))
+    def find_nearest(panels, *about):
+        labels, uppers, certain = found(panels, *about)
+        seen.append((len(panels._references), float(certain.float().mean())))
         return labels, uppers, certain
 
-    found = by.Around.nearest
-    monkeypatch.setattr(by.Around, "nearest", nearest)
+    found = by.CenterPanels.find_nearest
+    monkeypatch.setattr(by.CenterPanels, "find_nearest", find_nearest)
     return "gpu-triton", seen
 
 
@@ -108,16 +108,16 @@ def test_more_centers_than_a_key_has_room_for(triton, monkeypatch):
     assert seen[-1][1] > 0.5
 
 
-def test_tiles_of_centers_that_are_too_far_are_not_visited(triton, monkeypatch):
+def test_tiles_of_centers_that_are_too_far_are_pruned(triton, monkeypatch):
     name, _ = triton
-    found, seen = by.Around._visits, []
+    found, seen = by.CenterPanels._prune_tiles, []
 
-    def visits(around, *about):
-        counts = found(around, *about)
-        seen.append(float(counts.float().mean()) / around._begins.shape[1])
+    def prune_tiles(panels, *about):
+        counts = found(panels, *about)
+        seen.append(float(counts.float().mean()) / panels._tile_distances.shape[1])
         return counts
 
-    monkeypatch.setattr(by.Around, "_visits", visits)
+    monkeypatch.setattr(by.CenterPanels, "_prune_tiles", prune_tiles)
     monkeypatch.setattr(by_bytes, "GROUP_ROWS", 3)
     X, centers = blobs(150, 2, 128, "squared_euclidean")
     held = hold(X, "squared_euclidean", 128, name)
@@ -130,11 +130,11 @@ def test_tiles_of_centers_that_are_too_far_are_not_visited(triton, monkeypatch):
 
 
 @METRICS
-def test_rows_that_bytes_leave_open_are_told_apart_among_their_candidates(
+def test_rows_that_bytes_leave_undecided_are_told_apart_among_their_candidates(
     metric, triton, monkeypatch
 ):
     left = []
-    monkeypatch.setattr(ByFloats, "label", _counted(ByFloats.label, left))
+    monkeypatch.setattr(Float32Labeller, "label", _counted(Float32Labeller.label, left))
     name, seen = triton
     X, centers = blobs(200, 9, 40, metric)
     pairs = np.random.default_rng(0).integers(0, 40, (100, 2))
@@ -149,7 +149,7 @@ def test_rows_that_bytes_leave_open_are_told_apart_among_their_candidates(
 
 def test_a_row_with_more_candidates_than_places_gets_the_lowest_of_a_tie(triton, monkeypatch):
     left = []
-    monkeypatch.setattr(ByFloats, "label", _counted(ByFloats.label, left))
+    monkeypatch.setattr(Float32Labeller, "label", _counted(Float32Labeller.label, left))
     name, _ = triton
     X, centers = blobs(60, 9, 50, "squared_euclidean")
     centers[20:45] = centers[20]
@@ -202,7 +202,7 @@ def test_a_process_that_allows_fewer_bits_in_products_gets_the_same_labels(kerne
 )
 def test_ties_alone_are_left_to_exact_sums(case, ties, monkeypatch):
     left = []
-    monkeypatch.setattr(refine, "_exactly", _counted(refine._exactly, left))
+    monkeypatch.setattr(refine, "_compare_exactly", _counted(refine._compare_exactly, left))
     X, centers = CASES[case]
 
     labels_of(X, centers, "gpu-torch")
@@ -217,7 +217,7 @@ def test_a_tie_is_one_in_whatever_order_its_terms_are_added(shift):
     pairs = torch.ones(3, 12).nonzero(as_tuple=True)
     about = torch.from_numpy(X.copy()), torch.from_numpy(rolled), *pairs
 
-    assert refine.settle(*about, False, 2**20).tolist() == [0, 0, 0]
+    assert refine.refine_pairs(*about, False, 2**20).tolist() == [0, 0, 0]
 
 
 def _counted(call, counts):
@@ -278,23 +278,23 @@ def _first(labels, uppers, certain):
 @pytest.mark.parametrize(
     ("part", "damaged"),
     [
-        ("nearest", _certain),
-        ("nearest", _first),
-        ("_visits", lambda visits: visits * 0 + 1),
-        ("candidates", lambda found, counts: (found * 0, counts * 0 + 1)),
+        ("find_nearest", _certain),
+        ("find_nearest", _first),
+        ("_prune_tiles", lambda n_kept: n_kept * 0 + 1),
+        ("list_candidates", lambda found, counts: (found * 0, counts * 0 + 1)),
     ],
-    ids=["certain", "lowest", "visits", "candidates"],
+    ids=["certain", "lowest", "pruning", "candidates"],
 )
 def test_a_program_that_finds_something_else_fails_the_check(part, damaged, monkeypatch):
     """The check finds what it is there to find."""
     small_tiles(monkeypatch)
     monkeypatch.setattr(gpu, "CHECKS", [("squared_euclidean", 70, 8, 1.0)])
-    found = getattr(by.Around, part)
+    found = getattr(by.CenterPanels, part)
 
-    def damage(around, *about):
-        answer = found(around, *about)
+    def damage(panels, *about):
+        answer = found(panels, *about)
         return damaged(*answer) if isinstance(answer, tuple) else damaged(answer)
 
-    monkeypatch.setattr(by.Around, part, damage)
+    monkeypatch.setattr(by.CenterPanels, part, damage)
 
     assert gpu._wrong_labels(kernels.load("gpu-triton")._device) > 0

@@ -21,7 +21,7 @@ from ray_kmeans.kernels.int8.types import (
     Rows,
     Scratch,
     Target,
-    padded,
+    pad_columns,
     quads_for,
 )
 from ray_kmeans.kernels.llvm import int8_products
@@ -64,9 +64,9 @@ class Rounded:
         scale, _ = scale_of(centers)
         quads, blocks = quads_for(d), -(-n // 32)
         self.scale = Fraction(scale)
-        self.g = padded(g[None])[0]
+        self.g = pad_columns(g[None])[0]
         with np.errstate(over="ignore"):
-            scaled = padded(centers * np.float32(scale))
+            scaled = pad_columns(centers * np.float32(scale))
         self.target = Target(
             centers=centers,
             scaled=scaled,

@@ -14,17 +14,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ray_kmeans.kernels.gpu import programs, rounding
+from ray_kmeans.kernels.gpu import programs, quantize
 from ray_kmeans.kernels.gpu.centers_int8 import MOST_CANDIDATES
 from ray_kmeans.kernels.gpu.packing import Tile
 
 KINDS = {
     **dict.fromkeys(["packed", "panels"], "*i8"),
     **dict.fromkeys(
-        ["order", "block_groups", "visits", "names", "labels", "found", "counts"], "*i32"
+        ["order", "block_groups", "n_kept", "numbers", "labels", "found", "counts"], "*i32"
     ),
     **dict.fromkeys(["d", "tiles", "chunks"], "i32"),
-    "certain": "*i1",
+    "certified": "*i1",
     "scale": "fp32",
 }
 """Types of the arguments; those of all others are '*fp32'."""
@@ -56,10 +56,10 @@ if __name__ == "__main__":
         for d in (128, 129):
             tile = Tile.of(d)
             sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns}
-            build(rounding.round_rows, capability, 4, **sizes)
+            build(quantize.quantize_rows, capability, 4, **sizes)
             sizes |= {"CENTERS": tile.centers, "WHOLE": d <= tile.columns}
             more = {"MOST": MOST_CANDIDATES}
-            for program, own in ((programs.lowest_two, {}), (programs.list_candidates, more)):
+            for program, own in ((programs.find_lowest_two, {}), (programs.list_candidates, more)):
                 built = build(program, capability, tile.warps, **sizes, **own)
                 units = {u for u in built.asm["ptx"].split() if "mma" in u and "s8" in u}
                 print(capability, d, *units, resources(built.asm["cubin"]))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
-from ray_kmeans.data.formats.base import OpenFile, refuse_columns
-from ray_kmeans.data.formats.dense import Dense, DenseFormat
+from ray_kmeans.data.formats.base import OpenFile
+from ray_kmeans.data.formats.dense import Dense, DenseFormatByName
 from ray_kmeans.errors import DataError
 
 DTYPES: Mapping[str, str] = {".fbin": "<f4", ".u8bin": "u1", ".i8bin": "i1", ".ibin": "<i4"}
@@ -18,18 +17,8 @@ HEADER = struct.Struct("<II")
 """Layout of the first bytes: number of rows, number of features."""
 
 
-@dataclass(frozen=True)
-class BigAnn(DenseFormat):
-    """A matrix of one number type, which the ending of the file's name tells."""
-
-    dtype: str
-    """NumPy type of the values."""
-
-    @classmethod
-    def of(cls, dtype: str, first: OpenFile, columns: Sequence[str] | None) -> BigAnn:
-        """Return the format; ConfigError if columns are named."""
-        refuse_columns(first, columns)
-        return cls(dtype)
+class BigAnn(DenseFormatByName):
+    """A matrix behind a header of two numbers."""
 
     def dense(self, file: OpenFile) -> Dense:
         """Return where the rows lie; raise DataError if header and size of the file disagree."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.dtypes import narrow_name
 from ray_kmeans.data.columns import no_columns
-from ray_kmeans.data.formats.base import Head, OpenFile, block_sized_groups
+from ray_kmeans.data.formats.base import Head, OpenFile, block_sized_groups, refuse_columns
 from ray_kmeans.data.layout import Block
 from ray_kmeans.errors import DataError
 from ray_kmeans.io.ranges import AHEAD, in_background
@@ -113,6 +113,20 @@ class DenseFormat(ABC):
 
     def columns_of(self, file: OpenFile, block: Block, names: Sequence[str]) -> pa.Table:
         raise no_columns(names, file.path)
+
+
+@dataclass(frozen=True)
+class DenseFormatByName(DenseFormat):
+    """A dense format of one number type, which the ending of the file's name tells."""
+
+    dtype: str
+    """NumPy type of the values."""
+
+    @classmethod
+    def of(cls, dtype: str, first: OpenFile, columns: Sequence[str] | None) -> DenseFormatByName:
+        """Return the format; ConfigError if columns are named."""
+        refuse_columns(first, columns)
+        return cls(dtype)
 
 
 def read_dense(

@@ -5,13 +5,13 @@ The file does not tell how many rows it has: one that is cut off between two row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from ray_kmeans.data.formats.base import OpenFile, refuse_columns
-from ray_kmeans.data.formats.dense import Dense, DenseFormat
+from ray_kmeans.data.formats.base import OpenFile
+from ray_kmeans.data.formats.dense import Dense, DenseFormatByName
 from ray_kmeans.errors import DataError
 
 DTYPES: Mapping[str, str] = {".fvecs": "<f4", ".bvecs": "u1", ".ivecs": "<i4"}
@@ -20,18 +20,8 @@ LENGTH_BYTES = 4
 """Bytes of the number of features before each row."""
 
 
-@dataclass(frozen=True)
-class Vecs(DenseFormat):
-    """Rows of one number type, which the ending of the file's name tells."""
-
-    dtype: str
-    """NumPy type of the values."""
-
-    @classmethod
-    def of(cls, dtype: str, first: OpenFile, columns: Sequence[str] | None) -> Vecs:
-        """Return the format; ConfigError if columns are named."""
-        refuse_columns(first, columns)
-        return cls(dtype)
+class Vecs(DenseFormatByName):
+    """Rows that each begin with the number of their features."""
 
     def dense(self, file: OpenFile) -> Dense:
         """Return where the rows lie, by the length of the first; raise DataError if the size

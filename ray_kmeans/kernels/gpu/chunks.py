@@ -29,7 +29,7 @@ class Chunks:
         self._blocks = blocks
         self._d = d
         self._device = device
-        self._runs = _runs(sizes, device.piece // (4 * d))
+        self._runs = cut_runs(sizes, device.piece // (4 * d))
         self.sizes = [sum(sizes[run.start : run.stop]) for run in self._runs]
         self._staying: list[torch.Tensor] = []
         self._is_full = False
@@ -51,18 +51,18 @@ class Chunks:
             for number in range(staying, len(self.sizes)):
                 if number + 1 < len(self.sizes):
                     pipe.send(self._fetch(number + 1), self.sizes[number + 1], self._d)
-                with pipe.next() as rows:
-                    yield self._stay(rows)
+                with pipe.receive() as rows:
+                    yield self._keep_if_room(rows)
 
     def _fetch(self, number: int) -> Iterator[NDArray[np.float32]]:
         """Yield the blocks of a chunk, each when it is asked for."""
         return (self._blocks[here] for here in self._runs[number])
 
-    def _stay(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the rows where they stay, if there is room, else as they came."""
+    def _keep_if_room(self, rows: torch.Tensor) -> torch.Tensor:
+        """Keep a copy of the rows in the narrowest type, if there is room; return it, or them."""
         if self._is_full:
             return rows
-        small = narrowest(rows)
+        small = to_narrowest(rows)
         held = sum(each.nbytes for each in self._staying)
         if small.nbytes > self._device.room(held):
             self._is_full = True
@@ -77,16 +77,30 @@ class Chunks:
 
 
 class Pipe:
-    """Two buffers: one chunk is sent, by a thread and a stream of its own, while one is in use."""
+    """Two buffers: one chunk is sent, by a thread and a stream of its own, while one is in use.
+
+    Three parties work at the same time: the caller's stream, the sending thread, and its stream.
+    Each of the two sides has a staged copy on the host and rows on the device. What keeps one party
+    from what another one still reads:
+
+    - The thread writes to a staged copy only after the copying from it to the device has ended. It
+      waits for the event in `_sent`.
+    - Its stream writes to the rows of a side only after the work that was submitted with them. It
+      waits for the event in `_used`, which `receive` records when the caller is done.
+    - The caller's stream reads the rows only after they are there: `receive` lets it wait for
+      `_sent`, which the thread has set by then, as its result has come.
+    - One thread sends, so chunks arrive in the order of the calls of `send`. The caller sends the
+      next chunk before it receives one, and no more than one ahead: there are two sides.
+    """
 
     def __init__(self, device: Device, values: int) -> None:
         self._device = device
-        self._stream = device.stream()
+        self._stream = device.new_stream()
         self._sender = ThreadPoolExecutor(1)
         self._staged = [torch.empty(values, pin_memory=device.is_gpu) for _ in range(2)]
         self._rows = [torch.empty(values, device=device.handle) for _ in range(2)]
         self._sent: list[Any] = [None, None]
-        self._used = [device.mark(), device.mark()]
+        self._used = [device.record_event(), device.record_event()]
         self._coming: list[tuple[int, Future[torch.Tensor]]] = []
         self._side = 0
 
@@ -103,13 +117,13 @@ class Pipe:
         self._side = 1 - self._side
 
     @contextmanager
-    def next(self) -> Iterator[torch.Tensor]:
-        """Give the chunk that was sent first of those left."""
+    def receive(self) -> Iterator[torch.Tensor]:
+        """Lend the chunk that was sent first of those that were not received yet."""
         side, work = self._coming.pop(0)
         rows = work.result()
-        self._device.after(self._sent[side])
+        self._device.wait_for(self._sent[side])
         yield rows
-        self._used[side] = self._device.mark()
+        self._used[side] = self._device.record_event()
 
     def _send(
         self, side: int, blocks: Iterator[NDArray[np.float32]], count: int, d: int
@@ -123,14 +137,14 @@ class Pipe:
             staged.numpy()[at : at + len(block)] = block
             at += len(block)
         rows = self._rows[side][: count * d].view(count, d)
-        with self._device.on(self._stream):
-            self._device.after(self._used[side])
+        with self._device.use_stream(self._stream):
+            self._device.wait_for(self._used[side])
             rows.copy_(staged, non_blocking=True)
-            self._sent[side] = self._device.mark()
+            self._sent[side] = self._device.record_event()
         return rows
 
 
-def narrowest(rows: torch.Tensor) -> torch.Tensor:
+def to_narrowest(rows: torch.Tensor) -> torch.Tensor:
     """Return a copy in the narrowest type that holds the values; which of 0 and -0 may be lost."""
     for kind in NARROW:
         narrow = rows.to(kind)
@@ -139,8 +153,8 @@ def narrowest(rows: torch.Tensor) -> torch.Tensor:
     return rows.clone()
 
 
-def _runs(sizes: Sequence[int], most: int) -> list[range]:
-    """Cut blocks of these sizes into runs of about `rows` rows, of one block at least."""
+def cut_runs(sizes: Sequence[int], most: int) -> list[range]:
+    """Cut blocks of these sizes into runs of at most `most` rows, but of one block at least."""
     runs, begin, rows = [], 0, 0
     for here, size in enumerate(sizes):
         if here > begin and rows + size > most:

@@ -69,26 +69,26 @@ class Device:
         """Return a copy of an array on the device."""
         return torch.from_numpy(np.array(array)).to(self.handle)
 
-    def stream(self) -> Any:
+    def new_stream(self) -> Any:
         """Return a new stream of work; None on the CPU, which does one thing after the other."""
         return torch.cuda.Stream(self.handle) if self.is_gpu else None
 
-    def on(self, stream: Any) -> AbstractContextManager[Any]:
+    def use_stream(self, stream: Any) -> AbstractContextManager[Any]:
         """Run all work that is submitted in this context on a stream."""
         return torch.cuda.stream(stream) if self.is_gpu else nullcontext()
 
-    def mark(self) -> Any:
+    def record_event(self) -> Any:
         """Return an event that comes when all that was asked for so far is done."""
         return torch.cuda.current_stream(self.handle).record_event() if self.is_gpu else None
 
-    def after(self, event: Any) -> None:
+    def wait_for(self, event: Any) -> None:
         """Let all work that is submitted from now on wait for an event."""
         if event is not None:
             torch.cuda.current_stream(self.handle).wait_event(event)
 
 
 @contextmanager
-def whole_floats() -> Iterator[None]:
+def use_full_float32() -> Iterator[None]:
     """Let products of float32 be made of all their bits, whatever this process has chosen."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -98,7 +98,7 @@ def whole_floats() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def steps(count: int, each: int, budget: int) -> Iterator[slice]:
+def cut_slices(count: int, each: int, budget: int) -> Iterator[slice]:
     """Yield slices of `count` things of `each` bytes, as large as a budget of bytes allows."""
     step = max(budget // max(each, 1), 1)
     return (slice(start, start + step) for start in range(0, count, step))

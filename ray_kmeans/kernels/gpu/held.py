@@ -43,12 +43,12 @@ class HeldOnDevice(IncrementalSums):
 
     def _all_labels(self) -> NDArray[np.int32]:
         """Copy the labels of all chunks to the host."""
-        return np.concatenate([labels.cpu().numpy() for labels in self._known])
+        return np.concatenate([labels.cpu().numpy() for labels in self._labels])
 
     def _forget(self) -> None:
         """Give every row the label -1, on the device."""
         empty = torch.full((sum(self._chunks.sizes),), -1, dtype=torch.int32)
-        self._known = empty.to(self._device.handle).split(self._chunks.sizes)
+        self._labels = empty.to(self._device.handle).split(self._chunks.sizes)
 
     def _new_sums(self, k: int, scale: NDArray[np.float64]) -> Sums:
         """Return sums on the device."""
@@ -57,8 +57,9 @@ class HeldOnDevice(IncrementalSums):
     def _sweep(self, centers: NDArray[np.float32]) -> None:
         """Label the rows chunk by chunk, and move those with a new label in the sums."""
         labeller = self._labeller_of(centers)
-        for rows, before, weights in zip(self._chunks, self._known, self._weights, strict=True):
+        for rows, before, weights in zip(self._chunks, self._labels, self._weights, strict=True):
             after = labeller.label(rows, before)
+            # Both sets of labels are needed to move rows, so those of before are replaced last.
             if self._sums is not None:
                 self._sums.move(rows, before, after, weights)
             before.copy_(after)

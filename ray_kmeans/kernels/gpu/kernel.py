@@ -21,8 +21,8 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import ALIKE, Held
 from ray_kmeans.kernels.cpu import CpuKernel, Prepared
 from ray_kmeans.kernels.gpu.chunks import Chunks
-from ray_kmeans.kernels.gpu.device import Device, steps
-from ray_kmeans.kernels.gpu.float32 import ByFloats
+from ray_kmeans.kernels.gpu.device import Device, cut_slices
+from ray_kmeans.kernels.gpu.float32 import Float32Labeller
 from ray_kmeans.kernels.gpu.held import HeldOnDevice, Labeller
 from ray_kmeans.kernels.portable import PortableKernel
 from ray_kmeans.kernels.self_check import near_ties
@@ -73,20 +73,20 @@ class GpuKernel(PortableKernel):
         chunks = Chunks(blocks, sizes, d, self._device)
 
         def labeller_of(centers: NDArray[np.float32]) -> Labeller:
-            floats = ByFloats(centers, metric, self._device)
+            float32 = Float32Labeller(centers, metric, self._device)
             if not self._uses_bytes():
-                return floats
-            from ray_kmeans.kernels.gpu.int8 import ByBytes  # Triton may be missing
+                return float32
+            from ray_kmeans.kernels.gpu.int8 import Int8Labeller  # Triton may be missing
             from ray_kmeans.kernels.gpu.packing import Tile
 
-            return ByBytes(floats, max(chunks.sizes), self._device, Tile.of(d))
+            return Int8Labeller(float32, max(chunks.sizes), self._device, Tile.of(d))
 
         return HeldOnDevice(chunks, labeller_of, self._device, weights)
 
     def prepare(self, centers: NDArray[np.float32], metric: Metric) -> Any:
         """Prepare the centers for the device and for the kernel of the CPU."""
-        floats = ByFloats(centers, metric, self._device)
-        return PreparedOnDevice(floats, self._cpu.prepare(centers, metric))
+        float32 = Float32Labeller(centers, metric, self._device)
+        return PreparedOnDevice(float32, self._cpu.prepare(centers, metric))
 
     def assign(
         self,
@@ -95,8 +95,8 @@ class GpuKernel(PortableKernel):
         labels: NDArray[np.int32],
     ) -> None:
         """Label rows by float32 products on the device, see `Kernel.assign`."""
-        for part in steps(len(rows), 4 * rows.shape[1], self._device.piece):
-            labels[part] = prepared.floats.label(self._device.put(rows[part])).cpu().numpy()
+        for part in cut_slices(len(rows), 4 * rows.shape[1], self._device.piece):
+            labels[part] = prepared.float32.label(self._device.put(rows[part])).cpu().numpy()
 
     def assign_second(
         self,
@@ -127,7 +127,7 @@ def load(name: str, threads: int, share: float) -> GpuKernel:
 class PreparedOnDevice:
     """Centers as the device and the kernel of the CPU take them."""
 
-    floats: ByFloats
+    float32: Float32Labeller
     """For the device."""
     on_host: Prepared
     """For the kernel of the CPU, which finds second-nearest centers."""

@@ -1,4 +1,4 @@
-"""Rows in blocks for Triton's programs, as whole steps around references."""
+"""Rows and centers in blocks for Triton's programs, quantized around references."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ray_kmeans.kernels.gpu import rounding
+from ray_kmeans.kernels.gpu import quantize
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The sizes that one program of `lowest_two` works with; speed alone depends on them."""
+    """The sizes that one program of `find_lowest_two` works with; speed alone depends on them."""
 
     rows: int = 128
     """Rows of a block."""
@@ -52,8 +52,8 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Bytes:
-    """Rows, quantized to bytes around their references, slot by slot."""
+class QuantizedVectors:
+    """Rows or centers, quantized to one byte a column around their references, slot by slot."""
 
     packed: torch.Tensor
     """(slots, width) int8, the bytes; width is d up to whole chunks of columns."""
@@ -69,16 +69,27 @@ class Bytes:
     @classmethod
     def of(
         cls, x: torch.Tensor, slots: Slots, references: torch.Tensor, scale: float, tile: Tile
-    ) -> Bytes:
+    ) -> QuantizedVectors:
         """Quantize rows x (n, d) around references (groups, d), times a scale."""
         count, d = len(slots.order), x.shape[1]
         chunks = -(-d // tile.columns)
         packed = torch.empty(count, chunks * tile.columns, dtype=torch.int8, device=x.device)
-        floats = torch.empty(4, count, device=x.device)
+        steps, sizes, errors, squares = torch.empty(4, count, device=x.device)
         rows = count // len(slots.block_groups)
-        rounding.round_rows[(len(slots.block_groups),)](
-            *(x, slots.order, slots.block_groups, references, scale, packed, *floats, d, chunks),
+        quantize.quantize_rows[(len(slots.block_groups),)](
+            x=x,
+            order=slots.order,
+            block_groups=slots.block_groups,
+            references=references,
+            scale=scale,
+            packed=packed,
+            steps=steps,
+            sizes=sizes,
+            errors=errors,
+            squares=squares,
+            d=d,
+            chunks=chunks,
             ROWS=rows,
             COLUMNS=tile.columns,
         )
-        return cls(packed, *floats)
+        return cls(packed=packed, steps=steps, sizes=sizes, errors=errors, squares=squares)

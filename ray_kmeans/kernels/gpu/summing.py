@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ray_kmeans.kernels.gpu.device import Device, steps
+from ray_kmeans.kernels.gpu.device import Device, cut_slices
 
 
 class Sums:
@@ -27,7 +27,7 @@ class Sums:
     ) -> None:
         """Take rows whose label is new from one cluster to another."""
         moved = (before != after).nonzero().flatten()
-        for part in steps(len(moved), 3 * 8 * rows.shape[1], self._budget):
+        for part in cut_slices(len(moved), 3 * 8 * rows.shape[1], self._budget):
             some = moved[part]
             times = torch.ones_like(some) if weights is None else weights[some]
             # torch.round takes halves to even, as `vectors.whole` does.

@@ -1,8 +1,8 @@
 """Rows that are labelled again and again, with what makes the next sweep cheaper.
 
-A shard keeps a copy of its rows in bytes, quantized around references (see `quantize`), and for every
-row a bound on how far centers may move before its label can change. Both make it faster and decide
-nothing: losing them costs time and no bit. docs/internals/kernels.md draws the way of a row.
+A shard keeps a copy of its rows in bytes, quantized around references (see `quantize`), and for
+every row a bound on how far centers may move before its label can change. Both make it faster and
+decide nothing: losing them costs time and no bit. docs/internals/kernels.md draws the way of a row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ray_kmeans.kernels import (
 )
 from ray_kmeans.kernels.int8 import row_order
 from ray_kmeans.kernels.int8.quantize import quantize_parts
-from ray_kmeans.kernels.int8.row_order import PART_BLOCKS, parts_of, references_for
+from ray_kmeans.kernels.int8.row_order import PART_BLOCKS, choose_references, cut_parts
 from ray_kmeans.kernels.int8.sweep import sweep_parts
 from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, sweep_parts_by_floats
 from ray_kmeans.kernels.int8.types import (
@@ -41,7 +41,7 @@ from ray_kmeans.kernels.int8.types import (
     Slots,
     Sweep,
     Target,
-    padded,
+    pad_columns,
     quads_for,
 )
 from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
@@ -58,8 +58,8 @@ REGROUPING_COST = 3
 ROWS_AT_ONCE = 2**14
 """Deferred rows that are copied at once to be labelled by BLAS: bounds the memory for them."""
 FEW_COLUMNS = 4
-"""Up to this many columns, float32 pays for four times as many values of centers: a product of bytes
-takes four columns at once, also where there are fewer."""
+"""Up to this many columns, float32 pays for four times as many values of centers: a product of
+bytes takes four columns at once, also where there are fewer."""
 LARGEST_DRIFT = 2.0**8
 """The spread of the centers may grow or shrink by this factor before bytes lose too many bits."""
 
@@ -67,9 +67,10 @@ LARGEST_DRIFT = 2.0**8
 class HeldRows(IncrementalSums):
     """Blocks of rows (n_i, d) that stay in memory, their labels, and a bound for each.
 
-    Rows are swept in the order of `self._slots`. It begins as their own order, around one reference.
-    When the rows that had to be refined or were scored in vain have cost more than regrouping would,
-    rows are grouped by their center, and quantized anew around references near the centers of then.
+    Rows are swept in the order of `self._slots`. It begins as their own order, around one
+    reference. When the rows that had to be refined or were scored in vain have cost more than
+    regrouping would, rows are grouped by their center, and quantized anew around references near
+    the centers of then.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class HeldRows(IncrementalSums):
             if self._is_forgotten:  # then all rows are new to the sums, whichever labels changed
                 slots = np.flatnonzero(self._slots.order >= 0).astype(np.int32)
             rows = self._slots.order[slots]
+        # The labels of before are copied by this, and are overwritten only then.
         moves = Moves(rows=rows, before=self._labels[rows])
         self._labels[rows] = self._slots.labels[slots]
         self._is_forgotten = False
@@ -138,11 +140,11 @@ class HeldRows(IncrementalSums):
         self._travels = self._step = np.zeros(len(centers))
         self._slots = Slots.of_rows(len(self._labels))
         self._set_centers(centers)
-        reference = padded((mean * self._scale).astype(np.float32)[None])
+        reference = pad_columns((mean * self._scale).astype(np.float32)[None])
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
         most = MOST_VALUES * (4 if self._d <= FEW_COLUMNS else 1)
         if centers.size <= most and self._d <= FLOAT_COLUMNS:
-            self._references, self._parts = reference, parts_of(begins)
+            self._references, self._parts = reference, cut_parts(begins)
             self._parts.radii[:] = np.inf  # so that no bound is cut off
             self._quantized = None
         else:
@@ -157,7 +159,8 @@ class HeldRows(IncrementalSums):
         if not 1 / LARGEST_DRIFT <= scale / self._scale <= LARGEST_DRIFT:
             return False
         step = np.empty(len(centers))
-        drift.moved(self._centers, centers, step)
+        drift.measure_moves(self._centers, centers, step)
+        # More than the sum, the square root and the scaling were rounded by, in any order.
         self._step = step * self._scale * (1 + 2.0**-20)
         self._travels = self._travels + self._step
         self._set_centers(centers)
@@ -170,7 +173,7 @@ class HeldRows(IncrementalSums):
         is not of norm 1, no bound is of use.
         """
         self._centers = centers
-        self._scaled = padded(centers * np.float32(self._scale))
+        self._scaled = pad_columns(centers * np.float32(self._scale))
         self._moves = (self._travels * (1 + 2.0**-20)).astype(np.float32)
         self._safe_gap = 0.0
         if self._metric == Metric.COSINE:
@@ -183,8 +186,9 @@ class HeldRows(IncrementalSums):
     @np.errstate(over="ignore", invalid="ignore")
     def regroup(self) -> None:
         """Group the rows by their center, and quantize them around references near the centers."""
-        with portable.one_blas_thread():
-            references, group_of = references_for(self._scaled, len(self._labels))
+        with portable.use_one_blas_thread():
+            references, group_of = choose_references(self._scaled, len(self._labels))
+        # Bounds are counted with the moves of the parts, and these are about to be made anew.
         row_order.subtract_moves(self._slots, self._parts, self._moves)
         self._slots, begins = row_order.regroup(self._slots, group_of, len(references))
         self._quantize(references, begins)
@@ -193,8 +197,8 @@ class HeldRows(IncrementalSums):
         self._usual_undecided, self._excess_cost = -1, 0.0
 
     def _quantize(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
-        """Quantize the rows around references (groups, columns); `begins`: as of `parts_of`."""
-        self._parts = parts_of(begins)
+        """Quantize the rows around references (groups, columns); `begins`: as of `cut_parts`."""
+        self._parts = cut_parts(begins)
         self._quantized = None  # frees the bytes of before, so that both are never there at once
         blocks = len(self._slots.order) // BLOCK_ROWS
         weights, errors, sizes = np.empty((3, blocks * BLOCK_ROWS), np.float32)
@@ -214,6 +218,7 @@ class HeldRows(IncrementalSums):
 
     def _sweep_parts(self) -> NDArray[np.int32]:
         """Sweep all parts; return the slots whose label is new."""
+        # Each piece has a tally and slots of its own, so no two threads write to the same memory.
         runs = self._runs()
         tallies = np.zeros((len(runs), TALLIES), np.int64)
         changed = np.empty(len(self._slots.order), np.int32)
@@ -252,6 +257,7 @@ class HeldRows(IncrementalSums):
             scale=np.float32(self._scale),
             cosine=self._metric == Metric.COSINE,
             moves=self._moves,
+            # float32 rounds to nearest, so the factor makes sure that it is up.
             step=self._step.astype(np.float32) * np.float32(1 + 2.0**-20),
             safe_gap=np.float32(self._safe_gap),
             left_out=NONE_LEFT_OUT,
@@ -302,5 +308,6 @@ class HeldRows(IncrementalSums):
         spans = self._parts.spans
         pieces = min(len(spans), TASKS_PER_THREAD * self._threads.count)
         sizes = np.cumsum(spans[:, 2] - spans[:, 1])
+        # By blocks and not by parts, which may be small: no thread waits long for the last piece.
         cuts = np.searchsorted(sizes, sizes[-1] * np.arange(1, pieces) / pieces) + 1
         return list(pairwise(np.unique([0, *cuts, len(spans)]).tolist()))

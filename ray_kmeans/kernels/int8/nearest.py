@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_kmeans.kernels.int8.types import bare
+from ray_kmeans.kernels import F32, I8, I32
+from ray_kmeans.kernels.int8.types import (
+    PartCenters,
+    QuantizedRows,
+    Scratch,
+    Target,
+    bare,
+    start_of,
+    zero,
+)
 from ray_kmeans.kernels.llvm import int8_products, vectors
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS, Unit
 
 PANEL_CENTERS = 2**vectors.ID_BITS
 """Centers of a panel: as many as the last bits of a score can name."""
 NUMBERS = np.arange(PANEL_CENTERS, dtype=np.int32)
 """The numbers of the centers inside a panel, as compiled code loads them."""
 PANEL_ROWS = vectors.PANEL_ROWS
+"""Rows that are scored together."""
 SUMS_BYTES = vectors.SUMS_BYTES
+"""Bytes from one chunk of products to the next."""
 FIRST_CACHE = 2**14
 """Bytes of quantized rows that meet all centers before the next rows do. They take a part of the
 first-level cache, for a chunk of centers and three chunks of products need room beside them."""
@@ -31,13 +42,16 @@ UNDECIDED = np.float32(-np.inf)
 
 
 @bare
-def load_row_panel(blocks, quantized, theta, scratch):
+def load_row_panel(
+    blocks: I32, quantized: QuantizedRows, theta: np.float32, scratch: Scratch
+) -> None:
     """Copy the factors of the rows of some blocks into the panel of rows.
 
     blocks: (up to 8,) int32  IN, numbers of blocks
     theta: float32  IN, max |e - e'| / |e| over the kept centers
     """
     panel = scratch.rows
+    # 2^-10 of R is for float32, 2^-13 |r'| for the 8 bits of a score that give way to a number.
     for i in range(len(blocks)):
         shift = BLOCK_ROWS * (blocks[i] - i)
         for at in range(BLOCK_ROWS * i, BLOCK_ROWS * i + BLOCK_ROWS):
@@ -49,7 +63,9 @@ def load_row_panel(blocks, quantized, theta, scratch):
 
 
 @bare
-def find_lowest(unit, packed, blocks, padded, three, scratch):
+def find_lowest(
+    unit: Unit, packed: I32, blocks: I32, padded: int, three: bool, scratch: Scratch
+) -> None:
     """Find the two or three lowest scores of each row of some blocks, and the centers of two.
 
     Products are folded into the lowest scores two products later: their sums have left the
@@ -63,30 +79,34 @@ def find_lowest(unit, packed, blocks, padded, three, scratch):
     line = packed.shape[1] * 4 * BLOCK_ROWS
     at_once = max(1, min(len(blocks), FIRST_CACHE // line))
     centers = scratch.centers
-    sums = scratch.products.ctypes.data
+    sums = start_of(scratch.products)
     ahead, ready, other = sums, sums + SUMS_BYTES, sums + 2 * SUMS_BYTES
     for first in range(0, padded, PANEL_CENTERS):
         scratch.rows.panel_lowest[:] = HIGHEST
         last = min(first + PANEL_CENTERS, padded)
-        here = there = (0, 0, first)
+        here = there = (zero(), zero(), first)
         left = len(blocks) * (last - first) // CHUNK_CENTERS
+        # Two steps more than there are products, which only fold what the last two left.
         for step in range(left + 2):
             if step < left:
                 panel, offsets = panel_at(centers.first_bytes, centers.first_offsets, here[2])
-                rows = packed.ctypes.data + blocks[here[1]] * line
+                rows = start_of(packed) + blocks[here[1]] * line
                 int8_products.multiply(unit, rows, packed.shape[1], panel, offsets, other)
                 here = next_place(here, at_once, len(blocks), first, last)
             if step >= 2:
                 fold_chunk(three, there[2], first, there[1], ready, scratch)
                 there = next_place(there, at_once, len(blocks), first, last)
             if step < left:
+                # Not before the fold above: while that runs, the unit is still multiplying.
                 int8_products.store(unit, other)
             ready, ahead, other = ahead, other, ready
         merge_panel(first, scratch)
 
 
 @bare
-def next_place(place, at_once, n_blocks, first, last):
+def next_place(
+    place: tuple[int, int, int], at_once: int, n_blocks: int, first: int, last: int
+) -> tuple[int, int, int]:
     """Return the next pair of a block and a chunk: `at_once` blocks meet all chunks, then the next.
 
     place: (int, int, int)  IN, the first of these blocks, the block, the first center of the chunk
@@ -103,17 +123,19 @@ def next_place(place, at_once, n_blocks, first, last):
 
 
 @bare
-def panel_at(tiles, offsets, chunk):
+def panel_at(tiles: I8, offsets: I32, chunk: int) -> tuple[int, int]:
     """Return the addresses that `int8_products.multiply` takes for one chunk of centers.
 
     tiles: (room / 16, chunks, 16, 64) int8  IN; offsets: (room,) int32  IN
     chunk: int  IN, place of its first center, a multiple of 32
     """
-    return tiles.ctypes.data + chunk * tiles.shape[1] * 64, offsets.ctypes.data + 4 * chunk
+    return start_of(tiles) + chunk * tiles.shape[1] * 64, start_of(offsets) + 4 * chunk
 
 
 @bare
-def addresses_of(chunk, first, block, scratch):
+def addresses_of(
+    chunk: int, first: int, block: int, scratch: Scratch
+) -> tuple[int, int, int, int, int, int, int]:
     """Return the addresses that `vectors.fold_two` takes for one chunk of centers and one block.
 
     chunk: int  IN, place of its first center; first: int  IN, that of its panel
@@ -122,18 +144,20 @@ def addresses_of(chunk, first, block, scratch):
     c, at = 4 * chunk, 4 * BLOCK_ROWS * block
     centers, rows = scratch.centers, scratch.rows
     return (
-        centers.steps.ctypes.data + c,
-        centers.lows.ctypes.data + c,
-        centers.norms.ctypes.data + c,
-        NUMBERS.ctypes.data + 4 * (chunk - first),
-        rows.weights.ctypes.data + at,
-        rows.reaches.ctypes.data + at,
-        rows.panel_lowest.ctypes.data + at,
+        start_of(centers.steps) + c,
+        start_of(centers.lows) + c,
+        start_of(centers.norms) + c,
+        start_of(NUMBERS) + 4 * (chunk - first),
+        start_of(rows.weights) + at,
+        start_of(rows.reaches) + at,
+        start_of(rows.panel_lowest) + at,
     )
 
 
 @bare
-def fold_chunk(three, chunk, first, block, sums, scratch):
+def fold_chunk(
+    three: bool, chunk: int, first: int, block: int, sums: int, scratch: Scratch
+) -> None:
     """Fold the one-byte products of a chunk and a block into the lowest scores of the block.
 
     chunk, first, block: as in `addresses_of`
@@ -147,7 +171,9 @@ def fold_chunk(three, chunk, first, block, sums, scratch):
 
 
 @bare
-def fold_chunk_finely(three, chunk, first, block, sums, scratch):
+def fold_chunk_finely(
+    three: bool, chunk: int, first: int, block: int, sums: int, scratch: Scratch
+) -> None:
     """Fold the two-byte products of a chunk and a block, as `fold_chunk` does those of one byte."""
     addresses = addresses_of(chunk, first, block, scratch)
     if three:
@@ -157,7 +183,9 @@ def fold_chunk_finely(three, chunk, first, block, sums, scratch):
 
 
 @bare
-def find_lowest_finely(unit, n_blocks, padded, three, scratch):
+def find_lowest_finely(
+    unit: Unit, n_blocks: int, padded: int, three: bool, scratch: Scratch
+) -> None:
     """Find the lowest scores, as `find_lowest` does, of rows that are quantized to two bytes.
 
     n_blocks: int  IN, how many blocks the panel of rows has
@@ -167,15 +195,15 @@ def find_lowest_finely(unit, n_blocks, padded, three, scratch):
         scratch.rows.panel_lowest[:] = HIGHEST
         for chunk in range(first, min(first + PANEL_CENTERS, padded), CHUNK_CENTERS):
             for i in range(n_blocks):
-                rows = scratch.rows.first_bytes.ctypes.data + i * line
-                second_rows = scratch.rows.second_bytes.ctypes.data + i * line
+                rows = start_of(scratch.rows.first_bytes) + i * line
+                second_rows = start_of(scratch.rows.second_bytes) + i * line
                 multiply_finely(unit, rows, second_rows, chunk, scratch)
-                fold_chunk_finely(three, chunk, first, i, scratch.products.ctypes.data, scratch)
+                fold_chunk_finely(three, chunk, first, i, start_of(scratch.products), scratch)
         merge_panel(first, scratch)
 
 
 @bare
-def multiply_finely(unit, rows, second_rows, chunk, scratch):
+def multiply_finely(unit: Unit, rows: int, second_rows: int, chunk: int, scratch: Scratch) -> None:
     """Write the products of 32 rows and a chunk of centers in two bytes to `scratch.products`.
 
     These are first by first bytes, and then first by second and second by first bytes, which are to
@@ -189,7 +217,7 @@ def multiply_finely(unit, rows, second_rows, chunk, scratch):
     seconds, second_offsets = panel_at(
         scratch.centers.second_bytes, scratch.centers.second_offsets, chunk
     )
-    out = scratch.products.ctypes.data
+    out = start_of(scratch.products)
     int8_products.multiply(unit, rows, quads, centers, offsets, out)
     int8_products.store(unit, out)
     int8_products.multiply_exactly(unit, rows, quads, seconds, second_offsets, out + SUMS_BYTES)
@@ -199,7 +227,7 @@ def multiply_finely(unit, rows, second_rows, chunk, scratch):
 
 
 @bare
-def merge_panel(first, scratch):
+def merge_panel(first: int, scratch: Scratch) -> None:
     """Merge the lowest scores among a panel of centers into those among the panels before.
 
     first: int  IN, place of the first center of the panel
@@ -214,7 +242,7 @@ def merge_panel(first, scratch):
 
 
 @bare
-def begin_lowest(keys, bits, lowest, best):
+def begin_lowest(keys: F32, bits: I32, lowest: F32, best: I32) -> None:
     """Take the keys of the first panel of centers over as the lowest scores.
 
     keys: (256,) float32  IN, scores whose last bits name a center; bits: (256,) int32  IN, the same
@@ -226,13 +254,14 @@ def begin_lowest(keys, bits, lowest, best):
 
 
 @bare
-def insert_keys(first, keys, bits, lowest, best):
+def insert_keys(first: int, keys: F32, bits: I32, lowest: F32, best: I32) -> None:
     """Insert a key of each row into its three lowest scores, which are in order.
 
     first: int  IN, place of the first center of the panel that the keys are of
     keys, bits: as in `begin_lowest`
     lowest: (3, 256) float32  INOUT; best: (3, 256) int32  INOUT, of which line 2 is not maintained
     """
+    # Selections and no branch, so that LLVM makes vectors of the loop.
     for i in range(PANEL_ROWS):
         key, number = keys[i], np.int32(first + (bits[i] & np.int32(PANEL_CENTERS - 1)))
         a, b, c = lowest[0, i], lowest[1, i], lowest[2, i]
@@ -247,20 +276,19 @@ def insert_keys(first, keys, bits, lowest, best):
 
 
 @bare
-def pad_centers(n_kept, scratch):
+def pad_centers(n_kept: int, scratch: Scratch) -> int:
     """Add centers that never win, up to a whole chunk of 32; return how many centers there are."""
     centers = scratch.centers
     padded = (n_kept + CHUNK_CENTERS - 1) // CHUNK_CENTERS * CHUNK_CENTERS
-    for i in range(
-        n_kept, padded
-    ):  # a step of 0 makes whatever bytes stand there count for nothing
+    for i in range(n_kept, padded):
+        # A step of 0 makes whatever bytes stand there count for nothing.
         centers.lows[i] = NEVER
         centers.norms[i] = centers.steps[i] = centers.slacks[i] = np.float32(0.0)
     return padded
 
 
 @bare
-def drop_left_out(some, n_kept, left_out, scratch):
+def drop_left_out(some: I32, n_kept: int, left_out: I32, scratch: Scratch) -> None:
     """Drop the score of one center of each row, if it is among the row's two lowest.
 
     The third-lowest score moves up, so a row that was folded with three still has two.
@@ -271,6 +299,7 @@ def drop_left_out(some, n_kept, left_out, scratch):
     numbers, panel = scratch.centers.numbers, scratch.rows
     for i in range(len(some)):
         center = left_out[some[i]]
+        # Where no score was a number, a place may be that of a padding center.
         is_lowest = numbers[min(panel.best[0, i], n_kept - 1)] == center
         is_next = numbers[min(panel.best[1, i], n_kept - 1)] == center
         if is_lowest:
@@ -280,7 +309,7 @@ def drop_left_out(some, n_kept, left_out, scratch):
 
 
 @bare
-def certify(n, part, target, scratch):
+def certify(n: int, part: PartCenters, target: Target, scratch: Scratch) -> None:
     """Write the label of each row of the panel, an upper bound of its score, and its bound.
 
     A bound says how far centers may come, in all, before the label can change. It is counted from
@@ -290,10 +319,10 @@ def certify(n, part, target, scratch):
     """
     panel = scratch.rows
     load_uppers(n, part.n_kept, scratch)
-    compute_bounds(n, part.most, part.others, scratch)
+    compute_bounds(n, part.margin.most, part.others, scratch)
     for i in range(n):
         label = scratch.centers.numbers[panel.best[0, i]]
-        bound = panel.bounds[i] - target.safe_gap + (target.moves[label] + part.moves)
+        bound = panel.bounds[i] - target.safe_gap + (target.moves[label] + part.margin.moves)
         bound -= abs(bound) * np.float32(2.0**-20)
         # Moves may be infinite, and would make a bound of a row that has none.
         panel.bounds[i] = bound if panel.bounds[i] > UNDECIDED else UNDECIDED
@@ -301,12 +330,13 @@ def certify(n, part, target, scratch):
 
 
 @bare
-def load_uppers(n, n_kept, scratch):
+def load_uppers(n: int, n_kept: int, scratch: Scratch) -> None:
     """Write the length of the interval of each row's lowest score, 2 (a + R E), as its upper bound.
 
     n: int  IN, how many rows the panel has
     """
     panel, centers = scratch.rows, scratch.centers
+    # 2.002 for 2 covers the rounding of this loop. `reaches` holds -R, hence the minus.
     for i in range(n):
         # Where no score was a number, the place may be that of a padding center.
         center = min(panel.best[0, i], np.int32(n_kept - 1))
@@ -316,7 +346,9 @@ def load_uppers(n, n_kept, scratch):
 
 
 @bare
-def bound_of(lowest, upper, gap, radius, most):
+def bound_of(
+    lowest: np.float32, upper: np.float32, gap: np.float32, radius: np.float32, most: np.float32
+) -> np.float32:
     """Return how far centers may come before a row's label can change, or UNDECIDED.
 
     The nearest center is at most D away, D^2 = upper + |r|^2, and the others are farther by
@@ -330,6 +362,7 @@ def bound_of(lowest, upper, gap, radius, most):
     radius: float32  IN, an upper bound of |r|
     most: float32  IN, the most that is returned
     """
+    # 1.001, 0.998 and 2^-50 outweigh the rounding of the few operations that they stand in.
     sure = (lowest < KNOWN) & (gap > np.float32(0.0))
     more = gap if sure else np.float32(1.0)
     squared = upper + radius * radius * np.float32(1.001)
@@ -341,13 +374,13 @@ def bound_of(lowest, upper, gap, radius, most):
 
 
 @bare
-def compute_bounds(n, most, others, scratch):
+def compute_bounds(n: int, most: np.float32, others: np.float32, scratch: Scratch) -> None:
     """Write where the interval of each row's lowest score ends, and how far centers may come.
 
     Nothing is looked up by an index that was loaded, so that the loop is one of vectors.
 
     n: int  IN, how many rows the panel has
-    most, others: as in `PartCenters`
+    most: float32  IN, as in `Margin`; others: float32  IN, as in `PartCenters`
     """
     panel = scratch.rows
     lowest, seconds = panel.lowest[0], panel.lowest[1]

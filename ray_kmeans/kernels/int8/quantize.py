@@ -1,19 +1,33 @@
 """Quantize rows and centers to bytes around a reference, with bounds of what that changes.
 
-With r = x - g and e = c - g around a reference g, all scaled by a power of two, the score of a center
+With r = x - g and e = c - g around a reference g, all scaled by a power of two, the score of a
+center
     |x - c|^2 - |x - g|^2  =  q - 2 r.e,   q = |e|^2
-lies within  q - (2 w t) p  +- (a + R E),  where p is the exact product of the bytes of r and e, and w
-and t are their steps. docs/internals/exactness.md derives R, E, theta and a. The arguments are those of
-the table in `types`.
+lies within  q - (2 w t) p  +- (a + R E),  where p is the exact product of the bytes of r and e,
+and w and t are their steps. docs/internals/exactness.md derives R, E, theta and a. The arguments
+are those of the table in `types`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ray_kmeans.kernels.int8.types import HINT_ROWS, bare, bare_sum
+from ray_kmeans.kernels import F32, I8, I32
+from ray_kmeans.kernels.int8.nearest import pad_centers
+from ray_kmeans.kernels.int8.types import (
+    HINT_ROWS,
+    Margin,
+    PartCenters,
+    Parts,
+    QuantizedRows,
+    Rows,
+    Scratch,
+    Target,
+    bare,
+    bare_sum,
+)
 from ray_kmeans.kernels.llvm import vectors
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, Unit
 
 FINER = vectors.FINER
 """Steps of a second byte in one step of the first."""
@@ -28,13 +42,13 @@ SMALL_R = np.float32(2.0**-50)
 ONE = np.float32(1.0)
 """The scale of what is scaled already."""
 LARGEST_BYTE = np.float32(127.0)
-"""The largest magnitude of a byte of a row."""
+"""Largest magnitude of a byte of a row."""
 AHEAD = 8
 """How many rows ahead memory is asked for: rows that stand in no order would be waited for."""
 
 
 @bare
-def address_of(rows, row, d):
+def address_of(rows: Rows, row: int, d: int) -> int:
     """Return the address of row number `row`, of d columns. The hint is a block at or before it."""
     block = rows.hints[row // HINT_ROWS]
     while rows.firsts[block + 1] <= row:
@@ -43,7 +57,7 @@ def address_of(rows, row, d):
 
 
 @bare
-def fetch_row(rows, row, d):
+def fetch_row(rows: Rows, row: int, d: int) -> None:
     """Ask the processor for row number `row`, which is to be read soon; a row of -1 is none."""
     if row >= 0:
         place = address_of(rows, row, d)
@@ -52,7 +66,7 @@ def fetch_row(rows, row, d):
 
 
 @bare
-def subtract(x, scale, g, r):
+def subtract(x: F32, scale: np.float32, g: F32, r: F32) -> None:
     """Write r = scale x - g; beyond the columns of x it stays zero, as g is.
 
     x: (d,) float32  IN; scale: float32  IN; r: (columns,) float32  OUT
@@ -62,7 +76,7 @@ def subtract(x, scale, g, r):
 
 
 @bare_sum
-def sum_of_squares(r):
+def sum_of_squares(r: F32) -> np.float32:
     """Return |r|^2 in float32, in any order; r: (columns,) float32  IN."""
     total = np.float32(0.0)
     for column in range(r.shape[0]):
@@ -71,7 +85,7 @@ def sum_of_squares(r):
 
 
 @bare
-def largest_of(bits):
+def largest_of(bits: I32) -> np.float32:
     """Return the largest magnitude of some float32, given by their bits (columns,) int32  IN.
 
     As whole numbers, the bits of magnitudes order as the magnitudes do, and their maximum is one
@@ -84,7 +98,7 @@ def largest_of(bits):
 
 
 @bare
-def steps_of(largest, most):
+def steps_of(largest: np.float32, most: np.float32) -> tuple[np.float32, np.float32]:
     """Return the step by which a largest magnitude is `most` steps, and nearly its inverse.
 
     The inverse is a little too small, so that no quotient is rounded to more than `most`.
@@ -95,7 +109,7 @@ def steps_of(largest, most):
 
 
 @bare
-def finer_steps(step):
+def finer_steps(step: np.float32) -> tuple[np.float32, np.float32]:
     """Return the step of second bytes, given the step of first bytes, and nearly its inverse."""
     if step == np.float32(0.0):
         return np.float32(0.0), np.float32(0.0)
@@ -103,7 +117,7 @@ def finer_steps(step):
 
 
 @bare_sum
-def to_bytes(r, step, inverse, q):
+def to_bytes(r: F32, step: np.float32, inverse: np.float32, q: I8) -> tuple[np.float32, np.float32]:
     """Write r in whole steps, rounded to nearest; return |q|^2 and |r - step q|^2.
 
     r: (columns,) float32  IN; q: (columns,) int8  OUT
@@ -120,7 +134,9 @@ def to_bytes(r, step, inverse, q):
 
 
 @bare_sum
-def to_two_bytes(r, step, inverse, q, second):
+def to_two_bytes(
+    r: F32, step: np.float32, inverse: np.float32, q: I8, second: I8
+) -> tuple[np.float32, np.float32]:
     """Write r in whole steps, and the rest in steps of step / 254.
 
     r: (columns,) float32  IN; q, second: (columns,) int8  OUT
@@ -142,7 +158,17 @@ def to_two_bytes(r, step, inverse, q, second):
 
 
 @bare
-def quantize_parts(first_part, last_part, parts, rows, order, d, scale, quantized, scratch):
+def quantize_parts(
+    first_part: int,
+    last_part: int,
+    parts: Parts,
+    rows: Rows,
+    order: I32,
+    d: int,
+    scale: np.float32,
+    quantized: QuantizedRows,
+    scratch: Scratch,
+) -> None:
     """Quantize the rows of the parts from `first_part` to `last_part`; a slot of row -1 is empty.
 
     The step is the row's own: its largest magnitude is 127 steps, so a row near its reference keeps
@@ -168,6 +194,7 @@ def quantize_parts(first_part, last_part, parts, rows, order, d, scale, quantize
             quantized.weights[slot] = quantized.errors[slot] = quantized.sizes[slot] = np.float32(
                 0.0
             )
+            # Rows of a group may be anywhere in memory, and reading them would be mostly waiting.
             if slot + AHEAD < last:
                 fetch_row(rows, order[slot + AHEAD], d)
             if order[slot] < 0:
@@ -191,7 +218,9 @@ def quantize_parts(first_part, last_part, parts, rows, order, d, scale, quantize
 
 
 @bare
-def quantize_finely(x, scale, g, scratch):
+def quantize_finely(
+    x: F32, scale: np.float32, g: F32, scratch: Scratch
+) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     """Quantize a row to two bytes a column, in `scratch.vector`.
 
     x: (d,) float32  IN; scale: float32  IN
@@ -214,7 +243,7 @@ def quantize_finely(x, scale, g, scratch):
 
 
 @bare
-def product(g, e):
+def product(g: F32, e: F32) -> float:
     """Return g.e in float64, in any order; g, e: (columns,) float32  IN."""
     total = 0.0
     for column in range(g.shape[0]):
@@ -223,10 +252,12 @@ def product(g, e):
 
 
 @bare
-def compute_terms(target, g, scratch):
+def compute_terms(target: Target, g: F32, scratch: Scratch) -> float:
     """Write the terms of all centers around g to `scratch.terms`; return |g|^2 - s^2."""
     e = scratch.vector.values
     d = target.centers.shape[1]
+    # 2^-15 of q is for the 8 bits of a score that give way to a number, and (d + 16) 2^-24 for a
+    # float32 sum in any order.
     kappa = ROOM * np.float32(2.0**-15 + (d + 16) * 2.0**-24)
     squares = product(g, g)
     shift = squares - np.float64(target.scale) * np.float64(target.scale)
@@ -245,7 +276,9 @@ def compute_terms(target, g, scratch):
 
 
 @bare_sum
-def put_bytes(e, step, inverse, lines):
+def put_bytes(
+    e: F32, step: np.float32, inverse: np.float32, lines: I8
+) -> tuple[np.float32, np.int32]:
     """Write e in whole steps, 64 columns at a time; return |e - step q|^2 and the sum of q.
 
     e: (columns,) float32  IN; lines: (chunks, 64) int8  OUT, one line of each tile of the center
@@ -265,7 +298,9 @@ def put_bytes(e, step, inverse, lines):
 
 
 @bare_sum
-def put_second_bytes(e, step, lines, second_lines):
+def put_second_bytes(
+    e: F32, step: np.float32, lines: I8, second_lines: I8
+) -> tuple[np.float32, np.int32]:
     """Write what the first bytes leave of e in steps of step / 254; return as `put_bytes` does.
 
     e: (columns,) float32  IN; lines: (chunks, 64) int8  IN, first bytes; second_lines: OUT
@@ -286,14 +321,17 @@ def put_second_bytes(e, step, lines, second_lines):
 
 
 @bare
-def relative_error(error, norm):
+def relative_error(error: np.float32, norm: np.float32) -> np.float32:
     """Return an upper bound of |e - e'| / |e|, given |e - e'|^2 and E."""
+    # 2^-21 E is more than e and step q were rounded by, 2^-52 more than whatever may underflow.
     off = np.sqrt(error) * ROOM + np.float32(2.0**-21) * norm + np.float32(2.0**-52)
     return off / norm * np.float32(1 + 2.0**-20)
 
 
 @bare
-def quantize_centers(unit, target, g, n_kept, scratch):
+def quantize_centers(
+    unit: Unit, target: Target, g: F32, n_kept: int, scratch: Scratch
+) -> np.float32:
     """Quantize the kept centers around g to one byte; return theta.
 
     `scratch.terms` must hold the terms around g, and `scratch.centers.numbers` the kept centers.
@@ -305,6 +343,7 @@ def quantize_centers(unit, target, g, n_kept, scratch):
         scratch.centers.steps[i], inverse = steps_of(scratch.terms.largest[j], unit.largest_byte)
         lines = scratch.centers.first_bytes[i // 16, :, i % 16]
         error, total = put_bytes(scratch.vector.values, scratch.centers.steps[i], inverse, lines)
+        # VNNI multiplies rows as x + 128, and so has 128 times this sum too much.
         scratch.centers.first_offsets[i] = np.int32(-128) * total
         theta = max(theta, relative_error(error, scratch.terms.norms[j]))
         scratch.centers.norms[i] = scratch.terms.norms[j]
@@ -314,8 +353,35 @@ def quantize_centers(unit, target, g, n_kept, scratch):
 
 
 @bare
-def quantize_centers_finely(target, g, n_kept, scratch):
-    """Write the second bytes of the kept centers, after `quantize_centers`; return theta of both."""
+def quantize_part(
+    unit: Unit,
+    target: Target,
+    g: F32,
+    n_kept: int,
+    others: np.float32,
+    shift: float,
+    margin: Margin,
+    scratch: Scratch,
+) -> PartCenters:
+    """Quantize the kept centers of a part, as `quantize_centers` does, and pad them.
+
+    others, shift, margin: IN, as in `PartCenters`
+    """
+    theta = quantize_centers(unit, target, g, n_kept, scratch)
+    return PartCenters(
+        reference=g,
+        n_kept=n_kept,
+        padded=pad_centers(n_kept, scratch),
+        others=others,
+        shift=shift,
+        theta=theta,
+        margin=margin,
+    )
+
+
+@bare
+def quantize_centers_finely(target: Target, g: F32, n_kept: int, scratch: Scratch) -> np.float32:
+    """Write the second bytes of the kept centers, behind the first; return theta of both."""
     theta = np.float32(0.0)
     for i in range(n_kept):
         subtract(target.scaled[scratch.centers.numbers[i]], ONE, g, scratch.vector.values)

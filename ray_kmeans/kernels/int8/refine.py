@@ -1,8 +1,8 @@
 """Rows that one byte a column leaves undecided: two bytes decide most of them, float64 the rest.
 
-Where two candidates are all there are, float64 is cheaper than two bytes for many centers. A row that
-two bytes leave undecided is compared exactly with the centers whose interval begins below the float64
-score of its best candidate. docs/internals/kernels.md draws the way of a row, and
+Where two candidates are all there are, float64 is cheaper than two bytes for many centers. A row
+that two bytes leave undecided is compared exactly with the centers whose interval begins below the
+float64 score of its best candidate. docs/internals/kernels.md draws the way of a row, and
 docs/internals/exactness.md proves the bounds. The arguments are those of the table in `types`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ray_kmeans.kernels import F32, I32, I64
 from ray_kmeans.kernels.exact_order import is_nearer, score
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
@@ -19,29 +20,35 @@ from ray_kmeans.kernels.int8.nearest import (
     drop_left_out,
     find_lowest_finely,
     multiply_finely,
-    pad_centers,
 )
 from ray_kmeans.kernels.int8.quantize import (
     AHEAD,
     FAR_AWAY,
     address_of,
     fetch_row,
-    quantize_centers,
     quantize_centers_finely,
     quantize_finely,
+    quantize_part,
 )
 from ray_kmeans.kernels.int8.types import (
     N_CHANGED,
     N_DEFERRED,
     N_REFINED,
+    Margin,
     PartCenters,
+    Scratch,
+    Sweep,
+    Target,
     bare,
     bare_sum,
+    start_of,
+    zero,
 )
 from ray_kmeans.kernels.llvm import vectors
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS, Unit
 
 PANEL_ROWS = vectors.PANEL_ROWS
+"""Rows that are refined together."""
 PAIRS_FROM = 2**16
 """Values of centers (n_kept * d) from which two float64 scores cost less than two-byte products."""
 MANY = 16
@@ -50,7 +57,9 @@ more is deferred, as BLAS compares it with all centers in less time."""
 
 
 @bare_sum
-def upper_score(x, c, g, scale, cosine, shift):
+def upper_score(
+    x: F32, c: F32, g: F32, scale: np.float32, cosine: bool, shift: float
+) -> np.float32:
     """Return an upper bound of the score of row x (d,) to center c (d,) around reference g.
 
     It is computed in float64 and rounded up by (d + 16) 2^-50 of the sizes of its terms, which
@@ -77,7 +86,7 @@ def upper_score(x, c, g, scale, cosine, shift):
 
 
 @bare
-def upper_score_of(sweep, slot, center, part):
+def upper_score_of(sweep: Sweep, slot: int, center: int, part: PartCenters) -> np.float32:
     """Return an upper bound of the score of the row in a slot to a center, by its number."""
     target = sweep.target
     x = vectors.floats_at(
@@ -89,7 +98,7 @@ def upper_score_of(sweep, slot, center, part):
 
 
 @bare
-def set_label(slot, label, labels, changed, tally):
+def set_label(slot: int, label: int, labels: I32, changed: I32, tally: I64) -> None:
     """Store the label of a slot, and list the slot if the label is new."""
     if label != labels[slot]:
         labels[slot] = label
@@ -98,26 +107,28 @@ def set_label(slot, label, labels, changed, tally):
 
 
 @bare
-def defer(slot, changed, tally):
+def defer(slot: int, changed: I32, tally: I64) -> None:
     """Leave a row to the caller: deferred slots stand at the end of `changed`."""
     tally[N_DEFERRED] += 1
     changed[len(changed) - tally[N_DEFERRED]] = slot
 
 
 @bare
-def is_left_out(slot, center, target):
+def is_left_out(slot: int, center: int, target: Target) -> bool:
     """Tell whether a row must not get a center."""
     return len(target.left_out) > 0 and target.left_out[slot] == center
 
 
 @bare
-def slot_of(blocks, at):
+def slot_of(blocks: I32, at: int) -> int:
     """Return the slot of row `at` of a panel that was loaded from these blocks."""
     return BLOCK_ROWS * blocks[at // BLOCK_ROWS] + at % BLOCK_ROWS
 
 
 @bare
-def refine_pairs(sweep, part, blocks, n_undecided, n_refine, scratch):
+def refine_pairs(
+    sweep: Sweep, part: PartCenters, blocks: I32, n_undecided: int, n_refine: int, scratch: Scratch
+) -> int:
     """Label the undecided rows of a panel that have two candidates, by float64; list the others.
 
     The float64 score of the best candidate may show that it has no rival after all.
@@ -159,7 +170,9 @@ def refine_pairs(sweep, part, blocks, n_undecided, n_refine, scratch):
 
 
 @bare
-def load_rows_finely(some, sweep, part, fine_theta, scratch):
+def load_rows_finely(
+    some: I32, sweep: Sweep, part: PartCenters, fine_theta: np.float32, scratch: Scratch
+) -> None:
     """Quantize the rows of some slots to two bytes a column, and make them the panel of rows.
 
     some: (up to 256,) int32  IN, slots
@@ -187,7 +200,9 @@ def load_rows_finely(some, sweep, part, fine_theta, scratch):
 
 
 @bare
-def refine_undecided(unit, sweep, part, n_refine, scratch):
+def refine_undecided(
+    unit: Unit, sweep: Sweep, part: PartCenters, n_refine: int, scratch: Scratch
+) -> None:
     """Label the undecided rows of a part by two bytes, a panel of rows at a time.
 
     n_refine: int  IN, how many slots `scratch.undecided` lists
@@ -210,7 +225,7 @@ def refine_undecided(unit, sweep, part, n_refine, scratch):
 
 
 @bare
-def store_refined(some, sweep, part, scratch):
+def store_refined(some: I32, sweep: Sweep, part: PartCenters, scratch: Scratch) -> int:
     """Store the labels that two bytes, or the best candidate's float64 score, decide.
 
     some: (up to 256,) int32  IN, the slots of the panel
@@ -219,6 +234,7 @@ def store_refined(some, sweep, part, scratch):
     panel = scratch.rows
     n_unresolved = 0
     for i in range(len(some)):
+        # Also the bound of a row that exact sums will decide: it stays active in the next sweep.
         sweep.slots.bounds[some[i]] = panel.bounds[i]
         if is_left_out(some[i], panel.labels[i], sweep.target):  # only where no score was a number
             defer(some[i], sweep.changed, sweep.tally)
@@ -236,34 +252,36 @@ def store_refined(some, sweep, part, scratch):
 
 
 @bare
-def refine_among_all(unit, sweep, reference, shift, most, moves, n_refine, scratch):
+def refine_among_all(
+    unit: Unit,
+    sweep: Sweep,
+    reference: F32,
+    shift: float,
+    moves: np.float32,
+    n_refine: int,
+    scratch: Scratch,
+) -> None:
     """Label undecided rows by two bytes and by float64, among all centers.
 
     The terms of all centers around the reference must stand in `scratch.terms`.
 
     reference: (columns,) float32  IN
-    shift, most, moves: as in `PartCenters`
+    shift: float64  IN, as in `PartCenters`; moves: float32  IN, as in `Margin`
     n_refine: int  IN, how many slots `scratch.undecided` lists
     """
     k = len(sweep.target.centers)
     for j in range(k):
         scratch.centers.numbers[j] = j
-    theta = quantize_centers(unit, sweep.target, reference, k, scratch)
-    part = PartCenters(
-        reference=reference,
-        n_kept=k,
-        padded=pad_centers(k, scratch),
-        others=HIGHEST,
-        shift=shift,
-        theta=theta,
-        most=most,
-        moves=moves,
-    )
+    # No center is pruned here, so the moves of every one count, and no bound has to be cut off.
+    margin = Margin(most=HIGHEST, moves=moves)
+    part = quantize_part(unit, sweep.target, reference, k, HIGHEST, shift, margin, scratch)
     refine_undecided(unit, sweep, part, n_refine, scratch)
 
 
 @bare
-def compare_exactly(unit, some, chosen, sweep, part, scratch):
+def compare_exactly(
+    unit: Unit, some: I32, chosen: I32, sweep: Sweep, part: PartCenters, scratch: Scratch
+) -> None:
     """Label up to 32 rows by exact comparison of their candidates.
 
     some: (up to 256,) int32  IN, the slots of the panel
@@ -274,16 +292,17 @@ def compare_exactly(unit, some, chosen, sweep, part, scratch):
     exact, centers = scratch.exact, scratch.centers
     line = scratch.rows.first_bytes.shape[1] * 4 * BLOCK_ROWS
     for chunk in range(0, part.padded, CHUNK_CENTERS):
-        rows = exact.bytes.ctypes.data
+        rows = start_of(exact.bytes)
         multiply_finely(unit, rows, rows + line, chunk, scratch)
         for j in range(min(CHUNK_CENTERS, part.n_kept - chunk)):
             bits = rows_below(j, chunk, scratch)
             bits &= (1 << len(chosen)) - 1  # a score that is not a number is below anything
-            i = 0
+            i = zero()
             while bits:
                 is_rival = bits & 1 and not is_left_out(
                     some[chosen[i]], centers.numbers[chunk + j], sweep.target
                 )
+                # A row that is over the limit is not compared any more; below it is deferred.
                 if is_rival and exact.counts[i] <= many:
                     compare_candidate(some, chosen, i, np.int32(chunk + j), sweep, scratch)
                 bits >>= 1
@@ -298,19 +317,19 @@ def compare_exactly(unit, some, chosen, sweep, part, scratch):
 
 
 @bare
-def rows_below(j, chunk, scratch):
+def rows_below(j: int, chunk: int, scratch: Scratch) -> int:
     """Return a bit for each row of the exact block whose interval begins below its upper bound.
 
     j: int  IN, the center, counted from the first one of its chunk
     chunk: int  IN, place of the first center of the chunk in the panel
     """
-    factors, centers, c = scratch.exact.factors.ctypes.data, scratch.centers, 4 * chunk
+    factors, centers, c = start_of(scratch.exact.factors), scratch.centers, 4 * chunk
     return vectors.below_fine(
-        scratch.products.ctypes.data,
+        start_of(scratch.products),
         j,
-        centers.steps.ctypes.data + c,
-        centers.lows.ctypes.data + c,
-        centers.norms.ctypes.data + c,
+        start_of(centers.steps) + c,
+        start_of(centers.lows) + c,
+        start_of(centers.norms) + c,
         factors,
         factors + 4 * BLOCK_ROWS,
         factors + 8 * BLOCK_ROWS,
@@ -318,12 +337,13 @@ def rows_below(j, chunk, scratch):
 
 
 @bare
-def load_exact_block(some, chosen, sweep, scratch):
-    """Put the chosen rows of a panel side by side, with the float64 score of each one's best center.
+def load_exact_block(some: I32, chosen: I32, sweep: Sweep, scratch: Scratch) -> None:
+    """Put the chosen rows of a panel side by side, with the float64 scores of their best centers.
 
     some, chosen: as in `compare_exactly`
     """
     exact, panel, target = scratch.exact, scratch.rows, sweep.target
+    # The chosen rows may be anywhere in their panel; products take 32 that stand together.
     exact.factors[2, :] = UNDECIDED  # no interval begins below it, in a place without a row
     exact.counts[:] = 0
     for i in range(len(chosen)):
@@ -343,7 +363,9 @@ def load_exact_block(some, chosen, sweep, scratch):
 
 
 @bare
-def compare_candidate(some, chosen, i, candidate, sweep, scratch):
+def compare_candidate(
+    some: I32, chosen: I32, i: int, candidate: np.int32, sweep: Sweep, scratch: Scratch
+) -> None:
     """Make a candidate the best center of a row if it is nearer; a tie goes to the lowest number.
 
     some, chosen: as in `compare_exactly`
@@ -360,6 +382,8 @@ def compare_candidate(some, chosen, i, candidate, sweep, scratch):
         target.centers.shape[1],
     )
     rival, holder = target.centers[numbers[candidate]], target.centers[numbers[best]]
+    # `is_nearer` is strict, so in a tie the center that is given second wins. That must be the one
+    # with the lower number, which has the lower place, too: pruning keeps centers in order.
     found = score(x, rival, target.cosine)
     held = exact.scores[i, 0], exact.scores[i, 1]
     if candidate > best:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.kernels import F32, I32, I64
 from ray_kmeans.kernels.int8.types import Parts, Slots, bare
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.process.jit import njit
@@ -25,7 +26,7 @@ REFINEMENTS = 3
 """Iterations of Lloyd on the centers; more of them change the references by little."""
 
 
-def references_for(
+def choose_references(
     centers: NDArray[np.float32], rows: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return references (groups, d) for a number of rows, and the group of each center (k,).
@@ -51,7 +52,7 @@ def references_for(
     return references, nearest.astype(np.int32)
 
 
-def parts_of(begins: NDArray[np.int64]) -> Parts:
+def cut_parts(begins: NDArray[np.int64]) -> Parts:
     """Cut groups into parts.
 
     begins: (groups + 1,)  IN, the block at which each group begins, then the number of all blocks
@@ -83,6 +84,8 @@ def regroup(
     """
     counts = np.zeros((groups, BUCKETS), np.int64)
     _count(slots, group_of, counts)
+    # A group begins at a block of its own, since a block has one reference. Inside, class after
+    # class: rows without a bound come first.
     blocks = -(-counts.sum(axis=1) // BLOCK_ROWS)
     begins = np.concatenate([[0], np.cumsum(blocks)])
     places = np.cumsum(counts, axis=1) - counts + begins[:-1, None] * BLOCK_ROWS
@@ -92,11 +95,11 @@ def regroup(
 
 
 @bare
-def subtract_moves(slots, parts, moves):
+def subtract_moves(slots: Slots, parts: Parts, moves: F32) -> None:
     """Count bounds from now on: subtract how far centers have come up to now, rounded up.
 
-    A row without anything left gets the bound of an undecided one. Before the rows are regrouped this
-    is needed, as parts, whose moves bounds are counted with, are made anew.
+    A row without anything left gets the bound of an undecided one. Before the rows are regrouped
+    this is needed, as parts, whose moves bounds are counted with, are made anew.
 
     moves: (k,) float32  IN, how far each center has come
     """
@@ -108,7 +111,7 @@ def subtract_moves(slots, parts, moves):
 
 
 @bare
-def add_moves(slots, parts, moves, safe_gap):
+def add_moves(slots: Slots, parts: Parts, moves: F32, safe_gap: np.float32) -> None:
     """Count bounds from the beginning again: add the moves, but allow no more than the part does.
 
     moves: (k,) float32  IN, how far each center has come
@@ -123,16 +126,17 @@ def add_moves(slots, parts, moves, safe_gap):
 
 
 @njit(nogil=True)
-def _bucket(left):
+def _bucket(left: np.float32) -> int:
     """Return the class of a bound: 0 where there is none, then by its power of two."""
     if not left > 0:
         return 0
+    # The spread of the scaled centers is near 1, so bounds from 2^-20 to 2^11 are told apart.
     _, exponent = math.frexp(left)
     return max(1, min(exponent + 20, BUCKETS - 1))
 
 
 @njit(nogil=True)
-def _count(slots, group_of, counts):
+def _count(slots: Slots, group_of: I32, counts: I64) -> None:
     """Count rows by group and class.
 
     group_of: (k,)  IN; counts: (groups, BUCKETS) int64  INOUT
@@ -143,7 +147,7 @@ def _count(slots, group_of, counts):
 
 
 @njit(nogil=True)
-def _place(slots, group_of, places, result):
+def _place(slots: Slots, group_of: I32, places: I64, result: Slots) -> None:
     """Copy each row to the next free slot of its group and class.
 
     group_of: (k,)  IN; places: (groups, BUCKETS) int64  INOUT, the next free slots

@@ -13,24 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.kernels import portable
-from ray_kmeans.kernels.int8.nearest import HIGHEST
+from ray_kmeans.kernels import F32, portable
 from ray_kmeans.kernels.int8.quantize import compute_terms
 from ray_kmeans.kernels.int8.refine import refine_among_all
 from ray_kmeans.kernels.int8.row_order import PART_BLOCKS
 from ray_kmeans.kernels.int8.types import (
     TALLIES,
     Rows,
+    Scratch,
     ScratchPool,
     Slots,
     Sweep,
     Target,
     bare,
-    padded,
+    pad_columns,
     quads_for,
 )
 from ray_kmeans.kernels.llvm import int8_products
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, Unit
 from ray_kmeans.kernels.threads import Threads
 
 AT_ONCE = PART_BLOCKS * BLOCK_ROWS
@@ -56,8 +56,8 @@ class SecondNearest:
         self._unit = unit_of(self._quads)
         scale, mean = portable.scale_of(self._centers)
         self._scale = np.float32(scale)
-        self._scaled = padded(self._centers * self._scale)
-        self._reference = padded((mean * scale).astype(np.float32)[None])[0]
+        self._scaled = pad_columns(self._centers * self._scale)
+        self._reference = pad_columns((mean * scale).astype(np.float32)[None])[0]
         self._still = np.zeros(len(centers), np.float32)
         self._scratch_pool = scratch_pool
 
@@ -65,7 +65,7 @@ class SecondNearest:
     def label(
         self, rows: NDArray[np.float32], labels: NDArray[np.int32], seconds: NDArray[np.int32]
     ) -> NDArray[np.int64]:
-        """Write the second-nearest center of each row; return which rows are deferred to the caller.
+        """Write the second-nearest center of each row; return which rows are left to the caller.
 
         rows: (n, d)  IN, C order
         labels: (n,)  IN, the nearest centers
@@ -90,6 +90,7 @@ class SecondNearest:
             (first, min(first + step, len(rows)), places, slots, target)
             for first in range(0, len(rows), step)
         ]
+        # Threads share the slots, and each piece writes those of its own rows.
         deferred = self._threads.run(self._label_piece, work)
         seconds[:] = slots.labels[: len(rows)]
         return np.concatenate([np.empty(0, np.int64), *deferred])
@@ -111,7 +112,9 @@ class SecondNearest:
 
 
 @bare
-def label_seconds(unit, first, last, reference, sweep, scratch):
+def label_seconds(
+    unit: Unit, first: int, last: int, reference: F32, sweep: Sweep, scratch: Scratch
+) -> None:
     """Label the rows from `first` to `last`, in their own order, by two bytes a column.
 
     reference: (columns,) float32  IN. The other arguments are those of the table in `types`.
@@ -122,5 +125,5 @@ def label_seconds(unit, first, last, reference, sweep, scratch):
         scratch.undecided[slot - first] = slot
     # No bound is kept between two calls, so it may be any number, and no center has moved.
     no_moves = np.float32(0.0)
-    refine_among_all(unit, sweep, reference, shift, HIGHEST, no_moves, last - first, scratch)
+    refine_among_all(unit, sweep, reference, shift, no_moves, last - first, scratch)
     int8_products.end(unit)

@@ -1,15 +1,16 @@
 """The sweep for few columns and centers, where looking at scores costs more than products.
 
-Rows are taken as float32, straight from where they are and in their own order: there is no copy, and
-next to none are undecided. The arguments are those of the table in `types`, but for `references`,
-(groups, columns) float32 IN, which stands in the place of `quantized`. docs/internals/exactness.md
-proves the bounds.
+Rows are taken as float32, straight from where they are and in their own order: there is no copy,
+and next to none are undecided. The arguments are those of the table in `types`, but for
+`references`, (groups, columns) float32 IN, which stands in the place of `quantized`.
+docs/internals/exactness.md proves the bounds.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from ray_kmeans.kernels import F32
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
     NEVER,
@@ -29,11 +30,18 @@ from ray_kmeans.kernels.int8.types import (
     N_CHANGED,
     N_SCORED,
     N_UNDECIDED,
+    Parts,
+    Rows,
+    Scratch,
+    Slots,
+    Sweep,
+    Target,
     bare,
+    zero,
 )
 from ray_kmeans.kernels.llvm import float_vectors, int8_products
 from ray_kmeans.kernels.llvm.float_vectors import CENTERS_AT_ONCE
-from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, Unit
 from ray_kmeans.kernels.llvm.vectors import (
     LANES,
     floats_at,
@@ -45,7 +53,7 @@ MOST_VALUES = 2**12
 
 
 @bare
-def count_active_rows(slots, block, moves, part_moves):
+def count_active_rows(slots: Slots, block: int, moves: F32, part_moves: np.float32) -> int:
     """Return how many rows of a block have a label that may change.
 
     moves: (k,) float32  IN; part_moves: float32  IN, as for `sweep.find_active_blocks`
@@ -57,7 +65,7 @@ def count_active_rows(slots, block, moves, part_moves):
 
 
 @bare
-def maximum(values):
+def maximum(values: F32) -> np.float32:
     """Return the largest of some float32 (m,), but no less than 0."""
     most = np.float32(0.0)
     for value in values:
@@ -66,7 +74,7 @@ def maximum(values):
 
 
 @bare
-def load_centers(target, g, scratch):
+def load_centers(target: Target, g: F32, scratch: Scratch) -> tuple[int, np.float32, np.float32]:
     """Write -2 e and q of all centers, up to whole groups of 8; return how many they are, A and E.
 
     A is the largest a and E the largest |e|: one interval length serves all centers of a row.
@@ -83,6 +91,7 @@ def load_centers(target, g, scratch):
         slack, norm = terms.slacks[j], terms.norms[j]
         largest_slack = max(largest_slack, slack if slack < HIGHEST else HIGHEST)
         largest_norm = max(largest_norm, norm if norm < HIGHEST else HIGHEST)
+    # Up to a whole group of 8, with centers whose scores are above any real one.
     padded = (k + CENTERS_AT_ONCE - 1) // CENTERS_AT_ONCE * CENTERS_AT_ONCE
     floats.centers[k:padded] = np.float32(0.0)
     floats.constants[k:padded] = NEVER
@@ -90,7 +99,7 @@ def load_centers(target, g, scratch):
 
 
 @bare
-def address_of_block(rows, first, count, d, scratch):
+def address_of_block(rows: Rows, first: int, count: int, d: int, scratch: Scratch) -> int:
     """Return an address where some rows follow each other: their own, or a copy's.
 
     A block that crosses the end of what was handed in, or that is not full, is copied.
@@ -110,7 +119,7 @@ def address_of_block(rows, first, count, d, scratch):
 
 
 @bare
-def fetch_next(address, d):
+def fetch_next(address: int, d: int) -> None:
     """Ask for the 32 rows behind those at an address: most of the time were waiting, else."""
     size = 4 * d * BLOCK_ROWS
     for line in range(address + size, address + 2 * size, 64):
@@ -118,8 +127,8 @@ def fetch_next(address, d):
 
 
 @bare
-def load_rows(address, d, scale, g, scratch):
-    """Put 32 rows side by side in `scratch.floats.columns`, relative to g, and add up their squares.
+def load_rows(address: int, d: int, scale: np.float32, g: F32, scratch: Scratch) -> None:
+    """Put 32 rows relative to g into `scratch.floats.columns`, and add up their squares.
 
     address: int  IN, of 32 rows (32, d) float32, C order; scale: float32  IN
     """
@@ -129,13 +138,15 @@ def load_rows(address, d, scale, g, scratch):
         columns = floats.columns.ctypes.data + 4 * lane
         squares = floats.squares.ctypes.data + 4 * lane
         for first in range(0, d, LANES):
-            float_vectors.turn(
+            float_vectors.transpose(
                 address + 4 * d * lane, d, first, scale, g.ctypes.data, columns, squares
             )
 
 
 @bare
-def certify_block(slack, norm, gamma, most, scratch):
+def certify_block(
+    slack: np.float32, norm: np.float32, gamma: np.float32, most: np.float32, scratch: Scratch
+) -> None:
     """Write the bounds of 32 rows, by the two lowest scores of each.
 
     Nothing is looked up by an index that was loaded, so that the loop is one of vectors.
@@ -151,12 +162,15 @@ def certify_block(slack, norm, gamma, most, scratch):
         off = slack + np.float32(2.002) * gamma * radius * norm
         upper = lowest[i] + off
         gap = (second[i] - off) - upper
+        # More than these three sums were rounded by.
         gap -= (abs(second[i]) + abs(upper)) * np.float32(2.0**-22)
         bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
 
 
 @bare
-def store_block(first, count, n_refine, sweep, part_moves, scratch):
+def store_block(
+    first: int, count: int, n_refine: int, sweep: Sweep, part_moves: np.float32, scratch: Scratch
+) -> int:
     """Store the labels and bounds of a block, and list its undecided rows in `scratch.undecided`.
 
     There is no branch: a slot is written to both lists, and counts in the one that it belongs to.
@@ -184,8 +198,8 @@ def store_block(first, count, n_refine, sweep, part_moves, scratch):
 
 
 @bare
-def score_block(address, g, padded, sweep, scratch):
-    """Find the two lowest scores of 32 rows among all centers; they stand in `scratch.floats.found`.
+def score_block(address: int, g: F32, padded: int, sweep: Sweep, scratch: Scratch) -> None:
+    """Write the two lowest scores of 32 rows among all centers to `scratch.floats.found`.
 
     address: int  IN, of 32 rows (32, d) float32, C order
     padded: int  IN, how many centers `load_centers` wrote
@@ -203,7 +217,9 @@ def score_block(address, g, padded, sweep, scratch):
 
 
 @bare
-def sweep_part_by_floats(unit, p, parts, references, sweep, scratch):
+def sweep_part_by_floats(
+    unit: Unit, p: int, parts: Parts, references: F32, sweep: Sweep, scratch: Scratch
+) -> None:
     """Label the rows of part p."""
     group, first_block, last_block = parts.spans[p]
     g, target = references[group], sweep.target
@@ -213,7 +229,7 @@ def sweep_part_by_floats(unit, p, parts, references, sweep, scratch):
     parts.moves[p] = (parts.moves[p] + maximum(target.step)) * np.float32(1 + 2.0**-20)
     moves = parts.moves[p]
     padded, slack, norm = load_centers(target, g, scratch)
-    n_refine = 0
+    n_refine = zero()
     for block in range(first_block, last_block):
         active_rows = count_active_rows(sweep.slots, block, target.moves, moves)
         if active_rows == 0:
@@ -221,6 +237,7 @@ def sweep_part_by_floats(unit, p, parts, references, sweep, scratch):
         sweep.tally[N_ACTIVE] += active_rows
         sweep.tally[N_SCORED] += BLOCK_ROWS
         first = BLOCK_ROWS * block
+        # Slots are in the order of the rows here, so the first slot is the number of the first row.
         count = min(BLOCK_ROWS, sweep.rows.firsts[-1] - first)
         address = address_of_block(sweep.rows, first, count, d, scratch)
         fetch_next(address, d)
@@ -229,11 +246,19 @@ def sweep_part_by_floats(unit, p, parts, references, sweep, scratch):
         n_refine = store_block(first, count, n_refine, sweep, moves, scratch)
     sweep.tally[N_UNDECIDED] += n_refine
     if n_refine:
-        refine_among_all(unit, sweep, g, shift, HIGHEST, moves, n_refine, scratch)
+        refine_among_all(unit, sweep, g, shift, moves, n_refine, scratch)
 
 
 @bare
-def sweep_parts_by_floats(unit, first_part, last_part, parts, references, sweep, scratch):
+def sweep_parts_by_floats(
+    unit: Unit,
+    first_part: int,
+    last_part: int,
+    parts: Parts,
+    references: F32,
+    sweep: Sweep,
+    scratch: Scratch,
+) -> None:
     """Label the rows of the parts from `first_part` to `last_part`, as `sweep.sweep_parts` does."""
     int8_products.begin(unit)
     for p in range(first_part, last_part):

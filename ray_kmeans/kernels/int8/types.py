@@ -1,8 +1,8 @@
 """Records that compiled loops work on: rows, centers, and the scratch memory of one thread.
 
-The loops allocate nothing and find their memory in a `Scratch`: numba would count who refers to each
-new array, in every call and slice. No loop checks a bound, so two arrays that change places would
-corrupt memory silently. Therefore every record is built by keyword, which
+The loops allocate nothing and find their memory in a `Scratch`: numba would count who refers to
+each new array, in every call and slice. No loop checks a bound, so two arrays that change places
+would corrupt memory silently. Therefore every record is built by keyword, which
 tests/kernels/test_kernel_records.py holds, and arrays that belong together share one record.
 
 Words: a *block* is 32 rows; a *slot* is the place of a row in the order of the sweep; a *panel of
@@ -15,7 +15,7 @@ Letters in the shapes: n rows, k centers, d columns, `columns` (d up to whole ch
 Arguments that many loops share, and that they do not explain again:
 
     unit       Amx or Vnni     IN     what multiplies bytes, see `llvm.int8_products`
-    sweep      Sweep           INOUT  rows, slots and centers of the sweep; labels, changes and counts
+    sweep      Sweep           INOUT  rows, slots and centers of the sweep; changes and counts
     rows       Rows            IN     where the rows are
     slots      Slots           INOUT  labels and bounds in the order of the sweep
     parts      Parts           INOUT  the runs of blocks that share a reference
@@ -32,11 +32,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ray_kmeans.kernels import F32, F64, I8, I32, I64
 from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 from ray_kmeans.kernels.llvm.vectors import PANEL_ROWS, SUMS_BYTES
@@ -44,33 +44,41 @@ from ray_kmeans.process.jit import njit
 
 HINT_ROWS = 256
 """Every how many rows `Rows.hints` holds a block number."""
-NONE_LEFT_OUT: NDArray[np.int32] = np.empty(0, np.int32)
+NONE_LEFT_OUT: I32 = np.empty(0, np.int32)
 """The value of `Target.left_out` where a row may get any center."""
 PANEL_BLOCKS = PANEL_ROWS // BLOCK_ROWS
 """Blocks of 32 rows in one panel of rows."""
 
-Floats: TypeAlias = NDArray[np.float32]
-Ints: TypeAlias = NDArray[np.int32]
-Bytes: TypeAlias = NDArray[np.int8]
-
 bare = njit(nogil=True, _nrt=False, error_model="numpy")
-"""Compile a loop that allocates nothing and divides as NumPy does, so that LLVM can vectorize it."""
+"""Compile a loop that allocates nothing and divides as NumPy does: LLVM can vectorize it."""
 bare_sum = njit(nogil=True, _nrt=False, error_model="numpy", fastmath={"reassoc", "contract"})
 """Compile as `bare`, and let LLVM reorder sums: only for sums with a bound for any order."""
+
+
+@bare
+def zero() -> int:
+    """Return 0 to count from; for a 0 in the code, numba would compile a caller twice."""
+    return np.int64(0)  # type: ignore[return-value]
+
+
+@bare
+def start_of(array: Any) -> int:
+    """Return the address of an array as int64, as numba adds int64 to uint64 in floats."""
+    return np.int64(array.ctypes.data)  # type: ignore[return-value]
 
 
 class Rows(NamedTuple):
     """Rows in blocks, wherever these are in memory."""
 
-    addresses: NDArray[np.int64]
+    addresses: I64
     """(blocks,) address of the first row of each block."""
-    firsts: NDArray[np.int64]
+    firsts: I64
     """(blocks + 1,) number of the first row of each block, then the number of all rows."""
-    hints: NDArray[np.int64]
+    hints: I64
     """(ceil(n / 256),) the block that holds row 256 i: where a search for a row begins."""
 
     @classmethod
-    def of(cls, blocks: Sequence[Floats]) -> Rows:
+    def of(cls, blocks: Sequence[F32]) -> Rows:
         """Return where these blocks (n_i, d) are; they must outlive the result."""
         addresses = np.array([block.ctypes.data for block in blocks], np.int64)
         firsts = np.cumsum([0, *(len(block) for block in blocks)])
@@ -81,174 +89,174 @@ class Rows(NamedTuple):
 class QuantizedRows(NamedTuple):
     """The rows, quantized to one byte a column around references, slot by slot."""
 
-    packed: Ints
+    packed: I32
     """(blocks, quads, 32) the bytes, four columns in each int32."""
-    weights: Floats
+    weights: F32
     """(slots,) -2 times the step of each row."""
-    errors: Floats
-    """(slots,) upper bound of |r - r'|, what quantizing changed; infinite for a row too far away."""
-    sizes: Floats
+    errors: F32
+    """(slots,) upper bound of |r - r'|, what quantizing changed; infinite for rows too far away."""
+    sizes: F32
     """(slots,) |r'|, the length of the quantized row, rounded up."""
-    references: Floats
+    references: F32
     """(groups, columns) the references, times the scale."""
 
 
 class Parts(NamedTuple):
     """Runs of blocks that share a reference."""
 
-    spans: Ints
+    spans: I32
     """(parts, 3) group, first block, block after the last one."""
-    radii: Floats
+    radii: F32
     """(parts,) upper bound of how far a row of the part is from its reference."""
-    moves: Floats
-    """(parts,) sum over the sweeps of how far that center near the part came which came farthest."""
+    moves: F32
+    """(parts,) sum over the sweeps of the longest way of a center near the part."""
 
 
 class Target(NamedTuple):
     """The centers that rows are assigned to."""
 
-    centers: Floats
+    centers: F32
     """(k, d) as given."""
-    scaled: Floats
+    scaled: F32
     """(k, columns) times the scale; zeros beyond column d."""
     scale: np.float32
     """Power of two that brings the spread of the centers near 1."""
     cosine: bool
     """Whether the score is -2 x.c, and not |x - c|^2."""
-    moves: Floats
+    moves: F32
     """(k,) how far each center has come since bounds are kept, rounded up."""
-    step: Floats
+    step: F32
     """(k,) how far each center has come since the last sweep, rounded up."""
     safe_gap: np.float32
     """What is taken off every bound, for scores that are not quite squared distances."""
-    left_out: Ints
+    left_out: I32
     """(slots,) the center that each row must not get; empty where it may get any."""
 
 
 class CenterTerms(NamedTuple):
     """The terms of the scores of all centers around one reference; each (k,), see `quantize`."""
 
-    largest: Floats
+    largest: F32
     """Largest magnitude |e_l| of a column."""
-    norms: Floats
+    norms: F32
     """E, an upper bound of |e|."""
-    constants: Floats
+    constants: F32
     """q, the part of the score that does not depend on the row."""
-    slacks: Floats
+    slacks: F32
     """a, an upper bound of the error of q."""
 
 
 class CenterPanel(NamedTuple):
     """The centers that pruning keeps for a part, quantized; place i holds center `numbers[i]`."""
 
-    numbers: Ints
+    numbers: I32
     """(k,) the number of each kept center."""
-    first_bytes: Bytes
+    first_bytes: I8
     """(room / 16, chunks, 16, 64) the first bytes, in tiles of 16 centers by 64 columns."""
-    second_bytes: Bytes
+    second_bytes: I8
     """(room / 16, chunks, 16, 64) the second bytes, in the same tiles."""
-    first_offsets: Ints
+    first_offsets: I32
     """(room,) -128 times the sum of the first bytes, at which VNNI's sums begin."""
-    second_offsets: Ints
+    second_offsets: I32
     """(room,) -128 times the sum of the second bytes."""
-    steps: Floats
+    steps: F32
     """(room,) t, what one unit of a first byte stands for."""
-    lows: Floats
+    lows: F32
     """(room,) q - a, where the constant part of the interval begins."""
-    norms: Floats
+    norms: F32
     """(room,) E, an upper bound of |e|."""
-    slacks: Floats
+    slacks: F32
     """(room,) 2 a, the width of the constant part of the interval."""
 
 
 class RowPanel(NamedTuple):
     """Up to 256 rows that are scored together, and what the scores say of them."""
 
-    weights: Floats
+    weights: F32
     """(256,) -2 w, w being what one unit of a byte of the row stands for."""
-    reaches: Floats
+    reaches: F32
     """(256,) -R, what the interval grows by downwards for each unit of E."""
-    radii: Floats
+    radii: F32
     """(256,) an upper bound of |r|."""
-    panel_lowest: Floats
+    panel_lowest: F32
     """(3, 256) the lowest scores among the centers of one panel; the last bits name the center."""
-    lowest: Floats
+    lowest: F32
     """(3, 256) the lowest scores among all panels so far."""
-    best: Ints
+    best: I32
     """(3, 256) the places in `CenterPanel` of the two lowest scores; line 2 is not maintained."""
-    uppers: Floats
+    uppers: F32
     """(256,) an upper bound of the true score of the best center."""
-    bounds: Floats
-    """(256,) how far centers may come, in all, before the label can change; `UNDECIDED` if undecided."""
-    labels: Ints
+    bounds: F32
+    """(256,) how far centers may come, in all, before the label can change; or `UNDECIDED`."""
+    labels: I32
     """(256,) the number of the center with the lowest score."""
-    undecided: Ints
+    undecided: I32
     """(256,) the rows of this panel that one byte leaves undecided."""
-    unresolved: Ints
+    unresolved: I32
     """(256,) the rows of this panel that two bytes leave undecided too."""
-    first_bytes: Ints
+    first_bytes: I32
     """(8, quads, 32) the first bytes of rows that are quantized to two, four in each int32."""
-    second_bytes: Ints
+    second_bytes: I32
     """(8, quads, 32) the second bytes of these rows."""
 
 
 class ExactBlock(NamedTuple):
     """Up to 32 rows whose candidates are compared exactly."""
 
-    bytes: Ints
+    bytes: I32
     """(2, quads, 32) first and second bytes of these rows."""
-    factors: Floats
+    factors: F32
     """(3, 32) of each row -2 w, -R, and the highest score that a candidate may begin at."""
-    scores: NDArray[np.float64]
+    scores: F64
     """(32, 2) the float64 score of the best center so far, and the bound of its error."""
-    counts: Ints
+    counts: I32
     """(32,) how many candidates each row has been compared with."""
 
 
 class FloatBlock(NamedTuple):
     """Up to 32 rows of few columns, and all centers, as float32."""
 
-    columns: Floats
+    columns: F32
     """(32, 32) the rows relative to the reference, one line for each column."""
-    copied: Floats
+    copied: F32
     """(32 * 32,) rows that do not follow each other in memory, copied side by side."""
-    squares: Floats
+    squares: F32
     """(32,) |r|^2."""
-    found: Floats
+    found: F32
     """(3, 32) lowest score, second-lowest score; line 2 is the memory of `nearest`."""
-    nearest: Ints
+    nearest: I32
     """(32,) the center with the lowest score: line 2 of `found`, as int32."""
-    centers: Floats
+    centers: F32
     """(room, 32) -2 e; without lines where rows have too many columns for this way."""
-    constants: Floats
+    constants: F32
     """(room,) q."""
 
 
 class Vector(NamedTuple):
     """One row or center relative to a reference, and its bytes."""
 
-    values: Floats
+    values: F32
     """(columns,) r or e; zeros beyond column d."""
-    bits: Ints
+    bits: I32
     """(columns,) the memory of `values`, as int32."""
-    first_bytes: Bytes
+    first_bytes: I8
     """(columns,) the first byte of each column."""
-    first_words: Ints
+    first_words: I32
     """(columns / 4,) the memory of `first_bytes`, as int32."""
-    second_bytes: Bytes
+    second_bytes: I8
     """(columns,) the second byte of each column."""
-    second_words: Ints
+    second_words: I32
     """(columns / 4,) the memory of `second_bytes`, as int32."""
 
 
 class Slots(NamedTuple):
     """Rows in the order in which they are swept; each group fills whole blocks of 32 slots."""
 
-    order: Ints
+    order: I32
     """(slots,) number of the row in the shard; -1 where there is none."""
-    labels: Ints
+    labels: I32
     """(slots,) the center of each row."""
-    bounds: Floats
+    bounds: F32
     """(slots,) how far centers may have come, in all, before the label can change."""
 
     @classmethod
@@ -269,9 +277,18 @@ class Slots(NamedTuple):
         return slots
 
 
-N_CHANGED, N_DEFERRED, N_UNDECIDED, N_REFINED, N_SCORED, N_ACTIVE = range(6)
-"""Places in `Sweep.tally`, which counts rows: with a new label; deferred to the caller; undecided
-after one byte; refined by two bytes; scored; active, which means that their label might change."""
+N_CHANGED = 0
+"""Place in `Sweep.tally` of the number of rows with a new label."""
+N_DEFERRED = 1
+"""Place in `Sweep.tally` of the number of rows whose label the caller must find."""
+N_UNDECIDED = 2
+"""Place in `Sweep.tally` of the number of rows that one byte leaves undecided."""
+N_REFINED = 3
+"""Place in `Sweep.tally` of the number of rows that are refined by two bytes."""
+N_SCORED = 4
+"""Place in `Sweep.tally` of the number of rows that are scored."""
+N_ACTIVE = 5
+"""Place in `Sweep.tally` of the number of active rows, whose label might change."""
 TALLIES = 6
 """How many counts `Sweep.tally` has."""
 
@@ -285,27 +302,36 @@ class Sweep(NamedTuple):
     """The slots of the shard; a piece of work writes those of its own parts."""
     target: Target
     """The centers."""
-    changed: Ints
+    changed: I32
     """(slots of the piece,) from its begin on the slots whose label is new, and from its end on the
     deferred ones, whose label the caller must find. A slot is at most one of both, so they fit."""
-    tally: NDArray[np.int64]
+    tally: I64
     """(6,) counts of rows, at the places `N_CHANGED` to `N_ACTIVE`."""
 
     @property
-    def new_slots(self) -> Ints:
+    def new_slots(self) -> I32:
         """The slots whose label is new."""
         return self.changed[: self.tally[N_CHANGED]]
 
     @property
-    def deferred_slots(self) -> Ints:
+    def deferred_slots(self) -> I32:
         """The slots whose label the caller must find."""
         return self.changed[len(self.changed) - self.tally[N_DEFERRED] :]
+
+
+class Margin(NamedTuple):
+    """What the bounds of the rows of a part are counted with, see `sweep.update_margin`."""
+
+    most: np.float32
+    """The largest bound that a row of the part may get."""
+    moves: np.float32
+    """How far centers near the part have come, in all."""
 
 
 class PartCenters(NamedTuple):
     """How the centers of one part are quantized, and what its bounds may be."""
 
-    reference: Floats
+    reference: F32
     """(columns,) g, the reference of the part."""
     n_kept: int
     """How many centers pruning kept."""
@@ -313,24 +339,22 @@ class PartCenters(NamedTuple):
     """The same, up to whole chunks of 32 centers."""
     others: np.float32
     """Where the scores of the centers begin that were not kept."""
-    shift: np.float64
+    shift: float
     """|g|^2 - s^2, s being the scale: a term of all scores by cosine."""
     theta: np.float32
     """max |e - e'| / |e| over the kept centers, by one byte."""
-    most: np.float32
-    """The largest bound that a row of the part may get, see `sweep.update_margin`."""
-    moves: np.float32
-    """How far centers near the part have come, in all."""
+    margin: Margin
+    """What the bounds of the rows of the part are counted with."""
 
 
 class Scratch(NamedTuple):
     """The memory of one thread while it sweeps; no value in it outlives a sweep."""
 
-    active_blocks: Ints
+    active_blocks: I32
     """(blocks,) the blocks of a part with a row whose label may change."""
-    undecided: Ints
+    undecided: I32
     """(32 * blocks,) the slots of a part that one byte leaves undecided."""
-    products: Ints
+    products: I32
     """(3, SUMS_BYTES / 4) three chunks of byte products, each (32 centers, 32 rows)."""
     terms: CenterTerms
     """The terms of all centers around the reference of the part at hand."""
@@ -479,7 +503,7 @@ class ScratchPool:
         free.append(scratch)
 
 
-def padded(matrix: Floats) -> Floats:
+def pad_columns(matrix: F32) -> F32:
     """Return a matrix (n, d) with columns of zeros added, up to whole chunks of 64."""
     rows, d = matrix.shape
     result = np.zeros((rows, 64 * -(-d // 64)), np.float32)

@@ -11,10 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ray_kmeans.kernels.llvm.vectors import call_llvm
-
-_I8 = ir.IntType(8)
-_BYTES = _I8.as_pointer()
+from ray_kmeans.kernels.llvm.vectors import BYTES, I8, call_llvm
 
 
 def _tile(name: str, *tiles: int) -> Any:
@@ -23,7 +20,7 @@ def _tile(name: str, *tiles: int) -> Any:
     @intrinsic
     def instruction(typing: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            numbers = [ir.Constant(_I8, tile) for tile in tiles]
+            numbers = [ir.Constant(I8, tile) for tile in tiles]
             call_llvm(builder, f"llvm.x86.{name}", ir.VoidType(), numbers)
             return context.get_dummy_value()
 
@@ -38,12 +35,12 @@ def _tile_memory(name: str, tile: int) -> Any:
     @intrinsic
     def instruction(typing: Any, address: Any, stride: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = builder.inttoptr(arguments[0], _BYTES)
+            place = builder.inttoptr(arguments[0], BYTES)
             call_llvm(
                 builder,
                 f"llvm.x86.{name}",
                 ir.VoidType(),
-                [ir.Constant(_I8, tile), place, arguments[1]],
+                [ir.Constant(I8, tile), place, arguments[1]],
             )
             return context.get_dummy_value()
 
@@ -52,14 +49,40 @@ def _tile_memory(name: str, tile: int) -> Any:
     return instruction
 
 
-zero_0, zero_1, zero_2, zero_3 = (_tile("tilezero", tile) for tile in range(4))
-load_4, load_5, load_6, load_7 = (_tile_memory("tileloadd64", tile) for tile in range(4, 8))
-store_0, store_1, store_2, store_3 = (_tile_memory("tilestored64", tile) for tile in range(4))
+zero_0 = _tile("tilezero", 0)
+"""Set the sums in tile 0 to zero."""
+zero_1 = _tile("tilezero", 1)
+"""Set the sums in tile 1 to zero."""
+zero_2 = _tile("tilezero", 2)
+"""Set the sums in tile 2 to zero."""
+zero_3 = _tile("tilezero", 3)
+"""Set the sums in tile 3 to zero."""
+load_4 = _tile_memory("tileloadd64", 4)
+"""Load centers into tile 4."""
+load_5 = _tile_memory("tileloadd64", 5)
+"""Load centers into tile 5."""
+load_6 = _tile_memory("tileloadd64", 6)
+"""Load rows into tile 6."""
+load_7 = _tile_memory("tileloadd64", 7)
+"""Load rows into tile 7."""
+store_0 = _tile_memory("tilestored64", 0)
+"""Store the sums in tile 0."""
+store_1 = _tile_memory("tilestored64", 1)
+"""Store the sums in tile 1."""
+store_2 = _tile_memory("tilestored64", 2)
+"""Store the sums in tile 2."""
+store_3 = _tile_memory("tilestored64", 3)
+"""Store the sums in tile 3."""
 multiply_0 = _tile("tdpbssd", 0, 4, 6)
+"""Add the products of tiles 4 and 6 to tile 0."""
 multiply_1 = _tile("tdpbssd", 1, 4, 7)
+"""Add the products of tiles 4 and 7 to tile 1."""
 multiply_2 = _tile("tdpbssd", 2, 5, 6)
+"""Add the products of tiles 5 and 6 to tile 2."""
 multiply_3 = _tile("tdpbssd", 3, 5, 7)
+"""Add the products of tiles 5 and 7 to tile 3."""
 release = _tile("tilerelease")
+"""Give all tiles back."""
 
 
 @intrinsic
@@ -67,7 +90,7 @@ def configure(typing: Any, address: Any) -> Any:
     """Set the shapes of this thread's tiles from 64 bytes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], _BYTES)
+        place = builder.inttoptr(arguments[0], BYTES)
         call_llvm(builder, "llvm.x86.ldtilecfg", ir.VoidType(), [place])
         return context.get_dummy_value()
 

@@ -14,10 +14,21 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ray_kmeans.kernels.llvm.vectors import CHUNK_CENTERS, call_llvm, load, step, store
+from ray_kmeans.kernels.llvm.vectors import (
+    CHUNK_CENTERS,
+    I8,
+    I32,
+    I64,
+    call_llvm,
+    load,
+    step,
+    store,
+)
 
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_I16 = ir.IntType(16)
+"""LLVM's type of a whole number of 16 bits."""
 _BLOCK_ROWS = 32
+"""Rows of a block."""
 
 
 class _Dot(NamedTuple):
@@ -38,7 +49,7 @@ class _Dot(NamedTuple):
     @property
     def kind(self) -> Any:
         """The type of a vector of int32."""
-        return ir.VectorType(_I32, self.lanes)
+        return ir.VectorType(I32, self.lanes)
 
 
 def _multiplication(dot: _Dot) -> Any:
@@ -51,17 +62,17 @@ def _multiplication(dot: _Dot) -> Any:
     def multiply(typing: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             rows, quads, centers, offsets, sums = arguments
-            chunks = builder.lshr(builder.add(quads, ir.Constant(_I64, 15)), ir.Constant(_I64, 4))
-            groups = ir.Constant(_I64, CHUNK_CENTERS // dot.centers)
-            sides = ir.Constant(_I64, _BLOCK_ROWS // (dot.vectors * dot.lanes))
+            chunks = builder.lshr(builder.add(quads, ir.Constant(I64, 15)), ir.Constant(I64, 4))
+            groups = ir.Constant(I64, CHUNK_CENTERS // dot.centers)
+            sides = ir.Constant(I64, _BLOCK_ROWS // (dot.vectors * dot.lanes))
             with cgutils.for_range(builder, groups) as group:
-                first = step(builder, ir.Constant(_I64, 0), group.index, dot.centers)
+                first = step(builder, ir.Constant(I64, 0), group.index, dot.centers)
                 place = _place_of(builder, centers, chunks, first)
                 begin = step(builder, offsets, first, 4)
                 line = step(builder, sums, first, 4 * _BLOCK_ROWS)
                 with cgutils.for_range(builder, sides) as side:
                     shift = step(
-                        builder, ir.Constant(_I64, 0), side.index, 4 * dot.vectors * dot.lanes
+                        builder, ir.Constant(I64, 0), side.index, 4 * dot.vectors * dot.lanes
                     )
                     here = builder.add(rows, shift)
                     _write_sums(dot, builder, here, quads, place, begin, builder.add(line, shift))
@@ -74,9 +85,9 @@ def _multiplication(dot: _Dot) -> Any:
 
 def _place_of(builder: Any, centers: Any, chunks: Any, first: Any) -> Any:
     """Emit the address of a center in its tiles of 16 centers by 64 columns."""
-    tile = builder.lshr(first, ir.Constant(_I64, 4))
-    inside = builder.and_(first, ir.Constant(_I64, 15))
-    start = builder.add(centers, builder.mul(builder.mul(tile, chunks), ir.Constant(_I64, 1024)))
+    tile = builder.lshr(first, ir.Constant(I64, 4))
+    inside = builder.and_(first, ir.Constant(I64, 15))
+    start = builder.add(centers, builder.mul(builder.mul(tile, chunks), ir.Constant(I64, 1024)))
     return step(builder, start, inside, 64)
 
 
@@ -91,12 +102,12 @@ def _write_sums(
             start = _spread(dot, builder, _at(builder, offsets, 4 * j))
         totals.append([cgutils.alloca_once_value(builder, start) for _ in range(dot.vectors)])
     with cgutils.for_range(builder, quads) as quad:
-        chunk = builder.lshr(quad.index, ir.Constant(_I64, 4))
-        inside = builder.and_(quad.index, ir.Constant(_I64, 15))
+        chunk = builder.lshr(quad.index, ir.Constant(I64, 4))
+        inside = builder.and_(quad.index, ir.Constant(I64, 15))
         center = step(builder, step(builder, centers, chunk, 1024), inside, 4)
         row = step(builder, rows, quad.index, 4 * _BLOCK_ROWS)
         vectors = [
-            load(builder, builder.add(row, ir.Constant(_I64, 4 * dot.lanes * v)), dot.kind)
+            load(builder, builder.add(row, ir.Constant(I64, 4 * dot.lanes * v)), dot.kind)
             for v in range(dot.vectors)
         ]
         if dot.is_unsigned:
@@ -108,18 +119,18 @@ def _write_sums(
                 builder.store(dot.add(builder, builder.load(total), vector, values), total)
     for j, line in enumerate(totals):
         for v, total in enumerate(line):
-            place = ir.Constant(_I64, 4 * _BLOCK_ROWS * j + 4 * dot.lanes * v)
+            place = ir.Constant(I64, 4 * _BLOCK_ROWS * j + 4 * dot.lanes * v)
             store(builder, builder.load(total), builder.add(sums, place))
 
 
 def _at(builder: Any, base: Any, shift: int) -> Any:
     """Emit a load of the int32 that stands `shift` bytes after an address."""
-    return load(builder, builder.add(base, ir.Constant(_I64, shift)), _I32)
+    return load(builder, builder.add(base, ir.Constant(I64, shift)), I32)
 
 
 def _spread(dot: _Dot, builder: Any, value: Any) -> Any:
     """Emit a vector that has the same int32 in every lane."""
-    one = builder.insert_element(ir.Constant(dot.kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    one = builder.insert_element(ir.Constant(dot.kind, ir.Undefined), value, ir.Constant(I32, 0))
     return builder.shuffle_vector(one, one, ir.Constant(dot.kind, [0] * dot.lanes))
 
 
@@ -132,7 +143,7 @@ def _by(name: str) -> Callable[[Any, Any, Any, Any], Any]:
 
 def _by_sdot(builder: Any, total: Any, rows: Any, center: Any) -> Any:
     """Emit `sdot` of Arm: four products of signed bytes and their sum, in each lane."""
-    four = ir.VectorType(_I8, 16)
+    four = ir.VectorType(I8, 16)
     operands = [total, builder.bitcast(rows, four), builder.bitcast(center, four)]
     return call_llvm(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", total.type, operands)
 
@@ -143,7 +154,7 @@ def _by_pairs(builder: Any, total: Any, rows: Any, center: Any) -> Any:
     Of unsigned bytes up to 255 and signed ones up to 64 in magnitude, two products are at most
     32,640, and do not saturate.
     """
-    bytes_, words = ir.VectorType(_I8, 32), ir.VectorType(_I16, 16)
+    bytes_, words = ir.VectorType(I8, 32), ir.VectorType(_I16, 16)
     operands = [builder.bitcast(rows, bytes_), builder.bitcast(center, bytes_)]
     pairs = call_llvm(builder, "llvm.x86.avx2.pmadd.ub.sw", words, operands)
     ones = ir.Constant(words, [1] * 16)
@@ -169,13 +180,13 @@ def _by_words(builder: Any, total: Any, rows: Any, center: Any) -> Any:
 
 def _sums_of_two(builder: Any, a: Any, b: Any) -> Any:
     """Emit the products of two vectors of int16, (2 n,), and the sums (n,) of two at a time."""
-    wide = ir.VectorType(_I32, a.type.count)
+    wide = ir.VectorType(I32, a.type.count)
     products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
     halves = [
         builder.shuffle_vector(
             products,
             products,
-            ir.Constant(ir.VectorType(_I32, wide.count // 2), list(range(first, wide.count, 2))),
+            ir.Constant(ir.VectorType(I32, wide.count // 2), list(range(first, wide.count, 2))),
         )
         for first in (0, 1)
     ]
@@ -183,7 +194,12 @@ def _sums_of_two(builder: Any, a: Any, b: Any) -> Any:
 
 
 avx512_vnni = _multiplication(_Dot(_by("512"), lanes=16, vectors=2, centers=8, is_unsigned=True))
+"""Intrinsic of `_multiplication` for AVX-512 VNNI: four products in each of 16 lanes at once."""
 avx_vnni = _multiplication(_Dot(_by("256"), lanes=8, vectors=2, centers=4, is_unsigned=True))
+"""Intrinsic of `_multiplication` for AVX-VNNI: four products in each of 8 lanes at once."""
 avx2 = _multiplication(_Dot(_by_pairs, lanes=8, vectors=2, centers=4, is_unsigned=True))
+"""Intrinsic of `_multiplication` for AVX2, for centers of 7 bits."""
 arm_dot = _multiplication(_Dot(_by_sdot, lanes=4, vectors=4, centers=4, is_unsigned=False))
+"""Intrinsic of `_multiplication` for Arm's `sdot`."""
 plain = _multiplication(_Dot(_by_words, lanes=8, vectors=2, centers=4, is_unsigned=False))
+"""Intrinsic of `_multiplication` for any processor."""

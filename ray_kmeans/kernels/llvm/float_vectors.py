@@ -10,7 +10,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ray_kmeans.kernels.llvm.vectors import (
+    FLOAT,
     FLOATS,
+    I32,
+    I64,
     INTS,
     LANES,
     call_llvm,
@@ -29,12 +32,12 @@ CENTERS_AT_ONCE = 8
 LINE = 128
 """Bytes of a column of 32 rows, and of the 32 columns of a center."""
 
-_I32, _I64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _MASK = ir.VectorType(ir.IntType(1), LANES)
+"""LLVM's type of a vector of truth values."""
 
 
 @intrinsic
-def turn(
+def transpose(
     typing: Any, rows: Any, d: Any, first: Any, scale: Any, g: Any, columns: Any, squares: Any
 ) -> Any:
     """Write columns `first` to `first` + 15 of 16 rows as `columns`, times scale and less g.
@@ -46,13 +49,14 @@ def turn(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows, d, first, scale, g, columns, squares = arguments
         lines = _rows(builder, rows, d, first)
+        # 16 rows of 16 columns become 16 columns of 16 rows in four rounds of swaps.
         for apart in (8, 4, 2, 1):
             lines = _swap(builder, lines, apart)
         factor = splat(builder, scale)
         total = load(builder, squares, FLOATS)
         for column, values in enumerate(lines):
-            place = builder.add(first, ir.Constant(_I64, column))
-            less = builder.fneg(splat(builder, load(builder, step(builder, g, place, 4), _FLOAT)))
+            place = builder.add(first, ir.Constant(I64, column))
+            less = builder.fneg(splat(builder, load(builder, step(builder, g, place, 4), FLOAT)))
             values = call_llvm(builder, "llvm.fma.v16f32", FLOATS, [values, factor, less])
             total = call_llvm(builder, "llvm.fma.v16f32", FLOATS, [values, values, total])
             store_pair(builder, [values], step(builder, columns, place, LINE))
@@ -65,13 +69,13 @@ def turn(
 
 def _rows(builder: Any, rows: Any, d: Any, first: Any) -> list[Any]:
     """Load 16 columns of 16 rows; the values behind the end of a row are not touched."""
-    left = builder.trunc(builder.sub(d, first), _I32)
+    left = builder.trunc(builder.sub(d, first), I32)
     mask = builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), splat(builder, left))
     zeros, lines = ir.Constant(FLOATS, [0.0] * LANES), []
     for row in range(LANES):
-        number = builder.add(builder.mul(d, ir.Constant(_I64, row)), first)
+        number = builder.add(builder.mul(d, ir.Constant(I64, row)), first)
         place = builder.inttoptr(step(builder, rows, number, 4), FLOATS.as_pointer())
-        arguments = [place, ir.Constant(_I32, 4), mask, zeros]
+        arguments = [place, ir.Constant(I32, 4), mask, zeros]
         lines.append(call_llvm(builder, "llvm.masked.load.v16f32.p0", FLOATS, arguments))
     return lines
 
@@ -107,8 +111,8 @@ def nearest_two(
             [cgutils.alloca_once_value(builder, start) for _ in (0, 1)]
             for start in (highest, highest, ir.Constant(INTS, [0] * LANES))
         ]
-        at_once = ir.Constant(_I64, CENTERS_AT_ONCE)
-        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), count, at_once, _I64) as (
+        at_once = ir.Constant(I64, CENTERS_AT_ONCE)
+        with cgutils.for_range_slice(builder, ir.Constant(I64, 0), count, at_once, I64) as (
             first,
             _,
         ):
@@ -116,12 +120,12 @@ def nearest_two(
                 builder, columns, d, step(builder, centers, first, LINE), constants, first
             )
             for j, pair in enumerate(each):
-                number = builder.add(builder.trunc(first, _I32), ir.Constant(_I32, j))
+                number = builder.add(builder.trunc(first, I32), ir.Constant(I32, j))
                 for side, score in enumerate(pair):
                     total = builder.load(score)
                     _take(builder, total, splat(builder, number), [at[side] for at in state])
         for rank, pair in enumerate(state):
-            place = builder.add(found, ir.Constant(_I64, LINE * rank))
+            place = builder.add(found, ir.Constant(I64, LINE * rank))
             store_pair(builder, [builder.load(each) for each in pair], place)
         return context.get_dummy_value()
 
@@ -134,8 +138,8 @@ def _scores(
     """Return where the scores of 32 rows to 8 centers are."""
     scores = []
     for j in range(CENTERS_AT_ONCE):
-        number = builder.add(first, ir.Constant(_I64, j))
-        start = splat(builder, load(builder, step(builder, constants, number, 4), _FLOAT))
+        number = builder.add(first, ir.Constant(I64, j))
+        start = splat(builder, load(builder, step(builder, constants, number, 4), FLOAT))
         pair = [cgutils.alloca_once(builder, FLOATS) for _ in (0, 1)]
         for score in pair:
             builder.store(start, score)
@@ -144,11 +148,11 @@ def _scores(
         halves = load_pair(builder, step(builder, columns, loop.index, LINE), FLOATS)
         center = step(builder, centers, loop.index, 4)
         for pair in scores:
-            value = splat(builder, load(builder, center, _FLOAT))
+            value = splat(builder, load(builder, center, FLOAT))
             for score, half in zip(pair, halves, strict=True):
                 operands = [half, value, builder.load(score)]
                 builder.store(call_llvm(builder, "llvm.fma.v16f32", FLOATS, operands), score)
-            center = builder.add(center, ir.Constant(_I64, LINE))
+            center = builder.add(center, ir.Constant(I64, LINE))
     return scores
 
 

@@ -29,11 +29,13 @@ CHUNK_COLUMNS = 64
 """Columns of a tile."""
 
 _PRODUCTS = types.void(*[types.int64] * 5)
+"""Signature of what makes products: see `multiply`."""
 _ADDRESS = types.void(types.int64)
+"""Signature of what begins, ends and stores: it takes one address."""
 
 
-class Instructions(NamedTuple):
-    """The instructions of a unit, as loops take them: functions by their addresses."""
+class Unit(NamedTuple):
+    """What multiplies bytes, as loops take it: functions by their addresses."""
 
     shapes: NDArray[np.uint8]
     """(64,) Configuration of the tiles of AMX; of no use to others."""
@@ -52,21 +54,19 @@ class Instructions(NamedTuple):
 
 
 @njit(nogil=True, _nrt=False)
-def begin(unit: Instructions) -> None:
+def begin(unit: Unit) -> None:
     """Make the unit ready for this thread."""
     vectors.call_with_address(unit.begin_at, unit.shapes.ctypes.data)
 
 
 @njit(nogil=True, _nrt=False)
-def end(unit: Instructions) -> None:
+def end(unit: Unit) -> None:
     """Give the unit back."""
     vectors.call_with_address(unit.end_at, unit.shapes.ctypes.data)
 
 
 @njit(nogil=True, _nrt=False)
-def multiply(
-    unit: Instructions, rows: int, quads: int, centers: int, offsets: int, sums: int
-) -> None:
+def multiply(unit: Unit, rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
     """Begin the products of 32 rows and 32 centers, (32, 32) int32: a line for each center.
 
     Addresses: `rows` (quads, 32, 4) int8; `centers` (2, chunks, 16, 64) int8; `offsets` (32,)
@@ -78,19 +78,19 @@ def multiply(
 
 @njit(nogil=True, _nrt=False)
 def multiply_exactly(
-    unit: Instructions, rows: int, quads: int, centers: int, offsets: int, sums: int
+    unit: Unit, rows: int, quads: int, centers: int, offsets: int, sums: int
 ) -> None:
     """Do as `multiply` does, for centers whose bytes may exceed `largest_byte` of the unit."""
     vectors.call_with_products(unit.multiply_exactly_at, rows, quads, centers, offsets, sums)
 
 
 @njit(nogil=True, _nrt=False)
-def store(unit: Instructions, sums: int) -> None:
+def store(unit: Unit, sums: int) -> None:
     """End the products begun last."""
     vectors.call_with_address(unit.store_at, sums)
 
 
-def amx(quads: int) -> Instructions:
+def amx(quads: int) -> Unit:
     """Return AMX for rows of `quads` times four bytes: sums of 16 x 16 x 64 products at once."""
     last = min(quads, CHUNK_COLUMNS // 4)
     shapes = np.zeros(64, np.uint8)
@@ -99,7 +99,7 @@ def amx(quads: int) -> Instructions:
         shapes[16 + 2 * tile] = 4 * last if tile in (4, 5) else 64
         shapes[48 + tile] = last if tile in (6, 7) else 16
     multiply_at = address_of(_PRODUCTS, _by_tiles)
-    return Instructions(
+    return Unit(
         shapes=shapes,
         begin_at=address_of(_ADDRESS, _configure_tiles),
         end_at=address_of(_ADDRESS, _release_tiles),
@@ -110,27 +110,27 @@ def amx(quads: int) -> Instructions:
     )
 
 
-def vnni(quads: int) -> Instructions:
+def vnni(quads: int) -> Unit:
     """Return AVX-512 VNNI: sums of four products in 16 lanes at once."""
     return _of_vectors(_by_avx512_vnni)
 
 
-def avx_vnni(quads: int) -> Instructions:
+def avx_vnni(quads: int) -> Unit:
     """Return AVX-VNNI: sums of four products in 8 lanes at once."""
     return _of_vectors(_by_avx_vnni)
 
 
-def avx2(quads: int) -> Instructions:
+def avx2(quads: int) -> Unit:
     """Return AVX2: sums of two products in 16 lanes, of rows in 8 bits and centers in 7."""
     return _of_vectors(_by_avx2, _by_any, np.float32(64))
 
 
-def arm_dot(quads: int) -> Instructions:
+def arm_dot(quads: int) -> Unit:
     """Return the dot products of Arm: sums of four products in 4 lanes at once."""
     return _of_vectors(_by_arm_dot)
 
 
-def plain(quads: int) -> Instructions:
+def plain(quads: int) -> Unit:
     """Return what LLVM makes of products of whole numbers, on any processor."""
     return _of_vectors(_by_any)
 
@@ -139,10 +139,10 @@ def _of_vectors(
     quick: Callable[..., None],
     exact: Callable[..., None] | None = None,
     largest_byte: Any = np.float32(127),  # noqa: B008 (immutable)
-) -> Instructions:
+) -> Unit:
     """Return a unit of vectors, which needs no beginning and no end."""
     nothing, multiply_at = address_of(_ADDRESS, _do_nothing), address_of(_PRODUCTS, quick)
-    return Instructions(
+    return Unit(
         shapes=_no_shapes(),
         begin_at=nothing,
         end_at=nothing,
@@ -205,6 +205,8 @@ def _by_tiles(rows: int, quads: int, centers: int, offsets: int, sums: int) -> N
     tiles.zero_1()
     tiles.zero_2()
     tiles.zero_3()
+    # Each load stands right before the first product that needs it, so that loads and products
+    # overlap: four products for four loads.
     for chunk in range(chunks):
         here = rows + chunk * 2 * TILE_BYTES
         center = centers + chunk * TILE_BYTES

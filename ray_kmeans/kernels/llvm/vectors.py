@@ -22,16 +22,29 @@ CHUNK_CENTERS = 32
 """Centers of one product: two tiles of AMX."""
 SUMS_BYTES = 128 * CHUNK_CENTERS + 256
 """From one chunk of products to the next; at 4096, processors mistake loads for stores."""
-ONE_BYTE, TWO_BYTES = "one byte", "two bytes"
-"""How many bytes a column the rows and centers of a product have."""
+ONE_BYTE = "one byte"
+"""The kind of products of rows and centers of one byte a column."""
+TWO_BYTES = "two bytes"
+"""The kind of products of rows and centers of two bytes a column."""
 FINER = 254
 """Steps of a second byte in one of the first."""
 ID_BITS = 8
 """Low bits of a score that give way to the number of its center."""
 
-_I8, _I32, _I64, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_BYTES = _I8.as_pointer()
-INTS, FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(_FLOAT, LANES)
+I8 = ir.IntType(8)
+"""LLVM's type of a byte."""
+I32 = ir.IntType(32)
+"""LLVM's type of a whole number of 32 bits."""
+I64 = ir.IntType(64)
+"""LLVM's type of a whole number of 64 bits, which addresses are here."""
+FLOAT = ir.FloatType()
+"""LLVM's type of a float32."""
+BYTES = I8.as_pointer()
+"""LLVM's type of a pointer to bytes."""
+INTS = ir.VectorType(I32, LANES)
+"""LLVM's type of a vector of int32."""
+FLOATS = ir.VectorType(FLOAT, LANES)
+"""LLVM's type of a vector of float32."""
 
 
 def call_llvm(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
@@ -54,30 +67,30 @@ def store(builder: Any, value: Any, address: Any) -> None:
 
 def load_pair(builder: Any, address: Any, kind: Any) -> list[Any]:
     """Emit loads of two vectors that stand side by side: 32 rows."""
-    return [load(builder, builder.add(address, ir.Constant(_I64, side)), kind) for side in (0, 64)]
+    return [load(builder, builder.add(address, ir.Constant(I64, side)), kind) for side in (0, 64)]
 
 
 def store_pair(builder: Any, values: list[Any], address: Any) -> None:
     """Emit stores of vectors side by side."""
     for side, value in enumerate(values):
-        store(builder, value, builder.add(address, ir.Constant(_I64, 64 * side)))
+        store(builder, value, builder.add(address, ir.Constant(I64, 64 * side)))
 
 
 def splat(builder: Any, value: Any) -> Any:
     """Emit a vector of 16 times the same value."""
     kind = ir.VectorType(value.type, LANES)
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
     return builder.shuffle_vector(one, one, ir.Constant(INTS, [0] * LANES))
 
 
 def splat_at(builder: Any, base: Any, index: Any) -> Any:
     """Emit a vector of 16 times the float32 at `base`, by its index."""
-    return splat(builder, load(builder, step(builder, base, index, 4), _FLOAT))
+    return splat(builder, load(builder, step(builder, base, index, 4), FLOAT))
 
 
 def step(builder: Any, base: Any, index: Any, size: int) -> Any:
     """Emit the address base + index * size."""
-    return builder.add(base, builder.mul(index, ir.Constant(_I64, size)))
+    return builder.add(base, builder.mul(index, ir.Constant(I64, size)))
 
 
 def least(builder: Any, a: Any, b: Any) -> Any:
@@ -108,7 +121,7 @@ def _products(builder: Any, place: Any, kind: str) -> list[Any]:
     sums = [builder.sitofp(each, FLOATS) for each in load_pair(builder, place, INTS)]
     if kind == ONE_BYTE:
         return sums
-    size = ir.Constant(_I64, SUMS_BYTES)
+    size = ir.Constant(I64, SUMS_BYTES)
     left = load_pair(builder, builder.add(place, size), INTS)
     right = load_pair(builder, builder.add(builder.add(place, size), size), INTS)
     share = ir.Constant(FLOATS, [1 / FINER] * LANES)
@@ -154,16 +167,17 @@ def _folding(kind: str, ranks: int) -> Any:
         products, count, steps, lows, norms, numbers, weights, reaches, lowest = arguments
         factors = [load_pair(builder, at, FLOATS) for at in (weights, reaches)]
         places = [
-            builder.add(lowest, ir.Constant(_I64, 4 * PANEL_ROWS * rank)) for rank in range(ranks)
+            builder.add(lowest, ir.Constant(I64, 4 * PANEL_ROWS * rank)) for rank in range(ranks)
         ]
         loaded = [load_pair(builder, place, FLOATS) for place in places]
         so_far = [[cgutils.alloca_once_value(builder, each) for each in pair] for pair in loaded]
         with cgutils.for_range(builder, count) as loop:
             constants = _constants(builder, steps, lows, norms, loop.index)
-            number = splat(builder, load(builder, step(builder, numbers, loop.index, 4), _I32))
+            number = splat(builder, load(builder, step(builder, numbers, loop.index, 4), I32))
             line = _products(builder, step(builder, products, loop.index, 128), kind)
             for side in (0, 1):
                 low = _low(builder, constants, line[side], factors[0][side], factors[1][side])
+                # This moves a score by 2^-15 of itself at most, up or down; `a` and R allow for it.
                 bits = builder.and_(builder.bitcast(low, INTS), mask)
                 key = builder.bitcast(builder.or_(bits, number), FLOATS)
                 _insert(builder, key, [pair[side] for pair in so_far])
@@ -210,18 +224,26 @@ def _below(kind: str) -> Any:
             words = []
             for side in (0, 1):
                 low = _low(builder, constants, line[side], weights[side], reaches[side])
+                # Unordered, so that a score that is not a number makes a candidate.
                 bits = builder.fcmp_unordered("<=", low, uppers[side])
-                words.append(builder.zext(builder.bitcast(bits, ir.IntType(LANES)), _I64))
-            return builder.or_(words[0], builder.shl(words[1], ir.Constant(_I64, LANES)))
+                words.append(builder.zext(builder.bitcast(bits, ir.IntType(LANES)), I64))
+            return builder.or_(words[0], builder.shl(words[1], ir.Constant(I64, LANES)))
 
         return types.int64(*[types.int64] * 8), generate
 
     return below
 
 
-fold_three, fold_two = _fold(ONE_BYTE, 3), _fold(ONE_BYTE, 2)
-fold_two_finely, fold_three_finely = _fold(TWO_BYTES, 2), _fold(TWO_BYTES, 3)
+fold_two = _fold(ONE_BYTE, 2)
+"""Intrinsic of `_fold` for one byte a column and the two lowest scores."""
+fold_three = _fold(ONE_BYTE, 3)
+"""Intrinsic of `_fold` for one byte a column and the three lowest scores."""
+fold_two_finely = _fold(TWO_BYTES, 2)
+"""Intrinsic of `_fold` for two bytes a column and the two lowest scores."""
+fold_three_finely = _fold(TWO_BYTES, 3)
+"""Intrinsic of `_fold` for two bytes a column and the three lowest scores."""
 below_fine = _below(TWO_BYTES)
+"""Intrinsic of `_below` for two bytes a column."""
 
 
 @intrinsic
@@ -231,7 +253,7 @@ def floats_at(typing: Any, address: Any, count: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(kind)(context, builder)
-        size = ir.Constant(_I64, 4)
+        size = ir.Constant(I64, 4)
         arrayobj.populate_array(
             array,
             data=builder.inttoptr(arguments[0], array.data.type),
@@ -251,9 +273,7 @@ def whole(typing: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[0].type
-        return call_llvm(
-            builder, f"llvm.rint.{'f32' if kind == _FLOAT else 'f64'}", kind, arguments
-        )
+        return call_llvm(builder, f"llvm.rint.{'f32' if kind == FLOAT else 'f64'}", kind, arguments)
 
     return value(value), generate
 
@@ -263,7 +283,7 @@ def as_float(typing: Any, bits: Any) -> Any:
     """Return the float32 with these bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], _FLOAT)
+        return builder.bitcast(arguments[0], FLOAT)
 
     return types.float32(types.int32), generate
 
@@ -273,8 +293,8 @@ def prefetch(typing: Any, address: Any) -> Any:
     """Ask for the cache line at an address, to be read soon."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], _BYTES)
-        hints = [ir.Constant(_I32, value) for value in (0, 3, 1)]
+        place = builder.inttoptr(arguments[0], BYTES)
+        hints = [ir.Constant(I32, value) for value in (0, 3, 1)]
         call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *hints])
         return context.get_dummy_value()
 
@@ -285,7 +305,7 @@ def _calling(count: int) -> Any:
     """Return what emits a call of the function at an address with `count` whole numbers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [_I64] * count)
+        kind = ir.FunctionType(ir.VoidType(), [I64] * count)
         builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
         return context.get_dummy_value()
 

@@ -6,13 +6,17 @@ import triton
 import triton.language as tl
 
 _FAR_AWAY = tl.constexpr(2.0**30)
+"""As `int8.quantize.FAR_AWAY`: a row this many spreads away is compared in float64."""
 _ROOM = tl.constexpr(1.01)
+"""As `int8.quantize.ROOM`: a factor that rounds a norm up."""
 _SMALL_R = tl.constexpr(2.0**-50)
+"""As `int8.quantize.SMALL_R`: the least error of a quantized row."""
 _LITTLE = tl.constexpr(2.0**-21)
+"""Share of the size of a row that bounds what it and its bytes are rounded by."""
 
 
 @triton.jit
-def _residuals(x, base, columns, reference, scale, d, is_there):
+def _load_residuals(x, base, columns, reference, scale, d, is_there):
     """Return scale x - g for a tile of rows and columns; zeros beyond the last column."""
     inside = columns < d
     mask = is_there[:, None] & inside[None, :]
@@ -22,7 +26,7 @@ def _residuals(x, base, columns, reference, scale, d, is_there):
 
 
 @triton.jit
-def _steps_of(largest, near):
+def _compute_steps(largest, near):
     """Return the step in which a largest magnitude is 127, and nearly its inverse."""
     is_worth = near & (largest >= _SMALL_R)
     step = tl.where(is_worth, largest / 127.0, 0.0)
@@ -30,7 +34,7 @@ def _steps_of(largest, near):
 
 
 @triton.jit(do_not_specialize=["d", "chunks"])
-def round_rows(
+def quantize_rows(
     x,  # (n, d)  IN, any type that float32 holds
     order,  # (slots,)  IN, numbers of rows
     block_groups,  # (blocks,)  IN
@@ -56,16 +60,16 @@ def round_rows(
     largest = tl.zeros((ROWS,), tl.float32)
     for first in range(0, width, COLUMNS):
         columns = first + tl.arange(0, COLUMNS)
-        r = _residuals(x, base, columns, reference, scale, d, rows >= 0)
+        r = _load_residuals(x, base, columns, reference, scale, d, rows >= 0)
         square += tl.sum(r * r, axis=1)
         largest = tl.maximum(largest, tl.max(tl.abs(r), axis=1))
     near = square < _FAR_AWAY * _FAR_AWAY  # not where it is not a number
-    step, inverse = _steps_of(largest, near)
+    step, inverse = _compute_steps(largest, near)
     whole = tl.zeros((ROWS,), tl.float32)
     error = tl.zeros((ROWS,), tl.float32)
     for first in range(0, width, COLUMNS):
         columns = first + tl.arange(0, COLUMNS)
-        r = _residuals(x, base, columns, reference, scale, d, rows >= 0)
+        r = _load_residuals(x, base, columns, reference, scale, d, rows >= 0)
         r = tl.where(near[:, None], r, 0.0)
         q = tl.floor(r * inverse[:, None] + 0.5)
         off = r - step[:, None] * q
