@@ -1,7 +1,7 @@
 """The kernel for CPUs: products of bytes where a processor has them and the work is worth it.
 
-Which unit multiplies is a matter of speed alone. Before a unit is used for one kind of work, it does
-such work on a small set with near ties, once on each type of machine; one that fails is left out,
+Which unit multiplies is a matter of speed alone. Before a unit is used for a kind of work, it does
+such work on small sets with near ties, once on each type of machine; one that fails is left out,
 and the kernel's name says so.
 """
 
