@@ -136,7 +136,8 @@ class CpuKernel(PortableKernel):
         seconds: NDArray[np.int32],
     ) -> None:
         """Find the second-nearest centers in the same way, see `Kernel.assign_second`."""
-        unit = self._unit_for(len(rows), *prepared.centers.shape, Work.SECOND)
+        k, d = prepared.centers.shape
+        unit = self._unit_for(len(rows), k, d, Work.SECOND)
         if unit is None:
             super().assign_second(rows, self._portable(prepared), labels, seconds)
             return
