@@ -181,16 +181,17 @@ def _work_with(k: int, d: int) -> Work:
 
 
 @cache
-def fastest(work: Work) -> tuple[cpu_features.NamedUnit | None, str]:
+def fastest(work: Work, anew: bool = False) -> tuple[cpu_features.NamedUnit | None, str]:
     """Return the fastest unit that passes its check for this work, and a remark on failed ones.
 
     Which one is fastest is measured by each process, in milliseconds: it depends on the processor's
     ports, and on what its hypervisor lets through. Only the fastest is compiled as a whole and
-    checked, and that only where `passed_checks` knows of no check on a machine like this one.
+    checked, and that only where `passed_checks` knows of no check on a machine like this one, or
+    where it is to be done `anew`.
     """
     failed = ""
     for unit in sorted(cpu_features.units().values(), key=_speed, reverse=True):
-        if passed_checks.has_passed(unit.name, work.value):
+        if not anew and passed_checks.has_passed(unit.name, work.value):
             return cpu_features.NamedUnit(unit.name + failed, unit.of), failed
         if _is_right(unit, work):
             passed_checks.note(unit.name, work.value)
