@@ -7,15 +7,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.layout import split
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding.choose import KMEANS_PARALLEL, KMEANS_PLUS_PLUS, choose_centers
+from ray_kmeans.workflows.predict_in_memory import (
+    ALL_SCORES,
+    CLUSTER_IDX,
+    DISTANCE,
+    ReadyModel,
+)
 
 SIZES = ((600, 70, 4), (9000, 70, 256), (40_000, 8, 256))
 """Rows, columns and clusters of the data that are worked on: little for BLAS, and enough for bytes,
@@ -73,9 +82,22 @@ def _work_on(metric: Metric, rows: int, columns: int, clusters: int) -> str:
         pool.sweep_batches(centers, Batches(rows, rows // 2, seed=0), 0, 1)
         pool.farthest(centers, 1)
         pool.write_labels(centers, _Nowhere(), (), second=True)
-        return name
     finally:
         pool.close()
+    _predict(drawn, FitState.initial(centers, metric))
+    return name
+
+
+def _predict(rows: NDArray[np.float32], state: FitState) -> None:
+    """Predict all that a model can say, for rows that may be written to, and others that may not.
+
+    numba compiles for each of them by itself; those of Arrow's tables may not.
+    """
+    fixed = rows.view()
+    fixed.setflags(write=False)
+    for some in (rows, fixed):
+        Extent.of_rows(some)
+        ReadyModel(state, (ALL_SCORES, CLUSTER_IDX, DISTANCE))(some)
 
 
 class _Nowhere:
