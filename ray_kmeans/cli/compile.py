@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Compile(Configured):
 def run(flags: Compile) -> None:
     """Compile, and print what labels rows here and where the machine code is."""
     if flags.cache_dir is not None:
-        os.environ[CACHE_DIR] = str(Path(flags.cache_dir).absolute())
+        os.environ[CACHE_DIR] = _made(flags.cache_dir)
     exit_codes.print_to_stderr("compile: for the processor of this machine, in this process")
     made = compile_kernels()
     if not made.folders:
@@ -38,3 +39,14 @@ def run(flags: Compile) -> None:
     exit_codes.print_result("seconds", f"{made.seconds:.1f}")
     for folder in made.folders:
         exit_codes.print_result("machine code", str(folder))
+
+
+def _made(given: str) -> str:
+    """Make a directory and return its path; StoreError if it cannot be written."""
+    place = Path(given).absolute()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise StoreError(f"cache_dir={given!r} cannot be written: {error}.") from None
+    return str(place)
