@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import logging
+import threading
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -89,6 +90,44 @@ def hash_of_modules(folder: Path) -> str:
     return digest.hexdigest()
 
 
+class Ahead:
+    """Compiles in a thread of its own what will be needed later, while the caller does other work.
+
+    The caller joins it, and then calls the same itself: what went wrong here goes wrong there once
+    more, where it is heard of. An ahead that nobody needs any more is stopped. It then ends at the
+    next function that it comes to, and the process does not end before: LLVM must not be at work
+    while its own memory is freed.
+    """
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        """Begin to make a call that compiles."""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(call,), name="compile ahead")
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the call is done, or has failed."""
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Let the call end soon, and do not wait for that."""
+        self._stopped.set()
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        """Make the call; whatever it raises is for the next one who makes it."""
+        _ahead.stopped = self._stopped
+        with contextlib.suppress(BaseException):
+            call()
+
+
+class _Stopped(BaseException):
+    """Ends what an `Ahead` compiles; numba takes no exception of this class for its own."""
+
+
+_ahead = threading.local()
+"""The event, as `stopped`, that stops what this thread compiles; nothing in other threads."""
+
+
 class _MayBeFilled:
     """A place of numba's cache that is used also where it cannot be written, if it has code.
 
@@ -137,6 +176,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the machine code for these types of arguments; None if there is none."""
+        if hasattr(_ahead, "stopped") and _ahead.stopped.is_set():
+            raise _Stopped
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # a damaged pickle raises anything

@@ -172,13 +172,12 @@ def test_machine_code_does_not_go_by_the_times_of_files(room):
     assert call(room) == (6, False)
 
 
-@pytest.mark.parametrize("kind", ["nbi", "nbc"])
-@pytest.mark.parametrize("damage", [b"", b"damage", None])
-def test_a_damaged_cache_is_compiled_anew(room, kind, damage):
+@pytest.mark.parametrize(("kind", "length"), [("nbi", 0), ("nbi", 40), ("nbc", 1000)])
+def test_a_damaged_cache_is_compiled_anew(room, kind, length):
     call(room)
 
     for path in room[1].rglob(f"*.{kind}"):
-        path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+        path.write_bytes(path.read_bytes()[:length])
 
     assert call(room) == (6, True)
     assert call(room) == (6, False)
