@@ -32,13 +32,12 @@ def run(flags: Compile) -> None:
         os.environ[CACHE_DIR] = _made(flags.cache_dir)
     exit_codes.print_to_stderr("compile: for the processor of this machine, in this process")
     made = compile_kernels()
-    if not made.folders:
+    if made.folder is None:
         raise StoreError("no folder for the machine code can be written. Give --cache-dir.")
     for name in dict.fromkeys(made.kernels):
         exit_codes.print_result("checked", name)
     exit_codes.print_result("seconds", f"{made.seconds:.1f}")
-    for folder in made.folders:
-        exit_codes.print_result("machine code", str(folder))
+    exit_codes.print_result("machine code", str(made.folder))
 
 
 def _made(given: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +39,8 @@ class CompiledKernels(NamedTuple):
     """Names of what labels the rows of each of SIZES."""
     seconds: float
     """Seconds that compiling and checking took."""
-    folders: tuple[Path, ...]
-    """Folders that the machine code is in; none where no folder can be written."""
+    folder: Path | None
+    """Folder below which the machine code is; None where none can be written."""
 
 
 def compile_kernels() -> CompiledKernels:
@@ -57,10 +58,11 @@ def compile_kernels() -> CompiledKernels:
         cpu.fastest(work, anew=True)
     names = [_work_on(metric, *size) for size in SIZES for metric in Metric]
     folders = [jit.folder_of(some) for some in (arithmetic.extent, loops.fingerprint)]
+    found = [str(folder) for folder in folders if folder is not None]
     return CompiledKernels(
         kernels=tuple(names[:: len(Metric)]),
         seconds=time.perf_counter() - begin,
-        folders=tuple(folder for folder in folders if folder is not None),
+        folder=Path(os.path.commonpath(found)) if found else None,
     )
 
 
