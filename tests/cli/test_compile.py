@@ -123,7 +123,7 @@ def test_no_run_compiles_anything_afterwards(compiled):
 
     lines = [line.split("|") for line in printed.splitlines()]
     assert {name: loops for name, *loops in lines if loops} == {}
-    assert len(lines) == 24
+    assert len(lines) == 23
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_in_one_line(tmp_path):
