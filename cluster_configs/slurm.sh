@@ -3,7 +3,8 @@
 # What:   Ray on all nodes of the job (4 here), one fit, and the end of both; with --gpus-per-node
 #         it has GPUs too. What comes after the script's name are the arguments of `ray-kmeans fit`.
 # Cost:   what your site counts for whole nodes (--exclusive) during the time of the job.
-# Before: pip install '.[s3,jobs]' in an environment that all nodes see, and activate it.
+# Before: pip install '.[s3,jobs]' in an environment that all nodes see, and activate it; then, so
+#         that no fit has to compile, srun --nodes=1 ray-kmeans compile on a node of each type.
 # Start:  the line below does both: Slurm starts a cluster for each fit.
 # Fit:    sbatch cluster_configs/slurm.sh /data/vectors /data/model --num-clusters 1000 \
 #           --save-checkpoints-secs 60

@@ -6,7 +6,6 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
-from zlib import crc32
 
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -14,16 +13,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TQDM", "0")
 if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/kfd"))):
     os.environ["TRITON_INTERPRET"] = "1"  # there is no GPU; Triton reads it when it is imported
-# numba's cache does not see when a function is changed that another one calls.
-os.environ["NUMBA_CACHE_DIR"] = "{}/ray-kmeans-tests-{:08x}".format(
-    tempfile.gettempdir(),
-    crc32(
-        b"".join(
-            path.read_bytes()
-            for path in sorted(Path(__file__).parents[1].glob("ray_kmeans/kernels/**/*.py"))
-        )
-    ),
-)
+os.environ["NUMBA_CACHE_DIR"] = f"{tempfile.gettempdir()}/ray-kmeans-tests"
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would ask by gRPC
 os.environ.pop("RAY_ADDRESS", None)  # a test must never join a cluster that happens to run
 

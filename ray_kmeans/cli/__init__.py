@@ -11,6 +11,7 @@ import tyro
 from ray_kmeans._version import __version__
 from ray_kmeans.cli import (
     command_line,
+    compile,
     demo,
     evaluate,
     exit_codes,
@@ -44,6 +45,7 @@ COMMANDS = {
     "import-centers": Command(import_centers.ImportCenters, import_centers.run),
     "report": Command(report.Report, report.run),
     "make-dataset": Command(make_dataset.MakeDataset, make_dataset.run),
+    "compile": Command(compile.Compile, compile.run),
     "demo": Command(demo.Demo, demo.run),
 }
 """All commands by name, in the order of the help."""

@@ -25,6 +25,9 @@ class WorkerSetup:
     """Place and type of the rows between two sweeps."""
     gpus_per_worker: float = 1.0
     """Share of a GPU whose memory the worker may take; only kernels of a GPU read it."""
+    num_clusters: int | None = None
+    """Number of clusters for which a worker compiles its kernel while it reads; None: it does
+    not."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class WorkerOptions:
     """Name of the kernel that computes, as `kernels.load` takes it."""
     gpus_per_worker: float = 0.0
     """Number of GPUs, or the share of one, that Ray reserves for a worker."""
+    num_clusters: int | None = None
+    """Number of clusters for which a worker compiles its kernel while it reads; None: it does
+    not."""
 
     @property
     def threads(self) -> int:
@@ -73,6 +79,7 @@ class WorkerOptions:
             threads=self.threads,
             row_cache=self.row_cache,
             gpus_per_worker=self.gpus_per_worker,
+            num_clusters=self.num_clusters,
         )
 
 

@@ -231,12 +231,14 @@ class LocalPool(Pool):
     ) -> None:
         self.metric = setup.metric
         self._setup = setup
+        self._workers: list[ShardWorker] = []
         self.take(source, shards)
 
     def take(self, source: Reader, shards: Sequence[Sequence[Block]]) -> None:
         """Turn to other data: the workers of the old ones are dropped with their rows."""
         self._source = source
         self._shards = shards
+        self._drop_workers()
         self._workers = [ShardWorker(self._setup) for _ in shards]
 
     def load(self, moved: Moved | None = None) -> Extent:
@@ -277,4 +279,10 @@ class LocalPool(Pool):
         pass  # no worker is ever replaced here
 
     def close(self) -> None:
+        self._drop_workers()
+
+    def _drop_workers(self) -> None:
+        """Drop all workers with their rows, and let none of them go on compiling."""
+        for worker in self._workers:
+            worker.stop_compiling()
         self._workers = []

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import starmap
 from operator import add
 from typing import Any
@@ -62,11 +62,13 @@ class ShardWorker:
     def __init__(self, setup: WorkerSetup = WorkerSetup()) -> None:  # noqa: B008 (frozen)
         self._metric = setup.metric
         self._row_cache = setup.row_cache
+        self._num_clusters = setup.num_clusters
         self._kernel = kernels.load(setup.kernel, setup.threads, setup.gpus_per_worker)
         self._threads = Threads(setup.threads)
         self.on_rows: Moved = ignore
         """Hears the number of rows of each block that is read, or whose labels are being
         written."""
+        self._ahead: Any = None
         self._loaded: Shard | None = None
         self._grid: Grid | None = None
         self._held: kernels.Held | None = None
@@ -86,9 +88,39 @@ class ShardWorker:
         counted."""
         self._loaded = self._held = self._potential = None
         shard = Shard(source, blocks, self._metric, self._row_cache, self._kernel.fingerprint)
-        extent = shard.load(self.on_rows)
+        self._compile_ahead(sum(block.rows for block in blocks), shard.features)
+        try:
+            extent = shard.load(self.on_rows)
+        except BaseException:
+            self.stop_compiling()
+            raise
         self._loaded = shard
         return extent
+
+    def _compile_ahead(self, rows: int, features: int) -> None:
+        """Let another thread compile what labels the rows, while this one reads them."""
+        if self._num_clusters is None:
+            return
+        from ray_kmeans.process import jit  # numba: 0.2 s, and not every kernel takes it
+
+        self.stop_compiling()
+        # What reads needs first: else it would wait for whatever the thread is just compiling.
+        some = np.zeros((1, features), np.float32)
+        Extent.of_rows(some)
+        self._kernel.fingerprint(some)
+        self._ahead = jit.Ahead(partial(self._kernel.ready, rows, self._num_clusters, features))
+
+    def stop_compiling(self) -> None:
+        """Stop what another thread compiles: nobody will need it."""
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
+
+    def _await_compiled(self) -> None:
+        """Wait for what another thread compiles, if there is one."""
+        if self._ahead is not None:
+            self._ahead.join()
+            self._ahead = None
 
     def get_ready(self, n_clusters: int, batch_rows: int | None = None) -> tuple[str, int, float]:
         """Compile and check all that the first step needs, so that no step waits for it.
@@ -97,6 +129,7 @@ class ShardWorker:
         computes the labels, the number of threads, and the seconds that this took.
         """
         begin = time.perf_counter()
+        self._await_compiled()
         rows = sum(self._shard.rows.sizes)
         name = self._kernel.ready(rows, n_clusters, self._shard.features)
         if name.startswith(kernels.BLAS) or batch_rows is not None:
@@ -342,6 +375,7 @@ class ShardWorker:
         self, centers: NDArray[np.float32]
     ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32]]]:
         """Yield (place in the shard, rows, labels) of each block."""
+        self._await_compiled()
         if not self._shard.rows.stays:  # labelled as they come: they are fetched once, not twice
             prepared = self._kernel.prepare(centers, self._metric)
             for here, rows in enumerate(self._shard.rows):

@@ -41,7 +41,7 @@ def products_per_second(unit: Any) -> float:
     centers = np.zeros((2, QUADS // 16, 16, 64), np.int8)
     offsets, sums = np.zeros(32, np.int32), np.zeros((32, 32), np.int32)
     multiply = partial(
-        _multiply_often,
+        multiply_often,
         unit,
         rows.ctypes.data,
         centers.ctypes.data,
@@ -58,9 +58,7 @@ def products_per_second(unit: Any) -> float:
 
 
 @njit(nogil=True, _nrt=False)
-def _multiply_often(
-    unit: Any, rows: int, centers: int, offsets: int, sums: int, times: int
-) -> None:
+def multiply_often(unit: Any, rows: int, centers: int, offsets: int, sums: int, times: int) -> None:
     """Make the same products again and again; addresses as `int8_products.multiply` takes them."""
     int8_products.begin(unit)
     for _ in range(times):

@@ -80,6 +80,7 @@ def plan_shards(
         worker_replace_timeout_s=config.worker_replace_timeout_s,
         kernel="gpu" if config.backend == "gpu" else "cpu",
         gpus_per_worker=gpus_of(config),
+        num_clusters=num_clusters if config.backend != "gpu" else None,
     )
     return split(layout.blocks, most, together) if most else shards, options
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 JOBS = {
     name.replace("-", "_"): command.flags
     for name, command in cli.COMMANDS.items()
-    if name != "demo"
+    if name not in ("compile", "demo")
 }
 """The class of flags of each job, by the name of its page."""
 README = (ROOT / "README.md").read_text()
@@ -84,7 +84,9 @@ def test_the_command_in_the_docstring_of_a_job_is_that_of_the_readme_and_underst
     assert f"| {name} | `python jobs/{name}.py {' '.join(command)}` |" in README
 
 
-@pytest.mark.parametrize("kind", [*JOBS.values(), cli.demo.Demo, config.RunOptions])
+@pytest.mark.parametrize(
+    "kind", [*JOBS.values(), cli.compile.Compile, cli.demo.Demo, config.RunOptions]
+)
 def test_every_flag_has_a_help_text(kind):
     texts = {}
     for each in kind.__mro__[:-1]:

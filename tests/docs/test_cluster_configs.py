@@ -37,6 +37,7 @@ SLURM = FOLDER / "slurm.sh"
 DOCKERFILE = FOLDER / "Dockerfile"
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COMPILE = "~/venv/bin/ray-kmeans compile"
 HEADINGS = ["When", "What", "Cost", "Before", "Start", "Fit", "End"]
 PROGRAMS = ("ray", "ray-kmeans", "kubectl", "docker", "sbatch")
 
@@ -263,7 +264,23 @@ def test_the_files_of_a_cloud_differ_in_their_workers_alone(cloud, kind):
 
     assert plain == other
     install = "~/venv/bin/pip install --quiet ~/ray-kmeans'[gpu]'"
-    assert of_workers == [[], [install] if kind == "gpu" else []]
+    assert of_workers == [[COMPILE], [install, COMPILE] if kind == "gpu" else [COMPILE]]
+
+
+@of(LAUNCHED)
+def test_every_node_that_computes_compiles_after_the_last_installation(path):
+    config = config_of(path)
+    lines = config["setup_commands"] + config.get("worker_setup_commands", [])
+
+    assert lines[-1] == COMPILE
+    assert misused(["ray-kmeans", "compile"]) == ""
+
+
+def test_the_image_and_the_slurm_script_say_when_to_compile():
+    runs = [rest for kind, rest in instructions() if kind == "RUN"]
+
+    assert runs[-1] == "ray-kmeans compile"
+    assert "srun --nodes=1 ray-kmeans compile" in first_lines(SLURM)["Before"]
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,125 @@ def test_a_cache_that_turns_out_to_be_full_is_no_error(tmp_path, caplog, monkeyp
     assert (doubled(4), doubled(1.5)) == (8, 3.0)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     jit._warn_once.cache_clear()
+
+
+ROOM = {
+    "outer": """
+        from inner import add
+        from ray_kmeans.process.jit import njit
+
+        @njit(nogil=True)
+        def twice(x):
+            return add(x, x)
+        """,
+    "inner": """
+        from ray_kmeans.process.jit import njit
+
+        @njit(nogil=True)
+        def add(x, y):
+            return x + y
+        """,
+}
+"""Two modules of a folder of a package; a loop of the first one calls one of the second."""
+CALL = """
+import sys
+from pathlib import Path
+from numba.core import caching, event
+from ray_kmeans.process import jit
+
+jit.PACKAGE = Path(sys.argv[1])
+compiled = []
+
+class Compiled(event.Listener):
+    def on_start(self, told):
+        compiled.append(told)
+    def on_end(self, told):
+        pass
+
+def refuse(*_):
+    raise OSError(30, "Read-only file system")
+
+event.register("numba:compile", Compiled())
+if "read-only" in sys.argv:
+    caching._CacheLocator.ensure_cache_path = refuse
+    caching.IndexDataCacheFile._open_for_write = refuse
+sys.path.insert(0, str(jit.PACKAGE / "room"))
+import outer
+print(outer.twice(3), len(compiled) > 0)
+"""
+
+
+@pytest.fixture
+def room(tmp_path):
+    """Return the folder of two modules, and one of a cache for them."""
+    folder = tmp_path / "package" / "room"
+    folder.mkdir(parents=True)
+    for name, text in ROOM.items():
+        (folder / f"{name}.py").write_text(textwrap.dedent(text))
+    return folder, tmp_path / "cache"
+
+
+def call(room, *how):
+    """Call the outer loop in a process of its own; return what it gives, and if it was compiled."""
+    folder, cache = room
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", CALL, str(folder.parent), *how]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    number, compiled = done.stdout.split()
+    return int(number), compiled == "True"
+
+
+def test_machine_code_goes_by_the_text_of_all_modules_that_a_loop_may_call(room):
+    assert call(room) == (6, True)
+    assert call(room) == (6, False)
+    inner = room[0] / "inner.py"
+
+    inner.write_text(inner.read_text().replace("x + y", "x * y"))
+
+    assert call(room) == (9, True)
+    assert call(room) == (9, False)
+
+
+def test_machine_code_does_not_go_by_the_times_of_files(room):
+    call(room)
+
+    for path in room[0].glob("*.py"):
+        os.utime(path, (1e9, 1e9))
+
+    assert call(room) == (6, False)
+
+
+@pytest.mark.parametrize(("kind", "length"), [("nbi", 0), ("nbi", 40), ("nbc", 1000)])
+def test_a_damaged_cache_is_compiled_anew(room, kind, length):
+    call(room)
+
+    for path in room[1].rglob(f"*.{kind}"):
+        path.write_bytes(path.read_bytes()[:length])
+
+    assert call(room) == (6, True)
+    assert call(room) == (6, False)
+
+
+def test_a_cache_that_is_brought_along_is_used_where_it_cannot_be_written(room):
+    call(room)
+
+    assert call(room, "read-only") == (6, False)
+
+
+def test_the_code_for_two_processors_has_two_names(room):
+    call(room)
+    [folder] = room[1].iterdir()
+    first = set(folder.glob("outer*.nbc"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CPU_NAME", "generic")
+        assert call(room) == (6, True)
+        assert call(room) == (6, False)
+
+    assert first < set(folder.glob("outer*.nbc"))
+    assert len({path.name.split(".")[-3] for path in folder.glob("outer*.nbc")}) == 2
+    assert call(room) == (6, False)
 
 
 @pytest.mark.long

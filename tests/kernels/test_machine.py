@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import cpu, cpu_features
+from ray_kmeans.kernels import cpu, cpu_features, passed_checks
 from ray_kmeans.kernels.int8 import held_rows
 from ray_kmeans.kernels.int8.types import QuantizedRows
 from ray_kmeans.kernels.llvm import int8_products
@@ -32,9 +32,14 @@ MUCH, LITTLE = (10**7, 1000, 100), (500, 5, 4)
 
 @pytest.fixture(autouse=True)
 def _forget_which_is_the_fastest():
-    cpu._fastest.cache_clear()
+    cpu.fastest.cache_clear()
     yield
-    cpu._fastest.cache_clear()
+    cpu.fastest.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _keep_no_check(monkeypatch):
+    monkeypatch.setattr(passed_checks, "_place", lambda unit, work: None)
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def wrong(monkeypatch):
     units = {name: cpu_features.NamedUnit(name, PLAIN) for name in speeds}
     monkeypatch.setattr(cpu_features, "units", lambda: units)
     monkeypatch.setattr(cpu, "_speed", lambda unit: speeds[unit.name])
-    monkeypatch.setattr(cpu, "_is_right", lambda unit: unit.name not in names)
+    monkeypatch.setattr(cpu, "_is_right", lambda unit, work: unit.name not in names)
     return names
 
 
@@ -68,11 +73,12 @@ def test_units_are_known_by_their_names():
     assert {name: unit.name for name, unit in units.items()} == {n: NAMES[n] for n in units}
 
 
+@pytest.mark.parametrize("work", cpu.Work)
 @pytest.mark.parametrize("unit", ALL_UNITS)
-def test_every_unit_of_this_processor_passes_its_self_check(unit):
+def test_every_unit_of_this_processor_passes_its_self_check(unit, work):
     skip_without(unit)
 
-    assert cpu._is_right(cpu_features.units()[unit])
+    assert cpu._is_right(cpu_features.units()[unit], work)
 
 
 def test_the_fastest_unit_that_is_right_is_used(wrong, caplog):
@@ -118,7 +124,7 @@ def test_where_there_is_no_unit_blas_is_used_without_a_word(monkeypatch, caplog)
 
 def test_the_check_is_made_once_in_a_process(wrong, monkeypatch):
     asked = []
-    monkeypatch.setattr(cpu, "_is_right", lambda unit: not asked.append(unit.name))
+    monkeypatch.setattr(cpu, "_is_right", lambda unit, work: not asked.append(unit.name))
 
     monkeypatch.setattr(cpu, "WORTH", 0)
 
@@ -141,7 +147,7 @@ def test_the_self_check_finds_a_bit_that_is_wrong_in_every_product(unit, monkeyp
 
     monkeypatch.setattr(held_rows, "quantize_parts", quantize_and_spoil)
 
-    assert not cpu._is_right(cpu_features.units()[unit])
+    assert not cpu._is_right(cpu_features.units()[unit], cpu.Work.MANY_COLUMNS)
 
 
 def test_the_fastest_unit_that_is_really_wrong_is_not_used(monkeypatch, caplog):
@@ -157,7 +163,7 @@ def test_the_fastest_unit_that_is_really_wrong_is_not_used(monkeypatch, caplog):
 
 
 def test_little_work_is_done_by_blas_and_needs_no_check(monkeypatch):
-    monkeypatch.setattr(cpu, "_is_right", lambda unit: pytest.fail("it was checked"))
+    monkeypatch.setattr(cpu, "_is_right", lambda unit, work: pytest.fail("it was checked"))
     X, centers = table(300, 5, 7, "squared_euclidean")
     kernel = kernels.load()
 

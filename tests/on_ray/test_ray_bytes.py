@@ -51,8 +51,8 @@ def test_a_masked_unit_changes_no_bit(rows, unit, tmp_path, monkeypatch):
     skip_without(unit)
     with_it = history(rows, tmp_path / "with", num_workers=0)
     monkeypatch.setenv("RAY_KMEANS_WITHOUT", unit)
-    cpu._fastest.cache_clear()
+    cpu.fastest.cache_clear()
     without = history(rows, tmp_path / "without", num_workers=0)
-    cpu._fastest.cache_clear()
+    cpu.fastest.cache_clear()
 
     assert with_it == without
