@@ -27,6 +27,9 @@ class Unit(NamedTuple):
 
 
 _VNNI = ("avx512f", "avx512bw", "avx512vnni")
+_ARM = {"dotprod": (16, 20), "i8mm": (26, 13)}
+"""Features of Arm that LLVM does not report: the numbers of the word (16: AT_HWCAP, 26: AT_HWCAP2)
+and of the bit in it by which Linux tells of them."""
 
 
 def units() -> dict[str, Unit]:
@@ -41,7 +44,9 @@ def units() -> dict[str, Unit]:
         found["avxvnni"] = Unit("AVX-VNNI int8", int8_products.avx_vnni)
     if "avx2" not in masked and _has("avx2", "fma"):
         found["avx2"] = Unit("AVX2 int8", int8_products.avx2)
-    if "dotprod" not in masked and _has("dotprod"):
+    if "i8mm" not in masked and _has_on_arm("i8mm"):
+        found["i8mm"] = Unit("Arm smmla int8", int8_products.arm_matrix)
+    if "dotprod" not in masked and _has_on_arm("dotprod"):
         found["dotprod"] = Unit("Arm sdot int8", int8_products.arm_dot)
     if "plain" not in masked:
         found["plain"] = Unit("plain int8", int8_products.plain)
@@ -54,6 +59,16 @@ def _has(*features: str) -> bool:
         return False
     found = llvm.get_host_cpu_features()
     return all(found.get(feature, False) for feature in features)
+
+
+def _has_on_arm(feature: str) -> bool:
+    """Tell whether this is Linux on a 64-bit Arm processor with a feature of `_ARM`."""
+    if sys.platform != "linux" or not llvm.get_process_triple().startswith("aarch64-"):
+        return False
+    ask = ctypes.CDLL(None).getauxval
+    ask.argtypes, ask.restype = [ctypes.c_ulong], ctypes.c_ulong
+    vector, bit = _ARM[feature]
+    return bool(ask(vector) >> bit & 1)
 
 
 @cache
