@@ -92,7 +92,7 @@ def shared_data(name):
     return folder
 
 
-ALL_UNITS = ("amx", "vnni", "avxvnni", "avx2", "dotprod", "plain")
+ALL_UNITS = ("amx", "vnni", "avxvnni", "avx2", "i8mm", "dotprod", "plain")
 """What may multiply bytes; a processor has some of them, and always the last."""
 UNITS = ("amx", "vnni", "avx2", "plain")
 """Those by which the laws of held rows are tested, each of a form of its own: tiles, unsigned rows,

@@ -28,6 +28,9 @@ class NamedUnit(NamedTuple):
 
 _VNNI = ("avx512f", "avx512bw", "avx512vnni")
 """Features that AVX-512 VNNI needs, by LLVM's names."""
+_ARM = {"dotprod": (16, 20), "i8mm": (26, 13)}
+"""Features of Arm that LLVM does not report: the numbers of the word (16: AT_HWCAP, 26: AT_HWCAP2)
+and of the bit in it by which Linux tells of them."""
 
 
 def units() -> dict[str, NamedUnit]:
@@ -42,7 +45,9 @@ def units() -> dict[str, NamedUnit]:
         found["avxvnni"] = NamedUnit("AVX-VNNI int8", int8_products.avx_vnni)
     if "avx2" not in masked and _has("avx2", "fma"):
         found["avx2"] = NamedUnit("AVX2 int8", int8_products.avx2)
-    if "dotprod" not in masked and _has("dotprod"):
+    if "i8mm" not in masked and _has_on_arm("i8mm"):
+        found["i8mm"] = NamedUnit("Arm smmla int8", int8_products.arm_matrix)
+    if "dotprod" not in masked and _has_on_arm("dotprod"):
         found["dotprod"] = NamedUnit("Arm sdot int8", int8_products.arm_dot)
     if "plain" not in masked:
         found["plain"] = NamedUnit("plain int8", int8_products.plain)
@@ -55,6 +60,16 @@ def _has(*features: str) -> bool:
         return False
     found = llvm.get_host_cpu_features()
     return all(found.get(feature, False) for feature in features)
+
+
+def _has_on_arm(feature: str) -> bool:
+    """Tell whether this is Linux on a 64-bit Arm processor with a feature of `_ARM`."""
+    if sys.platform != "linux" or not llvm.get_process_triple().startswith("aarch64-"):
+        return False
+    ask = ctypes.CDLL(None).getauxval
+    ask.argtypes, ask.restype = [ctypes.c_ulong], ctypes.c_ulong
+    vector, bit = _ARM[feature]
+    return bool(ask(vector) >> bit & 1)
 
 
 @cache

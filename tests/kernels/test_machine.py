@@ -21,6 +21,7 @@ NAMES = {
     "vnni": "AVX-512 VNNI int8",
     "avxvnni": "AVX-VNNI int8",
     "avx2": "AVX2 int8",
+    "i8mm": "Arm smmla int8",
     "dotprod": "Arm sdot int8",
     "plain": "plain int8",
 }

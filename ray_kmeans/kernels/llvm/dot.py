@@ -1,7 +1,8 @@
 """Products of 32 rows and 32 centers of signed bytes, by instructions that sum a few at once.
 
 The loops are the same for all; `_Dot` says what differs. A row is a lane of 32 bits, which holds
-four of its columns; a center is the same four columns in every lane.
+four of its columns; a center is the same four columns in every lane. Only `smmla` of Arm takes
+eight columns of two rows and of two centers, and has an inner loop of its own.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class _Dot(NamedTuple):
     """Whether the bytes of rows are taken as unsigned. Then a row x goes in as x + 128, and each
     sum begins at -128 times the sum of the center's bytes."""
 
+    feature: str = ""
+    """What LLVM must be told that this processor has, if any, by LLVM's name."""
+    is_paired: bool = False
+    """Whether `add` takes eight columns of two rows and of two centers, not four of a few rows."""
+
     @property
     def kind(self) -> Any:
         """The type of a vector of int32."""
@@ -57,11 +63,14 @@ def _multiplication(dot: _Dot) -> Any:
 
     Its arguments are addresses, but for `quads`: those of `int8_products.multiply`.
     """
+    write = _write_sums_of_pairs if dot.is_paired else _write_sums
 
     @intrinsic
     def multiply(typing: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             rows, quads, centers, offsets, sums = arguments
+            if dot.feature:
+                _use(dot.feature, builder.function, context)
             chunks = builder.lshr(builder.add(quads, ir.Constant(I64, 15)), ir.Constant(I64, 4))
             groups = ir.Constant(I64, CHUNK_CENTERS // dot.centers)
             sides = ir.Constant(I64, _BLOCK_ROWS // (dot.vectors * dot.lanes))
@@ -75,12 +84,22 @@ def _multiplication(dot: _Dot) -> Any:
                         builder, ir.Constant(I64, 0), side.index, 4 * dot.vectors * dot.lanes
                     )
                     here = builder.add(rows, shift)
-                    _write_sums(dot, builder, here, quads, place, begin, builder.add(line, shift))
+                    write(dot, builder, here, quads, place, begin, builder.add(line, shift))
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 5), generate
 
     return multiply
+
+
+def _use(feature: str, function: Any, context: Any) -> None:
+    """Let the function that is being emitted use a feature that LLVM does not see by itself.
+
+    LLVM knows these of Arm by the name of a processor alone; on one that is newer than itself it
+    would end the process. llvmlite lists the attributes that it knows, and this is none of them.
+    """
+    features = ",".join(filter(None, [context.codegen().magic_tuple()[2], f"+{feature}"]))
+    set.add(function.attributes, f'"target-features"="{features}"')
 
 
 def _place_of(builder: Any, centers: Any, chunks: Any, first: Any) -> Any:
@@ -102,9 +121,7 @@ def _write_sums(
             start = _spread(dot, builder, _at(builder, offsets, 4 * j))
         totals.append([cgutils.alloca_once_value(builder, start) for _ in range(dot.vectors)])
     with cgutils.for_range(builder, quads) as quad:
-        chunk = builder.lshr(quad.index, ir.Constant(I64, 4))
-        inside = builder.and_(quad.index, ir.Constant(I64, 15))
-        center = step(builder, step(builder, centers, chunk, 1024), inside, 4)
+        center = _columns_of(builder, centers, quad.index)
         row = step(builder, rows, quad.index, 4 * _BLOCK_ROWS)
         vectors = [
             load(builder, builder.add(row, ir.Constant(I64, 4 * dot.lanes * v)), dot.kind)
@@ -121,6 +138,72 @@ def _write_sums(
         for v, total in enumerate(line):
             place = ir.Constant(I64, 4 * _BLOCK_ROWS * j + 4 * dot.lanes * v)
             store(builder, builder.load(total), builder.add(sums, place))
+
+
+def _columns_of(builder: Any, centers: Any, quad: Any) -> Any:
+    """Emit the address of four columns of a center, which stand in the tile of their chunk."""
+    chunk = builder.lshr(quad, ir.Constant(I64, 4))
+    inside = builder.and_(quad, ir.Constant(I64, 15))
+    return step(builder, step(builder, centers, chunk, 1024), inside, 4)
+
+
+def _write_sums_of_pairs(
+    dot: _Dot, builder: Any, rows: Any, quads: Any, centers: Any, offsets: Any, sums: Any
+) -> None:
+    """Emit what `_write_sums` does, for sums of two centers with two rows in each vector."""
+    start = ir.Constant(dot.kind, [0] * dot.lanes)
+    totals = [
+        [cgutils.alloca_once_value(builder, start) for _ in range(2 * dot.vectors)]
+        for _ in range(dot.centers // 2)
+    ]
+    one = ir.Constant(I64, 1)
+    with cgutils.for_range(builder, builder.lshr(quads, one)) as pair:
+        _add_pairs(dot, builder, rows, builder.shl(pair.index, one), centers, totals)
+    with builder.if_then(builder.trunc(quads, ir.IntType(1))):
+        last = builder.sub(quads, one)
+        _add_pairs(dot, builder, rows, last, centers, totals, is_alone=True)
+    for j, line in enumerate(totals):
+        for v in range(dot.vectors):
+            low, high = (builder.load(total) for total in line[2 * v : 2 * v + 2])
+            for side, lanes in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
+                place = ir.Constant(I64, 4 * _BLOCK_ROWS * (2 * j + side) + 4 * dot.lanes * v)
+                store(builder, _pick(builder, low, high, lanes), builder.add(sums, place))
+
+
+def _add_pairs(
+    dot: _Dot,
+    builder: Any,
+    rows: Any,
+    quad: Any,
+    centers: Any,
+    totals: list[list[Any]],
+    is_alone: bool = False,
+) -> None:
+    """Emit the products of eight columns from `quad` on, of four where this is the last, alone."""
+    row = step(builder, rows, quad, 4 * _BLOCK_ROWS)
+    pairs = []
+    for v in range(dot.vectors):
+        place = builder.add(row, ir.Constant(I64, 4 * dot.lanes * v))
+        first, second = load(builder, place, dot.kind), ir.Constant(dot.kind, [0] * dot.lanes)
+        if not is_alone:
+            next_place = builder.add(place, ir.Constant(I64, 4 * _BLOCK_ROWS))
+            second = load(builder, next_place, dot.kind)
+        pairs += [_pick(builder, first, second, each) for each in ([0, 4, 1, 5], [2, 6, 3, 7])]
+    center = _columns_of(builder, centers, quad)
+    for j, line in enumerate(totals):
+        two = ir.Constant(ir.VectorType(I64, 2), ir.Undefined)
+        for side in (0, 1):
+            place = builder.add(center, ir.Constant(I64, 64 * (2 * j + side)))
+            eight = load(builder, place, I64)
+            two = builder.insert_element(two, eight, ir.Constant(I32, side))
+        values = builder.bitcast(two, dot.kind)
+        for total, pair in zip(line, pairs, strict=True):
+            builder.store(dot.add(builder, builder.load(total), pair, values), total)
+
+
+def _pick(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    """Emit a vector of some lanes of two."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
 def _at(builder: Any, base: Any, shift: int) -> Any:
@@ -143,9 +226,18 @@ def _by(name: str) -> Callable[[Any, Any, Any, Any], Any]:
 
 def _by_sdot(builder: Any, total: Any, rows: Any, center: Any) -> Any:
     """Emit `sdot` of Arm: four products of signed bytes and their sum, in each lane."""
-    four = ir.VectorType(I8, 16)
-    operands = [total, builder.bitcast(rows, four), builder.bitcast(center, four)]
-    return call_llvm(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", total.type, operands)
+    return _by_arm("sdot", builder, total, rows, center)
+
+
+def _by_smmla(builder: Any, total: Any, rows: Any, centers: Any) -> Any:
+    """Emit `smmla` of Arm: the products of eight columns of two centers and two rows, summed up."""
+    return _by_arm("smmla", builder, total, centers, rows)
+
+
+def _by_arm(name: str, builder: Any, total: Any, a: Any, b: Any) -> Any:
+    """Emit an instruction of Arm that adds products of two vectors of bytes to some sums."""
+    operands = [total, *(builder.bitcast(each, ir.VectorType(I8, 16)) for each in (a, b))]
+    return call_llvm(builder, f"llvm.aarch64.neon.{name}.v4i32.v16i8", total.type, operands)
 
 
 def _by_pairs(builder: Any, total: Any, rows: Any, center: Any) -> Any:
@@ -199,7 +291,21 @@ avx_vnni = _multiplication(_Dot(_by("256"), lanes=8, vectors=2, centers=4, is_un
 """Intrinsic of `_multiplication` for AVX-VNNI: four products in each of 8 lanes at once."""
 avx2 = _multiplication(_Dot(_by_pairs, lanes=8, vectors=2, centers=4, is_unsigned=True))
 """Intrinsic of `_multiplication` for AVX2, for centers of 7 bits."""
-arm_dot = _multiplication(_Dot(_by_sdot, lanes=4, vectors=4, centers=4, is_unsigned=False))
-"""Intrinsic of `_multiplication` for Arm's `sdot`."""
 plain = _multiplication(_Dot(_by_words, lanes=8, vectors=2, centers=4, is_unsigned=False))
 """Intrinsic of `_multiplication` for any processor."""
+arm_dot = _multiplication(
+    _Dot(_by_sdot, lanes=4, vectors=4, centers=4, is_unsigned=False, feature="dotprod")
+)
+"""Intrinsic of `_multiplication` for Arm's `sdot`."""
+arm_matrix = _multiplication(
+    _Dot(
+        _by_smmla,
+        lanes=4,
+        vectors=2,
+        centers=8,
+        is_unsigned=False,
+        feature="i8mm",
+        is_paired=True,
+    )
+)
+"""Intrinsic of `_multiplication` for Arm's `smmla`."""

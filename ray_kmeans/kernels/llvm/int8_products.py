@@ -130,6 +130,11 @@ def arm_dot(quads: int) -> Unit:
     return _of_vectors(_by_arm_dot)
 
 
+def arm_matrix(quads: int) -> Unit:
+    """Return the matrix products of Arm: sums of eight products in 4 lanes at once."""
+    return _of_vectors(_by_arm_matrix)
+
+
 def plain(quads: int) -> Unit:
     """Return what LLVM makes of products of whole numbers, on any processor."""
     return _of_vectors(_by_any)
@@ -181,6 +186,11 @@ def _by_avx2(rows: int, quads: int, centers: int, offsets: int, sums: int) -> No
 def _by_arm_dot(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
     """Write the products of `multiply` by Arm's dot products."""
     dot.arm_dot(rows, quads, centers, offsets, sums)
+
+
+def _by_arm_matrix(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
+    """Write the products of `multiply` by Arm's matrix products."""
+    dot.arm_matrix(rows, quads, centers, offsets, sums)
 
 
 def _by_any(rows: int, quads: int, centers: int, offsets: int, sums: int) -> None:
