@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_kmeans.kernels.exact_order import is_nearer, score
-from ray_kmeans.kernels.int8.quantize import address_of
+from ray_kmeans.kernels.int8.quantize import AHEAD, address_of, fetch_row
 from ray_kmeans.kernels.llvm import vectors
 from ray_kmeans.process.jit import njit
 
@@ -156,10 +156,13 @@ def _compare(row, centers, candidate, cosine, i, nearest, scores):
 def gather(blocks, numbers, rows):
     """Copy some rows side by side.
 
-    blocks: Rows  IN, where all rows are; numbers: (m,) int32  IN; rows: (m, d) float32  OUT
+    blocks: Rows  IN, where all rows are
+    numbers: (m,) int32 or int64  IN; rows: (m, d) float32  OUT
     """
     n, d = rows.shape
     for i in range(n):
+        if i + AHEAD < n:
+            fetch_row(blocks, numbers[i + AHEAD], d)
         rows[i] = vectors.floats_at(address_of(blocks, numbers[i], d), d)
 
 
