@@ -237,6 +237,7 @@ class LocalPool(Pool):
         """Turn to other data: the workers of the old ones are dropped with their rows."""
         self._source = source
         self._shards = shards
+        self._rows = list(map(rows_of, shards))
         self._workers = [ShardWorker(self._setup) for _ in shards]
 
     def load(self, moved: Moved | None = None) -> Extent:
@@ -260,10 +261,10 @@ class LocalPool(Pool):
         """Call for one shard after the other, so that nobody waits for another one."""
         answers: list[T] = []
         rows = 0
-        for number, shard in enumerate(self._shards):
+        for number, rows_here in enumerate(self._rows):
             self._workers[number].on_rows = tally = Tally(moved, rows)
             answers.append(call(number))
-            rows += rows_of(shard)
+            rows += rows_here
             tally.catch_up(rows)
         self.answered = time.perf_counter()
         return answers
