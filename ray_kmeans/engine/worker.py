@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.batches import Batches, permuted
+from ray_kmeans.algorithm.exact_total import exact_total
 from ray_kmeans.algorithm.grid import Extent, Grid, Squares
 from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
@@ -116,7 +117,10 @@ class ShardWorker:
         rows, labels = np.array(some), np.zeros(len(some), np.int32)
         self._kernel.assign(rows, self._kernel.prepare(centers, self._metric), labels)
         self._kernel.accumulate(rows, labels, scale, np.zeros(centers.shape, np.int64))
-        self._kernel.distances_to(rows, centers, labels, self._metric)
+        exact_total(self._kernel.distances_to(rows, centers, labels, self._metric))
+        permuted(np.arange(2, dtype=np.uint64), 2, np.arange(2, dtype=np.uint64))
+        if self._shard.rows.stays:
+            self._shard.rows_at(np.array([self._shard.blocks[0].first]))
 
     def measure(self, grid: Grid) -> Squares:
         """Fix the grid of all sums to come, and return the sums of squares on it."""

@@ -163,7 +163,9 @@ def gather(blocks, numbers, rows):
     for i in range(n):
         if i + AHEAD < n:
             fetch_row(blocks, numbers[i + AHEAD], d)
-        rows[i] = vectors.floats_at(address_of(blocks, numbers[i], d), d)
+        row = vectors.floats_at(address_of(blocks, numbers[i], d), d)
+        for column in range(d):  # numba is slow to assign a short row as a whole
+            rows[i, column] = row[column]
 
 
 @njit(nogil=True)
