@@ -198,8 +198,9 @@ def test_threads_that_share_a_batch_change_no_bit(monkeypatch, tmp_path, m, size
     assert bits(parts) == bits(whole)
 
 
-def test_a_batch_that_was_drawn_ahead_is_used_only_for_its_step():
+def test_a_batch_that_was_drawn_ahead_is_used_only_for_its_step(monkeypatch):
     """A worker that is asked for other steps than the next ones draws these."""
+    monkeypatch.setattr(batch_sweeps, "LEAST_PIECE_ROWS", 2)
     blocks = layout.cut("x", [7] * 7 + [4], X.shape[1])
     pool = LocalPool(ArraySource.of(X), layout.split(blocks, 1), WorkerSetup(EUCLIDEAN))
     pool.summarize()
