@@ -85,9 +85,7 @@ class BatchSweeps:
                 found = list(run(partial(self._visit, sums), pieces))
             for step, loss in found:
                 losses[step] += loss
-        if (
-            LEAST_PIECE_ROWS < batches.size < batches.rows
-        ):  # few are drawn sooner than handed over
+        if LEAST_PIECE_ROWS < batches.size < batches.rows:  # few are drawn sooner than handed over
             self._draw_ahead(batches, first_step + steps)
         total = reduce(add, sums.free) if sums.free else sums.take()
         return BatchPartials(total, tuple(losses))
