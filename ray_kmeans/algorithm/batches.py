@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +54,16 @@ class Batches:
         begin = batch * self.size
         end = begin + self.rows_in(step)
         if self.rows <= SMALL:
-            words = draws.words(self.seed, "epoch", epoch, size=self.rows)
-            return np.sort(np.argsort(words, kind="stable")[begin:end])
+            return np.sort(_order(self.rows, self.seed, epoch)[begin:end])
         keys = draws.words(self.seed, "epoch", epoch, size=ROUNDS)
         positions = np.arange(begin, end, dtype=np.uint64)
         return np.sort(permuted(positions, self.rows, keys)).astype(np.int64)
+
+
+@lru_cache(maxsize=2)
+def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the numbers of all rows in the order of an epoch, (rows,)."""
+    return np.argsort(draws.words(seed, "epoch", epoch, size=rows), kind="stable")
 
 
 def permuted(positions: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -66,25 +72,14 @@ def permuted(positions: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) ->
     A generalized Feistel network on a rectangle a x b >= n, repeated for what falls outside of n
     (Black, Rogaway, Ciphers with arbitrary finite domains, 2002, methods 3 and 2).
     """
+    from ray_kmeans.algorithm import compiled  # numba: 0.2 s, and may be missing
+
     a = math.isqrt(max(n - 1, 0)) + 1
     b = -(-n // a)
     result = positions.copy()
-    outside = np.ones(len(positions), np.bool_)
-    while outside.any():
-        moved = _network(result[outside], np.uint64(a), np.uint64(b), keys)
+    outside: slice | NDArray[np.int64] = slice(None)
+    while len(moved := result[outside]):
+        compiled.permute(moved, np.uint64(a), np.uint64(b), keys)
         result[outside] = moved
-        outside[outside] = moved >= n
+        outside = np.flatnonzero(result >= n)
     return result
-
-
-def _network(
-    x: NDArray[np.uint64], a: np.uint64, b: np.uint64, keys: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
-    """Return where the Feistel network takes each x of an a x b rectangle."""
-    high, low = np.divmod(x, a)
-    for number, key in enumerate(keys):
-        if number % 2 == 0:
-            low = (low + draws.mix(high, key) % a) % a
-        else:
-            high = (high + draws.mix(low, key) % b) % b
-    return high * a + low

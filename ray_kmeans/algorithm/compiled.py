@@ -16,6 +16,9 @@ from ray_kmeans.process.jit import njit
 SPLITTER = 134217729.0  # 2**27 + 1
 """Factor that splits a float64 into halves of 26 bits (Dekker 1971)."""
 
+PERMUTED_AT_ONCE = 512
+"""Places that `permute` takes through all rounds at once: they stay in the first-level cache."""
+
 compiled = njit(nogil=True, error_model="numpy")
 """Decorator that compiles a loop of this module, with NumPy's results for divisions by zero."""
 
@@ -131,3 +134,80 @@ def plus(a: float, a_rest: float, b: float, b_rest: float) -> Any:
     """Return the sum of two double-doubles, as (high, low)."""
     s, e = exact_sum(a, b)
     return exact_sum(s, e + (a_rest + b_rest))
+
+
+@compiled
+def add_mantissas(bits: Any, low_bits: Any, high: Any, low: Any) -> None:
+    """Add the mantissas of non-negative floats to two sums for each exponent.
+
+    `bits` (n,) uint64 IN, of the floats; `high`, `low` (2048,) int64 IN and OUT, sums of the upper
+    part of the mantissas and of the lower one, which has `low_bits` bits; by the exponent's bits.
+    """
+    mask = (np.int64(1) << low_bits) - 1
+    for i in range(len(bits)):
+        exponent = np.int64(bits[i] >> np.uint64(52)) & np.int64(0x7FF)
+        mantissa = np.int64(bits[i] & np.uint64(0xFFFFFFFFFFFFF))
+        if exponent == 0:
+            exponent = np.int64(1)  # below the normal floats, whose mantissas have a leading 1
+        else:
+            mantissa += np.int64(1) << 52
+        high[exponent] += mantissa >> low_bits
+        low[exponent] += mantissa & mask
+
+
+@compiled
+def _upper_half(x: Any, y: Any) -> Any:
+    """Return the upper 64 bits of the product of two uint64."""
+    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    x_low, x_high, y_low, y_high = x & mask, x >> half, y & mask, y >> half
+    first = x_high * y_low + (x_low * y_low >> half)
+    second = x_low * y_high + (first & mask)
+    return x_high * y_high + (first >> half) + (second >> half)
+
+
+@compiled
+def _remainder(x: Any, divisor: Any, inverse: Any) -> Any:
+    """Return x % divisor, both uint64; `inverse` is (2**64 - 1) // divisor."""
+    # The quotient is too low by 2 at most. Processors divide slowly, and no vector unit does.
+    rest = x - _upper_half(x, inverse) * divisor
+    rest = rest - divisor if rest >= divisor else rest
+    return rest - divisor if rest >= divisor else rest
+
+
+@compiled
+def _mixed(value: Any, key: Any) -> Any:
+    """Return `draws.mix` of one value."""
+    x = (value + np.uint64(1)) * (key | np.uint64(1)) + (key >> np.uint64(32))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled
+def _turn(given: Any, moved: Any, divisor: Any, key: Any) -> None:
+    """Move `moved`, below the divisor, by what the key makes of `given`; both (n,) uint64."""
+    inverse = np.uint64(0xFFFFFFFFFFFFFFFF) // divisor
+    for i in range(len(given)):
+        there = moved[i] + _remainder(_mixed(given[i], key), divisor, inverse)
+        moved[i] = there - divisor if there >= divisor else there
+
+
+@compiled
+def permute(places: Any, a: Any, b: Any, keys: Any) -> None:
+    """Replace places (n,) uint64 in an a x b rectangle by where a Feistel network takes them.
+
+    The columns and the rows of the rectangle take turns: one of both moves by a hash of the other.
+    `a`, `b` uint64; `keys` (rounds,) uint64, an even number of them.
+    """
+    high, low = np.empty(PERMUTED_AT_ONCE, np.uint64), np.empty(PERMUTED_AT_ONCE, np.uint64)
+    for start in range(0, len(places), PERMUTED_AT_ONCE):
+        some = places[start : start + PERMUTED_AT_ONCE]
+        n = len(some)
+        for i in range(n):
+            high[i] = some[i] // a
+            low[i] = some[i] - high[i] * a
+        for number in range(0, len(keys), 2):
+            _turn(high[:n], low[:n], a, keys[number])
+            _turn(low[:n], high[:n], b, keys[number + 1])
+        for i in range(n):
+            some[i] = high[i] * a + low[i]

@@ -13,7 +13,7 @@ Sculley, Web-scale k-means clustering, WWW 2010, for m = 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,28 +81,39 @@ def prepare(state: FitState, steps_per_iteration: int) -> FitState:
     return replace(state, counts=counts, accumulators=Accumulators(steps_per_iteration, 0, sums))
 
 
-def advance(state: FitState, seen: BatchPartials, rows: Sequence[int], grid: Grid) -> FitState:
+def advance(
+    state: FitState,
+    seen: BatchPartials,
+    rows: Sequence[int],
+    grid: Grid,
+    smooth: Callable[[Iteration], float | None] = lambda line: None,
+) -> FitState:
     """Return the state after the steps whose sums are `seen`.
 
     `rows` are the numbers of rows of each step. The steps must not reach beyond the end of an
-    iteration.
+    iteration. `smooth` is told of each new line of the history, and returns its smoothed loss.
     """
     assert state.accumulators is not None
-    merged = _merge(state, seen.partials, grid)
     accumulators = replace(
-        state.accumulators, done=state.accumulators.done + len(rows), sums=merged
+        state.accumulators,
+        done=state.accumulators.done + len(rows),
+        sums=_merge(state.accumulators.sums, seen.partials, grid),
     )
     counts = state.counts + grid.weights_of(seen.partials.counts)
-    state = replace(state, counts=counts, accumulators=accumulators)
-    before = state.centers
-    empty = 0
+    centers, empty = state.centers, 0
     if accumulators.done == accumulators.steps_per_iteration:
-        empty = _empty(state)
-        state = _sync(state, seen.partials)
+        empty = _count_empty(counts, accumulators)
+        centers = _new_centers(state, counts, accumulators, seen.partials)
+        accumulators, counts = _begin_iteration(accumulators, counts)
+    lines = _lines(state, centers, seen, rows, empty)
+    lines = [replace(line, smoothed=smooth(line)) for line in lines]
     return replace(
         state,
+        centers=centers,
+        counts=counts,
+        accumulators=accumulators,
         iteration=state.iteration + len(rows),
-        history=(*state.history, *_lines(state, before, seen, rows, empty)),
+        history=(*state.history, *lines),
     )
 
 
@@ -115,64 +126,79 @@ def running_means(state: FitState) -> NDArray[np.float32]:
     return means
 
 
-def _merge(state: FitState, seen: Partials, grid: Grid) -> NDArray[np.float64]:
+def _merge(sums: NDArray[np.float64], seen: Partials, grid: Grid) -> NDArray[np.float64]:
     """Return the running sums with those of some rows added, (2, k, d)."""
-    assert state.accumulators is not None
-    merged = state.accumulators.sums.copy()
-    touched = seen.counts > 0
+    touched = _wanted(seen.counts > 0)
     high, low = double_double.from_int64(seen.sums[touched])
     unit = np.ldexp(1.0, -grid.exponent - grid.weight_exponent)
-    before = merged[0, touched], merged[1, touched]
+    before = sums[0, touched], sums[1, touched]
+    merged = sums.copy()
     merged[:, touched] = double_double.add(before, (high * unit, low * unit))
     return merged
 
 
-def _sync(state: FitState, seen: Partials) -> FitState:
-    """Return the state whose centers are the running means; with m > 1 its counts begin anew."""
-    assert state.accumulators is not None
-    m = state.accumulators.steps_per_iteration
-    touched = seen.counts > 0 if m == 1 else state.counts > 0
-    means = _means(state.accumulators, state.counts, touched)
+def _wanted(which: NDArray[np.bool_]) -> NDArray[np.bool_] | slice:
+    """Return the same choice as an index; to take all clusters, a slice is faster."""
+    return slice(None) if which.all() else which
+
+
+def _new_centers(
+    state: FitState,
+    counts: NDArray[Any],
+    accumulators: Accumulators,
+    seen: Partials,
+) -> NDArray[np.float32]:
+    """Return the running means as the new centers, (k, d), at the end of an iteration."""
+    is_touched = seen.counts > 0 if accumulators.steps_per_iteration == 1 else counts > 0
+    touched = _wanted(is_touched)
+    means = _means(accumulators, counts, touched)
     centers = state.centers.copy()
     centers[touched] = new_centers(means, state.centers[touched], state.metric)
-    accumulators, counts = replace(state.accumulators, done=0), state.counts
-    if m > 1:
-        accumulators = replace(accumulators, sums=np.zeros_like(accumulators.sums))
-        counts = np.zeros_like(counts)
-    return replace(state, centers=centers, counts=counts, accumulators=accumulators)
+    return centers
+
+
+def _begin_iteration(
+    accumulators: Accumulators, counts: NDArray[Any]
+) -> tuple[Accumulators, NDArray[Any]]:
+    """Return the accumulators and counts with which an iteration begins: with m > 1 anew."""
+    if accumulators.steps_per_iteration == 1:
+        return replace(accumulators, done=0), counts
+    sums = np.zeros_like(accumulators.sums)
+    return replace(accumulators, done=0, sums=sums), np.zeros_like(counts)
 
 
 def _means(
-    accumulators: Accumulators, counts: NDArray[Any], wanted: NDArray[np.bool_]
+    accumulators: Accumulators, counts: NDArray[Any], wanted: NDArray[np.bool_] | slice
 ) -> NDArray[np.float64]:
     """Return the running means of the wanted clusters, (wanted, d)."""
     means: NDArray[np.float64] = accumulators.sums[0, wanted] / counts[wanted, None]
     return means
 
 
-def _empty(state: FitState) -> int:
+def _count_empty(counts: NDArray[Any], accumulators: Accumulators) -> int:
     """Return the number of clusters without a row since their counts began."""
-    assert state.accumulators is not None
-    return int((state.counts == (state.accumulators.steps_per_iteration == 1)).sum())
+    return int((counts == (accumulators.steps_per_iteration == 1)).sum())
 
 
 def _lines(
     state: FitState,
-    before: NDArray[np.float32],
+    centers: NDArray[np.float32],
     seen: BatchPartials,
     rows: Sequence[int],
     empty: int,
 ) -> list[Iteration]:
     """Return a line of the history for each step; only the last step can have moved the centers.
 
-    `before` (k, d) are the centers before these steps, and `empty` counts empty clusters.
+    `centers` (k, d) are those after the steps, and `empty` counts empty clusters.
     """
-    same = digest(before)
+    is_new = centers is not state.centers
+    # The name of the centers takes a while, and no line has it where the only step moves them.
+    same = "" if is_new and len(rows) == 1 else digest(state.centers)
     lines = [
         Iteration(state.iteration + 1 + number, size, as_float(loss), 0.0, 0, same)
         for number, (loss, size) in enumerate(zip(seen.losses, rows, strict=True))
     ]
-    if state.centers is not before:
-        shift = largest_move(before, state.centers)
-        lines[-1] = replace(lines[-1], shift=shift, empty=empty, digest=digest(state.centers))
+    if is_new:
+        shift = largest_move(state.centers, centers)
+        lines[-1] = replace(lines[-1], shift=shift, empty=empty, digest=digest(centers))
     return lines

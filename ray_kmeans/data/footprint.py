@@ -18,6 +18,9 @@ WORKER_BASE_BYTES = 550 * 2**20
 READERS = 4
 """Largest number of threads of a worker that read at once."""
 
+PIECE_ROWS = 8192
+"""Largest number of rows of a mini-batch that a thread copies side by side, as the engine does."""
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -47,7 +50,9 @@ class Footprint:
           not kept, all have a few numbers each, and the rows of one block at a time the rest;
         - the blocks that its threads read at once;
         - the centers in all their forms, and the partial sums;
-        - buffers of each thread, and the buffers of rows on their way to a GPU.
+        - buffers of each thread, and the buffers of rows on their way to a GPU;
+        - for mini-batch, the row numbers of a batch while they are drawn, and for each thread the
+          rows that it copies side by side, and partial sums of its own.
 
         What CUDA takes for itself is not counted.
         """
@@ -66,6 +71,8 @@ class Footprint:
         tile_rows = min(max(2**17 // k, 512), 2048)
         tile = tile_rows * (min(k, 1024) + features + 4) * 4
         of_thread = max(tile, k * (2 * columns + 48) + 2**20)
+        piece_rows = min(self.batch_rows, PIECE_ROWS)
+        of_thread += piece_rows * 4 * (features + 16) + (partials // 3 if piece_rows else 0)
         staged = 2 * min(self.staged_bytes + largest * features * 4, n_rows * features * 4)
         fixed = reading + prepared + partials + self.threads * of_thread + 64 * self.batch_rows
         return WORKER_BASE_BYTES + rows + fixed + (staged if self.staged_bytes else 0)

@@ -239,6 +239,7 @@ class LocalPool(Pool):
         self._source = source
         self._shards = shards
         self._drop_workers()
+        self._rows = list(map(rows_of, shards))
         self._workers = [ShardWorker(self._setup) for _ in shards]
 
     def load(self, moved: Moved | None = None) -> Extent:
@@ -262,10 +263,10 @@ class LocalPool(Pool):
         """Call for one shard after the other, so that nobody waits for another one."""
         answers: list[T] = []
         rows = 0
-        for number, shard in enumerate(self._shards):
+        for number, rows_here in enumerate(self._rows):
             self._workers[number].on_rows = tally = Tally(moved, rows)
             answers.append(call(number))
-            rows += rows_of(shard)
+            rows += rows_here
             tally.catch_up(rows)
         self.answered = time.perf_counter()
         return answers

@@ -123,6 +123,8 @@ class Shard:
         """(rows,) Whether a row does not count, by place of the block; only where some do not."""
         self._begins = list(accumulate((block.rows for block in blocks), initial=0))
         self._firsts = np.array([block.first for block in blocks])
+        self._places: Any = None
+        """Where the rows are in memory, as compiled loops find them; None until they are wanted."""
 
     def load(self, on_rows: Moved = ignore) -> Extent:
         """Read all rows, and return their extent. `on_rows` hears the number of rows of each
@@ -150,6 +152,12 @@ class Shard:
         """Return whether each row of a block does not count, (rows,)."""
         return self._out.get(here, np.zeros(self.blocks[here].rows, np.bool_))
 
+    def within(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of these ascending row numbers that are in the shard."""
+        first, end = self._firsts[0], self._firsts[-1] + self.blocks[-1].rows
+        begin, last = np.searchsorted(numbers, (first, end))
+        return numbers[begin:last]
+
     def inside(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield (place, rows in it) for each block that holds some of these ascending row
         numbers."""
@@ -162,6 +170,8 @@ class Shard:
     def rows_at(self, numbers: NDArray[np.int64]) -> Rows:
         """Return the rows with these ascending numbers that are in the shard, (rows, d), in
         order."""
+        if self.rows.stays:
+            return self._gathered(self.within(numbers))
         found = [self.rows.take(here, at) for here, at in self.inside(numbers)]
         return np.concatenate(found) if found else np.empty((0, self.features), np.float32)
 
@@ -169,7 +179,19 @@ class Shard:
         """Return the weights of the rows with these ascending numbers, (rows,), or ALIKE."""
         if not len(self.weights):
             return ALIKE
-        return np.concatenate([ALIKE, *(self.weights_in(h)[at] for h, at in self.inside(numbers))])
+        found: NDArray[np.int64] = self.weights[self.within(numbers) - self._firsts[0]]
+        return found
+
+    def _gathered(self, numbers: NDArray[np.int64]) -> Rows:
+        """Return the rows of the shard with these numbers, (len(numbers), d), from memory."""
+        from ray_kmeans.kernels import compiled  # numba: 0.2 s
+        from ray_kmeans.kernels.int8 import types
+
+        if self._places is None:
+            self._places = types.Rows.of(list(self.rows))
+        rows = np.empty((len(numbers), self.features), np.float32)
+        compiled.gather(self._places, numbers - self._firsts[0], rows)
+        return rows
 
     def _load_run(self, first: int, blocks: Sequence[Block], on_rows: Moved) -> Extent:
         """Read a run of blocks, the first of which has this place; return their extent."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from ray_kmeans.algorithm import minibatch
@@ -101,10 +100,7 @@ class MiniBatch:
         steps = min(most_steps, self._m - state.accumulators.done, self._at_once(state, first))
         seen = self.pool.sweep_batches(state.centers, self._batches, first, steps)
         rows = [self._batches.rows_in(first + number) for number in range(steps)]
-        state = minibatch.advance(state, seen, rows, self._summary.grid)
-        made = state.history[-steps:]
-        seen_to = (replace(line, smoothed=self._watch.see(line)) for line in made)
-        return replace(state, history=(*state.history[:-steps], *seen_to))
+        return minibatch.advance(state, seen, rows, self._summary.grid, self._watch.see)
 
     def _at_once(self, state: FitState, first: int) -> int:
         """Return how many steps may be summed up at once without an overflow of the grid.
@@ -148,6 +144,5 @@ class Stream:
         summary = self.pool.summarize()
         whole = Batches(summary.rows, summary.rows, seed=0)
         seen = self.pool.sweep_batches(state.centers, whole, 0, 1)
-        state = minibatch.advance(state, seen, [summary.counting], summary.grid)
-        self._watch.see(state.history[-1])
-        return state
+        counting = [summary.counting]
+        return minibatch.advance(state, seen, counting, summary.grid, self._watch.see)

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.batches import Batches, permuted
 from ray_kmeans.algorithm.exact_total import exact_total
 from ray_kmeans.algorithm.grid import Extent, Grid, Squares
 from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.engine.batch_sweeps import BatchSweeps
 from ray_kmeans.engine.label_writer import (
     BlockLabeller,
     Gatherer,
@@ -41,8 +42,6 @@ from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
 """Number of values that stay in a processor's cache while they are read twice."""
-GATHERED_ROWS = 8192
-"""Number of rows of a mini-batch that are copied side by side at once."""
 
 
 def this_process() -> tuple[str, int]:
@@ -63,6 +62,7 @@ class ShardWorker:
         self._metric = setup.metric
         self._row_cache = setup.row_cache
         self._num_clusters = setup.num_clusters
+        self._setup = setup
         self._kernel = kernels.load(setup.kernel, setup.threads, setup.gpus_per_worker)
         self._threads = Threads(setup.threads)
         self.on_rows: Moved = ignore
@@ -73,6 +73,7 @@ class ShardWorker:
         self._grid: Grid | None = None
         self._held: kernels.Held | None = None
         self._potential: Potential | None = None
+        self._batches: BatchSweeps | None = None
 
     def where(self) -> tuple[str, int]:
         """Return the name of this machine and the id of this process."""
@@ -86,7 +87,7 @@ class ShardWorker:
     def load(self, source: Reader, blocks: Sequence[Block]) -> Extent:
         """Read the shard and return its extent, in which the rows that are not finite are
         counted."""
-        self._loaded = self._held = self._potential = None
+        self._loaded = self._held = self._potential = self._batches = None
         shard = Shard(source, blocks, self._metric, self._row_cache, self._kernel.fingerprint)
         self._compile_ahead(sum(block.rows for block in blocks), shard.features)
         try:
@@ -149,11 +150,14 @@ class ShardWorker:
         rows, labels = np.array(some), np.zeros(len(some), np.int32)
         self._kernel.assign(rows, self._kernel.prepare(centers, self._metric), labels)
         self._kernel.accumulate(rows, labels, scale, np.zeros(centers.shape, np.int64))
-        self._kernel.distances_to(rows, centers, labels, self._metric)
+        exact_total(self._kernel.distances_to(rows, centers, labels, self._metric))
+        permuted(np.arange(2, dtype=np.uint64), 2, np.arange(2, dtype=np.uint64))
+        if self._shard.rows.stays:
+            self._shard.rows_at(np.array([self._shard.blocks[0].first]))
 
     def measure(self, grid: Grid) -> Squares:
         """Fix the grid of all sums to come, and return the sums of squares on it."""
-        self._grid, self._held, self._potential = grid, None, None
+        self._grid, self._held, self._potential, self._batches = grid, None, None, None
         self._shard.take_units(grid.weight_exponent)
         work = ((rows, self._shard.weights_in(here)) for here, rows in enumerate(self._shard.rows))
         parts = (self._threads.run if self._shard.rows.stays else starmap)(self._squares, work)
@@ -185,19 +189,7 @@ class ShardWorker:
 
         The batches are those of `steps` steps, from `first_step` on.
         """
-        prepared = self._kernel.prepare(centers, self._metric)
-        partials = Partials.zero(*centers.shape)
-        losses = [0] * steps
-        for number in range(steps):
-            for rows, weights in self._rows_of(batches, first_step + number):
-                labels = self._assign(rows, prepared)
-                self._kernel.accumulate(rows, labels, self._on.scale, partials.sums, weights)
-                partials.counts[:] += counts_of(labels, len(centers), weights)
-                distances = self._kernel.distances_to(rows, centers, labels, self._metric)
-                if len(weights):
-                    distances *= self._on.weights_of(weights)
-                losses[number] += exact_total(distances)
-        return BatchPartials(partials, tuple(losses))
+        return self._batch_sweeps.sweep(centers, batches, first_step, steps)
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of the shard among these ascending numbers, (rows, d), in order."""
@@ -352,6 +344,18 @@ class ShardWorker:
             self._potential = Potential(shard.rows, self._metric, shard.weights_in)
         return self._potential
 
+    @property
+    def _batch_sweeps(self) -> BatchSweeps:
+        """The sweeps over mini-batches, made when they are first needed."""
+        if self._batches is None:
+            kernel, threads = self._kernel, Threads(1)
+            if self._shard.rows.stays and not self._setup.kernel.startswith("gpu"):
+                # Each thread labels rows of its own: to share the rows of a small batch again and
+                # again, for each thing that is done with them, would take longer than doing it.
+                kernel, threads = kernels.load(self._setup.kernel), self._threads
+            self._batches = BatchSweeps(self._shard, self._on, self._metric, kernel, threads)
+        return self._batches
+
     def _rows_held(self, centers: NDArray[np.float32]) -> kernels.Held:
         """Return the rows as the kernel holds them from sweep to sweep."""
         if self._held is None:
@@ -386,18 +390,3 @@ class ShardWorker:
         for here, rows in enumerate(self._shard.rows):
             yield here, rows, labels[first : first + len(rows)]
             first += len(rows)
-
-    def _rows_of(
-        self, batches: Batches, step: int
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yield (rows, weights) of the shard's part of a mini-batch, some rows at a time."""
-        if batches.is_whole:
-            for here, rows in enumerate(self._shard.rows):
-                yield rows, self._shard.weights_in(here)
-            return
-        first, last = self._shard.blocks[0], self._shard.blocks[-1]
-        numbers = batches.numbers(step)
-        numbers = numbers[(numbers >= first.first) & (numbers < last.first + last.rows)]
-        for start in range(0, len(numbers), GATHERED_ROWS):
-            some = numbers[start : start + GATHERED_ROWS]
-            yield self._shard.rows_at(some), self._shard.weights_at(some)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.kernels import F32, F64, I32, I64
 from ray_kmeans.kernels.exact_order import is_nearer, score
-from ray_kmeans.kernels.int8.quantize import address_of
+from ray_kmeans.kernels.int8.quantize import AHEAD, address_of, fetch_row
 from ray_kmeans.kernels.int8.types import Rows
 from ray_kmeans.kernels.llvm import vectors
 from ray_kmeans.process.jit import njit
@@ -183,11 +183,16 @@ def _compare(
 def gather(blocks: Rows, numbers: I32, rows: F32) -> None:
     """Copy some rows side by side.
 
-    blocks: Rows  IN, where all rows are; numbers: (m,) int32  IN; rows: (m, d) float32  OUT
+    blocks: Rows  IN, where all rows are
+    numbers: (m,) int32 or int64  IN; rows: (m, d) float32  OUT
     """
     n, d = rows.shape
     for i in range(n):
-        rows[i] = vectors.floats_at(address_of(blocks, numbers[i], d), d)
+        if i + AHEAD < n:
+            fetch_row(blocks, numbers[i + AHEAD], d)
+        row = vectors.floats_at(address_of(blocks, numbers[i], d), d)
+        for column in range(d):  # numba is slow to assign a short row as a whole
+            rows[i, column] = row[column]
 
 
 @njit(nogil=True)

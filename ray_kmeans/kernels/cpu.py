@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from itertools import product
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,8 @@ class Prepared:
     """The centers as BLAS takes them."""
     second: SecondNearest | None = None
     """The centers as the search for the second-nearest takes them."""
+    lock: Lock = field(default_factory=Lock)
+    """Held while `portable` is made: several threads may label by the same centers."""
 
 
 class CpuKernel(PortableKernel):
@@ -153,8 +156,9 @@ class CpuKernel(PortableKernel):
 
     def _portable(self, prepared: Prepared) -> PreparedCenters:
         """Return the centers as BLAS takes them, made once."""
-        if prepared.portable is None:
-            prepared.portable = super().prepare(prepared.centers, prepared.metric)
+        with prepared.lock:
+            if prepared.portable is None:
+                prepared.portable = super().prepare(prepared.centers, prepared.metric)
         return prepared.portable
 
     def _unit_for(

@@ -8,6 +8,7 @@ tile or machine. docs/internals/exactness.md proves the bounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def scale_of(centers: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
 
 def scale_for(spread: float) -> float:
     """Return a power of two that brings a spread near 1."""
-    return float(np.ldexp(1.0, int(np.clip(-np.frexp(spread)[1], -126, 126))))
+    return math.ldexp(1.0, min(max(-math.frexp(spread)[1], -126), 126))
 
 
 class PortableKernel(HoldsPlainly):

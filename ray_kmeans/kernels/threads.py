@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ray_kmeans.process import forks
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TASKS_PER_THREAD = 4
 """Pieces of work for each thread, so that none waits long for the last."""
@@ -25,6 +28,10 @@ class Threads:
         if self.count == 1 or len(pieces) == 1:
             return [work(*each) for each in pieces]
         return list(_executor(self.count).map(lambda each: work(*each), pieces))
+
+    def begin(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begin to call `work` in a thread that is not the caller's own."""
+        return _executor(self.count).submit(work, *args, **kwargs)
 
 
 @lru_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations, permutations
-from math import comb, factorial, sqrt
+from math import comb, factorial, isqrt, sqrt
 
 import numpy as np
 import pytest
@@ -115,6 +115,34 @@ def test_the_permutation_takes_different_places_of_a_huge_n_to_different_ones(n)
 
     assert len(np.unique(where)) == len(places)
     assert where.max() < n
+
+
+def plainly_permuted(place, n, keys):
+    """Where the network takes one place, by whole numbers of any size."""
+    a = isqrt(n - 1) + 1
+    b = -(-n // a)
+    while True:
+        high, low = divmod(place, a)
+        for number, key in enumerate(keys):
+            given = np.array([low if number % 2 else high], np.uint64)
+            move = int(draws.mix(given, key)[0])
+            if number % 2:
+                high = (high + move) % b
+            else:
+                low = (low + move) % a
+        place = high * a + low
+        if place < n:
+            return place
+
+
+@given(n=st.integers(1, 200) | st.integers(1, 2**62), seed=SEEDS, of=st.integers(0, 2**62))
+def test_the_compiled_network_is_the_one_of_whole_numbers(n, seed, of):
+    keys = keys_of(seed)
+    places = [of % n, 0, n - 1]
+
+    where = permuted(np.array(places, np.uint64), n, keys)
+
+    assert where.tolist() == [plainly_permuted(place, n, keys) for place in places]
 
 
 def test_places_may_be_asked_for_one_by_one_and_are_not_changed():

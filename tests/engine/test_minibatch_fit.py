@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.exact_total import as_float
 from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data import layout
 from ray_kmeans.data.array import ArraySource
+from ray_kmeans.engine import batch_sweeps
 from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.row_cache import CacheOptions
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitor, Monitors
 from ray_kmeans.store.model_dir import ModelDir
@@ -89,16 +92,16 @@ class Kept:
 
 
 def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, every=None,
-        looker=None, emit=lambda event: None, **rule):  # fmt: skip
+        looker=None, emit=lambda event: None, rule=None, **setup):  # fmt: skip
     """Fit as the estimator does, on blocks and shards of this size and number."""
     config = RunConfig(num_workers=0, progress=False, save_checkpoints_steps=every)
     params = FitParams(
         **model(X[:5], m, metric, place="nowhere", config=config).get_params(deep=False)
     )
-    planned = runs.plan_fit(params, config, StopRule(steps, **rule), size)
+    planned = runs.plan_fit(params, config, rule or StopRule(steps), size)
     sizes = [min(block, len(x) - begin) for begin in range(0, len(x), block)]
     blocks = layout.cut("x", sizes, x.shape[1])
-    pool = LocalPool(ArraySource.of(x), layout.split(blocks, shards), WorkerSetup(metric))
+    pool = LocalPool(ArraySource.of(x), layout.split(blocks, shards), WorkerSetup(metric, **setup))
     return run_fit(planned, pool, store, emit, Monitors((looker,) if looker else ()))
 
 
@@ -182,6 +185,36 @@ def test_a_fit_that_is_cut_off_and_run_again_equals_one_that_was_not(
     assert state.began_at == whole.began_at
 
 
+@pytest.mark.parametrize("cache", ["memory", "disk", "source"])
+@pytest.mark.parametrize(("m", "size"), [(1, 26), (4, 3), (3, N)])
+def test_threads_that_share_a_batch_change_no_bit(monkeypatch, tmp_path, m, size, cache):
+    whole = run(Kept(), X, 9, m=m, size=size, kernel="reference")
+    monkeypatch.setattr(batch_sweeps, "PIECE_ROWS", 5)
+    monkeypatch.setattr(batch_sweeps, "LEAST_PIECE_ROWS", 2)
+
+    row_cache = CacheOptions(cache, str(tmp_path))
+    parts = run(Kept(), X, 9, m=m, size=size, shards=2, threads=3, row_cache=row_cache)
+
+    assert bits(parts) == bits(whole)
+
+
+def test_a_batch_that_was_drawn_ahead_is_used_only_for_its_step(monkeypatch):
+    """A worker that is asked for other steps than the next ones draws these."""
+    monkeypatch.setattr(batch_sweeps, "LEAST_PIECE_ROWS", 2)
+    blocks = layout.cut("x", [7] * 7 + [4], X.shape[1])
+    pool = LocalPool(ArraySource.of(X), layout.split(blocks, 1), WorkerSetup(EUCLIDEAN))
+    pool.summarize()
+
+    for seed, step in [(0, 0), (0, 1), (0, 1), (0, 5), (1, 6), (0, 6)]:
+        batches = Batches(N, 10, seed)
+        seen = pool.sweep_batches(X[:1], batches, step, 1)
+
+        numbers = batches.numbers(step)
+        assert seen.partials.counts.tolist() == [len(numbers)]
+        loss = ((X[numbers].astype(np.float64) - X[0]) ** 2).sum()
+        assert as_float(seen.losses[0]) == pytest.approx(loss, rel=1e-12)
+
+
 @pytest.mark.parametrize("shards", [2, 3, 5])
 @pytest.mark.parametrize("m", [1, 3])
 def test_the_estimator_has_the_same_bits_on_any_shards(monkeypatch, m, shards):
@@ -214,7 +247,7 @@ def test_an_open_fit_has_the_same_bits_whoever_looks_on(m):
 
 @pytest.mark.parametrize("m", [1, 2, 5, 7])
 def test_a_last_epoch_that_ends_within_an_iteration_is_the_same_for_all(m):
-    same = {"m": m, "size": 26, "max_epochs": 4}
+    same = {"m": m, "size": 26, "rule": StopRule(max_epochs=4)}
 
     plain = run(Kept(), X, None, **same)
     looked_at = run(Kept(), X, None, looker=Looker(), **same)
