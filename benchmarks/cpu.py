@@ -65,7 +65,7 @@ from tables import (
     tables_of,
 )
 
-from ray_kmeans.kernels.cpu_features import WITHOUT, units
+from ray_kmeans.kernels.cpu_units import WITHOUT, units
 
 PACKAGES = {
     "numpy": "numpy",

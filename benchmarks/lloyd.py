@@ -25,8 +25,8 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.grid import Extent, Grid
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import Block
 from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.observe import events as ev

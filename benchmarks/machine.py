@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ray_kmeans.kernels.cpu_features import units
+from ray_kmeans.kernels.cpu_units import units
 from ray_kmeans.kernels.llvm import int8_products
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
 from ray_kmeans.kernels.threads import Threads

@@ -30,8 +30,8 @@ from machine import say_where
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.data.fingerprint import contents_of
-from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
 
 FEATURES = 4
 

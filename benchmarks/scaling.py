@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.data.layout import Block
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import Block
 from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.on_ray import driver
 from ray_kmeans.on_ray import pool as ray_pool

@@ -5,10 +5,10 @@ from ray_kmeans.algorithm.state import FitState as FitState
 from ray_kmeans.algorithm.state import Iteration as Iteration
 from ray_kmeans.algorithm.state import Stop as Stop
 from ray_kmeans.config import RunConfig as RunConfig
-from ray_kmeans.data.layout import Block as Block
-from ray_kmeans.data.layout import Layout as Layout
-from ray_kmeans.data.layout import cut as cut
 from ray_kmeans.data.opening import open_source as open_source
+from ray_kmeans.data.sharding import Block as Block
+from ray_kmeans.data.sharding import Layout as Layout
+from ray_kmeans.data.sharding import cut as cut
 from ray_kmeans.data.source import Source as Source
 from ray_kmeans.estimator import KMeansClustering as KMeansClustering
 from ray_kmeans.html_report import report as report

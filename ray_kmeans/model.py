@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.state import FitState, Iteration, Stop
 from ray_kmeans.config import Output, RunConfig, Work
-from ray_kmeans.data.layout import Layout
 from ray_kmeans.data.model_rows import open_for, said_of
+from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.errors import ConfigError

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from ray_kmeans.data import layout as plan
+from ray_kmeans.data import sharding as plan
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.source import Source, is_only_here
 

@@ -29,7 +29,7 @@ from ray_kmeans.algorithm.grid import (
     Summary,
 )
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.io import retry
 from tests.support import stores
 from tests.support.share import SHARES, share_of
@@ -101,9 +101,9 @@ centers of 7 bits, signed bytes. The others differ from one of these in their pr
 
 def skip_without(unit):
     """Skip a test of a unit that this processor does not have."""
-    from ray_kmeans.kernels import cpu_features
+    from ray_kmeans.kernels import cpu_units
 
-    if unit not in cpu_features.units():
+    if unit not in cpu_units.units():
         pytest.skip(f"this processor has no {unit}")
 
 

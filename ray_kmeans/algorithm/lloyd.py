@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.grid import Summary
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.algorithm.state import (
     FitState,
     Iteration,

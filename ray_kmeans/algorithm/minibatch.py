@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm import double_double
-from ray_kmeans.algorithm.exact_total import as_float
+from ray_kmeans.algorithm.exact_float_sum import as_float
 from ray_kmeans.algorithm.grid import Grid
 from ray_kmeans.algorithm.metric import new_centers
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.algorithm.state import (
     Accumulators,
     FitState,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.state import FitState, Iteration, Stop
 
 PATIENCE = 10

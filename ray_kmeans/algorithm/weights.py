@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.exact_total import UNIT_BITS, exact_total
+from ray_kmeans.algorithm.exact_float_sum import UNIT_BITS, exact_total
 
 TOTAL_BITS = 40
 """The weights of all rows add up to less than 2**40 units: 22 bits are left for a row's values."""

@@ -13,7 +13,7 @@ from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.text import secrets
-from ray_kmeans.workflows.plan import workforce
+from ray_kmeans.workflows.worker_plan import workforce
 
 JSON = ("filters", "storage_options")
 """Names of the flags whose text is JSON."""

@@ -15,7 +15,7 @@ from ray_kmeans.algorithm.precision import Rounding
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.column_choice import choose_columns, counts_rows
 from ray_kmeans.data.float32_rounding import Noted, RoundedSource
-from ray_kmeans.data.layout import (
+from ray_kmeans.data.sharding import (
     BLOCK_ROWS,
     Block,
     Layout,

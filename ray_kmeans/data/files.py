@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from ray_kmeans.data.hive_keys import keys_of
 from ray_kmeans.data.listing import PATTERN, Info, Listing
 from ray_kmeans.data.own_output import folder_above, folders_of_ours
-from ray_kmeans.data.partitions import keys_of
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.io.remote import Remote, is_text, raise_store_errors
 from ray_kmeans.text import secrets

@@ -11,7 +11,7 @@ import numpy as np
 
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.files import File
-from ray_kmeans.data.layout import Layout
+from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.precision import Rounding, less
 from ray_kmeans.data.columns import to_float32
-from ray_kmeans.data.layout import Block, Layout
+from ray_kmeans.data.sharding import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.errors import ConfigError

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.data.layout import Block, Layout
+from ray_kmeans.data.sharding import Block, Layout
 
 
 @runtime_checkable
@@ -28,7 +28,7 @@ class Source(Protocol):
     >>> import numpy as np
     >>> import pyarrow as pa
     >>> from ray_kmeans import open_source
-    >>> from ray_kmeans.data.layout import Layout, cut
+    >>> from ray_kmeans.data.sharding import Layout, cut
     >>> class Squares:
     ...     def __init__(self, rows):
     ...         self.rows = rows

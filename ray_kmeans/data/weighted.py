@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ray_kmeans.data.layout import (
+from ray_kmeans.data.schema_promotion import schema_of
+from ray_kmeans.data.sharding import (
     Block,
     Layout,
     groups_of,
     neighbours_in,
 )
-from ray_kmeans.data.schema_promotion import schema_of
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError
 

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.batches import Batches
-from ray_kmeans.algorithm.exact_total import exact_total
+from ray_kmeans.algorithm.batch_rows import Batches
+from ray_kmeans.algorithm.exact_float_sum import exact_total
 from ray_kmeans.algorithm.grid import Grid
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import BatchPartials
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.engine.shard import Rows, Shard
 from ray_kmeans.kernels import Kernel
 from ray_kmeans.kernels.moving_sums import counts_of

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.algorithm.state import OWN_ENDS, FitState, Stop
 from ray_kmeans.engine.checkpoint_saver import Saver
 from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore

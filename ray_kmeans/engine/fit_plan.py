@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec

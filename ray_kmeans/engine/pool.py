@@ -12,13 +12,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.batches import Batches
-from ray_kmeans.algorithm.blocks import rows_of
-from ray_kmeans.algorithm.exact_total import as_float
+from ray_kmeans.algorithm.batch_rows import Batches
+from ray_kmeans.algorithm.exact_float_sum import as_float
 from ray_kmeans.algorithm.grid import Extent, Grid, Summary
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import BatchPartials
-from ray_kmeans.algorithm.partials import Partials, Sums
+from ray_kmeans.algorithm.partial_sums import Partials, Sums
+from ray_kmeans.algorithm.row_counts import rows_of
 from ray_kmeans.algorithm.weights import TOTAL_BITS
 from ray_kmeans.engine.label_writer import Gatherer, Writer
 from ray_kmeans.engine.options import WorkerSetup

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ray_kmeans.algorithm import minibatch
-from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.lloyd import update
 from ray_kmeans.algorithm.state import FitState, Stop

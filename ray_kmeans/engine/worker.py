@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.algorithm.batches import Batches, permuted
-from ray_kmeans.algorithm.exact_total import exact_total
+from ray_kmeans.algorithm.batch_rows import Batches, permuted
+from ray_kmeans.algorithm.exact_float_sum import exact_total
 from ray_kmeans.algorithm.grid import Extent, Grid, Squares
 from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
 from ray_kmeans.engine.label_writer import (
     BlockLabeller,

@@ -14,7 +14,7 @@ from ray_kmeans import kernels
 from ray_kmeans.algorithm.draws import distinct_rows
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.data.layout import Block, Layout
+from ray_kmeans.data.sharding import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.html_report.centers import Plane

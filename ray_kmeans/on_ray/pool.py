@@ -13,10 +13,10 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError, RayTaskError
 
-from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.algorithm.partials import Sums
+from ray_kmeans.algorithm.partial_sums import Sums
+from ray_kmeans.algorithm.row_counts import rows_of
 from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.progress import Moved

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.layout import split
+from ray_kmeans.data.sharding import split
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding.choose import KMEANS_PARALLEL, KMEANS_PLUS_PLUS, choose_centers
@@ -51,11 +51,11 @@ def compile_kernels() -> CompiledKernels:
     begin = time.perf_counter()
     from ray_kmeans.algorithm import compiled as arithmetic  # numba: 0.2 s
     from ray_kmeans.kernels import compiled as loops
-    from ray_kmeans.kernels import cpu
+    from ray_kmeans.kernels import fastest_unit
     from ray_kmeans.process import jit
 
-    for work in cpu.Work:
-        cpu.fastest(work, anew=True)
+    for work in fastest_unit.Work:
+        fastest_unit.fastest(work, anew=True)
     names = [_work_on(metric, *size) for size in SIZES for metric in Metric]
     folders = [jit.folder_of(some) for some in (arithmetic.extent, loops.fingerprint)]
     found = [str(folder) for folder in folders if folder is not None]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.layout import Layout, split
+from ray_kmeans.data.sharding import Layout, split
 from ray_kmeans.data.source import Source
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool, Pool
@@ -27,7 +27,6 @@ from ray_kmeans.observe.fit_table import largest_sizes
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.text.quantities import format_number
-from ray_kmeans.workflows.plan import check_reachable, open_pool
 from ray_kmeans.workflows.predict_in_memory import (
     ALL_SCORES,
     CLUSTER_IDX,
@@ -35,6 +34,7 @@ from ray_kmeans.workflows.predict_in_memory import (
     ReadyModel,
     batches_of,
 )
+from ray_kmeans.workflows.worker_plan import check_reachable, open_pool
 
 MetricFunction: TypeAlias = Callable[[NDArray[np.float32], Batch], float]
 """A user's function of the rows of a batch (n, d) and of what the model predicts for them."""

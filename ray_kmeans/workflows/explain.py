@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from ray_kmeans.algorithm.dtypes import item_bytes
 from ray_kmeans.config import RunConfig, Work
-from ray_kmeans.data.footprint import WORKER_BASE_BYTES
-from ray_kmeans.data.layout import Layout
+from ray_kmeans.data.sharding import Layout
+from ray_kmeans.data.worker_memory import WORKER_BASE_BYTES
 from ray_kmeans.engine.row_cache import DISK, MEMORY, SOURCE
 from ray_kmeans.text.quantities import format_bytes
-from ray_kmeans.workflows.plan import plan_shards, worker_memory
+from ray_kmeans.workflows.worker_plan import plan_shards, worker_memory
 
 PLACES = {
     MEMORY: "in memory; a sweep reads nothing",

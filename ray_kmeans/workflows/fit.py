@@ -28,8 +28,8 @@ from ray_kmeans.data.float32_rounding import (
     under,
     wide_rows,
 )
-from ray_kmeans.data.layout import Layout
 from ray_kmeans.data.model_rows import spec_of
+from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
 from ray_kmeans.engine.fit_loop import run_fit, run_stream
@@ -52,14 +52,14 @@ from ray_kmeans.observe.run_record import Journal
 from ray_kmeans.observe.tensorboard import Summaries
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows.parameters import FitParams, level_of_caller
-from ray_kmeans.workflows.plan import (
+from ray_kmeans.workflows.validation import initial_centers
+from ray_kmeans.workflows.worker_plan import (
     check_reachable,
     open_pool,
     plan_event,
     plan_shards,
     workforce,
 )
-from ray_kmeans.workflows.validation import initial_centers
 
 log = logging.getLogger("ray_kmeans")
 

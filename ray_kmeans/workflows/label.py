@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.blocks import rows_of
+from ray_kmeans.algorithm.row_counts import rows_of
 from ray_kmeans.algorithm.state import FitState, digest
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.fingerprint import contents_of
-from ray_kmeans.data.layout import (
+from ray_kmeans.data.schema_promotion import held_by, kept_schema
+from ray_kmeans.data.sharding import (
     Block,
     Layout,
     Shard,
     pieces_of,
 )
-from ray_kmeans.data.schema_promotion import held_by, kept_schema
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.engine.progress import Moved
@@ -42,8 +42,8 @@ from ray_kmeans.store.labelled_spec import OutputSpec
 from ray_kmeans.store.labelled_writer import LeasedOutput, WrittenParts, lease_output
 from ray_kmeans.store.lease import Times
 from ray_kmeans.text import secrets
-from ray_kmeans.workflows.plan import check_reachable, open_pool
 from ray_kmeans.workflows.validation import check_features
+from ray_kmeans.workflows.worker_plan import check_reachable, open_pool
 
 log = logging.getLogger("ray_kmeans")
 

@@ -16,8 +16,8 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.store.dataset_dir import DatasetDir
-from ray_kmeans.workflows.plan import check_reachable
 from ray_kmeans.workflows.validation import check_count
+from ray_kmeans.workflows.worker_plan import check_reachable
 
 
 class FileTask(NamedTuple):

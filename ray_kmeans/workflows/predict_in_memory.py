@@ -13,7 +13,7 @@ from ray_kmeans import kernels
 from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.data.layout import Block, Layout
+from ray_kmeans.data.sharding import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
 

@@ -13,7 +13,7 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import running_means
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import Mode, check_choice
-from ray_kmeans.data.layout import Layout
+from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.workflows.evaluate import loss_here

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_kmeans.algorithm import draws
-from ray_kmeans.algorithm.batches import ROUNDS, Batches, permuted
+from ray_kmeans.algorithm.batch_rows import ROUNDS, Batches, permuted
 
 SEEDS = st.integers(-(2**40), 2**40)
 

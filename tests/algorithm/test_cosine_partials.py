@@ -10,7 +10,7 @@ from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.algorithm.lloyd import update
 from ray_kmeans.algorithm.metric import Metric, unit_rows
 from ray_kmeans.algorithm.minibatch import BatchPartials
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.algorithm.state import FitState, digest
 from tests.conftest import labels_of, partials_of, summary_of
 from tests.support import oracle

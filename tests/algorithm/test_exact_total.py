@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_kmeans.algorithm.exact_total import UNIT_BITS, as_float, exact_total
+from ray_kmeans.algorithm.exact_float_sum import UNIT_BITS, as_float, exact_total
 
 SMALLEST = 2.0**-1000
 VALUES = st.just(0.0) | st.floats(SMALLEST, 1e300) | st.floats(0.5, 4.0) | st.integers(0, 9)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.batch_rows import Batches
 from tests.support import oracle
 from tests.support.tf_minibatch import COSINE, EUCLIDEAN, Seed, check, model, units
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from tests.conftest import partials_of, summary_of
 from tests.support import oracle
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_kmeans.algorithm.batches import Batches
+from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.state import (
     Accumulators,
     FitState,

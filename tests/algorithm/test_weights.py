@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_kmeans import kernels
-from ray_kmeans.algorithm.exact_total import UNIT_BITS
+from ray_kmeans.algorithm.exact_float_sum import UNIT_BITS
 from ray_kmeans.algorithm.grid import Extent, Grid
 from ray_kmeans.algorithm.weights import TOTAL_BITS, Span, in_units
 from ray_kmeans.engine.seeding import weighted_sampling

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ray_kmeans.kernels import cpu_features
+from ray_kmeans.kernels import cpu_units
 from tests.support.commands import refused
 
 LIMIT_S = 1200
@@ -111,7 +111,7 @@ def test_it_prints_what_labels_here_how_long_it_took_and_where_the_code_is(compi
     *checked, seconds, place = printed.splitlines()
 
     assert checked[0] == "checked: float32 BLAS"
-    assert checked[1].removeprefix("checked: ") in {u.name for u in cpu_features.units().values()}
+    assert checked[1].removeprefix("checked: ") in {u.name for u in cpu_units.units().values()}
     assert re.fullmatch(r"seconds: \d+\.\d", seconds)
     assert place == f"machine code: {folder}"
     assert len(list(folder.glob("kernels_*/passed-*.txt"))) == 3

@@ -283,7 +283,7 @@ def test_a_users_own_source_of_three_methods_can_be_fit(tmp_path):
 
 @pytest.mark.parametrize("only_here", [None, False, True])
 def test_a_users_own_source_is_refused_workers_only_where_it_says_so(only_here):
-    from ray_kmeans.workflows.plan import check_reachable
+    from ray_kmeans.workflows.worker_plan import check_reachable
 
     source = Squares(9)
     if only_here is not None:

@@ -18,8 +18,8 @@ from ray_kmeans.algorithm.dtypes import (
     narrowed,
     widened,
 )
-from ray_kmeans.data.footprint import Footprint
-from ray_kmeans.data.layout import split
+from ray_kmeans.data.sharding import split
+from ray_kmeans.data.worker_memory import Footprint
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.row_cache import (
@@ -29,7 +29,7 @@ from ray_kmeans.engine.row_cache import (
     CacheOptions,
 )
 from ray_kmeans.errors import BudgetError, DataError
-from ray_kmeans.workflows.plan import plan_shards
+from ray_kmeans.workflows.worker_plan import plan_shards
 from tests.support.files import in_blocks, put, put_array, put_table, rows_of
 
 TYPES = ["float16", "int8", "uint8"]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ray_kmeans.data.hive_keys import keys_of
 from ray_kmeans.data.opening import open_source
-from ray_kmeans.data.partitions import keys_of
 from ray_kmeans.errors import DataError
 from tests.support.files import put_array, put_table
 

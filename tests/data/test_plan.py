@@ -11,17 +11,17 @@ from hypothesis import given
 
 from ray_kmeans import kernels
 from ray_kmeans.algorithm.metric import Metric, project
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.data.fingerprint import contents_of
-from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
-from ray_kmeans.data.layout import (
+from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import (
     BLOCK_ROWS,
     Block,
     Layout,
     cut,
     split,
 )
-from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.worker_memory import WORKER_BASE_BYTES, Footprint
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.shard import runs_of
 from ray_kmeans.engine.worker import ShardWorker

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data import layout
+from ray_kmeans.data import sharding
 from ray_kmeans.data.datasets.ray import RayBlocks
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.stream import is_stream
@@ -131,7 +131,7 @@ def test_any_blocks_are_their_rows_however_the_dataset_is_cut(rows, picks):
     whole = pa.table({"n": np.arange(sum(rows))})
     ends = [0, *np.cumsum(rows).tolist()]
     refs = [ray.put(whole.slice(a, b - a)) for a, b in pairwise(ends)]
-    blocks = layout.cut("x", [17] * (len(whole) // 17) + [len(whole) % 17 or 1], features=1)
+    blocks = sharding.cut("x", [17] * (len(whole) // 17) + [len(whole) % 17 or 1], features=1)
     blocks = [block for block in blocks if block.start + block.rows <= len(whole)]
     chosen = picks.draw(st.lists(st.sampled_from(blocks), max_size=5)) if blocks else []
 

@@ -28,9 +28,9 @@ from ray_kmeans import (
     errors,
     serving,
 )
-from ray_kmeans.algorithm.blocks import rows_of
-from ray_kmeans.data.footprint import Footprint
-from ray_kmeans.data.layout import cut, split
+from ray_kmeans.algorithm.row_counts import rows_of
+from ray_kmeans.data.sharding import cut, split
+from ray_kmeans.data.worker_memory import Footprint
 from ray_kmeans.serving import requests
 from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows import predict_in_memory

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.layout import split
+from ray_kmeans.data.sharding import split
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.worker import ShardWorker

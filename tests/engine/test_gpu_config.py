@@ -11,12 +11,12 @@ import torch
 from ray_kmeans import KMeansClustering, RunConfig, kernels
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.layout import cut, split
+from ray_kmeans.data.sharding import cut, split
 from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.on_ray import driver, ray_cluster
-from ray_kmeans.workflows.plan import plan_shards, share_gpus, workforce
+from ray_kmeans.workflows.worker_plan import plan_shards, share_gpus, workforce
 from tests.conftest import GPU_KERNELS
 
 SQUARED_EUCLIDEAN = Metric.SQUARED_EUCLIDEAN

@@ -14,7 +14,7 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.row_cache import AtSource, OnDisk
 from ray_kmeans.engine.worker import ShardWorker
-from ray_kmeans.workflows import plan
+from ray_kmeans.workflows import worker_plan
 from tests.conftest import GPU_KERNELS, small_tiles
 from tests.support.files import in_blocks
 from tests.support.walks import blobs
@@ -41,10 +41,10 @@ class OnDevice(LocalPool):
 def fit(tmp_path, monkeypatch):
     """Return a function that fits with three workers here, and returns all that a fit tells."""
     small_tiles(monkeypatch)
-    monkeypatch.setattr(plan, "workforce", lambda config: (3, 1))
+    monkeypatch.setattr(worker_plan, "workforce", lambda config: (3, 1))
 
     def fitted(names, x, cache="auto", **model):
-        monkeypatch.setattr(plan, "LocalPool", type("Pool", (OnDevice,), {"names": names}))
+        monkeypatch.setattr(worker_plan, "LocalPool", type("Pool", (OnDevice,), {"names": names}))
         where = tmp_path / str(len(list(tmp_path.iterdir())))
         config = RunConfig(num_workers=0, cache=cache)
         km = KMeansClustering(6, str(where), random_seed=3, config=config, **model)

@@ -11,11 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.algorithm.batches import Batches
-from ray_kmeans.algorithm.exact_total import as_float
+from ray_kmeans.algorithm.batch_rows import Batches
+from ray_kmeans.algorithm.exact_float_sum import as_float
 from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.data import layout
+from ray_kmeans.data import sharding
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.engine import batch_sweeps
 from ray_kmeans.engine.fit_loop import run_fit
@@ -26,7 +26,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitor, Monitors
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit as runs
-from ray_kmeans.workflows import plan as resources
+from ray_kmeans.workflows import worker_plan as resources
 from ray_kmeans.workflows.parameters import FitParams
 from tests.support.files import in_blocks
 from tests.support.tf_minibatch import COSINE, EUCLIDEAN, HERE, Seed, check, model
@@ -100,8 +100,10 @@ def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, e
     )
     planned = runs.plan_fit(params, config, rule or StopRule(steps), size)
     sizes = [min(block, len(x) - begin) for begin in range(0, len(x), block)]
-    blocks = layout.cut("x", sizes, x.shape[1])
-    pool = LocalPool(ArraySource.of(x), layout.split(blocks, shards), WorkerSetup(metric, **setup))
+    blocks = sharding.cut("x", sizes, x.shape[1])
+    pool = LocalPool(
+        ArraySource.of(x), sharding.split(blocks, shards), WorkerSetup(metric, **setup)
+    )
     return run_fit(planned, pool, store, emit, Monitors((looker,) if looker else ()))
 
 
@@ -201,8 +203,8 @@ def test_threads_that_share_a_batch_change_no_bit(monkeypatch, tmp_path, m, size
 def test_a_batch_that_was_drawn_ahead_is_used_only_for_its_step(monkeypatch):
     """A worker that is asked for other steps than the next ones draws these."""
     monkeypatch.setattr(batch_sweeps, "LEAST_PIECE_ROWS", 2)
-    blocks = layout.cut("x", [7] * 7 + [4], X.shape[1])
-    pool = LocalPool(ArraySource.of(X), layout.split(blocks, 1), WorkerSetup(EUCLIDEAN))
+    blocks = sharding.cut("x", [7] * 7 + [4], X.shape[1])
+    pool = LocalPool(ArraySource.of(X), sharding.split(blocks, 1), WorkerSetup(EUCLIDEAN))
     pool.summarize()
 
     for seed, step in [(0, 0), (0, 1), (0, 1), (0, 5), (1, 6), (0, 6)]:
@@ -224,7 +226,7 @@ def test_the_estimator_has_the_same_bits_on_any_shards(monkeypatch, m, shards):
     monkeypatch.setattr(
         resources,
         "split",
-        lambda blocks, *_: dealt.append(layout.split(blocks, shards)) or dealt[-1],
+        lambda blocks, *_: dealt.append(sharding.split(blocks, shards)) or dealt[-1],
     )
     km = model(X[:5], m).fit(in_blocks(X, 7), steps=11, batch_size=10)
 

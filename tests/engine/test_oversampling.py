@@ -13,7 +13,7 @@ from ray_kmeans import kernels
 from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.layout import cut, split
+from ray_kmeans.data.sharding import cut, split
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding import choose

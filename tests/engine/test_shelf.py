@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data import layout
-from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
-from ray_kmeans.data.layout import split
+from ray_kmeans.data import sharding
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
+from ray_kmeans.data.worker_memory import WORKER_BASE_BYTES, Footprint
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.row_cache import (
@@ -95,8 +95,8 @@ def test_any_rows_of_a_shelf_are_those_of_the_data(place, X, tmp_path):
 
 @pytest.mark.parametrize("readers", [1, 2, 3, 7, 50])
 def test_runs_for_readers_are_the_shard_and_part_no_row_group(readers):
-    blocks = layout.cut("a", [20_000, 9_000, 5, 5, 30_000], 3)
-    blocks += layout.cut("b", [7] * 10, 3, 59_010, len(blocks))
+    blocks = sharding.cut("a", [20_000, 9_000, 5, 5, 30_000], 3)
+    blocks += sharding.cut("b", [7] * 10, 3, 59_010, len(blocks))
 
     runs = runs_of(blocks, readers)
 

@@ -9,8 +9,8 @@ import pytest
 import ray
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
 from ray_kmeans.engine.options import WorkerOptions, WorkerSetup, Workload
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.observe import events as ev

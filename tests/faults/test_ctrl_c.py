@@ -69,7 +69,7 @@ PHASES = {
 def test_ctrl_c_in_any_phase_of_a_fit_is_one_line_and_130(phase, tmp_path, undisturbed):
     point, call, least = PHASES[phase]
     if phase == "planning":
-        point = "ray_kmeans.workflows.plan:plan_shards"
+        point = "ray_kmeans.workflows.worker_plan:plan_shards"
     words, sign = fit_words(tmp_path / "m", "--num-workers=0"), tmp_path / "sign"
     process = pausing.start(words, point, sign, call)
     said = interrupted(process, sign)

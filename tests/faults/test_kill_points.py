@@ -63,7 +63,7 @@ POINTS = {
     "seeding, k-means||": (f"{ENGINE}.worker:ShardWorker.join", 2, PARALLEL),
     "sweeping": (f"{ENGINE}.worker:ShardWorker.sweep", 4, {}),
     "drawing batches": (f"{ENGINE}.worker:ShardWorker.sweep_batches", 4, DRAWN),
-    "adding up in slices": ("ray_kmeans.algorithm.partials:Partials.__add__", 5, {}),
+    "adding up in slices": ("ray_kmeans.algorithm.partial_sums:Partials.__add__", 5, {}),
     "saving, in a data file": ("ray_kmeans.io.publish:os.replace", 8, {}),
     "saving, before the manifest": ("ray_kmeans.io.publish:seal", 4, {}),
     "saving, in the manifest": ("ray_kmeans.io.publish:os.link", 8, {}),

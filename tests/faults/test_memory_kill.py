@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
 from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import WorkersLostError

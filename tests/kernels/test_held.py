@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ray_kmeans.kernels import cpu_features, summing
+from ray_kmeans.kernels import cpu_units, summing
 from ray_kmeans.kernels.int8 import held_rows as held
 from ray_kmeans.kernels.int8 import row_order
 from ray_kmeans.kernels.int8.types import N_UNDECIDED
@@ -95,7 +95,7 @@ def test_any_walk_of_the_centers_gives_the_labels_of_its_last_step(
     steps, sizes, shape, metric, threads
 ):
     X, centers = table(*shape, metric)
-    for unit in cpu_features.units():
+    for unit in cpu_units.units():
         held_rows = hold(X, metric, len(centers), unit, threads, sizes)
         assert_follows(held_rows, X, walk(X, centers, metric, steps), metric)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import kernels
-from ray_kmeans.kernels import cpu, cpu_features, passed_checks
+from ray_kmeans.kernels import cpu, cpu_units, fastest_unit, passed_checks
 from ray_kmeans.kernels.int8 import held_rows
 from ray_kmeans.kernels.int8.types import QuantizedRows
 from ray_kmeans.kernels.llvm import int8_products
@@ -33,9 +33,9 @@ MUCH, LITTLE = (10**7, 1000, 100), (500, 5, 4)
 
 @pytest.fixture(autouse=True)
 def _forget_which_is_the_fastest():
-    cpu.fastest.cache_clear()
+    fastest_unit.fastest.cache_clear()
     yield
-    cpu.fastest.cache_clear()
+    fastest_unit.fastest.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -48,38 +48,38 @@ def wrong(monkeypatch):
     """Names of units that label wrong; there are three, from the fastest, one, to three."""
     names = set()
     speeds = {"one": 3.0, "three": 1.0, "two": 2.0}
-    units = {name: cpu_features.NamedUnit(name, PLAIN) for name in speeds}
-    monkeypatch.setattr(cpu_features, "units", lambda: units)
-    monkeypatch.setattr(cpu, "_speed", lambda unit: speeds[unit.name])
-    monkeypatch.setattr(cpu, "_is_right", lambda unit, work: unit.name not in names)
+    units = {name: cpu_units.NamedUnit(name, PLAIN) for name in speeds}
+    monkeypatch.setattr(cpu_units, "units", lambda: units)
+    monkeypatch.setattr(fastest_unit, "_speed", lambda unit: speeds[unit.name])
+    monkeypatch.setattr(fastest_unit, "_is_right", lambda unit, work: unit.name not in names)
     return names
 
 
 @pytest.mark.parametrize("without", ["", "amx", "vnni", "amx,vnni", "vnni,amx", "sse9"])
 def test_a_process_can_be_told_to_do_without_units(without, monkeypatch):
-    monkeypatch.delenv(cpu_features.WITHOUT, raising=False)
-    everything = cpu_features.units()
+    monkeypatch.delenv(cpu_units.WITHOUT, raising=False)
+    everything = cpu_units.units()
 
-    monkeypatch.setenv(cpu_features.WITHOUT, without)
+    monkeypatch.setenv(cpu_units.WITHOUT, without)
 
     expected = [name for name in everything if name not in without.split(",")]
-    assert list(cpu_features.units()) == expected
+    assert list(cpu_units.units()) == expected
 
 
 def test_units_are_known_by_their_names():
-    units = cpu_features.units()
+    units = cpu_units.units()
 
     assert list(units) == [name for name in ALL_UNITS if name in units]
     assert "plain" in units
     assert {name: unit.name for name, unit in units.items()} == {n: NAMES[n] for n in units}
 
 
-@pytest.mark.parametrize("work", cpu.Work)
+@pytest.mark.parametrize("work", fastest_unit.Work)
 @pytest.mark.parametrize("unit", ALL_UNITS)
 def test_every_unit_of_this_processor_passes_its_self_check(unit, work):
     skip_without(unit)
 
-    assert cpu._is_right(cpu_features.units()[unit], work)
+    assert fastest_unit._is_right(cpu_units.units()[unit], work)
 
 
 def test_the_fastest_unit_that_is_right_is_used(wrong, caplog):
@@ -117,7 +117,7 @@ def test_where_every_unit_labels_wrong_blas_is_used_and_its_name_says_so(wrong, 
 
 
 def test_where_there_is_no_unit_blas_is_used_without_a_word(monkeypatch, caplog):
-    monkeypatch.setattr(cpu_features, "units", dict)
+    monkeypatch.setattr(cpu_units, "units", dict)
 
     assert kernels.load().ready(*MUCH) == BLAS
     assert not caplog.records
@@ -125,7 +125,7 @@ def test_where_there_is_no_unit_blas_is_used_without_a_word(monkeypatch, caplog)
 
 def test_the_check_is_made_once_in_a_process(wrong, monkeypatch):
     asked = []
-    monkeypatch.setattr(cpu, "_is_right", lambda unit, work: not asked.append(unit.name))
+    monkeypatch.setattr(fastest_unit, "_is_right", lambda unit, work: not asked.append(unit.name))
 
     monkeypatch.setattr(cpu, "WORTH", 0)
 
@@ -148,23 +148,23 @@ def test_the_self_check_finds_a_bit_that_is_wrong_in_every_product(unit, monkeyp
 
     monkeypatch.setattr(held_rows, "quantize_parts", quantize_and_spoil)
 
-    assert not cpu._is_right(cpu_features.units()[unit], cpu.Work.MANY_COLUMNS)
+    assert not fastest_unit._is_right(cpu_units.units()[unit], fastest_unit.Work.MANY_COLUMNS)
 
 
 def test_the_fastest_unit_that_is_really_wrong_is_not_used(monkeypatch, caplog):
     skip_without("amx")
     # Products of a few columns alone: what a processor with a broken unit might do.
-    broken = cpu_features.NamedUnit("broken", lambda quads: int8_products.amx(4))
-    right = cpu_features.NamedUnit("right", PLAIN)
-    monkeypatch.setattr(cpu_features, "units", lambda: {"broken": broken, "right": right})
-    monkeypatch.setattr(cpu, "_speed", lambda unit: float(unit is broken))
+    broken = cpu_units.NamedUnit("broken", lambda quads: int8_products.amx(4))
+    right = cpu_units.NamedUnit("right", PLAIN)
+    monkeypatch.setattr(cpu_units, "units", lambda: {"broken": broken, "right": right})
+    monkeypatch.setattr(fastest_unit, "_speed", lambda unit: float(unit is broken))
 
     assert kernels.load().ready(*MUCH) == "right, as broken failed its self-check"
     assert "broken failed its self-check" in caplog.text
 
 
 def test_little_work_is_done_by_blas_and_needs_no_check(monkeypatch):
-    monkeypatch.setattr(cpu, "_is_right", lambda unit, work: pytest.fail("it was checked"))
+    monkeypatch.setattr(fastest_unit, "_is_right", lambda unit, work: pytest.fail("it was checked"))
     X, centers = table(300, 5, 7, "squared_euclidean")
     kernel = kernels.load()
 
@@ -199,14 +199,14 @@ def test_kernels_of_all_names_give_the_same_labels(metric, monkeypatch):
     X, centers = table(150, 9, 20, metric)
     expected = hold(X, metric, 20, "reference").assign(centers)
 
-    for name in ("cpu", "portable", *cpu_features.units()):
+    for name in ("cpu", "portable", *cpu_units.units()):
         np.testing.assert_array_equal(labels_of(X, centers, name, metric), expected, name)
         labels = hold(X, metric, 20, name, threads=2).assign(centers)
         np.testing.assert_array_equal(labels, expected, name)
 
 
 def test_ready_returns_the_name_of_what_is_used():
-    found = cpu_features.units()
+    found = cpu_units.units()
 
     assert kernels.load("reference").ready(*LITTLE) == "reference"
     assert kernels.load("portable").ready(*MUCH) == BLAS

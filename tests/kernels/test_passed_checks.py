@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_kmeans.kernels import cpu, cpu_features, passed_checks
+from ray_kmeans.kernels import cpu_units, fastest_unit, passed_checks
 from ray_kmeans.kernels.llvm import int8_products
 from ray_kmeans.process import jit
 
-WORK = cpu.Work.MANY_COLUMNS
+WORK = fastest_unit.Work.MANY_COLUMNS
 UNIT = "some unit"
 
 
@@ -26,19 +26,19 @@ def folder(tmp_path, monkeypatch):
 def checks(monkeypatch):
     """The works that the only unit of this processor was checked for, in order."""
     made = []
-    units = {"some": cpu_features.NamedUnit(UNIT, int8_products.plain)}
-    monkeypatch.setattr(cpu_features, "units", lambda: units)
-    monkeypatch.setattr(cpu, "_speed", lambda unit: 1.0)
-    monkeypatch.setattr(cpu, "_is_right", lambda unit, work: not made.append(work))
-    cpu.fastest.cache_clear()
+    units = {"some": cpu_units.NamedUnit(UNIT, int8_products.plain)}
+    monkeypatch.setattr(cpu_units, "units", lambda: units)
+    monkeypatch.setattr(fastest_unit, "_speed", lambda unit: 1.0)
+    monkeypatch.setattr(fastest_unit, "_is_right", lambda unit, work: not made.append(work))
+    fastest_unit.fastest.cache_clear()
     yield made
-    cpu.fastest.cache_clear()
+    fastest_unit.fastest.cache_clear()
 
 
 def in_another_process():
     """Ask which unit is fastest, as a process does that has not asked before."""
-    cpu.fastest.cache_clear()
-    assert cpu.fastest(WORK)[0].name == UNIT
+    fastest_unit.fastest.cache_clear()
+    assert fastest_unit.fastest(WORK)[0].name == UNIT
 
 
 def test_a_check_that_was_passed_is_not_made_by_the_next_process(checks):
@@ -51,24 +51,24 @@ def test_a_check_that_was_passed_is_not_made_by_the_next_process(checks):
 def test_each_unit_and_work_is_checked_by_itself(checks):
     passed_checks.note("another unit", WORK.value)
     in_another_process()
-    cpu.fastest(cpu.Work.SECOND)
+    fastest_unit.fastest(fastest_unit.Work.SECOND)
 
-    assert checks == [WORK, cpu.Work.SECOND]
+    assert checks == [WORK, fastest_unit.Work.SECOND]
 
 
 def test_a_check_that_failed_is_made_again(checks, monkeypatch):
-    monkeypatch.setattr(cpu, "_is_right", lambda unit, work: bool(checks.append(work)))
+    monkeypatch.setattr(fastest_unit, "_is_right", lambda unit, work: bool(checks.append(work)))
 
     for _ in range(2):
-        cpu.fastest.cache_clear()
-        assert cpu.fastest(WORK)[0] is None
+        fastest_unit.fastest.cache_clear()
+        assert fastest_unit.fastest(WORK)[0] is None
 
     assert checks == [WORK, WORK]
 
 
 def test_a_check_can_be_made_anew(checks):
     in_another_process()
-    cpu.fastest(WORK, anew=True)
+    fastest_unit.fastest(WORK, anew=True)
 
     assert checks == [WORK, WORK]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from numba import njit
 
-from ray_kmeans.kernels import cpu_features
+from ray_kmeans.kernels import cpu_units
 from ray_kmeans.kernels.int8 import quantize
 from ray_kmeans.kernels.int8.quantize import FINER
 from ray_kmeans.kernels.int8.types import (
@@ -253,7 +253,7 @@ def test_products_of_bytes_are_exact(unit, exactly, quads):
     skip_without(unit)
     rng = np.random.default_rng(quads)
     chunks = -(-quads // 16)
-    of = cpu_features.units()[unit].of(quads)
+    of = cpu_units.units()[unit].of(quads)
     most = 127 if exactly else int(of.largest_byte)
     assert most == (64 if unit == "avx2" and not exactly else 127)
     for extreme in (0.0, 0.5, 1.0):

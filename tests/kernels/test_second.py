@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from ray_kmeans import kernels
 from ray_kmeans.algorithm.metric import project
-from ray_kmeans.kernels import cpu_features, portable
+from ray_kmeans.kernels import cpu_units, portable
 from ray_kmeans.kernels.int8 import refine
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
 from ray_kmeans.kernels.int8.types import ScratchPool
@@ -36,7 +36,7 @@ def both_of(X, centers, kernel, metric):
 
 def left_of(X, centers, found, unit, metric):
     """Return the rows that bytes leave to BLAS."""
-    about = cpu_features.units()[unit].of, Threads(1), ScratchPool()
+    about = cpu_units.units()[unit].of, Threads(1), ScratchPool()
     seconds = SecondNearest(centers, metric, *about)
     return seconds.label(X, *np.ascontiguousarray(found.T))
 
@@ -73,7 +73,7 @@ def test_the_second_of_any_small_table_is_that_of_the_oracle(data, n, k, d):
 
     expected = [exact_order(row, centers, "squared_euclidean")[:2] for row in X]
 
-    for kernel in ("cpu", "reference", *cpu_features.units()):
+    for kernel in ("cpu", "reference", *cpu_units.units()):
         assert both_of(X, centers, kernel, "squared_euclidean").tolist() == expected
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 
 from ray_kmeans.engine.options import threads_of
 from ray_kmeans.kernels.threads import Threads
-from ray_kmeans.workflows.plan import share_cpus
+from ray_kmeans.workflows.worker_plan import share_cpus
 from tests.conftest import UNITS, skip_without
 
 SWEEPS = """

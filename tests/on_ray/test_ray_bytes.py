@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.kernels import cpu
+from ray_kmeans.kernels import cpu, fastest_unit
 from tests.conftest import skip_without
 
 ROWS, FEATURES, CLUSTERS = 24_000, 64, 96
@@ -51,8 +51,8 @@ def test_a_masked_unit_changes_no_bit(rows, unit, tmp_path, monkeypatch):
     skip_without(unit)
     with_it = history(rows, tmp_path / "with", num_workers=0)
     monkeypatch.setenv("RAY_KMEANS_WITHOUT", unit)
-    cpu.fastest.cache_clear()
+    fastest_unit.fastest.cache_clear()
     without = history(rows, tmp_path / "without", num_workers=0)
-    cpu.fastest.cache_clear()
+    fastest_unit.fastest.cache_clear()
 
     assert with_it == without

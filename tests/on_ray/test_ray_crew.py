@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.algorithm.batches import Batches
-from ray_kmeans.data.layout import split
+from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
 from ray_kmeans.engine.options import WorkerOptions, Workload
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.worker import ShardWorker

@@ -13,9 +13,9 @@ import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.data.footprint import Footprint
-from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
+from ray_kmeans.data.worker_memory import Footprint
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import (
     BudgetError,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.seeding.choose import choose_centers

@@ -29,7 +29,7 @@ from ray_kmeans.algorithm.state import (
     Stop,
 )
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.layout import Layout, cut
+from ray_kmeans.data.sharding import Layout, cut
 from ray_kmeans.errors import (
     ConfigError,
     DataError,

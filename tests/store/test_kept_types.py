@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.data.layout import BLOCK_ROWS
+from ray_kmeans.data.sharding import BLOCK_ROWS
 from ray_kmeans.errors import DataError
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.labelled_by_cluster import FileSizes

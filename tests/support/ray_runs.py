@@ -16,8 +16,8 @@ import ray
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
 from ray_kmeans.data.stream import open_batches
 from ray_kmeans.demo import DATA
 from ray_kmeans.engine.fit_loop import run_fit, run_stream

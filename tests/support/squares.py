@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from ray_kmeans.data import layout as plan
+from ray_kmeans.data import sharding as plan
 
 
 class Squares:

@@ -12,7 +12,7 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig, open_source
 from ray_kmeans.algorithm.metric import Metric, unit_rows
 from ray_kmeans.algorithm.state import FitState, Stop
-from ray_kmeans.data import layout
+from ray_kmeans.data import sharding
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import DataError, ModelMismatchError, NonFiniteError
@@ -20,7 +20,7 @@ from ray_kmeans.observe.monitors import Monitor
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import label
-from ray_kmeans.workflows import plan as resources
+from ray_kmeans.workflows import worker_plan as resources
 from ray_kmeans.workflows.predict_in_memory import ReadyModel
 from tests.conftest import shared_data
 from tests.support import oracle
@@ -240,7 +240,7 @@ class TestTheSameBits:
         more = {"batch_size": 50} if WAYS[way]["use_mini_batch"] else {}
         fits = []
         for n_shards in (1, 2, 3, 5):
-            monkeypatch.setattr(resources, "split", lambda b, *_, n=n_shards: layout.split(b, n))
+            monkeypatch.setattr(resources, "split", lambda b, *_, n=n_shards: sharding.split(b, n))
             km = new(initial, 5, **WAYS[way]).fit(in_blocks(x, 11), steps=7, **more)
             fits.append((state_of(km), km.score(in_blocks(x, 11))))
 
@@ -254,7 +254,7 @@ class TestTheSameBits:
             source = in_blocks(x, block_rows)
             for n_shards in (1, 3):
                 for kernel in ("cpu", "reference"):
-                    shards = layout.split(source.describe().blocks, n_shards)
+                    shards = sharding.split(source.describe().blocks, n_shards)
                     pool = LocalPool(source, shards, WorkerSetup(COSINE, kernel))
                     summary, seen = pool.summarize(), pool.sweep(centers)
                     assert summary.metric == COSINE
@@ -406,7 +406,7 @@ class TestZeroRows:
         x = spread()
         x[zero] = 0
         x[100, 2] = -0.0
-        monkeypatch.setattr(resources, "split", lambda b, *_: layout.split(b, n_shards))
+        monkeypatch.setattr(resources, "split", lambda b, *_: sharding.split(b, n_shards))
 
         [message] = self.told(new(x[1:6], **WAYS[way]), in_blocks(x, 50), steps=4)
 
@@ -800,7 +800,9 @@ class TestTwoMetrics:
         totals, labels = [], []
         for metric in (COSINE, SQUARED_EUCLIDEAN):
             source = open_source(units)
-            pool = LocalPool(source, layout.split(source.describe().blocks, 1), WorkerSetup(metric))
+            pool = LocalPool(
+                source, sharding.split(source.describe().blocks, 1), WorkerSetup(metric)
+            )
             totals.append(pool.summarize())
             totals[-1] = pool.sweep(centers).inertia(totals[-1], centers)
             state = FitState.initial(centers, metric)

@@ -11,14 +11,14 @@ import pytest
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.data import layout
+from ray_kmeans.data import sharding
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.demo import DATA
 from ray_kmeans.errors import StoreError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows import fit
-from ray_kmeans.workflows import plan as resources
+from ray_kmeans.workflows import worker_plan as resources
 from ray_kmeans.workflows.parameters import FitParams
 from tests.conftest import shared_data
 from tests.support import oracle
@@ -122,7 +122,7 @@ def test_blocks_and_shards_do_not_change_one_bit(new, gaussian, monkeypatch):
 
     source = in_blocks(gaussian, 7)
     blocks = new(gaussian[:6]).fit(source)
-    monkeypatch.setattr(resources, "split", lambda blocks, *_: layout.split(blocks, 5))
+    monkeypatch.setattr(resources, "split", lambda blocks, *_: sharding.split(blocks, 5))
     shards = new(gaussian[:6]).fit(source)
 
     assert len(source.describe().blocks) == 29

@@ -9,11 +9,11 @@ import pytest
 from ray_kmeans.cli import main
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.files import list_files
-from ray_kmeans.data.footprint import WORKER_BASE_BYTES, Footprint
 from ray_kmeans.data.formats.base import FileSource
 from ray_kmeans.data.formats.parquet import Parquet
-from ray_kmeans.data.layout import split
 from ray_kmeans.data.opening import open_source
+from ray_kmeans.data.sharding import split
+from ray_kmeans.data.worker_memory import WORKER_BASE_BYTES, Footprint
 from ray_kmeans.errors import BudgetError
 from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows.explain import explain

@@ -11,14 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_kmeans.data.batches import tables_of_blocks
 from ray_kmeans.data.columns import is_vector
 from ray_kmeans.data.datasets.base import TableSource, raise_data_errors
 from ray_kmeans.data.files import File
 from ray_kmeans.data.formats.base import HEADS_AT_ONCE
 from ray_kmeans.data.formats.parquet import BATCH_ROWS
-from ray_kmeans.data.layout import Block, groups_of, passes_over
+from ray_kmeans.data.record_batches import tables_of_blocks
 from ray_kmeans.data.schema_promotion import filled
+from ray_kmeans.data.sharding import Block, groups_of, passes_over
 from ray_kmeans.errors import ConfigError, DataError, NoDataError
 from ray_kmeans.io.retry import protocols_of
 

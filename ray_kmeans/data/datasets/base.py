@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ray_kmeans.data import columns as arrow
 from ray_kmeans.data.column_choice import check_columns, choose_columns
 from ray_kmeans.data.float32_rounding import RoundedSource
-from ray_kmeans.data.layout import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.data.schema_promotion import common_schema
+from ray_kmeans.data.sharding import BLOCK_ROWS, Block, Layout, cut
 from ray_kmeans.errors import DataError, RayKMeansError
 from ray_kmeans.text.secrets import redacted
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_kmeans.data.datasets.base import TableSource
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.sharding import Block
 from ray_kmeans.errors import ConfigError
 
 NAME = "the data set"

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_kmeans.data.datasets.base import TableSource, raise_data_errors
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.sharding import Block
 from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.io.remote import Remote
 

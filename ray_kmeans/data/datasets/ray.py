@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from ray_kmeans.data.datasets.base import TableSource
-from ray_kmeans.data.layout import Block
 from ray_kmeans.data.schema_promotion import filled
+from ray_kmeans.data.sharding import Block
 from ray_kmeans.errors import DataError, NoDataError
 from ray_kmeans.process import forks
 

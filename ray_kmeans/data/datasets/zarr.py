@@ -13,7 +13,7 @@ from ray_kmeans.algorithm.dtypes import narrow_name
 from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.datasets.base import raise_data_errors
 from ray_kmeans.data.float32_rounding import RoundedSource
-from ray_kmeans.data.layout import (
+from ray_kmeans.data.sharding import (
     BLOCK_ROWS,
     Block,
     Layout,

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data import partitions
+from ray_kmeans.data import hive_keys
 from ray_kmeans.data.column_choice import (
     Span,
     check_columns,
@@ -28,13 +28,13 @@ from ray_kmeans.data.column_choice import (
 )
 from ray_kmeans.data.files import File
 from ray_kmeans.data.float32_rounding import RoundedSource
-from ray_kmeans.data.layout import (
+from ray_kmeans.data.schema_promotion import common_schema
+from ray_kmeans.data.sharding import (
     BLOCK_ROWS,
     Block,
     Layout,
     cut,
 )
-from ray_kmeans.data.schema_promotion import common_schema
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -327,8 +327,8 @@ class FileSource(RoundedSource):
         columns |= dict(zip(stored, table.columns, strict=True)) if table else {}
         for name in there:
             kind = keys.field(name).type
-            value = partitions.single_value(file.partitions[name], name, file.shown)
-            columns[name] = partitions.column(value, kind, block.rows)
+            value = hive_keys.single_value(file.partitions[name], name, file.shown)
+            columns[name] = hive_keys.column(value, kind, block.rows)
         return pa.table({name: columns[name] for name in names})
 
     def _column_or_nulls(self, opened: OpenFile, block: Block, name: str, keys: pa.Schema) -> Any:
@@ -341,7 +341,7 @@ class FileSource(RoundedSource):
     @cached_property
     def partition_schema(self) -> pa.Schema:
         """Keys of the folders named key=value, each with one type over all files."""
-        return partitions.schema_of(self.files)
+        return hive_keys.schema_of(self.files)
 
     def _choose(self, columns: Sequence[str]) -> FileSource:
         """Return the source with these columns, or for () with those that suit all files."""

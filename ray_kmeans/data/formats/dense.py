@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.dtypes import narrow_name
 from ray_kmeans.data.columns import no_columns
 from ray_kmeans.data.formats.base import Head, OpenFile, block_sized_groups, refuse_columns
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.sharding import Block
 from ray_kmeans.errors import DataError
 from ray_kmeans.io.ranges import AHEAD, in_background
 

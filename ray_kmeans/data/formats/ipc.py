@@ -11,7 +11,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.batches import rows_of_blocks
 from ray_kmeans.data.formats.base import Head, Look, OpenFile
 from ray_kmeans.data.formats.ipc_messages import (
     BATCH,
@@ -21,7 +20,8 @@ from ray_kmeans.data.formats.ipc_messages import (
     batches_of_file,
     walk,
 )
-from ray_kmeans.data.layout import Block, groups_of
+from ray_kmeans.data.record_batches import rows_of_blocks
+from ray_kmeans.data.sharding import Block, groups_of
 from ray_kmeans.errors import DataError
 
 

@@ -18,9 +18,9 @@ import pyarrow.json as text
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.batches import rows_of_blocks, tables_of_blocks
 from ray_kmeans.data.formats.base import Head, Look, OpenFile
-from ray_kmeans.data.layout import Block, passes_over
+from ray_kmeans.data.record_batches import rows_of_blocks, tables_of_blocks
+from ray_kmeans.data.sharding import Block, passes_over
 from ray_kmeans.errors import DataError
 
 READ_BYTES = 2**22

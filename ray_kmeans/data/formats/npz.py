@@ -21,7 +21,7 @@ from ray_kmeans.data.formats import npy
 from ray_kmeans.data.formats.base import Head, OpenFile
 from ray_kmeans.data.formats.dense import Dense, read_dense
 from ray_kmeans.data.formats.named_arrays import check_there, choose_matrix
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.sharding import Block
 from ray_kmeans.errors import DataError, RayKMeansError
 
 SUFFIX = ".npy"

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ray_kmeans.data import columns as arrow
-from ray_kmeans.data.batches import rows_of_blocks
 from ray_kmeans.data.column_choice import Span
 from ray_kmeans.data.formats.base import Head, Look, OpenFile
-from ray_kmeans.data.layout import Block, groups_of, passes_over
+from ray_kmeans.data.record_batches import rows_of_blocks
+from ray_kmeans.data.sharding import Block, groups_of, passes_over
 
 BATCH_ROWS = 2048
 """Number of rows decoded at once: Arrow then holds a few MB, however large a row group is."""

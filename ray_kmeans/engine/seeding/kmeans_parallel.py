@@ -12,7 +12,7 @@ from ray_kmeans import kernels
 from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import without_direction
-from ray_kmeans.algorithm.partials import Partials
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.seeding.kmeans_plus_plus import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeAlias
 
-from ray_kmeans.algorithm.blocks import rows_of
+from ray_kmeans.algorithm.row_counts import rows_of
 
 BLOCK_ROWS = 8_192
 """Largest number of rows of a block; a constant, so that blocks follow from the data alone."""

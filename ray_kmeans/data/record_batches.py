@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_kmeans.data.columns import matrix
-from ray_kmeans.data.layout import Block
+from ray_kmeans.data.sharding import Block
 from ray_kmeans.errors import DataError
 
 

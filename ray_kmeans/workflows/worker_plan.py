@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ray_kmeans.algorithm.blocks import rows_of
 from ray_kmeans.algorithm.dtypes import item_bytes
 from ray_kmeans.algorithm.metric import Metric
+from ray_kmeans.algorithm.row_counts import rows_of
 from ray_kmeans.config import RunConfig
-from ray_kmeans.data.footprint import Footprint, readers_of
-from ray_kmeans.data.layout import Layout, Shard, split
+from ray_kmeans.data.sharding import Layout, Shard, split
 from ray_kmeans.data.source import Source, is_only_here
+from ray_kmeans.data.worker_memory import Footprint, readers_of
 from ray_kmeans.engine.options import WorkerOptions, Workload, threads_of
 from ray_kmeans.engine.pool import LocalPool, Pool
 from ray_kmeans.engine.row_cache import (

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_kmeans.algorithm.blocks import rows_of
-from ray_kmeans.data.layout import Shard, groups_of
+from ray_kmeans.algorithm.row_counts import rows_of
+from ray_kmeans.data.sharding import Shard, groups_of
 from ray_kmeans.errors import BudgetError
 
 WORKER_BASE_BYTES = 550 * 2**20
