@@ -12,6 +12,7 @@ from typing import NamedTuple
 import llvmlite.binding as llvm
 
 from ray_kmeans.kernels.llvm import int8_products
+from ray_kmeans.process.jit import features_of_other_processor
 
 WITHOUT = "RAY_KMEANS_WITHOUT"
 """Environment variable for tests and benchmarks: units to do without, as in 'amx,vnni'."""
@@ -55,9 +56,16 @@ def units() -> dict[str, NamedUnit]:
 
 
 def _has(*features: str) -> bool:
-    """Tell whether this is Linux on a processor with all these features, by LLVM's names."""
+    """Tell whether this is Linux on a processor with all these features, by LLVM's names.
+
+    Where numba is told to make code for another processor (NUMBA_CPU_NAME), what counts are the
+    features that it is told of (NUMBA_CPU_FEATURES): LLVM ends a process that wants others.
+    """
     if sys.platform != "linux":
         return False
+    other = features_of_other_processor()
+    if other is not None:
+        return set(features) <= set(other)
     found = llvm.get_host_cpu_features()
     return all(found.get(feature, False) for feature in features)
 

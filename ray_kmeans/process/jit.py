@@ -81,6 +81,15 @@ def made_for() -> tuple[str, ...]:
     return tuple(map(str, cpu_target.target_context.codegen().magic_tuple()))
 
 
+def features_of_other_processor() -> tuple[str, ...] | None:
+    """Return the features of another processor that numba is told to make code for, by LLVM's
+    names; None where it makes code for this one."""
+    if not numba.config.CPU_NAME:
+        return None
+    told = (numba.config.CPU_FEATURES or "").split(",")
+    return tuple(each[1:] for each in told if each.startswith("+"))
+
+
 @cache
 def hash_of_modules(folder: Path) -> str:
     """Return a hash of all modules in a folder and the folders below it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 
@@ -63,6 +64,18 @@ def test_a_process_can_be_told_to_do_without_units(without, monkeypatch):
     monkeypatch.setenv(cpu_units.WITHOUT, without)
 
     expected = [name for name in everything if name not in without.split(",")]
+    assert list(cpu_units.units()) == expected
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"), [("", ["plain"]), ("+avx2,+fma", ["avx2", "plain"])]
+)
+def test_code_for_another_processor_uses_the_units_that_numba_is_told_of(
+    features, expected, monkeypatch
+):
+    monkeypatch.setattr(numba.config, "CPU_NAME", "znver3")
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", features)
+
     assert list(cpu_units.units()) == expected
 
 
