@@ -49,8 +49,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    """Draw one seed for this process and for those of pytest-xdist, which it starts later."""
+    drawn = os.environ.setdefault("RAY_KMEANS_SHARE_SEED", str(secrets.randbelow(1_000_000)))
     if config.option.share_seed is None:
-        config.option.share_seed = secrets.randbelow(1_000_000)
+        config.option.share_seed = int(drawn)
 
 
 def pytest_report_header(config):
