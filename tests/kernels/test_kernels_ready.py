@@ -18,13 +18,13 @@ from ray_kmeans.observe import events as ev
 
 rows, k, columns, mini_batch, metric, weighted, place = sys.argv[1:]
 
-def compiled():
+def compiled():  # what is loaded from the cache is not compiled
     found = {}
     for name, module in list(sys.modules.items()):
         if name.startswith("ray_kmeans"):
             for each in vars(module).values():
                 if isinstance(each, Dispatcher):
-                    found[each.py_func.__qualname__] = list(map(str, each.signatures))
+                    found[each.py_func.__qualname__] = list(map(str, each.stats.cache_misses))
     return found
 
 x = np.random.default_rng(0).integers(-3, 4, (int(rows), int(columns))).astype(np.float32)
