@@ -30,6 +30,7 @@ km.fit(rows, max_steps=1)
 """
 
 
+@pytest.mark.long
 def test_rows_that_find_no_room_on_their_way_to_the_workers_are_an_error(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", CODE.replace("{place}", str(tmp_path))],

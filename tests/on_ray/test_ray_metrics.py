@@ -97,6 +97,7 @@ def test_a_node_serves_what_the_history_says(run):
     assert value_of(found, "ray_kmeans_rows_per_second") > 0
 
 
+@pytest.mark.long
 def test_a_node_serves_bytes_checkpoints_and_seconds(run):
     found, _, kept = run
 

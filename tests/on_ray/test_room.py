@@ -90,6 +90,7 @@ def test_what_can_never_be_placed_is_refused_in_seconds(asked, address, tmp_path
     assert took < LONGEST_S
 
 
+@pytest.mark.long
 def test_a_run_that_may_begin_with_what_there_is_begins(address, tmp_path):
     flags = [
         "--num-clusters=3",
@@ -105,6 +106,7 @@ def test_a_run_that_may_begin_with_what_there_is_begins(address, tmp_path):
     assert "workers have not started" in done.stderr
 
 
+@pytest.mark.long
 def test_cpus_that_others_use_now_may_become_free(address, tmp_path):
     hold = (
         "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)\n"
@@ -132,6 +134,7 @@ def test_cpus_that_others_use_now_may_become_free(address, tmp_path):
     assert "2 of 2 workers did not start within worker_start_timeout_s=9" in done.stderr
 
 
+@pytest.mark.long
 def test_files_are_not_waited_for_where_no_cpu_is(tmp_path):
     with lasting_ray(0) as (_, where):
         words = ["--num-rows=9", "--num-features=2", "--num-clusters=1"]
@@ -162,6 +165,7 @@ def grows(address):
     return done.stdout.split()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["none", "first", "none, second"])
 def test_a_cluster_tells_whether_an_autoscaler_may_add_nodes(kind, tmp_path):
     configured = ["--autoscaling-config", str(tmp_path / "c.yaml")] if kind == "first" else []
