@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
 
 from ray_kmeans.kernels.cpu_units import units
-from ray_kmeans.kernels.llvm import int8_products
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
+from ray_kmeans.kernels.self_check import multiply_often
 from ray_kmeans.kernels.threads import Threads
 
 COLUMNS = 512
@@ -74,32 +74,19 @@ def fastest_products(unit_name: str) -> float | None:
     if unit is None:
         return None
     quads = COLUMNS // 4
-    work = [(unit.of(quads), *_operands(quads), quads) for _ in range(threads())]
+    operands = [_operands(quads) for _ in range(threads())]  # kept: only their addresses go on
+    places = [[each.ctypes.data for each in some] for some in operands]
     pool = Threads(threads())
-    pool.run(_multiply, [(*each, 1) for each in work])
+    pool.run(multiply_often, [(unit.of(quads), quads, *some, 1) for some in places])
     seconds = []
     for _ in range(RUNS):
         begin = time.perf_counter()
-        pool.run(_multiply, [(*each, REPEATS) for each in work])
+        pool.run(multiply_often, [(unit.of(quads), quads, *some, REPEATS) for some in places])
         seconds.append(time.perf_counter() - begin)
     return 2.0 * BLOCK_ROWS * CHUNK_CENTERS * COLUMNS * REPEATS * threads() / min(seconds)
 
 
-def _operands(quads: int) -> tuple[Any, ...]:
+def _operands(quads: int) -> tuple[NDArray[Any], ...]:
     rows = np.ones((quads, BLOCK_ROWS, 4), np.int8)
     centers = np.ones((2, quads // 16, 16, 64), np.int8)
     return rows, centers, np.zeros(CHUNK_CENTERS, np.int32), np.zeros((32, 32), np.int32)
-
-
-def _multiply_often(
-    unit: Any, rows: Any, centers: Any, offsets: Any, sums: Any, quads: Any, repeats: Any
-) -> None:
-    places = rows.ctypes.data, centers.ctypes.data, offsets.ctypes.data, sums.ctypes.data
-    int8_products.begin(unit)
-    for _ in range(repeats):
-        int8_products.multiply(unit, places[0], quads, places[1], places[2], places[3])
-        int8_products.store(unit, places[3])
-    int8_products.end(unit)
-
-
-_multiply = njit(nogil=True, cache=True)(_multiply_often)

@@ -43,6 +43,7 @@ def products_per_second(unit: Any) -> float:
     multiply = partial(
         multiply_often,
         unit,
+        QUADS,
         rows.ctypes.data,
         centers.ctypes.data,
         offsets.ctypes.data,
@@ -58,10 +59,12 @@ def products_per_second(unit: Any) -> float:
 
 
 @njit(nogil=True, _nrt=False)
-def multiply_often(unit: Any, rows: int, centers: int, offsets: int, sums: int, times: int) -> None:
+def multiply_often(
+    unit: Any, quads: int, rows: int, centers: int, offsets: int, sums: int, times: int
+) -> None:
     """Make the same products again and again; addresses as `int8_products.multiply` takes them."""
     int8_products.begin(unit)
     for _ in range(times):
-        int8_products.multiply(unit, rows, QUADS, centers, offsets, sums)
+        int8_products.multiply(unit, rows, quads, centers, offsets, sums)
         int8_products.store(unit, sums)
     int8_products.end(unit)

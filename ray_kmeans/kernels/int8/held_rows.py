@@ -144,7 +144,7 @@ class HeldRows(IncrementalSums):
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
         most = MOST_VALUES * (4 if self._d <= FEW_COLUMNS else 1)
         if centers.size <= most and self._d <= FLOAT_COLUMNS:
-            self._references, self._parts = reference, cut_parts(begins)
+            self._reference, self._parts = reference[0], cut_parts(begins)
             self._parts.radii[:] = np.inf  # so that no bound is cut off
             self._quantized = None
         else:
@@ -235,7 +235,7 @@ class HeldRows(IncrementalSums):
         ]
         if self._quantized is None:
             work = [
-                (*run, self._parts, self._references[0], piece)
+                (*run, self._parts, self._reference, piece)
                 for run, piece in zip(runs, pieces, strict=True)
             ]
             self._threads.run(self._with_scratch(sweep_parts_by_floats), work)

@@ -2,7 +2,7 @@
 
 Rows are taken as float32, straight from where they are and in their own order: there is no copy,
 and next to none are undecided. The arguments are those of the table in `types`, but for
-`references`, (groups, columns) float32 IN, which stands in the place of `quantized`.
+`reference`, (columns,) float32 IN, which stands in the place of `quantized`.
 docs/internals/exactness.md proves the bounds.
 """
 
