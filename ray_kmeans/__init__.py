@@ -18,20 +18,23 @@ if TYPE_CHECKING:
     from ray_kmeans._public import Monitor as Monitor
     from ray_kmeans._public import Predictor as Predictor
     from ray_kmeans._public import RunConfig as RunConfig
+    from ray_kmeans._public import Session as Session
     from ray_kmeans._public import Source as Source
     from ray_kmeans._public import Stop as Stop
     from ray_kmeans._public import cut as cut
     from ray_kmeans._public import import_centers as import_centers
     from ray_kmeans._public import load_model as load_model
     from ray_kmeans._public import make_dataset as make_dataset
+    from ray_kmeans._public import open_session as open_session
     from ray_kmeans._public import open_source as open_source
     from ray_kmeans._public import report as report
 
 
 PUBLIC = (
     *("Block", "EarlyStopping", "Evaluation", "FitState", "Iteration", "KMeansClustering"),
-    *("LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor", "RunConfig", "Source", "Stop"),
-    *("cut", "errors", "import_centers", "load_model", "make_dataset", "open_source", "report"),
+    *("LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor", "RunConfig", "Session"),
+    *("Source", "Stop", "cut", "errors", "import_centers", "load_model", "make_dataset"),
+    *("open_session", "open_source", "report"),
 )
 """The public names. `_public` imports them, when the first of them is asked for."""
 

@@ -20,4 +20,6 @@ from ray_kmeans.predictor import Predictor as Predictor
 from ray_kmeans.workflows.evaluate import Evaluation as Evaluation
 from ray_kmeans.workflows.label import LabelCounts as LabelCounts
 from ray_kmeans.workflows.make_dataset import make_dataset as make_dataset
+from ray_kmeans.workflows.session import Session as Session
+from ray_kmeans.workflows.session import open_session as open_session
 from ray_kmeans.workflows.tf_compat import ModelFnOps as ModelFnOps

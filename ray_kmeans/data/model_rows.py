@@ -14,6 +14,7 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.column_choice import shortened
 from ray_kmeans.data.float32_rounding import under
 from ray_kmeans.data.opening import names_of, open_source
+from ray_kmeans.data.session_source import HoldsRows
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError
@@ -59,6 +60,10 @@ def open_for(
         If the data have names of columns, and others than the model; it lists both. Data without
         names are taken as they are, and so is one column of vectors that the user names.
     """
+    if isinstance(x, HoldsRows):
+        x.source.check_given(columns, counting)
+        x.source.check_fits(state)
+        return x.source
     of_model = state.rows.columns if state and state.rows else ()
     source = _open_by_name(of_model or wanted, x, names_of(columns), storage_options, counting)
     if state is None:

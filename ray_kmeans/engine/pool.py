@@ -105,7 +105,10 @@ class Pool(ABC):
 
     def summarize(self, moved: Moved | None = None) -> Summary:
         """Read the data, fix the grid of all sums, and return a summary of the rows."""
-        extent = self.read(moved)
+        return self.measure(self.read(moved))
+
+    def measure(self, extent: Extent) -> Summary:
+        """Fix the grid of all sums for rows of this extent, and return a summary of the rows."""
         span = extent.weights
         if span is not None and span.is_too_large:
             raise DataError(
@@ -177,13 +180,14 @@ class Pool(ABC):
         keep_columns: Sequence[str],
         second: bool = False,
         together: int = 1,
+        parts: Sequence[int] | None = None,
         moved: Moved | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write labelled output for every row; return the parts in order, and the rows by label,
         (k,).
 
         `second` also writes the second-nearest center. `together` blocks make up a part, and must
-        be in one shard.
+        be in one shard. Only these `parts` are written, by their numbers; None: all.
         """
         answers = self.ask_watched(
             moved,
@@ -193,23 +197,25 @@ class Pool(ABC):
             tuple(keep_columns),
             second=second,
             together=together,
+            parts=parts,
         )
-        parts = [part for of_shard, _ in answers for part in of_shard]
-        return parts, np.sum([counts for _, counts in answers], axis=0)
+        written = [part for of_shard, _ in answers for part in of_shard]
+        return written, np.sum([counts for _, counts in answers], axis=0)
 
     def gather(
         self,
         output: Gatherer,
         bundles: Sequence[Sequence[int]],
         width: int,
+        together: int = 1,
         moved: Moved | None = None,
     ) -> dict[int, list[Any]]:
         """Put labelled rows in the order of clusters; return files of each bundle by its first
-        block.
+        part.
 
         See `ShardWorker.gather`.
         """
-        answers = self.ask_watched(moved, ShardWorker.gather, output, bundles, width)
+        answers = self.ask_watched(moved, ShardWorker.gather, output, bundles, width, together)
         return {first: files for answer in answers for first, files in answer}
 
 

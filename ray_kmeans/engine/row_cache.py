@@ -85,14 +85,18 @@ class RowCache(Sequence[Rows]):
         return self.fetch(here)
 
     def __iter__(self) -> Iterator[Rows]:
-        """Yield the rows of all blocks in order; the next ones are fetched meanwhile by a
-        thread."""
+        """Yield the rows of all blocks in order, as `at` does."""
+        return self.at(range(len(self)))
+
+    def at(self, places: Sequence[int]) -> Iterator[Rows]:
+        """Yield the rows of the blocks at these places in order; the next ones are fetched
+        meanwhile by a thread."""
         with ThreadPoolExecutor(1) as ahead:
-            coming = [ahead.submit(self.fetch, here) for here in range(min(1, len(self)))]
-            for here in range(len(self)):
+            coming = [ahead.submit(self.fetch, here) for here in places[:1]]
+            for after in [*places[1:], None]:
                 rows = coming.pop().result()
-                if here + 1 < len(self):
-                    coming.append(ahead.submit(self.fetch, here + 1))
+                if after is not None:
+                    coming.append(ahead.submit(self.fetch, after))
                 yield rows
 
     @abstractmethod
@@ -138,8 +142,8 @@ class InMemory(RowCache):
         self.stays = self._narrow is None
         self._rows: dict[int, NDArray[Any]] = {}
 
-    def __iter__(self) -> Iterator[Rows]:
-        return map(self.fetch, range(len(self))) if self.stays else super().__iter__()
+    def at(self, places: Sequence[int]) -> Iterator[Rows]:
+        return map(self.fetch, places) if self.stays else super().at(places)
 
     def put(self, here: int, rows: Rows) -> None:
         self._rows[here] = self._narrow_rows(rows)

@@ -146,7 +146,11 @@ class Shard:
 
     def weights_in(self, here: int) -> NDArray[np.int64]:
         """Return the weights of the rows of a block, (rows,), or ALIKE. `here` is its place."""
-        return self.weights[self._begins[here] : self._begins[here + 1]]
+        return self.weights[self.rows_in(here)]
+
+    def rows_in(self, here: int) -> slice:
+        """Return which rows of the shard are in a block. `here` is its place."""
+        return slice(self._begins[here], self._begins[here + 1])
 
     def left_out_in(self, here: int) -> NDArray[np.bool_]:
         """Return whether each row of a block does not count, (rows,)."""

@@ -177,6 +177,10 @@ class ShardWorker:
             total += squares
         return total
 
+    def begin_task(self) -> None:
+        """Drop what the task before has left here, besides the rows and the grid."""
+        self._held, self._potential, self._batches = None, None, None
+
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Assign each row to its nearest of the centers, (k, d); return sums and counts by
         cluster."""
@@ -284,42 +288,52 @@ class ShardWorker:
         keep_columns: Sequence[str],
         second: bool = False,
         together: int = 1,
+        parts: Sequence[int] | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write the label of every row; return the output's answer for each part, and the number of
         rows by label, (k,).
 
-        `second` also writes the second-nearest center. `together` blocks make up a part.
+        `second` also writes the second-nearest center. `together` blocks make up a part, and only
+        these `parts` are written; None: all.
         """
         labeller = BlockLabeller(self._kernel, centers, self._metric, second)
         counts = np.zeros(len(centers), np.int64)
+        whole, wanted = self._shard.blocks, None if parts is None else set(parts)
+        places = [
+            here
+            for here, block in enumerate(whole)
+            if wanted is None or block.index // together in wanted
+        ]
 
         def label_all() -> Iterator[LabelledBlock]:
             """Yield each block with its labels; count the labels of rows that are not left out."""
-            for here, rows, labels in self._label_blocks(centers):
+            for here, rows, labels in self._label_blocks(centers, places):
                 out = self._shard.left_out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
-                yield labeller.label(self._shard.blocks[here], rows, labels, out)
+                yield labeller.label(whole[here], rows, labels, out)
                 self.on_rows(len(rows))
 
-        kept = read_kept_columns(self._shard.source, self._shard.blocks, keep_columns)
+        blocks = [whole[here] for here in places]
+        kept = read_kept_columns(self._shard.source, blocks, keep_columns)
         stays = self._shard.rows.stays
         threads = self._threads.count
-        parts = write_parts(labeller, label_all(), kept, output, together, threads, stays)
-        return parts, counts
+        written = write_parts(labeller, label_all(), kept, output, together, threads, stays)
+        return written, counts
 
     def gather(
-        self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int
+        self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int, together: int = 1
     ) -> list[tuple[int, Any]]:
         """Put labelled rows in the order of clusters, for the bundles that begin in this shard.
 
-        A bundle is a run of blocks by their indices, and `width` the number of clusters in a
-        folder. Returns (first block, files) of each bundle.
+        A bundle is a run of parts by their numbers, each of `together` blocks, and `width` the
+        number of clusters in a folder. Returns (first part, files) of each bundle.
         """
         mine, files = {block.index: block.rows for block in self._shard.blocks}, []
         for bundle in bundles:
-            if bundle[0] in mine:
+            first = bundle[0] * together
+            if first in mine:
                 files.append((bundle[0], output.gather(bundle, width)))
-                self.on_rows(mine[bundle[0]])
+                self.on_rows(mine[first])
         return files
 
     @property
@@ -376,17 +390,20 @@ class ShardWorker:
         return labels
 
     def _label_blocks(
-        self, centers: NDArray[np.float32]
+        self, centers: NDArray[np.float32], places: Sequence[int] | None = None
     ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32]]]:
-        """Yield (place in the shard, rows, labels) of each block."""
+        """Yield (place in the shard, rows, labels) of each block at these places; None: of all."""
         self._await_compiled()
+        if places is None:
+            places = range(len(self._shard.blocks))
+        if not places:
+            return
+        rows = zip(places, self._shard.rows.at(places), strict=True)
         if not self._shard.rows.stays:  # labelled as they come: they are fetched once, not twice
             prepared = self._kernel.prepare(centers, self._metric)
-            for here, rows in enumerate(self._shard.rows):
-                yield here, rows, self._assign(rows, prepared)
+            for here, block in rows:
+                yield here, block, self._assign(block, prepared)
             return
         labels = self._rows_held(centers).assign(centers)
-        first = 0
-        for here, rows in enumerate(self._shard.rows):
-            yield here, rows, labels[first : first + len(rows)]
-            first += len(rows)
+        for here, block in rows:
+            yield here, block, labels[self._shard.rows_in(here)]

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
+from ray_kmeans.data.session_source import SessionSource
 from ray_kmeans.data.sharding import Layout, split
 from ray_kmeans.data.source import Source
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool, Pool
-from ray_kmeans.errors import DataError
+from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.fit_table import largest_sizes
 from ray_kmeans.observe.log import LogLines, tell_all
@@ -34,7 +35,7 @@ from ray_kmeans.workflows.predict_in_memory import (
     ReadyModel,
     batches_of,
 )
-from ray_kmeans.workflows.worker_plan import check_reachable, open_pool
+from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool
 
 MetricFunction: TypeAlias = Callable[[NDArray[np.float32], Batch], float]
 """A user's function of the rows of a batch (n, d) and of what the model predicts for them."""
@@ -104,6 +105,7 @@ class Evaluation:
 
 def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConfig) -> Evaluation:
     """Return loss and sizes after one sweep over all rows; changes nothing in the model."""
+    config = machines_for(source, config)
     check_reachable(config, {"the data": source})
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(), progress])
@@ -182,8 +184,14 @@ def loss_of(
 
     The workers make the loss; the metrics are made batch by batch in this process.
     """
+    config = machines_for(source, config)
     check_reachable(config, {"the data": source})
     size = batch_size or layout.rows
+    if steps is not None and isinstance(source, SessionSource):
+        raise ConfigError(
+            f"steps={steps} with a session, whose workers hold all rows. Leave steps out, or give "
+            "the data."
+        )
     if steps is not None:
         layout = layout.head(steps * size)
     with _open_pool(source, layout, state, config) as pool:

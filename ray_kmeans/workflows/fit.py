@@ -29,6 +29,7 @@ from ray_kmeans.data.float32_rounding import (
     wide_rows,
 )
 from ray_kmeans.data.model_rows import spec_of
+from ray_kmeans.data.session_source import SessionSource
 from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
@@ -55,6 +56,7 @@ from ray_kmeans.workflows.parameters import FitParams, level_of_caller
 from ray_kmeans.workflows.validation import initial_centers
 from ray_kmeans.workflows.worker_plan import (
     check_reachable,
+    machines_for,
     open_pool,
     plan_event,
     plan_shards,
@@ -143,10 +145,12 @@ def fit(
     """Fit on a source and return the last state.
 
     Everything that can be known to fail fails before a worker starts. On Ray an actor coordinates
-    the fit, unless there are monitors, which run in this process.
+    the fit, unless there are monitors, which run in this process, or a session, whose workers
+    belong to this process.
     """
     if config.detached and monitors:
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
+    config = machines_for(source, config)
     found = store.matching(plan.num_clusters, plan.metric)
     shift = found.shift if found else shift_of(source)
     plan, source = _shift_plan(plan, shift), under(source, shift, f"the model in {store.shown!r}")
@@ -159,7 +163,7 @@ def fit(
     _check_store(store, found, layout, plan)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
     with _open_listeners(config, store, listeners) as emit:
-        if config.num_workers != 0 and not monitors:
+        if config.num_workers != 0 and not monitors and not isinstance(source, SessionSource):
             from ray_kmeans.on_ray import driver  # ray: 0.3 s
 
             shards, options = plan_shards(layout, k, config, size)

@@ -43,7 +43,7 @@ from ray_kmeans.store.labelled_writer import LeasedOutput, WrittenParts, lease_o
 from ray_kmeans.store.lease import Times
 from ray_kmeans.text import secrets
 from ray_kmeans.workflows.validation import check_features
-from ray_kmeans.workflows.worker_plan import check_reachable, open_pool
+from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool
 
 log = logging.getLogger("ray_kmeans")
 
@@ -184,7 +184,10 @@ class Labelling:
                 self.columns.keep_columns,
                 second=self.columns.second,
                 together=together,
-                moved=self._moved(ev.Phase.WRITING, blocks),
+                parts=missing,
+                moved=_scaled(
+                    self._moved(ev.Phase.WRITING, blocks), pool.num_rows, rows_of(blocks)
+                ),
             )
         return found
 
@@ -196,13 +199,14 @@ class Labelling:
             return {}
         # This pass reads the parts and not the data. A bundle is one block to the pool, its first,
         # so that the pool deals bundles out to workers as it deals blocks out.
-        blocks = [replace(runs[bundle[0]][0], index=bundle[0]) for bundle in bundles]
+        blocks = [runs[bundle[0]][0] for bundle in bundles]
         with self._pool(blocks) as pool:
             pool.load()
             rows = rows_of([block for b in bundles for part in b for block in runs[part]])
             moved = ev.begin(self.emit, ev.Phase.GATHERING, rows, "rows")
             found: dict[int, list[Part]]
-            found = pool.gather(place, bundles, width, _scaled(moved, rows_of(blocks), rows))
+            scaled = _scaled(moved, pool.num_rows, rows)
+            found = pool.gather(place, bundles, width, self._together, scaled)
         return found
 
     def _pool(self, blocks: list[Block], together: int = 1) -> Any:
@@ -243,7 +247,7 @@ def write_labels(
     data. `times`: those of the lease, in seconds. Raises BusyError if another run writes to the
     same place.
     """
-    layout = source.describe()
+    config, layout = machines_for(source, config), source.describe()
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
     check_features(layout.features, state, model_dir)

@@ -7,12 +7,13 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from ray_kmeans.algorithm.dtypes import item_bytes
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_counts import rows_of
-from ray_kmeans.config import RunConfig
+from ray_kmeans.config import MachineOptions, RunConfig
+from ray_kmeans.data.session_source import SessionSource
 from ray_kmeans.data.sharding import Layout, Shard, split
 from ray_kmeans.data.source import Source, is_only_here
 from ray_kmeans.data.worker_memory import Footprint, readers_of
@@ -223,8 +224,14 @@ def open_pool(
 ) -> Iterator[Pool]:
     """Give a pool of workers that hold the data, and close it at the end.
 
-    `workers` None: one for each shard. `together`: number of blocks that stay in one shard.
+    `workers` None: one for each shard. `together`: number of blocks that stay in one shard. The
+    pool of a session is lent, with all rows of the session, and stays open.
     """
+    if isinstance(source, SessionSource):
+        drawn = batch_size if batch_size and batch_size < layout.rows else None
+        with source.lend(num_clusters, metric, drawn, emit) as lent:
+            yield lent
+        return
     shards, options = plan_shards(layout, num_clusters, config, batch_size, workers, together)
     if emit is not None:
         emit(plan_event(options))
@@ -240,6 +247,17 @@ def open_pool(
         yield pool
     finally:
         pool.close()
+
+
+def machines_for(source: Source, config: RunConfig) -> RunConfig:
+    """Return a configuration with the machines of the session that holds the rows, if one does."""
+    if not isinstance(source, SessionSource):
+        return config
+    if config.detached:
+        raise ConfigError("detached=True and a session: its workers belong to this process.")
+    own = source.config
+    names = (each.name for each in fields(MachineOptions))
+    return replace(config, **{name: getattr(own, name) for name in names})
 
 
 def check_reachable(config: RunConfig, places: Mapping[str, Source | Place]) -> None:

@@ -1,0 +1,62 @@
+"""The rows of a session: data that workers hold already, and how a model's call may use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.config import RunConfig
+from ray_kmeans.data.column_choice import shortened
+from ray_kmeans.data.float32_rounding import shift_of
+from ray_kmeans.data.weighted import WeightedSource
+from ray_kmeans.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SessionSource(WeightedSource):
+    """A source whose rows the workers of a session hold, as the session has opened it."""
+
+    config: RunConfig = field(default_factory=RunConfig, compare=False)
+    """Machines of the session."""
+    lend: Callable[..., AbstractContextManager[Any]] = field(
+        default=nullcontext, compare=False, repr=False
+    )
+    """Gives the pool of the session to one call: (number of clusters, metric, rows of a mini-batch
+    or None, listener or None)."""
+
+    def check_given(self, columns: Sequence[str] | None, counting: Mapping[str, Any]) -> None:
+        """Raise ConfigError for an argument that would read the rows in another way."""
+        given = [name for name, value in {**counting, "columns": columns}.items() if value]
+        given = [name for name in given if counting.get(name) != "error"]  # nonfinite's default
+        if given:
+            raise ConfigError(
+                f"{given[0]} is given with a session, whose rows are read already. Give it to "
+                "open_session, or make the call with the data."
+            )
+
+    def check_fits(self, state: FitState | None) -> None:
+        """Raise ConfigError unless the rows are read as a model's rows were."""
+        if state is None:
+            return
+        columns = state.rows.columns if state.rows else ()
+        if columns and self.columns and columns != self.columns:
+            raise ConfigError(
+                f"the model was fitted on the columns {shortened(columns)}, and the session has "
+                f"{shortened(self.columns)}. Open a session of open_source(data, columns=[...]) "
+                "with the columns of the model in its order."
+            )
+        if state.shift != shift_of(self):
+            raise ConfigError(
+                "the model and the session shift their rows otherwise (center=True). Open a "
+                "session of the data as the model was fitted on them."
+            )
+
+
+class HoldsRows:
+    """The base of a session, by which data are told from one."""
+
+    source: SessionSource
+    """The rows, as the session has opened them."""
