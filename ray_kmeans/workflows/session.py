@@ -22,7 +22,8 @@ from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all, warn
 from ray_kmeans.observe.progress import Progress
-from ray_kmeans.workflows.label import blocks_of_a_part
+from ray_kmeans.workflows.evaluate import Evaluation
+from ray_kmeans.workflows.label import LabelCounts, blocks_of_a_part
 from ray_kmeans.workflows.validation import check_count
 from ray_kmeans.workflows.worker_plan import check_reachable, open_pool
 
@@ -42,10 +43,10 @@ class Fitter(Protocol):
     def fit(self: F, x: Any, **kwargs: Any) -> F:
         """Train on the rows of a session."""
 
-    def evaluation(self, x: Any) -> Any:
+    def evaluation(self, x: Any) -> Evaluation:
         """Measure the model on the rows of a session."""
 
-    def label(self, x: Any, output: str, **kwargs: Any) -> Any:
+    def label(self, x: Any, output: str, **kwargs: Any) -> LabelCounts:
         """Write labelled output for the rows of a session."""
 
 
@@ -166,7 +167,7 @@ class Session(HoldsRows):
         """
         return km.fit(self, **kwargs)
 
-    def evaluate(self, km: Fitter) -> Any:
+    def evaluate(self, km: Fitter) -> Evaluation:
         """Return the `Evaluation` of a model on the rows, as ``km.evaluation(data)`` does.
 
         Parameters
@@ -181,7 +182,7 @@ class Session(HoldsRows):
         """
         return km.evaluation(self)
 
-    def label(self, km: Fitter, output: str, **kwargs: Any) -> Any:
+    def label(self, km: Fitter, output: str, **kwargs: Any) -> LabelCounts:
         """Write labelled output for the rows, as ``km.label(data, output)`` does.
 
         Parameters
