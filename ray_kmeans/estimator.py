@@ -86,6 +86,10 @@ default='random'
     empty_clusters : {'keep', 'farthest'}, default='keep'
         What becomes of the center of a cluster without a row in full batch. 'keep': it stays.
         'farthest': it moves to the row that is farthest from its own center.
+    n_init : int, >= 1, default=1
+        Number of fits from the seeds `random_seed`, `random_seed` + 1, ... over one reading of the
+        data. The model is the one with the lowest inertia over all rows; of equal ones the first.
+        A model that is there already is continued by one fit.
 
     Notes
     -----
@@ -133,6 +137,7 @@ default='random'
         config: RunConfig | None = None,
         *,
         empty_clusters: EmptyClusters = "keep",
+        n_init: int = 1,
     ) -> None:
         self._params = FitParams(
             num_clusters=num_clusters,
@@ -146,6 +151,7 @@ default='random'
             relative_tolerance=relative_tolerance,
             config=config,
             empty_clusters=empty_clusters,
+            n_init=n_init,
         )
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []

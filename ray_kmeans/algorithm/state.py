@@ -93,6 +93,20 @@ class Accumulators:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """One of several fits from other random seeds, of which the model is the best."""
+
+    random_seed: int
+    """Random seed of the restart."""
+    inertia: float
+    """Sum of the distances of all rows to the nearest of its last centers."""
+    iterations: int
+    """Number of its steps."""
+    stop: Stop | None
+    """Why it ended."""
+
+
+@dataclass(frozen=True)
 class FitState:
     """All that is needed to continue a fit; a checkpoint stores it."""
 
@@ -124,6 +138,8 @@ class FitState:
     """Record of how the rows were read; None in checkpoints of versions without it."""
     origin: Origin | None = None
     """Origin of the first centers; None in checkpoints of versions without it."""
+    restarts: tuple[Restart, ...] = ()
+    """The restarts among which the model was the best; empty where it was the only fit."""
 
     @classmethod
     def initial(

@@ -59,6 +59,8 @@ class Fit(WeighedRows, Configured):
     empty_clusters: EmptyClusters = "keep"
     """What becomes of an empty cluster's center where a step visits all rows: 'farthest' moves it
     to the row farthest from its own center."""
+    n_init: int = 1
+    """Number of fits from the seeds RANDOM_SEED, + 1, ... over one reading; the best one stays."""
     center: bool = False
     """Whether the middle of each column is subtracted, in float64, before values become float32:
     for values that differ by little beside their distance from zero, as time stamps do. The model
@@ -114,4 +116,5 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         relative_tolerance=flags.relative_tolerance,
         config=config,
         empty_clusters=flags.empty_clusters,
+        n_init=flags.n_init,
     )

@@ -40,6 +40,12 @@ class LeasedStore(Protocol):
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, the oldest first."""
 
+    def restart(self, name: str) -> LeasedStore:
+        """Return the place of a restart, which the run holds with this one."""
+
+    def delete_restarts(self) -> None:
+        """Delete the checkpoints of all restarts."""
+
 
 class Store(Protocol):
     """Place of the checkpoints before a run holds it."""
@@ -53,6 +59,9 @@ class Store(Protocol):
 
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, the oldest first."""
+
+    def newest_checkpoint(self) -> list[str]:
+        """Return the path of the newest checkpoint, also of a restart, as a list of none or one."""
 
     def take_lease(self, what: str) -> AbstractContextManager[LeasedStore]:
         """Hold the place for one run; `what` names the run to others that want the place."""
@@ -85,6 +94,8 @@ class FitPlan:
     """Number of iterations between two checkpoints; None: by time."""
     checkpoint_secs: float
     """Seconds between two checkpoints, if `checkpoint_steps` is None."""
+    n_init: int = 1
+    """Number of restarts, of which the one with the lowest inertia stays."""
     in_danger: bool = False
     """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None

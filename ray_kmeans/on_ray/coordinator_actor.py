@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import ray
 
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore, Store
 from ray_kmeans.engine.newest_state import NewestState
 from ray_kmeans.engine.options import Workload
+from ray_kmeans.engine.restarts import run_restarts
+from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.errors import RayKMeansError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.object_store import put
@@ -125,11 +126,11 @@ class Coordinator:
         if not isinstance(workload.source, ray.ObjectRef):
             workload = replace(workload, source=put(workload.source))
         emit = self._events.append
-        pool = RayPool(workload, plan.metric, emit, workers)
+        shared = SharedPool(RayPool(workload, plan.metric, emit, workers))
         try:
-            return run_fit(plan, pool, held, emit, newest=self._newest)
+            return run_restarts(plan, shared, held, emit, newest=self._newest)
         finally:
-            pool.close()
+            shared.close()
 
     def _linger(self) -> None:
         """End this process some time after the fit, for a detached one that nobody follows.

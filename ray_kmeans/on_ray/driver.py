@@ -19,9 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, Store
 from ray_kmeans.engine.options import Workload
+from ray_kmeans.engine.restarts import run_restarts
+from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.errors import (
     ConfigError,
     RunStoppedError,
@@ -100,7 +101,7 @@ def _coordinate(
     The first one gets the `workers` that were asked for early. When it dies they are ended, since
     nobody knows what they were doing, and the next one asks for its own.
     """
-    before = store.checkpoints()[-1:]
+    before = store.newest_checkpoint()
     losses = CoordinatorLosses(before)
     while True:
         coordinator = _coordinator(name, store)
@@ -113,7 +114,7 @@ def _coordinate(
             workers.clear()
             if isinstance(error, ActorUnschedulableError):
                 time.sleep(PLACING_S)
-            state, reached = store.latest(), store.checkpoints()[-1:]
+            state, reached = store.latest(), store.newest_checkpoint()
             losses.add(reached)
             has_ended = state is not None and state.stop is not None and reached != before
             if not has_ended:
@@ -162,11 +163,11 @@ def _fit_from_here(plan: FitPlan, store: Store, workload: Workload, emit: ev.Emi
     """Fit with this process as the coordinator."""
     emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
     with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
-        pool = RayPool(workload, plan.metric, emit)
+        shared = SharedPool(RayPool(workload, plan.metric, emit))
         try:
-            return run_fit(plan, pool, held, emit)
+            return run_restarts(plan, shared, held, emit)
         finally:
-            pool.close()
+            shared.close()
 
 
 def _stop(coordinator: Any) -> None:

@@ -33,10 +33,12 @@ from ray_kmeans.data.session_source import SessionSource
 from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
-from ray_kmeans.engine.fit_loop import run_fit, run_stream
+from ray_kmeans.engine.fit_loop import run_stream
 from ray_kmeans.engine.fit_plan import FitPlan
 from ray_kmeans.engine.options import Workload
+from ray_kmeans.engine.restarts import run_restarts
 from ray_kmeans.engine.seeding.choose import KMEANS_PLUS_PLUS
+from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.engine.trainers import Loadable
 from ray_kmeans.errors import (
     ConfigError,
@@ -91,6 +93,7 @@ def plan_fit(
         batch_size=int(batch_size or BATCH_SIZE) if params.use_mini_batch else None,
         steps_per_iteration=int(params.mini_batch_steps_per_iteration),
         empty_clusters=params.empty_clusters,
+        n_init=int(params.n_init),
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
@@ -174,7 +177,7 @@ def fit(
             store.take_lease(f"fit of {k:,} clusters") as held,
             open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool,
         ):
-            return run_fit(plan, pool, held, emit, Monitors(monitors))
+            return run_restarts(plan, SharedPool(pool), held, emit, Monitors(monitors))
 
 
 def _name_of_fit(store: ModelDir) -> str:
@@ -193,6 +196,11 @@ def fit_stream(
     """Fit on batches as they come; this process coordinates, as the batches come to it."""
     if config.detached:
         raise ConfigError("detached=True and an iterator: its batches come to this process.")
+    if plan.n_init > 1:
+        raise ConfigError(
+            f"n_init={plan.n_init} and an iterator, whose batches are seen once. Give n_init=1, or "
+            "data that can be read again."
+        )
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
     plan = _shift_plan(plan, found.shift if found else ())

@@ -42,7 +42,13 @@ def check_parameters(params: FitParams) -> None:
             f"empty_clusters={params.empty_clusters!r} has no meaning for mini-batch, where a "
             "cluster keeps its rows. Give 'keep', or use_mini_batch=False."
         )
-    initial_centers(params.initial_clusters, int(params.num_clusters))
+    check_count("n_init", params.n_init)
+    initial = initial_centers(params.initial_clusters, int(params.num_clusters))
+    if isinstance(initial, np.ndarray) and params.n_init > 1 and not params.use_mini_batch:
+        raise ConfigError(
+            f"n_init={params.n_init} with given initial_clusters: each restart would be the same. "
+            "Give n_init=1, or the name of a method."
+        )
 
 
 def _check_whole(name: str, value: Any) -> None:

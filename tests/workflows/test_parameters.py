@@ -36,6 +36,7 @@ EVERYTHING = {
     "relative_tolerance": 0.25,
     "config": RunConfig(num_workers=3),
     "empty_clusters": "farthest",
+    "n_init": 4,
 }
 NO_VALUES = {name: object() for name in NAMES}
 

@@ -103,7 +103,7 @@ OTHER_DEFAULTS = {
 }
 
 OUR_PARAMETERS = {
-    "__init__": {"empty_clusters": "keep"},
+    "__init__": {"empty_clusters": "keep", "n_init": 1},
     "fit": {"sample_weight": None},
     "partial_fit": {"sample_weight": None},
     "evaluate": {"sample_weight": None},
