@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ray_kmeans._public import ModelFnOps as ModelFnOps
     from ray_kmeans._public import Monitor as Monitor
     from ray_kmeans._public import Predictor as Predictor
+    from ray_kmeans._public import Restart as Restart
     from ray_kmeans._public import RunConfig as RunConfig
     from ray_kmeans._public import Session as Session
     from ray_kmeans._public import Source as Source
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 PUBLIC = (
     *("Block", "EarlyStopping", "Evaluation", "FitState", "Iteration", "KMeansClustering"),
-    *("LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor", "RunConfig", "Session"),
-    *("Source", "Stop", "cut", "errors", "import_centers", "load_model", "make_dataset"),
+    *("LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor", "Restart", "RunConfig"),
+    *("Session", "Source", "Stop", "cut", "errors", "import_centers", "load_model", "make_dataset"),
     *("open_session", "open_source", "report"),
 )
 """The public names. `_public` imports them, when the first of them is asked for."""

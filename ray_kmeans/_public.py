@@ -3,6 +3,7 @@
 from ray_kmeans import errors as errors
 from ray_kmeans.algorithm.state import FitState as FitState
 from ray_kmeans.algorithm.state import Iteration as Iteration
+from ray_kmeans.algorithm.state import Restart as Restart
 from ray_kmeans.algorithm.state import Stop as Stop
 from ray_kmeans.config import RunConfig as RunConfig
 from ray_kmeans.data.opening import open_source as open_source

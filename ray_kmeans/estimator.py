@@ -31,11 +31,14 @@ from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
 from ray_kmeans.model import Model
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitor, check_monitors
+from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.text import secrets
 from ray_kmeans.text.secrets import redacted
 from ray_kmeans.workflows import explain as explaining
 from ray_kmeans.workflows import fit as fitting
 from ray_kmeans.workflows import tf_compat
+from ray_kmeans.workflows.label import LabelCounts, OutputColumns
+from ray_kmeans.workflows.label_after_fit import LabelAfterFit
 from ray_kmeans.workflows.parameters import FitParams, InitialClusters, level_of_caller
 from ray_kmeans.workflows.validation import (
     a_path,
@@ -304,6 +307,109 @@ default='random'
                 sample_weight=sample_weight,
             )
 
+    def fit_and_label(
+        self,
+        x: Any,
+        output: str,
+        *,
+        keep_columns: Sequence[str] = (),
+        second: bool = False,
+        by_cluster: bool = False,
+        append: bool = False,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        monitors: Sequence[Monitor] | None = None,
+        max_steps: int | None = None,
+        sample_weight: Any = None,
+    ) -> LabelCounts:
+        """Train, then write the cluster of every row, over one reading of the data.
+
+        The flag ``--label`` of the command ``fit`` calls this. Whatever is killed, the same call
+        again goes on from the last checkpoint and the parts that are written.
+
+        Parameters
+        ----------
+        x : array, table, URI, dict of columns or source
+            Rows (n, d), as in `fit`; not an iterator.
+        output : str
+            Directory or fsspec URL for the labelled rows, as in `label`.
+        keep_columns : sequence of str, default=()
+            Columns of the data to pass through, as in `label`.
+        second : bool, default=False
+            Whether the second-nearest cluster is written too, as in `label`.
+        by_cluster : bool, default=False
+            Whether the files are in folders by cluster, as in `label`.
+        append : bool, default=False
+            Whether the rows are added to an output of other data, as in `label`.
+        steps : int, >= 1, default=None
+            Largest number of steps of this fit.
+        batch_size : int, >= 1, default=None
+            Rows of a mini-batch, as in `fit`.
+        monitors : sequence of Monitor, default=None
+            Monitors, as in `fit`.
+        max_steps : int, >= 1, default=None
+            Largest number of steps over all fits.
+        sample_weight : str or array of shape (n,), default=None
+            How often each row counts, as in `fit`. A row of weight 0 gets no label.
+
+        Returns
+        -------
+        LabelCounts
+            The number of rows, and of those without a cluster.
+
+        Raises
+        ------
+        ConfigError
+            If an argument cannot be used. Raised before any worker starts.
+        DataError
+            If the data cannot be clustered as they are.
+        BusyError
+            If another run writes to the same output or model.
+        StoreError
+            If a place cannot be read or written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> x = np.array([[0, 0], [2, 0], [10, 0], [12, 0]], np.float32)
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     here = RunConfig(num_workers=0, progress=False)
+        ...     km = KMeansClustering(2, f"{place}/m", x[[0, 2]], use_mini_batch=False, config=here)
+        ...     print(km.fit_and_label(x, f"{place}/labelled"))
+        4 rows labelled
+        """
+        check_steps(steps, max_steps)
+        config = self.config
+        after = LabelAfterFit(
+            LabelledOutput.at(a_path("output", output), config.storage_options),
+            OutputColumns(tuple(keep_columns), second, by_cluster),
+            config,
+            self.model_dir,
+            append,
+        )
+        with self._remove_empty_temporary_dir():
+            found = self._model_dir().matching(
+                self._params.num_clusters, self._params.distance_metric
+            )
+            source = open_for(
+                found,
+                self._all_rows(x),
+                storage_options=config.storage_options,
+                sample_weight=sample_weight,
+            )
+            after.check(source, self._params.num_clusters)
+            self._fit(
+                x=source,
+                y=None,
+                input_fn=None,
+                rule=StopRule(steps, max_steps, self._params.relative_tolerance),
+                batch_size=batch_size,
+                monitors=monitors,
+                sample_weight=None,
+                after=after,
+            )
+        return after.finish(self._state(), source)
+
     def partial_fit(
         self,
         x: Any = None,
@@ -383,6 +489,7 @@ default='random'
         default_batch_size: int | None = None,
         monitors: Any,
         sample_weight: Any,
+        after: LabelAfterFit | None = None,
     ) -> KMeansClustering:
         """Check all arguments, then train on a source or on batches as they come."""
         params, config = self._params, self.config
@@ -406,7 +513,7 @@ default='random'
             source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
-            fitting.fit(plan, source, store, config, **hearers)
+            fitting.fit(plan, source, store, config, **hearers, after=after)
             return self
         check_no_batch_size(batch_size)
         check_weight_of_batches(sample_weight)

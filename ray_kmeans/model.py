@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.state import FitState, Iteration, Stop
+from ray_kmeans.algorithm.state import FitState, Iteration, Restart, Stop
 from ray_kmeans.config import Output, RunConfig, Work
 from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.sharding import Layout
@@ -166,6 +166,16 @@ class Model(ABC):
             The reason, whose value is a sentence; None for a fit that was cut off.
         """
         return self._state().stop
+
+    def restarts(self) -> tuple[Restart, ...]:
+        """Return the fits among which the model was the best, see `n_init`.
+
+        Returns
+        -------
+        tuple of Restart
+            One for each seed, in order; empty where the model was the only fit.
+        """
+        return self._state().restarts
 
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, as `checkpoint_path` takes them.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import (
     Configured,
     WeighedRows,
@@ -20,6 +21,8 @@ from ray_kmeans.config import (
     RunConfig,
     RunOptions,
 )
+from ray_kmeans.data.source import Source
+from ray_kmeans.errors import ConfigError
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.observe.events import EndedBefore
 from ray_kmeans.observe.fit_table import fit_table
@@ -29,6 +32,7 @@ from ray_kmeans.text import secrets
 from ray_kmeans.text.one_line import in_one_line
 from ray_kmeans.workflows.evaluate import after_mini_batch
 from ray_kmeans.workflows.import_centers import initial_clusters_of
+from ray_kmeans.workflows.label import LabelCounts
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,13 @@ class Fit(WeighedRows, Configured):
     """Largest number of steps over all runs. None: until the centers or the loss settle."""
     relative_tolerance: float | None = None
     """Relative change of the loss from one iteration to the next below which the fit ends."""
+    label: str | None = None
+    """Directory or fsspec URL for the labelled rows: when the fit ends, the workers write the
+    cluster of every row there, as predict does, without reading the data again."""
+    keep_columns: tuple[str, ...] = ()
+    """Columns of the data to pass through to the labelled rows; needs --label."""
     storage_options: str = "{}"
-    """JSON for fsspec, for the data and for MODEL_DIR."""
+    """JSON for fsspec, for the data, MODEL_DIR and the labelled rows."""
     explain: bool = False
     """Print what the fit would read, hold and send, from metadata alone, and run nothing."""
     run: RunOptions = field(default_factory=RunOptions)
@@ -78,6 +87,11 @@ class Fit(WeighedRows, Configured):
 
 def run(flags: Fit) -> None:
     """Fit, and print how that went."""
+    if flags.keep_columns and flags.label is None:
+        raise ConfigError(
+            f"keep_columns={list(flags.keep_columns)} without label: a fit writes no rows. Give "
+            "--label OUTPUT, or leave it out."
+        )
     config = run_config(flags.run, flags.storage_options)
     km = _estimator(flags, config)
     store = ModelDir.of(flags.model_dir, config)
@@ -88,8 +102,7 @@ def run(flags: Fit) -> None:
     announce("fit", flags.uri, flags.model_dir, config, rows=source)
     join_ray(config)
     before = store.checkpoints()[-1:]
-    with interrupt.listening():
-        km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
+    counts = _fit(km, source, flags)
     state = store.fitted()
     if before and store.checkpoints()[-1:] == before:
         print(EndedBefore(state.stop, len(state.history)))
@@ -97,9 +110,22 @@ def run(flags: Fit) -> None:
     print(fit_table(state.history, state.stop, sizes, mini_batch=flags.use_mini_batch))
     if flags.use_mini_batch:
         print(after_mini_batch(source, state, config))
+    if counts is not None and flags.label is not None:
+        exit_codes.print_result(str(counts), flags.label)
     model_dir = in_one_line(secrets.shown(flags.model_dir))
-    print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
+    what = "read the centers with" if counts else "label rows with `predict`, or read the centers"
+    print(f"\nmodel: {model_dir}\nnext: {what}{'' if counts else ' with'}")
     print(f"  ray_kmeans.load_model({model_dir!r}).clusters()")
+
+
+def _fit(km: KMeansClustering, source: Source, flags: Fit) -> LabelCounts | None:
+    """Fit, and label the rows where that is asked for; return their counts."""
+    how: dict[str, Any] = {"batch_size": flags.batch_size, "max_steps": flags.max_steps}
+    with interrupt.listening():
+        if flags.label is not None:
+            return km.fit_and_label(source, flags.label, keep_columns=flags.keep_columns, **how)
+        km.fit(source, **how)
+        return None
 
 
 def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:

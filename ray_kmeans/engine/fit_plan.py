@@ -21,8 +21,10 @@ from ray_kmeans.algorithm.state import (
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.seeding.choose import Initial
+from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.engine.trainers import FullBatch, MiniBatch, Trainer
 from ray_kmeans.errors import ConfigError
+from ray_kmeans.observe import events as ev
 
 FARTHEST = ", empty clusters move to the farthest rows"
 """Part of a request's name where the fit moves the centers of empty clusters."""
@@ -65,6 +67,13 @@ class Store(Protocol):
 
     def take_lease(self, what: str) -> AbstractContextManager[LeasedStore]:
         """Hold the place for one run; `what` names the run to others that want the place."""
+
+
+class AfterFit(Protocol):
+    """What is done with the rows once the fit has ended, by the workers that hold them."""
+
+    def __call__(self, state: FitState, shared: SharedPool, source: Any, emit: ev.Emit) -> None:
+        """Do it with the last state of the fit; `source` is that of the rows."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import ray
 
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore, Store
+from ray_kmeans.engine.fit_plan import AfterFit, FitPlan, LeasedStore, Store
 from ray_kmeans.engine.newest_state import NewestState
 from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.restarts import run_restarts
@@ -79,6 +79,7 @@ class Coordinator:
         workload: Workload,
         is_detached: bool,
         workers: Sequence[Any] = (),
+        after: AfterFit | None = None,
     ) -> FitPlan:
         """Start the fit, unless one runs already; return the plan of the fit that runs.
 
@@ -86,6 +87,7 @@ class Coordinator:
         call starts the fit, and all get the same plan to compare theirs with.
 
         `workers` are those that the driver has asked for already, see `worker_group.ask_early`.
+        `after` is done when the fit has ended.
 
         The source of the workload may be an ObjectRef. Inside of a record Ray passes the reference
         on; as an argument of its own it would be replaced by the rows.
@@ -93,7 +95,7 @@ class Coordinator:
         with self._starting:
             if self._plan is None:
                 self._plan = plan
-                run = partial(self._run, plan, store, workload, workers)
+                run = partial(self._run, plan, store, workload, workers, after)
                 Thread(target=run, name="fit", daemon=True).start()
                 Thread(target=_import_numba, name="import", daemon=True).start()
                 if is_detached:
@@ -109,18 +111,30 @@ class Coordinator:
         """Save the newest state of the fit; then this process may be ended."""
         self._newest.save()
 
-    def _run(self, plan: FitPlan, store: Store, workload: Workload, workers: Sequence[Any]) -> None:
+    def _run(
+        self,
+        plan: FitPlan,
+        store: Store,
+        workload: Workload,
+        workers: Sequence[Any],
+        after: AfterFit | None,
+    ) -> None:
         """Run the fit and set its outcome, whatever happens."""
         try:
             with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
-                self._outcome = Outcome(self._fit(plan, held, workload, workers), None)
+                self._outcome = Outcome(self._fit(plan, held, workload, workers, after), None)
         except BaseException as error:
             if not isinstance(error, RayKMeansError):  # it loses its traceback on its way there
                 self._events.append(ev.Logged(traceback.format_exc()))
             self._outcome = Outcome(None, error)
 
     def _fit(
-        self, plan: FitPlan, held: LeasedStore, workload: Workload, workers: Sequence[Any]
+        self,
+        plan: FitPlan,
+        held: LeasedStore,
+        workload: Workload,
+        workers: Sequence[Any],
+        after: AfterFit | None,
     ) -> FitState:
         """Fit with workers that belong to this process, and end these."""
         if not isinstance(workload.source, ray.ObjectRef):
@@ -128,7 +142,10 @@ class Coordinator:
         emit = self._events.append
         shared = SharedPool(RayPool(workload, plan.metric, emit, workers))
         try:
-            return run_restarts(plan, shared, held, emit, newest=self._newest)
+            state = run_restarts(plan, shared, held, emit, newest=self._newest)
+            if after is not None:
+                after(state, shared, ray.get(workload.source), emit)
+            return state
         finally:
             shared.close()
 

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.engine.fit_plan import FitPlan, Store
+from ray_kmeans.engine.fit_plan import AfterFit, FitPlan, Store
 from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.restarts import run_restarts
 from ray_kmeans.engine.shared_pool import SharedPool
@@ -60,6 +60,7 @@ def fit_on_ray(
     workload: Workload,
     emit: ev.Emit,
     name: str | None = None,
+    after: AfterFit | None = None,
 ) -> FitState:
     """Fit with a coordinator actor; one that dies is replaced.
 
@@ -78,6 +79,8 @@ def fit_on_ray(
       further than the one before, however short it lives.
     - When coordinators die again and again, this process coordinates the fit itself: a driver lives
       where Ray kills actors for want of memory. A detached fit cannot: it outlives this process.
+    - A coordinator that dies while it does `after` has ended the fit, and the rest is not done
+      here: the caller, who does the same once more, finds what is there and does what is missing.
     """
     if name is None:  # a detached fit outlives this process, and with it what this process puts
         workload = replace(workload, source=put(workload.source))
@@ -85,7 +88,7 @@ def fit_on_ray(
         _check_room(workload)
     early = workload.workers_at_start if name is None else 0
     with ask_early(plan.metric, workload.options, early) as workers:
-        return _coordinate(plan, store, workload, emit, name, workers)
+        return _coordinate(plan, store, workload, emit, name, workers, after)
 
 
 def _coordinate(
@@ -95,6 +98,7 @@ def _coordinate(
     emit: ev.Emit,
     name: str | None,
     workers: list[Any],
+    after: AfterFit | None,
 ) -> FitState:
     """Let one coordinator after the other run the fit, until it ends; return its last state.
 
@@ -106,7 +110,7 @@ def _coordinate(
     while True:
         coordinator = _coordinator(name, store)
         try:
-            _start(coordinator, plan, store, workload, name is not None, workers)
+            _start(coordinator, plan, store, workload, name is not None, workers, after)
             return _follow(coordinator, emit)
         except (*LOST, ActorUnschedulableError) as error:
             for lost in (coordinator, *workers):
@@ -142,10 +146,11 @@ def _start(
     workload: Workload,
     is_detached: bool,
     workers: Sequence[Any],
+    after: AfterFit | None,
 ) -> None:
     """Let a coordinator start the fit; raise ConfigError if it runs another one already."""
     start = partial(
-        call, coordinator, Coordinator.start, plan, store, workload, is_detached, workers
+        call, coordinator, Coordinator.start, plan, store, workload, is_detached, workers, after
     )
     _check_same(plan, _answer(start))
 

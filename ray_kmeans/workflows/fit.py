@@ -34,7 +34,7 @@ from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
 from ray_kmeans.engine.fit_loop import run_stream
-from ray_kmeans.engine.fit_plan import FitPlan
+from ray_kmeans.engine.fit_plan import AfterFit, FitPlan
 from ray_kmeans.engine.options import Workload
 from ray_kmeans.engine.restarts import run_restarts
 from ray_kmeans.engine.seeding.choose import KMEANS_PLUS_PLUS
@@ -54,6 +54,7 @@ from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.run_record import Journal
 from ray_kmeans.observe.tensorboard import Summaries
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows.label import blocks_of_a_part
 from ray_kmeans.workflows.parameters import FitParams, level_of_caller
 from ray_kmeans.workflows.validation import initial_centers
 from ray_kmeans.workflows.worker_plan import (
@@ -144,12 +145,13 @@ def fit(
     config: RunConfig,
     monitors: Sequence[Any] = (),
     listeners: Sequence[ev.Emit] = (),
+    after: AfterFit | None = None,
 ) -> FitState:
     """Fit on a source and return the last state.
 
     Everything that can be known to fail fails before a worker starts. On Ray an actor coordinates
-    the fit, unless there are monitors, which run in this process, or a session, whose workers
-    belong to this process.
+    the fit and then does `after`, unless there are monitors, which run in this process, or a
+    session, whose workers belong to this process.
     """
     if config.detached and monitors:
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
@@ -165,19 +167,27 @@ def fit(
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
+    together = blocks_of_a_part(len(layout.blocks)) if after else 1
     with _open_listeners(config, store, listeners) as emit:
         if config.num_workers != 0 and not monitors and not isinstance(source, SessionSource):
             from ray_kmeans.on_ray import driver  # ray: 0.3 s
 
-            shards, options = plan_shards(layout, k, config, size)
+            shards, options = plan_shards(layout, k, config, size, together=together)
             emit(plan_event(options))
             name = _name_of_fit(store) if config.detached else None
-            return driver.fit_on_ray(plan, store, Workload(source, shards, options), emit, name)
+            workload = Workload(source, shards, options)
+            return driver.fit_on_ray(plan, store, workload, emit, name, after)
         with (
             store.take_lease(f"fit of {k:,} clusters") as held,
-            open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool,
+            open_pool(
+                source, layout, k, metric, config, emit, batch_size=size, together=together
+            ) as pool,
         ):
-            return run_restarts(plan, SharedPool(pool), held, emit, Monitors(monitors))
+            shared = SharedPool(pool)
+            state = run_restarts(plan, shared, held, emit, Monitors(monitors))
+            if after is not None:
+                after(state, shared, source, emit)
+            return state
 
 
 def _name_of_fit(store: ModelDir) -> str:
