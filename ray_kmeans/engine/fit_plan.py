@@ -70,10 +70,10 @@ class Store(Protocol):
 
 
 class AfterFit(Protocol):
-    """What is done with the rows once the fit has ended, by the workers that hold them."""
+    """Work on the rows that follows the end of a fit, by the workers that hold them."""
 
     def __call__(self, state: FitState, shared: SharedPool, source: Any, emit: ev.Emit) -> None:
-        """Do it with the last state of the fit; `source` is that of the rows."""
+        """Work with the last state of the fit; `source` is where the rows were read from."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class LabelAfterFit:
         )
 
     def finish(self, state: FitState, source: Source) -> LabelCounts:
-        """Write what is missing of the output, by workers of its own, and return its rows.
+        """Write the missing parts of the output, by new workers, and count its rows.
 
         Where the fit has written all of it, that only reads the manifest.
         """

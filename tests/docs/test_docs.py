@@ -123,7 +123,7 @@ def test_what_is_said_of_a_death_names_a_test_that_is_there(path, test):
 
 OUR_METHODS = (
     *("history", "history_table", "counts", "why_stopped", "checkpoints"),
-    *("evaluation", "explain", "label"),
+    *("evaluation", "explain", "fit_and_label", "label", "restarts"),
 )
 """Methods of KMeansClustering that TensorFlow's class does not have."""
 

@@ -18,7 +18,7 @@ from ray_kmeans.algorithm import metric
 from ray_kmeans.engine.seeding import choose
 
 RECORDS = [getattr(ray_kmeans, name) for name in ("Evaluation", "LabelCounts", "ModelFnOps")]
-RECORDS_OF_THE_ENGINE = ("Block", "FitState", "Iteration", "Layout")
+RECORDS_OF_THE_ENGINE = ("Block", "FitState", "Iteration", "Layout", "Restart")
 """Users read their fields; their methods are for the fit."""
 FUNCTIONS = [
     (name, getattr(ray_kmeans, name))
