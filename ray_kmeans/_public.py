@@ -5,6 +5,9 @@ from ray_kmeans.algorithm.state import FitState as FitState
 from ray_kmeans.algorithm.state import Iteration as Iteration
 from ray_kmeans.algorithm.state import Restart as Restart
 from ray_kmeans.algorithm.state import Stop as Stop
+from ray_kmeans.choosing import KChoice as KChoice
+from ray_kmeans.choosing import choose_k as choose_k
+from ray_kmeans.choosing.recommendation import Candidate as Candidate
 from ray_kmeans.config import RunConfig as RunConfig
 from ray_kmeans.data.opening import open_source as open_source
 from ray_kmeans.data.sharding import Block as Block

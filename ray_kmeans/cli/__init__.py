@@ -10,6 +10,7 @@ import tyro
 
 from ray_kmeans._version import __version__
 from ray_kmeans.cli import (
+    choose_k,
     command_line,
     compile,
     demo,
@@ -39,6 +40,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "fit": Command(fit.Fit, fit.run),
+    "choose-k": Command(choose_k.ChooseK, choose_k.run),
     "predict": Command(predict.Predict, predict.run),
     "evaluate": Command(evaluate.Evaluate, evaluate.run),
     "export": Command(export.Export, export.run),
