@@ -96,8 +96,8 @@ def _reason(k: int, wins: dict[str, int], votes: Counter[int]) -> str:
 
 def table_of(candidates: Sequence[Candidate], best: int) -> str:
     """Return a line for each candidate, the recommended one marked, as text."""
-    head = f"{'k':>10}{'inertia':>14}{'silhouette':>12}{'Davies-B.':>11}{'Calinski-H.':>13}{'empty':>7}"
-    lines = [head]
+    names = ("k", "inertia", "silhouette", "Davies-B.", "Calinski-H.", "empty")
+    lines = ["{:>10}{:>14}{:>12}{:>11}{:>13}{:>7}".format(*names)]
     for each in candidates:
         mark = "  <-" if each.num_clusters == best else ""
         indices = (each.silhouette, each.davies_bouldin, each.calinski_harabasz)
