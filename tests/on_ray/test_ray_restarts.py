@@ -36,11 +36,10 @@ class Killer:
         self.seen.append(event)
         if isinstance(event, ev.DataLoaded):
             self.pids = {"coordinator": event.coordinator[1], "worker": event.workers[0][1]}
-        if isinstance(event, self.kind) and getattr(event, "phase", None) is self.phase:
-            if pid := self.pids.pop(self.victim, None):
-                self.pids = {}
-                self.kind = ()
-                os.kill(pid, signal.SIGKILL)
+        comes = isinstance(event, self.kind) and getattr(event, "phase", None) is self.phase
+        if comes and self.pids:
+            self.kind = ()
+            os.kill(self.pids[self.victim], signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
