@@ -32,17 +32,11 @@ def choice_page(
         ) from error
     numbers = [int(each["num_clusters"] or 0) for each in candidates]
     series = {
-        title: [None if each[name] is None else float(each[name] or 0) for each in candidates]
-        for name, title in COLUMNS.items()
+        title: [_number(each[name]) for each in candidates] for name, title in COLUMNS.items()
     }
-    rows = [
-        (
-            int(each["num_clusters"] or 0),
-            *("not defined" if each[name] is None else each[name] for name in COLUMNS),
-            int(each["empty"] or 0),
-            str(each["model_dir"]),
-        )
-        for each in candidates
+    rows: list[tuple[page.Cell, ...]] = [
+        (k, *(_cell(each[name]) for name in COLUMNS), _cell(each["empty"]), str(each["model_dir"]))
+        for k, each in zip(numbers, candidates, strict=True)
     ]
     table = page.Table("Over all rows", ("k", *COLUMNS.values(), "empty", "model"), rows)
     text = (
@@ -52,3 +46,13 @@ def choice_page(
     )
     drawn = figures.draw_choice(numbers, series, best)
     return page.render("Number of clusters", [page.Section("choice", "k", text, drawn, table)])
+
+
+def _number(value: float | str | None) -> float | None:
+    """Return a figure to draw; None where it is not defined."""
+    return None if value is None else float(value)
+
+
+def _cell(value: float | str | None) -> float | str:
+    """Return a figure for a table."""
+    return "not defined" if value is None else value

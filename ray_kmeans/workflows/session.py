@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields
 from threading import Lock, Timer
@@ -40,14 +40,17 @@ F = TypeVar("F", bound="Fitter")
 class Fitter(Protocol):
     """An estimator or a model, as far as a session calls it."""
 
-    def fit(self: F, x: Any, **kwargs: Any) -> F:
-        """Train on the rows of a session."""
+    @property
+    def fit(self) -> Callable[..., Any]:
+        """Method that trains on the rows of a session."""
 
-    def evaluation(self, x: Any) -> Evaluation:
-        """Measure the model on the rows of a session."""
+    @property
+    def evaluation(self) -> Callable[..., Evaluation]:
+        """Method that measures the model on the rows of a session."""
 
-    def label(self, x: Any, output: str, **kwargs: Any) -> LabelCounts:
-        """Write labelled output for the rows of a session."""
+    @property
+    def label(self) -> Callable[..., LabelCounts]:
+        """Method that writes labelled output for the rows of a session."""
 
 
 class Session(HoldsRows):
@@ -165,7 +168,8 @@ class Session(HoldsRows):
         ConfigError
             If the session has ended, or was not planned for this fit.
         """
-        return km.fit(self, **kwargs)
+        km.fit(self, **kwargs)
+        return km
 
     def evaluate(self, km: Fitter) -> Evaluation:
         """Return the `Evaluation` of a model on the rows, as ``km.evaluation(data)`` does.
