@@ -50,6 +50,7 @@ from ray_kmeans.workflows.validation import (
     check_weight_of_batches,
     input_data,
 )
+from ray_kmeans.workflows.worker_plan import machines_for
 
 
 class KMeansClustering(Model):
@@ -581,8 +582,9 @@ default='random'
             found = self._model_dir().matching(params.num_clusters, params.distance_metric)
         source = open_for(found, self._all_rows(x), storage_options=self.config.storage_options)
         drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
+        config = machines_for(source, self.config)
         return explaining.explain(
-            source.describe(), params.num_clusters, self.config, drawn, features=said_of(source)
+            source.describe(), params.num_clusters, config, drawn, features=said_of(source)
         )
 
     def model_fn(

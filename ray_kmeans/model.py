@@ -46,6 +46,7 @@ from ray_kmeans.workflows.validation import (
     chosen_outputs,
     input_data,
 )
+from ray_kmeans.workflows.worker_plan import machines_for
 
 log = logging.getLogger("ray_kmeans")
 
@@ -656,8 +657,9 @@ class Model(ABC):
         """Return the plan of a work with this model, as text."""
         state = self._state()
         source, layout = self._open_checked(self._all_rows(x), state)
+        config = machines_for(source, self.config)
         return explaining.explain(
-            layout, len(state.centers), self.config, work=work, features=said_of(source)
+            layout, len(state.centers), config, work=work, features=said_of(source)
         )
 
     # --- export ------------------------------------------------------------------------------

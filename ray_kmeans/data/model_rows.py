@@ -61,6 +61,7 @@ def open_for(
         names are taken as they are, and so is one column of vectors that the user names.
     """
     if isinstance(x, HoldsRows):
+        x.check_open()
         x.source.check_given(columns, counting)
         x.source.check_fits(state)
         return x.source

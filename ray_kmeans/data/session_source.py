@@ -29,8 +29,7 @@ class SessionSource(WeightedSource):
 
     def check_given(self, columns: Sequence[str] | None, counting: Mapping[str, Any]) -> None:
         """Raise ConfigError for an argument that would read the rows in another way."""
-        given = [name for name, value in {**counting, "columns": columns}.items() if value]
-        given = [name for name in given if counting.get(name) != "error"]  # nonfinite's default
+        given = [name for name, value in {"columns": columns, **counting}.items() if _says(value)]
         if given:
             raise ConfigError(
                 f"{given[0]} is given with a session, whose rows are read already. Give it to "
@@ -42,7 +41,7 @@ class SessionSource(WeightedSource):
         if state is None:
             return
         columns = state.rows.columns if state.rows else ()
-        if columns and self.columns and columns != self.columns:
+        if columns and self.columns not in ((), columns) and not self._is_of_vectors:
             raise ConfigError(
                 f"the model was fitted on the columns {shortened(columns)}, and the session has "
                 f"{shortened(self.columns)}. Open a session of open_source(data, columns=[...]) "
@@ -54,9 +53,25 @@ class SessionSource(WeightedSource):
                 "session of the data as the model was fitted on them."
             )
 
+    @property
+    def _is_of_vectors(self) -> bool:
+        """Whether a row is one column of vectors that is read whatever its name is."""
+        is_named = getattr(self.source, "by_name", True)
+        return is_named and len(self.columns) == 1 and self.describe().features > 1
+
+
+def _says(value: Any) -> bool:
+    """Return whether an argument of `open_source` is another than its default."""
+    is_default = value is None or value is False or (isinstance(value, str) and value == "error")
+    return not is_default and not (isinstance(value, Sequence) and len(value) == 0)
+
 
 class HoldsRows:
     """The base of a session, by which data are told from one."""
 
     source: SessionSource
     """The rows, as the session has opened them."""
+
+    def check_open(self) -> None:
+        """Raise ConfigError if the workers have ended."""
+        raise NotImplementedError

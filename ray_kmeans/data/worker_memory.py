@@ -40,6 +40,8 @@ class Footprint:
     """Whether all rows of a row group are in memory while some of them are read."""
     staged_bytes: int = 0
     """Largest bytes of rows on their way to a GPU, in each of two buffers; 0 without a GPU."""
+    or_fewer: bool = False
+    """Whether calls with fewer centers come too, as in a session."""
 
     def of(self, shard: Shard) -> int:
         """Return an upper bound in bytes of the memory of the worker of a shard.
@@ -68,8 +70,8 @@ class Footprint:
         reading = 3 * readers_of(self.threads) * at_once * features * 4
         prepared = k * (columns * 6 + (features + 1) * (4 + 3 * 8))
         partials = 3 * k * (features + 1) * 8
-        tile_rows = min(max(2**17 // k, 512), 2048)
-        tile = tile_rows * (min(k, 1024) + features + 4) * 4
+        # A tile of fewer centers has more rows: that of 64 may be larger than one of more centers.
+        tile = max(_tile_bytes(n, features) for n in (k, min(k, 64) if self.or_fewer else k))
         of_thread = max(tile, k * (2 * columns + 48) + 2**20)
         piece_rows = min(self.batch_rows, PIECE_ROWS)
         of_thread += piece_rows * 4 * (features + 16) + (partials // 3 if piece_rows else 0)
@@ -100,6 +102,12 @@ class Footprint:
         rows, features = max(map(rows_of, shards)), shards[0][0].features
         detail = f"{rows:,} rows x {features:,} {where} and {self.num_clusters:,} centers"
         raise BudgetError(needed, allowed_bytes, detail)
+
+
+def _tile_bytes(num_clusters: int, features: int) -> int:
+    """Return the bytes of what a thread computes at once: some rows, and their scores."""
+    rows = min(max(2**17 // num_clusters, 512), 2048)
+    return rows * (min(num_clusters, 1024) + features + 4) * 4
 
 
 def readers_of(threads: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields
-from threading import Lock, Timer
+from threading import TIMEOUT_MAX, Lock, Timer
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, get_args
 
@@ -105,7 +105,13 @@ class Session(HoldsRows):
         self._max_batch_size = max_batch_size
         self._idle_timeout_s = idle_timeout_s
         self._in_use = Lock()
+        """Held by the call that uses the workers, or by whoever ends them."""
+        self._is_ending = False
+        """Whether the workers end as soon as no call uses them."""
+        self._uses = 0
+        """Number of calls so far, by which a timer that went off too late tells that it did."""
         self._timer: Timer | None = None
+        """Ends the session when nobody has used it for the time given."""
         self._stack = ExitStack()
         self._emit: ev.Emit = LogLines()
         """Hears what the pool tells: the listener of the call that runs now."""
@@ -116,6 +122,7 @@ class Session(HoldsRows):
         """Start the workers, let them read the rows, and return their pool."""
         layout = source.describe()
         check_reachable(self.config, {"the data": source})
+        drawn = min(self._max_batch_size, layout.rows - 1)  # a larger batch is all rows
         with closing(Progress(self.config.progress)) as progress, self._stack as stack:
             pool = open_pool(
                 source,
@@ -124,8 +131,9 @@ class Session(HoldsRows):
                 self.metric,
                 self.config,
                 self._tell,
-                batch_size=self._max_batch_size,
+                batch_size=drawn,
                 together=blocks_of_a_part(len(layout.blocks)),
+                or_fewer=True,
             )
             with self._heard_by(tell_all([self._emit, warn, progress])):
                 shared = SharedPool(stack.enter_context(pool))
@@ -206,11 +214,13 @@ class Session(HoldsRows):
         return km.label(self, output, **kwargs)
 
     def close(self) -> None:
-        """End the workers. May be called twice."""
-        self._stop_waiting()
-        shared, self._shared = self._shared, None
-        if shared is not None:
-            self._stack.close()
+        """End the workers, or let the call that uses them now end them. May be called twice."""
+        self._is_ending = True
+        if self._in_use.acquire(blocking=False):
+            try:
+                self._end()
+            finally:
+                self._in_use.release()
 
     def __enter__(self) -> Session:
         """Return the session, which ends with the block."""
@@ -228,10 +238,18 @@ class Session(HoldsRows):
     def __repr__(self) -> str:
         """Return the rows, the workers' state and the metric in one line."""
         layout = self.source.describe()
-        state = "ended" if self._shared is None else "open"
+        state = "open" if self._is_open else "ended"
         return f"<Session of {layout.rows:,} rows x {layout.features}, {self.metric}, {state}>"
 
     # --- what the workflows call
+
+    def check_open(self) -> None:
+        """Raise ConfigError if the workers have ended."""
+        if not self._is_open:
+            raise ConfigError(
+                "this session has ended (it was closed, lost its workers, or nobody used it for "
+                f"session_idle_timeout_s={self._idle_timeout_s:g}). Open another one."
+            )
 
     @contextmanager
     def _lend(
@@ -246,19 +264,18 @@ class Session(HoldsRows):
             raise ConfigError("another call uses this session now. Let it end, or open another.")
         try:
             self._stop_waiting()
-            if self._shared is None:
-                raise ConfigError(
-                    "this session has ended (it was closed, lost its workers, or nobody used it "
-                    f"for session_idle_timeout_s={self._idle_timeout_s:g}). Open another one."
-                )
-            with closing(self._shared.lend()) as pool, self._heard_by(emit or self._emit):
+            self.check_open()
+            assert self._shared is not None
+            with self._heard_by(emit or self._emit), closing(self._shared.lend()) as pool:
                 yield pool
         except WorkersLostError:
-            self.close()
+            self._is_ending = True
             raise
         finally:
-            self._in_use.release()
             self._wait_for_use()
+            self._in_use.release()
+            if self._is_ending:  # looked at last: who is told to end it later finds no call
+                self.close()
 
     def _check(self, num_clusters: int, metric: Metric, batch_size: int | None) -> None:
         """Raise ConfigError for a call that the session has no plan for."""
@@ -277,25 +294,40 @@ class Session(HoldsRows):
                     f"{value:,}. Open it with max_{name}={value}."
                 )
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether there are workers, and nobody has asked to end them."""
+        return self._shared is not None and not self._is_ending
+
     def _wait_for_use(self) -> None:
         """Begin to count the seconds without a call."""
-        if self._shared is not None:
-            self._timer = Timer(self._idle_timeout_s, self._end_if_idle)
+        if self._is_open:
+            seconds = min(self._idle_timeout_s, TIMEOUT_MAX)  # a thread cannot wait longer
+            self._timer = Timer(seconds, self._end_if_idle, (self._uses,))
             self._timer.daemon = True
             self._timer.start()
 
     def _stop_waiting(self) -> None:
-        """Stop counting."""
+        """Stop counting: a call begins."""
+        self._uses += 1
         if self._timer is not None:
             self._timer.cancel()
 
-    def _end_if_idle(self) -> None:
-        """End the workers, unless a call has begun while the timer went off."""
+    def _end_if_idle(self, uses: int) -> None:
+        """End the workers, unless a call has begun since there were this many."""
         if self._in_use.acquire(blocking=False):
             try:
-                self.close()
+                if uses == self._uses:
+                    self._end()
             finally:
                 self._in_use.release()
+
+    def _end(self) -> None:
+        """End the workers; whoever calls this holds the lock."""
+        self._stop_waiting()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            self._stack.close()
 
 
 def open_session(
