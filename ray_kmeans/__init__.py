@@ -6,6 +6,7 @@ from ray_kmeans._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ray_kmeans import errors as errors
+    from ray_kmeans._public import Agreement as Agreement
     from ray_kmeans._public import Block as Block
     from ray_kmeans._public import EarlyStopping as EarlyStopping
     from ray_kmeans._public import Evaluation as Evaluation
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ray_kmeans._public import ModelFnOps as ModelFnOps
     from ray_kmeans._public import Monitor as Monitor
     from ray_kmeans._public import Predictor as Predictor
+    from ray_kmeans._public import Quality as Quality
     from ray_kmeans._public import RunConfig as RunConfig
     from ray_kmeans._public import Source as Source
     from ray_kmeans._public import Stop as Stop
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 
 
 PUBLIC = (
-    *("Block", "EarlyStopping", "Evaluation", "FitState", "Iteration", "KMeansClustering"),
-    *("LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor", "RunConfig", "Source", "Stop"),
-    *("cut", "errors", "import_centers", "load_model", "make_dataset", "open_source", "report"),
+    *("Agreement", "Block", "EarlyStopping", "Evaluation", "FitState", "Iteration"),
+    *("KMeansClustering", "LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor"),
+    *("Quality", "RunConfig", "Source", "Stop", "cut", "errors", "import_centers", "load_model"),
+    *("make_dataset", "open_source", "report"),
 )
 """The public names. `_public` imports them, when the first of them is asked for."""
 

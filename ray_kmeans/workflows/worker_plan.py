@@ -47,12 +47,14 @@ def plan_shards(
     batch_size: int | None = None,
     workers: int | None = None,
     together: int = 1,
+    other_bytes: int = 0,
 ) -> tuple[tuple[Shard, ...], WorkerOptions]:
     """Deal the blocks out to workers and check that they fit the memory.
 
     Returns the shards, and the options of their workers. `workers` None: as many as there may be. A
     number is given for the batches of a stream, whose rows are kept in memory. `together`: number
-    of blocks that stay in one shard, see `split`. Joins or starts Ray where it is needed.
+    of blocks that stay in one shard, see `split`. `other_bytes`: what the work takes in
+    each worker besides. Joins or starts Ray where it is needed.
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
@@ -63,7 +65,14 @@ def plan_shards(
     allowed, threads = worker_memory(config), threads_of(cpus)
     staged = gpu.STAGED_BYTES if config.backend == "gpu" else 0
     by_group = layout.is_read_whole
-    footprint = Footprint(num_clusters, drawn, threads, by_group=by_group, staged_bytes=staged)
+    footprint = Footprint(
+        num_clusters,
+        drawn,
+        threads,
+        by_group=by_group,
+        staged_bytes=staged,
+        other_bytes=other_bytes,
+    )
     wanted = config.cache if workers is None else MEMORY
     place, narrow = _choose_cache(wanted, shards, layout, footprint, allowed)
     footprint = _with_cache(footprint, place, narrow)
@@ -220,12 +229,16 @@ def open_pool(
     batch_size: int | None = None,
     workers: int | None = None,
     together: int = 1,
+    other_bytes: int = 0,
 ) -> Iterator[Pool]:
     """Give a pool of workers that hold the data, and close it at the end.
 
     `workers` None: one for each shard. `together`: number of blocks that stay in one shard.
+    `other_bytes`: what the work takes in each worker besides.
     """
-    shards, options = plan_shards(layout, num_clusters, config, batch_size, workers, together)
+    shards, options = plan_shards(
+        layout, num_clusters, config, batch_size, workers, together, other_bytes
+    )
     if emit is not None:
         emit(plan_event(options))
     pool: Pool
