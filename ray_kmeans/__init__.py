@@ -6,6 +6,7 @@ from ray_kmeans._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ray_kmeans import errors as errors
+    from ray_kmeans._public import Agreement as Agreement
     from ray_kmeans._public import Block as Block
     from ray_kmeans._public import Candidate as Candidate
     from ray_kmeans._public import EarlyStopping as EarlyStopping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ray_kmeans._public import ModelFnOps as ModelFnOps
     from ray_kmeans._public import Monitor as Monitor
     from ray_kmeans._public import Predictor as Predictor
+    from ray_kmeans._public import Quality as Quality
     from ray_kmeans._public import Restart as Restart
     from ray_kmeans._public import RunConfig as RunConfig
     from ray_kmeans._public import Session as Session
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
 
 
 PUBLIC = (
-    *("Block", "Candidate", "EarlyStopping", "Evaluation", "FitState", "Iteration", "KChoice"),
-    *("KMeansClustering", "LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor"),
-    *("Restart", "RunConfig", "Session", "Source", "Stop", "choose_k", "cut", "errors"),
-    *("import_centers", "load_model", "make_dataset", "open_session", "open_source", "report"),
+    *("Agreement", "Block", "Candidate", "EarlyStopping", "Evaluation", "FitState", "Iteration"),
+    *("KChoice", "KMeansClustering", "LabelCounts", "Layout", "ModelFnOps", "Monitor"),
+    *("Predictor", "Quality", "Restart", "RunConfig", "Session", "Source", "Stop", "choose_k"),
+    *("cut", "errors", "import_centers", "load_model", "make_dataset", "open_session"),
+    *("open_source", "report"),
 )
 """The public names. `_public` imports them, when the first of them is asked for."""
 

@@ -1,6 +1,8 @@
 """All that a user may import from the package; nothing inside imports this module."""
 
 from ray_kmeans import errors as errors
+from ray_kmeans.algorithm.contingency import Agreement as Agreement
+from ray_kmeans.algorithm.quality import Quality as Quality
 from ray_kmeans.algorithm.state import FitState as FitState
 from ray_kmeans.algorithm.state import Iteration as Iteration
 from ray_kmeans.algorithm.state import Restart as Restart

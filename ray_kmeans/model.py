@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.quality_sums import BORDERS
 from ray_kmeans.algorithm.state import FitState, Iteration, Restart, Stop
 from ray_kmeans.config import Output, RunConfig, Work
 from ray_kmeans.data.model_rows import open_for, said_of
@@ -32,6 +33,7 @@ from ray_kmeans.workflows import export as exporting
 from ray_kmeans.workflows import fit as fitting
 from ray_kmeans.workflows import label as labelling
 from ray_kmeans.workflows import predict_in_memory as inference
+from ray_kmeans.workflows.quality import quality_options
 from ray_kmeans.workflows.tf_compat import variable, variables
 from ray_kmeans.workflows.validation import (
     a_path,
@@ -281,8 +283,17 @@ class Model(ABC):
         fitting.write_evaluation(self._model_dir(), name, result)
         return result
 
-    def evaluation(self, x: Any, *, sample_weight: Any = None) -> evaluating.Evaluation:
-        """Return the loss of all rows and how they spread over the clusters, after one sweep.
+    def evaluation(
+        self,
+        x: Any,
+        *,
+        sample_weight: Any = None,
+        quality: bool = True,
+        borders: Sequence[float] = BORDERS,
+        against_column: str | None = None,
+        against_output: str | None = None,
+    ) -> evaluating.Evaluation:
+        """Return the loss of all rows, how they spread over the clusters, and how good these are.
 
         The command ``ray-kmeans evaluate`` prints this. Workers visit the rows, as in a fit.
 
@@ -292,16 +303,32 @@ class Model(ABC):
             Rows (n, d), as in `fit`; not an iterator.
         sample_weight : str or array of shape (n,), default=None
             How often each row counts, as in `fit`. None: once.
+        quality : bool, default=True
+            Whether `quality` of the result is made, too: the second-nearest center of each row
+            costs about one sweep more, and comparing the centers time O(k^2 d).
+        borders : sequence of float, default=(1, 5, 10)
+            Percentages x: the share of rows within each of them of a border is told, rows with
+            ``(b - a) / b <= x / 100`` for the distances a to the nearest and b to the
+            second-nearest center.
+        against_column : str, default=None
+            Column of the data with labels of another clustering to compare with: whole numbers,
+            texts or booleans. Rows without one are left out of the comparison.
+        against_output : str, default=None
+            Path or URL of a labelled output of the same rows, in the order of the data, to compare
+            with.
 
         Returns
         -------
         Evaluation
-            Loss, mean loss, rows, empty clusters, and `sizes` and `shares` of the clusters.
+            Loss, mean loss, rows, empty clusters, `sizes` and `shares` of the clusters, and a
+            `Quality`.
 
         Raises
         ------
         NotFittedError
             If there is no model yet.
+        ConfigError
+            If an argument cannot be used.
         DataError
             If the data cannot be read, or are not like those of the model.
 
@@ -316,9 +343,10 @@ class Model(ABC):
         >>> found.loss, found.sizes.tolist(), found.shares.tolist()
         (3.0, [1, 3], [0.25, 0.75])
         """
+        options = quality_options(quality, borders, against_column, against_output)
         state = self._state()
         source, layout = self._open_checked(self._all_rows(x), state, sample_weight)
-        return evaluating.evaluate_on(source, layout, state, self.config)
+        return evaluating.evaluate_on(source, layout, state, self.config, options)
 
     def score(
         self,

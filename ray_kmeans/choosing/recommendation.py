@@ -82,7 +82,7 @@ def recommend(candidates: Sequence[Candidate]) -> tuple[int, str]:
 def _reason(k: int, wins: dict[str, int], votes: Counter[int]) -> str:
     """Return why k is recommended, and what speaks for others."""
     own = " and the ".join(name for name, winner in wins.items() if winner == k)
-    others = [f"the {name} at k={winner:,}" for name, winner in wins.items() if winner != k]
+    others = [f"the {name} is at k={winner:,}" for name, winner in wins.items() if winner != k]
     reason = f"k={k:,} has the {own}"
     if not others:
         return f"{reason}: all figures agree."

@@ -23,7 +23,10 @@ from ray_kmeans.algorithm.grid import Extent, Grid, Squares
 from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials
+from ray_kmeans.algorithm.quality import CenterGaps
+from ray_kmeans.algorithm.quality_sums import QualitySums
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
+from ray_kmeans.engine.center_gaps import Separation, share_of
 from ray_kmeans.engine.label_writer import (
     BlockLabeller,
     Gatherer,
@@ -34,6 +37,7 @@ from ray_kmeans.engine.label_writer import (
 )
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, ignore
+from ray_kmeans.engine.quality_sweep import QualityAsked, QualitySweep
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.seeding.potential import Potential
 from ray_kmeans.engine.shard import Block, Reader, Shard
@@ -194,6 +198,22 @@ class ShardWorker:
         The batches are those of `steps` steps, from `first_step` on.
         """
         return self._batch_sweeps.sweep(centers, batches, first_step, steps)
+
+    def measure_quality(self, centers: NDArray[np.float32], asked: QualityAsked) -> QualitySums:
+        """Return the sums over the rows, each visited once, from which figures of quality follow.
+
+        `centers` are of shape (k, d).
+        """
+        sweep = QualitySweep(
+            self._shard, self._metric, self._kernel, self._threads, centers, self._on.scale
+        )
+        return sweep.sums(self._label_blocks(centers), asked)
+
+    def measure_gaps(self, separation: Separation, all_blocks: int) -> CenterGaps:
+        """Return the gaps of this shard's share of the centers; `all_blocks` are those of the
+        data."""
+        numbers = share_of(self._shard.blocks, all_blocks, len(separation.centers))
+        return separation.gaps(numbers, self._kernel)
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of the shard among these ascending numbers, (rows, d), in order."""

@@ -17,7 +17,10 @@ from ray_kmeans import config
 from ray_kmeans.algorithm import metric
 from ray_kmeans.engine.seeding import choose
 
-RECORDS = [getattr(ray_kmeans, name) for name in ("Evaluation", "LabelCounts", "ModelFnOps")]
+RECORDS = [
+    getattr(ray_kmeans, name)
+    for name in ("Agreement", "Candidate", "Evaluation", "LabelCounts", "ModelFnOps", "Quality")
+]
 RECORDS_OF_THE_ENGINE = ("Block", "FitState", "Iteration", "Layout", "Restart")
 """Users read their fields; their methods are for the fit."""
 FUNCTIONS = [
