@@ -95,6 +95,7 @@ def test_a_request_that_fails_once_is_made_again(s3, fault):
     assert len(seen) > (fault not in (DELAY,))
 
 
+@pytest.mark.long(kind="write that fails")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_write_that_fails_now_and_then_is_whole(s3, fault):
     requests = itertools.count()
@@ -161,6 +162,7 @@ class Outage:
         return self._fate
 
 
+@pytest.mark.long(kind="store that is down")
 @pytest.mark.parametrize(
     ("begins", "fate"),
     [

@@ -75,6 +75,7 @@ def error_of(client, request, outcome):
 CLIENTS = ["s3fs", "gcsfs", "adlfs", "aiohttp"]
 
 
+@pytest.mark.long(kind="passing error")
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("outcome", [*PASSING, *FOR_GOOD])
 @pytest.mark.parametrize("client", CLIENTS)

@@ -55,7 +55,7 @@ def address():
         yield address
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="resume")
 def test_a_job_that_is_stopped_saves_its_iterations_and_goes_on_when_it_is_submitted_again(
     tmp_path, address
 ):

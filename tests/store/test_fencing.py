@@ -53,6 +53,7 @@ ON_S3 = ["between the look and the claim", "after the claim", "before the manife
 ON_S3 += ["after the second look", "between old manifests and their arrays"]
 
 
+@pytest.mark.long(kind="fencing")
 @pytest.mark.parametrize(
     ("place", "keep", "point"),
     [*ANYWHERE, *OLD_ONES_STAY, *(("s3", 1, point) for point in ON_S3)],
