@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from contextlib import nullcontext
 
 import fsspec
 import numpy as np
 import pytest
 
-from ray_kmeans.errors import StoreError
+from ray_kmeans.errors import LeaseLostError, StoreError
 from ray_kmeans.io import publish
+from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.labelled_names import MANIFEST
+from ray_kmeans.store.labelled_writer import LeasedOutput
 from tests.support.races import CENTERS, MORE, OTHER, OTHER_ROWS, ROWS, check, files_of
 from tests.support.sleepers import Sleeper, write
 
@@ -195,6 +198,55 @@ def test_what_a_sleeper_that_was_killed_has_left_the_next_run_removes(tmp_path):
 
     check(url, ROWS, OTHER, also=[foreign])
     assert foreign in files_of(url)
+
+
+# --- a run that was followed at one point ----------------------------------------------------------
+
+
+def follower(place):
+    """Take the lease of an output, as a run that has found the holder of the first one asleep."""
+    (place / "_lease" / "00000002.json").write_text("{}")
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_who_was_followed_before_it_begins_deletes_no_marker_of_the_follower(
+    is_followed, tmp_path, monkeypatch
+):
+    marker, snapshot = tmp_path / f"_unfinished-{12 * 'a'}.json", LabelledOutput.snapshot
+
+    def late(self):
+        monkeypatch.setattr(LabelledOutput, "snapshot", snapshot)
+        marker.write_bytes(publish.seal({"of": {}}))
+        if is_followed:
+            follower(tmp_path)
+        return snapshot(self)
+
+    begin = LeasedOutput.begin
+
+    def beginning(self, *about):
+        monkeypatch.setattr(LabelledOutput, "snapshot", late)
+        return begin(self, *about)
+
+    monkeypatch.setattr(LeasedOutput, "begin", beginning)
+    with pytest.raises(LeaseLostError) if is_followed else nullcontext():
+        write(str(tmp_path), ROWS, CENTERS)
+
+    assert marker.exists() == is_followed
+
+
+def test_who_was_followed_before_its_end_leaves_the_manifest_to_it(tmp_path, monkeypatch):
+    """The follower writes the same rows, so the marker is there; its own manifest must not fail."""
+    finish = LeasedOutput.finish
+
+    def followed(self, *about):
+        follower(tmp_path)
+        return finish(self, *about)
+
+    monkeypatch.setattr(LeasedOutput, "finish", followed)
+    with pytest.raises(LeaseLostError):
+        write(str(tmp_path), ROWS, CENTERS)
+
+    assert MANIFEST not in files_of(str(tmp_path))
 
 
 # --- many at once --------------------------------------------------------------------------------
