@@ -200,7 +200,7 @@ def test_what_a_sleeper_that_was_killed_has_left_the_next_run_removes(tmp_path):
     assert foreign in files_of(url)
 
 
-# --- a run that was followed at one point ----------------------------------------------------------
+# --- a run that was followed at one point --------------------------------------------------------
 
 
 def follower(place):
@@ -234,16 +234,22 @@ def test_who_was_followed_before_it_begins_deletes_no_marker_of_the_follower(
     assert marker.exists() == is_followed
 
 
-def test_who_was_followed_before_its_end_leaves_the_manifest_to_it(tmp_path, monkeypatch):
-    """The follower writes the same rows, so the marker is there; its own manifest must not fail."""
+def deleter(place):
+    """Delete the marker and the parts of a run by hand, as another run's refusal says one may."""
+    clear(str(place))
+
+
+@pytest.mark.parametrize("by", [follower, deleter])
+def test_who_was_followed_before_its_end_publishes_no_manifest(by, tmp_path, monkeypatch):
+    """The follower's own manifest must not fail, and a deleted run's names parts that are gone."""
     finish = LeasedOutput.finish
 
     def followed(self, *about):
-        follower(tmp_path)
+        by(tmp_path)
         return finish(self, *about)
 
     monkeypatch.setattr(LeasedOutput, "finish", followed)
-    with pytest.raises(LeaseLostError):
+    with pytest.raises(LeaseLostError if by is follower else StoreError):
         write(str(tmp_path), ROWS, CENTERS)
 
     assert MANIFEST not in files_of(str(tmp_path))
