@@ -13,6 +13,7 @@ import pytest
 from ray_kmeans.errors import LeaseLostError, StoreError
 from ray_kmeans.io import publish
 from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled_manifests import Manifests
 from ray_kmeans.store.labelled_names import MANIFEST
 from ray_kmeans.store.labelled_writer import LeasedOutput
 from tests.support.races import CENTERS, MORE, OTHER, OTHER_ROWS, ROWS, check, files_of
@@ -208,23 +209,28 @@ def follower(place):
     (place / "_lease" / "00000002.json").write_text("{}")
 
 
-@pytest.mark.parametrize("is_followed", [False, True])
-def test_who_was_followed_before_it_begins_deletes_no_marker_of_the_follower(
-    is_followed, tmp_path, monkeypatch
-):
-    marker, snapshot = tmp_path / f"_unfinished-{12 * 'a'}.json", LabelledOutput.snapshot
+AT_BEGIN, AT_END = (LabelledOutput, "snapshot"), (Manifests, "commit")
 
-    def late(self):
-        monkeypatch.setattr(LabelledOutput, "snapshot", snapshot)
+
+@pytest.mark.parametrize("is_followed", [False, True])
+@pytest.mark.parametrize("point", [AT_BEGIN, AT_END], ids=["at its begin", "after its manifest"])
+def test_who_was_followed_deletes_no_marker_of_the_follower(
+    point, is_followed, tmp_path, monkeypatch
+):
+    """The follower has no parts yet, so its marker is one that a run removes."""
+    (owner, name), marker = point, tmp_path / f"_unfinished-{12 * 'a'}.json"
+    call, begin = getattr(owner, name), LeasedOutput.begin
+
+    def followed(self, *about):
+        monkeypatch.setattr(owner, name, call)
+        done = call(self, *about) if point is AT_END else None
         marker.write_bytes(publish.seal({"of": {}}))
         if is_followed:
             follower(tmp_path)
-        return snapshot(self)
-
-    begin = LeasedOutput.begin
+        return done or call(self, *about)
 
     def beginning(self, *about):
-        monkeypatch.setattr(LabelledOutput, "snapshot", late)
+        monkeypatch.setattr(owner, name, followed)
         return begin(self, *about)
 
     monkeypatch.setattr(LeasedOutput, "begin", beginning)
