@@ -261,6 +261,19 @@ def test_who_was_followed_before_its_end_publishes_no_manifest(by, tmp_path, mon
     assert MANIFEST not in files_of(str(tmp_path))
 
 
+def test_of_two_manifests_that_follow_the_same_one_the_second_is_refused(tmp_path):
+    """Whoever slept between its look at the lease and its manifest finds the other one's there."""
+    manifests = Manifests(str(tmp_path), {})
+    write(str(tmp_path), ROWS, CENTERS)
+    before = manifests.newest()
+    write(str(tmp_path), MORE, CENTERS, append=True)
+    first = manifests.newest()
+
+    assert not manifests.commit({**first, "rows": 0}, before)
+    assert not manifests.commit({**first, "rows": 0}, {})
+    assert manifests.newest() == first
+
+
 # --- many at once --------------------------------------------------------------------------------
 
 ROUNDS = 6
