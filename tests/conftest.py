@@ -249,8 +249,7 @@ def azure():
 @pytest.fixture
 def impatient(monkeypatch):
     """Let a request to a store fail at once."""
-    monkeypatch.setattr(retry, "ATTEMPTS", 1)
-    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "PATIENT", retry.ONCE)
 
 
 @pytest.fixture(params=["local", "memory"])
