@@ -15,6 +15,7 @@ from ray_kmeans.io import publish
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.labelled_manifests import Manifests
 from ray_kmeans.store.labelled_names import MANIFEST
+from ray_kmeans.store.labelled_parts import Parts
 from ray_kmeans.store.labelled_writer import LeasedOutput
 from tests.support.races import CENTERS, MORE, OTHER, OTHER_ROWS, ROWS, check, files_of
 from tests.support.sleepers import Sleeper, write
@@ -259,6 +260,15 @@ def test_who_was_followed_before_its_end_publishes_no_manifest(by, tmp_path, mon
         write(str(tmp_path), ROWS, CENTERS)
 
     assert MANIFEST not in files_of(str(tmp_path))
+
+
+def test_a_worker_whose_run_was_followed_writes_no_part(tmp_path, monkeypatch):
+    """It would take the part back, but may be killed before."""
+    url = str(tmp_path)
+    monkeypatch.setattr(publish, "put", lambda *about: pytest.fail("it writes"))
+
+    with pytest.raises(LeaseLostError):
+        Parts(url, {}, stamp=64 * "a", home=url).put("part-0.parquet", b"rows")
 
 
 def test_of_two_manifests_that_follow_the_same_one_the_second_is_refused(tmp_path):
