@@ -103,7 +103,7 @@ def ray_head(num_cpus: int, environment: dict[str, str]):
         )
         address = f"http://127.0.0.1:{port}"
         try:
-            wait_for(f"{address}/api/version", process, 60)
+            wait_for(f"{address}/api/version", process, 120)
             yield address
         finally:
             end(process)
