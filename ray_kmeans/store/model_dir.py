@@ -25,7 +25,8 @@ What could happen to a checkpoint, and why readers always find a whole one:
   it made before, and all that the other run saves is newer.
 - *The whole directory is deleted under a sleeper, and another run begins there.* Its epoch may be
   the same or lower, so epochs tell nothing; but `known` names all data that the sleeper has seen or
-  made, and any other folder with a manifest is the other run's.
+  made, and any other folder with a manifest is the other run's. It looks for one before it claims
+  a number as well as after its manifest is there: killed between, it could not take that away.
 """
 
 from __future__ import annotations

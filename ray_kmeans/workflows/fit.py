@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import FitState, Origin
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.config import RunConfig
@@ -157,8 +156,8 @@ def fit(
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
     config = machines_for(source, config)
     found = store.matching(plan.num_clusters, plan.metric)
-    shift = found.shift if found else shift_of(source)
-    plan, source = _shift_plan(plan, shift), under(source, shift, f"the model in {store.shown!r}")
+    if found:
+        source = under(source, found.shift, f"the model in {store.shown!r}")
     layout = source.describe()
     if plan.batch_size is not None and layout.rows <= plan.batch_size:
         log.warning("%s", ALL_IN_A_BATCH.format(layout.rows, plan.batch_size))
@@ -213,9 +212,9 @@ def fit_stream(
         )
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
-    plan = _shift_plan(plan, found.shift if found else ())
+    shift = found.shift if found else ()
     whose = "a model of batches, of which none tells the middle of all,"
-    first, sources = _first_rows((under(each, plan.shift, whose) for each in sources), needed)
+    first, sources = _first_rows((under(each, shift, whose) for each in sources), needed)
     layout = first.describe()
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
@@ -266,21 +265,25 @@ def join_batches(sources: Iterator[Source]) -> Source:
     return shifted(whole, shifts.pop() if shifts else ())
 
 
-def _shift_plan(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
-    """Return the plan with the shift (d,) that is subtracted from the rows and given centers."""
-    initial: Any = plan.initial
-    if isinstance(initial, np.ndarray):
-        matching = initial.ndim == 2 and initial.shape[1] == len(shift)
-        initial = (initial - np.asarray(shift) if matching else initial).astype(np.float32)
-    elif shift and callable(initial):
-        initial = _unshifted(initial, np.asarray(shift))
-    if shift and plan.metric == Metric.COSINE:
+def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan:
+    """Return the plan with the way its rows are read; log the columns.
+
+    Where a shift (d,) is subtracted from the rows, it is from given centers as well.
+    """
+    spec = spec_of(source, found.rows if found else None)
+    if spec.columns:
+        log.info("features: %s", shortened(spec.columns))
+    if spec.shift and plan.metric == Metric.COSINE:
         raise ConfigError(
             "center=True and distance_metric='cosine': a shift changes all directions. Leave "
             "center out, or take 'squared_euclidean'."
         )
-    rows = replace(plan.rows or RowSpec(), shift=shift) if shift else plan.rows
-    return replace(plan, initial=initial, rows=rows)
+    initial: Any = plan.initial
+    if isinstance(initial, np.ndarray):
+        initial = (initial - np.asarray(spec.shift or 0.0)).astype(np.float32)
+    elif spec.shift and callable(initial):
+        initial = _unshifted(initial, np.asarray(spec.shift))
+    return replace(plan, initial=initial, rows=spec)
 
 
 def _unshifted(function: Any, shift: NDArray[np.float64]) -> Any:
@@ -332,15 +335,6 @@ def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
             f"initial_clusters has {initial.shape[1]} features and the data have "
             f"{layout.features}; they must have the same."
         )
-
-
-def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan:
-    """Return the plan with the way its rows are read; log the columns."""
-    spec = spec_of(source, found.rows if found else None)
-    if spec.columns:
-        log.info("features: %s", shortened(spec.columns))
-    shift = plan.rows.shift if plan.rows else ()
-    return replace(plan, rows=replace(spec, shift=shift))
 
 
 def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: FitPlan) -> None:

@@ -211,6 +211,7 @@ def much(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+@pytest.mark.long(kind="more than memory")
 @pytest.mark.parametrize("place", PLACES)
 def test_ten_times_the_memory_fits_through_disk_and_through_reading_again(place, much, tmp_path):
     folder, X, expected = much

@@ -172,6 +172,7 @@ def test_machine_code_does_not_go_by_the_times_of_files(room):
     assert call(room) == (6, False)
 
 
+@pytest.mark.long(kind="damaged cache")
 @pytest.mark.parametrize(("kind", "length"), [("nbi", 0), ("nbi", 40), ("nbc", 1000)])
 def test_a_damaged_cache_is_compiled_anew(room, kind, length):
     call(room)
