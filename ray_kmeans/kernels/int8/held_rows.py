@@ -7,7 +7,6 @@ decide nothing: losing them costs time and no bit. docs/internals/kernels.md dra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -35,11 +34,7 @@ from ray_kmeans.kernels.int8.row_order import (
     cut_parts,
 )
 from ray_kmeans.kernels.int8.sweep import sweep_parts
-from ray_kmeans.kernels.int8.sweep_few_columns import (
-    MOST_VALUES,
-    label_by_references,
-    sweep_parts_by_floats,
-)
+from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, sweep_parts_by_floats
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
     N_SCORED,
@@ -72,9 +67,9 @@ ROWS_AT_ONCE = 2**14
 """Deferred rows that are copied at once to be labelled by BLAS: bounds the memory for them."""
 FEW_COLUMNS = PACKED_COLUMNS
 """Up to this many columns, rows are grouped and packed as float32 where there are MANY_CENTERS."""
-MANY_CENTERS = 64
-"""From this many centers on, looking at all of them costs more than grouping rows of few columns
-before their first sweep."""
+MANY_CENTERS = 128
+"""From this many centers on, rows of few columns are packed; it is also the number of centers whose
+scores in float32 cost as much as scoring one row by one byte."""
 LARGEST_DRIFT = 2.0**8
 """The spread of the centers may grow or shrink by this factor before bytes lose too many bits."""
 
@@ -152,30 +147,27 @@ class HeldRows(IncrementalSums):
             self._sums.move(self._rows, moves, self._labels, self._weights)
 
     def _label_anew(self, centers: NDArray[np.float32]) -> None:
-        """Label all rows from the start.
-
-        They stand around one reference, the mean of the centers; of very few columns and many
-        centers they are grouped before, around means of some centers each.
-        """
+        """Label all rows from the start, around one reference: the mean of the centers."""
         self._scale, mean = portable.scale_of(centers)
         self._travels = self._step = np.zeros(len(centers))
         self._slots = Slots.of_rows(len(self._labels))
         self._set_centers(centers)
         reference = pad_columns((mean * self._scale).astype(np.float32)[None])
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
-        if self._packs(len(centers)):
-            self._group_first(reference, begins)
-        elif centers.size <= MOST_VALUES and self._d <= FLOAT_COLUMNS:
+        few = centers.size <= MOST_VALUES and self._d <= FLOAT_COLUMNS
+        if few or self._packs(len(centers)):
             self._hold_unpacked(reference, begins)
         else:
             self._quantize(reference, begins)
-        self._sweep_parts()
         # With one reference for all, every undecided row is one too many: regroup soon.
         self._usual_undecided, self._excess_cost = 0, 0.0
+        self._sweep_parts()
+        if not self._packs(len(centers)):
+            self._excess_cost = 0.0
 
     def _packs(self, k: int) -> bool:
         """Tell whether rows are held as float32 around references, for k centers."""
-        return self._d <= FEW_COLUMNS and k >= MANY_CENTERS and len(self._labels) >= MANY_CENTERS
+        return self._d <= FEW_COLUMNS and k >= MANY_CENTERS
 
     def _hold_unpacked(self, reference: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
         """Let rows be read from where they are, around one reference (1, columns)."""
@@ -184,27 +176,6 @@ class HeldRows(IncrementalSums):
         self._quantized = None
         none = np.empty((0, self._d, BLOCK_ROWS), np.float32)
         self._floats = FloatRows(columns=none, references=reference)
-
-    def _group_first(self, reference: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
-        """Group the rows by references near the centers before any sweep, and pack them.
-
-        2 sqrt(k) references and then those of all centers that pruning leaves around one of them
-        are fewer scores than k. reference: (1, columns), by which references are compared.
-        """
-        self._hold_unpacked(reference, begins)
-        references, _ = choose_references(self._scaled, 2 * math.isqrt(len(self._scaled)))
-        near = np.zeros(len(references), np.float32)
-        target = self._target()._replace(
-            centers=references[:, : self._d].copy(),
-            scaled=references,
-            cosine=False,
-            moves=near,
-            step=near,
-        )
-        self._run_pieces(label_by_references, (self._parts, self._floats), target)
-        group_of = np.arange(len(references), dtype=np.int32)
-        self._slots, begins = row_order.regroup(self._slots, group_of, len(references))
-        self._pack(references, begins)
 
     def _drift(self, centers: NDArray[np.float32]) -> bool:
         """Note how far the centers moved; return whether the margins are still of use."""
@@ -240,12 +211,14 @@ class HeldRows(IncrementalSums):
     def regroup(self) -> None:
         """Group the rows by their center, and quantize them around references near the centers."""
         with portable.use_one_blas_thread():
-            groups = count_groups(len(self._scaled), len(self._labels))
+            packs = self._packs(len(self._scaled))
+            shared = row_order.GROUP_ROWS if packs else row_order.SHARED_ROWS
+            groups = count_groups(len(self._scaled), len(self._labels), shared)
             references, group_of = choose_references(self._scaled, groups)
         # Bounds are counted with the moves of the parts, and these are about to be made anew.
         row_order.subtract_moves(self._slots, self._parts, self._moves)
         self._slots, begins = row_order.regroup(self._slots, group_of, len(references))
-        hold = self._pack if self._packs(len(self._centers)) else self._quantize
+        hold = self._pack if packs else self._quantize
         hold(references, begins)
         safe_gap = np.float32(self._safe_gap)
         row_order.add_moves(self._slots, self._parts, self._moves, safe_gap)
@@ -336,7 +309,8 @@ class HeldRows(IncrementalSums):
         """Add up what regrouping would have spared, in units of scoring one row.
 
         That is the refining of rows beyond those that were undecided in the first sweep after the
-        last regrouping, and the scoring of rows that share a block with active ones.
+        last regrouping, and the scoring of rows that share a block with active ones; of very few
+        columns the scoring of all centers, before rows are packed.
         """
         if self._usual_undecided < 0:
             self._usual_undecided = int(self._tally[N_UNDECIDED])
@@ -344,6 +318,8 @@ class HeldRows(IncrementalSums):
         self._excess_cost += REFINING_COST * undecided
         if self._quantized is not None:
             self._excess_cost += int(self._tally[N_SCORED] - self._tally[N_ACTIVE])
+        elif not len(self._floats.columns) and self._packs(len(self._centers)):
+            self._excess_cost += len(self._centers) / MANY_CENTERS * int(self._tally[N_SCORED])
 
     def _label_deferred(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
         """Label the rows of some slots by BLAS; return the slots whose label is new."""

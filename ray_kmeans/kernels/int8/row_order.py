@@ -19,16 +19,21 @@ from ray_kmeans.process.jit import njit
 BUCKETS = 32
 """Classes of rows by their bound: one without a bound, then one for each power of two."""
 GROUP_ROWS = 512
-"""Rows for which a reference of their own pays; where centers share one, four times as many."""
+"""Rows for which a reference of their own pays."""
+SHARED_ROWS = 4 * GROUP_ROWS
+"""Rows for which a reference pays that centers share."""
 PART_BLOCKS = 128
 """Blocks of a part at most: 4,096 rows, for which the centers are quantized once."""
 REFINEMENTS = 3
 """Iterations of Lloyd on the centers; more of them change the references by little."""
 
 
-def count_groups(k: int, rows: int) -> int:
-    """Return how many references pay for a number of rows: k if each center may be one."""
-    groups = max(rows // (4 * GROUP_ROWS), 1)
+def count_groups(k: int, rows: int, shared: int = SHARED_ROWS) -> int:
+    """Return how many references pay for a number of rows: k if each center may be one.
+
+    `shared`: rows for which a reference pays that centers share.
+    """
+    groups = max(rows // shared, 1)
     return k if rows >= GROUP_ROWS * k else min(groups, k)
 
 

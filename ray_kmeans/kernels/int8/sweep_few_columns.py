@@ -22,7 +22,7 @@ from ray_kmeans.kernels.int8.nearest import (
 )
 from ray_kmeans.kernels.int8.quantize import ONE, ROOM, SMALL_E, SMALL_R, compute_terms
 from ray_kmeans.kernels.int8.refine import defer
-from ray_kmeans.kernels.int8.sweep import prune_centers, update_margin
+from ray_kmeans.kernels.int8.sweep import update_margin
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
     N_CHANGED,
@@ -42,6 +42,7 @@ from ray_kmeans.kernels.int8.types import (
 from ray_kmeans.kernels.llvm import float_vectors
 from ray_kmeans.kernels.llvm.float_vectors import CENTERS_AT_ONCE
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.vectors import LANES
 
 MOST_VALUES = 2**12
 """Values of all centers (k * d) up to which this is the faster way for rows around one reference."""
@@ -82,7 +83,7 @@ def list_active_rows(
         if here:
             for slot in range(begin, begin + BLOCK_ROWS):
                 is_sure = slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
-                active[count] = slot  # counts only if the next line says so
+                active[count] = slot  # the next line lets it count
                 count += (not is_sure) & (slots.order[slot] >= 0)
     return count
 
@@ -129,6 +130,58 @@ def add_squared_differences(values: F32, less: np.float32, totals: F32) -> None:
     for j in range(len(totals)):
         e = values[j] - less
         totals[j] += e * e
+
+
+@bare
+def prune_in_vectors(radius: np.float32, scratch: Scratch) -> tuple[int, np.float32]:
+    """Keep the centers that can be nearest to a row, as `sweep.prune_centers` does, in vectors.
+
+    LLVM makes no vectors of a minimum in one variable, so each lane has one of its own.
+    """
+    terms, lanes = scratch.terms, scratch.floats.lanes
+    k = len(terms.norms)
+    reach = np.float32(2.002) * radius
+    lanes[:] = HIGHEST
+    for first in range(0, k, LANES):
+        for lane in range(min(LANES, k - first)):
+            j = first + lane
+            high = terms.constants[j] + terms.slacks[j] + reach * terms.norms[j]
+            lanes[lane] = high if high < lanes[lane] else lanes[lane]
+    upper = minimum(lanes)
+    upper += abs(upper) * np.float32(2.0**-20)
+    lanes[:] = HIGHEST
+    count = zero()
+    for first in range(0, k, LANES):
+        kept = 0
+        for lane in range(min(LANES, k - first)):
+            low = lower_end(first + lane, reach, scratch)
+            is_out = low > upper  # not where it is not a number
+            kept += not is_out
+            lanes[lane] = low if is_out and low < lanes[lane] else lanes[lane]
+        if kept:
+            for j in range(first, min(first + LANES, k)):
+                scratch.centers.numbers[min(count, k - 1)] = (
+                    j  # counts only if the next line says so
+                )
+                count += not lower_end(j, reach, scratch) > upper
+    return count, minimum(lanes)
+
+
+@bare
+def lower_end(j: int, reach: np.float32, scratch: Scratch) -> np.float32:
+    """Return where the scores of center j begin, for rows within reach / 2 of the reference."""
+    terms = scratch.terms
+    low = terms.constants[j] - terms.slacks[j] - reach * terms.norms[j]
+    return low - abs(low) * np.float32(2.0**-20)
+
+
+@bare
+def minimum(values: F32) -> np.float32:
+    """Return the least of some float32 (m,) that are numbers."""
+    least = values[0]
+    for value in values:
+        least = min(least, value)
+    return least
 
 
 @bare
@@ -251,9 +304,7 @@ def score_rows(
 
 
 @bare
-def find_active_rows(
-    p: int, parts: Parts, margin: Margin, sweep: Sweep, scratch: Scratch
-) -> int:
+def find_active_rows(p: int, parts: Parts, margin: Margin, sweep: Sweep, scratch: Scratch) -> int:
     """List the active rows of part p in `scratch.active`; return how many; margin: Margin  IN."""
     n_active = list_active_rows(
         sweep.slots,
@@ -297,7 +348,7 @@ def sweep_packed_part(
     margin = update_margin(parts, p, sweep.slots, sweep.target, scratch)
     n_active = find_active_rows(p, parts, margin, sweep, scratch)
     if n_active:
-        n_kept, others = prune_centers(parts.radii[p], scratch)
+        n_kept, others = prune_in_vectors(parts.radii[p], scratch)
         centers = load_centers(sweep.target, g, n_kept, others, scratch)
         score_rows(n_active, g, centers, margin, packed, sweep, scratch)
 
@@ -334,38 +385,3 @@ def sweep_parts_by_floats(
     centers = load_centers(target, g, k, HIGHEST, scratch)
     for p in range(first_part, last_part):
         sweep_part_as_it_is(p, parts, g, centers, packed, sweep, scratch)
-
-
-@bare
-def label_by_references(
-    first_part: int,
-    last_part: int,
-    parts: Parts,
-    packed: FloatRows,
-    sweep: Sweep,
-    scratch: Scratch,
-) -> None:
-    """Label rows that are not packed by centers that are near, without a proof that none is nearer.
-
-    It groups rows before their first sweep; `sweep.target`: what are to be their references.
-    """
-    target, k = sweep.target, len(sweep.target.centers)
-    g = packed.references[0]
-    compute_terms(target, g, scratch)
-    keep_all(k, scratch)
-    centers = load_centers(target, g, k, HIGHEST, scratch)
-    for p in range(first_part, last_part):
-        n_active = find_active_rows(p, parts, Margin(most=HIGHEST, moves=HIGHEST), sweep, scratch)
-        for first in range(0, n_active, BLOCK_ROWS):
-            some = scratch.active[first : min(first + BLOCK_ROWS, n_active)]
-            float_vectors.nearest_two(
-                load_rows(scratch.active[first:n_active], sweep, packed, g, scratch),
-                packed.columns.shape[1],
-                scratch.floats.centers.ctypes.data,
-                scratch.floats.constants.ctypes.data,
-                centers.padded,
-                scratch.floats.found.ctypes.data,
-            )
-            for i in range(len(some)):
-                nearest = min(scratch.floats.nearest[i], np.int32(k - 1))
-                sweep.slots.labels[some[i]] = nearest

@@ -39,7 +39,7 @@ import numpy as np
 from ray_kmeans.kernels import F32, F64, I8, I32, I64
 from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
-from ray_kmeans.kernels.llvm.vectors import PANEL_ROWS, SUMS_BYTES
+from ray_kmeans.kernels.llvm.vectors import LANES, PANEL_ROWS, SUMS_BYTES
 from ray_kmeans.process.jit import njit
 
 HINT_ROWS = 256
@@ -242,6 +242,8 @@ class FloatBlock(NamedTuple):
     """(room,) q."""
     transposed: F32
     """(PACKED_COLUMNS, room) the first columns of the scaled centers, one line each."""
+    lanes: F32
+    """(16,) the least so far in each lane of a vector."""
 
 
 class Vector(NamedTuple):
@@ -477,6 +479,7 @@ def _float_block(lines: int, room: int) -> FloatBlock:
         centers=np.empty((lines, FLOAT_COLUMNS), np.float32),
         constants=np.empty(room, np.float32),
         transposed=np.empty((PACKED_COLUMNS, lines), np.float32),
+        lanes=np.empty(LANES, np.float32),
     )
 
 
