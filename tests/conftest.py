@@ -150,6 +150,7 @@ def by_bytes(monkeypatch, unit):
 
     skip_without(unit)
     monkeypatch.setattr(held_rows, "MOST_VALUES", 0)
+    monkeypatch.setattr(held_rows, "FEW_COLUMNS", 0)
 
 
 @pytest.fixture(
