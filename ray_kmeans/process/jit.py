@@ -18,6 +18,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
 from ray_kmeans.process import forks
 
@@ -170,6 +171,10 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
     machines of two types that share a disk, write to the same file, and then the index of one names
     the code of the other. Here the name of a file tells what its code is for.
 
+    Before it reads a file, numba imports all that it can compile, and with that SciPy and cffi:
+    that takes ten times as long as the reading. Machine code that is there needs none of it, only
+    the functions that allocate memory; where there is none, the compiler imports the rest itself.
+
     A file that cannot be read, or be written, is no error: the function is compiled.
     """
 
@@ -188,7 +193,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
         if hasattr(_ahead, "stopped") and _ahead.stopped.is_set():
             raise _Stopped
         try:
-            return super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)
+            return self._load_overload(sig, target_context)
         except Exception as error:  # a damaged pickle raises anything
             log.info("numba's cache in %s cannot be read: %r", self.cache_path, error)
             with contextlib.suppress(OSError):

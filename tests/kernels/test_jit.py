@@ -127,7 +127,7 @@ if "read-only" in sys.argv:
     caching.IndexDataCacheFile._open_for_write = refuse
 sys.path.insert(0, str(jit.PACKAGE / "room"))
 import outer
-print(outer.twice(3), len(compiled) > 0)
+print(outer.twice(3), len(compiled) > 0, "numba.misc.cffiimpl" in sys.modules)
 """
 
 
@@ -142,13 +142,17 @@ def room(tmp_path):
 
 
 def call(room, *how):
-    """Call the outer loop in a process of its own; return what it gives, and if it was compiled."""
+    """Call the outer loop in a process of its own; return what it gives, and if it was compiled.
+
+    Only a process that compiles imports all that numba can compile.
+    """
     folder, cache = room
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", CALL, str(folder.parent), *how]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    number, compiled = done.stdout.split()
+    number, compiled, has_imported_all = done.stdout.split()
+    assert has_imported_all == compiled
     return int(number), compiled == "True"
 
 
