@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 
 import ray
@@ -25,6 +25,8 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.object_store import put
 from ray_kmeans.on_ray.pool import RayPool
 
+POLL_S = 0.1
+"""Seconds that the answer to a question for new events takes while the fit runs."""
 LINGER_S = 60.0
 """Seconds that a finished detached fit stays alive so that its outcome can be fetched."""
 
@@ -66,6 +68,8 @@ class Coordinator:
         """Events of the fit from its start on; only appended to, so that any thread may read."""
         self._outcome: Outcome | None = None
         """Outcome of the fit; None while it runs. Set after its last event."""
+        self._ended = Event()
+        """Set once there is an outcome."""
         self._plan: FitPlan | None = None
         """Plan of the fit that runs; None before the first call of `start`."""
         self._newest = NewestState()
@@ -103,7 +107,12 @@ class Coordinator:
         return self._plan
 
     def since(self, number: int) -> tuple[list[ev.Event], Outcome | None]:
-        """Return the events from this number on, and how the fit ended; None while it runs."""
+        """Return the events from this number on, and how the fit ended; None while it runs.
+
+        The answer takes POLL_S seconds while the fit runs, so that whoever asks again and again
+        need not pause, and hears of the end at once.
+        """
+        self._ended.wait(POLL_S)
         outcome = self._outcome  # before the events: else one might come between, and be left out
         return self._events[number:], outcome
 
@@ -127,6 +136,7 @@ class Coordinator:
             if not isinstance(error, RayKMeansError):  # it loses its traceback on its way there
                 self._events.append(ev.Logged(traceback.format_exc()))
             self._outcome = Outcome(None, error)
+        self._ended.set()
 
     def _fit(
         self,
@@ -154,7 +164,6 @@ class Coordinator:
 
         Whoever follows the fit ends the process as soon as it has the outcome.
         """
-        while self._outcome is None:
-            time.sleep(1)
+        self._ended.wait()
         time.sleep(LINGER_S)
         os._exit(0)

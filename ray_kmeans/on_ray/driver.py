@@ -39,8 +39,8 @@ from ray_kmeans.on_ray.ray_errors import LOST, dies_by_itself, first_line
 from ray_kmeans.on_ray.worker_group import ask_early
 from ray_kmeans.process import interrupt
 
-POLL_S = 0.1
-"""Seconds between two questions to the coordinator for new events."""
+RETRY_S = 0.1
+"""Seconds until a coordinator that is out of reach is asked again."""
 NAMESPACE = "ray_kmeans"
 """Namespace of Ray in which detached coordinators have their names."""
 HEAD = "node:__internal_head__"
@@ -264,7 +264,7 @@ def _answer(ask: Callable[[], Any], doubt_s: float = DOUBT_S) -> Any:
             if time.monotonic() > end:
                 raise
         interrupt.check()
-        time.sleep(POLL_S)
+        time.sleep(RETRY_S)
 
 
 def _check_same(plan: FitPlan, running: FitPlan) -> None:
@@ -294,4 +294,3 @@ def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
                 raise outcome.error
             state: FitState = outcome.state
             return state
-        time.sleep(POLL_S)
