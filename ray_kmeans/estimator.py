@@ -83,9 +83,10 @@ default='random'
         ``|L - L_prev| / (1 + |L_prev|) < relative_tolerance``. None: no such end.
     config : RunConfig, default=None
         Machines, stores and checkpoints; nothing in it changes the result. None: all defaults.
-    empty_clusters : {'keep', 'farthest'}, default='keep'
+    empty_clusters : {'keep', 'farthest', 'split_largest'}, default='keep'
         What becomes of the center of a cluster without a row in full batch. 'keep': it stays.
-        'farthest': it moves to the row that is farthest from its own center.
+        'farthest': it moves to the row that is farthest from its own center. 'split_largest': it
+        moves to a row that is drawn from the cluster with the most rows, by the model's seed.
 
     Notes
     -----

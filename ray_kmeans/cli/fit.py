@@ -58,7 +58,7 @@ class Fit(WeighedRows, Configured):
     """Further candidates for each center of k-means++; negative: 2 + ln(NUM_CLUSTERS)."""
     empty_clusters: EmptyClusters = "keep"
     """What becomes of an empty cluster's center where a step visits all rows: 'farthest' moves it
-    to the row farthest from its own center."""
+    to the row farthest from its own center, 'split_largest' to a row of the largest cluster."""
     center: bool = False
     """Whether the middle of each column is subtracted, in float64, before values become float32:
     for values that differ by little beside their distance from zero, as time stamps do. The model

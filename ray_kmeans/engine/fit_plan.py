@@ -24,8 +24,11 @@ from ray_kmeans.engine.seeding.choose import Initial
 from ray_kmeans.engine.trainers import FullBatch, MiniBatch, Trainer
 from ray_kmeans.errors import ConfigError
 
-FARTHEST = ", empty clusters move to the farthest rows"
-"""Part of a request's name where the fit moves the centers of empty clusters."""
+MOVING = {
+    "farthest": ", empty clusters move to the farthest rows",
+    "split_largest": ", empty clusters split the largest",
+}
+"""Part of a request's name where the fit moves the centers of empty clusters, by the policy."""
 
 
 class LeasedStore(Protocol):
@@ -79,8 +82,8 @@ class FitPlan:
     steps_per_iteration: int
     """Number of mini-batch steps between two updates of the centers, m."""
     empty_clusters: str
-    """Treatment of the center of an empty cluster in full batch: 'keep', or 'farthest' to move it
-    to the farthest row."""
+    """Treatment of the center of an empty cluster in full batch: 'keep', 'farthest' to move it to
+    the farthest row, or 'split_largest' to move it to a row of the largest cluster."""
     checkpoint_steps: int | None
     """Number of iterations between two checkpoints; None: by time."""
     checkpoint_secs: float
@@ -137,13 +140,14 @@ class FitPlan:
     @property
     def request(self) -> str:
         """Name of what this fit is to do with the data; equal calls have equal names."""
-        policy = FARTHEST if self.empty_clusters == "farthest" else ""
+        policy = MOVING.get(self.empty_clusters, "")
         return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}"
 
     def reopened(self, found: FitState | None) -> FitState | None:
         """Return the model as one that has not ended, if this fit moves empty clusters and the last
         one kept them."""
-        if found is None or FARTHEST not in self.request or FARTHEST in found.request:
+        kept = found is not None and not any(each in found.request for each in MOVING.values())
+        if found is None or self.empty_clusters not in MOVING or not kept:
             return found
         return replace(found, stop=None) if any(line.empty for line in found.lines[-1:]) else found
 
