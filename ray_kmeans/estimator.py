@@ -40,6 +40,7 @@ from ray_kmeans.workflows.parameters import FitParams, InitialClusters, level_of
 from ray_kmeans.workflows.validation import (
     a_path,
     check_batch_size,
+    check_max_seconds,
     check_no_batch_size,
     check_no_targets,
     check_parameters,
@@ -231,6 +232,7 @@ default='random'
         max_steps: int | None = None,
         *,
         sample_weight: Any = None,
+        max_seconds: float | None = None,
     ) -> KMeansClustering:
         """Train, continuing from the model in `model_dir` if there is one.
 
@@ -263,6 +265,11 @@ default='random'
         sample_weight : str or array of shape (n,), default=None
             How often each row counts: the name of a column of the data, or numbers from 0 on; see
             `open_source`. None: once.
+        max_seconds : float, > 0, default=None
+            Seconds that this fit may take, from its first row on. It ends with the last iteration
+            that has room in them, by the time that the one before took, and with one at least. Its
+            model is saved, and the same call goes on, with as much time again, to the same bits as
+            without a limit. None: any time.
 
         Returns
         -------
@@ -288,6 +295,7 @@ default='random'
         A step over b rows costs O(b k d). An iteration moves O(k d) per worker.
         """
         check_steps(steps, max_steps)
+        check_max_seconds(max_seconds)
         with self._remove_empty_temporary_dir():
             return self._fit(
                 x=x,
@@ -297,6 +305,7 @@ default='random'
                 batch_size=batch_size,
                 monitors=monitors,
                 sample_weight=sample_weight,
+                max_seconds=max_seconds,
             )
 
     def partial_fit(
@@ -378,6 +387,7 @@ default='random'
         default_batch_size: int | None = None,
         monitors: Any,
         sample_weight: Any,
+        max_seconds: float | None = None,
     ) -> KMeansClustering:
         """Check all arguments, then train on a source or on batches as they come."""
         params, config = self._params, self.config
@@ -388,6 +398,7 @@ default='random'
         store = self._model_dir()
         found = store.matching(params.num_clusters, params.distance_metric)
         plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
+        plan = replace(plan, max_seconds=max_seconds)
         names = fitting.names_of_centers(params.initial_clusters)
         plan = fitting.order_centers(
             plan, names, found.rows.columns if found and found.rows else ()

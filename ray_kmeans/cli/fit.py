@@ -65,6 +65,8 @@ class Fit(WeighedRows, Configured):
     keeps it."""
     max_steps: int | None = None
     """Largest number of steps over all runs. None: until the centers or the loss settle."""
+    max_seconds: float | None = None
+    """Seconds that this run may take, from its first row on; run it again and it goes on."""
     relative_tolerance: float | None = None
     """Relative change of the loss from one iteration to the next below which the fit ends."""
     storage_options: str = "{}"
@@ -87,7 +89,12 @@ def run(flags: Fit) -> None:
     join_ray(config)
     before = store.checkpoints()[-1:]
     with interrupt.listening():
-        km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
+        km.fit(
+            source,
+            batch_size=flags.batch_size,
+            max_steps=flags.max_steps,
+            max_seconds=flags.max_seconds,
+        )
     state = store.fitted()
     if before and store.checkpoints()[-1:] == before:
         print(EndedBefore(state.stop, len(state.history)))

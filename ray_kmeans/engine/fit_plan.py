@@ -92,6 +92,9 @@ class FitPlan:
     """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None
     """Record of how the rows are read, which the states of this fit keep."""
+    max_seconds: float | None = None
+    """Seconds that the fit may take, from its first row on; None: any time. They do not change what
+    it computes."""
 
     def trainer(self, pool: Pool, summary: Summary) -> Trainer:
         """Return the trainer that makes the steps of this fit with a pool."""
@@ -99,6 +102,14 @@ class FitPlan:
             return FullBatch(pool, summary, self.rule, self.empty_clusters)
         batches = self._batches(self.batch_size, summary)
         return MiniBatch(pool, summary, self.rule, batches, self.steps_per_iteration)
+
+    def taken_over(self, seconds: float) -> FitPlan:
+        """Return the plan for the coordinator that goes on after one has died.
+
+        `seconds` have gone by since the fit began; its time is counted on.
+        """
+        left = None if self.max_seconds is None else self.max_seconds - seconds
+        return replace(self, in_danger=True, max_seconds=left)
 
     def data_name(self, summary: Summary) -> str:
         """Return a name for the data and how they are cut into batches; equal for an equal fit."""
@@ -116,7 +127,7 @@ class FitPlan:
         elif callable(initial):
             initial = _qualified(initial)
         plan = replace(self, checkpoint_steps=None, checkpoint_secs=0.0, in_danger=False)
-        return repr(replace(plan, initial=initial))
+        return repr(replace(plan, initial=initial, max_seconds=None))
 
     @property
     def shift(self) -> tuple[float, ...]:
