@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, cli
+from ray_kmeans import KMeansClustering, Monitor, RunConfig, cli
 from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.engine import time_budget
@@ -25,8 +25,8 @@ WAYS = {  # parameters, arguments of fit
     "tolerance": ({**FULL, "relative_tolerance": 0.003}, {}),
     "steps": (FULL, {"steps": 7}),
     "split": ({**FULL, "empty_clusters": "split_largest", "initial_clusters": FAR}, {}),
-    "mini-batch": ({}, {"batch_size": 40}),
-    "mini-batch, m=3": ({"mini_batch_steps_per_iteration": 3}, {"batch_size": 40}),
+    "mini-batch": ({}, {"batch_size": 120}),
+    "mini-batch, m=3": ({"mini_batch_steps_per_iteration": 3}, {"batch_size": 120}),
     "mini-batch, max_steps": ({"mini_batch_steps_per_iteration": 3}, {"max_steps": 10}),
 }
 
@@ -54,7 +54,7 @@ def test_a_fit_in_many_short_times_has_the_bits_of_a_fit_without_a_limit(tmp_pat
         km.fit(X, **how, max_seconds=3)
         stops.append(km.why_stopped())
 
-    assert len(stops) > 2
+    assert len(stops) >= 2
     assert stops[-1] is whole.why_stopped()
     assert km.clusters().tobytes() == whole.clusters().tobytes()
     assert km.history() == whole.history()
@@ -68,7 +68,7 @@ def test_no_iteration_begins_that_has_no_room_and_none_is_cut_off(tmp_path, m, s
     """An iteration takes one second, and the first of them begins after one."""
     km = model(tmp_path, mini_batch_steps_per_iteration=m)
 
-    km.fit(X, batch_size=20, max_seconds=seconds)
+    km.fit(X, batch_size=20, max_seconds=seconds, monitors=[Monitor()])  # which sees each step
 
     assert (len(km.history()), km.why_stopped()) == (steps, Stop.SECONDS)
     assert len(km.checkpoints()) == 2  # of the first centers, and of the end
