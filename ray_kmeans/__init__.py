@@ -7,6 +7,8 @@ from ray_kmeans._version import __version__ as __version__
 if TYPE_CHECKING:
     from ray_kmeans import errors as errors
     from ray_kmeans._public import Block as Block
+    from ray_kmeans._public import ClusterDrift as ClusterDrift
+    from ray_kmeans._public import Drift as Drift
     from ray_kmeans._public import EarlyStopping as EarlyStopping
     from ray_kmeans._public import Evaluation as Evaluation
     from ray_kmeans._public import FitState as FitState
@@ -29,7 +31,16 @@ if TYPE_CHECKING:
 
 
 PUBLIC = (
-    *("Block", "EarlyStopping", "Evaluation", "FitState", "Iteration", "KMeansClustering"),
+    *(
+        "Block",
+        "ClusterDrift",
+        "Drift",
+        "EarlyStopping",
+        "Evaluation",
+        "FitState",
+        "Iteration",
+        "KMeansClustering",
+    ),
     *("LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor", "RunConfig", "Source", "Stop"),
     *("cut", "errors", "import_centers", "load_model", "make_dataset", "open_source", "report"),
 )

@@ -34,6 +34,8 @@ Work: TypeAlias = Literal["fit", "label", "evaluate"]
 """What `KMeansClustering.explain` can explain."""
 ExportFormat: TypeAlias = Literal["onnx", "savedmodel", "parquet", "npy"]
 """The formats that a model can be written in for others."""
+Preset: TypeAlias = Literal["best"]
+"""The settings of a fit that one word chooses."""
 DatasetFormat: TypeAlias = Literal["parquet", "npy"]
 """The formats that a synthetic data set can be written in."""
 

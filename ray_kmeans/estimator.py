@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import shutil
 import tempfile
 import warnings
@@ -37,6 +38,8 @@ from ray_kmeans.workflows import explain as explaining
 from ray_kmeans.workflows import fit as fitting
 from ray_kmeans.workflows import tf_compat
 from ray_kmeans.workflows.parameters import FitParams, InitialClusters, level_of_caller
+from ray_kmeans.workflows.presets import PRESETS, advice_of
+from ray_kmeans.workflows.renumber import with_numbers_of
 from ray_kmeans.workflows.validation import (
     a_path,
     check_batch_size,
@@ -48,6 +51,8 @@ from ray_kmeans.workflows.validation import (
     check_weight_of_batches,
     input_data,
 )
+
+log = logging.getLogger("ray_kmeans")
 
 
 class KMeansClustering(Model):
@@ -88,6 +93,10 @@ default='random'
         What becomes of the center of a cluster without a row in full batch. 'keep': it stays.
         'farthest': it moves to the row that is farthest from its own center. 'split_largest': it
         moves to a row that is drawn from the cluster with the most rows, by the model's seed.
+    renumber_like : str or Model, default=None
+        A model, or its directory or URL, whose numbers the clusters get at the end of a fit.
+        Centers are matched as by `drift_from`; those that match none get the numbers that are
+        free. None: clusters have the numbers of their first centers.
 
     Notes
     -----
@@ -135,6 +144,7 @@ default='random'
         config: RunConfig | None = None,
         *,
         empty_clusters: EmptyClusters = "keep",
+        renumber_like: str | Model | None = None,
     ) -> None:
         self._params = FitParams(
             num_clusters=num_clusters,
@@ -148,9 +158,41 @@ default='random'
             relative_tolerance=relative_tolerance,
             config=config,
             empty_clusters=empty_clusters,
+            renumber_like=renumber_like,
         )
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []
+
+    @classmethod
+    def recommended(
+        cls, num_clusters: int, model_dir: str | None = None, **overrides: Any
+    ) -> KMeansClustering:
+        """Return an estimator with the settings that give the lowest loss for their time.
+
+        These are k-means||, full batch and a relative tolerance of 1e-4, where the constructor has
+        TensorFlow's defaults. The flag ``--preset best`` of the command chooses the same.
+
+        Parameters
+        ----------
+        num_clusters : int, >= 1
+            Number of clusters k.
+        model_dir : str, default=None
+            Directory or fsspec URL for checkpoints, as in the constructor.
+        **overrides : object
+            Other arguments of the constructor by name; they win.
+
+        Returns
+        -------
+        KMeansClustering
+            A new estimator.
+
+        Examples
+        --------
+        >>> KMeansClustering.recommended(100, "m", relative_tolerance=None)
+        KMeansClustering(num_clusters=100, model_dir='m', initial_clusters='kmeans_parallel', \
+use_mini_batch=False)
+        """
+        return cls(num_clusters, model_dir, **{**PRESETS["best"], **overrides})
 
     # --- parameters --------------------------------------------------------------------------
 
@@ -398,6 +440,7 @@ default='random'
         store = self._model_dir()
         found = store.matching(params.num_clusters, params.distance_metric)
         plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
+        plan = with_numbers_of(plan, params.renumber_like, config)
         plan = replace(plan, max_seconds=max_seconds)
         names = fitting.names_of_centers(params.initial_clusters)
         plan = fitting.order_centers(
@@ -407,12 +450,15 @@ default='random'
             return self
         data = input_data(x, input_fn)
         hearers: dict[str, Any] = {"monitors": checked_monitors, "listeners": self._listeners}
+        began = found.iteration if found else 0
         if not is_stream(data):
             options = config.storage_options
             source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
-            fitting.fit(plan, source, store, config, **hearers)
+            state = fitting.fit(plan, source, store, config, **hearers)
+            if rule.steps is None and (advice := advice_of(state, began)):
+                log.info("%s", advice)
             return self
         check_no_batch_size(batch_size)
         check_weight_of_batches(sample_weight)

@@ -17,6 +17,7 @@ from ray_kmeans.cli.flags import (
 from ray_kmeans.config import (
     DistanceMetric,
     EmptyClusters,
+    Preset,
     RunConfig,
     RunOptions,
 )
@@ -29,6 +30,7 @@ from ray_kmeans.text import secrets
 from ray_kmeans.text.one_line import in_one_line
 from ray_kmeans.workflows.evaluate import after_mini_batch
 from ray_kmeans.workflows.import_centers import initial_clusters_of
+from ray_kmeans.workflows.presets import advice_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Fit(WeighedRows, Configured):
     """Directory or fsspec URL for the model and its checkpoints."""
     num_clusters: int
     """Number of clusters."""
+    preset: Preset | None = None
+    """Settings by one word. 'best': k-means||, full batch and a relative tolerance of 1e-4; flags
+    that are given beside it win, also those of a --config file. None: TensorFlow's defaults."""
     initial_clusters: str = "random"
     """How the initial centers are chosen among the rows: random, kmeans_plus_plus, kmc2 or
     kmeans_parallel; or a file that holds them, as import-centers takes it."""
@@ -59,6 +64,8 @@ class Fit(WeighedRows, Configured):
     empty_clusters: EmptyClusters = "keep"
     """What becomes of an empty cluster's center where a step visits all rows: 'farthest' moves it
     to the row farthest from its own center, 'split_largest' to a row of the largest cluster."""
+    renumber_like: str | None = None
+    """Directory or URL of a model whose numbers the clusters get at the end of the fit."""
     center: bool = False
     """Whether the middle of each column is subtracted, in float64, before values become float32:
     for values that differ by little beside their distance from zero, as time stamps do. The model
@@ -102,6 +109,8 @@ def run(flags: Fit) -> None:
     print(fit_table(state.history, state.stop, sizes, mini_batch=flags.use_mini_batch))
     if flags.use_mini_batch:
         print(after_mini_batch(source, state, config))
+        if advice := advice_of(state, state.began_at):
+            print(advice)
     model_dir = in_one_line(secrets.shown(flags.model_dir))
     print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
     print(f"  ray_kmeans.load_model({model_dir!r}).clusters()")
@@ -121,4 +130,5 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         relative_tolerance=flags.relative_tolerance,
         config=config,
         empty_clusters=flags.empty_clusters,
+        renumber_like=flags.renumber_like,
     )

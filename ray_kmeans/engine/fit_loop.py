@@ -58,7 +58,7 @@ def run_fit(
     plan.check_shift(found)
     if found is not None and _has_ended(found, plan, trainer, plan.data_name(summary)):
         emit(ev.EndedBefore(found.stop, found.iteration))
-        return found
+        return _save_renumbered(plan, found, store, emit)
     begin = time.perf_counter()
     Partials.get_ready(summary)
     own = time.perf_counter() - begin
@@ -68,6 +68,16 @@ def run_fit(
         state = replace(state.begin(plan.data_name(summary), plan.request), rows=plan.rows)
         heard = monitors or Monitors(()), newest or NewestState()
         return _train(plan, trainer, state, _Watch(store, saver, emit, budget, *heard))
+
+
+def _save_renumbered(plan: FitPlan, found: FitState, store: LeasedStore, emit: ev.Emit) -> FitState:
+    """Return a model that has ended with the numbers that the plan wants; save it if it had
+    others."""
+    state = plan.renumbered(found)
+    if state is not found:
+        with Saver(store, emit) as saver:
+            saver.save(state)
+    return state
 
 
 def _has_ended(found: FitState, plan: FitPlan, trainer: Trainer, data: str) -> bool:
@@ -145,7 +155,7 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
         and state.accumulators is not started.accumulators
     ):
         watch.emit(ev.Warned(_OTHER_COUNTS.format(state.accumulators.steps_per_iteration)))
-    state = _iterate(plan, trainer, started, watch)
+    state = plan.renumbered(_iterate(plan, trainer, started, watch))
     watch.emit(ev.Peaks(tuple(trainer.pool.ask(ShardWorker.peak_bytes))))
     watch.save(state)
     watch.saver.flush()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.grid import Summary
@@ -19,6 +20,7 @@ from ray_kmeans.algorithm.state import (
     digest,
 )
 from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.engine.center_neighbours import renumbered
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.seeding.choose import Initial
 from ray_kmeans.engine.trainers import FullBatch, MiniBatch, Trainer
@@ -92,6 +94,11 @@ class FitPlan:
     """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None
     """Record of how the rows are read, which the states of this fit keep."""
+    numbers_of: NDArray[Any] | None = None
+    """(a, d) Centers of another model, among the rows of the user, whose numbers the clusters get
+    at the end of the fit; None: the clusters keep the numbers of their first centers."""
+    columns_of_numbers: tuple[str, ...] = ()
+    """Names of the columns of `numbers_of`; empty if they have none."""
     max_seconds: float | None = None
     """Seconds that the fit may take, from its first row on; None: any time. They do not change what
     it computes."""
@@ -126,8 +133,9 @@ class FitPlan:
             initial = digest(initial)
         elif callable(initial):
             initial = _qualified(initial)
+        numbers: Any = None if self.numbers_of is None else digest(self.numbers_of)
         plan = replace(self, checkpoint_steps=None, checkpoint_secs=0.0, in_danger=False)
-        return repr(replace(plan, initial=initial, max_seconds=None))
+        return repr(replace(plan, initial=initial, max_seconds=None, numbers_of=numbers))
 
     @property
     def shift(self) -> tuple[float, ...]:
@@ -161,6 +169,10 @@ class FitPlan:
         if found is None or self.empty_clusters not in MOVING or not kept:
             return found
         return replace(found, stop=None) if any(line.empty for line in found.lines[-1:]) else found
+
+    def renumbered(self, state: FitState) -> FitState:
+        """Return a state with the numbers of the other model's clusters, if there is one."""
+        return state if self.numbers_of is None else renumbered(state, self.numbers_of)
 
     @property
     def origin(self) -> Origin:

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from itertools import starmap
 from operator import add
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans import kernels
 from ray_kmeans.algorithm.batch_rows import Batches, permuted
+from ray_kmeans.algorithm.center_matching import Flows
 from ray_kmeans.algorithm.exact_float_sum import exact_total
 from ray_kmeans.algorithm.grid import Extent, Grid, Squares
 from ray_kmeans.algorithm.metric import Metric, without_direction
@@ -259,6 +261,26 @@ class ShardWorker:
             here = self._kernel.distances_to(rows, centers, labels, Metric.SQUARED_EUCLIDEAN)
             here[without_direction(rows, self._metric) | self._shard.left_out_in(number)] = 0
             yield number, rows, labels, here
+
+    def flows(self, old: NDArray[np.float32], new: NDArray[np.float32]) -> Flows:
+        """Label each row by two models' centers, (a, d) and (b, d), in one visit; return the sums.
+
+        Rows that do not count are left out.
+        """
+        self._await_compiled()
+        prepared = [self._kernel.prepare(each, self._metric) for each in (old, new)]
+        found, losses = [], [0, 0]
+        for number, rows in enumerate(self._shard.rows):
+            weights, labels = self._shard.weights_in(number), []
+            for which, centers in enumerate((old, new)):
+                labels.append(self._assign(rows, prepared[which]))
+                distances = self._kernel.distances_to(rows, centers, labels[-1], self._metric)
+                times = self._on.weights_of(weights) if len(weights) else 1
+                losses[which] += exact_total(distances * times)
+            units = weights if len(weights) else np.ones(len(rows), np.int64)
+            found.append(Flows.of(np.stack(labels, axis=1), units, (0, 0)))
+            self.on_rows(len(rows))
+        return replace(reduce(add, found), losses=(losses[0], losses[1]))
 
     def chances(self) -> NDArray[np.float64]:
         """Return the seeding weight of each block before there is a seed, (blocks,)."""

@@ -52,6 +52,7 @@ from ray_kmeans.observe.run_record import Journal
 from ray_kmeans.observe.tensorboard import Summaries
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows.parameters import FitParams, level_of_caller
+from ray_kmeans.workflows.renumber import has_numbers, in_order
 from ray_kmeans.workflows.validation import initial_centers
 from ray_kmeans.workflows.worker_plan import (
     check_reachable,
@@ -97,6 +98,8 @@ def plan_fit(
 def is_done(plan: FitPlan, store: ModelDir, found: FitState | None) -> bool:
     """Return whether the model `found` has all of `max_steps`, and log it; no data are needed."""
     if plan.rule.max_steps is None or found is None or found.iteration < plan.rule.max_steps:
+        return False
+    if not has_numbers(plan, found):
         return False
     _warn_of_origin(store, found, plan)
     log.info("%s", ev.EndedBefore(found.stop, found.iteration))
@@ -318,7 +321,8 @@ def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan
     if spec.columns:
         log.info("features: %s", shortened(spec.columns))
     shift = plan.rows.shift if plan.rows else ()
-    return replace(plan, rows=replace(spec, shift=shift))
+    plan = replace(plan, rows=replace(spec, shift=shift))
+    return in_order(plan, source.describe().features)
 
 
 def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: FitPlan) -> None:

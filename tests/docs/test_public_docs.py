@@ -17,7 +17,9 @@ from ray_kmeans import config
 from ray_kmeans.algorithm import metric
 from ray_kmeans.engine.seeding import choose
 
-RECORDS = [getattr(ray_kmeans, name) for name in ("Evaluation", "LabelCounts", "ModelFnOps")]
+OF_CALLS = ("ClusterDrift", "Drift", "Evaluation", "LabelCounts", "ModelFnOps")
+"""What calls return."""
+RECORDS = [getattr(ray_kmeans, name) for name in OF_CALLS]
 RECORDS_OF_THE_ENGINE = ("Block", "FitState", "Iteration", "Layout")
 """Users read their fields; their methods are for the fit."""
 FUNCTIONS = [

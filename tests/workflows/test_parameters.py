@@ -36,6 +36,7 @@ EVERYTHING = {
     "relative_tolerance": 0.25,
     "config": RunConfig(num_workers=3),
     "empty_clusters": "farthest",
+    "renumber_like": "elsewhere",
 }
 NO_VALUES = {name: object() for name in NAMES}
 
