@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ray_kmeans._public import Agreement as Agreement
     from ray_kmeans._public import Block as Block
     from ray_kmeans._public import Candidate as Candidate
+    from ray_kmeans._public import ClusterDrift as ClusterDrift
+    from ray_kmeans._public import Drift as Drift
     from ray_kmeans._public import EarlyStopping as EarlyStopping
     from ray_kmeans._public import Evaluation as Evaluation
     from ray_kmeans._public import FitState as FitState
@@ -37,11 +39,11 @@ if TYPE_CHECKING:
 
 
 PUBLIC = (
-    *("Agreement", "Block", "Candidate", "EarlyStopping", "Evaluation", "FitState", "Iteration"),
-    *("KChoice", "KMeansClustering", "LabelCounts", "Layout", "ModelFnOps", "Monitor"),
-    *("Predictor", "Quality", "Restart", "RunConfig", "Session", "Source", "Stop", "choose_k"),
-    *("cut", "errors", "import_centers", "load_model", "make_dataset", "open_session"),
-    *("open_source", "report"),
+    *("Agreement", "Block", "Candidate", "ClusterDrift", "Drift", "EarlyStopping", "Evaluation"),
+    *("FitState", "Iteration", "KChoice", "KMeansClustering", "LabelCounts", "Layout"),
+    *("ModelFnOps", "Monitor", "Predictor", "Quality", "Restart", "RunConfig", "Session"),
+    *("Source", "Stop", "choose_k", "cut", "errors", "import_centers", "load_model"),
+    *("make_dataset", "open_session", "open_source", "report"),
 )
 """The public names. `_public` imports them, when the first of them is asked for."""
 

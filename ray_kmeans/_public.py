@@ -23,6 +23,8 @@ from ray_kmeans.loading import load_model as load_model
 from ray_kmeans.observe.monitors import EarlyStopping as EarlyStopping
 from ray_kmeans.observe.monitors import Monitor as Monitor
 from ray_kmeans.predictor import Predictor as Predictor
+from ray_kmeans.workflows.drift import ClusterDrift as ClusterDrift
+from ray_kmeans.workflows.drift import Drift as Drift
 from ray_kmeans.workflows.evaluate import Evaluation as Evaluation
 from ray_kmeans.workflows.label import LabelCounts as LabelCounts
 from ray_kmeans.workflows.make_dataset import make_dataset as make_dataset

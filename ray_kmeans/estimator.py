@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import shutil
 import tempfile
 import warnings
@@ -40,9 +41,12 @@ from ray_kmeans.workflows import tf_compat
 from ray_kmeans.workflows.label import LabelCounts, OutputColumns
 from ray_kmeans.workflows.label_after_fit import LabelAfterFit
 from ray_kmeans.workflows.parameters import FitParams, InitialClusters, level_of_caller
+from ray_kmeans.workflows.presets import PRESETS, advice_of
+from ray_kmeans.workflows.renumber import with_numbers_of
 from ray_kmeans.workflows.validation import (
     a_path,
     check_batch_size,
+    check_max_seconds,
     check_no_batch_size,
     check_no_targets,
     check_parameters,
@@ -51,6 +55,8 @@ from ray_kmeans.workflows.validation import (
     input_data,
 )
 from ray_kmeans.workflows.worker_plan import machines_for
+
+log = logging.getLogger("ray_kmeans")
 
 
 class KMeansClustering(Model):
@@ -87,13 +93,18 @@ default='random'
         ``|L - L_prev| / (1 + |L_prev|) < relative_tolerance``. None: no such end.
     config : RunConfig, default=None
         Machines, stores and checkpoints; nothing in it changes the result. None: all defaults.
-    empty_clusters : {'keep', 'farthest'}, default='keep'
+    empty_clusters : {'keep', 'farthest', 'split_largest'}, default='keep'
         What becomes of the center of a cluster without a row in full batch. 'keep': it stays.
-        'farthest': it moves to the row that is farthest from its own center.
+        'farthest': it moves to the row that is farthest from its own center. 'split_largest': it
+        moves to a row that is drawn from the cluster with the most rows, by the model's seed.
     n_init : int, >= 1, default=1
         Number of fits from the seeds `random_seed`, `random_seed` + 1, ... over one reading of the
         data. The model is the one with the lowest inertia over all rows; of equal ones the first.
-        A model that is there already is continued by one fit.
+        A model that is there already is continued by one fit. Not with `max_seconds`.
+    renumber_like : str or Model, default=None
+        A model, or its directory or URL, whose numbers the clusters get at the end of a fit.
+        Centers are matched as by `drift_from`; those that match none get the numbers that are
+        free. None: clusters have the numbers of their first centers.
 
     Notes
     -----
@@ -142,6 +153,7 @@ default='random'
         *,
         empty_clusters: EmptyClusters = "keep",
         n_init: int = 1,
+        renumber_like: str | Model | None = None,
     ) -> None:
         self._params = FitParams(
             num_clusters=num_clusters,
@@ -156,9 +168,41 @@ default='random'
             config=config,
             empty_clusters=empty_clusters,
             n_init=n_init,
+            renumber_like=renumber_like,
         )
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []
+
+    @classmethod
+    def recommended(
+        cls, num_clusters: int, model_dir: str | None = None, **overrides: Any
+    ) -> KMeansClustering:
+        """Return an estimator with the settings that give the lowest loss for their time.
+
+        These are k-means||, full batch and a relative tolerance of 1e-4, where the constructor has
+        TensorFlow's defaults. The flag ``--preset best`` of the command chooses the same.
+
+        Parameters
+        ----------
+        num_clusters : int, >= 1
+            Number of clusters k.
+        model_dir : str, default=None
+            Directory or fsspec URL for checkpoints, as in the constructor.
+        **overrides : object
+            Other arguments of the constructor by name; they win.
+
+        Returns
+        -------
+        KMeansClustering
+            A new estimator.
+
+        Examples
+        --------
+        >>> KMeansClustering.recommended(100, "m", relative_tolerance=None)
+        KMeansClustering(num_clusters=100, model_dir='m', initial_clusters='kmeans_parallel', \
+use_mini_batch=False)
+        """
+        return cls(num_clusters, model_dir, **{**PRESETS["best"], **overrides})
 
     # --- parameters --------------------------------------------------------------------------
 
@@ -240,6 +284,7 @@ default='random'
         max_steps: int | None = None,
         *,
         sample_weight: Any = None,
+        max_seconds: float | None = None,
     ) -> KMeansClustering:
         """Train, continuing from the model in `model_dir` if there is one.
 
@@ -272,6 +317,11 @@ default='random'
         sample_weight : str or array of shape (n,), default=None
             How often each row counts: the name of a column of the data, or numbers from 0 on; see
             `open_source`. None: once.
+        max_seconds : float, > 0, default=None
+            Seconds that this fit may take, from its first row on. It ends with the last iteration
+            that has room in them, by the time that the one before took, and with one at least. Its
+            model is saved, and the same call goes on, with as much time again, to the same bits as
+            without a limit. None: any time.
 
         Returns
         -------
@@ -297,6 +347,7 @@ default='random'
         A step over b rows costs O(b k d). An iteration moves O(k d) per worker.
         """
         check_steps(steps, max_steps)
+        check_max_seconds(max_seconds)
         with self._remove_empty_temporary_dir():
             return self._fit(
                 x=x,
@@ -306,6 +357,7 @@ default='random'
                 batch_size=batch_size,
                 monitors=monitors,
                 sample_weight=sample_weight,
+                max_seconds=max_seconds,
             )
 
     def fit_and_label(
@@ -321,6 +373,7 @@ default='random'
         batch_size: int | None = None,
         monitors: Sequence[Monitor] | None = None,
         max_steps: int | None = None,
+        max_seconds: float | None = None,
         sample_weight: Any = None,
     ) -> LabelCounts:
         """Train, then write the cluster of every row, over one reading of the data.
@@ -350,6 +403,8 @@ default='random'
             Monitors, as in `fit`.
         max_steps : int, >= 1, default=None
             Largest number of steps over all fits.
+        max_seconds : float, > 0, default=None
+            Seconds that the fit may take, as in `fit`; the labelling comes after them.
         sample_weight : str or array of shape (n,), default=None
             How often each row counts, as in `fit`. A row of weight 0 gets no label.
 
@@ -407,6 +462,7 @@ default='random'
                 batch_size=batch_size,
                 monitors=monitors,
                 sample_weight=None,
+                max_seconds=max_seconds,
                 after=after,
             )
         return after.finish(self._state(), source)
@@ -491,6 +547,7 @@ default='random'
         monitors: Any,
         sample_weight: Any,
         after: LabelAfterFit | None = None,
+        max_seconds: float | None = None,
     ) -> KMeansClustering:
         """Check all arguments, then train on a source or on batches as they come."""
         params, config = self._params, self.config
@@ -501,6 +558,13 @@ default='random'
         store = self._model_dir()
         found = store.matching(params.num_clusters, params.distance_metric)
         plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
+        plan = with_numbers_of(plan, params.renumber_like, config)
+        plan = replace(plan, max_seconds=max_seconds)
+        if max_seconds is not None and plan.n_init > 1:
+            raise ConfigError(
+                f"max_seconds={max_seconds:g} and n_init={plan.n_init}: a budget that ends among "
+                "restarts would leave no best one. Give one of them."
+            )
         names = fitting.names_of_centers(params.initial_clusters)
         plan = fitting.order_centers(
             plan, names, found.rows.columns if found and found.rows else ()
@@ -509,12 +573,15 @@ default='random'
             return self
         data = input_data(x, input_fn)
         hearers: dict[str, Any] = {"monitors": checked_monitors, "listeners": self._listeners}
+        began = found.iteration if found else 0
         if not is_stream(data):
             options = config.storage_options
             source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
-            fitting.fit(plan, source, store, config, **hearers, after=after)
+            state = fitting.fit(plan, source, store, config, **hearers, after=after)
+            if rule.steps is None and (advice := advice_of(state, began)):
+                log.info("%s", advice)
             return self
         check_no_batch_size(batch_size)
         check_weight_of_batches(sample_weight)

@@ -27,6 +27,7 @@ from ray_kmeans.observe.monitors import Monitor, Monitors, check_monitors
 from ray_kmeans.store.history import history_table
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import drift as drifting
 from ray_kmeans.workflows import evaluate as evaluating
 from ray_kmeans.workflows import explain as explaining
 from ray_kmeans.workflows import export as exporting
@@ -347,6 +348,59 @@ class Model(ABC):
         state = self._state()
         source, layout = self._open_checked(self._all_rows(x), state, sample_weight)
         return evaluating.evaluate_on(source, layout, state, self.config, options)
+
+    def drift_from(
+        self, other: str | Model, x: Any = None, *, sample_weight: Any = None
+    ) -> drifting.Drift:
+        """Return what became of the clusters of another model, which is the older one.
+
+        The command ``ray-kmeans drift`` prints this. Centers are matched one to one, with the least
+        sum of Euclidean distances (beyond 4,096 clusters: those that are each other's nearest).
+
+        Parameters
+        ----------
+        other : str or Model
+            The old model, or its directory or URL.
+        x : array, table, URI or source, default=None
+            Rows (n, d), as in `fit`; not an iterator. Workers label them by both models in one
+            sweep. None: changes are told by the distances of the centers.
+        sample_weight : str or array of shape (n,), default=None
+            How often each row counts, as in `fit`. None: once.
+
+        Returns
+        -------
+        Drift
+            Loss before and after, the moved share of the rows, and a record for each cluster.
+
+        Raises
+        ------
+        NotFittedError
+            If either model is not there.
+        ModelMismatchError
+            If the models have other columns or another metric.
+        DataError
+            If the data cannot be read, or are not like those of the models.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from ray_kmeans import RunConfig, import_centers
+        >>> here = RunConfig(num_workers=0, progress=False)
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     old = import_centers(np.array([[0.0], [9.0]]), f"{root}/old", config=here)
+        ...     new = import_centers(np.array([[9.5], [0.0]]), f"{root}/new", config=here)
+        ...     found = new.drift_from(old, np.array([[1.0], [8.0], [10.0], [9.0]]))
+        >>> found.moved_share, [(each.old, each.new, each.moved_by) for each in found.clusters]
+        (0.0, [(1, 0, 0.5), (0, 1, 0.0)])
+        """
+        if not isinstance(other, Model):
+            other = FittedModel(a_path("other", other), self.config)
+        old, new = (drifting.Side(each._state(), each.model_dir) for each in (other, self))
+        drifting.check_alike(old, new)
+        if x is None:
+            return drifting.drift_of_centers(old, new)
+        source, layout = self._open_checked(self._all_rows(x), new.state, sample_weight)
+        return drifting.drift_on(source, layout, old, new, self.config)
 
     def score(
         self,

@@ -25,6 +25,7 @@ class Stop(Enum):
     EPOCHS = "the data were seen 100 times"
     END_OF_INPUT = "the input ended"
     MONITOR = "a monitor asked to stop"
+    SECONDS = "max_seconds were over; the same call again goes on from here"
 
 
 OWN_ENDS = (Stop.CONVERGED, Stop.TOLERANCE, Stop.CYCLE, Stop.NO_IMPROVEMENT, Stop.EPOCHS)
@@ -155,13 +156,14 @@ class FitState:
         """Return the state in which a fit on these data starts.
 
         A fit that was cut off goes on where it was when it is asked for again; so a killed fit that
-        is run again equals one that was not killed, also in its number of steps. A fit at its fixed
-        point stays there.
+        is run again equals one that was not killed, also in its number of steps. So does one whose
+        time was over. A fit at its fixed point stays there.
         """
         same = self.saw(data_name)
-        cut_off = self.stop is None and request == self.request
-        if same and (cut_off or self.stop is Stop.CONVERGED):
+        if same and self.stop is Stop.CONVERGED:
             return self
+        if same and self.stop in (None, Stop.SECONDS) and request == self.request:
+            return replace(self, stop=None)
         return replace(
             self,
             began_at=self.iteration,

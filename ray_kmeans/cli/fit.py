@@ -18,6 +18,7 @@ from ray_kmeans.cli.flags import (
 from ray_kmeans.config import (
     DistanceMetric,
     EmptyClusters,
+    Preset,
     RunConfig,
     RunOptions,
 )
@@ -33,6 +34,7 @@ from ray_kmeans.text.one_line import in_one_line
 from ray_kmeans.workflows.evaluate import after_mini_batch
 from ray_kmeans.workflows.import_centers import initial_clusters_of
 from ray_kmeans.workflows.label import LabelCounts
+from ray_kmeans.workflows.presets import advice_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Fit(WeighedRows, Configured):
     """Directory or fsspec URL for the model and its checkpoints."""
     num_clusters: int
     """Number of clusters."""
+    preset: Preset | None = None
+    """Settings by one word. 'best': k-means||, full batch and a relative tolerance of 1e-4; flags
+    that are given beside it win, also those of a --config file. None: TensorFlow's defaults."""
     initial_clusters: str = "random"
     """How the initial centers are chosen among the rows: random, kmeans_plus_plus, kmc2 or
     kmeans_parallel; or a file that holds them, as import-centers takes it."""
@@ -62,15 +67,19 @@ class Fit(WeighedRows, Configured):
     """Further candidates for each center of k-means++; negative: 2 + ln(NUM_CLUSTERS)."""
     empty_clusters: EmptyClusters = "keep"
     """What becomes of an empty cluster's center where a step visits all rows: 'farthest' moves it
-    to the row farthest from its own center."""
+    to the row farthest from its own center, 'split_largest' to a row of the largest cluster."""
     n_init: int = 1
     """Number of fits from the seeds RANDOM_SEED, + 1, ... over one reading; the best one stays."""
+    renumber_like: str | None = None
+    """Directory or URL of a model whose numbers the clusters get at the end of the fit."""
     center: bool = False
     """Whether the middle of each column is subtracted, in float64, before values become float32:
     for values that differ by little beside their distance from zero, as time stamps do. The model
     keeps it."""
     max_steps: int | None = None
     """Largest number of steps over all runs. None: until the centers or the loss settle."""
+    max_seconds: float | None = None
+    """Seconds that this run may take, from its first row on; run it again and it goes on."""
     relative_tolerance: float | None = None
     """Relative change of the loss from one iteration to the next below which the fit ends."""
     label: str | None = None
@@ -110,6 +119,8 @@ def run(flags: Fit) -> None:
     print(fit_table(state.history, state.stop, sizes, mini_batch=flags.use_mini_batch))
     if flags.use_mini_batch:
         print(after_mini_batch(source, state, config))
+        if advice := advice_of(state, state.began_at):
+            print(advice)
     if counts is not None and flags.label is not None:
         exit_codes.print_result(str(counts), flags.label)
     model_dir = in_one_line(secrets.shown(flags.model_dir))
@@ -120,7 +131,11 @@ def run(flags: Fit) -> None:
 
 def _fit(km: KMeansClustering, source: Source, flags: Fit) -> LabelCounts | None:
     """Fit, and label the rows where that is asked for; return their counts."""
-    how: dict[str, Any] = {"batch_size": flags.batch_size, "max_steps": flags.max_steps}
+    how: dict[str, Any] = {
+        "batch_size": flags.batch_size,
+        "max_steps": flags.max_steps,
+        "max_seconds": flags.max_seconds,
+    }
     with interrupt.listening():
         if flags.label is not None:
             return km.fit_and_label(source, flags.label, keep_columns=flags.keep_columns, **how)
@@ -143,4 +158,5 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         config=config,
         empty_clusters=flags.empty_clusters,
         n_init=flags.n_init,
+        renumber_like=flags.renumber_like,
     )

@@ -107,6 +107,7 @@ def _coordinate(
     """
     before = store.newest_checkpoint()
     losses = CoordinatorLosses(before)
+    plan_at_start, began = plan, time.monotonic()
     while True:
         coordinator = _coordinator(name, store)
         try:
@@ -127,7 +128,7 @@ def _coordinate(
             if state is not None and state.stop is not None and has_ended:
                 emit(ev.FitEnded(state.stop, state.iteration))
                 return state
-            plan = replace(plan, in_danger=True)
+            plan = plan_at_start.taken_over(time.monotonic() - began)
             if losses.count > MOST and name is None:
                 return _fit_from_here(plan, store, workload, emit)
         except (KeyboardInterrupt, RunStoppedError):

@@ -86,6 +86,7 @@ def _work_on(metric: Metric, rows: int, columns: int, clusters: int) -> str:
             pool.sweep(moved)
         pool.sweep_batches(centers, Batches(rows, rows // 2, seed=0), 0, 1)
         pool.farthest(centers, 1)
+        pool.rows_of_largest(centers, 1, np.uint64(0))
         pool.write_labels(centers, _Nowhere(), (), second=True)
         layout, state = source.describe(), FitState.initial(centers, metric)
         measure_quality(pool, summary, state, QualityAsked(others=_Numbers()), layout)

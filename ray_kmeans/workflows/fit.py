@@ -55,6 +55,7 @@ from ray_kmeans.observe.tensorboard import Summaries
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows.label import blocks_of_a_part
 from ray_kmeans.workflows.parameters import FitParams, level_of_caller
+from ray_kmeans.workflows.renumber import has_numbers, in_order
 from ray_kmeans.workflows.validation import initial_centers
 from ray_kmeans.workflows.worker_plan import (
     check_reachable,
@@ -102,6 +103,8 @@ def plan_fit(
 def is_done(plan: FitPlan, store: ModelDir, found: FitState | None) -> bool:
     """Return whether the model `found` has all of `max_steps`, and log it; no data are needed."""
     if plan.rule.max_steps is None or found is None or found.iteration < plan.rule.max_steps:
+        return False
+    if not has_numbers(plan, found):
         return False
     _warn_of_origin(store, found, plan)
     log.info("%s", ev.EndedBefore(found.stop, found.iteration))
@@ -283,7 +286,7 @@ def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan
         initial = (initial - np.asarray(spec.shift or 0.0)).astype(np.float32)
     elif spec.shift and callable(initial):
         initial = _unshifted(initial, np.asarray(spec.shift))
-    return replace(plan, initial=initial, rows=spec)
+    return in_order(replace(plan, initial=initial, rows=spec), source.describe().features)
 
 
 def _unshifted(function: Any, shift: NDArray[np.float64]) -> Any:

@@ -116,6 +116,13 @@ def check_steps(steps: Any, max_steps: Any) -> None:
             check_count(name, value)
 
 
+def check_max_seconds(max_seconds: Any) -> None:
+    """Raise ConfigError unless `max_seconds` is None or a finite number above 0."""
+    is_number = isinstance(max_seconds, Real) and not _is_bool(max_seconds)
+    if max_seconds is not None and not (is_number and 0 < float(max_seconds) < math.inf):
+        raise ConfigError(f"max_seconds={max_seconds!r} must be None or a number above 0.")
+
+
 def check_batch_size(batch_size: Any, input_fn: Any, use_mini_batch: bool = True) -> None:
     """Raise ConfigError unless `batch_size` is None, or a count that has a meaning for the call."""
     if batch_size is None:

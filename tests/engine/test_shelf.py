@@ -52,6 +52,7 @@ FITS = {
     "k-means++": {"use_mini_batch": False, "initial_clusters": "kmeans_plus_plus"},
     "k-means||": {"use_mini_batch": False, "initial_clusters": "kmeans_parallel"},
     "farthest": {"use_mini_batch": False, "empty_clusters": "farthest"},
+    "split": {"use_mini_batch": False, "empty_clusters": "split_largest"},
 }
 
 
