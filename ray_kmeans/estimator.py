@@ -45,12 +45,15 @@ from ray_kmeans.workflows.presets import PRESETS, advice_of
 from ray_kmeans.workflows.renumber import with_numbers_of
 from ray_kmeans.workflows.validation import (
     a_path,
+    all_rows,
     check_batch_size,
     check_max_seconds,
     check_no_batch_size,
     check_no_targets,
     check_parameters,
+    check_restarts,
     check_steps,
+    check_unnamed,
     check_weight_of_batches,
     input_data,
 )
@@ -449,7 +452,7 @@ use_mini_batch=False)
             )
             source = open_for(
                 found,
-                self._all_rows(x),
+                all_rows(x),
                 storage_options=config.storage_options,
                 sample_weight=sample_weight,
             )
@@ -557,14 +560,10 @@ use_mini_batch=False)
         checked_monitors = check_monitors(monitors)
         store = self._model_dir()
         found = store.matching(params.num_clusters, params.distance_metric)
+        check_restarts(params.n_init, max_seconds)
         plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
         plan = with_numbers_of(plan, params.renumber_like, config)
         plan = replace(plan, max_seconds=max_seconds)
-        if max_seconds is not None and plan.n_init > 1:
-            raise ConfigError(
-                f"max_seconds={max_seconds:g} and n_init={plan.n_init}: a budget that ends among "
-                "restarts would leave no best one. Give one of them."
-            )
         names = fitting.names_of_centers(params.initial_clusters)
         plan = fitting.order_centers(
             plan, names, found.rows.columns if found and found.rows else ()
@@ -585,11 +584,7 @@ use_mini_batch=False)
             return self
         check_no_batch_size(batch_size)
         check_weight_of_batches(sample_weight)
-        if names and found is None:
-            raise ConfigError(
-                f"initial_clusters has the columns {', '.join(names)}, and batches come with names "
-                "of their own. Give the centers as an array, in the order of the batches' columns."
-            )
+        check_unnamed(() if found else names)
         batches = open_batches(
             data, config.storage_options, sample_weight=sample_weight, state=found
         )
@@ -647,7 +642,7 @@ use_mini_batch=False)
         found = None
         if self._known_place:
             found = self._model_dir().matching(params.num_clusters, params.distance_metric)
-        source = open_for(found, self._all_rows(x), storage_options=self.config.storage_options)
+        source = open_for(found, all_rows(x), storage_options=self.config.storage_options)
         drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
         config = machines_for(source, self.config)
         return explaining.explain(

@@ -38,6 +38,7 @@ from ray_kmeans.workflows.quality import quality_options
 from ray_kmeans.workflows.tf_compat import variable, variables
 from ray_kmeans.workflows.validation import (
     a_path,
+    all_rows,
     check_batch_size,
     check_features,
     check_metrics,
@@ -346,7 +347,7 @@ class Model(ABC):
         """
         options = quality_options(quality, borders, against_column, against_output)
         state = self._state()
-        source, layout = self._open_checked(self._all_rows(x), state, sample_weight)
+        source, layout = self._open_checked(all_rows(x), state, sample_weight)
         return evaluating.evaluate_on(source, layout, state, self.config, options)
 
     def drift_from(
@@ -399,7 +400,7 @@ class Model(ABC):
         drifting.check_alike(old, new)
         if x is None:
             return drifting.drift_of_centers(old, new)
-        source, layout = self._open_checked(self._all_rows(x), new.state, sample_weight)
+        source, layout = self._open_checked(all_rows(x), new.state, sample_weight)
         return drifting.drift_on(source, layout, old, new, self.config)
 
     def score(
@@ -724,7 +725,7 @@ class Model(ABC):
         state, config = self._state(), self.config
         found = labelling.write_labels(
             state,
-            open_for(state, self._all_rows(x), storage_options=self.config.storage_options),
+            open_for(state, all_rows(x), storage_options=self.config.storage_options),
             LabelledOutput.at(a_path("output", output), config.storage_options),
             config,
             model_dir=self.model_dir,
@@ -738,7 +739,7 @@ class Model(ABC):
     def _explanation(self, x: Any, work: Work) -> str:
         """Return the plan of a work with this model, as text."""
         state = self._state()
-        source, layout = self._open_checked(self._all_rows(x), state)
+        source, layout = self._open_checked(all_rows(x), state)
         config = machines_for(source, self.config)
         return explaining.explain(
             layout, len(state.centers), config, work=work, features=said_of(source)
@@ -886,16 +887,6 @@ class Model(ABC):
         layout = source.describe()
         check_features(layout.features, state, self.model_dir)
         return source, layout
-
-    @staticmethod
-    def _all_rows(x: Any) -> Any:
-        """Return the data; ConfigError for an iterator, which only this process can read."""
-        if is_stream(x):
-            raise ConfigError(
-                f"x of type {type(x).__name__} gives batches once, and workers read rows where "
-                "they are. Give an array, a table, a URI or a source."
-            )
-        return x
 
     def _state(self, checkpoint: str | None = None) -> FitState:
         """Read the newest checkpoint, or the one at a path."""

@@ -28,6 +28,17 @@ QUALITY = "quality.json"
 class KChoice:
     """Models with several numbers of clusters, their figures, and the recommended number.
 
+    Parameters
+    ----------
+    candidates : tuple of Candidate
+        The numbers of clusters that were compared, ascending, with their figures.
+    num_clusters : int
+        The recommended number of clusters.
+    reason : str
+        A sentence that says why.
+    config : RunConfig
+        Machines and stores of the models.
+
     Examples
     --------
     >>> import numpy as np, tempfile

@@ -31,7 +31,7 @@ from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
 from ray_kmeans.text import secrets
 from ray_kmeans.text.quantities import format_number
-from ray_kmeans.workflows.worker_plan import check_reachable, open_pool
+from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool
 
 SHOWN = 40
 """Largest number of clusters of a kind that the table has a line for."""
@@ -197,6 +197,7 @@ def _kept_figures(state: FitState) -> tuple[NDArray[Any] | None, float | None]:
 
 def drift_on(source: Source, layout: Layout, old: Side, new: Side, config: RunConfig) -> Drift:
     """Return the drift on some data, whose rows are labelled by both models in one sweep."""
+    config = machines_for(source, config)
     check_reachable(config, {"the data": source})
     metric, centers = new.state.metric, _centers(old, new)
     held = len(centers[0]) + len(centers[1])  # a worker has the centers of both

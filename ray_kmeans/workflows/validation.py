@@ -18,7 +18,7 @@ from ray_kmeans.config import (
     RunConfig,
     check_choice,
 )
-from ray_kmeans.data.stream import without_targets
+from ray_kmeans.data.stream import is_stream, without_targets
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.text import secrets
 from ray_kmeans.workflows.parameters import FitParams
@@ -153,6 +153,34 @@ def check_weight_of_batches(sample_weight: Any) -> None:
             "sample_weight is an array and x an iterator of batches: give the name of a column of "
             "each batch, or batches made by open_source(batch, sample_weight=...)."
         )
+
+
+def check_restarts(n_init: int, max_seconds: float | None) -> None:
+    """Raise ConfigError for restarts with a budget of time."""
+    if n_init > 1 and max_seconds is not None:
+        raise ConfigError(
+            f"max_seconds={max_seconds:g} and n_init={n_init}: a budget that ends among restarts "
+            "would leave no best one. Give one of them."
+        )
+
+
+def check_unnamed(names: Sequence[str]) -> None:
+    """Raise ConfigError if given centers have names of columns, and the data are batches."""
+    if names:
+        raise ConfigError(
+            f"initial_clusters has the columns {', '.join(names)}, and batches come with names "
+            "of their own. Give the centers as an array, in the order of the batches' columns."
+        )
+
+
+def all_rows(x: Any) -> Any:
+    """Return the data; ConfigError for an iterator, which only this process can read."""
+    if is_stream(x):
+        raise ConfigError(
+            f"x of type {type(x).__name__} gives batches once, and workers read rows where "
+            "they are. Give an array, a table, a URI or a source."
+        )
+    return x
 
 
 def check_to_keep(exports_to_keep: Any) -> None:
