@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import add
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -108,6 +109,29 @@ class Partials:
             compiled.add_squared(centers, self.sums, self.counts, unit, *columns)
         total = double_double.add(total, double_double.total(columns))
         return float(np.ldexp(max(total[0][0], 0.0), -summary.grid.weight_exponent))
+
+
+@dataclass(frozen=True)
+class PartialsOfEach:
+    """The partial sums of the same rows for several sets of centers."""
+
+    sets: tuple[Partials, ...]
+    """Partial sums of each set, in order."""
+
+    def __add__(self, other: PartialsOfEach) -> PartialsOfEach:
+        """Return the partial sums of both sets of rows."""
+        return PartialsOfEach(tuple(map(add, self.sets, other.sets)))
+
+    def in_slices(self, count: int) -> list[PartialsOfEach]:
+        """Cut each set into `count` slices of the clusters, each of which adds up alone."""
+        cut = [each.in_slices(count) for each in self.sets]
+        return [PartialsOfEach(slices) for slices in zip(*cut, strict=True)]
+
+    @classmethod
+    def joined(cls, slices: Sequence[PartialsOfEach]) -> PartialsOfEach:
+        """Put the slices of one total together again."""
+        each = zip(*(one.sets for one in slices), strict=True)
+        return cls(tuple(Partials.joined(of_set) for of_set in each))
 
 
 def _whole(number: int) -> double_double.Twofold:

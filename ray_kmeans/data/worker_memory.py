@@ -51,6 +51,8 @@ class Footprint:
     """Whether all rows of a row group are in memory while some of them are read."""
     staged_bytes: int = 0
     """Largest bytes of rows on their way to a GPU, in each of two buffers; 0 without a GPU."""
+    restarts: int = 1
+    """Number of restarts that run at once, where rows are not kept as float32."""
     or_fewer: bool = False
     """Whether calls with fewer centers come too, as in a session."""
     other_bytes: int = 0
@@ -68,6 +70,7 @@ class Footprint:
         - buffers of each thread, and the buffers of rows on their way to a GPU;
         - for mini-batch, the row numbers of a batch while they are drawn, and for each thread the
           rows that it copies side by side, and partial sums of its own;
+        - labels, centers and partial sums of each of several restarts, where rows are not kept;
         - what the work of the run takes besides.
 
         What CUDA takes for itself is not counted.
@@ -78,7 +81,9 @@ class Footprint:
         per_row = 4 * features + in_bytes + 92  # weight, bounds, labels, moves; potential, seeding
         n_rows = rows_of(shard)
         largest = max(block.rows for block in shard)
-        elsewhere = (32 + self.item_bytes * features) * n_rows + largest * per_row
+        sets = 1 if self.kept else self.restarts
+        of_row = 24 + 8 * sets + self.item_bytes * features
+        elsewhere = of_row * n_rows + largest * per_row
         rows = n_rows * per_row if self.kept else elsewhere
         at_once = max(map(rows_of, groups_of(shard))) if self.by_group else largest
         reading = 3 * readers_of(self.threads) * at_once * features * 4
@@ -90,7 +95,8 @@ class Footprint:
         piece_rows = min(self.batch_rows, PIECE_ROWS)
         of_thread += piece_rows * 4 * (features + 16) + (partials // 3 if piece_rows else 0)
         staged = 2 * min(self.staged_bytes + largest * features * 4, n_rows * features * 4)
-        fixed = reading + prepared + partials + self.threads * of_thread + 64 * self.batch_rows
+        tiles = self.threads * of_thread
+        fixed = reading + sets * (prepared + partials) + tiles + 64 * self.batch_rows
         fixed += self.other_bytes + (staged if self.staged_bytes else 0)
         return WORKER_BASE_BYTES + rows + fixed
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.algorithm.state import OWN_ENDS, FitState, Stop
@@ -31,6 +32,8 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.process import interrupt
 
+Steps: TypeAlias = Generator[FitState, None, FitState]
+"""A fit that yields its state before each step, and returns the last one."""
 LEAST_SAVE_S = 1.0
 """Least number of seconds between two saves of a fit in danger."""
 _OTHER_COUNTS = (
@@ -52,6 +55,21 @@ def run_fit(
 
     `newest` is told of each state, so that another thread may save it.
     """
+    return _last_of(fit_steps(plan, pool, store, emit, monitors, newest))
+
+
+def fit_steps(
+    plan: FitPlan,
+    pool: Pool,
+    store: LeasedStore,
+    emit: ev.Emit,
+    monitors: Monitors | None = None,
+    newest: NewestState | None = None,
+) -> Steps:
+    """Fit as `run_fit` does, and pause before each step, so that several fits may take turns.
+
+    A fit that is closed while it pauses saves its newest state, as one that an exception ends.
+    """
     budget = TimeBudget(plan.max_seconds)
     summary = read_rows(pool, emit, plan.columns)
     found, trainer = plan.reopened(store.latest()), plan.trainer(pool, summary)
@@ -67,7 +85,8 @@ def run_fit(
         state = choose_first_centers(plan, pool, summary, saver, emit) if found is None else found
         state = replace(state.begin(plan.data_name(summary), plan.request), rows=plan.rows)
         heard = monitors or Monitors(()), newest or NewestState()
-        return _train(plan, trainer, state, _Watch(store, saver, emit, budget, *heard))
+        watch = _Watch(store, saver, emit, budget, *heard)
+        return (yield from _train(plan, trainer, state, watch))
 
 
 def _save_renumbered(plan: FitPlan, found: FitState, store: LeasedStore, emit: ev.Emit) -> FitState:
@@ -117,7 +136,18 @@ def run_stream(
             )
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
         watch = _Watch(store, saver, emit, budget, monitors or Monitors(()), NewestState())
-        return _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)
+        steps = _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)
+        return _last_of(steps)
+
+
+def _last_of(steps: Steps) -> FitState:
+    """Make all steps of a fit without a pause; return its last state."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            state: FitState = end.value
+            return state
 
 
 @dataclass(frozen=True)
@@ -143,7 +173,7 @@ class _Watch:
         self.newest.leave_to(self.saver)
 
 
-def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
+def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> Steps:
     """Step until there is a reason to stop, and save the last state."""
     last = plan.rule.last_step(state.began_at)
     mini_batch = not isinstance(trainer, FullBatch)
@@ -155,7 +185,8 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
         and state.accumulators is not started.accumulators
     ):
         watch.emit(ev.Warned(_OTHER_COUNTS.format(state.accumulators.steps_per_iteration)))
-    state = plan.renumbered(_iterate(plan, trainer, started, watch))
+    last_state = yield from _iterate(plan, trainer, started, watch)
+    state = plan.renumbered(last_state)
     watch.emit(ev.Peaks(tuple(trainer.pool.ask(ShardWorker.peak_bytes))))
     watch.save(state)
     watch.saver.flush()
@@ -165,8 +196,10 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
     return state
 
 
-def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> FitState:
+def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> Steps:
     """Step until there is a reason to stop; return the last state, which is not saved here.
+
+    It yields the state from which each step is made.
 
     An exception that comes out of a step loses no steps that were made: the newest state is saved
     before it passes on. What goes wrong while that is saved is not raised: what went wrong first is
@@ -184,6 +217,7 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
                 watch.save(state)
                 saved_at, saved_iteration = now, state.iteration
             before = state
+            yield state
             state, parts = _step(plan, trainer, state, watch.monitors)
             if state is before:
                 continue  # there was no input

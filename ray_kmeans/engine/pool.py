@@ -150,6 +150,15 @@ class Pool(ABC):
         """Visit every row once; return the sums for these centers, (k, d)."""
         return self.total(ShardWorker.sweep, centers)
 
+    def sweep_each(
+        self, sets: NDArray[np.float32], places: tuple[int, ...]
+    ) -> tuple[Partials, ...]:
+        """Visit every row once for several sets of centers, (s, k, d).
+
+        See `ShardWorker.sweep_each`.
+        """
+        return self.total(ShardWorker.sweep_each, sets, places).sets
+
     def sweep_batches(
         self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int
     ) -> BatchPartials:

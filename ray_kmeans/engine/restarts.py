@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.state import FitState, Restart
 from ray_kmeans.engine.checkpoint_saver import Saver
-from ray_kmeans.engine.fit_loop import run_fit
+from ray_kmeans.engine.fit_loop import Steps, fit_steps, run_fit
 from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore
 from ray_kmeans.engine.fit_start import read_rows
 from ray_kmeans.engine.newest_state import NewestState
@@ -42,19 +44,19 @@ def run_restarts(
     if plan.n_init == 1 or store.latest() is not None:
         return run_fit(plan, shared.lend(), store, emit, monitors, newest)
     summary = read_rows(shared.lend(), emit, plan.columns)
-    folder = _folder_of(plan, summary)
-    best: FitState | None = None
+    folder, best = _folder_of(plan, summary), None
     ended: list[Restart] = []
-    for one in _restarts_of(plan):
-        place = store.restart(f"{folder}/{one.random_seed}")
-        state = place.latest()
-        if state is None or state.stop is None:
-            state = run_fit(one, shared.lend(), place, _once_read(emit), monitors, newest)
-        loss = _loss_of(state, shared, summary)
-        ended.append(Restart(one.random_seed, loss, state.iteration, state.stop))
-        emit(ev.RestartEnded(len(ended), plan.n_init, ended[-1]))
-        if best is None or loss < min(each.inertia for each in ended[:-1]):
-            best = state
+    at_once = shared.restarts_at_once() if plan.batch_size is None and not monitors else 1
+    for group in _groups(list(_restarts_of(plan)), at_once):
+        places = [store.restart(f"{folder}/{one.random_seed}") for one in group]
+        states = _run_group(group, shared, places, _once_read(emit), monitors, newest)
+        for one, state, loss in zip(
+            group, states, _losses_of(states, shared, summary), strict=True
+        ):
+            if best is None or loss < min(each.inertia for each in ended):
+                best = state
+            ended.append(Restart(one.random_seed, loss, state.iteration, state.stop))
+            emit(ev.RestartEnded(len(ended), plan.n_init, ended[-1]))
     assert best is not None
     best = replace(
         best,
@@ -69,6 +71,56 @@ def run_restarts(
     return best
 
 
+def _groups(plans: list[FitPlan], size: int) -> Iterator[list[FitPlan]]:
+    """Yield the plans in groups of this size, in order."""
+    for first in range(0, len(plans), size):
+        yield plans[first : first + size]
+
+
+def _run_group(
+    plans: list[FitPlan],
+    shared: SharedPool,
+    places: list[LeasedStore],
+    emit: ev.Emit,
+    monitors: Monitors | None,
+    newest: NewestState | None,
+) -> list[FitState]:
+    """Run the restarts that have not ended, side by side; return the states of all, in order.
+
+    They take turns: each pauses before its next step, then one sweep serves all of them, and each
+    finds its partial sums made. They begin one after the other, so one seeding is over before the
+    next. When one of them fails, or the sweep, the others are closed, which saves their states.
+    The steps of the first one that has not ended are told; the others make theirs in the same time.
+    """
+    states = {n: place.latest() for n, place in enumerate(places)}
+    missing = [n for n, state in states.items() if state is None or state.stop is None]
+    pool = shared.lend()
+    runs: dict[int, Steps] = {}
+
+    def tell(n: int, event: ev.Event) -> None:
+        """Pass an event of restart n on, unless another one speaks for it."""
+        is_step = isinstance(event, ev.FitStarted | ev.IterationDone)
+        is_silent = n != min(runs) if is_step else len(runs) > 1
+        if not (is_silent and isinstance(event, ev.FitStarted | ev.IterationDone | ev.FitEnded)):
+            emit(event)
+
+    with ExitStack() as closing_all:  # also those after one that cannot be closed
+        for n in missing:
+            runs[n] = fit_steps(plans[n], pool, places[n], partial(tell, n), monitors, newest)
+            closing_all.callback(runs[n].close)
+        while runs:
+            centers = {}
+            for n, run in list(runs.items()):
+                try:
+                    centers[n] = next(run).centers
+                except StopIteration as end:
+                    states[n] = end.value
+                    del runs[n]
+            if len(centers) > 1:
+                pool.sweep_ahead(centers)
+    return [state for state in states.values() if state is not None]
+
+
 def _restarts_of(plan: FitPlan) -> Iterator[FitPlan]:
     """Yield the plan of each restart: by itself it gives the same bits."""
     for number in range(plan.n_init):
@@ -81,9 +133,12 @@ def _folder_of(plan: FitPlan, summary: Summary) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _loss_of(state: FitState, shared: SharedPool, summary: Summary) -> float:
-    """Return the inertia of all rows by the last centers, after one sweep."""
-    return shared.lend().sweep(state.centers).inertia(summary, state.centers)
+def _losses_of(states: list[FitState], shared: SharedPool, summary: Summary) -> list[float]:
+    """Return the inertia of all rows by the last centers of each state, after one sweep."""
+    pool, sets = shared.lend(), [state.centers for state in states]
+    if len(sets) > 1:
+        pool.sweep_ahead(dict(enumerate(sets)))
+    return [pool.sweep(centers).inertia(summary, centers) for centers in sets]
 
 
 def _once_read(emit: ev.Emit) -> Callable[[ev.Event], None]:

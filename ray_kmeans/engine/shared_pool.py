@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.grid import Extent, Summary
-from ray_kmeans.algorithm.partial_sums import Sums
+from ray_kmeans.algorithm.partial_sums import Partials, Sums
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.progress import Moved
 from ray_kmeans.engine.shard import Block
@@ -30,10 +30,14 @@ class SharedPool:
     and nobody waits for their answers.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        """Take a pool whose rows nobody has read yet."""
+    def __init__(self, pool: Pool, most_restarts: int = 1) -> None:
+        """Take a pool whose rows nobody has read yet.
+
+        Its memory is planned for this many restarts at once, where rows do not stay in memory.
+        """
         self.pool = pool
         """Pool that does the work."""
+        self._most_restarts = most_restarts
         self._extent: Extent | None = None
         """Extent of all rows, once they are read."""
         self._summary: Summary | None = None
@@ -62,6 +66,14 @@ class SharedPool:
             self._summary = self.pool.measure(self.read(moved))
         return self._summary
 
+    def restarts_at_once(self) -> int:
+        """Return how many restarts gain by sharing each pass over the rows.
+
+        Where all rows stay in memory a pass costs nothing, and one after the other is as fast.
+        """
+        kept = all(self.pool.ask(ShardWorker.keeps_rows)) if self._most_restarts > 1 else True
+        return 1 if kept else self._most_restarts
+
     def close(self) -> None:
         """End the workers. May be called twice."""
         self.pool.close()
@@ -77,6 +89,8 @@ class LentPool(Pool):
         self._pool = pool
         self._told: list[Callable[..., Any]] = []
         """Methods that this task has told the pool to remember."""
+        self._ready: dict[int, tuple[NDArray[np.float32], Partials]] = {}
+        """Sets of centers whose rows are swept ahead, with the partial sums, by the id of each."""
 
     def ask_watched(
         self,
@@ -104,6 +118,21 @@ class LentPool(Pool):
     def _note_times(self) -> None:
         """Have the times that the pool has."""
         self.waited, self.answered = self._pool.waited, self._pool.answered
+
+    def sweep_ahead(self, sets: Mapping[int, NDArray[np.float32]]) -> None:
+        """Sweep for several fits that take turns, each of which will ask for its centers (k, d).
+
+        `sets` are the centers by the place of the fit; all rows are fetched once.
+        """
+        centers = list(sets.values())
+        found = self._pool.sweep_each(np.stack(centers), tuple(sets))
+        self._note_times()
+        self._ready = {id(each): (each, seen) for each, seen in zip(centers, found, strict=True)}
+
+    def sweep(self, centers: NDArray[np.float32]) -> Partials:
+        """Return the partial sums for these centers, (k, d), which may be swept ahead."""
+        ready = self._ready.pop(id(centers), None)
+        return super().sweep(centers) if ready is None else ready[1]
 
     def take(self, source: Any, shards: Sequence[Sequence[Block]]) -> None:
         """Refuse other data: the next task needs these rows."""

@@ -24,7 +24,7 @@ from ray_kmeans.algorithm.exact_float_sum import exact_total
 from ray_kmeans.algorithm.grid import Extent, Grid, Squares
 from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
-from ray_kmeans.algorithm.partial_sums import Partials
+from ray_kmeans.algorithm.partial_sums import Partials, PartialsOfEach
 from ray_kmeans.algorithm.quality import CenterGaps
 from ray_kmeans.algorithm.quality_sums import QualitySums
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
@@ -43,7 +43,7 @@ from ray_kmeans.engine.quality_sweep import QualityAsked, QualitySweep
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.seeding.potential import Potential
 from ray_kmeans.engine.shard import Block, Reader, Shard
-from ray_kmeans.kernels.moving_sums import counts_of
+from ray_kmeans.kernels.moving_sums import counts_of, sums_side_by_side
 from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
@@ -81,6 +81,8 @@ class ShardWorker:
         self._loaded: Shard | None = None
         self._grid: Grid | None = None
         self._held: kernels.Held | None = None
+        self._held_each: dict[int, kernels.Held] = {}
+        """Rows as the kernel holds them for each of several sets of centers, by its place."""
         self._potential: Potential | None = None
         self._batches: BatchSweeps | None = None
 
@@ -189,11 +191,31 @@ class ShardWorker:
     def begin_task(self) -> None:
         """Drop what the task before has left here, besides the rows and the grid."""
         self._held, self._potential, self._batches = None, None, None
+        self._held_each = {}
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Assign each row to its nearest of the centers, (k, d); return sums and counts by
         cluster."""
         return Partials(*self._rows_held(centers).sums(centers, self._on.scale))
+
+    def keeps_rows(self) -> bool:
+        """Return whether the rows are in memory as float32, so that fetching them costs nothing."""
+        return self._shard.rows.stays
+
+    def sweep_each(self, sets: NDArray[np.float32], places: tuple[int, ...]) -> PartialsOfEach:
+        """Do what `sweep` does for several sets of centers, (s, k, d), and fetch the rows once.
+
+        What is held of the rows for each set stays for its next sweep, by its place, (s,).
+        """
+        rows, features = self._shard.rows, self._shard.features
+        for place in places:
+            if place not in self._held_each:
+                self._held_each[place] = self._kernel.hold_each(
+                    rows, rows.sizes, features, self._metric, self._shard.weights
+                )
+        held = [self._held_each[place] for place in places]
+        found = sums_side_by_side(held, rows, list(sets), self._on.scale)
+        return PartialsOfEach(tuple(Partials(*each) for each in found))
 
     def sweep_batches(
         self, centers: NDArray[np.float32], batches: Batches, first_step: int, steps: int

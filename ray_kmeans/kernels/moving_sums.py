@@ -75,10 +75,18 @@ class IncrementalSums(ABC):
         self, centers: NDArray[np.float32], scale: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Label all rows; return sums (k, d) in whole units of the grid, and counts (k,)."""
-        if self._sums is None or len(centers) != self._k:
-            self._begin(len(centers))
-            self._sums = self._new_sums(len(centers), scale)
+        self.begin_sums(len(centers), scale)
         self._sweep(centers)
+        return self.values()
+
+    def begin_sums(self, k: int, scale: NDArray[np.float64]) -> None:
+        """Begin sums of k clusters, unless there are some of as many already."""
+        if self._sums is None or k != self._k:
+            self._begin(k)
+            self._sums = self._new_sums(k, scale)
+
+    def values(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return sums (k, d) in whole units of the grid, and counts (k,), of the last sweep."""
         found: tuple[NDArray[np.int64], NDArray[np.int64]] = self._sums.values()
         return found
 
@@ -221,15 +229,52 @@ class PlainHeld(IncrementalSums):
 
     def _sweep(self, centers: NDArray[np.float32]) -> None:
         """Label the rows block by block, and move those with a new label in the sums."""
-        prepared = self._kernel.prepare(centers, self._metric)
-        first = 0
-        for rows in join_blocks(self._blocks):
-            here = slice(first, first + len(rows))
-            # `labels` is a view that the kernel writes, so what was there is copied first.
-            labels, before = self._labels[here], self._labels[here].copy()
-            self._kernel.assign(rows, prepared, labels)
-            if self._sums is not None:
-                changed = np.flatnonzero(before != labels)
-                moves = Moves(rows=changed, before=before[changed])
-                self._sums.move([rows], moves, labels, self._weights[here])
-            first += len(rows)
+        _label_together([self], self._blocks, [centers])
+
+    def _label_block(self, rows: NDArray[np.float32], first: int, prepared: Any) -> None:
+        """Label the rows of a block, the first of which has this number, and move them."""
+        here = slice(first, first + len(rows))
+        # `labels` is a view that the kernel writes, so what was there is copied first.
+        labels, before = self._labels[here], self._labels[here].copy()
+        self._kernel.assign(rows, prepared, labels)
+        if self._sums is not None:
+            changed = np.flatnonzero(before != labels)
+            moves = Moves(rows=changed, before=before[changed])
+            self._sums.move([rows], moves, labels, self._weights[here])
+
+
+def _label_together(
+    held: Sequence[PlainHeld],
+    blocks: Iterable[NDArray[np.float32]],
+    sets: Sequence[NDArray[np.float32]],
+) -> None:
+    """Label the same blocks by several sets of centers (k, d), and fetch each block once."""
+    prepared = [
+        each._kernel.prepare(centers, each._metric)
+        for each, centers in zip(held, sets, strict=True)
+    ]
+    first = 0
+    for rows in join_blocks(blocks):
+        for each, of_set in zip(held, prepared, strict=True):
+            each._label_block(rows, first, of_set)
+        first += len(rows)
+
+
+def sums_side_by_side(
+    held: Sequence[Held],
+    blocks: Iterable[NDArray[np.float32]],
+    sets: Sequence[NDArray[np.float32]],
+    scale: NDArray[np.float64],
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Do what `Held.sums` does for each of several sets of centers (k, d) of the same blocks.
+
+    Rows that are held plainly are fetched once for all sets; others, as those on a GPU, once for
+    each.
+    """
+    plain = [each for each in held if isinstance(each, PlainHeld)]
+    if len(plain) < len(held):
+        return [each.sums(centers, scale) for each, centers in zip(held, sets, strict=True)]
+    for each, centers in zip(plain, sets, strict=True):
+        each.begin_sums(len(centers), scale)
+    _label_together(plain, blocks, sets)
+    return [each.values() for each in plain]

@@ -150,7 +150,7 @@ class Coordinator:
         if not isinstance(workload.source, ray.ObjectRef):
             workload = replace(workload, source=put(workload.source))
         emit = self._events.append
-        shared = SharedPool(RayPool(workload, plan.metric, emit, workers))
+        shared = SharedPool(RayPool(workload, plan.metric, emit, workers), plan.n_init)
         try:
             state = run_restarts(plan, shared, held, emit, newest=self._newest)
             if after is not None:

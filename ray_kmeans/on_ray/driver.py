@@ -169,7 +169,7 @@ def _fit_from_here(plan: FitPlan, store: Store, workload: Workload, emit: ev.Emi
     """Fit with this process as the coordinator."""
     emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
     with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
-        shared = SharedPool(RayPool(workload, plan.metric, emit))
+        shared = SharedPool(RayPool(workload, plan.metric, emit), plan.n_init)
         try:
             return run_restarts(plan, shared, held, emit)
         finally:

@@ -168,28 +168,76 @@ def fit(
     plan = _with_rows(plan, source, found)
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
-    k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
-    together = blocks_of_a_part(len(layout.blocks)) if after else 1
+    restarts = plan.n_init if plan.batch_size is None and found is None else 1
     with _open_listeners(config, store, listeners) as emit:
         if config.num_workers != 0 and not monitors and not isinstance(source, SessionSource):
-            from ray_kmeans.on_ray import driver  # ray: 0.3 s
+            return _fit_on_ray(plan, source, store, config, emit, after, restarts)
+        return _fit_here(plan, source, store, config, emit, after, restarts, Monitors(monitors))
 
-            shards, options = plan_shards(layout, k, config, size, together=together)
-            emit(plan_event(options))
-            name = _name_of_fit(store) if config.detached else None
-            workload = Workload(source, shards, options)
-            return driver.fit_on_ray(plan, store, workload, emit, name, after)
-        with (
-            store.take_lease(f"fit of {k:,} clusters") as held,
-            open_pool(
-                source, layout, k, metric, config, emit, batch_size=size, together=together
-            ) as pool,
-        ):
-            shared = SharedPool(pool)
-            state = run_restarts(plan, shared, held, emit, Monitors(monitors))
-            if after is not None:
-                after(state, shared, source, emit)
-            return state
+
+def _fit_on_ray(
+    plan: FitPlan,
+    source: Source,
+    store: ModelDir,
+    config: RunConfig,
+    emit: ev.Emit,
+    after: AfterFit | None,
+    restarts: int,
+) -> FitState:
+    """Let an actor coordinate a fit whose memory is planned for this many restarts at once."""
+    from ray_kmeans.on_ray import driver  # ray: 0.3 s
+
+    shards, options = plan_shards(
+        layout := source.describe(),
+        plan.num_clusters,
+        config,
+        plan.batch_size,
+        together=_together(layout, after),
+        restarts=restarts,
+    )
+    emit(plan_event(options))
+    name = _name_of_fit(store) if config.detached else None
+    workload = Workload(source, shards, options)
+    return driver.fit_on_ray(plan, store, workload, emit, name, after)
+
+
+def _fit_here(
+    plan: FitPlan,
+    source: Source,
+    store: ModelDir,
+    config: RunConfig,
+    emit: ev.Emit,
+    after: AfterFit | None,
+    restarts: int,
+    monitors: Monitors,
+) -> FitState:
+    """Coordinate a fit in this process, by workers of its own or of the session of the rows."""
+    k, layout = plan.num_clusters, source.describe()
+    with (
+        store.take_lease(f"fit of {k:,} clusters") as held,
+        open_pool(
+            source,
+            layout,
+            k,
+            plan.metric,
+            config,
+            emit,
+            batch_size=plan.batch_size,
+            together=_together(layout, after),
+            restarts=restarts,
+        ) as pool,
+    ):
+        # A session has planned its memory for one fit at a time.
+        shared = SharedPool(pool, 1 if isinstance(source, SessionSource) else restarts)
+        state = run_restarts(plan, shared, held, emit, monitors)
+        if after is not None:
+            after(state, shared, source, emit)
+        return state
+
+
+def _together(layout: Layout, after: AfterFit | None) -> int:
+    """Return the number of blocks that stay in one shard: those of a part, if rows are labelled."""
+    return blocks_of_a_part(len(layout.blocks)) if after else 1
 
 
 def _name_of_fit(store: ModelDir) -> str:

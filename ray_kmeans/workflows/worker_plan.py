@@ -50,14 +50,15 @@ def plan_shards(
     together: int = 1,
     or_fewer: bool = False,
     other_bytes: int = 0,
+    restarts: int = 1,
 ) -> tuple[tuple[Shard, ...], WorkerOptions]:
     """Deal the blocks out to workers and check that they fit the memory.
 
     Returns the shards, and the options of their workers. `workers` None: as many as there may be. A
     number is given for the batches of a stream, whose rows are kept in memory. `together`: number
     of blocks that stay in one shard, see `split`. `or_fewer`: calls with fewer clusters come too.
-    `other_bytes`: what the work takes in each worker besides. Joins or starts Ray where it is
-    needed.
+    `other_bytes`: what the work takes in each worker besides. `restarts`: fits that may run at
+    once. Joins or starts Ray where it is needed.
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
@@ -74,6 +75,7 @@ def plan_shards(
         threads,
         by_group=by_group,
         staged_bytes=staged,
+        restarts=restarts,
         or_fewer=or_fewer,
         other_bytes=other_bytes,
     )
@@ -235,12 +237,14 @@ def open_pool(
     together: int = 1,
     or_fewer: bool = False,
     other_bytes: int = 0,
+    restarts: int = 1,
 ) -> Iterator[Pool]:
     """Give a pool of workers that hold the data, and close it at the end.
 
     `workers` None: one for each shard. `together`: number of blocks that stay in one shard.
     `or_fewer`: tasks with fewer clusters come too. `other_bytes`: what the work takes in each
-    worker besides. The pool of a session is lent, with all rows of the session, and stays open.
+    worker besides. `restarts`: fits that may run at once. The pool of a session is lent, with all
+    rows of the session, and stays open.
     """
     if isinstance(source, SessionSource):
         drawn = batch_size if batch_size and batch_size < layout.rows else None
@@ -248,7 +252,7 @@ def open_pool(
             yield lent
         return
     shards, options = plan_shards(
-        layout, num_clusters, config, batch_size, workers, together, or_fewer, other_bytes
+        layout, num_clusters, config, batch_size, workers, together, or_fewer, other_bytes, restarts
     )
     if emit is not None:
         emit(plan_event(options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, errors
+from ray_kmeans import KMeansClustering, Layout, RunConfig, cut, errors
 from ray_kmeans.observe import events as ev
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -43,6 +43,59 @@ def test_the_model_is_the_best_of_the_fits_that_each_seed_gives_alone(tmp_path, 
     assert np.array_equal(km.clusters(), best.clusters())
     assert km.history() == best.history()
     assert km.why_stopped() == best.why_stopped()
+
+
+class Counted:
+    """An array as a source that counts how many rows were read."""
+
+    only_here = True
+
+    def __init__(self):
+        self.rows_read = 0
+
+    def describe(self):
+        return Layout(tuple(cut("x", [len(X)], features=3, block_rows=200)), features=3)
+
+    def read(self, blocks):
+        for block in blocks:
+            self.rows_read += block.rows
+            yield block, X[block.start : block.start + block.rows]
+
+    def columns_of(self, block, names):
+        raise errors.ConfigError(f"no columns {list(names)}")
+
+
+def test_restarts_share_each_pass_over_rows_that_are_not_in_memory(tmp_path):
+    config = RunConfig(num_workers=0, cache="source", progress=False)
+    together, alone = Counted(), Counted()
+
+    km = restarted(tmp_path / "m", config=config).fit(together)
+    for seed in (11, 12, 13):
+        restarted(tmp_path / f"{seed}", config=config, random_seed=seed, n_init=1).fit(alone)
+
+    assert km.restarts() == restarted(tmp_path / "kept").fit(X).restarts()
+    longest = max(each.iterations for each in km.restarts())
+    assert together.rows_read < len(X) * (longest + 10)
+    assert together.rows_read < 0.6 * alone.rows_read
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_restarts_that_take_turns_go_on_after_a_kill(tmp_path, steps):
+    config = RunConfig(num_workers=0, cache="disk", progress=False)
+    km, seen = restarted(tmp_path / "m", config=config), []
+
+    def kill(event):
+        seen.extend([event] if _is_step(event) else [])
+        if len(seen) == steps:
+            raise Killed
+
+    km._listeners.append(kill)
+    with pytest.raises(Killed):
+        km.fit(X)
+    km._listeners.clear()
+    km.fit(X)
+
+    assert km.restarts() == restarted(tmp_path / "kept").fit(X).restarts()
 
 
 def test_of_equal_restarts_the_first_stays(tmp_path):
