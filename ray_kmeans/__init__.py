@@ -6,21 +6,29 @@ from ray_kmeans._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ray_kmeans import errors as errors
+    from ray_kmeans._public import Agreement as Agreement
     from ray_kmeans._public import Block as Block
+    from ray_kmeans._public import Candidate as Candidate
+    from ray_kmeans._public import ClusterDrift as ClusterDrift
+    from ray_kmeans._public import Drift as Drift
     from ray_kmeans._public import EarlyStopping as EarlyStopping
     from ray_kmeans._public import Evaluation as Evaluation
     from ray_kmeans._public import FitState as FitState
     from ray_kmeans._public import Iteration as Iteration
+    from ray_kmeans._public import KChoice as KChoice
     from ray_kmeans._public import KMeansClustering as KMeansClustering
     from ray_kmeans._public import LabelCounts as LabelCounts
     from ray_kmeans._public import Layout as Layout
     from ray_kmeans._public import ModelFnOps as ModelFnOps
     from ray_kmeans._public import Monitor as Monitor
     from ray_kmeans._public import Predictor as Predictor
+    from ray_kmeans._public import Quality as Quality
+    from ray_kmeans._public import Restart as Restart
     from ray_kmeans._public import RunConfig as RunConfig
     from ray_kmeans._public import Session as Session
     from ray_kmeans._public import Source as Source
     from ray_kmeans._public import Stop as Stop
+    from ray_kmeans._public import choose_k as choose_k
     from ray_kmeans._public import cut as cut
     from ray_kmeans._public import import_centers as import_centers
     from ray_kmeans._public import load_model as load_model
@@ -31,10 +39,11 @@ if TYPE_CHECKING:
 
 
 PUBLIC = (
-    *("Block", "EarlyStopping", "Evaluation", "FitState", "Iteration", "KMeansClustering"),
-    *("LabelCounts", "Layout", "ModelFnOps", "Monitor", "Predictor", "RunConfig", "Session"),
-    *("Source", "Stop", "cut", "errors", "import_centers", "load_model", "make_dataset"),
-    *("open_session", "open_source", "report"),
+    *("Agreement", "Block", "Candidate", "ClusterDrift", "Drift", "EarlyStopping", "Evaluation"),
+    *("FitState", "Iteration", "KChoice", "KMeansClustering", "LabelCounts", "Layout"),
+    *("ModelFnOps", "Monitor", "Predictor", "Quality", "Restart", "RunConfig", "Session"),
+    *("Source", "Stop", "choose_k", "cut", "errors", "import_centers", "load_model"),
+    *("make_dataset", "open_session", "open_source", "report"),
 )
 """The public names. `_public` imports them, when the first of them is asked for."""
 

@@ -1,9 +1,15 @@
 """All that a user may import from the package; nothing inside imports this module."""
 
 from ray_kmeans import errors as errors
+from ray_kmeans.algorithm.contingency import Agreement as Agreement
+from ray_kmeans.algorithm.quality import Quality as Quality
 from ray_kmeans.algorithm.state import FitState as FitState
 from ray_kmeans.algorithm.state import Iteration as Iteration
+from ray_kmeans.algorithm.state import Restart as Restart
 from ray_kmeans.algorithm.state import Stop as Stop
+from ray_kmeans.choosing import KChoice as KChoice
+from ray_kmeans.choosing import choose_k as choose_k
+from ray_kmeans.choosing.recommendation import Candidate as Candidate
 from ray_kmeans.config import RunConfig as RunConfig
 from ray_kmeans.data.opening import open_source as open_source
 from ray_kmeans.data.sharding import Block as Block
@@ -17,6 +23,8 @@ from ray_kmeans.loading import load_model as load_model
 from ray_kmeans.observe.monitors import EarlyStopping as EarlyStopping
 from ray_kmeans.observe.monitors import Monitor as Monitor
 from ray_kmeans.predictor import Predictor as Predictor
+from ray_kmeans.workflows.drift import ClusterDrift as ClusterDrift
+from ray_kmeans.workflows.drift import Drift as Drift
 from ray_kmeans.workflows.evaluate import Evaluation as Evaluation
 from ray_kmeans.workflows.label import LabelCounts as LabelCounts
 from ray_kmeans.workflows.make_dataset import make_dataset as make_dataset

@@ -18,7 +18,7 @@ DistanceMetric: TypeAlias = Literal["squared_euclidean", "cosine"]
 """How the distance of a row to a center is measured."""
 InitialMethod: TypeAlias = Literal["random", "kmeans_plus_plus", "kmc2", "kmeans_parallel"]
 """How initial centers are chosen among the rows."""
-EmptyClusters: TypeAlias = Literal["keep", "farthest"]
+EmptyClusters: TypeAlias = Literal["keep", "farthest", "split_largest"]
 """What becomes of the center of a cluster that has no row."""
 NonFinite: TypeAlias = Literal["error", "drop"]
 """What becomes of rows with NaN, null or infinity."""
@@ -34,6 +34,8 @@ Work: TypeAlias = Literal["fit", "label", "evaluate"]
 """What `KMeansClustering.explain` can explain."""
 ExportFormat: TypeAlias = Literal["onnx", "savedmodel", "parquet", "npy"]
 """The formats that a model can be written in for others."""
+Preset: TypeAlias = Literal["best"]
+"""The settings of a fit that one word chooses."""
 DatasetFormat: TypeAlias = Literal["parquet", "npy"]
 """The formats that a synthetic data set can be written in."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import shutil
 import tempfile
 import warnings
@@ -31,23 +32,34 @@ from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
 from ray_kmeans.model import Model
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitor, check_monitors
+from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.text import secrets
 from ray_kmeans.text.secrets import redacted
 from ray_kmeans.workflows import explain as explaining
 from ray_kmeans.workflows import fit as fitting
 from ray_kmeans.workflows import tf_compat
+from ray_kmeans.workflows.label import LabelCounts, OutputColumns
+from ray_kmeans.workflows.label_after_fit import LabelAfterFit
 from ray_kmeans.workflows.parameters import FitParams, InitialClusters, level_of_caller
+from ray_kmeans.workflows.presets import PRESETS, advice_of
+from ray_kmeans.workflows.renumber import with_numbers_of
 from ray_kmeans.workflows.validation import (
     a_path,
+    all_rows,
     check_batch_size,
+    check_max_seconds,
     check_no_batch_size,
     check_no_targets,
     check_parameters,
+    check_restarts,
     check_steps,
+    check_unnamed,
     check_weight_of_batches,
     input_data,
 )
 from ray_kmeans.workflows.worker_plan import machines_for
+
+log = logging.getLogger("ray_kmeans")
 
 
 class KMeansClustering(Model):
@@ -84,9 +96,18 @@ default='random'
         ``|L - L_prev| / (1 + |L_prev|) < relative_tolerance``. None: no such end.
     config : RunConfig, default=None
         Machines, stores and checkpoints; nothing in it changes the result. None: all defaults.
-    empty_clusters : {'keep', 'farthest'}, default='keep'
+    empty_clusters : {'keep', 'farthest', 'split_largest'}, default='keep'
         What becomes of the center of a cluster without a row in full batch. 'keep': it stays.
-        'farthest': it moves to the row that is farthest from its own center.
+        'farthest': it moves to the row that is farthest from its own center. 'split_largest': it
+        moves to a row that is drawn from the cluster with the most rows, by the model's seed.
+    n_init : int, >= 1, default=1
+        Number of fits from the seeds `random_seed`, `random_seed` + 1, ... over one reading of the
+        data. The model is the one with the lowest inertia over all rows; of equal ones the first.
+        A model that is there already is continued by one fit. Not with `max_seconds`.
+    renumber_like : str or Model, default=None
+        A model, or its directory or URL, whose numbers the clusters get at the end of a fit.
+        Centers are matched as by `drift_from`; those that match none get the numbers that are
+        free. None: clusters have the numbers of their first centers.
 
     Notes
     -----
@@ -134,6 +155,8 @@ default='random'
         config: RunConfig | None = None,
         *,
         empty_clusters: EmptyClusters = "keep",
+        n_init: int = 1,
+        renumber_like: str | Model | None = None,
     ) -> None:
         self._params = FitParams(
             num_clusters=num_clusters,
@@ -147,9 +170,42 @@ default='random'
             relative_tolerance=relative_tolerance,
             config=config,
             empty_clusters=empty_clusters,
+            n_init=n_init,
+            renumber_like=renumber_like,
         )
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []
+
+    @classmethod
+    def recommended(
+        cls, num_clusters: int, model_dir: str | None = None, **overrides: Any
+    ) -> KMeansClustering:
+        """Return an estimator with the settings that give the lowest loss for their time.
+
+        These are k-means||, full batch and a relative tolerance of 1e-4, where the constructor has
+        TensorFlow's defaults. The flag ``--preset best`` of the command chooses the same.
+
+        Parameters
+        ----------
+        num_clusters : int, >= 1
+            Number of clusters k.
+        model_dir : str, default=None
+            Directory or fsspec URL for checkpoints, as in the constructor.
+        **overrides : object
+            Other arguments of the constructor by name; they win.
+
+        Returns
+        -------
+        KMeansClustering
+            A new estimator.
+
+        Examples
+        --------
+        >>> KMeansClustering.recommended(100, "m", relative_tolerance=None)
+        KMeansClustering(num_clusters=100, model_dir='m', initial_clusters='kmeans_parallel', \
+use_mini_batch=False)
+        """
+        return cls(num_clusters, model_dir, **{**PRESETS["best"], **overrides})
 
     # --- parameters --------------------------------------------------------------------------
 
@@ -231,6 +287,7 @@ default='random'
         max_steps: int | None = None,
         *,
         sample_weight: Any = None,
+        max_seconds: float | None = None,
     ) -> KMeansClustering:
         """Train, continuing from the model in `model_dir` if there is one.
 
@@ -263,6 +320,11 @@ default='random'
         sample_weight : str or array of shape (n,), default=None
             How often each row counts: the name of a column of the data, or numbers from 0 on; see
             `open_source`. None: once.
+        max_seconds : float, > 0, default=None
+            Seconds that this fit may take, from its first row on. It ends with the last iteration
+            that has room in them, by the time that the one before took, and with one at least. Its
+            model is saved, and the same call goes on, with as much time again, to the same bits as
+            without a limit. None: any time.
 
         Returns
         -------
@@ -288,6 +350,7 @@ default='random'
         A step over b rows costs O(b k d). An iteration moves O(k d) per worker.
         """
         check_steps(steps, max_steps)
+        check_max_seconds(max_seconds)
         with self._remove_empty_temporary_dir():
             return self._fit(
                 x=x,
@@ -297,7 +360,115 @@ default='random'
                 batch_size=batch_size,
                 monitors=monitors,
                 sample_weight=sample_weight,
+                max_seconds=max_seconds,
             )
+
+    def fit_and_label(
+        self,
+        x: Any,
+        output: str,
+        *,
+        keep_columns: Sequence[str] = (),
+        second: bool = False,
+        by_cluster: bool = False,
+        append: bool = False,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        monitors: Sequence[Monitor] | None = None,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
+        sample_weight: Any = None,
+    ) -> LabelCounts:
+        """Train, then write the cluster of every row, over one reading of the data.
+
+        The flag ``--label`` of the command ``fit`` calls this. Whatever is killed, the same call
+        again goes on from the last checkpoint and the parts that are written.
+
+        Parameters
+        ----------
+        x : array, table, URI, dict of columns or source
+            Rows (n, d), as in `fit`; not an iterator.
+        output : str
+            Directory or fsspec URL for the labelled rows, as in `label`.
+        keep_columns : sequence of str, default=()
+            Columns of the data to pass through, as in `label`.
+        second : bool, default=False
+            Whether the second-nearest cluster is written too, as in `label`.
+        by_cluster : bool, default=False
+            Whether the files are in folders by cluster, as in `label`.
+        append : bool, default=False
+            Whether the rows are added to an output of other data, as in `label`.
+        steps : int, >= 1, default=None
+            Largest number of steps of this fit.
+        batch_size : int, >= 1, default=None
+            Rows of a mini-batch, as in `fit`.
+        monitors : sequence of Monitor, default=None
+            Monitors, as in `fit`.
+        max_steps : int, >= 1, default=None
+            Largest number of steps over all fits.
+        max_seconds : float, > 0, default=None
+            Seconds that the fit may take, as in `fit`; the labelling comes after them.
+        sample_weight : str or array of shape (n,), default=None
+            How often each row counts, as in `fit`. A row of weight 0 gets no label.
+
+        Returns
+        -------
+        LabelCounts
+            The number of rows, and of those without a cluster.
+
+        Raises
+        ------
+        ConfigError
+            If an argument cannot be used. Raised before any worker starts.
+        DataError
+            If the data cannot be clustered as they are.
+        BusyError
+            If another run writes to the same output or model.
+        StoreError
+            If a place cannot be read or written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> x = np.array([[0, 0], [2, 0], [10, 0], [12, 0]], np.float32)
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     here = RunConfig(num_workers=0, progress=False)
+        ...     km = KMeansClustering(2, f"{place}/m", x[[0, 2]], use_mini_batch=False, config=here)
+        ...     print(km.fit_and_label(x, f"{place}/labelled"))
+        4 rows labelled
+        """
+        check_steps(steps, max_steps)
+        config = self.config
+        after = LabelAfterFit(
+            LabelledOutput.at(a_path("output", output), config.storage_options),
+            OutputColumns(tuple(keep_columns), second, by_cluster),
+            config,
+            self.model_dir,
+            append,
+        )
+        with self._remove_empty_temporary_dir():
+            found = self._model_dir().matching(
+                self._params.num_clusters, self._params.distance_metric
+            )
+            source = open_for(
+                found,
+                all_rows(x),
+                storage_options=config.storage_options,
+                sample_weight=sample_weight,
+            )
+            after.check(source, self._params.num_clusters)
+            self._fit(
+                x=source,
+                y=None,
+                input_fn=None,
+                rule=StopRule(steps, max_steps, self._params.relative_tolerance),
+                batch_size=batch_size,
+                monitors=monitors,
+                sample_weight=None,
+                max_seconds=max_seconds,
+                after=after,
+            )
+        return after.finish(self._state(), source)
 
     def partial_fit(
         self,
@@ -378,6 +549,8 @@ default='random'
         default_batch_size: int | None = None,
         monitors: Any,
         sample_weight: Any,
+        after: LabelAfterFit | None = None,
+        max_seconds: float | None = None,
     ) -> KMeansClustering:
         """Check all arguments, then train on a source or on batches as they come."""
         params, config = self._params, self.config
@@ -387,7 +560,10 @@ default='random'
         checked_monitors = check_monitors(monitors)
         store = self._model_dir()
         found = store.matching(params.num_clusters, params.distance_metric)
+        check_restarts(params.n_init, max_seconds)
         plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
+        plan = with_numbers_of(plan, params.renumber_like, config)
+        plan = replace(plan, max_seconds=max_seconds)
         names = fitting.names_of_centers(params.initial_clusters)
         plan = fitting.order_centers(
             plan, names, found.rows.columns if found and found.rows else ()
@@ -396,20 +572,19 @@ default='random'
             return self
         data = input_data(x, input_fn)
         hearers: dict[str, Any] = {"monitors": checked_monitors, "listeners": self._listeners}
+        began = found.iteration if found else 0
         if not is_stream(data):
             options = config.storage_options
             source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
-            fitting.fit(plan, source, store, config, **hearers)
+            state = fitting.fit(plan, source, store, config, **hearers, after=after)
+            if rule.steps is None and (advice := advice_of(state, began)):
+                log.info("%s", advice)
             return self
         check_no_batch_size(batch_size)
         check_weight_of_batches(sample_weight)
-        if names and found is None:
-            raise ConfigError(
-                f"initial_clusters has the columns {', '.join(names)}, and batches come with names "
-                "of their own. Give the centers as an array, in the order of the batches' columns."
-            )
+        check_unnamed(() if found else names)
         batches = open_batches(
             data, config.storage_options, sample_weight=sample_weight, state=found
         )
@@ -467,7 +642,7 @@ default='random'
         found = None
         if self._known_place:
             found = self._model_dir().matching(params.num_clusters, params.distance_metric)
-        source = open_for(found, self._all_rows(x), storage_options=self.config.storage_options)
+        source = open_for(found, all_rows(x), storage_options=self.config.storage_options)
         drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
         config = machines_for(source, self.config)
         return explaining.explain(

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_kmeans.algorithm.state import FitState, Iteration, Stop
+from ray_kmeans.algorithm.quality_sums import BORDERS
+from ray_kmeans.algorithm.state import FitState, Iteration, Restart, Stop
 from ray_kmeans.config import Output, RunConfig, Work
 from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.sharding import Layout
@@ -26,15 +27,18 @@ from ray_kmeans.observe.monitors import Monitor, Monitors, check_monitors
 from ray_kmeans.store.history import history_table
 from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows import drift as drifting
 from ray_kmeans.workflows import evaluate as evaluating
 from ray_kmeans.workflows import explain as explaining
 from ray_kmeans.workflows import export as exporting
 from ray_kmeans.workflows import fit as fitting
 from ray_kmeans.workflows import label as labelling
 from ray_kmeans.workflows import predict_in_memory as inference
+from ray_kmeans.workflows.quality import quality_options
 from ray_kmeans.workflows.tf_compat import variable, variables
 from ray_kmeans.workflows.validation import (
     a_path,
+    all_rows,
     check_batch_size,
     check_features,
     check_metrics,
@@ -168,6 +172,16 @@ class Model(ABC):
         """
         return self._state().stop
 
+    def restarts(self) -> tuple[Restart, ...]:
+        """Return the fits among which the model was the best, see `n_init`.
+
+        Returns
+        -------
+        tuple of Restart
+            One for each seed, in order; empty where the model was the only fit.
+        """
+        return self._state().restarts
+
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, as `checkpoint_path` takes them.
 
@@ -271,8 +285,17 @@ class Model(ABC):
         fitting.write_evaluation(self._model_dir(), name, result)
         return result
 
-    def evaluation(self, x: Any, *, sample_weight: Any = None) -> evaluating.Evaluation:
-        """Return the loss of all rows and how they spread over the clusters, after one sweep.
+    def evaluation(
+        self,
+        x: Any,
+        *,
+        sample_weight: Any = None,
+        quality: bool = True,
+        borders: Sequence[float] = BORDERS,
+        against_column: str | None = None,
+        against_output: str | None = None,
+    ) -> evaluating.Evaluation:
+        """Return the loss of all rows, how they spread over the clusters, and how good these are.
 
         The command ``ray-kmeans evaluate`` prints this. Workers visit the rows, as in a fit.
 
@@ -282,16 +305,32 @@ class Model(ABC):
             Rows (n, d), as in `fit`; not an iterator.
         sample_weight : str or array of shape (n,), default=None
             How often each row counts, as in `fit`. None: once.
+        quality : bool, default=True
+            Whether `quality` of the result is made, too: the second-nearest center of each row
+            costs about one sweep more, and comparing the centers time O(k^2 d).
+        borders : sequence of float, default=(1, 5, 10)
+            Percentages x: the share of rows within each of them of a border is told, rows with
+            ``(b - a) / b <= x / 100`` for the distances a to the nearest and b to the
+            second-nearest center.
+        against_column : str, default=None
+            Column of the data with labels of another clustering to compare with: whole numbers,
+            texts or booleans. Rows without one are left out of the comparison.
+        against_output : str, default=None
+            Path or URL of a labelled output of the same rows, in the order of the data, to compare
+            with.
 
         Returns
         -------
         Evaluation
-            Loss, mean loss, rows, empty clusters, and `sizes` and `shares` of the clusters.
+            Loss, mean loss, rows, empty clusters, `sizes` and `shares` of the clusters, and a
+            `Quality`.
 
         Raises
         ------
         NotFittedError
             If there is no model yet.
+        ConfigError
+            If an argument cannot be used.
         DataError
             If the data cannot be read, or are not like those of the model.
 
@@ -306,9 +345,63 @@ class Model(ABC):
         >>> found.loss, found.sizes.tolist(), found.shares.tolist()
         (3.0, [1, 3], [0.25, 0.75])
         """
+        options = quality_options(quality, borders, against_column, against_output)
         state = self._state()
-        source, layout = self._open_checked(self._all_rows(x), state, sample_weight)
-        return evaluating.evaluate_on(source, layout, state, self.config)
+        source, layout = self._open_checked(all_rows(x), state, sample_weight)
+        return evaluating.evaluate_on(source, layout, state, self.config, options)
+
+    def drift_from(
+        self, other: str | Model, x: Any = None, *, sample_weight: Any = None
+    ) -> drifting.Drift:
+        """Return what became of the clusters of another model, which is the older one.
+
+        The command ``ray-kmeans drift`` prints this. Centers are matched one to one, with the least
+        sum of Euclidean distances (beyond 4,096 clusters: those that are each other's nearest).
+
+        Parameters
+        ----------
+        other : str or Model
+            The old model, or its directory or URL.
+        x : array, table, URI or source, default=None
+            Rows (n, d), as in `fit`; not an iterator. Workers label them by both models in one
+            sweep. None: changes are told by the distances of the centers.
+        sample_weight : str or array of shape (n,), default=None
+            How often each row counts, as in `fit`. None: once.
+
+        Returns
+        -------
+        Drift
+            Loss before and after, the moved share of the rows, and a record for each cluster.
+
+        Raises
+        ------
+        NotFittedError
+            If either model is not there.
+        ModelMismatchError
+            If the models have other columns or another metric.
+        DataError
+            If the data cannot be read, or are not like those of the models.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile
+        >>> from ray_kmeans import RunConfig, import_centers
+        >>> here = RunConfig(num_workers=0, progress=False)
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     old = import_centers(np.array([[0.0], [9.0]]), f"{root}/old", config=here)
+        ...     new = import_centers(np.array([[9.5], [0.0]]), f"{root}/new", config=here)
+        ...     found = new.drift_from(old, np.array([[1.0], [8.0], [10.0], [9.0]]))
+        >>> found.moved_share, [(each.old, each.new, each.moved_by) for each in found.clusters]
+        (0.0, [(1, 0, 0.5), (0, 1, 0.0)])
+        """
+        if not isinstance(other, Model):
+            other = FittedModel(a_path("other", other), self.config)
+        old, new = (drifting.Side(each._state(), each.model_dir) for each in (other, self))
+        drifting.check_alike(old, new)
+        if x is None:
+            return drifting.drift_of_centers(old, new)
+        source, layout = self._open_checked(all_rows(x), new.state, sample_weight)
+        return drifting.drift_on(source, layout, old, new, self.config)
 
     def score(
         self,
@@ -632,7 +725,7 @@ class Model(ABC):
         state, config = self._state(), self.config
         found = labelling.write_labels(
             state,
-            open_for(state, self._all_rows(x), storage_options=self.config.storage_options),
+            open_for(state, all_rows(x), storage_options=self.config.storage_options),
             LabelledOutput.at(a_path("output", output), config.storage_options),
             config,
             model_dir=self.model_dir,
@@ -646,7 +739,7 @@ class Model(ABC):
     def _explanation(self, x: Any, work: Work) -> str:
         """Return the plan of a work with this model, as text."""
         state = self._state()
-        source, layout = self._open_checked(self._all_rows(x), state)
+        source, layout = self._open_checked(all_rows(x), state)
         config = machines_for(source, self.config)
         return explaining.explain(
             layout, len(state.centers), config, work=work, features=said_of(source)
@@ -794,16 +887,6 @@ class Model(ABC):
         layout = source.describe()
         check_features(layout.features, state, self.model_dir)
         return source, layout
-
-    @staticmethod
-    def _all_rows(x: Any) -> Any:
-        """Return the data; ConfigError for an iterator, which only this process can read."""
-        if is_stream(x):
-            raise ConfigError(
-                f"x of type {type(x).__name__} gives batches once, and workers read rows where "
-                "they are. Give an array, a table, a URI or a source."
-            )
-        return x
 
     def _state(self, checkpoint: str | None = None) -> FitState:
         """Read the newest checkpoint, or the one at a path."""

@@ -1,5 +1,6 @@
 """What every test needs. The environment comes first: Ray reads it when it is imported."""
 
+import fcntl
 import os
 import secrets
 import sys
@@ -59,8 +60,13 @@ def pytest_report_header(config):
     """Tell which long tests run, so that a failure can be met again."""
     if config.option.all:
         return "long tests: all"
-    share = f"one in {SHARES}, and a share of a sleeper's calls"
+    share = f"one in {SHARES}, one of each kind, and a share of a sleeper's calls"
     return f"long tests: {share}, by --share-seed={config.option.share_seed}"
+
+
+def kind_of(item):
+    """Return what a long test is one of, as its mark tells: a kind of which each run has a test."""
+    return item.get_closest_marker("long").kwargs.get("kind")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -68,13 +74,29 @@ def pytest_collection_modifyitems(config, items):
     long = [item for item in items if item.get_closest_marker("long")]
     named = any("::" in each for each in config.args)
     if long and not config.option.all and not named:
-        left_out = set(long).difference(share_of(long, config.option.share_seed))
+        left_out = set(long).difference(share_of(long, config.option.share_seed, kind_of))
         config.hook.pytest_deselected(items=[item for item in long if item in left_out])
         items[:] = [item for item in items if item not in left_out]
     last = ("test_kill", "test_kill_points", "test_node_loss", "test_soak", "test_job_submit")
     items.sort(
         key=lambda item: (item.get_closest_marker("ray") is not None, item.path.stem in last)
     )
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """Let no other test of Ray run beside one that is marked `alone`, in whichever process.
+
+    Each holds a lock of this file meanwhile: `alone` for itself, others together. A child that was
+    forked has the lock too, so it is given back, not closed.
+    """
+    if not item.get_closest_marker("ray"):
+        yield
+        return
+    with open(__file__) as file:
+        fcntl.flock(file, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        yield
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @pytest.hookimpl(trylast=True)
@@ -128,6 +150,7 @@ def by_bytes(monkeypatch, unit):
 
     skip_without(unit)
     monkeypatch.setattr(held_rows, "MOST_VALUES", 0)
+    monkeypatch.setattr(held_rows, "FEW_COLUMNS", 0)
 
 
 @pytest.fixture(
@@ -227,8 +250,7 @@ def azure():
 @pytest.fixture
 def impatient(monkeypatch):
     """Let a request to a store fail at once."""
-    monkeypatch.setattr(retry, "ATTEMPTS", 1)
-    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "PATIENT", retry.ONCE)
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -36,6 +36,7 @@ ORDER = [  # packages and root modules, from the bottom; those of one line do no
     {"model", "html_report", "predictor", "serving"},
     {"estimator"},
     {"demo", "loading"},
+    {"choosing"},
     {"cli", "_public"},
     {""},
 ]

@@ -156,6 +156,100 @@ def add_mantissas(bits: Any, low_bits: Any, high: Any, low: Any) -> None:
 
 
 @compiled
+def add_by_cluster(bits: Any, labels: Any, weights: Any, lowest: Any, digits: Any) -> None:
+    """Add each float times its weight to the sum of its cluster, exactly.
+
+    `bits` (n,) uint64 IN, of floats from 0 on; `labels` (n,) int32 IN; `weights` (n,) int64 IN, or
+    (0,) where all are 1; `lowest` IN: binary exponent of the lowest digit; `digits` (k, m) int64 IN
+    and OUT: sums as digits of 32 bits, the lowest first. The digits need `carry` before they have
+    taken 2**28 rows.
+    """
+    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for i in range(len(bits)):
+        if bits[i] == 0:
+            continue
+        exponent = np.int64(bits[i] >> np.uint64(52))
+        mantissa = bits[i] & np.uint64(0xFFFFFFFFFFFFF)
+        if exponent == 0:
+            exponent = np.int64(1)  # below the normal floats, whose mantissas have a leading 1
+        else:
+            mantissa |= np.uint64(1) << np.uint64(52)
+        place = exponent - 1075 - lowest
+        shift = np.uint64(place & 31)
+        low = (mantissa & mask) << shift
+        high = ((mantissa >> half) << shift) + (low >> half)
+        times = np.uint64(1) if len(weights) == 0 else np.uint64(weights[i])
+        sums = digits[labels[i], place >> 5 :]
+        _add_product(low & mask, times, sums)
+        _add_product(high & mask, times, sums[1:])
+        _add_product(high >> half, times, sums[2:])
+
+
+@compiled
+def _add_product(digit: Any, times: Any, sums: Any) -> None:
+    """Add a digit times a whole number below 2**62 to the digits from its place on."""
+    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    low, high = digit * (times & mask), digit * (times >> half)
+    sums[0] += np.int64(low & mask)
+    sums[1] += np.int64(low >> half) + np.int64(high & mask)
+    sums[2] += np.int64(high >> half)
+
+
+@compiled
+def carry(digits: Any) -> None:
+    """Bring all digits (k, m) int64 IN and OUT, each from 0 on, below 2**32; the sums stay."""
+    k, m = digits.shape
+    for j in range(k):
+        over = np.int64(0)
+        for place in range(m):
+            here = digits[j, place] + over
+            digits[j, place] = here & np.int64(0xFFFFFFFF)
+            over = here >> np.int64(32)
+
+
+@compiled
+def match(cost: Any, partner: Any) -> None:
+    """Write the column that each row is matched with, at the least total cost (Kuhn and Munkres).
+
+    `cost` (n, m) int64 IN with n <= m; `partner` (n,) int64 OUT. Shortest augmenting paths with
+    potentials, one row after the other: time O(n^2 m), exact.
+    """
+    n, m = cost.shape
+    row_price, column_price = np.zeros(n + 1, np.int64), np.zeros(m + 1, np.int64)
+    owner, before = np.zeros(m + 1, np.int64), np.zeros(m + 1, np.int64)  # 0: none; else from 1 on
+    for row in range(1, n + 1):
+        owner[0] = row
+        column = np.int64(0)
+        least = np.full(m + 1, np.int64(2**62))
+        used = np.zeros(m + 1, np.bool_)
+        while owner[column] != 0:
+            used[column] = True
+            here, step, following = owner[column], np.int64(2**62), np.int64(0)
+            for j in range(1, m + 1):
+                if not used[j]:
+                    reduced = cost[here - 1, j - 1] - row_price[here] - column_price[j]
+                    if reduced < least[j]:
+                        least[j] = reduced
+                        before[j] = column
+                    if least[j] < step:
+                        step = least[j]
+                        following = np.int64(j)
+            for j in range(m + 1):
+                if used[j]:
+                    row_price[owner[j]] += step
+                    column_price[j] -= step
+                else:
+                    least[j] -= step
+            column = following
+        while column != 0:
+            owner[column] = owner[before[column]]
+            column = before[column]
+    for j in range(1, m + 1):
+        if owner[j] != 0:
+            partner[owner[j] - 1] = j - 1
+
+
+@compiled
 def _upper_half(x: Any, y: Any) -> Any:
     """Return the upper 64 bits of the product of two uint64."""
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)

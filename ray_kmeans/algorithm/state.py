@@ -25,6 +25,7 @@ class Stop(Enum):
     EPOCHS = "the data were seen 100 times"
     END_OF_INPUT = "the input ended"
     MONITOR = "a monitor asked to stop"
+    SECONDS = "max_seconds were over; the same call again goes on from here"
 
 
 OWN_ENDS = (Stop.CONVERGED, Stop.TOLERANCE, Stop.CYCLE, Stop.NO_IMPROVEMENT, Stop.EPOCHS)
@@ -93,6 +94,20 @@ class Accumulators:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """One of several fits from other random seeds, of which the model is the best."""
+
+    random_seed: int
+    """Random seed of the restart."""
+    inertia: float
+    """Sum of the distances of all rows to the nearest of its last centers."""
+    iterations: int
+    """Number of its steps."""
+    stop: Stop | None
+    """Why it ended."""
+
+
+@dataclass(frozen=True)
 class FitState:
     """All that is needed to continue a fit; a checkpoint stores it."""
 
@@ -124,6 +139,8 @@ class FitState:
     """Record of how the rows were read; None in checkpoints of versions without it."""
     origin: Origin | None = None
     """Origin of the first centers; None in checkpoints of versions without it."""
+    restarts: tuple[Restart, ...] = ()
+    """The restarts among which the model was the best; empty where it was the only fit."""
 
     @classmethod
     def initial(
@@ -139,13 +156,14 @@ class FitState:
         """Return the state in which a fit on these data starts.
 
         A fit that was cut off goes on where it was when it is asked for again; so a killed fit that
-        is run again equals one that was not killed, also in its number of steps. A fit at its fixed
-        point stays there.
+        is run again equals one that was not killed, also in its number of steps. So does one whose
+        time was over. A fit at its fixed point stays there.
         """
         same = self.saw(data_name)
-        cut_off = self.stop is None and request == self.request
-        if same and (cut_off or self.stop is Stop.CONVERGED):
+        if same and self.stop is Stop.CONVERGED:
             return self
+        if same and self.stop in (None, Stop.SECONDS) and request == self.request:
+            return replace(self, stop=None)
         return replace(
             self,
             began_at=self.iteration,

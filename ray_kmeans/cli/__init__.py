@@ -10,9 +10,11 @@ import tyro
 
 from ray_kmeans._version import __version__
 from ray_kmeans.cli import (
+    choose_k,
     command_line,
     compile,
     demo,
+    drift,
     evaluate,
     exit_codes,
     export,
@@ -39,8 +41,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "fit": Command(fit.Fit, fit.run),
+    "choose-k": Command(choose_k.ChooseK, choose_k.run),
     "predict": Command(predict.Predict, predict.run),
     "evaluate": Command(evaluate.Evaluate, evaluate.run),
+    "drift": Command(drift.Drift, drift.run),
     "export": Command(export.Export, export.run),
     "import-centers": Command(import_centers.ImportCenters, import_centers.run),
     "report": Command(report.Report, report.run),

@@ -20,6 +20,7 @@ from ray_kmeans.cli.flags import JSON
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.io.remote import Remote, raise_store_errors
 from ray_kmeans.text import secrets
+from ray_kmeans.workflows.presets import PRESETS
 
 T = TypeVar("T")
 
@@ -72,15 +73,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def defaults_in(words: Sequence[str], kind: type[T]) -> T | None:
-    """Return flags with the values of the file that `--config` names; None without one."""
+    """Return flags with the values of `--preset`, and over them those of the file that `--config`
+    names; None without either.
+
+    The preset may stand in the file, too. One that does not exist is left to the parser of flags.
+    """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", nargs="?")
-    path = finder.parse_known_args(list(words))[0].config
-    return defaults_of(path, kind) if path else None
+    finder.add_argument("--preset", nargs="?")
+    found = finder.parse_known_args(list(words))[0]
+    values = values_of(found.config, kind) if found.config else {}
+    name = found.preset or values.get("preset")
+    preset = PRESETS.get(str(name), {}) if "preset" in flags_of(kind) else {}
+    return _build(kind, {**preset, **values}) if preset or found.config else None
 
 
-def defaults_of(path: str, kind: type[T]) -> T:
-    """Return flags with the values of a file; a flag that it lacks keeps its default.
+def values_of(path: str, kind: type[Any]) -> dict[str, Any]:
+    """Return the values of the flags in a file by their names.
 
     Raises ConfigError for keys that are no flags, and for values that a flag does not take.
     """
@@ -100,7 +109,7 @@ def defaults_of(path: str, kind: type[T]) -> T:
             takes = in_words(known[name])
             raise ConfigError(f"{shown!r} holds {name}={_shown(value)}; it takes {takes}.")
     _check_places(values, kind, shown)
-    return _build(kind, values)
+    return values
 
 
 def flags_of(kind: type[Any]) -> dict[str, Any]:
@@ -187,7 +196,8 @@ def _check_places(values: Mapping[str, Any], kind: type[Any], shown: str) -> Non
     """
     (mark,) = get_args(Positional[str])[1:]
     hints = get_type_hints(kind, include_extras=True)
-    places = [name for name, hint in hints.items() if mark in get_args(hint)]
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    places = [name for name, hint in hints.items() if mark in get_args(hint) and name in needed]
     given = [name for name in places if name in values]
     if given and given != places:
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ray_kmeans.algorithm.quality_sums import BORDERS
 from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import (
     Configured,
@@ -25,16 +26,27 @@ from ray_kmeans.workflows.validation import check_features
 
 @dataclass(frozen=True)
 class Evaluate(WeighedRows, Configured):
-    """Print the loss of a data set under a fitted model, and how its rows spread over clusters."""
+    """Print the loss of a data set under a fitted model, and how good its clusters are."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
     """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL of a fitted model."""
     output: str | None = None
-    """Path or fsspec URL of a JSON file for the figures, too."""
+    """Path or fsspec URL of a JSON file for the figures, too; `report` draws them from it."""
+    quality: bool = True
+    """Also tell silhouettes, indices of Davies and Bouldin and of Calinski and Harabasz, and gaps
+    between centers. This costs about one sweep more, and time O(k^2 d)."""
+    borders: tuple[float, ...] = BORDERS
+    """Percentages x: the share of rows is told whose distances a to the nearest and b to the
+    second-nearest center have (b - a) / b <= x / 100."""
+    against_column: str | None = None
+    """Column of labels of another clustering to compare with."""
+    against_output: str | None = None
+    """Path or URL of a labelled output of the same rows, in the order of the data, to compare
+    with."""
     storage_options: str = "{}"
-    """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
+    """JSON for fsspec, for the data, MODEL_DIR, OUTPUT and AGAINST_OUTPUT."""
     explain: bool = False
     """Print what it would read, hold and send, from metadata alone, and run nothing."""
     run: MachineOptions = field(default_factory=MachineOptions)
@@ -52,7 +64,13 @@ def run(flags: Evaluate) -> None:
     what = f"{flags.uri} by {flags.model_dir}"
     announce("evaluate", what, flags.output, config, rows=source)
     join_ray(config)
-    result = model.evaluation(source)
+    result = model.evaluation(
+        source,
+        quality=flags.quality,
+        borders=flags.borders,
+        against_column=flags.against_column,
+        against_output=flags.against_output,
+    )
     print(result.table())
     if flags.output is not None:
         _write(result, flags.output, config)

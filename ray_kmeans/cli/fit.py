@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import (
     Configured,
     WeighedRows,
@@ -17,9 +18,12 @@ from ray_kmeans.cli.flags import (
 from ray_kmeans.config import (
     DistanceMetric,
     EmptyClusters,
+    Preset,
     RunConfig,
     RunOptions,
 )
+from ray_kmeans.data.source import Source
+from ray_kmeans.errors import ConfigError
 from ray_kmeans.estimator import KMeansClustering
 from ray_kmeans.observe.events import EndedBefore
 from ray_kmeans.observe.fit_table import fit_table
@@ -29,6 +33,8 @@ from ray_kmeans.text import secrets
 from ray_kmeans.text.one_line import in_one_line
 from ray_kmeans.workflows.evaluate import after_mini_batch
 from ray_kmeans.workflows.import_centers import initial_clusters_of
+from ray_kmeans.workflows.label import LabelCounts
+from ray_kmeans.workflows.presets import advice_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ class Fit(WeighedRows, Configured):
     """Directory or fsspec URL for the model and its checkpoints."""
     num_clusters: int
     """Number of clusters."""
+    preset: Preset | None = None
+    """Settings by one word. 'best': k-means||, full batch and a relative tolerance of 1e-4; flags
+    that are given beside it win, also those of a --config file. None: TensorFlow's defaults."""
     initial_clusters: str = "random"
     """How the initial centers are chosen among the rows: random, kmeans_plus_plus, kmc2 or
     kmeans_parallel; or a file that holds them, as import-centers takes it."""
@@ -58,17 +67,28 @@ class Fit(WeighedRows, Configured):
     """Further candidates for each center of k-means++; negative: 2 + ln(NUM_CLUSTERS)."""
     empty_clusters: EmptyClusters = "keep"
     """What becomes of an empty cluster's center where a step visits all rows: 'farthest' moves it
-    to the row farthest from its own center."""
+    to the row farthest from its own center, 'split_largest' to a row of the largest cluster."""
+    n_init: int = 1
+    """Number of fits from the seeds RANDOM_SEED, + 1, ... over one reading; the best one stays."""
+    renumber_like: str | None = None
+    """Directory or URL of a model whose numbers the clusters get at the end of the fit."""
     center: bool = False
     """Whether the middle of each column is subtracted, in float64, before values become float32:
     for values that differ by little beside their distance from zero, as time stamps do. The model
     keeps it."""
     max_steps: int | None = None
     """Largest number of steps over all runs. None: until the centers or the loss settle."""
+    max_seconds: float | None = None
+    """Seconds that this run may take, from its first row on; run it again and it goes on."""
     relative_tolerance: float | None = None
     """Relative change of the loss from one iteration to the next below which the fit ends."""
+    label: str | None = None
+    """Directory or fsspec URL for the labelled rows: when the fit ends, the workers write the
+    cluster of every row there, as predict does, without reading the data again."""
+    keep_columns: tuple[str, ...] = ()
+    """Columns of the data to pass through to the labelled rows; needs --label."""
     storage_options: str = "{}"
-    """JSON for fsspec, for the data and for MODEL_DIR."""
+    """JSON for fsspec, for the data, MODEL_DIR and the labelled rows."""
     explain: bool = False
     """Print what the fit would read, hold and send, from metadata alone, and run nothing."""
     run: RunOptions = field(default_factory=RunOptions)
@@ -76,6 +96,11 @@ class Fit(WeighedRows, Configured):
 
 def run(flags: Fit) -> None:
     """Fit, and print how that went."""
+    if flags.keep_columns and flags.label is None:
+        raise ConfigError(
+            f"keep_columns={list(flags.keep_columns)} without label: a fit writes no rows. Give "
+            "--label OUTPUT, or leave it out."
+        )
     config = run_config(flags.run, flags.storage_options)
     km = _estimator(flags, config)
     store = ModelDir.of(flags.model_dir, config)
@@ -86,8 +111,7 @@ def run(flags: Fit) -> None:
     announce("fit", flags.uri, flags.model_dir, config, rows=source)
     join_ray(config)
     before = store.checkpoints()[-1:]
-    with interrupt.listening():
-        km.fit(source, batch_size=flags.batch_size, max_steps=flags.max_steps)
+    counts = _fit(km, source, flags)
     state = store.fitted()
     if before and store.checkpoints()[-1:] == before:
         print(EndedBefore(state.stop, len(state.history)))
@@ -95,9 +119,28 @@ def run(flags: Fit) -> None:
     print(fit_table(state.history, state.stop, sizes, mini_batch=flags.use_mini_batch))
     if flags.use_mini_batch:
         print(after_mini_batch(source, state, config))
+        if advice := advice_of(state, state.began_at):
+            print(advice)
+    if counts is not None and flags.label is not None:
+        exit_codes.print_result(str(counts), flags.label)
     model_dir = in_one_line(secrets.shown(flags.model_dir))
-    print(f"\nmodel: {model_dir}\nnext: label rows with `predict`, or read the centers with")
+    what = "read the centers with" if counts else "label rows with `predict`, or read the centers"
+    print(f"\nmodel: {model_dir}\nnext: {what}{'' if counts else ' with'}")
     print(f"  ray_kmeans.load_model({model_dir!r}).clusters()")
+
+
+def _fit(km: KMeansClustering, source: Source, flags: Fit) -> LabelCounts | None:
+    """Fit, and label the rows where that is asked for; return their counts."""
+    how: dict[str, Any] = {
+        "batch_size": flags.batch_size,
+        "max_steps": flags.max_steps,
+        "max_seconds": flags.max_seconds,
+    }
+    with interrupt.listening():
+        if flags.label is not None:
+            return km.fit_and_label(source, flags.label, keep_columns=flags.keep_columns, **how)
+        km.fit(source, **how)
+        return None
 
 
 def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
@@ -114,4 +157,6 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         relative_tolerance=flags.relative_tolerance,
         config=config,
         empty_clusters=flags.empty_clusters,
+        n_init=flags.n_init,
+        renumber_like=flags.renumber_like,
     )

@@ -12,7 +12,7 @@ from typing import Any
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.column_choice import shortened
-from ray_kmeans.data.float32_rounding import under
+from ray_kmeans.data.float32_rounding import shift_of, under
 from ray_kmeans.data.opening import names_of, open_source
 from ray_kmeans.data.session_source import HoldsRows
 from ray_kmeans.data.source import Source
@@ -29,6 +29,7 @@ def spec_of(source: Source, before: RowSpec | None = None) -> RowSpec:
         filters=json.dumps(weighted.filters, default=_as_json) if weighted.filters else "",
         nonfinite="drop" if weighted.drop_nonfinite else "error",
         sample_weight=weights if isinstance(weights, str) else "",
+        shift=shift_of(source),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_kmeans.algorithm.row_counts import rows_of
-from ray_kmeans.data.sharding import Shard, groups_of
+from ray_kmeans.data.sharding import Layout, Shard, groups_of
 from ray_kmeans.errors import BudgetError
 
 WORKER_BASE_BYTES = 550 * 2**20
@@ -20,6 +20,17 @@ READERS = 4
 
 PIECE_ROWS = 8192
 """Largest number of rows of a mini-batch that a thread copies side by side, as the engine does."""
+
+SUM_BYTES = 8 * 48
+"""Bytes of the exact sums of a cluster for figures of quality: 47 digits of int64."""
+
+GAP_BYTES = 64 * 2**20
+"""Bytes for the pairs of centers that are looked at together: twelve arrays of 2**19 float64, and
+copies of 2**21 values."""
+
+PAIR_BYTES = 160
+"""Bytes of a pair of labels of two clusterings, with those of another worker, while they are added
+up."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,8 @@ class Footprint:
     """Largest bytes of rows on their way to a GPU, in each of two buffers; 0 without a GPU."""
     or_fewer: bool = False
     """Whether calls with fewer centers come too, as in a session."""
+    other_bytes: int = 0
+    """Bytes that the work of the run takes in each worker besides; see `quality_bytes`."""
 
     def of(self, shard: Shard) -> int:
         """Return an upper bound in bytes of the memory of the worker of a shard.
@@ -54,7 +67,8 @@ class Footprint:
         - the centers in all their forms, and the partial sums;
         - buffers of each thread, and the buffers of rows on their way to a GPU;
         - for mini-batch, the row numbers of a batch while they are drawn, and for each thread the
-          rows that it copies side by side, and partial sums of its own.
+          rows that it copies side by side, and partial sums of its own;
+        - what the work of the run takes besides.
 
         What CUDA takes for itself is not counted.
         """
@@ -77,7 +91,8 @@ class Footprint:
         of_thread += piece_rows * 4 * (features + 16) + (partials // 3 if piece_rows else 0)
         staged = 2 * min(self.staged_bytes + largest * features * 4, n_rows * features * 4)
         fixed = reading + prepared + partials + self.threads * of_thread + 64 * self.batch_rows
-        return WORKER_BASE_BYTES + rows + fixed + (staged if self.staged_bytes else 0)
+        fixed += self.other_bytes + (staged if self.staged_bytes else 0)
+        return WORKER_BASE_BYTES + rows + fixed
 
     def most(self, shards: Sequence[Shard]) -> int:
         """Return the bytes of the worker that needs most."""
@@ -113,3 +128,16 @@ def _tile_bytes(num_clusters: int, features: int) -> int:
 def readers_of(threads: int) -> int:
     """Return how many of a worker's threads read at once; each of them holds some blocks."""
     return min(threads, READERS)
+
+
+def quality_bytes(layout: Layout, num_clusters: int, pairs: int) -> int:
+    """Return an upper bound of the bytes that a worker takes for figures of quality.
+
+    These are the sums and those of another worker, some numbers for each row of a block, up to
+    `pairs` pairs of labels with another clustering, and the centers in float64.
+    """
+    k, features = num_clusters, layout.features
+    sums = 3 * k * (8 * (features + 1) + SUM_BYTES)
+    largest = max((block.rows for block in layout.blocks), default=0)
+    compared = min(pairs, layout.rows) * PAIR_BYTES
+    return sums + k * 8 * (2 * features + 8) + 256 * largest + compared + GAP_BYTES

@@ -18,6 +18,7 @@ from ray_kmeans.engine.fit_plan import FitPlan, LeasedStore
 from ray_kmeans.engine.fit_start import choose_first_centers, read_rows
 from ray_kmeans.engine.newest_state import NewestState
 from ray_kmeans.engine.pool import Pool
+from ray_kmeans.engine.time_budget import TimeBudget
 from ray_kmeans.engine.trainers import (
     FullBatch,
     Loadable,
@@ -51,12 +52,13 @@ def run_fit(
 
     `newest` is told of each state, so that another thread may save it.
     """
+    budget = TimeBudget(plan.max_seconds)
     summary = read_rows(pool, emit, plan.columns)
     found, trainer = plan.reopened(store.latest()), plan.trainer(pool, summary)
     plan.check_shift(found)
     if found is not None and _has_ended(found, plan, trainer, plan.data_name(summary)):
         emit(ev.EndedBefore(found.stop, found.iteration))
-        return found
+        return _save_renumbered(plan, found, store, emit)
     begin = time.perf_counter()
     Partials.get_ready(summary)
     own = time.perf_counter() - begin
@@ -64,8 +66,18 @@ def run_fit(
     with Saver(store, emit) as saver:
         state = choose_first_centers(plan, pool, summary, saver, emit) if found is None else found
         state = replace(state.begin(plan.data_name(summary), plan.request), rows=plan.rows)
-        watch = _Watch(store, saver, emit, monitors or Monitors(()), newest or NewestState())
-        return _train(plan, trainer, state, watch)
+        heard = monitors or Monitors(()), newest or NewestState()
+        return _train(plan, trainer, state, _Watch(store, saver, emit, budget, *heard))
+
+
+def _save_renumbered(plan: FitPlan, found: FitState, store: LeasedStore, emit: ev.Emit) -> FitState:
+    """Return a model that has ended with the numbers that the plan wants; save it if it had
+    others."""
+    state = plan.renumbered(found)
+    if state is not found:
+        with Saver(store, emit) as saver:
+            saver.save(state)
+    return state
 
 
 def _has_ended(found: FitState, plan: FitPlan, trainer: Trainer, data: str) -> bool:
@@ -95,6 +107,7 @@ def run_stream(
     `pool` holds the first batches, joined until they have k rows: the initial centers are chosen
     among these. `batches` yields all of them, the first ones again.
     """
+    budget = TimeBudget(plan.max_seconds)
     found = store.latest()
     plan.check_shift(found)
     with Saver(store, emit) as saver:
@@ -103,13 +116,13 @@ def run_stream(
                 plan, pool, read_rows(pool, emit, plan.columns), saver, emit
             )
         trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
-        watch = _Watch(store, saver, emit, monitors or Monitors(()), NewestState())
+        watch = _Watch(store, saver, emit, budget, monitors or Monitors(()), NewestState())
         return _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)
 
 
 @dataclass(frozen=True)
 class _Watch:
-    """The monitors, the saver and the listener, which all follow the states of a fit."""
+    """The monitors, the saver, the listener and the clock, which follow the states of a fit."""
 
     store: LeasedStore
     """Place of the checkpoints."""
@@ -117,6 +130,8 @@ class _Watch:
     """Saves states there in a thread of its own."""
     emit: ev.Emit
     """Hears of events."""
+    budget: TimeBudget
+    """Time that the fit may take."""
     monitors: Monitors
     """Monitors of the user."""
     newest: NewestState
@@ -140,7 +155,7 @@ def _train(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) -> F
         and state.accumulators is not started.accumulators
     ):
         watch.emit(ev.Warned(_OTHER_COUNTS.format(state.accumulators.steps_per_iteration)))
-    state = _iterate(plan, trainer, started, watch)
+    state = plan.renumbered(_iterate(plan, trainer, started, watch))
     watch.emit(ev.Peaks(tuple(trainer.pool.ask(ShardWorker.peak_bytes))))
     watch.save(state)
     watch.saver.flush()
@@ -162,7 +177,7 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
     watch.monitors.begin(state)
     stop = None
     try:
-        while stop is None and (stop := trainer.why_stop(state)) is None:
+        while stop is None and (stop := _why_stop(trainer, state, watch)) is None:
             interrupt.check()
             now, iterations = time.monotonic(), state.iteration - saved_iteration
             if iterations and _is_due(plan, now - saved_at, iterations, now - began):
@@ -189,6 +204,11 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
             watch.monitors.end(state)
         raise
     return replace(state, stop=stop)
+
+
+def _why_stop(trainer: Trainer, state: FitState, watch: _Watch) -> Stop | None:
+    """Return the reason to stop before the next step, or None; a rule comes before the clock."""
+    return trainer.why_stop(state) or watch.budget.why_stop(state)
 
 
 def _step(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.grid import Summary
@@ -19,13 +20,19 @@ from ray_kmeans.algorithm.state import (
     digest,
 )
 from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.engine.center_neighbours import renumbered
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.seeding.choose import Initial
+from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.engine.trainers import FullBatch, MiniBatch, Trainer
 from ray_kmeans.errors import ConfigError
+from ray_kmeans.observe import events as ev
 
-FARTHEST = ", empty clusters move to the farthest rows"
-"""Part of a request's name where the fit moves the centers of empty clusters."""
+MOVING = {
+    "farthest": ", empty clusters move to the farthest rows",
+    "split_largest": ", empty clusters split the largest",
+}
+"""Part of a request's name where the fit moves the centers of empty clusters, by the policy."""
 
 
 class LeasedStore(Protocol):
@@ -39,6 +46,12 @@ class LeasedStore(Protocol):
 
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, the oldest first."""
+
+    def restart(self, name: str) -> LeasedStore:
+        """Return the place of a restart, which the run holds with this one."""
+
+    def delete_restarts(self) -> None:
+        """Delete the checkpoints of all restarts."""
 
 
 class Store(Protocol):
@@ -54,8 +67,18 @@ class Store(Protocol):
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, the oldest first."""
 
+    def newest_checkpoint(self) -> list[str]:
+        """Return the path of the newest checkpoint, also of a restart, as a list of none or one."""
+
     def take_lease(self, what: str) -> AbstractContextManager[LeasedStore]:
         """Hold the place for one run; `what` names the run to others that want the place."""
+
+
+class AfterFit(Protocol):
+    """Work on the rows that follows the end of a fit, by the workers that hold them."""
+
+    def __call__(self, state: FitState, shared: SharedPool, source: Any, emit: ev.Emit) -> None:
+        """Work with the last state of the fit; `source` is where the rows were read from."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +102,26 @@ class FitPlan:
     steps_per_iteration: int
     """Number of mini-batch steps between two updates of the centers, m."""
     empty_clusters: str
-    """Treatment of the center of an empty cluster in full batch: 'keep', or 'farthest' to move it
-    to the farthest row."""
+    """Treatment of the center of an empty cluster in full batch: 'keep', 'farthest' to move it to
+    the farthest row, or 'split_largest' to move it to a row of the largest cluster."""
     checkpoint_steps: int | None
     """Number of iterations between two checkpoints; None: by time."""
     checkpoint_secs: float
     """Seconds between two checkpoints, if `checkpoint_steps` is None."""
+    n_init: int = 1
+    """Number of restarts, of which the one with the lowest inertia stays."""
     in_danger: bool = False
     """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None
     """Record of how the rows are read, which the states of this fit keep."""
+    numbers_of: NDArray[Any] | None = None
+    """(a, d) Centers of another model, among the rows of the user, whose numbers the clusters get
+    at the end of the fit; None: the clusters keep the numbers of their first centers."""
+    columns_of_numbers: tuple[str, ...] = ()
+    """Names of the columns of `numbers_of`; empty if they have none."""
+    max_seconds: float | None = None
+    """Seconds that the fit may take, from its first row on; None: any time. They do not change what
+    it computes."""
 
     def trainer(self, pool: Pool, summary: Summary) -> Trainer:
         """Return the trainer that makes the steps of this fit with a pool."""
@@ -96,6 +129,14 @@ class FitPlan:
             return FullBatch(pool, summary, self.rule, self.empty_clusters)
         batches = self._batches(self.batch_size, summary)
         return MiniBatch(pool, summary, self.rule, batches, self.steps_per_iteration)
+
+    def taken_over(self, seconds: float) -> FitPlan:
+        """Return the plan for the coordinator that goes on after one has died.
+
+        `seconds` have gone by since the fit began; its time is counted on.
+        """
+        left = None if self.max_seconds is None else self.max_seconds - seconds
+        return replace(self, in_danger=True, max_seconds=left)
 
     def data_name(self, summary: Summary) -> str:
         """Return a name for the data and how they are cut into batches; equal for an equal fit."""
@@ -112,8 +153,9 @@ class FitPlan:
             initial = digest(initial)
         elif callable(initial):
             initial = _qualified(initial)
+        numbers: Any = None if self.numbers_of is None else digest(self.numbers_of)
         plan = replace(self, checkpoint_steps=None, checkpoint_secs=0.0, in_danger=False)
-        return repr(replace(plan, initial=initial))
+        return repr(replace(plan, initial=initial, max_seconds=None, numbers_of=numbers))
 
     @property
     def shift(self) -> tuple[float, ...]:
@@ -137,15 +179,20 @@ class FitPlan:
     @property
     def request(self) -> str:
         """Name of what this fit is to do with the data; equal calls have equal names."""
-        policy = FARTHEST if self.empty_clusters == "farthest" else ""
+        policy = MOVING.get(self.empty_clusters, "")
         return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}"
 
     def reopened(self, found: FitState | None) -> FitState | None:
         """Return the model as one that has not ended, if this fit moves empty clusters and the last
         one kept them."""
-        if found is None or FARTHEST not in self.request or FARTHEST in found.request:
+        kept = found is not None and not any(each in found.request for each in MOVING.values())
+        if found is None or self.empty_clusters not in MOVING or not kept:
             return found
         return replace(found, stop=None) if any(line.empty for line in found.lines[-1:]) else found
+
+    def renumbered(self, state: FitState) -> FitState:
+        """Return a state with the numbers of the other model's clusters, if there is one."""
+        return state if self.numbers_of is None else renumbered(state, self.numbers_of)
 
     @property
     def origin(self) -> Origin:

@@ -19,6 +19,7 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials, Sums
 from ray_kmeans.algorithm.row_counts import rows_of
+from ray_kmeans.algorithm.splitting import new_parts
 from ray_kmeans.algorithm.weights import TOTAL_BITS
 from ray_kmeans.engine.label_writer import Gatherer, Writer
 from ray_kmeans.engine.options import WorkerSetup
@@ -161,8 +162,7 @@ class Pool(ABC):
 
     def draw(self, key: np.uint64, size: int) -> NDArray[np.int64]:
         """Return the ascending numbers of `size` rows, drawn by their weights, (size,)."""
-        tickets, numbers = zip(*self.ask(ShardWorker.draw, key, size), strict=True)
-        _, won = weighted_sampling.lowest(np.concatenate(tickets), np.concatenate(numbers), size)
+        _, won = weighted_sampling.best_of(self.ask(ShardWorker.draw, key, size), size)
         return np.sort(won)
 
     def farthest(self, centers: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -172,6 +172,22 @@ class Pool(ABC):
         rows = np.concatenate([each[1] for each in answers])
         order = np.argsort(-distances, kind="stable")[:count]
         return np.asarray(rows[order[distances[order] > 0]])
+
+    def rows_of_largest(
+        self, centers: NDArray[np.float32], count: int, key: np.uint64
+    ) -> NDArray[np.float32]:
+        """Draw up to `count` rows of the largest clusters that are not on their centers, (rows, d).
+
+        See `splitting.new_parts`. The rows stand in the order of the data.
+        """
+        sizes = np.sum(self.ask(ShardWorker.sizes_off_centers, centers), axis=0)
+        parts = new_parts(sizes, count)
+        answers = self.ask(ShardWorker.draw_off_centers, centers, parts, key)
+        won = [
+            weighted_sampling.best_of(of_cluster, int(size))[1]
+            for of_cluster, size in zip(zip(*answers, strict=True), parts[parts > 0], strict=True)
+        ]
+        return self.rows_at(np.sort(np.concatenate([np.empty(0, np.int64), *won])))
 
     def write_labels(
         self,

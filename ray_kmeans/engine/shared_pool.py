@@ -113,9 +113,9 @@ class LentPool(Pool):
         """Return the extent of the rows, which are read only once."""
         return self._owner.read(moved)
 
-    def summarize(self, moved: Moved | None = None) -> Summary:
-        """Return the summary of the rows, which are read only once."""
-        return self._owner.summarize(moved)
+    def measure(self, extent: Extent) -> Summary:
+        """Return the summary of the rows, which are measured only once."""
+        return self._owner.summarize()
 
     def remember(
         self, method: Callable[Concatenate[ShardWorker, P], T], *args: P.args, **kwargs: P.kwargs

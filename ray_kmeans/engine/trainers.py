@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ray_kmeans.algorithm import minibatch
+import numpy as np
+from numpy.typing import NDArray
+
+from ray_kmeans.algorithm import minibatch, splitting
 from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.lloyd import update
@@ -62,10 +65,16 @@ class FullBatch:
         seen = self.pool.sweep(state.centers)
         centers = seen.means(self._summary, state.centers)
         empty = (seen.counts == 0).nonzero()[0]
-        if len(empty) and self._empty_clusters == "farthest":
-            rows = self.pool.farthest(state.centers, len(empty))
+        if len(empty) and self._empty_clusters != "keep":
+            rows = self._rows_for(state, len(empty))
             centers[empty[: len(rows)]] = rows
         return update(state, seen, self._summary, centers)
+
+    def _rows_for(self, state: FitState, count: int) -> NDArray[np.float32]:
+        """Return up to `count` rows that become the centers of empty clusters, (rows, d)."""
+        if self._empty_clusters == "farthest":
+            return self.pool.farthest(state.centers, count)
+        return self.pool.rows_of_largest(state.centers, count, splitting.key_of(state))
 
 
 class MiniBatch:

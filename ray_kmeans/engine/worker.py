@@ -8,22 +8,27 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from itertools import starmap
 from operator import add
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
 from ray_kmeans.algorithm.batch_rows import Batches, permuted
+from ray_kmeans.algorithm.center_matching import Flows
 from ray_kmeans.algorithm.exact_float_sum import exact_total
 from ray_kmeans.algorithm.grid import Extent, Grid, Squares
 from ray_kmeans.algorithm.metric import Metric, without_direction
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials
+from ray_kmeans.algorithm.quality import CenterGaps
+from ray_kmeans.algorithm.quality_sums import QualitySums
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
+from ray_kmeans.engine.center_gaps import Separation, share_of
 from ray_kmeans.engine.label_writer import (
     BlockLabeller,
     Gatherer,
@@ -34,6 +39,7 @@ from ray_kmeans.engine.label_writer import (
 )
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, ignore
+from ray_kmeans.engine.quality_sweep import QualityAsked, QualitySweep
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.seeding.potential import Potential
 from ray_kmeans.engine.shard import Block, Reader, Shard
@@ -42,6 +48,9 @@ from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
 """Number of values that stay in a processor's cache while they are read twice."""
+
+SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+"""Sides of a run of equal numbers, as `np.searchsorted` names them."""
 
 
 def this_process() -> tuple[str, int]:
@@ -195,6 +204,22 @@ class ShardWorker:
         """
         return self._batch_sweeps.sweep(centers, batches, first_step, steps)
 
+    def measure_quality(self, centers: NDArray[np.float32], asked: QualityAsked) -> QualitySums:
+        """Return the sums over the rows, each visited once, from which figures of quality follow.
+
+        `centers` are of shape (k, d).
+        """
+        sweep = QualitySweep(
+            self._shard, self._metric, self._kernel, self._threads, centers, self._on.scale
+        )
+        return sweep.sums(self._label_blocks(centers), asked)
+
+    def measure_gaps(self, separation: Separation, all_blocks: int) -> CenterGaps:
+        """Return the gaps of this shard's share of the centers; `all_blocks` are those of the
+        data."""
+        numbers = share_of(self._shard.blocks, all_blocks, len(separation.centers))
+        return separation.gaps(numbers, self._kernel)
+
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of the shard among these ascending numbers, (rows, d), in order."""
         return self._shard.rows_at(numbers)
@@ -208,16 +233,78 @@ class ShardWorker:
         The farthest comes first; of equally far ones the one with the lower number.
         """
         distances, rows = np.empty(0), np.empty((0, centers.shape[1]), np.float32)
-        for number, block_rows, labels in self._label_blocks(centers):
-            # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
-            here = self._kernel.distances_to(block_rows, centers, labels, Metric.SQUARED_EUCLIDEAN)
-            here[without_direction(block_rows, self._metric) | self._shard.left_out_in(number)] = 0
+        for _, block_rows, _, here in self._off_centers(centers):
             order = np.argsort(-here, kind="stable")[:count]
             distances = np.concatenate([distances, here[order]])
             rows = np.concatenate([rows, block_rows[order]])
             order = np.argsort(-distances, kind="stable")[:count]
             distances, rows = distances[order], rows[order]
         return distances, rows
+
+    def sizes_off_centers(self, centers: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the weight of the rows of each cluster that are not on its center, (k,)."""
+        sizes = np.zeros(len(centers), np.int64)
+        for number, _, labels, distances in self._off_centers(centers):
+            off, weights = distances > 0, self._shard.weights_in(number)
+            some = weights[off] if len(weights) else weights
+            sizes += counts_of(labels[off], len(centers), some)
+        return sizes
+
+    def draw_off_centers(
+        self, centers: NDArray[np.float32], sizes: NDArray[np.int64], key: np.uint64
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """Draw rows that are not on their center by their weights: `sizes` of each cluster, (k,).
+
+        Returns the tickets and numbers of up to as many rows, for each cluster of which some are
+        wanted.
+        """
+        wanted = np.flatnonzero(sizes)
+        won = [(np.empty(0), np.empty(0, np.int64))] * len(wanted)
+        for number, _, labels, distances in self._off_centers(centers):
+            first, weights = self._shard.blocks[number].first, self._shard.weights_in(number)
+            rows = np.flatnonzero((sizes[labels] > 0) & (distances > 0))
+            rows = rows[np.argsort(labels[rows], kind="stable")]
+            begins, ends = (np.searchsorted(labels[rows], wanted, side) for side in SIDES)
+            for place in np.flatnonzero(ends > begins).tolist():
+                some, size = rows[begins[place] : ends[place]], int(sizes[wanted[place]])
+                times = weights[some] if len(weights) else weights
+                found = weighted_sampling.winners(some + first, times, key, size)
+                won[place] = weighted_sampling.best_of([won[place], found], size)
+        return won
+
+    def _off_centers(
+        self, centers: NDArray[np.float32]
+    ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32], NDArray[np.float64]]]:
+        """Yield (place in the shard, rows, labels, distances to their centers) of each block.
+
+        The distance is 0 for a row on its center, for one that is left out and for one without a
+        direction: none of them can be the center of an empty cluster.
+        """
+        for number, rows, labels in self._label_blocks(centers):
+            # Of unit rows it orders as cosine does, and is exactly 0 for a row on its center.
+            here = self._kernel.distances_to(rows, centers, labels, Metric.SQUARED_EUCLIDEAN)
+            here[without_direction(rows, self._metric) | self._shard.left_out_in(number)] = 0
+            yield number, rows, labels, here
+
+    def flows(self, old: NDArray[np.float32], new: NDArray[np.float32]) -> Flows:
+        """Label each row by two models' centers, (a, d) and (b, d), in one visit; return the sums.
+
+        Rows that do not count are left out.
+        """
+        self._await_compiled()
+        prepared = [self._kernel.prepare(each, self._metric) for each in (old, new)]
+        found, losses = [], [0, 0]
+        for number, rows in enumerate(self._shard.rows):
+            weights, labels = self._shard.weights_in(number), []
+            for which, centers in enumerate((old, new)):
+                labels.append(self._assign(rows, prepared[which]))
+                distances = self._kernel.distances_to(rows, centers, labels[-1], self._metric)
+                times = self._on.weights_of(weights) if len(weights) else 1
+                losses[which] += exact_total(distances * times)
+            units = weights if len(weights) else np.ones(len(rows), np.int64)
+            found.append(Flows.of(np.stack(labels, axis=1), units, (0, 0)))
+            self.on_rows(len(rows))
+        return replace(reduce(add, found), losses=(losses[0], losses[1]))
 
     def chances(self) -> NDArray[np.float64]:
         """Return the seeding weight of each block before there is a seed, (blocks,)."""

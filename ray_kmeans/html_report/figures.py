@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,6 +205,26 @@ def draw_map(
 def _marker(history: Sequence[Iteration]) -> str:
     """Return the marker of a step: a point, or none if there are many steps."""
     return "." if len(history) <= MARKED else ""
+
+
+@rc_context(STYLE)
+def draw_choice(
+    numbers: Sequence[int], series: Mapping[str, Sequence[float | None]], best: int
+) -> Figure:
+    """Draw some figures over the number of clusters, and mark the recommended number."""
+    canvas = Canvas(figsize=(6, 1.9 * len(series)))
+    for axes, (title, values) in zip(
+        canvas.subplots(len(series), sharex=True), series.items(), strict=True
+    ):
+        known = [(k, y) for k, y in zip(numbers, values, strict=True) if y is not None]
+        axes.plot(*zip(*known, strict=True) if known else ((), ()), color=BLUE, marker="o")
+        axes.axvline(best, color=ORANGE)
+        axes.set_title(title, loc="left", fontsize=11)
+    if max(numbers) >= SKEWED * min(numbers):
+        axes.set_xscale("log")
+    axes.set_xlabel("number of clusters; the line marks the recommended one")
+    alt = f"{', '.join(series)} for {len(numbers)} numbers of clusters; {best:,} is recommended."
+    return _figure(canvas, "choice", alt)
 
 
 def _label_steps(axes: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from ftplib import error_temp
 from functools import partial
 from typing import Any, TypeAlias
@@ -25,14 +26,6 @@ FileSystem: TypeAlias = Any
 
 log = logging.getLogger("ray_kmeans")
 
-PATIENCE_S = 90.0
-"""Seconds since its first attempt after which a request that keeps failing is given up."""
-ATTEMPTS = 3
-"""Smallest number of attempts, even after `PATIENCE_S`: a client may have waited long by itself."""
-LONGEST_PAUSE_S = 20.0
-"""Upper bound in seconds of the random pause before one more attempt."""
-QUIET_S = 3.0
-"""Seconds that a request may be retried before the log mentions it."""
 REQUESTS = frozenset(
     "cat_file find info ls makedirs pipe_file rm rm_file".split()  # noqa: SIM905
 )
@@ -57,6 +50,26 @@ PERMANENT = (
 """Exception classes that tell of a file and do not pass."""
 
 
+@dataclass(frozen=True)
+class Policy:
+    """How patiently a request is repeated while it fails in passing."""
+
+    patience_s: float = 90.0
+    """Seconds since its first attempt after which a request that keeps failing is given up."""
+    attempts: int = 3
+    """Smallest number of attempts, even after `patience_s`: a client may have waited itself."""
+    longest_pause_s: float = 20.0
+    """Upper bound in seconds of the random pause before one more attempt."""
+    quiet_s: float = 3.0
+    """Seconds that a request may be retried before the log mentions it."""
+
+
+PATIENT = Policy()
+"""Policy for stores that are reached by a network."""
+ONCE = Policy(patience_s=0.0, attempts=1)
+"""Policy for a disk of this machine and for memory, where nothing passes by waiting."""
+
+
 class RetryingFileSystem:
     """A file system whose requests are repeated while they fail in passing.
 
@@ -69,14 +82,22 @@ class RetryingFileSystem:
         Where requests go. None: only `request` is used, to open a store.
     storage_options, url
         What the store was opened with; error texts are redacted by them.
+    policy : Policy or None
+        How patient to be. None: `ONCE` for this machine's disk and memory, else `PATIENT`.
     """
 
-    def __init__(self, fs: FileSystem, storage_options: Mapping[str, Any], url: str = "") -> None:
-        """Wrap a file system; one on this machine or in memory is asked once only."""
+    def __init__(
+        self,
+        fs: FileSystem,
+        storage_options: Mapping[str, Any],
+        url: str = "",
+        policy: Policy | None = None,
+    ) -> None:
+        """Wrap a file system."""
         self._fs = fs
         self._redact = partial(redacted, options=storage_options, url=url)
         here = fs is not None and not {"file", "memory"}.isdisjoint(protocols_of(fs))
-        self._attempts, self._patience_s = (1, 0.0) if here else (ATTEMPTS, PATIENCE_S)
+        self._policy = policy or (ONCE if here else PATIENT)
 
     def rm(self, path: str | list[str], recursive: bool = False) -> Any:
         """Delete the file of exactly this name: most clients read `[`, `?`, `*` as a pattern."""
@@ -102,10 +123,10 @@ class RetryingFileSystem:
         what = self._redact(f"{name} {self._redact_path(str(args[0])) if args else ''}".strip())
         retrying = tenacity.Retrying(
             stop=tenacity.stop_all(
-                tenacity.stop_after_attempt(self._attempts),
-                tenacity.stop_after_delay(self._patience_s),
+                tenacity.stop_after_attempt(self._policy.attempts),
+                tenacity.stop_after_delay(self._policy.patience_s),
             ),
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE_S),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=self._policy.longest_pause_s),
             retry=tenacity.retry_if_exception(is_transient),
             before_sleep=partial(self._log_wait, what),
             reraise=True,
@@ -126,20 +147,20 @@ class RetryingFileSystem:
 
     def _redact_path(self, path: str) -> str:
         """Return a path as people may see it: what follows '?' in a remote path may be a secret."""
-        if self._attempts == 1 or "://" in path or "?" not in path:
+        if self._policy.attempts == 1 or "://" in path or "?" not in path:
             return secrets.shown(path)
         return f"{path.partition('?')[0]}?{secrets.HIDDEN}"
 
     def _log_wait(self, what: str, state: tenacity.RetryCallState) -> None:
-        """Warn that a request is being retried, once it has failed for `QUIET_S`."""
+        """Warn that a request is being retried, once it has failed for a while."""
         waited = state.seconds_since_start or 0.0
         error = state.outcome.exception() if state.outcome else None
-        if error is not None and waited >= QUIET_S:
+        if error is not None and waited >= self._policy.quiet_s:
             log.warning(
                 "%s has failed for %.0f s; it is made again for up to %.0f s: %s",
                 what,
                 waited,
-                self._patience_s,
+                self._policy.patience_s,
                 self._describe(error),
             )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
-from ray_kmeans.algorithm.state import Iteration, Stop
+from ray_kmeans.algorithm.state import Iteration, Restart, Stop
 
 # --- told by the driver, before the work begins and while it waits
 
@@ -246,6 +246,26 @@ class FitEnded:
     """Steps that the model was trained."""
 
 
+@dataclass(frozen=True)
+class RestartEnded:
+    """One of several fits from other random seeds has ended."""
+
+    number: int
+    """Number of the restart, from 1 on."""
+    count: int
+    """Number of all restarts."""
+    restart: Restart
+    """Seed, inertia, steps and end of the restart."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        one = self.restart
+        return (
+            f"restart {self.number} of {self.count} (random_seed={one.random_seed}): inertia "
+            f"{one.inertia:.6g} after {one.iterations:,} steps"
+        )
+
+
 # --- told by the pool, when workers are lost, slow or new
 
 
@@ -337,6 +357,7 @@ Event: TypeAlias = (
     | CheckpointSaved
     | Peaks
     | FitEnded
+    | RestartEnded
     | WorkerReplaced
     | WorkersLag
     | WorkersJoined

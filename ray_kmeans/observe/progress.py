@@ -82,6 +82,8 @@ class Progress:
                     self._write(str(event))
             case ev.KernelsReady():
                 self._write(f"computing by {event}")
+            case ev.RestartEnded():
+                self._write(str(event))
 
     def _begin(self, phase: Phase, name: str, **kind: Any) -> None:
         """Begin the bar of a phase; `kind`: arguments of tqdm that are its own."""

@@ -19,9 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.engine.fit_loop import run_fit
-from ray_kmeans.engine.fit_plan import FitPlan, Store
+from ray_kmeans.engine.fit_plan import AfterFit, FitPlan, Store
 from ray_kmeans.engine.options import Workload
+from ray_kmeans.engine.restarts import run_restarts
+from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.errors import (
     ConfigError,
     RunStoppedError,
@@ -38,8 +39,8 @@ from ray_kmeans.on_ray.ray_errors import LOST, dies_by_itself, first_line
 from ray_kmeans.on_ray.worker_group import ask_early
 from ray_kmeans.process import interrupt
 
-POLL_S = 0.1
-"""Seconds between two questions to the coordinator for new events."""
+RETRY_S = 0.1
+"""Seconds until a coordinator that is out of reach is asked again."""
 NAMESPACE = "ray_kmeans"
 """Namespace of Ray in which detached coordinators have their names."""
 HEAD = "node:__internal_head__"
@@ -59,6 +60,7 @@ def fit_on_ray(
     workload: Workload,
     emit: ev.Emit,
     name: str | None = None,
+    after: AfterFit | None = None,
 ) -> FitState:
     """Fit with a coordinator actor; one that dies is replaced.
 
@@ -77,6 +79,8 @@ def fit_on_ray(
       further than the one before, however short it lives.
     - When coordinators die again and again, this process coordinates the fit itself: a driver lives
       where Ray kills actors for want of memory. A detached fit cannot: it outlives this process.
+    - A coordinator that dies while it does `after` has ended the fit, and the rest is not done
+      here: the caller, who does the same once more, finds what is there and does what is missing.
     """
     if name is None:  # a detached fit outlives this process, and with it what this process puts
         workload = replace(workload, source=put(workload.source))
@@ -84,7 +88,7 @@ def fit_on_ray(
         _check_room(workload)
     early = workload.workers_at_start if name is None else 0
     with ask_early(plan.metric, workload.options, early) as workers:
-        return _coordinate(plan, store, workload, emit, name, workers)
+        return _coordinate(plan, store, workload, emit, name, workers, after)
 
 
 def _coordinate(
@@ -94,18 +98,20 @@ def _coordinate(
     emit: ev.Emit,
     name: str | None,
     workers: list[Any],
+    after: AfterFit | None,
 ) -> FitState:
     """Let one coordinator after the other run the fit, until it ends; return its last state.
 
     The first one gets the `workers` that were asked for early. When it dies they are ended, since
     nobody knows what they were doing, and the next one asks for its own.
     """
-    before = store.checkpoints()[-1:]
+    before = store.newest_checkpoint()
     losses = CoordinatorLosses(before)
+    plan_at_start, began = plan, time.monotonic()
     while True:
         coordinator = _coordinator(name, store)
         try:
-            _start(coordinator, plan, store, workload, name is not None, workers)
+            _start(coordinator, plan, store, workload, name is not None, workers, after)
             return _follow(coordinator, emit)
         except (*LOST, ActorUnschedulableError) as error:
             for lost in (coordinator, *workers):
@@ -113,7 +119,7 @@ def _coordinate(
             workers.clear()
             if isinstance(error, ActorUnschedulableError):
                 time.sleep(PLACING_S)
-            state, reached = store.latest(), store.checkpoints()[-1:]
+            state, reached = store.latest(), store.newest_checkpoint()
             losses.add(reached)
             has_ended = state is not None and state.stop is not None and reached != before
             if not has_ended:
@@ -122,7 +128,7 @@ def _coordinate(
             if state is not None and state.stop is not None and has_ended:
                 emit(ev.FitEnded(state.stop, state.iteration))
                 return state
-            plan = replace(plan, in_danger=True)
+            plan = plan_at_start.taken_over(time.monotonic() - began)
             if losses.count > MOST and name is None:
                 return _fit_from_here(plan, store, workload, emit)
         except (KeyboardInterrupt, RunStoppedError):
@@ -141,10 +147,11 @@ def _start(
     workload: Workload,
     is_detached: bool,
     workers: Sequence[Any],
+    after: AfterFit | None,
 ) -> None:
     """Let a coordinator start the fit; raise ConfigError if it runs another one already."""
     start = partial(
-        call, coordinator, Coordinator.start, plan, store, workload, is_detached, workers
+        call, coordinator, Coordinator.start, plan, store, workload, is_detached, workers, after
     )
     _check_same(plan, _answer(start))
 
@@ -162,11 +169,11 @@ def _fit_from_here(plan: FitPlan, store: Store, workload: Workload, emit: ev.Emi
     """Fit with this process as the coordinator."""
     emit(ev.Warned("coordinators die again and again, so this process coordinates the fit itself."))
     with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
-        pool = RayPool(workload, plan.metric, emit)
+        shared = SharedPool(RayPool(workload, plan.metric, emit))
         try:
-            return run_fit(plan, pool, held, emit)
+            return run_restarts(plan, shared, held, emit)
         finally:
-            pool.close()
+            shared.close()
 
 
 def _stop(coordinator: Any) -> None:
@@ -258,7 +265,7 @@ def _answer(ask: Callable[[], Any], doubt_s: float = DOUBT_S) -> Any:
             if time.monotonic() > end:
                 raise
         interrupt.check()
-        time.sleep(POLL_S)
+        time.sleep(RETRY_S)
 
 
 def _check_same(plan: FitPlan, running: FitPlan) -> None:
@@ -288,4 +295,3 @@ def _follow(coordinator: Any, emit: ev.Emit) -> FitState:
                 raise outcome.error
             state: FitState = outcome.state
             return state
-        time.sleep(POLL_S)

@@ -6,11 +6,13 @@ It does not import Ray, which makes an actor of it elsewhere; so it can be teste
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import reduce
 from operator import add
+from threading import Thread
 from typing import Any
 
+from ray_kmeans import kernels
 from ray_kmeans._version import __version__
 from ray_kmeans.algorithm.grid import Extent
 from ray_kmeans.engine.options import WorkerSetup
@@ -28,6 +30,15 @@ class KMeansWorker:
         """Worker of each shard that is here, by the shard's number."""
         self._done = 0
         """Number of rows done of the call that runs now; 0 between two calls."""
+        Thread(target=self._import_kernel, name="import", daemon=True).start()
+
+    def _import_kernel(self) -> None:
+        """Import what labels rows while the first shard is on its way: numba takes half a second.
+
+        What fails here fails again, and is heard of, when the shard comes.
+        """
+        with suppress(Exception):
+            kernels.load(self._setup.kernel, self._setup.threads, self._setup.gpus_per_worker)
 
     def rows_done(self) -> int:
         """Return how many rows are done of the call that runs now."""

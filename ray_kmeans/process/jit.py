@@ -18,6 +18,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
 from ray_kmeans.process import forks
 
@@ -27,7 +28,21 @@ VERSION = str(numba.__version__)
 """Version of numba."""
 PACKAGE = Path(__file__).parents[1]
 """Folder of this package, whose own folders each hold loops that call only one another."""
-
+NO_PLACE = (
+    "numba finds no folder that it can write its cache to, so each process compiles the loops "
+    "anew. Set NUMBA_CACHE_DIR to a folder that can be written."
+)
+"""Warning where machine code cannot be kept on disk."""
+UNREADABLE = (
+    "this user may not read the machine code in {}, so each process compiles the loops anew. Let "
+    "everybody read it (chmod -R a+rX), or set NUMBA_CACHE_DIR to another folder."
+)
+"""Warning for files that belong to somebody else; takes their folder."""
+PASSED_BY = (
+    "NUMBA_CACHE_DIR={} has no machine code that this user may read, and cannot be written, so the "
+    "machine code is kept in {}. Let everybody read that folder, or name another one."
+)
+"""Warning where numba takes another folder than the user wants; takes both."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 """The type of a function that is compiled."""
@@ -170,6 +185,10 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
     machines of two types that share a disk, write to the same file, and then the index of one names
     the code of the other. Here the name of a file tells what its code is for.
 
+    Before it reads a file, numba imports all that it can compile, and with that SciPy and cffi:
+    that takes ten times as long as the reading. Machine code that is there needs none of it, only
+    the functions that allocate memory; where there is none, the compiler imports the rest itself.
+
     A file that cannot be read, or be written, is no error: the function is compiled.
     """
 
@@ -188,8 +207,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
         if hasattr(_ahead, "stopped") and _ahead.stopped.is_set():
             raise _Stopped
         try:
-            return super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)
+            return self._load_overload(sig, target_context)
         except Exception as error:  # a damaged pickle raises anything
+            if isinstance(error, PermissionError):
+                _warn_once(UNREADABLE.format(self.cache_path))
             log.info("numba's cache in %s cannot be read: %r", self.cache_path, error)
             with contextlib.suppress(OSError):
                 self.flush()
@@ -204,7 +226,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
         try:
             super().save_overload(sig, data)
         except OSError:
-            _warn_once()
+            _warn_once(NO_PLACE)
 
 
 def _keep_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
@@ -214,16 +236,17 @@ def _keep_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
     except RuntimeError as error:  # numba has no class of its own for it
         if "cannot cache" not in str(error):
             raise
-        _warn_once()
+        _warn_once(NO_PLACE)
+        return
+    wanted, place = numba.config.CACHE_DIR, compiled._cache.cache_path
+    if not place.startswith(wanted):
+        _warn_once(PASSED_BY.format(wanted, PACKAGE if str(PACKAGE) in place else place))
 
 
 @cache
-def _warn_once() -> None:
-    """Warn, once in this process, that compiled code is not kept on disk."""
-    log.warning(
-        "numba finds no folder that it can write its cache to, so each process compiles the loops "
-        "anew. Set NUMBA_CACHE_DIR to a folder that can be written."
-    )
+def _warn_once(problem: str) -> None:
+    """Warn of a problem, once in this process."""
+    log.warning("%s", problem)
 
 
 forks.hold_while_forking(global_compiler_lock)

@@ -30,6 +30,7 @@ from ray_kmeans.algorithm.state import (
     FitState,
     Iteration,
     Origin,
+    Restart,
     Stop,
 )
 from ray_kmeans.algorithm.validity import problem_of
@@ -93,6 +94,10 @@ def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
         else None,
         "rows": state.rows.to_json() if state.rows else None,
         "origin": asdict(state.origin) if state.origin else None,
+        "restarts": [
+            [each.random_seed, each.inertia, each.iterations, each.stop and each.stop.name]
+            for each in state.restarts
+        ],
         "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
     }
 
@@ -210,6 +215,7 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         accumulators=None if accumulators is None else _accumulators(accumulators, arrays),
         rows=None if rows is None else RowSpec.from_json(rows),
         origin=None if origin is None else _origin(**origin),
+        restarts=tuple(_restart(*each) for each in manifest.get("restarts", ())),
     )
 
 
@@ -221,6 +227,11 @@ def _metric(name: Any) -> Any:
 def _origin(initial: str, random_seed: int, retries: int) -> Origin:
     """Return the origin of the first centers; each of its values must be in the manifest."""
     return Origin(initial, random_seed, retries)
+
+
+def _restart(random_seed: int, inertia: float, iterations: int, stop: str | None) -> Restart:
+    """Return a restart from its values in a manifest."""
+    return Restart(random_seed, inertia, iterations, None if stop is None else Stop[stop])
 
 
 def _arrays(state: FitState) -> dict[str, NDArray[Any]]:

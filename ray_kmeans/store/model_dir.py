@@ -4,6 +4,7 @@ checkpoints/00000002-00000003-iteration-12.json    manifest: the commit point, w
 checkpoints/data/00000002-00000003-claim           number 3 is taken: only one can create this
 checkpoints/data/00000002-00000003-<id>/*.npy      the arrays of the state; names are never reused
 lease/                                             which run may write (see `lease`)
+restarts/<plan>/<seed>/checkpoints/                the same, of restarts until the best one is saved
 
 The first number is the epoch of the lease that the saving run holds. The newest checkpoint is the
 highest by epoch, then by number. Files of other names are passed over, and stay.
@@ -24,7 +25,8 @@ What could happen to a checkpoint, and why readers always find a whole one:
   it made before, and all that the other run saves is newer.
 - *The whole directory is deleted under a sleeper, and another run begins there.* Its epoch may be
   the same or lower, so epochs tell nothing; but `known` names all data that the sleeper has seen or
-  made, and any other folder with a manifest is the other run's.
+  made, and any other folder with a manifest is the other run's. It looks for one before it claims
+  a number as well as after its manifest is there: killed between, it could not take that away.
 """
 
 from __future__ import annotations
@@ -53,6 +55,9 @@ from ray_kmeans.store.lease import Lease, Times
 from ray_kmeans.text.secrets import redacted
 
 log = logging.getLogger("ray_kmeans")
+
+RESTARTS = "restarts"
+"""Folder of a model's directory with the checkpoints of restarts that are under way."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,6 +169,36 @@ class ModelDir(publish.Place):
         """Return the URLs of all checkpoints, the oldest first."""
         with self.raise_store_errors(f"model_dir={self.shown!r} cannot be read"):
             return [f"{self.url.rstrip('/')}/checkpoints/{_name(p)}" for p in self._manifests()]
+
+    def newest_checkpoint(self) -> list[str]:
+        """Return the URL of the newest checkpoint as a list of none or one.
+
+        While the model has none, it is the newest one of the restarts that are under way.
+        """
+        found = self.checkpoints()[-1:]
+        for place in self._restarts() if not found else ():
+            found = place.checkpoints()[-1:] or found
+        return found
+
+    def restart(self, name: str) -> ModelDir:
+        """Return the directory of a restart, below this one, that the same run holds."""
+        place = replace(self, url=f"{self.url.rstrip('/')}/{RESTARTS}/{name}", known=set())
+        place.known.update(place._data())
+        return place
+
+    def delete_restarts(self) -> None:
+        """Delete the checkpoints of all restarts, and nothing else that may be there."""
+        for place in self._restarts():
+            place._delete_all()
+
+    def _restarts(self) -> Iterator[ModelDir]:
+        """Yield the directories of restarts, in the order of their seeds."""
+        root = f"{self.path}/{RESTARTS}"
+        for folder, is_folder in self._listed(root):
+            seeds = self._listed(f"{root}/{folder}") if is_folder else []
+            numbers = (name for name, _ in seeds if name.lstrip("-").isdigit())
+            for name in sorted(numbers, key=int):
+                yield self.restart(f"{folder}/{name}")
 
     def records(self, folder: str) -> list[bytes]:
         """Return the contents of the JSON files of a folder, in the order of their names."""
@@ -360,6 +395,22 @@ class ModelDir(publish.Place):
             if number is not None and number < oldest:
                 self.fs.rm_file(f"{self._checkpoint_folder}/{name}")
 
+    def _delete_all(self) -> None:
+        """Delete all checkpoints, and the folders that are empty then; manifests go first."""
+        with self.raise_store_errors(f"cannot delete the restarts in {self.shown!r}"):
+            for path in self._manifests():
+                self.fs.rm_file(path)
+            for name, is_folder in self._listed(f"{self._checkpoint_folder}/data"):
+                if is_folder and checkpoint_names.of_data(name):
+                    self._delete_data(f"data/{name}")
+                elif name.endswith("-claim") and checkpoint_names.of_data(name):
+                    self.fs.rm_file(f"{self._checkpoint_folder}/data/{name}")
+        folders = [f"{self._checkpoint_folder}/data", self._checkpoint_folder, self.path]
+        parent = self.path.rpartition("/")[0]
+        for folder in [*folders, parent, parent.rpartition("/")[0]]:
+            with suppress(OSError, NotImplementedError):  # not empty; or a store without folders
+                self.fs.rmdir(folder)
+
     def _delete_data(self, folder: str) -> None:
         """Delete the arrays of a checkpoint, and their folder where nothing else is in it."""
         path = f"{self._checkpoint_folder}/{folder}"
@@ -384,6 +435,14 @@ class LeasedModelDir:
     def checkpoints(self) -> list[str]:
         """Return the URLs of all checkpoints, the oldest first."""
         return self._store.checkpoints()
+
+    def restart(self, name: str) -> LeasedModelDir:
+        """Return the directory of a restart, which this run alone may save to."""
+        return LeasedModelDir(self._store.restart(name))
+
+    def delete_restarts(self) -> None:
+        """Delete the checkpoints of all restarts."""
+        self._store.delete_restarts()
 
     def save(self, state: FitState) -> str:
         """Publish a state and return the path of its manifest.

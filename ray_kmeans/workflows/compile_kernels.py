@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.sharding import split
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.quality_sweep import QualityAsked
 from ray_kmeans.engine.seeding.choose import KMEANS_PARALLEL, KMEANS_PLUS_PLUS, choose_centers
 from ray_kmeans.workflows.predict_in_memory import (
     ALL_SCORES,
@@ -26,6 +28,7 @@ from ray_kmeans.workflows.predict_in_memory import (
     DISTANCE,
     ReadyModel,
 )
+from ray_kmeans.workflows.quality import measure_quality
 
 SIZES = ((600, 70, 4), (9000, 70, 256), (40_000, 8, 256))
 """Rows, columns and clusters of the data that are worked on: little for BLAS, and enough for bytes,
@@ -83,7 +86,10 @@ def _work_on(metric: Metric, rows: int, columns: int, clusters: int) -> str:
             pool.sweep(moved)
         pool.sweep_batches(centers, Batches(rows, rows // 2, seed=0), 0, 1)
         pool.farthest(centers, 1)
+        pool.rows_of_largest(centers, 1, np.uint64(0))
         pool.write_labels(centers, _Nowhere(), (), second=True)
+        layout, state = source.describe(), FitState.initial(centers, metric)
+        measure_quality(pool, summary, state, QualityAsked(others=_Numbers()), layout)
     finally:
         pool.close()
     _predict(drawn, FitState.initial(centers, metric))
@@ -100,6 +106,14 @@ def _predict(rows: NDArray[np.float32], state: FitState) -> None:
     for some in (rows, fixed):
         Extent.of_rows(some)
         ReadyModel(state, (ALL_SCORES, CLUSTER_IDX, DISTANCE))(some)
+
+
+class _Numbers:
+    """Labels of another clustering: the number of each row in its block, up to a bound."""
+
+    def read(self, blocks: Any) -> Iterator[tuple[NDArray[np.int64], range]]:
+        """Yield the codes of each block, and their values."""
+        yield from ((np.arange(block.rows) % 4, range(4)) for block in blocks)
 
 
 class _Nowhere:

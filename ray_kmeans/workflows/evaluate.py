@@ -15,6 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.grid import Summary
+from ray_kmeans.algorithm.partial_sums import Partials
+from ray_kmeans.algorithm.quality import Quality
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.session_source import SessionSource
@@ -27,6 +30,7 @@ from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.fit_table import largest_sizes
 from ray_kmeans.observe.log import LogLines, tell_all
 from ray_kmeans.observe.progress import Progress
+from ray_kmeans.observe.quality_table import quality_table
 from ray_kmeans.text.quantities import format_number
 from ray_kmeans.workflows.predict_in_memory import (
     ALL_SCORES,
@@ -35,6 +39,7 @@ from ray_kmeans.workflows.predict_in_memory import (
     ReadyModel,
     batches_of,
 )
+from ray_kmeans.workflows.quality import QualityOptions, bytes_of, measure_quality
 from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool
 
 MetricFunction: TypeAlias = Callable[[NDArray[np.float32], Batch], float]
@@ -72,21 +77,31 @@ class Evaluation:
     """Number of steps that the model was trained."""
     sizes: NDArray[Any] = field(repr=False, compare=False)
     """Weight of the rows of each cluster, (k,): int64, or float64 if weights are not whole."""
+    quality: Quality | None = None
+    """Figures of how tight, even and separate the clusters are; None where they were not asked
+    for."""
 
     @property
     def shares(self) -> NDArray[np.float64]:
         """Share of the weight that is in each cluster, (k,); they add up to 1."""
         return np.asarray(self.sizes / self.weight, np.float64)
 
-    def figures(self) -> dict[str, float | str]:
-        """Return all but the sizes by name, as the command `evaluate` writes them.
+    def figures(self) -> dict[str, Any]:
+        """Return all figures by name, as the command `evaluate` writes them.
 
         Returns
         -------
         dict
-            Numbers and the metric, which JSON can hold.
+            Values that JSON can hold; under 'quality' the result of `Quality.figures`, with the
+            sizes.
         """
-        return {name: value for name, value in vars(self).items() if name != "sizes"}
+        found = self._single_figures
+        return found if self.quality is None else {**found, "quality": self.quality.figures()}
+
+    @property
+    def _single_figures(self) -> dict[str, float | str]:
+        """The figures that are a number or a text."""
+        return {k: value for k, value in vars(self).items() if k not in ("sizes", "quality")}
 
     def table(self) -> str:
         """Return the figures as text, as the command `evaluate` prints them.
@@ -94,24 +109,54 @@ class Evaluation:
         Returns
         -------
         str
-            A line for each figure.
+            A line for each figure; below them those of `quality`.
         """
         texts = {
             name.replace("_", " "): value if isinstance(value, str) else format_number(value)
-            for name, value in self.figures().items()
+            for name, value in self._single_figures.items()
         }
-        return "\n".join(f"{name:<16}{text:>20}" for name, text in texts.items())
+        lines = [f"{name:<16}{text:>20}" for name, text in texts.items()]
+        return "\n".join(lines if self.quality is None else [*lines, quality_table(self.quality)])
 
 
-def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConfig) -> Evaluation:
-    """Return loss and sizes after one sweep over all rows; changes nothing in the model."""
+def evaluate_on(
+    source: Source,
+    layout: Layout,
+    state: FitState,
+    config: RunConfig,
+    options: QualityOptions | None = None,
+) -> Evaluation:
+    """Return loss and sizes after one sweep over all rows; changes nothing in the model.
+
+    With `options` the same sweep makes the figures of quality, too.
+    """
     config = machines_for(source, config)
-    check_reachable(config, {"the data": source})
+    asked = options.asked(source, layout, config.storage_options) if options else None
+    places: dict[str, Any] = {"the data": source}
+    if asked and asked.others:
+        places["the other clustering"] = asked.others
+    check_reachable(config, places)
+    quality: Quality | None = None
     with closing(Progress(config.progress)) as progress:
         emit = tell_all([LogLines(), progress])
-        with _open_pool(source, layout, state, config, emit) as pool:
+        more = bytes_of(asked, layout, len(state.centers)) if asked else 0
+        with _open_pool(source, layout, state, config, emit, more) as pool:
             summary = pool.summarize(ev.begin(emit, ev.Phase.READING, layout.rows, "rows"))
-            partials = pool.sweep(state.centers)
+            if asked is None:
+                partials = pool.sweep(state.centers)
+            else:
+                quality, partials = measure_quality(pool, summary, state, asked, layout)
+    return _evaluation(state, layout, summary, partials, quality)
+
+
+def _evaluation(
+    state: FitState,
+    layout: Layout,
+    summary: Summary,
+    partials: Partials,
+    quality: Quality | None,
+) -> Evaluation:
+    """Return the record of what the sums over all rows tell."""
     counts = summary.grid.weights_of(partials.counts)
     loss, weight = partials.inertia(summary, state.centers), float(counts.sum())
     return Evaluation(
@@ -126,6 +171,7 @@ def evaluate_on(source: Source, layout: Layout, state: FitState, config: RunConf
         distance_metric=str(state.metric),
         global_step=state.iteration,
         sizes=counts,
+        quality=quality,
     )
 
 
@@ -135,9 +181,11 @@ def _open_pool(
     state: FitState,
     config: RunConfig,
     emit: ev.Emit | None = None,
+    other_bytes: int = 0,
 ) -> AbstractContextManager[Pool]:
     """Open a pool that compares rows with the centers of a model."""
-    return open_pool(source, layout, len(state.centers), state.metric, config, emit)
+    k = len(state.centers)
+    return open_pool(source, layout, k, state.metric, config, emit, other_bytes=other_bytes)
 
 
 def after_mini_batch(source: Source, state: FitState, config: RunConfig) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import FitState, Origin
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.config import RunConfig
@@ -33,10 +32,12 @@ from ray_kmeans.data.session_source import SessionSource
 from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
-from ray_kmeans.engine.fit_loop import run_fit, run_stream
-from ray_kmeans.engine.fit_plan import FitPlan
+from ray_kmeans.engine.fit_loop import run_stream
+from ray_kmeans.engine.fit_plan import AfterFit, FitPlan
 from ray_kmeans.engine.options import Workload
+from ray_kmeans.engine.restarts import run_restarts
 from ray_kmeans.engine.seeding.choose import KMEANS_PLUS_PLUS
+from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.engine.trainers import Loadable
 from ray_kmeans.errors import (
     ConfigError,
@@ -52,7 +53,9 @@ from ray_kmeans.observe.progress import Progress
 from ray_kmeans.observe.run_record import Journal
 from ray_kmeans.observe.tensorboard import Summaries
 from ray_kmeans.store.model_dir import ModelDir
+from ray_kmeans.workflows.label import blocks_of_a_part
 from ray_kmeans.workflows.parameters import FitParams, level_of_caller
+from ray_kmeans.workflows.renumber import has_numbers, in_order
 from ray_kmeans.workflows.validation import initial_centers
 from ray_kmeans.workflows.worker_plan import (
     check_reachable,
@@ -91,6 +94,7 @@ def plan_fit(
         batch_size=int(batch_size or BATCH_SIZE) if params.use_mini_batch else None,
         steps_per_iteration=int(params.mini_batch_steps_per_iteration),
         empty_clusters=params.empty_clusters,
+        n_init=int(params.n_init),
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
@@ -99,6 +103,8 @@ def plan_fit(
 def is_done(plan: FitPlan, store: ModelDir, found: FitState | None) -> bool:
     """Return whether the model `found` has all of `max_steps`, and log it; no data are needed."""
     if plan.rule.max_steps is None or found is None or found.iteration < plan.rule.max_steps:
+        return False
+    if not has_numbers(plan, found):
         return False
     _warn_of_origin(store, found, plan)
     log.info("%s", ev.EndedBefore(found.stop, found.iteration))
@@ -141,19 +147,20 @@ def fit(
     config: RunConfig,
     monitors: Sequence[Any] = (),
     listeners: Sequence[ev.Emit] = (),
+    after: AfterFit | None = None,
 ) -> FitState:
     """Fit on a source and return the last state.
 
     Everything that can be known to fail fails before a worker starts. On Ray an actor coordinates
-    the fit, unless there are monitors, which run in this process, or a session, whose workers
-    belong to this process.
+    the fit and then does `after`, unless there are monitors, which run in this process, or a
+    session, whose workers belong to this process.
     """
     if config.detached and monitors:
         raise ConfigError("detached=True and monitors: these look on from this process. Give one.")
     config = machines_for(source, config)
     found = store.matching(plan.num_clusters, plan.metric)
-    shift = found.shift if found else shift_of(source)
-    plan, source = _shift_plan(plan, shift), under(source, shift, f"the model in {store.shown!r}")
+    if found:
+        source = under(source, found.shift, f"the model in {store.shown!r}")
     layout = source.describe()
     if plan.batch_size is not None and layout.rows <= plan.batch_size:
         log.warning("%s", ALL_IN_A_BATCH.format(layout.rows, plan.batch_size))
@@ -162,19 +169,27 @@ def fit(
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
     k, metric, size = plan.num_clusters, plan.metric, plan.batch_size
+    together = blocks_of_a_part(len(layout.blocks)) if after else 1
     with _open_listeners(config, store, listeners) as emit:
         if config.num_workers != 0 and not monitors and not isinstance(source, SessionSource):
             from ray_kmeans.on_ray import driver  # ray: 0.3 s
 
-            shards, options = plan_shards(layout, k, config, size)
+            shards, options = plan_shards(layout, k, config, size, together=together)
             emit(plan_event(options))
             name = _name_of_fit(store) if config.detached else None
-            return driver.fit_on_ray(plan, store, Workload(source, shards, options), emit, name)
+            workload = Workload(source, shards, options)
+            return driver.fit_on_ray(plan, store, workload, emit, name, after)
         with (
             store.take_lease(f"fit of {k:,} clusters") as held,
-            open_pool(source, layout, k, metric, config, emit, batch_size=size) as pool,
+            open_pool(
+                source, layout, k, metric, config, emit, batch_size=size, together=together
+            ) as pool,
         ):
-            return run_fit(plan, pool, held, emit, Monitors(monitors))
+            shared = SharedPool(pool)
+            state = run_restarts(plan, shared, held, emit, Monitors(monitors))
+            if after is not None:
+                after(state, shared, source, emit)
+            return state
 
 
 def _name_of_fit(store: ModelDir) -> str:
@@ -193,11 +208,16 @@ def fit_stream(
     """Fit on batches as they come; this process coordinates, as the batches come to it."""
     if config.detached:
         raise ConfigError("detached=True and an iterator: its batches come to this process.")
+    if plan.n_init > 1:
+        raise ConfigError(
+            f"n_init={plan.n_init} and an iterator, whose batches are seen once. Give n_init=1, or "
+            "data that can be read again."
+        )
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
-    plan = _shift_plan(plan, found.shift if found else ())
+    shift = found.shift if found else ()
     whose = "a model of batches, of which none tells the middle of all,"
-    first, sources = _first_rows((under(each, plan.shift, whose) for each in sources), needed)
+    first, sources = _first_rows((under(each, shift, whose) for each in sources), needed)
     layout = first.describe()
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
@@ -248,21 +268,25 @@ def join_batches(sources: Iterator[Source]) -> Source:
     return shifted(whole, shifts.pop() if shifts else ())
 
 
-def _shift_plan(plan: FitPlan, shift: tuple[float, ...]) -> FitPlan:
-    """Return the plan with the shift (d,) that is subtracted from the rows and given centers."""
-    initial: Any = plan.initial
-    if isinstance(initial, np.ndarray):
-        matching = initial.ndim == 2 and initial.shape[1] == len(shift)
-        initial = (initial - np.asarray(shift) if matching else initial).astype(np.float32)
-    elif shift and callable(initial):
-        initial = _unshifted(initial, np.asarray(shift))
-    if shift and plan.metric == Metric.COSINE:
+def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan:
+    """Return the plan with the way its rows are read; log the columns.
+
+    Where a shift (d,) is subtracted from the rows, it is from given centers as well.
+    """
+    spec = spec_of(source, found.rows if found else None)
+    if spec.columns:
+        log.info("features: %s", shortened(spec.columns))
+    if spec.shift and plan.metric == Metric.COSINE:
         raise ConfigError(
             "center=True and distance_metric='cosine': a shift changes all directions. Leave "
             "center out, or take 'squared_euclidean'."
         )
-    rows = replace(plan.rows or RowSpec(), shift=shift) if shift else plan.rows
-    return replace(plan, initial=initial, rows=rows)
+    initial: Any = plan.initial
+    if isinstance(initial, np.ndarray):
+        initial = (initial - np.asarray(spec.shift or 0.0)).astype(np.float32)
+    elif spec.shift and callable(initial):
+        initial = _unshifted(initial, np.asarray(spec.shift))
+    return in_order(replace(plan, initial=initial, rows=spec), source.describe().features)
 
 
 def _unshifted(function: Any, shift: NDArray[np.float64]) -> Any:
@@ -314,15 +338,6 @@ def check_shapes(layout: Layout, plan: FitPlan, rows_needed: int) -> None:
             f"initial_clusters has {initial.shape[1]} features and the data have "
             f"{layout.features}; they must have the same."
         )
-
-
-def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan:
-    """Return the plan with the way its rows are read; log the columns."""
-    spec = spec_of(source, found.rows if found else None)
-    if spec.columns:
-        log.info("features: %s", shortened(spec.columns))
-    shift = plan.rows.shift if plan.rows else ()
-    return replace(plan, rows=replace(spec, shift=shift))
 
 
 def _check_store(store: ModelDir, found: FitState | None, layout: Layout, plan: FitPlan) -> None:

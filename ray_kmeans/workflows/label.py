@@ -239,13 +239,14 @@ def write_labels(
     append: bool = False,
     sizes: FileSizes = USUAL_SIZES,
     times: Times | None = None,
+    emit: ev.Emit | None = None,
 ) -> RowCounts:
     """Write label and distance of every row, by the workers; return the number of rows.
 
     The parts that a run before has written stay, and only the rest is written. `second`: also the
     second-nearest center. `by_cluster`: in folders by cluster. `append`: add to an output of other
-    data. `times`: those of the lease, in seconds. Raises BusyError if another run writes to the
-    same place.
+    data. `times`: those of the lease, in seconds. `emit` hears the events; None: log and progress.
+    Raises BusyError if another run writes to the same place.
     """
     config, layout = machines_for(source, config), source.describe()
     if not layout.blocks:
@@ -260,8 +261,8 @@ def write_labels(
     done = output.find_complete(content, append)
     if done is None:
         with lease_output(output, times) as held, closing(Progress(config.progress)) as progress:
-            emit = tell_all([LogLines(), progress])
-            labelling = Labelling(state, source, layout, config, columns, emit, sizes)
+            told = emit or tell_all([LogLines(), progress])
+            labelling = Labelling(state, source, layout, config, columns, told, sizes)
             run = held.begin(content, append)
             if run.there is None or run.damaged:
                 about = {"model_dir": secrets.shown(model_dir), "iteration": state.iteration}

@@ -51,6 +51,11 @@ class FitParams:
     """Machines, stores and checkpoints. None: all defaults."""
     empty_clusters: EmptyClusters
     """What becomes of the center of an empty cluster in full batch."""
+    n_init: int
+    """Number of restarts from other seeds, of which the best one stays."""
+    renumber_like: Any
+    """Model whose numbers the clusters get at the end of a fit, or its place. None: they keep
+    theirs."""
 
     def as_dict(self, deep: bool = False) -> dict[str, Any]:
         """Return the arguments by name; `deep`: also the fields of `config`, as 'config__field'."""

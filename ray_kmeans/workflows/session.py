@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields
 from threading import TIMEOUT_MAX, Lock, Timer
@@ -16,6 +16,7 @@ from ray_kmeans.data.session_source import HoldsRows, SessionSource
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream
 from ray_kmeans.data.weighted import WeightedSource
+from ray_kmeans.data.worker_memory import quality_bytes
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.errors import ConfigError, WorkersLostError
@@ -40,14 +41,17 @@ F = TypeVar("F", bound="Fitter")
 class Fitter(Protocol):
     """An estimator or a model, as far as a session calls it."""
 
-    def fit(self: F, x: Any, **kwargs: Any) -> F:
-        """Train on the rows of a session."""
+    @property
+    def fit(self) -> Callable[..., Any]:
+        """Method that trains on the rows of a session."""
 
-    def evaluation(self, x: Any) -> Evaluation:
-        """Measure the model on the rows of a session."""
+    @property
+    def evaluation(self) -> Callable[..., Evaluation]:
+        """Method that measures the model on the rows of a session."""
 
-    def label(self, x: Any, output: str, **kwargs: Any) -> LabelCounts:
-        """Write labelled output for the rows of a session."""
+    @property
+    def label(self) -> Callable[..., LabelCounts]:
+        """Method that writes labelled output for the rows of a session."""
 
 
 class Session(HoldsRows):
@@ -120,6 +124,7 @@ class Session(HoldsRows):
         layout = source.describe()
         check_reachable(self.config, {"the data": source})
         drawn = min(self._max_batch_size, layout.rows - 1)  # a larger batch is all rows
+        self._planned_bytes = quality_bytes(layout, self._max_clusters, pairs=0)
         with closing(Progress(self.config.progress)) as progress, self._stack as stack:
             pool = open_pool(
                 source,
@@ -131,6 +136,7 @@ class Session(HoldsRows):
                 batch_size=drawn,
                 together=blocks_of_a_part(len(layout.blocks)),
                 or_fewer=True,
+                other_bytes=self._planned_bytes,
             )
             with self._heard_by(tell_all([self._emit, warn, progress])):
                 shared = SharedPool(stack.enter_context(pool))
@@ -173,7 +179,8 @@ class Session(HoldsRows):
         ConfigError
             If the session has ended, or was not planned for this fit.
         """
-        return km.fit(self, **kwargs)
+        km.fit(self, **kwargs)
+        return km
 
     def evaluate(self, km: Fitter) -> Evaluation:
         """Return the `Evaluation` of a model on the rows, as ``km.evaluation(data)`` does.
@@ -249,13 +256,23 @@ class Session(HoldsRows):
 
     @contextmanager
     def _lend(
-        self, num_clusters: int, metric: Metric, batch_size: int | None, emit: ev.Emit | None
+        self,
+        num_clusters: int,
+        metric: Metric,
+        batch_size: int | None,
+        emit: ev.Emit | None,
+        other_bytes: int,
     ) -> Iterator[Pool]:
         """Give the pool to one call; ConfigError if the session cannot serve it.
 
         `emit` hears meanwhile what the pool tells, as of workers that are lost; None: the log.
         """
         self._check(num_clusters, metric, batch_size)
+        if other_bytes > self._planned_bytes:
+            raise ConfigError(
+                "a comparison with another clustering takes memory that no session plans. Call "
+                "evaluation with the data."
+            )
         if not self._in_use.acquire(blocking=False):
             raise ConfigError("another call uses this session now. Let it end, or open another.")
         try:

@@ -18,7 +18,7 @@ from ray_kmeans.config import (
     RunConfig,
     check_choice,
 )
-from ray_kmeans.data.stream import without_targets
+from ray_kmeans.data.stream import is_stream, without_targets
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.text import secrets
 from ray_kmeans.workflows.parameters import FitParams
@@ -42,7 +42,13 @@ def check_parameters(params: FitParams) -> None:
             f"empty_clusters={params.empty_clusters!r} has no meaning for mini-batch, where a "
             "cluster keeps its rows. Give 'keep', or use_mini_batch=False."
         )
-    initial_centers(params.initial_clusters, int(params.num_clusters))
+    check_count("n_init", params.n_init)
+    initial = initial_centers(params.initial_clusters, int(params.num_clusters))
+    if isinstance(initial, np.ndarray) and params.n_init > 1 and not params.use_mini_batch:
+        raise ConfigError(
+            f"n_init={params.n_init} with given initial_clusters: each restart would be the same. "
+            "Give n_init=1, or the name of a method."
+        )
 
 
 def _check_whole(name: str, value: Any) -> None:
@@ -110,6 +116,13 @@ def check_steps(steps: Any, max_steps: Any) -> None:
             check_count(name, value)
 
 
+def check_max_seconds(max_seconds: Any) -> None:
+    """Raise ConfigError unless `max_seconds` is None or a finite number above 0."""
+    is_number = isinstance(max_seconds, Real) and not _is_bool(max_seconds)
+    if max_seconds is not None and not (is_number and 0 < float(max_seconds) < math.inf):
+        raise ConfigError(f"max_seconds={max_seconds!r} must be None or a number above 0.")
+
+
 def check_batch_size(batch_size: Any, input_fn: Any, use_mini_batch: bool = True) -> None:
     """Raise ConfigError unless `batch_size` is None, or a count that has a meaning for the call."""
     if batch_size is None:
@@ -140,6 +153,34 @@ def check_weight_of_batches(sample_weight: Any) -> None:
             "sample_weight is an array and x an iterator of batches: give the name of a column of "
             "each batch, or batches made by open_source(batch, sample_weight=...)."
         )
+
+
+def check_restarts(n_init: int, max_seconds: float | None) -> None:
+    """Raise ConfigError for restarts with a budget of time."""
+    if n_init > 1 and max_seconds is not None:
+        raise ConfigError(
+            f"max_seconds={max_seconds:g} and n_init={n_init}: a budget that ends among restarts "
+            "would leave no best one. Give one of them."
+        )
+
+
+def check_unnamed(names: Sequence[str]) -> None:
+    """Raise ConfigError if given centers have names of columns, and the data are batches."""
+    if names:
+        raise ConfigError(
+            f"initial_clusters has the columns {', '.join(names)}, and batches come with names "
+            "of their own. Give the centers as an array, in the order of the batches' columns."
+        )
+
+
+def all_rows(x: Any) -> Any:
+    """Return the data; ConfigError for an iterator, which only this process can read."""
+    if is_stream(x):
+        raise ConfigError(
+            f"x of type {type(x).__name__} gives batches once, and workers read rows where "
+            "they are. Give an array, a table, a URI or a source."
+        )
+    return x
 
 
 def check_to_keep(exports_to_keep: Any) -> None:

@@ -49,13 +49,15 @@ def plan_shards(
     workers: int | None = None,
     together: int = 1,
     or_fewer: bool = False,
+    other_bytes: int = 0,
 ) -> tuple[tuple[Shard, ...], WorkerOptions]:
     """Deal the blocks out to workers and check that they fit the memory.
 
     Returns the shards, and the options of their workers. `workers` None: as many as there may be. A
     number is given for the batches of a stream, whose rows are kept in memory. `together`: number
     of blocks that stay in one shard, see `split`. `or_fewer`: calls with fewer clusters come too.
-    Joins or starts Ray where it is needed.
+    `other_bytes`: what the work takes in each worker besides. Joins or starts Ray where it is
+    needed.
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
@@ -67,7 +69,13 @@ def plan_shards(
     staged = gpu.STAGED_BYTES if config.backend == "gpu" else 0
     by_group = layout.is_read_whole
     footprint = Footprint(
-        num_clusters, drawn, threads, by_group=by_group, staged_bytes=staged, or_fewer=or_fewer
+        num_clusters,
+        drawn,
+        threads,
+        by_group=by_group,
+        staged_bytes=staged,
+        or_fewer=or_fewer,
+        other_bytes=other_bytes,
     )
     wanted = config.cache if workers is None else MEMORY
     place, narrow = _choose_cache(wanted, shards, layout, footprint, allowed)
@@ -226,20 +234,21 @@ def open_pool(
     workers: int | None = None,
     together: int = 1,
     or_fewer: bool = False,
+    other_bytes: int = 0,
 ) -> Iterator[Pool]:
     """Give a pool of workers that hold the data, and close it at the end.
 
     `workers` None: one for each shard. `together`: number of blocks that stay in one shard.
-    `or_fewer`: tasks with fewer clusters come too. The pool of a session is lent, with all rows of
-    the session, and stays open.
+    `or_fewer`: tasks with fewer clusters come too. `other_bytes`: what the work takes in each
+    worker besides. The pool of a session is lent, with all rows of the session, and stays open.
     """
     if isinstance(source, SessionSource):
         drawn = batch_size if batch_size and batch_size < layout.rows else None
-        with source.lend(num_clusters, metric, drawn, emit) as lent:
+        with source.lend(num_clusters, metric, drawn, emit, other_bytes) as lent:
             yield lent
         return
     shards, options = plan_shards(
-        layout, num_clusters, config, batch_size, workers, together, or_fewer
+        layout, num_clusters, config, batch_size, workers, together, or_fewer, other_bytes
     )
     if emit is not None:
         emit(plan_event(options))

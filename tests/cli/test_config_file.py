@@ -90,7 +90,7 @@ def test_every_flag_of_every_command_may_stand_in_a_file(name, end, tmp_path, pa
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_what_a_file_leaves_out_is_as_without_it(name, tmp_path, parse):
-    places = ("uri", "model_dir", "output")
+    places = ("uri", "model_dir", "old_model", "new_model", "output")
     needed = {"num_clusters": 7, "num_rows": 3, "num_features": 2} | dict.fromkeys(places, "p")
     known = flags_of(cli.COMMANDS[name].flags)
     needed = {k: v for k, v in needed.items() if k in known}

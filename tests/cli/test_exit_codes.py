@@ -25,6 +25,7 @@ MADE += ["--rows-per-file", "1000"]
 WRONG = {
     "fit": ["nowhere", "m", "--num-clusters", "2"],
     "predict": ["nowhere", "m", "x"],
+    "drift": ["nowhere", "m"],
     "evaluate": ["nowhere", "m"],
     "export": ["m", "x"],
     "report": ["m", "x"],

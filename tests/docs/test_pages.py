@@ -362,7 +362,7 @@ def test_a_large_number_in_the_text_is_in_the_results(page):
 
 @cache
 def sentences():
-    """Return a pattern for each long text of the package, with anything where values stand."""
+    """Return the parts of each long text of the package, and a pattern with anything between."""
     patterns = []
     for path in (ROOT / "ray_kmeans").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -371,14 +371,16 @@ def sentences():
             plain = [text for text in texts if isinstance(text, str)]
             if sum(map(len, plain)) >= 30:
                 known = [".*" if text is None else re.escape(str(text)) for text in texts]
-                patterns.append("".join(known))
+                patterns.append((plain, "".join(known)))
     return patterns
 
 
 def said(text):
     cause = re.sub(r"^\w+: ", "", text)  # a source says what is wrong, its caller of which argument
     return any(
-        re.fullmatch(pattern, each, re.DOTALL) for pattern in sentences() for each in (text, cause)
+        all(part in each for part in parts) and re.fullmatch(pattern, each, re.DOTALL)
+        for parts, pattern in sentences()
+        for each in (text, cause)
     )
 
 

@@ -17,8 +17,13 @@ from ray_kmeans import config
 from ray_kmeans.algorithm import metric
 from ray_kmeans.engine.seeding import choose
 
-RECORDS = [getattr(ray_kmeans, name) for name in ("Evaluation", "LabelCounts", "ModelFnOps")]
-RECORDS_OF_THE_ENGINE = ("Block", "FitState", "Iteration", "Layout")
+OF_CALLS = (
+    *("Agreement", "Candidate", "ClusterDrift", "Drift", "Evaluation", "LabelCounts"),
+    *("ModelFnOps", "Quality"),
+)
+"""What calls return."""
+RECORDS = [getattr(ray_kmeans, name) for name in OF_CALLS]
+RECORDS_OF_THE_ENGINE = ("Block", "FitState", "Iteration", "Layout", "Restart")
 """Users read their fields; their methods are for the fit."""
 FUNCTIONS = [
     (name, getattr(ray_kmeans, name))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -11,14 +14,18 @@ from hypothesis import strategies as st
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.metric import project
-from ray_kmeans.algorithm.state import FitState, Stop
+from ray_kmeans.algorithm.splitting import key_of, new_parts
+from ray_kmeans.algorithm.state import FitState, Origin, Stop
 from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.data import sharding
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.data.sharding import cut, split
+from ray_kmeans.data.sharding import cut
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
+from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.trainers import FullBatch
 from ray_kmeans.errors import ConfigError
+from ray_kmeans.kernels import ALIKE
 from tests.support import oracle
 
 METRICS = ("squared_euclidean", "cosine")
@@ -29,7 +36,9 @@ def pool_of(X, block_rows=8192, n_shards=1, metric="squared_euclidean"):
     """Return a pool of X in blocks of so many rows, and what a fit knows of it."""
     sizes = [min(block_rows, len(X) - start) for start in range(0, len(X), block_rows)]
     pool = LocalPool(
-        ArraySource.of(X), split(cut("x", sizes, X.shape[1]), n_shards), WorkerSetup(metric)
+        ArraySource.of(X),
+        sharding.split(cut("x", sizes, X.shape[1]), n_shards),
+        WorkerSetup(metric),
     )
     return pool, pool.summarize()
 
@@ -205,3 +214,117 @@ def test_mini_batch_keeps_its_centers(tmp_path, lattice):
         km.fit(lattice)
 
     assert not (tmp_path / "m").exists()
+
+
+# --- split_largest -----------------------------------------------------------------------------
+
+
+def split(X, centers, state):
+    """Return the centers after one step, worked out over the reals for rows of whole numbers.
+
+    Every row has a ticket; the row of a cluster with the lowest ones are its new centers.
+    """
+    labels = oracle.labels(X, centers)
+    expected = oracle.means(X, labels, centers)
+    off = [row for row in range(len(X)) if (X[row] != centers[labels[row]]).any()]
+    of = {j: [row for row in off if labels[row] == j] for j in range(len(centers))}
+    given = dict.fromkeys(of, 0)
+    empty = [j for j in range(len(centers)) if j not in labels]
+    for _ in empty:
+        largest = max(of, key=lambda j: (Fraction(len(of[j]), given[j] + 1), -j))
+        given[largest] += len(of[largest]) > 0
+    tickets, _ = weighted_sampling.winners(np.arange(len(X)), ALIKE, key_of(state), len(X))
+    order = weighted_sampling.winners(np.arange(len(X)), ALIKE, key_of(state), len(X))[1].tolist()
+    assert sorted(tickets) == list(tickets)
+    chosen = [
+        row for j, count in given.items() for row in sorted(of[j], key=order.index)[: int(count)]
+    ]
+    for j, row in zip(empty, sorted(chosen), strict=False):
+        expected[j] = X[row]
+    return expected
+
+
+@given(rows_and_centers(), st.integers(1, 9), st.integers(1, 4), st.integers(0, 3))
+def test_empty_clusters_split_the_largest(case, block_rows, n_shards, seed):
+    X, centers = case
+    state = FitState.initial(centers, origin=Origin(random_seed=seed))
+    pool, summary = pool_of(X, block_rows, n_shards)
+
+    after = FullBatch(pool, summary, StopRule(), "split_largest").advance(state)
+
+    np.testing.assert_array_equal(after.centers, split(X, centers, state))
+
+
+def test_each_step_and_each_seed_of_a_model_draws_other_rows():
+    states = [
+        replace(FitState.initial(np.zeros((1, 1), "f4"), origin=origin), iteration=step)
+        for origin in (None, Origin(random_seed=1), Origin(random_seed=-1))
+        for step in (0, 1)
+    ]
+
+    assert len({int(key_of(state)) for state in states}) == 6
+    assert key_of(states[0]) == key_of(replace(states[0], origin=Origin(random_seed=0)))
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 12))
+def test_splits_go_where_most_rows_share_a_center(sizes, count):
+    more = [0] * len(sizes)
+    for _ in range(count if any(sizes) else 0):
+        largest = max(range(len(sizes)), key=lambda j: (Fraction(sizes[j], more[j] + 1), -j))
+        more[largest] += 1
+
+    assert new_parts(np.array(sizes), count).tolist() == more
+
+
+def test_a_heap_of_equal_rows_is_never_split_and_a_row_of_weight_0_is_never_taken(tmp_path):
+    X = np.array([[0]] * 90 + [[5], [6], [7]] + [[40]] * 20, np.float32)
+    initial = np.array([[0], [6], [40], [FAR]])
+    weights = np.array([1] * 90 + [0, 1, 1] + [1] * 20)
+
+    km = model(4, tmp_path, initial, "split_largest").fit(X, sample_weight=weights)
+
+    assert sorted(km.clusters().ravel().tolist()) == [0, 6, 7, 40]
+    assert km.history()[-1].inertia == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_split_has_the_same_bits_for_any_workers_and_after_a_kill(tmp_path, metric):
+    X = np.random.default_rng(5).normal(size=(300, 4)).astype(np.float32)
+    initial = project(np.vstack([X[:4], [[0, 0, 0, 1e6]] * 9, -X[:2]]).astype("f4"), metric)
+    begun = FitState.initial(initial, metric, Origin(random_seed=7))
+    found = []
+    for n_shards in (1, 2, 5):
+        pool, summary = pool_of(X, 16, n_shards, metric)
+        trainer = FullBatch(pool, summary, StopRule(), "split_largest")
+        state = begun
+        for _ in range(4):
+            state = trainer.advance(state)
+        found.append((state.centers.tobytes(), state.history))
+    params = {"distance_metric": metric, "random_seed": 7}
+    km = model(15, tmp_path / "m", initial, "split_largest", **params)
+    for _ in range(4):
+        km.set_params(random_seed=len(km.checkpoints()) + 7 if km.checkpoints() else 7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the other seed
+            km.fit(X, steps=1)
+
+    assert found[1:] == found[:1] * 2
+    assert (km.clusters().tobytes(), km.history()) == found[0]
+    assert km.history()[0].empty >= 8 > km.history()[-1].empty
+
+
+@given(rows_and_centers(), st.sampled_from(METRICS))
+def test_the_loss_never_rises_by_splits_and_the_fit_ends(case, metric):
+    X, centers = case
+    pool, summary = pool_of(X, 6, 2, metric)
+    trainer = FullBatch(pool, summary, StopRule(), "split_largest")
+    state = FitState.initial(project(centers, metric), metric).begin("x")
+
+    while (stop := trainer.why_stop(state)) is None:
+        state = trainer.advance(state)
+        assert state.iteration < 80
+
+    assert stop in (Stop.CONVERGED, Stop.CYCLE)
+    losses = [line.inertia for line in state.history]
+    for before, after in pairwise(losses):
+        assert after <= before + 1e-6 * (1 + before)

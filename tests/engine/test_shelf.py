@@ -52,6 +52,7 @@ FITS = {
     "k-means++": {"use_mini_batch": False, "initial_clusters": "kmeans_plus_plus"},
     "k-means||": {"use_mini_batch": False, "initial_clusters": "kmeans_parallel"},
     "farthest": {"use_mini_batch": False, "empty_clusters": "farthest"},
+    "split": {"use_mini_batch": False, "empty_clusters": "split_largest"},
 }
 
 
@@ -211,6 +212,7 @@ def much(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+@pytest.mark.long(kind="more than memory")
 @pytest.mark.parametrize("place", PLACES)
 def test_ten_times_the_memory_fits_through_disk_and_through_reading_again(place, much, tmp_path):
     folder, X, expected = much

@@ -523,6 +523,7 @@ def test_predictions_in_this_process_leave_out_what_weighs_nothing(tmp_path):
         km.predict(source(), as_iterable=False)
 
 
+@pytest.mark.long(kind="weights on Ray")
 @pytest.mark.ray
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_weigh_by_a_column_as_this_process_does(workers, tmp_path, ray_cluster):

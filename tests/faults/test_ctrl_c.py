@@ -65,6 +65,7 @@ PHASES = {
 }
 
 
+@pytest.mark.long(kind="ctrl-c")
 @pytest.mark.parametrize("phase", PHASES)
 def test_ctrl_c_in_any_phase_of_a_fit_is_one_line_and_130(phase, tmp_path, undisturbed):
     point, call, least = PHASES[phase]

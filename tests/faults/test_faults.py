@@ -43,7 +43,7 @@ FAULTS = [SLOW_DOWN, CUT, CUT_BODY, STALL, DELAY, LOST]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(retry, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(retry, "PATIENT", retry.Policy(longest_pause_s=0.05))
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # the patience is to be ours
 
 
@@ -95,6 +95,7 @@ def test_a_request_that_fails_once_is_made_again(s3, fault):
     assert len(seen) > (fault not in (DELAY,))
 
 
+@pytest.mark.long(kind="write that fails")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_write_that_fails_now_and_then_is_whole(s3, fault):
     requests = itertools.count()
@@ -161,6 +162,7 @@ class Outage:
         return self._fate
 
 
+@pytest.mark.long(kind="store that is down")
 @pytest.mark.parametrize(
     ("begins", "fate"),
     [
@@ -173,7 +175,7 @@ class Outage:
 def test_a_fit_waits_for_a_store_that_is_down_and_goes_on(
     wordnet, fitted_here, monkeypatch, caplog, begins, fate
 ):
-    monkeypatch.setattr(retry, "QUIET_S", 0.5)
+    monkeypatch.setattr(retry, "PATIENT", replace(retry.PATIENT, quiet_s=0.5))
     outage = Outage(begins, fate)
     model_dir = wordnet.root.replace("/wordnet/data", f"/{uuid.uuid4().hex}")
 
@@ -233,8 +235,7 @@ def down(outcome):
 def test_a_store_that_stays_down_is_named_with_attempts_and_cause(
     outcome, cause, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(retry, "ATTEMPTS", 2)
-    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "PATIENT", replace(retry.PATIENT, patience_s=0.0, attempts=2))
     proxy, endpoint = down(outcome)
     began = time.monotonic()
 
@@ -254,8 +255,7 @@ def test_a_store_that_stays_down_is_named_with_attempts_and_cause(
 
 
 def test_a_store_that_goes_down_while_it_is_read_is_named(wordnet, monkeypatch):
-    monkeypatch.setattr(retry, "ATTEMPTS", 2)
-    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "PATIENT", replace(retry.PATIENT, patience_s=0.0, attempts=2))
     up = [True]
 
     with through(wordnet, lambda _: ONWARD if up[0] else SLOW_DOWN) as store:

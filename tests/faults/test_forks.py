@@ -19,7 +19,7 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.errors import ConfigError, StoreError
 from ray_kmeans.io.publish import Place
 from ray_kmeans.process import forks
-from ray_kmeans.store.lease import Lease
+from ray_kmeans.store.lease import Lease, Times
 from tests.support.servers import s3_server
 
 X = np.random.default_rng(4).normal(size=(40_000, 8)).astype(np.float32)
@@ -181,7 +181,7 @@ def test_a_child_does_not_save_by_the_lease_of_its_parent(tmp_path):
 
 
 def test_a_child_that_fits_where_its_parent_does_is_told_so(tmp_path):
-    with Lease(Place(str(tmp_path), {}), "me", "fit"):
+    with Lease(Place(str(tmp_path), {}), "me", "fit", Times(beat_s=0.1)):
         name, text = forked(lambda: found(tmp_path))
 
     assert name == "BusyError"

@@ -125,7 +125,7 @@ def run_job(model_dir, place, workers="2", **environment):
     )
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="resume")
 def test_a_killed_driver_that_is_run_again_equals_the_undisturbed_one(tmp_path, undisturbed):
     iteration = random.Random(0).randint(1, undisturbed.iteration // 2)
     with tempfile.TemporaryDirectory(prefix="rk", dir="/tmp") as place:

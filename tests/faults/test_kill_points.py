@@ -46,7 +46,10 @@ PARALLEL = {"initial": "kmeans_parallel"}
 def long(*cases):
     """Mark cases as long tests, of which a run of the suite takes a share."""
     return [
-        pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.long)
+        pytest.param(
+            *(case if isinstance(case, tuple) else [case]),
+            marks=pytest.mark.long(kind="kill point"),
+        )
         for case in cases
     ]
 
@@ -256,7 +259,7 @@ def labelled(uri, peace, tmp_path_factory):
     return str(place / "model"), output_of(place / "output")
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="kill point")
 @pytest.mark.usefixtures("ray_cluster", "nothing_stays")
 def test_a_worker_that_dies_while_it_writes_labels_leaves_the_same_output(uri, labelled, tmp_path):
     model, expected = labelled
@@ -319,7 +322,7 @@ def test_a_driver_that_dies_at_a_point_of_a_fit_is_run_again_and_nothing_differs
     assert none_left(process)
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="kill point")
 def test_a_driver_that_dies_while_labels_are_written_is_run_again_and_the_output_is_the_same(
     head, uri, labelled, tmp_path
 ):

@@ -181,6 +181,7 @@ JUNK = {
 }
 
 
+@pytest.mark.long(kind="file of junk")
 @pytest.mark.parametrize("content", JUNK.values(), ids=JUNK)
 @pytest.mark.parametrize("epoch", [1, 99_999_999, 123_456_789_012])
 def test_a_file_of_junk_is_a_holder_that_gives_no_sign(local, content, epoch):

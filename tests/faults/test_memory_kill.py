@@ -81,6 +81,7 @@ def main(*places):
             pool.close()
 
 
+@pytest.mark.alone  # what others take of the memory would be counted
 @pytest.mark.long
 def test_a_worker_that_ray_kills_for_want_of_memory_is_replaced_until_it_is_hopeless(tmp_path):
     expected = LocalPool(open_source(X), split(open_source(X).describe().blocks, 1)).summarize()

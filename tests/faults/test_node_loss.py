@@ -21,7 +21,7 @@ from tests.support.ray_runs import bits, comes_true, fit_processes, write_real_d
 from tests.support.servers import BIN, end
 from tests.support.traps import Job, Trap
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.long(kind="lost node")]
 
 ROOT = Path(__file__).parents[2]
 SWEEP = "ray_kmeans.engine.worker:ShardWorker.sweep"

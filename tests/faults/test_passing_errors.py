@@ -75,6 +75,7 @@ def error_of(client, request, outcome):
 CLIENTS = ["s3fs", "gcsfs", "adlfs", "aiohttp"]
 
 
+@pytest.mark.long(kind="passing error")
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("outcome", [*PASSING, *FOR_GOOD])
 @pytest.mark.parametrize("client", CLIENTS)
@@ -148,7 +149,7 @@ def test_a_store_that_is_down_for_a_minute_is_waited_for(monkeypatch, caplog, se
     store = asked(lambda: ConnectionResetError("hush") if clock.now < 60 else None)
 
     assert store.cat_file("x") == b"data"
-    assert max(clock.pauses) <= retry.LONGEST_PAUSE_S
+    assert max(clock.pauses) <= retry.PATIENT.longest_pause_s
     assert len(clock.pauses) < 50
     assert 1 <= len(caplog.records) < 30
 
@@ -159,7 +160,7 @@ def test_a_store_that_stays_down_is_an_error_within_two_minutes(monkeypatch):
     with pytest.raises(RequestError, match=r"cat_file x failed after \d+ attempts: .*by peer"):
         asked(lambda: ConnectionResetError("reset by peer")).cat_file("x")
 
-    assert retry.PATIENCE_S <= clock.now <= 120
+    assert retry.PATIENT.patience_s <= clock.now <= 120
 
 
 def test_the_log_says_that_a_request_waits_but_not_in_the_first_seconds(monkeypatch, caplog):
@@ -172,7 +173,7 @@ def test_the_log_says_that_a_request_waits_but_not_in_the_first_seconds(monkeypa
 
     asked(down).cat_file("x?key=abc")
 
-    assert all(lines == 0 for at, lines in said if at < retry.QUIET_S)
+    assert all(lines == 0 for at, lines in said if at < retry.PATIENT.quiet_s)
     assert said[-1][1] > 0
     message = caplog.records[-1].getMessage()
     assert re.match(r"cat_file x\?\*\*\* has failed for \d+ s; .* up to 90 s: Connec", message)
@@ -186,6 +187,7 @@ def test_a_client_that_was_patient_by_itself_is_asked_again_too(monkeypatch):
     def slow():
         clock.now += 300
         failed.append(clock.now)
-        return ConnectionResetError("reset by peer") if len(failed) < retry.ATTEMPTS else None
+        is_last = len(failed) == retry.PATIENT.attempts
+        return None if is_last else ConnectionResetError("reset by peer")
 
     assert asked(slow).cat_file("x") == b"data"

@@ -72,7 +72,7 @@ def pool(uri, events, ray_cluster):
 # --- workers -------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="kill in training")
 @pytest.mark.parametrize(
     ("name", "method", "times", "victims"),
     [
@@ -94,6 +94,7 @@ def test_a_worker_that_is_killed_in_a_step_is_replaced_and_the_bits_are_the_same
     assert bits(state) == bits(WAYS[name].fit(uri, tmp_path, 0))
 
 
+@pytest.mark.long(kind="kill in training")
 def test_workers_that_are_killed_during_a_stream_are_replaced_and_the_bits_are_the_same(
     pool, uri, tmp_path, events
 ):
@@ -119,6 +120,7 @@ def test_workers_that_are_killed_during_a_stream_are_replaced_and_the_bits_are_t
     assert bits(state) == bits(state_of(km.model_dir))
 
 
+@pytest.mark.long(kind="kill in training")
 def test_a_worker_that_dies_idle_is_replaced_when_a_larger_batch_needs_it(
     pool, uri, tmp_path, events
 ):
@@ -149,7 +151,7 @@ def fit(way, uri, store, num_workers, listener=ignore):
     return runs.fit(plan, open_source(uri), store, config, listeners=[listener])
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="kill in training")
 @pytest.mark.usefixtures("ray_cluster", "nothing_stays")
 def test_a_coordinator_that_dies_after_a_worker_goes_on_from_its_checkpoint(uri, tmp_path):
     seen, loaded = [], []
@@ -187,6 +189,7 @@ class DeadlyDir(ModelDir):
         return path
 
 
+@pytest.mark.long(kind="kill in training")
 @pytest.mark.usefixtures("ray_cluster", "nothing_stays")
 @pytest.mark.parametrize("name", ["mini-batch, m=3", "full batch"])
 def test_a_coordinator_that_dies_when_all_is_saved_makes_no_step_twice(uri, tmp_path, name):
@@ -232,7 +235,7 @@ def kill_job(job, with_all_below):
     job.communicate()
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="resume")
 def test_a_driver_that_is_killed_and_run_again_equals_the_undisturbed_one(uri, tmp_path):
     way = Way(M3, StopRule(max_steps=200), batch_size=700)
     flags = ["--batch-size=700", "--mini-batch-steps-per-iteration=3", "--max-steps=200"]

@@ -102,6 +102,7 @@ def test_a_chunk_stays_in_the_narrowest_type_that_holds_its_values(dtype, values
     assert narrow.data_ptr() != rows.data_ptr()  # the buffer is used again
 
 
+@pytest.mark.long(kind="chunks on a GPU")
 @pytest.mark.parametrize(
     ("name", "room"), [*product(GPU_KERNELS[:1], [0, 70, 1000]), (GPU_KERNELS[1], 70)]
 )

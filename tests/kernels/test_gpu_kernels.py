@@ -47,6 +47,7 @@ def triton(monkeypatch):
     return "gpu-triton", seen
 
 
+@pytest.mark.long(kind="labels on a GPU")
 @pytest.mark.parametrize("case", CASES)
 def test_labels_are_those_of_the_oracle(case, kernel):
     X, centers = CASES[case]
@@ -59,6 +60,7 @@ def test_labels_are_those_of_the_oracle(case, kernel):
     np.testing.assert_array_equal(held.assign(centers), expected)  # now with labels from before
 
 
+@pytest.mark.long(kind="labels on a GPU")
 @pytest.mark.parametrize("case", CASES)
 def test_and_those_of_the_cpu_for_cosine(case, kernel):
     X, centers = map(unit_rows, CASES[case])
@@ -275,6 +277,7 @@ def _first(labels, uppers, certain):
     return labels * 0, uppers, certain
 
 
+@pytest.mark.long(kind="check of a GPU")
 @pytest.mark.parametrize(
     ("part", "damaged"),
     [

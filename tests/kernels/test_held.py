@@ -50,6 +50,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.long(kind="held rows")
 @METRICS
 @pytest.mark.parametrize(("d", "k"), SHAPES)
 def test_labels_and_sums_do_not_depend_on_the_centers_before(d, k, metric, unit):
@@ -62,6 +63,7 @@ def test_labels_and_sums_do_not_depend_on_the_centers_before(d, k, metric, unit)
     assert_follows(held_rows, X, walk(X, centers, metric, EVERYTHING), metric)
 
 
+@pytest.mark.long(kind="held rows")
 @METRICS
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_nor_on_how_rows_are_grouped_and_dealt_out(threads, metric, unit, small_pieces):
@@ -100,6 +102,7 @@ def test_any_walk_of_the_centers_gives_the_labels_of_its_last_step(
         assert_follows(held_rows, X, walk(X, centers, metric, steps), metric)
 
 
+@pytest.mark.long(kind="held rows")
 @METRICS
 @pytest.mark.parametrize("case", CASES)
 def test_rows_that_are_hard_to_label_stay_right(case, metric, unit):
@@ -133,6 +136,7 @@ def many_near_ties(k, d, offset, metric):
     return X, centers
 
 
+@pytest.mark.long(kind="held rows")
 @METRICS
 @pytest.mark.parametrize("offset", [0.0, 8.0, 4096.0])
 @pytest.mark.parametrize(("k", "d"), [(9, 2), (40, 33), (300, 220), (1100, 64)])
@@ -162,6 +166,7 @@ def test_rows_with_very_many_candidates_stay_right(metric, unit):
     assert_follows(held_rows, X, [("", centers) for centers in path], metric)
 
 
+@pytest.mark.long(kind="held rows")
 @pytest.mark.parametrize("far", [1e3, 1e9, 1e16, 1e18, 1e25])
 @pytest.mark.parametrize("k", [1, 2, 30, 31, 32, 33, 63, 287])
 def test_centers_that_all_go_far_in_one_direction_are_told_apart(k, far, unit):

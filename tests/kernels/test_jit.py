@@ -85,6 +85,46 @@ def test_a_cache_that_turns_out_to_be_full_is_no_error(tmp_path, caplog, monkeyp
     jit._warn_once.cache_clear()
 
 
+def test_a_folder_that_numba_passes_by_is_told_of(tmp_path, caplog, monkeypatch):
+    import numba
+
+    from ray_kmeans.process import jit
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "file" / "cache"))
+
+    @jit.njit(nogil=True)
+    def doubled(x):
+        return 2 * x
+
+    assert doubled(4) == 8
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"NUMBA_CACHE_DIR={tmp_path / 'file' / 'cache'} has no")
+    assert str(jit.folder_of(doubled)) in record.getMessage()
+
+
+def test_machine_code_that_this_user_may_not_read_is_told_of_once(tmp_path, caplog, monkeypatch):
+    import numba
+    from numba.core import caching
+
+    from ray_kmeans.process import jit
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "load", forbidden)
+
+    @jit.njit(nogil=True)
+    def doubled(x):
+        return 2 * x
+
+    assert (doubled(4), doubled(1.5)) == (8, 3.0)
+    [record] = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert record.getMessage().startswith(f"this user may not read the machine code in {tmp_path}")
+
+
 ROOM = {
     "outer": """
         from inner import add
@@ -127,7 +167,7 @@ if "read-only" in sys.argv:
     caching.IndexDataCacheFile._open_for_write = refuse
 sys.path.insert(0, str(jit.PACKAGE / "room"))
 import outer
-print(outer.twice(3), len(compiled) > 0)
+print(outer.twice(3), len(compiled) > 0, "numba.misc.cffiimpl" in sys.modules)
 """
 
 
@@ -142,13 +182,17 @@ def room(tmp_path):
 
 
 def call(room, *how):
-    """Call the outer loop in a process of its own; return what it gives, and if it was compiled."""
+    """Call the outer loop in a process of its own; return what it gives, and if it was compiled.
+
+    Only a process that compiles imports all that numba can compile.
+    """
     folder, cache = room
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", CALL, str(folder.parent), *how]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    number, compiled = done.stdout.split()
+    number, compiled, has_imported_all = done.stdout.split()
+    assert has_imported_all == compiled
     return int(number), compiled == "True"
 
 
@@ -172,6 +216,7 @@ def test_machine_code_does_not_go_by_the_times_of_files(room):
     assert call(room) == (6, False)
 
 
+@pytest.mark.long(kind="damaged cache")
 @pytest.mark.parametrize(("kind", "length"), [("nbi", 0), ("nbi", 40), ("nbc", 1000)])
 def test_a_damaged_cache_is_compiled_anew(room, kind, length):
     call(room)

@@ -201,6 +201,7 @@ def test_true_scores_lie_where_the_bytes_say(metric, data, n, k, d):
     assert_promise(X, centers, g, metric)
 
 
+@pytest.mark.long(kind="rounding")
 @METRICS
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 30.0])
 @pytest.mark.parametrize("d", [1, 3, 16, 63, 64, 65, 200])

@@ -66,6 +66,7 @@ def running(process):
     return set.intersection(*seen)
 
 
+@pytest.mark.long(kind="threads")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kernel", ["portable", *UNITS])
 def test_no_more_threads_compute_than_were_given(kernel, threads):

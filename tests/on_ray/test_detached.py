@@ -102,7 +102,7 @@ def workers_of(address):
     return {pid for pid, title in descendants(address.pid).items() if title.startswith(names)}
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="resume")
 def test_sigterm_saves_the_iterations_made_and_the_same_command_goes_on(
     address, tmp_path, undisturbed
 ):
@@ -134,6 +134,7 @@ def test_sigterm_without_ray_does_the_same(tmp_path, undisturbed):
     check_same(tmp_path / "m", undisturbed)
 
 
+@pytest.mark.long(kind="detached")
 def test_a_detached_fit_outlives_its_driver_and_the_same_command_follows_it(
     address, tmp_path, undisturbed
 ):
@@ -168,6 +169,7 @@ print("nodes left:", len(nodes))
 """
 
 
+@pytest.mark.long(kind="detached")
 def test_a_coordinator_for_a_node_that_ray_does_not_know_yet_is_placed_anew(address, tmp_path):
     """Ray's nodes hear of each other late, and a detached fit must not live on the head's."""
     done = subprocess.run(
@@ -186,7 +188,7 @@ def test_a_coordinator_for_a_node_that_ray_does_not_know_yet_is_placed_anew(addr
     assert state_in(tmp_path / "m").iteration == 3
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="detached")
 def test_a_second_fit_on_the_same_directory_is_refused_with_its_owners_name(address, tmp_path):
     process = command(tmp_path / "m", address, train=LONG)
     wait_for_iteration(process, 3)
@@ -199,7 +201,7 @@ def test_a_second_fit_on_the_same_directory_is_refused_with_its_owners_name(addr
     assert f"fit of {K} clusters" in text
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="detached")
 def test_who_follows_a_detached_fit_must_ask_for_the_same(address, tmp_path):
     process = command(tmp_path / "m", address, "--detached", train=LONG)
     wait_for_iteration(process, 3)

@@ -31,6 +31,7 @@ def history(rows, model_dir, metric="squared_euclidean", **config):
     return [(line.inertia, line.digest) for line in km.history()], km.clusters().tobytes()
 
 
+@pytest.mark.long(kind="bytes on Ray")
 def test_one_worker_that_multiplies_bytes_and_three_that_do_not_give_the_same_bits(
     rows, tmp_path, ray_cluster, monkeypatch
 ):
@@ -45,7 +46,7 @@ def test_one_worker_that_multiplies_bytes_and_three_that_do_not_give_the_same_bi
     assert one == three == here
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="bytes on Ray")
 @pytest.mark.parametrize("unit", ["amx", "plain"])
 def test_a_masked_unit_changes_no_bit(rows, unit, tmp_path, monkeypatch):
     skip_without(unit)

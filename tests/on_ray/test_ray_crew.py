@@ -99,6 +99,7 @@ def test_survivors_take_over_where_no_other_worker_comes_in_time(uri, nothing_st
         team.check()
 
 
+@pytest.mark.long(kind="crew that grows")
 def test_a_worker_that_comes_later_takes_its_share(uri, nothing_stays):
     with Team(uri, 4, num_workers=4, worker_replace_timeout_s=0.0) as team:
         victims = team.pids()[:2]
@@ -116,6 +117,7 @@ def test_a_worker_that_comes_later_takes_its_share(uri, nothing_stays):
         assert ev.WorkersJoined in team.kinds()
 
 
+@pytest.mark.long(kind="crew that grows")
 def test_a_pool_grows_to_the_most_workers_and_keeps_the_bits(uri, nothing_stays):
     with Team(uri, 5, num_workers=1, max_workers=5) as team:
         seen = set()
@@ -129,6 +131,7 @@ def test_a_pool_grows_to_the_most_workers_and_keeps_the_bits(uri, nothing_stays)
         assert min(seen) < 5
 
 
+@pytest.mark.long(kind="crew that grows")
 def test_it_starts_with_the_fewest_workers_where_no_more_come(uri, nothing_stays):
     source = open_source(uri)
     shards = split(source.describe().blocks, 3)
@@ -210,6 +213,7 @@ def test_a_worker_that_stops_for_good_is_left_behind(uri):
         assert stopped not in team.pids()
 
 
+@pytest.mark.long(kind="crew that grows")
 @pytest.mark.parametrize("kill", [False, True])
 def test_sums_that_are_added_up_in_slices_are_the_same(uri, kill, nothing_stays):
     with Team(uri, 4) as team:
@@ -256,6 +260,7 @@ def test_kills_at_random_moments_change_no_bit(uri, nothing_stays):
         assert ev.WorkerReplaced in team.kinds()
 
 
+@pytest.mark.long(kind="crew that grows")
 def test_a_fit_that_may_grow_has_the_bits_of_one_that_may_not(uri, tmp_path):
     fits = [
         KMeansClustering(

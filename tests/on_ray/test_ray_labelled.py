@@ -75,7 +75,7 @@ def parts_in(output):
     return sum(fnmatch(name, "part-*.parquet") for name in names)
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="resume")
 @pytest.mark.parametrize(("mode", "seed"), [("plain", 0), (list(MODES)[1], 2)])
 def test_a_killed_driver_that_is_run_again_writes_the_rest(place, tmp_path, mode, seed):
     output = tmp_path / "out"
@@ -129,7 +129,7 @@ class DeadlySource:
         return self.inner.columns_of(block, names)
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="labels on Ray")
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("mode", MODES)
 def test_killed_workers_are_replaced_and_every_row_is_written_once(place, tmp_path, mode):
@@ -145,6 +145,7 @@ def test_killed_workers_are_replaced_and_every_row_is_written_once(place, tmp_pa
     check_same(tmp_path / "out", place / mode)
 
 
+@pytest.mark.long(kind="labels on Ray")
 @pytest.mark.usefixtures("ray_cluster")
 def test_any_number_of_workers_goes_on_where_another_one_was_cut_off(place, tmp_path):
     output = tmp_path / "out"
@@ -166,7 +167,7 @@ def test_any_number_of_workers_goes_on_where_another_one_was_cut_off(place, tmp_
     check_same(output, place / "plain")
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="labels on Ray")
 @pytest.mark.usefixtures("ray_cluster")
 def test_files_of_several_blocks_are_the_same_for_any_number_of_workers(place, tmp_path):
     sizes = FileSizes(few_files=60)

@@ -68,7 +68,7 @@ def on_real_data(tmp_path_factory):
     return fitted(str(DATA), tmp_path_factory.mktemp("local"), num_workers=0)
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="bits of a pool")
 @pytest.mark.parametrize("num_workers", [1, 5])
 def test_any_number_of_workers_gives_the_bits_of_the_local_pool(
     on_real_data, tmp_path, num_workers
@@ -80,6 +80,7 @@ def test_any_number_of_workers_gives_the_bits_of_the_local_pool(
     assert km.history() == on_real_data.history()
 
 
+@pytest.mark.long(kind="bits of a pool")
 def test_random_data_of_many_scales_gives_the_same_bits_too(tmp_path):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(3000, 9)) * 10.0 ** rng.integers(-6, 6, 9) + rng.integers(0, 3, 9)
@@ -92,6 +93,7 @@ def test_random_data_of_many_scales_gives_the_same_bits_too(tmp_path):
     assert spread.history() == local.history()
 
 
+@pytest.mark.long(kind="bits of a pool")
 def test_an_array_in_memory_gives_the_same_bits_as_its_files(tmp_path):
     rows = np.random.default_rng(5).normal(size=(9_000, 6)).astype(np.float32)
     uri = write_parquet(tmp_path, rows, files=2, row_group=1_500)
@@ -103,6 +105,7 @@ def test_an_array_in_memory_gives_the_same_bits_as_its_files(tmp_path):
     assert from_array.score(rows) == from_files.score(uri)
 
 
+@pytest.mark.long(kind="bits of a pool")
 def test_labelled_output_by_workers_equals_that_of_this_process(on_real_data, tmp_path):
     state = ModelDir.at(on_real_data.model_dir, {}, 5).latest()
     tables = []
@@ -125,6 +128,7 @@ def test_labelled_output_by_workers_equals_that_of_this_process(on_real_data, tm
     assert tables[0]["cluster_idx"].to_pylist() == expected
 
 
+@pytest.mark.long(kind="errors of a pool")
 def test_rows_that_are_not_finite_are_named_by_file_and_row_group(tmp_path):
     rows = np.ones((1000, 3), np.float32)
     rows[[10, 700, 701]] = np.nan
@@ -159,6 +163,7 @@ def test_a_file_that_is_cut_off_is_named_and_never_retried(tmp_path):
     assert not replaced
 
 
+@pytest.mark.long(kind="errors of a pool")
 def test_workers_that_cannot_start_end_the_fit_with_the_numbers(tmp_path):
     uri = write_parquet(tmp_path, np.ones((2000, 2), np.float32), files=1, row_group=100)
 
@@ -191,13 +196,13 @@ class DeadlySource:
         raise NotImplementedError
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="errors of a pool")
 def test_a_shard_that_kills_every_worker_ends_the_fit_and_does_not_hang(tmp_path):
     with pytest.raises(WorkersLostError, match="worker 0 died 13 times in a row"):
         fitted(DeadlySource(np.ones((50, 2), np.float32)), tmp_path, 1, k=2)
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="promised bytes")
 @pytest.mark.parametrize(
     "params",
     [

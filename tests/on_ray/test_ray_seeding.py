@@ -116,6 +116,7 @@ def test_fewer_different_rows_than_clusters_give_the_same_centers(pool, name, nu
     assert seeded(pool, name).tobytes() == in_this_process(rows, name).tobytes()
 
 
+@pytest.mark.long(kind="kill in seeding")
 @pytest.mark.parametrize(
     ("name", "method", "times", "victims"),
     [
@@ -143,6 +144,7 @@ def test_a_worker_that_is_killed_while_seeding_leaves_the_centers_as_they_are(
     assert replaced(events) == sorted(victims * len(times))
 
 
+@pytest.mark.long(kind="seeding on Ray")
 @pytest.mark.usefixtures("nothing_stays")
 @pytest.mark.parametrize(
     ("name", "metric", "num_workers"),

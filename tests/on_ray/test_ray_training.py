@@ -93,7 +93,7 @@ def test_any_number_of_workers_gives_the_bits_of_this_process(
     assert bits(state) == bits(in_this_process[name])
 
 
-@pytest.mark.long
+@pytest.mark.long(kind="training on Ray")
 @pytest.mark.usefixtures("nothing_stays")
 @pytest.mark.parametrize(
     ("name", "num_workers"),
@@ -169,6 +169,7 @@ def test_monitors_are_called_in_the_process_of_the_driver(uri, tmp_path):
     assert len(witness.processes) >= 2
 
 
+@pytest.mark.long(kind="error on Ray")
 @pytest.mark.usefixtures("nothing_stays")
 @pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
 def test_the_error_of_a_monitor_comes_out_unchanged_and_no_step_is_lost(
@@ -197,6 +198,7 @@ def test_the_error_of_a_monitor_comes_out_unchanged_and_no_step_is_lost(
 # --- what a worker takes -------------------------------------------------------------------------
 
 
+@pytest.mark.long(kind="training on Ray")
 @pytest.mark.usefixtures("nothing_stays")
 def test_as_many_workers_as_the_cluster_has_room_for_hold_their_cpus(uri, tmp_path, monkeypatch):
     free = ray.available_resources()["CPU"]
@@ -225,6 +227,7 @@ def test_as_many_workers_as_the_cluster_has_room_for_hold_their_cpus(uri, tmp_pa
 # --- answers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long(kind="training on Ray")
 @pytest.mark.usefixtures("nothing_stays")
 def test_losses_of_the_first_batches_are_those_of_this_process(uri, tmp_path):
     WAYS["cosine"].fit(uri, tmp_path, 0)
@@ -264,6 +267,7 @@ def own_error(sample, missing):
     raise LookupError(f"{sample.shape} and {missing}")
 
 
+@pytest.mark.long(kind="error on Ray")
 @pytest.mark.usefixtures("nothing_stays")
 @pytest.mark.parametrize(
     ("function", "kind"),

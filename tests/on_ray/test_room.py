@@ -76,6 +76,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.long(kind="never placed")
 @pytest.mark.parametrize("asked", REFUSED)
 def test_what_can_never_be_placed_is_refused_in_seconds(asked, address, tmp_path):
     flags, says = REFUSED[asked]

@@ -47,12 +47,17 @@ def go_on_and_finish(store):
             held.save(state_at(iteration, data_name="finished"))
 
 
+def files_below(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 ANYWHERE = [("local", 1, point) for point in POINTS]
 OLD_ONES_STAY = [("local", 3, point) for point in POINTS if "old" in point or "second" in point]
 ON_S3 = ["between the look and the claim", "after the claim", "before the manifest"]
 ON_S3 += ["after the second look", "between old manifests and their arrays"]
 
 
+@pytest.mark.long(kind="fencing")
 @pytest.mark.parametrize(
     ("place", "keep", "point"),
     [*ANYWHERE, *OLD_ONES_STAY, *(("s3", 1, point) for point in ON_S3)],
@@ -106,12 +111,14 @@ def test_so_it_is_where_all_was_deleted_and_another_run_began_anew(tmp_path, poi
         with store.take_lease("fit", QUICK) as held:
             for iteration in range(11):
                 held.save(state_at(iteration, data_name="finished"))
-        before = store.checkpoints()
+        before, files = store.checkpoints(), files_below(tmp_path / "model/checkpoints")
         said = sleeper.wake()
 
     assert said.startswith("LeaseLostError")
     assert_same(store.latest(), state_at(10, data_name="finished"))
     assert store.checkpoints() == before
+    if point != "before the manifest":  # it looks before it writes, for it may be killed halfway
+        assert files_below(tmp_path / "model/checkpoints") == files
 
 
 def test_a_lease_never_has_an_epoch_of_a_checkpoint_that_is_there(tmp_path):

@@ -119,6 +119,7 @@ def sorted_fields(values):
     return [dict(sorted(v.items())) if isinstance(v, dict) else v for v in values]
 
 
+@pytest.mark.long(kind="kept types")
 @pytest.mark.parametrize("by_cluster", [False, True])
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("how", DRIFTS)

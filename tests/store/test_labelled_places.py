@@ -198,6 +198,7 @@ def damage(url, kind):
     return len(chosen)
 
 
+@pytest.mark.long(kind="damaged part")
 @pytest.mark.parametrize("kind", ["removed", "all removed", "cut", "flipped", "in the footer"])
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("append", [False, True])

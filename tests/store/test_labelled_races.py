@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from contextlib import nullcontext
 
 import fsspec
 import numpy as np
 import pytest
 
-from ray_kmeans.errors import StoreError
+from ray_kmeans.errors import LeaseLostError, StoreError
 from ray_kmeans.io import publish
+from ray_kmeans.store.labelled import LabelledOutput
+from ray_kmeans.store.labelled_manifests import Manifests
 from ray_kmeans.store.labelled_names import MANIFEST
+from ray_kmeans.store.labelled_parts import Parts
+from ray_kmeans.store.labelled_writer import LeasedOutput
 from tests.support.races import CENTERS, MORE, OTHER, OTHER_ROWS, ROWS, check, files_of
 from tests.support.sleepers import Sleeper, write
 
@@ -195,6 +200,88 @@ def test_what_a_sleeper_that_was_killed_has_left_the_next_run_removes(tmp_path):
 
     check(url, ROWS, OTHER, also=[foreign])
     assert foreign in files_of(url)
+
+
+# --- a run that was followed at one point --------------------------------------------------------
+
+
+def follower(place):
+    """Take the lease of an output, as a run that has found the holder of the first one asleep."""
+    (place / "_lease" / "00000002.json").write_text("{}")
+
+
+AT_BEGIN, AT_END = (LabelledOutput, "snapshot"), (Manifests, "commit")
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+@pytest.mark.parametrize("point", [AT_BEGIN, AT_END], ids=["at its begin", "after its manifest"])
+def test_who_was_followed_deletes_no_marker_of_the_follower(
+    point, is_followed, tmp_path, monkeypatch
+):
+    """The follower has no parts yet, so its marker is one that a run removes."""
+    (owner, name), marker = point, tmp_path / f"_unfinished-{12 * 'a'}.json"
+    call, begin = getattr(owner, name), LeasedOutput.begin
+
+    def followed(self, *about):
+        monkeypatch.setattr(owner, name, call)
+        done = call(self, *about) if point is AT_END else None
+        marker.write_bytes(publish.seal({"of": {}}))
+        if is_followed:
+            follower(tmp_path)
+        return done or call(self, *about)
+
+    def beginning(self, *about):
+        monkeypatch.setattr(owner, name, followed)
+        return begin(self, *about)
+
+    monkeypatch.setattr(LeasedOutput, "begin", beginning)
+    with pytest.raises(LeaseLostError) if is_followed else nullcontext():
+        write(str(tmp_path), ROWS, CENTERS)
+
+    assert marker.exists() == is_followed
+
+
+def deleter(place):
+    """Delete the marker and the parts of a run by hand, as another run's refusal says one may."""
+    clear(str(place))
+
+
+@pytest.mark.parametrize("by", [follower, deleter])
+def test_who_was_followed_before_its_end_publishes_no_manifest(by, tmp_path, monkeypatch):
+    """The follower's own manifest must not fail, and a deleted run's names parts that are gone."""
+    finish = LeasedOutput.finish
+
+    def followed(self, *about):
+        by(tmp_path)
+        return finish(self, *about)
+
+    monkeypatch.setattr(LeasedOutput, "finish", followed)
+    with pytest.raises(LeaseLostError if by is follower else StoreError):
+        write(str(tmp_path), ROWS, CENTERS)
+
+    assert MANIFEST not in files_of(str(tmp_path))
+
+
+def test_a_worker_whose_run_was_followed_writes_no_part(tmp_path, monkeypatch):
+    """It would take the part back, but may be killed before."""
+    url = str(tmp_path)
+    monkeypatch.setattr(publish, "put", lambda *about: pytest.fail("it writes"))
+
+    with pytest.raises(LeaseLostError):
+        Parts(url, {}, stamp=64 * "a", home=url).put("part-0.parquet", b"rows")
+
+
+def test_of_two_manifests_that_follow_the_same_one_the_second_is_refused(tmp_path):
+    """Whoever slept between its look at the lease and its manifest finds the other one's there."""
+    manifests = Manifests(str(tmp_path), {})
+    write(str(tmp_path), ROWS, CENTERS)
+    before = manifests.newest()
+    write(str(tmp_path), MORE, CENTERS, append=True)
+    first = manifests.newest()
+
+    assert not manifests.commit({**first, "rows": 0}, before)
+    assert not manifests.commit({**first, "rows": 0}, {})
+    assert manifests.newest() == first
 
 
 # --- many at once --------------------------------------------------------------------------------

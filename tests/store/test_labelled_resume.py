@@ -61,6 +61,7 @@ def data(tmp_path):
     return str(tmp_path / "data")
 
 
+@pytest.mark.long(kind="labels cut off")
 @pytest.mark.parametrize(
     ("name", "few"), [*zip(OPTIONS, [256, 256, 256], strict=True), ("by cluster", 4)]
 )

@@ -207,6 +207,18 @@ def test_a_file_that_is_deleted_under_a_run_comes_back(local):
             time.sleep(0.02)
 
 
+def test_neither_beats_nor_the_end_touch_the_file_of_a_run_that_began_anew(local):
+    """All was deleted under a run, and another one has taken the same epoch."""
+    with lease_on(local, times=replace(QUICK, beat_s=0.1)):
+        held_elsewhere(local)
+        of_the_other = content(local, "00000001.json")
+
+        time.sleep(0.5)
+        assert content(local, "00000001.json") == of_the_other
+
+    assert content(local, "00000001.json") == of_the_other
+
+
 def test_who_slept_over_an_epoch_does_not_take_it_again(local, monkeypatch):
     """One that found epoch 1 free sleeps while others take 2 and 3; then it creates 2."""
     late = lease_on(local)

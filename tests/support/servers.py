@@ -93,6 +93,7 @@ def ray_head(num_cpus: int, environment: dict[str, str]):
                 *("--node-ip-address=127.0.0.1", f"--port={free_port()}"),
                 *("--dashboard-host=127.0.0.1", f"--dashboard-port={port}"),
                 f"--dashboard-agent-listen-port={free_port()}",
+                f"--ray-client-server-port={free_port()}",
                 *(f"--num-cpus={num_cpus}", f"--object-store-memory={200 * 2**20}"),
             ],
             # A job runs with the head's PATH, so this Python must come first there.
@@ -102,7 +103,7 @@ def ray_head(num_cpus: int, environment: dict[str, str]):
         )
         address = f"http://127.0.0.1:{port}"
         try:
-            wait_for(f"{address}/api/version", process, 60)
+            wait_for(f"{address}/api/version", process, 120)
             yield address
         finally:
             end(process)

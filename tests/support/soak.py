@@ -109,7 +109,7 @@ def problem(draw: Random, fast_killer: bool = False) -> Problem:
         params["mini_batch_steps_per_iteration"] = draw.choice([1, 1, 3, 8])
         limits["batch_size"] = draw.choice([100, rows // 3, rows])
     else:
-        params["empty_clusters"] = draw.choice(["keep", "farthest"])
+        params["empty_clusters"] = draw.choice(["keep", "farthest", "split_largest"])
     few = draw.randint(1, 3)
     workers = draw.choice(
         [

@@ -41,9 +41,7 @@ SECRETS = [HUSH, "hush", KEY, "hush0123abcd", SECRET, AZURE_KEY, "hush%2D", "Wq7
 
 @pytest.fixture(autouse=True)
 def impatient_clients(monkeypatch):
-    monkeypatch.setattr(retry, "ATTEMPTS", 2)
-    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retry, "PATIENT", retry.Policy(0.0, attempts=2, longest_pause_s=0.01))
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
 
 

@@ -80,6 +80,7 @@ def test_an_evaluation_is_what_all_distances_add_up_to(places, metric, more, tmp
         told = json.load(file)
     assert told.pop("loss") == pytest.approx(loss, rel=1e-6)
     assert told.pop("mean_loss") == pytest.approx(loss / counts.sum(), rel=1e-6)
+    assert told.pop("quality")["sizes"] == sizes.tolist()
     assert told.pop("largest_share") == pytest.approx(sizes.max() / counts.sum())
     assert told == {
         "rows": int((counts > 0).sum()),

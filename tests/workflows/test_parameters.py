@@ -36,6 +36,8 @@ EVERYTHING = {
     "relative_tolerance": 0.25,
     "config": RunConfig(num_workers=3),
     "empty_clusters": "farthest",
+    "n_init": 4,
+    "renumber_like": "elsewhere",
 }
 NO_VALUES = {name: object() for name in NAMES}
 

@@ -147,6 +147,7 @@ def test_what_cannot_be_labelled_is_said(km, tmp_path):
         Predictor(str(tmp_path))
 
 
+@pytest.mark.long(kind="predictor")
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("batch_format", ["pyarrow", "numpy"])

@@ -103,8 +103,8 @@ OTHER_DEFAULTS = {
 }
 
 OUR_PARAMETERS = {
-    "__init__": {"empty_clusters": "keep"},
-    "fit": {"sample_weight": None},
+    "__init__": {"empty_clusters": "keep", "n_init": 1, "renumber_like": None},
+    "fit": {"sample_weight": None, "max_seconds": None},
     "partial_fit": {"sample_weight": None},
     "evaluate": {"sample_weight": None},
     "predict_cluster_idx": {"x": None},
@@ -130,7 +130,7 @@ OUR_CONSTANTS = {"KMC2_INIT": "kmc2", "KMEANS_PARALLEL_INIT": "kmeans_parallel"}
 
 OUR_METHODS = [
     *("history", "history_table", "counts", "why_stopped", "checkpoints"),
-    *("label", "evaluation", "explain"),
+    *("label", "evaluation", "explain", "drift_from", "recommended", "fit_and_label", "restarts"),
 ]
 
 

@@ -111,7 +111,7 @@ PARAMETERS = [
     (
         {"empty_clusters": "drop", "use_mini_batch": False},
         ConfigError,
-        "empty_clusters='drop' .*Give one of 'keep', 'farthest'",
+        "empty_clusters='drop' .*Give one of 'keep', 'farthest', 'split_largest'",
     ),
     ({"empty_clusters": None}, ConfigError, "empty_clusters=None .*Give one of"),
     (

@@ -7,6 +7,8 @@ random sampling with a reservoir, Information Processing Letters 97, 2006).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +41,14 @@ def lowest(
     """Return the `size` lowest tickets in order; of equal ones the lower number wins."""
     order = np.lexsort((numbers, tickets))[:size]
     return tickets[order], numbers[order]
+
+
+def best_of(
+    draws_of: Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]], size: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the `size` lowest of the tickets that several have drawn, with their numbers."""
+    tickets, numbers = zip(*draws_of, strict=True)
+    return lowest(np.concatenate(tickets), np.concatenate(numbers), size)
 
 
 def minus_log(u: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,8 +25,14 @@ from ray_kmeans.kernels import (
     summing,
 )
 from ray_kmeans.kernels.int8 import row_order
+from ray_kmeans.kernels.int8.float_rows import pack_parts
 from ray_kmeans.kernels.int8.quantize import quantize_parts
-from ray_kmeans.kernels.int8.row_order import PART_BLOCKS, choose_references, cut_parts
+from ray_kmeans.kernels.int8.row_order import (
+    PART_BLOCKS,
+    choose_references,
+    count_groups,
+    cut_parts,
+)
 from ray_kmeans.kernels.int8.sweep import sweep_parts
 from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, sweep_parts_by_floats
 from ray_kmeans.kernels.int8.types import (
@@ -34,7 +40,9 @@ from ray_kmeans.kernels.int8.types import (
     N_SCORED,
     N_UNDECIDED,
     NONE_LEFT_OUT,
+    PACKED_COLUMNS,
     TALLIES,
+    FloatRows,
     QuantizedRows,
     Rows,
     ScratchPool,
@@ -57,9 +65,11 @@ REGROUPING_COST = 3
 """Cost of regrouping, for each row of the shard, in the same units."""
 ROWS_AT_ONCE = 2**14
 """Deferred rows that are copied at once to be labelled by BLAS: bounds the memory for them."""
-FEW_COLUMNS = 4
-"""Up to this many columns, float32 pays for four times as many values of centers: a product of
-bytes takes four columns at once, also where there are fewer."""
+FEW_COLUMNS = PACKED_COLUMNS
+"""Up to this many columns, rows are grouped and packed as float32 where there are MANY_CENTERS."""
+MANY_CENTERS = 128
+"""From this many centers on, rows of few columns are packed; it is also the number of centers whose
+scores in float32 cost as much as scoring one row by one byte."""
 LARGEST_DRIFT = 2.0**8
 """The spread of the centers may grow or shrink by this factor before bytes lose too many bits."""
 
@@ -118,8 +128,10 @@ class HeldRows(IncrementalSums):
         centers = np.array(centers)
         if centers.shape != self._centers.shape or not self._drift(centers):
             self._label_anew(centers)
-            labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
-            rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
+            slots = np.flatnonzero(self._slots.order >= 0).astype(np.int32)
+            rows = self._slots.order[slots]
+            is_new = self._slots.labels[slots] != self._labels[rows]
+            slots, rows = slots[is_new], rows[is_new]
         else:
             if self._excess_cost > REGROUPING_COST * len(self._labels):
                 self.regroup()
@@ -142,16 +154,28 @@ class HeldRows(IncrementalSums):
         self._set_centers(centers)
         reference = pad_columns((mean * self._scale).astype(np.float32)[None])
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
-        most = MOST_VALUES * (4 if self._d <= FEW_COLUMNS else 1)
-        if centers.size <= most and self._d <= FLOAT_COLUMNS:
-            self._reference, self._parts = reference[0], cut_parts(begins)
-            self._parts.radii[:] = np.inf  # so that no bound is cut off
-            self._quantized = None
+        few = centers.size <= MOST_VALUES and self._d <= FLOAT_COLUMNS
+        if few or self._packs(len(centers)):
+            self._hold_unpacked(reference, begins)
         else:
             self._quantize(reference, begins)
-        self._sweep_parts()
         # With one reference for all, every undecided row is one too many: regroup soon.
         self._usual_undecided, self._excess_cost = 0, 0.0
+        self._sweep_parts()
+        if not self._packs(len(centers)):
+            self._excess_cost = 0.0
+
+    def _packs(self, k: int) -> bool:
+        """Tell whether rows are held as float32 around references, for k centers."""
+        return self._d <= FEW_COLUMNS and k >= MANY_CENTERS
+
+    def _hold_unpacked(self, reference: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
+        """Let rows be read from where they are, around one reference (1, columns)."""
+        self._parts = cut_parts(begins)
+        self._parts.radii[:] = np.inf  # so that no bound is cut off
+        self._quantized = None
+        none = np.empty((0, self._d, BLOCK_ROWS), np.float32)
+        self._floats = FloatRows(columns=none, references=reference)
 
     def _drift(self, centers: NDArray[np.float32]) -> bool:
         """Note how far the centers moved; return whether the margins are still of use."""
@@ -187,14 +211,29 @@ class HeldRows(IncrementalSums):
     def regroup(self) -> None:
         """Group the rows by their center, and quantize them around references near the centers."""
         with portable.use_one_blas_thread():
-            references, group_of = choose_references(self._scaled, len(self._labels))
+            packs = self._packs(len(self._scaled))
+            shared = row_order.GROUP_ROWS if packs else row_order.SHARED_ROWS
+            groups = count_groups(len(self._scaled), len(self._labels), shared)
+            references, group_of = choose_references(self._scaled, groups)
         # Bounds are counted with the moves of the parts, and these are about to be made anew.
         row_order.subtract_moves(self._slots, self._parts, self._moves)
         self._slots, begins = row_order.regroup(self._slots, group_of, len(references))
-        self._quantize(references, begins)
+        hold = self._pack if packs else self._quantize
+        hold(references, begins)
         safe_gap = np.float32(self._safe_gap)
         row_order.add_moves(self._slots, self._parts, self._moves, safe_gap)
         self._usual_undecided, self._excess_cost = -1, 0.0
+
+    def _pack(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
+        """Pack the rows around references (groups, columns); `begins`: as of `cut_parts`."""
+        self._parts = cut_parts(begins)
+        del self._floats  # frees the rows of before, so that both are never there at once
+        blocks = len(self._slots.order) // BLOCK_ROWS
+        columns = np.empty((blocks, self._d, BLOCK_ROWS), np.float32)
+        self._floats = FloatRows(columns=columns, references=references)
+        rows, order, scale = self._rows, self._slots.order, np.float32(self._scale)
+        work = [(*run, self._parts, rows, order, scale, self._floats) for run in self._runs()]
+        self._threads.run(pack_parts, work)
 
     def _quantize(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
         """Quantize the rows around references (groups, columns); `begins`: as of `cut_parts`."""
@@ -218,11 +257,26 @@ class HeldRows(IncrementalSums):
 
     def _sweep_parts(self) -> NDArray[np.int32]:
         """Sweep all parts; return the slots whose label is new."""
+        target = self._target()
+        if self._quantized is None:
+            pieces = self._run_pieces(sweep_parts_by_floats, (self._parts, self._floats), target)
+        else:
+            sweep = partial(sweep_parts, self._unit)
+            pieces = self._run_pieces(sweep, (self._parts, self._quantized), target)
+        self._tally = np.sum([piece.tally for piece in pieces], axis=0)
+        self._count_excess()
+        deferred = np.concatenate([piece.deferred_slots for piece in pieces])
+        return np.concatenate([*(p.new_slots for p in pieces), self._label_deferred(deferred)])
+
+    def _run_pieces(
+        self, work: Callable[..., None], held: tuple[Any, ...], target: Target
+    ) -> list[Sweep]:
+        """Call `work` for runs of parts, with what is `held` of the rows; return what it wrote."""
         # Each piece has a tally and slots of its own, so no two threads write to the same memory.
         runs = self._runs()
         tallies = np.zeros((len(runs), TALLIES), np.int64)
         changed = np.empty(len(self._slots.order), np.int32)
-        spans, target = self._parts.spans * BLOCK_ROWS, self._target()
+        spans = self._parts.spans * BLOCK_ROWS
         pieces = [
             Sweep(
                 rows=self._rows,
@@ -233,22 +287,9 @@ class HeldRows(IncrementalSums):
             )
             for (first, last), tally in zip(runs, tallies, strict=True)
         ]
-        if self._quantized is None:
-            work = [
-                (*run, self._parts, self._reference, piece)
-                for run, piece in zip(runs, pieces, strict=True)
-            ]
-            self._threads.run(self._with_scratch(sweep_parts_by_floats), work)
-        else:
-            by_bytes = [
-                (self._unit, *run, self._parts, self._quantized, piece)
-                for run, piece in zip(runs, pieces, strict=True)
-            ]
-            self._threads.run(self._with_scratch(sweep_parts), by_bytes)
-        self._tally = tallies.sum(axis=0)
-        self._count_excess()
-        deferred = np.concatenate([piece.deferred_slots for piece in pieces])
-        return np.concatenate([*(p.new_slots for p in pieces), self._label_deferred(deferred)])
+        arguments = [(*run, *held, piece) for run, piece in zip(runs, pieces, strict=True)]
+        self._threads.run(self._with_scratch(work), arguments)
+        return pieces
 
     def _target(self) -> Target:
         """Return the centers as compiled loops take them."""
@@ -268,7 +309,8 @@ class HeldRows(IncrementalSums):
         """Add up what regrouping would have spared, in units of scoring one row.
 
         That is the refining of rows beyond those that were undecided in the first sweep after the
-        last regrouping, and the scoring of rows that share a block with active ones.
+        last regrouping, and the scoring of rows that share a block with active ones; of very few
+        columns the scoring of all centers, before rows are packed.
         """
         if self._usual_undecided < 0:
             self._usual_undecided = int(self._tally[N_UNDECIDED])
@@ -276,6 +318,8 @@ class HeldRows(IncrementalSums):
         self._excess_cost += REFINING_COST * undecided
         if self._quantized is not None:
             self._excess_cost += int(self._tally[N_SCORED] - self._tally[N_ACTIVE])
+        elif not len(self._floats.columns) and self._packs(len(self._centers)):
+            self._excess_cost += len(self._centers) / MANY_CENTERS * int(self._tally[N_SCORED])
 
     def _label_deferred(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
         """Label the rows of some slots by BLAS; return the slots whose label is new."""

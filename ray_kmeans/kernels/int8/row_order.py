@@ -19,25 +19,35 @@ from ray_kmeans.process.jit import njit
 BUCKETS = 32
 """Classes of rows by their bound: one without a bound, then one for each power of two."""
 GROUP_ROWS = 512
-"""Rows for which a reference of their own pays; where centers share one, four times as many."""
+"""Rows for which a reference of their own pays."""
+SHARED_ROWS = 4 * GROUP_ROWS
+"""Rows for which a reference pays that centers share."""
 PART_BLOCKS = 128
 """Blocks of a part at most: 4,096 rows, for which the centers are quantized once."""
 REFINEMENTS = 3
 """Iterations of Lloyd on the centers; more of them change the references by little."""
 
 
-def choose_references(
-    centers: NDArray[np.float32], rows: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return references (groups, d) for a number of rows, and the group of each center (k,).
+def count_groups(k: int, rows: int, shared: int = SHARED_ROWS) -> int:
+    """Return how many references pay for a number of rows: k if each center may be one.
 
-    The references are the centers (k, d) themselves where that many pay. Else they are means of
-    centers that are near to each other, made by some iterations of Lloyd on the centers. Only speed
-    depends on them.
+    `shared`: rows for which a reference pays that centers share.
+    """
+    groups = max(rows // shared, 1)
+    return k if rows >= GROUP_ROWS * k else min(groups, k)
+
+
+def choose_references(
+    centers: NDArray[np.float32], groups: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return up to `groups` references (groups, d), and the group of each center (k,).
+
+    The references are the centers (k, d) themselves where they may be as many. Else they are means
+    of centers that are near to each other, made by some iterations of Lloyd on the centers. Only
+    speed depends on them.
     """
     k = len(centers)
-    groups = max(rows // (4 * GROUP_ROWS), 1)
-    if rows >= GROUP_ROWS * k or groups >= k:
+    if groups >= k:
         return centers.copy(), np.arange(k, dtype=np.int32)
     references = centers[:: -(-k // groups)].copy()
     nearest = np.zeros(k, np.int64)

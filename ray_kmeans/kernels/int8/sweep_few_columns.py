@@ -1,66 +1,90 @@
-"""The sweep for few columns and centers, where looking at scores costs more than products.
+"""The sweep for few columns, where looking at scores costs more than products.
 
-Rows are taken as float32, straight from where they are and in their own order: there is no copy,
-and next to none are undecided. The arguments are those of the table in `types`, but for
-`reference`, (columns,) float32 IN, which stands in the place of `quantized`.
+Rows are taken as float32: straight from where they are, around one reference, or packed around many
+(`float_rows`), where pruning leaves few centers for each part. Next to none are undecided. The
+arguments are those of the table in `types`; `packed` is a FloatRows, IN.
 docs/internals/exactness.md proves the bounds.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ray_kmeans.kernels import F32
+from ray_kmeans.kernels import F32, I32
+from ray_kmeans.kernels.int8.float_rows import load_rows
 from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
     NEVER,
     UNDECIDED,
     bound_of,
 )
-from ray_kmeans.kernels.int8.quantize import (
-    ONE,
-    ROOM,
-    SMALL_R,
-    address_of,
-    compute_terms,
-)
+from ray_kmeans.kernels.int8.quantize import ONE, ROOM, SMALL_E, SMALL_R, compute_terms
 from ray_kmeans.kernels.int8.refine import defer
+from ray_kmeans.kernels.int8.sweep import update_margin
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
     N_CHANGED,
     N_SCORED,
     N_UNDECIDED,
+    FloatRows,
+    Margin,
     Parts,
-    Rows,
     Scratch,
     Slots,
     Sweep,
     Target,
     bare,
+    bare_sum,
     zero,
 )
 from ray_kmeans.kernels.llvm import float_vectors
 from ray_kmeans.kernels.llvm.float_vectors import CENTERS_AT_ONCE
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
-from ray_kmeans.kernels.llvm.vectors import (
-    LANES,
-    floats_at,
-    prefetch,
-)
+from ray_kmeans.kernels.llvm.vectors import LANES
 
 MOST_VALUES = 2**12
-"""Values of all centers (k * d) up to which this is the faster way."""
+"""Values of all centers (k * d) up to which this is the faster way for rows around one reference."""
+
+
+class FloatCenters(NamedTuple):
+    """The centers that pruning keeps for a part, as `scratch.floats` holds them."""
+
+    n_kept: int
+    """How many pruning kept."""
+    padded: int
+    """The same, up to a multiple of CENTERS_AT_ONCE."""
+    others: np.float32
+    """Where the scores of the centers begin that were not kept."""
+    slack: np.float32
+    """A, the largest a: one interval length serves all centers of a row."""
+    norm: np.float32
+    """E, the largest |e|."""
+    gamma: np.float32
+    """(d + 16) 2^-24, rounded up."""
 
 
 @bare
-def count_active_rows(slots: Slots, block: int, moves: F32, part_moves: np.float32) -> int:
-    """Return how many rows of a block have a label that may change.
+def list_active_rows(
+    slots: Slots, first: int, last: int, moves: F32, part_moves: np.float32, active: I32
+) -> int:
+    """List the slots of the blocks from `first` to `last` whose label may change; return how many.
 
     moves: (k,) float32  IN; part_moves: float32  IN, as for `sweep.find_active_blocks`
+    active: (32 * blocks,) int32  OUT
     """
-    count = 0
-    for slot in range(BLOCK_ROWS * block, BLOCK_ROWS * block + BLOCK_ROWS):
-        count += not slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
+    count = zero()
+    for block in range(first, last):
+        begin = BLOCK_ROWS * block
+        here = 0  # of most blocks none, which vectors find out
+        for slot in range(begin, begin + BLOCK_ROWS):
+            here += not slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
+        if here:
+            for slot in range(begin, begin + BLOCK_ROWS):
+                is_sure = slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
+                active[count] = slot  # the next line lets it count
+                count += (not is_sure) & (slots.order[slot] >= 0)
     return count
 
 
@@ -74,195 +98,290 @@ def maximum(values: F32) -> np.float32:
 
 
 @bare
-def load_centers(target: Target, g: F32, scratch: Scratch) -> tuple[int, np.float32, np.float32]:
-    """Write -2 e and q of all centers, up to whole groups of 8; return how many they are, A and E.
+def transpose_centers(target: Target, scratch: Scratch) -> None:
+    """Write the scaled centers column by column, as `compute_few_terms` takes them."""
+    for j in range(target.centers.shape[0]):
+        for column in range(target.centers.shape[1]):
+            scratch.floats.transposed[column, j] = target.scaled[j, column]
 
-    A is the largest a and E the largest |e|: one interval length serves all centers of a row.
+
+@bare
+def compute_few_terms(target: Target, g: F32, scratch: Scratch) -> None:
+    """Write the terms of all centers around g, as `compute_terms` does, in vectors of centers."""
+    if target.cosine:
+        compute_terms(target, g, scratch)
+        return
+    terms, (k, d) = scratch.terms, target.centers.shape
+    kappa = ROOM * np.float32(2 * (d + 16) * 2.0**-24)
+    terms.constants[:] = np.float32(0.0)
+    for column in range(d):
+        add_squared_differences(scratch.floats.transposed[column], g[column], terms.constants)
+    for j in range(k):
+        terms.norms[j] = np.sqrt(terms.constants[j]) * ROOM + SMALL_E
+        terms.slacks[j] = kappa * terms.constants[j] + np.float32(d * 2.0**-100)
+
+
+@bare_sum
+def add_squared_differences(values: F32, less: np.float32, totals: F32) -> None:
+    """Add (value - less)^2 to the total of each of k values.
+
+    values: (k or more,) float32  IN; less: float32  IN; totals: (k,) float32  INOUT
+    """
+    for j in range(len(totals)):
+        e = values[j] - less
+        totals[j] += e * e
+
+
+@bare
+def prune_in_vectors(radius: np.float32, scratch: Scratch) -> tuple[int, np.float32]:
+    """Keep the centers that can be nearest to a row, as `sweep.prune_centers` does, in vectors.
+
+    LLVM makes no vectors of a minimum in one variable, so each lane has one of its own.
+    """
+    terms, lanes = scratch.terms, scratch.floats.lanes
+    k = len(terms.norms)
+    reach = np.float32(2.002) * radius
+    lanes[:] = HIGHEST
+    for first in range(0, k, LANES):
+        for lane in range(min(LANES, k - first)):
+            j = first + lane
+            high = terms.constants[j] + terms.slacks[j] + reach * terms.norms[j]
+            lanes[lane] = high if high < lanes[lane] else lanes[lane]
+    upper = minimum(lanes)
+    upper += abs(upper) * np.float32(2.0**-20)
+    lanes[:] = HIGHEST
+    count = zero()
+    for first in range(0, k, LANES):
+        kept = 0
+        for lane in range(min(LANES, k - first)):
+            low = lower_end(first + lane, reach, scratch)
+            is_out = low > upper  # not where it is not a number
+            kept += not is_out
+            lanes[lane] = low if is_out and low < lanes[lane] else lanes[lane]
+        if kept:
+            for j in range(first, min(first + LANES, k)):
+                scratch.centers.numbers[min(count, k - 1)] = (
+                    j  # counts only if the next line says so
+                )
+                count += not lower_end(j, reach, scratch) > upper
+    return count, minimum(lanes)
+
+
+@bare
+def lower_end(j: int, reach: np.float32, scratch: Scratch) -> np.float32:
+    """Return where the scores of center j begin, for rows within reach / 2 of the reference."""
+    terms = scratch.terms
+    low = terms.constants[j] - terms.slacks[j] - reach * terms.norms[j]
+    return low - abs(low) * np.float32(2.0**-20)
+
+
+@bare
+def minimum(values: F32) -> np.float32:
+    """Return the least of some float32 (m,) that are numbers."""
+    least = values[0]
+    for value in values:
+        least = min(least, value)
+    return least
+
+
+@bare
+def load_centers(
+    target: Target, g: F32, n_kept: int, others: np.float32, scratch: Scratch
+) -> FloatCenters:
+    """Write -2 e and q of the centers that `scratch.centers.numbers` lists.
+
+    others: IN, as in `FloatCenters`
     """
     floats, terms = scratch.floats, scratch.terms
-    k, d = target.centers.shape
+    d = target.centers.shape[1]
     largest_slack = np.float32(0.0)
     largest_norm = np.float32(0.0)
-    for j in range(k):
+    for i in range(n_kept):
+        j = scratch.centers.numbers[i]
         for column in range(d):
             e = target.scaled[j, column] * ONE - g[column]
-            floats.centers[j, column] = np.float32(-2.0) * e
-        floats.constants[j] = terms.constants[j]
+            floats.centers[i, column] = np.float32(-2.0) * e
+        floats.constants[i] = terms.constants[j]
         slack, norm = terms.slacks[j], terms.norms[j]
         largest_slack = max(largest_slack, slack if slack < HIGHEST else HIGHEST)
         largest_norm = max(largest_norm, norm if norm < HIGHEST else HIGHEST)
-    # Up to a whole group of 8, with centers whose scores are above any real one.
-    padded = (k + CENTERS_AT_ONCE - 1) // CENTERS_AT_ONCE * CENTERS_AT_ONCE
-    floats.centers[k:padded] = np.float32(0.0)
-    floats.constants[k:padded] = NEVER
-    return padded, largest_slack, largest_norm
+    # Up to a whole group, with centers whose scores are above any real one.
+    padded = (n_kept + CENTERS_AT_ONCE - 1) // CENTERS_AT_ONCE * CENTERS_AT_ONCE
+    floats.centers[n_kept:padded] = np.float32(0.0)
+    floats.constants[n_kept:padded] = NEVER
+    return FloatCenters(
+        n_kept=n_kept,
+        padded=padded,
+        others=others,
+        slack=largest_slack,
+        norm=largest_norm,
+        gamma=ROOM * np.float32((d + 16) * 2.0**-24),
+    )
 
 
 @bare
-def address_of_block(rows: Rows, first: int, count: int, d: int, scratch: Scratch) -> int:
-    """Return an address where some rows follow each other: their own, or a copy's.
-
-    A block that crosses the end of what was handed in, or that is not full, is copied.
-
-    first, count: int  IN, the number of the first row, and of how many
-    """
-    copied = scratch.floats.copied
-    address = address_of(rows, first, d)
-    end = address_of(rows, first + count - 1, d)
-    if count == BLOCK_ROWS and end == address + (count - 1) * d * 4:
-        return address
-    for i in range(count):
-        x = floats_at(address_of(rows, first + i, d), d)
-        for column in range(d):
-            copied[d * i + column] = x[column]
-    return copied.ctypes.data
-
-
-@bare
-def fetch_next(address: int, d: int) -> None:
-    """Ask for the 32 rows behind those at an address: most of the time were waiting, else."""
-    size = 4 * d * BLOCK_ROWS
-    for line in range(address + size, address + 2 * size, 64):
-        prefetch(line)
-
-
-@bare
-def load_rows(address: int, d: int, scale: np.float32, g: F32, scratch: Scratch) -> None:
-    """Put 32 rows relative to g into `scratch.floats.columns`, and add up their squares.
-
-    address: int  IN, of 32 rows (32, d) float32, C order; scale: float32  IN
-    """
-    floats = scratch.floats
-    floats.squares[:] = np.float32(0.0)
-    for lane in range(0, BLOCK_ROWS, LANES):
-        columns = floats.columns.ctypes.data + 4 * lane
-        squares = floats.squares.ctypes.data + 4 * lane
-        for first in range(0, d, LANES):
-            float_vectors.transpose(
-                address + 4 * d * lane, d, first, scale, g.ctypes.data, columns, squares
-            )
-
-
-@bare
-def certify_block(
-    slack: np.float32, norm: np.float32, gamma: np.float32, most: np.float32, scratch: Scratch
-) -> None:
+def certify_block(centers: FloatCenters, most: np.float32, scratch: Scratch) -> None:
     """Write the bounds of 32 rows, by the two lowest scores of each.
 
     Nothing is looked up by an index that was loaded, so that the loop is one of vectors.
 
-    slack, norm: float32  IN, A and E of `load_centers`
-    gamma: float32  IN, (d + 16) 2^-24, rounded up
-    most: float32  IN, the largest bound
+    centers: FloatCenters  IN; most: float32  IN, the largest bound
     """
     floats, bounds = scratch.floats, scratch.rows.bounds
     lowest, second = floats.found[0], floats.found[1]
     for i in range(BLOCK_ROWS):
         radius = np.sqrt(floats.squares[i]) * ROOM + SMALL_R
-        off = slack + np.float32(2.002) * gamma * radius * norm
+        off = centers.slack + np.float32(2.002) * centers.gamma * radius * centers.norm
         upper = lowest[i] + off
-        gap = (second[i] - off) - upper
-        # More than these three sums were rounded by.
-        gap -= (abs(second[i]) + abs(upper)) * np.float32(2.0**-22)
+        rest = second[i] - off
+        rest = centers.others if centers.others < rest else rest  # also where it is not a number
+        # More than these sums were rounded by.
+        gap = (rest - upper) - (abs(rest) + abs(upper)) * np.float32(2.0**-22)
         bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
 
 
 @bare
-def store_block(
-    first: int, count: int, n_undecided: int, sweep: Sweep, part_moves: np.float32, scratch: Scratch
-) -> int:
-    """Store the labels and bounds of a block, and list its undecided rows in `scratch.undecided`.
+def store_rows(
+    some: I32, centers: FloatCenters, sweep: Sweep, part_moves: np.float32, scratch: Scratch
+) -> None:
+    """Store the labels and bounds of some rows; defer those that are undecided to the caller.
 
-    There is no branch: a slot is written to both lists, and counts in the one that it belongs to.
+    To quantize all centers for a few rows would cost more than to compare these with all centers.
 
-    first, count: int  IN, the slot of the first row, and of how many
-    n_undecided: int  IN, how many slots are listed; returned as it is then
+    some: (up to 32,) int32  IN, their slots; centers: FloatCenters  IN
     part_moves: float32  IN, how far centers near the part have come
     """
     slots, target, bounds = sweep.slots, sweep.target, scratch.rows.bounds
     n_changed = sweep.tally[N_CHANGED]
-    for i in range(count):
-        slot = first + i
-        before, label = slots.labels[slot], scratch.floats.nearest[i]
+    for i in range(len(some)):
+        slot = some[i]
+        # Where no score was a number, the place may be that of a padding center.
+        place = min(scratch.floats.nearest[i], np.int32(centers.n_kept - 1))
+        before, label = slots.labels[slot], scratch.centers.numbers[place]
         is_undecided = bounds[i] == UNDECIDED
         label = before if is_undecided else label
         bound = bounds[i] - target.safe_gap + (target.moves[label] + part_moves)
+        bound -= abs(bound) * np.float32(2.0**-20)
         slots.labels[slot] = label
-        slots.bounds[slot] = bound - abs(bound) * np.float32(2.0**-20)
-        sweep.changed[n_changed] = slot  # there is room, as this row is not yet listed
+        # Moves may be infinite, and would make a bound of a row that has none.
+        slots.bounds[slot] = UNDECIDED if is_undecided else bound
+        # A branch less: there is room, as this row is not yet listed.
+        sweep.changed[n_changed] = slot
         n_changed += label != before
-        scratch.undecided[n_undecided] = slot
-        n_undecided += is_undecided
+        if is_undecided:
+            defer(slot, sweep.changed, sweep.tally)
+            sweep.tally[N_UNDECIDED] += 1
     sweep.tally[N_CHANGED] = n_changed
-    return n_undecided
 
 
 @bare
-def score_block(address: int, g: F32, padded: int, sweep: Sweep, scratch: Scratch) -> None:
-    """Write the two lowest scores of 32 rows among all centers to `scratch.floats.found`.
-
-    address: int  IN, of 32 rows (32, d) float32, C order
-    padded: int  IN, how many centers `load_centers` wrote
-    """
-    floats, d = scratch.floats, sweep.target.centers.shape[1]
-    load_rows(address, d, sweep.target.scale, g, scratch)
-    float_vectors.nearest_two(
-        floats.columns.ctypes.data,
-        d,
-        floats.centers.ctypes.data,
-        floats.constants.ctypes.data,
-        padded,
-        floats.found.ctypes.data,
-    )
-
-
-@bare
-def sweep_part_by_floats(
-    p: int,
-    parts: Parts,
+def score_rows(
+    n_active: int,
     g: F32,
-    interval: tuple[int, np.float32, np.float32],
+    centers: FloatCenters,
+    margin: Margin,
+    packed: FloatRows,
     sweep: Sweep,
     scratch: Scratch,
 ) -> None:
-    """Label the rows of part p; those that float32 leaves undecided are deferred to the caller.
+    """Label the rows that `scratch.active` lists, 32 at a time.
 
-    To quantize all centers for a few rows would cost more than to compare these with all centers.
-
-    g: (columns,) float32  IN, the reference; interval: what `load_centers` returned
+    n_active: int  IN, how many these are; centers: FloatCenters  IN; margin: Margin  IN
     """
-    target = sweep.target
-    d = target.centers.shape[1]
-    padded, slack, norm = interval
-    gamma = ROOM * np.float32((d + 16) * 2.0**-24)
-    parts.moves[p] = (parts.moves[p] + maximum(target.step)) * np.float32(1 + 2.0**-20)
-    moves = parts.moves[p]
-    n_undecided = zero()
-    for block in range(parts.spans[p, 1], parts.spans[p, 2]):
-        active_rows = count_active_rows(sweep.slots, block, target.moves, moves)
-        if active_rows == 0:
-            continue
-        sweep.tally[N_ACTIVE] += active_rows
-        sweep.tally[N_SCORED] += BLOCK_ROWS
-        first = BLOCK_ROWS * block
-        # Slots are in the order of the rows here, so the first slot is the number of the first row.
-        count = min(BLOCK_ROWS, sweep.rows.firsts[-1] - first)
-        address = address_of_block(sweep.rows, first, count, d, scratch)
-        fetch_next(address, d)
-        score_block(address, g, padded, sweep, scratch)
-        certify_block(slack, norm, gamma, HIGHEST, scratch)
-        n_undecided = store_block(first, count, n_undecided, sweep, moves, scratch)
-    sweep.tally[N_UNDECIDED] += n_undecided
-    for i in range(n_undecided):
-        defer(scratch.undecided[i], sweep.changed, sweep.tally)
+    d = packed.columns.shape[1]
+    for first in range(0, n_active, BLOCK_ROWS):
+        some = scratch.active[first : min(first + BLOCK_ROWS, n_active)]
+        float_vectors.nearest_two(
+            load_rows(scratch.active[first:n_active], sweep, packed, g, scratch),
+            d,
+            scratch.floats.centers.ctypes.data,
+            scratch.floats.constants.ctypes.data,
+            centers.padded,
+            scratch.floats.found.ctypes.data,
+        )
+        certify_block(centers, margin.most, scratch)
+        store_rows(some, centers, sweep, margin.moves, scratch)
+
+
+@bare
+def find_active_rows(p: int, parts: Parts, margin: Margin, sweep: Sweep, scratch: Scratch) -> int:
+    """List the active rows of part p in `scratch.active`; return how many; margin: Margin  IN."""
+    n_active = list_active_rows(
+        sweep.slots,
+        parts.spans[p, 1],
+        parts.spans[p, 2],
+        sweep.target.moves,
+        margin.moves,
+        scratch.active,
+    )
+    sweep.tally[N_ACTIVE] += n_active
+    sweep.tally[N_SCORED] += n_active
+    return n_active
+
+
+@bare
+def sweep_part_as_it_is(
+    p: int,
+    parts: Parts,
+    g: F32,
+    centers: FloatCenters,
+    packed: FloatRows,
+    sweep: Sweep,
+    scratch: Scratch,
+) -> None:
+    """Label the rows of part p, which are not packed, by all centers; centers: FloatCenters  IN."""
+    moves = (parts.moves[p] + maximum(sweep.target.step)) * np.float32(1 + 2.0**-20)
+    parts.moves[p] = moves
+    margin = Margin(most=HIGHEST, moves=moves)
+    n_active = find_active_rows(p, parts, margin, sweep, scratch)
+    score_rows(n_active, g, centers, margin, packed, sweep, scratch)
+
+
+@bare
+def sweep_packed_part(
+    p: int, parts: Parts, packed: FloatRows, sweep: Sweep, scratch: Scratch
+) -> None:
+    """Label the rows of part p, which are packed, by the centers that can be nearest to one."""
+    g = packed.references[parts.spans[p, 0]]
+    compute_few_terms(sweep.target, g, scratch)
+    # Before anything may return: moves that are not noted now would be missing from all bounds.
+    margin = update_margin(parts, p, sweep.slots, sweep.target, scratch)
+    n_active = find_active_rows(p, parts, margin, sweep, scratch)
+    if n_active:
+        n_kept, others = prune_in_vectors(parts.radii[p], scratch)
+        centers = load_centers(sweep.target, g, n_kept, others, scratch)
+        score_rows(n_active, g, centers, margin, packed, sweep, scratch)
+
+
+@bare
+def keep_all(k: int, scratch: Scratch) -> None:
+    """List all k centers as kept."""
+    for j in range(k):
+        scratch.centers.numbers[j] = j
 
 
 @bare
 def sweep_parts_by_floats(
-    first_part: int, last_part: int, parts: Parts, reference: F32, sweep: Sweep, scratch: Scratch
+    first_part: int,
+    last_part: int,
+    parts: Parts,
+    packed: FloatRows,
+    sweep: Sweep,
+    scratch: Scratch,
 ) -> None:
-    """Label the rows of the parts from `first_part` to `last_part`, which share a reference."""
-    compute_terms(sweep.target, reference, scratch)
-    interval = load_centers(sweep.target, reference, scratch)
+    """Label the rows of the parts from `first_part` to `last_part`.
+
+    Rows that are not packed share one reference, for which centers are prepared once.
+    """
+    target, k = sweep.target, len(sweep.target.centers)
+    if len(packed.columns):
+        transpose_centers(target, scratch)
+        for p in range(first_part, last_part):
+            sweep_packed_part(p, parts, packed, sweep, scratch)
+        return
+    g = packed.references[0]
+    compute_terms(target, g, scratch)
+    keep_all(k, scratch)
+    centers = load_centers(target, g, k, HIGHEST, scratch)
     for p in range(first_part, last_part):
-        sweep_part_by_floats(p, parts, reference, interval, sweep, scratch)
+        sweep_part_as_it_is(p, parts, g, centers, packed, sweep, scratch)

@@ -39,7 +39,7 @@ import numpy as np
 from ray_kmeans.kernels import F32, F64, I8, I32, I64
 from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS, CHUNK_CENTERS
-from ray_kmeans.kernels.llvm.vectors import PANEL_ROWS, SUMS_BYTES
+from ray_kmeans.kernels.llvm.vectors import LANES, PANEL_ROWS, SUMS_BYTES
 from ray_kmeans.process.jit import njit
 
 HINT_ROWS = 256
@@ -97,6 +97,16 @@ class QuantizedRows(NamedTuple):
     """(slots,) upper bound of |r - r'|, what quantizing changed; infinite for rows too far away."""
     sizes: F32
     """(slots,) |r'|, the length of the quantized row, rounded up."""
+    references: F32
+    """(groups, columns) the references, times the scale."""
+
+
+class FloatRows(NamedTuple):
+    """The rows as float32 relative to references: of few columns, they take no more than bytes."""
+
+    columns: F32
+    """(blocks, d, 32) the rows times the scale, less their reference; without blocks where rows
+    are read from where they are."""
     references: F32
     """(groups, columns) the references, times the scale."""
 
@@ -230,6 +240,10 @@ class FloatBlock(NamedTuple):
     """(room, 32) -2 e; without lines where rows have too many columns for this way."""
     constants: F32
     """(room,) q."""
+    transposed: F32
+    """(PACKED_COLUMNS, room) the first columns of the scaled centers, one line each."""
+    lanes: F32
+    """(16,) the least so far in each lane of a vector."""
 
 
 class Vector(NamedTuple):
@@ -289,6 +303,9 @@ N_SCORED = 4
 """Place in `Sweep.tally` of the number of rows that are scored."""
 N_ACTIVE = 5
 """Place in `Sweep.tally` of the number of active rows, whose label might change."""
+PACKED_COLUMNS = 4
+"""Up to this many columns, rows relative to references take no more memory as float32 than as bytes
+with their factors."""
 FEW_CENTERS = 32
 """Up to this many kept centers, rows that one byte leaves undecided are scored in float32."""
 TALLIES = 6
@@ -354,6 +371,8 @@ class Scratch(NamedTuple):
 
     active_blocks: I32
     """(blocks,) the blocks of a part with a row whose label may change."""
+    active: I32
+    """(32 * blocks,) the slots of a part whose label may change."""
     undecided: I32
     """(32 * blocks,) the slots of a part that one byte leaves undecided."""
     products: I32
@@ -380,6 +399,7 @@ class Scratch(NamedTuple):
         room = -(-k // CHUNK_CENTERS) * CHUNK_CENTERS
         return cls(
             active_blocks=np.empty(blocks, np.int32),
+            active=np.empty(blocks * BLOCK_ROWS, np.int32),
             undecided=np.empty(blocks * BLOCK_ROWS, np.int32),
             products=np.empty((3, SUMS_BYTES // 4), np.int32),
             terms=_center_terms(k),
@@ -458,6 +478,8 @@ def _float_block(lines: int, room: int) -> FloatBlock:
         nearest=found[2].view(np.int32),
         centers=np.empty((lines, FLOAT_COLUMNS), np.float32),
         constants=np.empty(room, np.float32),
+        transposed=np.empty((PACKED_COLUMNS, lines), np.float32),
+        lanes=np.empty(LANES, np.float32),
     )
 
 

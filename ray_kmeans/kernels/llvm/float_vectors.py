@@ -27,8 +27,8 @@ from ray_kmeans.kernels.llvm.vectors import (
 
 FLOAT_COLUMNS = 32
 """Largest number of columns that these loops take."""
-CENTERS_AT_ONCE = 8
-"""Centers whose scores with 32 rows are kept in registers."""
+CENTERS_AT_ONCE = 2
+"""Number of which the centers of a search must be a multiple."""
 LINE = 128
 """Bytes of a column of 32 rows, and of the 32 columns of a center."""
 
@@ -100,57 +100,78 @@ def nearest_two(
     """Find the lowest two of the scores q_j + c_j . x for each of 32 rows x.
 
     `columns`: of the rows, d of them. `centers`: c, 128 bytes each. `constants`: q. `count`: of
-    centers, a multiple of 8. Written to `found`, (3, 32): lowest, second, and as int32 which center
-    has the lowest, the first of equals.
+    centers, a multiple of CENTERS_AT_ONCE. Written to `found`, (3, 32): lowest, second, and as
+    int32 which center has the lowest, the first of equals.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns, d, centers, constants, count, found = arguments
-        highest = ir.Constant(FLOATS, [3e38] * LANES)
-        state = [
-            [cgutils.alloca_once_value(builder, start) for _ in (0, 1)]
-            for start in (highest, highest, ir.Constant(INTS, [0] * LANES))
-        ]
-        at_once = ir.Constant(I64, CENTERS_AT_ONCE)
-        with cgutils.for_range_slice(builder, ir.Constant(I64, 0), count, at_once, I64) as (
-            first,
-            _,
-        ):
-            each = _scores(
-                builder, columns, d, step(builder, centers, first, LINE), constants, first
+        # As many scores as registers hold: 32 of 16 lanes each, or 16 of 8 lanes, of which the
+        # lowest scores take 6. LLVM would keep others in memory.
+        if "+avx512f" in context.codegen().magic_tuple()[2]:
+            sides, at_once = ((0, 1),), 8
+        else:
+            sides, at_once = ((0,), (1,)), 4
+        for some in sides:
+            at = ir.Constant(I64, 64 * some[0])
+            _find_two(
+                builder,
+                [builder.add(columns, at), d, centers, constants, count],
+                builder.add(found, at),
+                len(some),
+                at_once,
             )
-            for j, pair in enumerate(each):
-                number = builder.add(builder.trunc(first, I32), ir.Constant(I32, j))
-                for side, score in enumerate(pair):
-                    total = builder.load(score)
-                    _take(builder, total, splat(builder, number), [at[side] for at in state])
-        for rank, pair in enumerate(state):
-            place = builder.add(found, ir.Constant(I64, LINE * rank))
-            store_pair(builder, [builder.load(each) for each in pair], place)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), generate
 
 
-def _scores(
-    builder: Any, columns: Any, d: Any, centers: Any, constants: Any, first: Any
-) -> list[list[Any]]:
-    """Return where the scores of 32 rows to 8 centers are."""
+def _find_two(builder: Any, arguments: list[Any], found: Any, sides: int, at_once: int) -> None:
+    """Emit the search of `nearest_two` for 16 times `sides` rows, `at_once` centers together.
+
+    Of the centers that are left behind whole groups, CENTERS_AT_ONCE are taken together.
+    """
+    *data, count = arguments
+    highest = ir.Constant(FLOATS, [3e38] * LANES)
+    state = [
+        [cgutils.alloca_once_value(builder, start) for _ in range(sides)]
+        for start in (highest, highest, ir.Constant(INTS, [0] * LANES))
+    ]
+    whole = builder.and_(count, ir.Constant(I64, -at_once))
+    for begin, end, group in (
+        (ir.Constant(I64, 0), whole, at_once),
+        (whole, count, CENTERS_AT_ONCE),
+    ):
+        step_size = ir.Constant(I64, group)
+        with cgutils.for_range_slice(builder, begin, end, step_size, I64) as (first, _):
+            for j, scores in enumerate(_scores(builder, data, first, sides, group)):
+                number = builder.add(builder.trunc(first, I32), ir.Constant(I32, j))
+                for side, score in enumerate(scores):
+                    total = builder.load(score)
+                    _take(builder, total, splat(builder, number), [at[side] for at in state])
+    for rank, each in enumerate(state):
+        place = builder.add(found, ir.Constant(I64, LINE * rank))
+        store_pair(builder, [builder.load(at) for at in each], place)
+
+
+def _scores(builder: Any, data: list[Any], first: Any, sides: int, group: int) -> list[list[Any]]:
+    """Return where the scores of 16 times `sides` rows to a group of centers are."""
+    columns, d, centers, constants = data
     scores = []
-    for j in range(CENTERS_AT_ONCE):
+    for j in range(group):
         number = builder.add(first, ir.Constant(I64, j))
         start = splat(builder, load(builder, step(builder, constants, number, 4), FLOAT))
-        pair = [cgutils.alloca_once(builder, FLOATS) for _ in (0, 1)]
-        for score in pair:
+        scores.append([cgutils.alloca_once(builder, FLOATS) for _ in range(sides)])
+        for score in scores[-1]:
             builder.store(start, score)
-        scores.append(pair)
     with cgutils.for_range(builder, d) as loop:
-        halves = load_pair(builder, step(builder, columns, loop.index, LINE), FLOATS)
-        center = step(builder, centers, loop.index, 4)
-        for pair in scores:
+        place = step(builder, columns, loop.index, LINE)
+        rows = load_pair(builder, place, FLOATS)[:sides]
+        center = step(builder, step(builder, centers, first, LINE), loop.index, 4)
+        for each in scores:
             value = splat(builder, load(builder, center, FLOAT))
-            for score, half in zip(pair, halves, strict=True):
-                operands = [half, value, builder.load(score)]
+            for score, some in zip(each, rows, strict=True):
+                operands = [some, value, builder.load(score)]
                 builder.store(call_llvm(builder, "llvm.fma.v16f32", FLOATS, operands), score)
             center = builder.add(center, ir.Constant(I64, LINE))
     return scores
