@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
@@ -264,6 +266,10 @@ def test_a_call_after_one_that_raised_is_as_good_as_alone(source, tmp_path, monk
         for method, calls in ((ShardWorker.weigh, 2), (ShardWorker.sweep, 2)):
             with interrupted(monkeypatch, method, calls), pytest.raises(KeyboardInterrupt):
                 estimator(tmp_path / method.__name__, 9).fit(session)
+            again = tmp_path / f"seeds after {method.__name__}"  # no seed is left of those before
+            k, params, arguments = FITS["k-means++"]
+            estimator(again, k, **params).fit(session, **arguments)
+            assert bits(again) == alone["k-means++"]
             sound(session, f"after {method.__name__}")
         with pytest.raises(StoreError, match="of others' already holds"):
             km.label(session, str(tmp_path / "of others"))
@@ -522,6 +528,38 @@ def test_a_session_may_wait_for_ever(capfd):
 
 
 # --- memory
+
+
+def held_at_the_begin_of_a_call(session):
+    """Return the bytes that are allocated when a call has the pool and has done nothing yet."""
+    with session._lend(1, session.metric, None, None):
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+
+def call_in_all_ways(session, place):
+    """Fit in two ways, label and measure."""
+    for size, seeding in ((None, "kmeans_parallel"), (9_000, "kmeans_plus_plus")):
+        way = {"use_mini_batch": size is not None, "initial_clusters": seeding}
+        km = estimator(place / seeding, 9, **way).fit(session, batch_size=size, steps=2)
+    km.label(session, str(place / "out"), second=True)
+    km.evaluation(session)
+
+
+def test_a_call_leaves_nothing_but_the_rows_with_the_workers(tmp_path):
+    rows = np.tile(X, (40, 4))
+    with open_session(rows, config=HERE) as session:
+        call_in_all_ways(session, tmp_path / "first")  # what is compiled stays
+    tracemalloc.start()
+    try:
+        with open_session(rows, config=HERE) as session:
+            before = held_at_the_begin_of_a_call(session)
+            call_in_all_ways(session, tmp_path / "then")
+            after = held_at_the_begin_of_a_call(session)
+    finally:
+        tracemalloc.stop()
+
+    assert after - before < rows.nbytes / 20  # what helps a sweep is more than a row itself
 
 
 def test_a_sessions_plan_has_room_for_every_smaller_fit():
