@@ -128,10 +128,8 @@ class HeldRows(IncrementalSums):
         centers = np.array(centers)
         if centers.shape != self._centers.shape or not self._drift(centers):
             self._label_anew(centers)
-            slots = np.flatnonzero(self._slots.order >= 0).astype(np.int32)
-            rows = self._slots.order[slots]
-            is_new = self._slots.labels[slots] != self._labels[rows]
-            slots, rows = slots[is_new], rows[is_new]
+            labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
+            rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
             if self._excess_cost > REGROUPING_COST * len(self._labels):
                 self.regroup()
