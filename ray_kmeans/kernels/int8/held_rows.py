@@ -168,7 +168,7 @@ class HeldRows(IncrementalSums):
         return self._d <= FEW_COLUMNS and k >= MANY_CENTERS
 
     def _hold_unpacked(self, reference: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
-        """Let rows be read from where they are, around one reference (1, columns)."""
+        """Hold the rows where they are, around one reference (1, columns)."""
         self._parts = cut_parts(begins)
         self._parts.radii[:] = np.inf  # so that no bound is cut off
         self._quantized = None
@@ -269,7 +269,7 @@ class HeldRows(IncrementalSums):
     def _run_pieces(
         self, work: Callable[..., None], held: tuple[Any, ...], target: Target
     ) -> list[Sweep]:
-        """Call `work` for runs of parts, with what is `held` of the rows; return what it wrote."""
+        """Call `work` with runs of parts and the rows as they are `held`; return all pieces."""
         # Each piece has a tally and slots of its own, so no two threads write to the same memory.
         runs = self._runs()
         tallies = np.zeros((len(runs), TALLIES), np.int64)
