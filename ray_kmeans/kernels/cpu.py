@@ -20,7 +20,7 @@ from ray_kmeans.kernels.fastest_unit import Work, fastest
 from ray_kmeans.kernels.int8.held_rows import HeldRows
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
 from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES
-from ray_kmeans.kernels.int8.types import ScratchPool
+from ray_kmeans.kernels.int8.types import PACKED_COLUMNS, ScratchPool
 from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
 
@@ -150,5 +150,5 @@ class CpuKernel(PortableKernel):
 def _work_with(k: int, d: int) -> Work:
     """Return the kind of work of labelling by k centers of d columns."""
     # At least all that `HeldRows` does by float32: twice that is compiled for nothing is no harm.
-    few = d <= FLOAT_COLUMNS and k * d <= 4 * MOST_VALUES
+    few = d <= PACKED_COLUMNS or (d <= FLOAT_COLUMNS and k * d <= 2 * MOST_VALUES)
     return Work.FEW_COLUMNS if few else Work.MANY_COLUMNS

@@ -42,7 +42,7 @@ class Work(Enum):
 
 CHECKED = {
     Work.MANY_COLUMNS: ((300, 70), (20, 70), (600, 8)),
-    Work.FEW_COLUMNS: ((300, 8), (20, 8)),
+    Work.FEW_COLUMNS: ((300, 8), (20, 8), (300, 2)),
     Work.SECOND: ((300, 70), (20, 8)),
 }
 """Numbers of centers and of columns with which a unit is checked, by kind of work."""

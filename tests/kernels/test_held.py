@@ -10,7 +10,7 @@ from hypothesis import given
 from ray_kmeans.kernels import cpu_units, summing
 from ray_kmeans.kernels.int8 import held_rows as held
 from ray_kmeans.kernels.int8 import row_order
-from ray_kmeans.kernels.int8.types import N_UNDECIDED
+from ray_kmeans.kernels.int8.types import N_SCORED, N_UNDECIDED
 from tests.conftest import UNITS, by_bytes, skip_without
 from tests.support.cases import CASES, gaussian
 from tests.support.walks import EVERYTHING, STEPS, assert_follows, hold, table, unit_rows, walk
@@ -122,6 +122,64 @@ def test_rows_that_are_hard_to_label_stay_right(case, metric, unit):
         "reference",
         scale=2.0**30 / largest if largest else 1.0,
     )
+
+
+def outlier_and_denormals(d, k):
+    """Rows of few columns on a grid with exact ties, with denormals and a far row."""
+    rng = np.random.default_rng([d, k])
+    X = np.round(rng.normal(size=(1500, d)) * 8).astype(np.float32)
+    X[::5] = rng.normal(size=(300, d)) * 3
+    X[1::50] *= np.float32(1e-40)
+    X[7] = 1e12
+    return X, X[rng.permutation(np.arange(8, 1500))[:k]].copy()
+
+
+@pytest.fixture
+def always_packed(monkeypatch):
+    """Pack rows of few columns after their first sweep, around references of few rows each."""
+    monkeypatch.setattr(held, "MANY_CENTERS", 1)
+    monkeypatch.setattr(row_order, "GROUP_ROWS", 40)
+    monkeypatch.setattr(row_order, "PART_BLOCKS", 3)
+    monkeypatch.setattr(held, "PART_BLOCKS", 3)
+
+
+@METRICS
+@pytest.mark.parametrize(("d", "k"), [(1, 1), (1, 300), (2, 5), (2, 257), (3, 100), (4, 33)])
+def test_rows_of_few_columns_that_are_packed_follow_the_reference(d, k, metric, always_packed):
+    X, centers = outlier_and_denormals(d, k)
+    X, centers = (X, centers) if metric == "squared_euclidean" else map(unit_rows, (X, centers))
+
+    held_rows = hold(X, metric, k, "plain", 2, (1, 300, 64))
+
+    assert_follows(held_rows, X, walk(X, centers, metric, EVERYTHING), metric, scale=2.0**-10)
+    held_rows.assign(centers)
+    held_rows.regroup()
+    held_rows.assign(centers)
+    assert len(held_rows._floats.columns) > 3  # or none were packed
+    if k > 1 and metric == "squared_euclidean":
+        assert held_rows._tally[N_UNDECIDED] > 0  # or there were no ties
+
+
+@pytest.mark.parametrize("step", [0.02, 0.5])
+@pytest.mark.parametrize("d", [1, 2, 4])
+def test_a_center_that_was_pruned_counts_when_it_comes_nearer(d, step, always_packed):
+    centers = np.zeros((16, d), np.float32)
+    centers[:, 0] = 10 * np.arange(16)
+    X = np.repeat(centers, 60, axis=0)
+    X[:, 0] += np.random.default_rng(d).uniform(-4.9, 4.9, len(X))  # so neighbours are pruned
+    held_rows, skipped = hold(X, "squared_euclidean", 16, "plain"), 0
+    held_rows.assign(centers)
+    held_rows.regroup()
+
+    for _ in range(12):
+        labels = held_rows.assign(centers)
+        expected = hold(X, "squared_euclidean", 16, "portable").assign(centers)
+        np.testing.assert_array_equal(labels, expected)
+        skipped += len(X) - held_rows._tally[N_SCORED]
+        centers = centers.copy()
+        centers[1::2, 0] -= step
+
+    assert skipped > 0 or step > 0.1  # or all rows were scored anyway
 
 
 def many_near_ties(k, d, offset, metric):

@@ -64,19 +64,19 @@ def pack_parts(
 
 
 @bare
-def load_rows(left: I32, sweep: Sweep, packed: FloatRows, g: F32, scratch: Scratch) -> int:
-    """Return the address of up to 32 rows relative to g, (d, 32); write their squares.
+def load_rows(some: I32, sweep: Sweep, packed: FloatRows, g: F32, scratch: Scratch) -> int:
+    """Return the address of some rows relative to g, (d, 32); write their squares.
 
-    left: (m,) int32  IN, their slots, then those that are to be loaded later
+    some: (up to 32,) int32  IN, their slots
     The squares are in `scratch.floats.squares`.
     """
     d = packed.columns.shape[1]
     columns = start_of(scratch.floats.columns)
     if len(packed.columns):
-        columns = find_packed(left[:BLOCK_ROWS], packed, scratch)
+        columns = find_packed(some, packed, scratch)
         add_squares(columns, d, scratch.floats.squares)
     else:
-        address = address_of_rows(left, sweep, d, scratch)
+        address = address_of_rows(some, sweep, d, scratch)
         transpose(address, d, sweep.target.scale, g, scratch)
     return columns
 
@@ -114,13 +114,15 @@ def add_squares(columns: int, d: int, squares: F32) -> None:
 
 
 @bare
-def address_of_rows(left: I32, sweep: Sweep, d: int, scratch: Scratch) -> int:
-    """Return an address where up to 32 rows follow each other: their own, or a copy's.
+def address_of_rows(some: I32, sweep: Sweep, d: int, scratch: Scratch) -> int:
+    """Return an address where some rows follow each other: their own, or a copy's.
 
-    The slots are in the order of the rows here. left: as for `load_rows`
+    A block that crosses the end of what was handed in, or that is not full, is copied. The slots
+    are in the order of the rows here.
+
+    some: (up to 32,) int32  IN, their slots
     """
     rows, order, copied = sweep.rows, sweep.slots.order, scratch.floats.copied
-    some = left[:BLOCK_ROWS]
     if is_run(some):
         address = address_of(rows, order[some[0]], d)
         end = address_of(rows, order[some[-1]], d)
@@ -128,8 +130,6 @@ def address_of_rows(left: I32, sweep: Sweep, d: int, scratch: Scratch) -> int:
             fetch_next(address, d)
             return address
     for i in range(len(some)):
-        if i + AHEAD < len(left):
-            fetch_row(rows, order[left[i + AHEAD]], d)
         x = floats_at(address_of(rows, order[some[i]], d), d)
         for column in range(d):
             copied[d * i + column] = x[column]

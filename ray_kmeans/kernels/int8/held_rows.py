@@ -128,10 +128,8 @@ class HeldRows(IncrementalSums):
         centers = np.array(centers)
         if centers.shape != self._centers.shape or not self._drift(centers):
             self._label_anew(centers)
-            slots = np.flatnonzero(self._slots.order >= 0).astype(np.int32)
-            rows = self._slots.order[slots]
-            is_new = self._slots.labels[slots] != self._labels[rows]
-            slots, rows = slots[is_new], rows[is_new]
+            labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
+            rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
             if self._excess_cost > REGROUPING_COST * len(self._labels):
                 self.regroup()
@@ -170,7 +168,7 @@ class HeldRows(IncrementalSums):
         return self._d <= FEW_COLUMNS and k >= MANY_CENTERS
 
     def _hold_unpacked(self, reference: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
-        """Let rows be read from where they are, around one reference (1, columns)."""
+        """Hold the rows where they are, around one reference (1, columns)."""
         self._parts = cut_parts(begins)
         self._parts.radii[:] = np.inf  # so that no bound is cut off
         self._quantized = None
@@ -271,7 +269,7 @@ class HeldRows(IncrementalSums):
     def _run_pieces(
         self, work: Callable[..., None], held: tuple[Any, ...], target: Target
     ) -> list[Sweep]:
-        """Call `work` for runs of parts, with what is `held` of the rows; return what it wrote."""
+        """Call `work` with runs of parts and the rows as they are `held`; return all pieces."""
         # Each piece has a tally and slots of its own, so no two threads write to the same memory.
         runs = self._runs()
         tallies = np.zeros((len(runs), TALLIES), np.int64)

@@ -32,7 +32,6 @@ from ray_kmeans.kernels.int8.types import (
     Margin,
     Parts,
     Scratch,
-    Slots,
     Sweep,
     Target,
     bare,
@@ -45,7 +44,7 @@ from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.kernels.llvm.vectors import LANES
 
 MOST_VALUES = 2**12
-"""Values of all centers (k * d) up to which this is the faster way for rows around one reference."""
+"""Values of all centers (k * d) up to which this is faster for rows around one reference."""
 
 
 class FloatCenters(NamedTuple):
@@ -67,24 +66,32 @@ class FloatCenters(NamedTuple):
 
 @bare
 def list_active_rows(
-    slots: Slots, first: int, last: int, moves: F32, part_moves: np.float32, active: I32
+    p: int, parts: Parts, margin: Margin, whole: bool, sweep: Sweep, scratch: Scratch
 ) -> int:
-    """List the slots of the blocks from `first` to `last` whose label may change; return how many.
+    """List the rows of part p whose label may change in `scratch.active`; return how many.
 
-    moves: (k,) float32  IN; part_moves: float32  IN, as for `sweep.find_active_blocks`
-    active: (32 * blocks,) int32  OUT
+    margin: Margin  IN
+    whole: bool  IN, whether to list all rows of a block with one, which are read side by side
+        then; slots must be in the order of the rows
     """
+    slots, moves, active = sweep.slots, sweep.target.moves, scratch.active
     count = zero()
-    for block in range(first, last):
+    for block in range(parts.spans[p, 1], parts.spans[p, 2]):
         begin = BLOCK_ROWS * block
         here = 0  # of most blocks none, which vectors find out
         for slot in range(begin, begin + BLOCK_ROWS):
-            here += not slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
-        if here:
+            here += not slots.bounds[slot] > moves[slots.labels[slot]] + margin.moves
+        sweep.tally[N_ACTIVE] += here
+        if here and whole:
+            for i in range(BLOCK_ROWS):
+                active[count + i] = begin + i
+            count += min(BLOCK_ROWS, sweep.rows.firsts[-1] - begin)
+        elif here:
             for slot in range(begin, begin + BLOCK_ROWS):
-                is_sure = slots.bounds[slot] > moves[slots.labels[slot]] + part_moves
+                is_sure = slots.bounds[slot] > moves[slots.labels[slot]] + margin.moves
                 active[count] = slot  # the next line lets it count
                 count += (not is_sure) & (slots.order[slot] >= 0)
+    sweep.tally[N_SCORED] += count
     return count
 
 
@@ -160,9 +167,8 @@ def prune_in_vectors(radius: np.float32, scratch: Scratch) -> tuple[int, np.floa
             lanes[lane] = low if is_out and low < lanes[lane] else lanes[lane]
         if kept:
             for j in range(first, min(first + LANES, k)):
-                scratch.centers.numbers[min(count, k - 1)] = (
-                    j  # counts only if the next line says so
-                )
+                # The line after this one lets it count.
+                scratch.centers.numbers[min(count, k - 1)] = j
                 count += not lower_end(j, reach, scratch) > upper
     return count, minimum(lanes)
 
@@ -292,7 +298,7 @@ def score_rows(
     for first in range(0, n_active, BLOCK_ROWS):
         some = scratch.active[first : min(first + BLOCK_ROWS, n_active)]
         float_vectors.nearest_two(
-            load_rows(scratch.active[first:n_active], sweep, packed, g, scratch),
+            load_rows(some, sweep, packed, g, scratch),
             d,
             scratch.floats.centers.ctypes.data,
             scratch.floats.constants.ctypes.data,
@@ -301,22 +307,6 @@ def score_rows(
         )
         certify_block(centers, margin.most, scratch)
         store_rows(some, centers, sweep, margin.moves, scratch)
-
-
-@bare
-def find_active_rows(p: int, parts: Parts, margin: Margin, sweep: Sweep, scratch: Scratch) -> int:
-    """List the active rows of part p in `scratch.active`; return how many; margin: Margin  IN."""
-    n_active = list_active_rows(
-        sweep.slots,
-        parts.spans[p, 1],
-        parts.spans[p, 2],
-        sweep.target.moves,
-        margin.moves,
-        scratch.active,
-    )
-    sweep.tally[N_ACTIVE] += n_active
-    sweep.tally[N_SCORED] += n_active
-    return n_active
 
 
 @bare
@@ -333,7 +323,7 @@ def sweep_part_as_it_is(
     moves = (parts.moves[p] + maximum(sweep.target.step)) * np.float32(1 + 2.0**-20)
     parts.moves[p] = moves
     margin = Margin(most=HIGHEST, moves=moves)
-    n_active = find_active_rows(p, parts, margin, sweep, scratch)
+    n_active = list_active_rows(p, parts, margin, True, sweep, scratch)
     score_rows(n_active, g, centers, margin, packed, sweep, scratch)
 
 
@@ -346,7 +336,7 @@ def sweep_packed_part(
     compute_few_terms(sweep.target, g, scratch)
     # Before anything may return: moves that are not noted now would be missing from all bounds.
     margin = update_margin(parts, p, sweep.slots, sweep.target, scratch)
-    n_active = find_active_rows(p, parts, margin, sweep, scratch)
+    n_active = list_active_rows(p, parts, margin, False, sweep, scratch)
     if n_active:
         n_kept, others = prune_in_vectors(parts.radii[p], scratch)
         centers = load_centers(sweep.target, g, n_kept, others, scratch)

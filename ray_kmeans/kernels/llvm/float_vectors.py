@@ -108,6 +108,7 @@ def nearest_two(
         columns, d, centers, constants, count, found = arguments
         # As many scores as registers hold: 32 of 16 lanes each, or 16 of 8 lanes, of which the
         # lowest scores take 6. LLVM would keep others in memory.
+        sides: tuple[tuple[int, ...], ...]
         if "+avx512f" in context.codegen().magic_tuple()[2]:
             sides, at_once = ((0, 1),), 8
         else:
