@@ -15,16 +15,15 @@ from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
     NEVER,
     UNDECIDED,
-    bound_of,
 )
 from ray_kmeans.kernels.int8.quantize import (
     ONE,
     ROOM,
-    SMALL_R,
     address_of,
     compute_terms,
 )
 from ray_kmeans.kernels.int8.refine import defer
+from ray_kmeans.kernels.int8.refine_by_floats import bound_by_floats, lengthen
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
     N_CHANGED,
@@ -88,9 +87,7 @@ def load_centers(target: Target, g: F32, scratch: Scratch) -> tuple[int, np.floa
             e = target.scaled[j, column] * ONE - g[column]
             floats.centers[j, column] = np.float32(-2.0) * e
         floats.constants[j] = terms.constants[j]
-        slack, norm = terms.slacks[j], terms.norms[j]
-        largest_slack = max(largest_slack, slack if slack < HIGHEST else HIGHEST)
-        largest_norm = max(largest_norm, norm if norm < HIGHEST else HIGHEST)
+        largest_slack, largest_norm = lengthen(largest_slack, largest_norm, j, scratch)
     # Up to a whole group of 8, with centers whose scores are above any real one.
     padded = (k + CENTERS_AT_ONCE - 1) // CENTERS_AT_ONCE * CENTERS_AT_ONCE
     floats.centers[k:padded] = np.float32(0.0)
@@ -158,13 +155,9 @@ def certify_block(
     floats, bounds = scratch.floats, scratch.rows.bounds
     lowest, second = floats.found[0], floats.found[1]
     for i in range(BLOCK_ROWS):
-        radius = np.sqrt(floats.squares[i]) * ROOM + SMALL_R
-        off = slack + np.float32(2.002) * gamma * radius * norm
-        upper = lowest[i] + off
-        gap = (second[i] - off) - upper
-        # More than these three sums were rounded by.
-        gap -= (abs(second[i]) + abs(upper)) * np.float32(2.0**-22)
-        bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
+        bounds[i] = bound_by_floats(
+            floats.squares[i], lowest[i], second[i], np.float32(np.inf), slack, gamma, norm, most
+        )
 
 
 @bare
