@@ -55,8 +55,8 @@ class Batches:
         end = begin + self.rows_in(step)
         if self.rows <= SMALL:
             return np.sort(_order(self.rows, self.seed, epoch)[begin:end])
-        keys = draws.words(self.seed, "epoch", epoch, size=ROUNDS)
         positions = np.arange(begin, end, dtype=np.uint64)
+        keys = _keys(self.seed, epoch)
         return np.sort(permuted(positions, self.rows, keys)).astype(np.int64)
 
 
@@ -64,6 +64,12 @@ class Batches:
 def _order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the numbers of all rows in the order of an epoch, (rows,)."""
     return np.argsort(draws.words(seed, "epoch", epoch, size=rows), kind="stable")
+
+
+@lru_cache(maxsize=2)
+def _keys(seed: int, epoch: int) -> NDArray[np.uint64]:
+    """Return the keys of the network that permutes the rows of an epoch, (ROUNDS,)."""
+    return draws.words(seed, "epoch", epoch, size=ROUNDS)
 
 
 def permuted(positions: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

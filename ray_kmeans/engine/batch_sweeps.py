@@ -81,7 +81,7 @@ class BatchSweeps:
             some = range(begin, min(begin + together, steps))
             pieces = (piece for step in some for piece in self._pieces(batches, first_step, step))
             run = self._threads.run if self._shard.rows.stays else starmap
-            with use_one_blas_thread():  # also here: of two threads inside, the first would end it
+            with use_one_blas_thread():  # once for all pieces: to set and to end it takes a while
                 found = list(run(partial(self._visit, sums), pieces))
             for step, loss in found:
                 losses[step] += loss

@@ -36,6 +36,8 @@ Steps: TypeAlias = Generator[FitState, None, FitState]
 """A fit that yields its state before each step, and returns the last one."""
 LEAST_SAVE_S = 1.0
 """Least number of seconds between two saves of a fit in danger."""
+MOST_STEPS = 2**20
+"""Largest number of steps at once where the user sets none: more than any worker makes."""
 _OTHER_COUNTS = (
     "the model was trained with mini_batch_steps_per_iteration={}: its counts mean something else, "
     "so they begin anew at its centers."
@@ -218,7 +220,8 @@ def _iterate(plan: FitPlan, trainer: Trainer, state: FitState, watch: _Watch) ->
                 saved_at, saved_iteration = now, state.iteration
             before = state
             yield state
-            state, parts = _step(plan, trainer, state, watch.monitors)
+            most = _most_steps(plan, state, watch.monitors, state.iteration - saved_iteration)
+            state, parts = _step(trainer, state, most)
             if state is before:
                 continue  # there was no input
             watch.newest.note(watch.store, state)
@@ -245,26 +248,31 @@ def _why_stop(trainer: Trainer, state: FitState, watch: _Watch) -> Stop | None:
     return trainer.why_stop(state) or watch.budget.why_stop(state)
 
 
-def _step(
-    plan: FitPlan, trainer: Trainer, state: FitState, monitors: Monitors
-) -> tuple[FitState, list[float]]:
+def _step(trainer: Trainer, state: FitState, most_steps: int) -> tuple[FitState, list[float]]:
     """Make one step or several; return the state and the seconds of a step: all, waiting,
     reducing."""
     pool, before = trainer.pool, state.iteration
     begin, waited = time.perf_counter(), pool.waited
-    state = trainer.advance(state, _most_steps(plan, state, monitors))
+    state = trainer.advance(state, most_steps)
     end, steps = time.perf_counter(), max(state.iteration - before, 1)
     parts = end - begin, pool.waited - waited, end - pool.answered
     return state, [part / steps for part in parts]
 
 
-def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors) -> int:
-    """Return how many steps may be made before a monitor or a checkpoint needs the state."""
+def _most_steps(plan: FitPlan, state: FitState, monitors: Monitors, unsaved: int) -> int:
+    """Return how many steps may be made before a monitor or a checkpoint needs the state.
+
+    `unsaved` is the number of steps since the last save. Only iterations of one step each are
+    counted from there: where they are longer, a save is due after whole calls.
+    """
     if len(monitors):
         return 1
     last = plan.rule.last_step(state.began_at)
-    left = plan.steps_per_iteration if last is None else last - state.iteration
-    return min(left, plan.checkpoint_steps or left)
+    left = MOST_STEPS if last is None else last - state.iteration
+    if plan.checkpoint_steps is None:
+        return left
+    is_single = plan.steps_per_iteration == 1
+    return min(left, plan.checkpoint_steps - unsaved * is_single)
 
 
 def _is_due(plan: FitPlan, seconds: float, iterations: int, age: float) -> bool:

@@ -20,6 +20,8 @@ from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials, Sums
 from ray_kmeans.algorithm.row_counts import rows_of
 from ray_kmeans.algorithm.splitting import new_parts
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.algorithm.weights import TOTAL_BITS
 from ray_kmeans.engine.label_writer import Gatherer, Writer
 from ray_kmeans.engine.options import WorkerSetup
@@ -88,6 +90,11 @@ class Pool(ABC):
     @abstractmethod
     def forget(self, method: Callable[..., Any]) -> None:
         """Ask no replacement for this method any more, whatever `remember` was told of it."""
+
+    @property
+    def has_one_far_worker(self) -> bool:
+        """Whether one worker holds all rows, in another process: each call takes a while then."""
+        return False
 
     def ask(
         self, method: Callable[Concatenate[ShardWorker, P], T], *args: P.args, **kwargs: P.kwargs
@@ -164,6 +171,13 @@ class Pool(ABC):
     ) -> BatchPartials:
         """Visit the rows of some steps of mini-batch; see `ShardWorker.sweep_batches`."""
         return self.total(ShardWorker.sweep_batches, centers, batches, first_step, steps)
+
+    def step_batches(
+        self, state: FitState, batches: Batches, watch: LossWatch, most_steps: int
+    ) -> tuple[FitState, LossWatch]:
+        """Let the one worker, which holds all rows, make steps; see `ShardWorker.step_batches`."""
+        [answer] = self.ask(ShardWorker.step_batches, state, batches, watch, most_steps)
+        return answer
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows with these ascending numbers, (rows, d)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -81,7 +82,8 @@ class MiniBatch:
     """Makes steps of mini-batch: each visits the rows of one batch.
 
     Between two updates of the centers, steps are summed up together: sums are exact, so the bits
-    are the same.
+    are the same. With m = 1, where each step is an update, the worker makes several steps in one
+    call if it holds all rows, and updates the centers itself, by the same functions.
     """
 
     def __init__(
@@ -103,13 +105,22 @@ class MiniBatch:
         return self._watch.why_stop(state)
 
     def advance(self, state: FitState, most_steps: int) -> FitState:
-        """Return the state after the steps that workers can do in one call, within an iteration."""
+        """Return the state after the steps that workers can do in one call: within an iteration, or
+        many iterations of one step."""
         assert state.accumulators is not None
+        if self._m == 1 and most_steps > 1 and self.pool.has_one_far_worker:
+            return self._advance_there(state, most_steps)
         first = state.iteration - state.data_since
         steps = min(most_steps, self._m - state.accumulators.done, self._at_once(state, first))
         seen = self.pool.sweep_batches(state.centers, self._batches, first, steps)
         rows = [self._batches.rows_in(first + number) for number in range(steps)]
         return minibatch.advance(state, seen, rows, self._summary.grid, self._watch.see)
+
+    def _advance_there(self, state: FitState, most_steps: int) -> FitState:
+        """Return the state after steps that the one worker has made; the history stays here."""
+        bare = replace(state, history=())
+        moved, self._watch = self.pool.step_batches(bare, self._batches, self._watch, most_steps)
+        return replace(moved, history=(*state.history, *moved.history))
 
     def _at_once(self, state: FitState, first: int) -> int:
         """Return how many steps may be summed up at once without an overflow of the grid.

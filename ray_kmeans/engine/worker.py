@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
+from ray_kmeans.algorithm import minibatch
 from ray_kmeans.algorithm.batch_rows import Batches, permuted
 from ray_kmeans.algorithm.center_matching import Flows
 from ray_kmeans.algorithm.exact_float_sum import exact_total
@@ -27,6 +28,8 @@ from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials, PartialsOfEach
 from ray_kmeans.algorithm.quality import CenterGaps
 from ray_kmeans.algorithm.quality_sums import QualitySums
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
 from ray_kmeans.engine.center_gaps import Separation, share_of
 from ray_kmeans.engine.label_writer import (
@@ -51,6 +54,8 @@ MEASURED_VALUES = 2**17
 
 SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 """Sides of a run of equal numbers, as `np.searchsorted` names them."""
+STEPPING_S = 0.05
+"""Seconds of steps of mini-batch in one call: for so long nobody hears of them, nor saves any."""
 
 
 def this_process() -> tuple[str, int]:
@@ -241,6 +246,29 @@ class ShardWorker:
         data."""
         numbers = share_of(self._shard.blocks, all_blocks, len(separation.centers))
         return separation.gaps(numbers, self._kernel)
+
+    def step_batches(
+        self, state: FitState, batches: Batches, watch: LossWatch, most_steps: int
+    ) -> tuple[FitState, LossWatch]:
+        """Make steps of mini-batch, as the only worker; return the state and the watch after them.
+
+        There are up to `most_steps` steps, each an iteration, for STEPPING_S seconds, and none
+        after one that the watch stops at. The history of the state begins with the first of them.
+        """
+        from ray_kmeans.kernels.portable import use_one_blas_thread  # numba: 0.2 s
+
+        end = time.monotonic() + STEPPING_S
+        # Ray's arrays are read-only, and for those numba would compile the loops once more.
+        state = replace(state, centers=state.centers.copy())
+        with use_one_blas_thread():
+            for _ in range(most_steps):
+                first = state.iteration - state.data_since
+                seen = self.sweep_batches(state.centers, batches, first, 1)
+                rows = [batches.rows_in(first)]
+                state = minibatch.advance(state, seen, rows, self._on, watch.see)
+                if watch.why_stop(state) is not None or time.monotonic() > end:
+                    break
+        return state, watch
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of the shard among these ascending numbers, (rows, d), in order."""

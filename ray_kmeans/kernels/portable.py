@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from ray_kmeans.kernels import (
 from ray_kmeans.kernels.int8.types import Rows
 from ray_kmeans.kernels.moving_sums import HoldsPlainly
 from ray_kmeans.kernels.threads import Threads
+from ray_kmeans.process import forks
 
 TILE_ROWS = 512
 """Rows of a tile of scores at least."""
@@ -333,7 +335,36 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def use_one_blas_thread() -> AbstractContextManager[Any]:
+class _OneBlasThread:
+    """Limits BLAS to the thread that calls it, while any thread is inside.
+
+    The first one to come sets the limit and the last one to go ends it: else the first of two to go
+    would end it for the other. So whoever is inside of it already enters it again for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._inside = 0
+        self._limit: Any = None
+        forks.hold_while_forking(self._lock)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit = _blas().limit(limits=1)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
+"""The limit of this process: one for all threads, as BLAS has one number of threads for all."""
+
+
+def use_one_blas_thread() -> AbstractContextManager[None]:
     """Let BLAS use the thread that calls it: our own are as many as there may be."""
-    context: AbstractContextManager[Any] = _blas().limit(limits=1)
-    return context
+    return _one_blas_thread

@@ -141,6 +141,10 @@ class RayPool(Pool):
         self._home, self._moving, self._loading = {}, {}, {}
         self._settle()
 
+    @property
+    def has_one_far_worker(self) -> bool:
+        return len(self._shards) == 1
+
     def load(self, moved: Moved | None = None) -> Extent:
         """Let every worker read its shards, in its own time; return the extent of all rows."""
         answers = self._gather(self._load, moved, may_lag=True)

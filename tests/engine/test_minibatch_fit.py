@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data import sharding
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.engine import batch_sweeps
+from ray_kmeans.engine import batch_sweeps, worker
 from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
@@ -92,7 +93,7 @@ class Kept:
 
 
 def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, every=None,
-        looker=None, emit=lambda event: None, rule=None, **setup):  # fmt: skip
+        looker=None, emit=lambda event: None, rule=None, pool=LocalPool, **setup):  # fmt: skip
     """Fit as the estimator does, on blocks and shards of this size and number."""
     config = RunConfig(num_workers=0, progress=False, save_checkpoints_steps=every)
     params = FitParams(
@@ -101,10 +102,23 @@ def run(store, x, steps, *, m=1, metric=EUCLIDEAN, size=10, shards=1, block=7, e
     planned = runs.plan_fit(params, config, rule or StopRule(steps), size)
     sizes = [min(block, len(x) - begin) for begin in range(0, len(x), block)]
     blocks = sharding.cut("x", sizes, x.shape[1])
-    pool = LocalPool(
-        ArraySource.of(x), sharding.split(blocks, shards), WorkerSetup(metric, **setup)
-    )
-    return run_fit(planned, pool, store, emit, Monitors((looker,) if looker else ()))
+    workers = pool(ArraySource.of(x), sharding.split(blocks, shards), WorkerSetup(metric, **setup))
+    return run_fit(planned, workers, store, emit, Monitors((looker,) if looker else ()))
+
+
+class FarPool(LocalPool):
+    """A pool of one worker that only sees copies of what it is given, as in another process."""
+
+    has_one_far_worker = True
+
+    def step_batches(self, state, *rest):
+        moved, watch = super().step_batches(*pickle.loads(pickle.dumps((state, *rest))))
+        calls.append(moved.iteration - state.iteration)
+        return moved, watch
+
+
+calls = []
+"""Number of steps of each call of a `FarPool`."""
 
 
 def bits(state):
@@ -185,6 +199,53 @@ def test_a_fit_that_is_cut_off_and_run_again_equals_one_that_was_not(
 
     assert bits(state) == bits(whole)
     assert state.began_at == whole.began_at
+
+
+RULES = {
+    "steps": StopRule(23),
+    "tolerance": StopRule(40, relative_tolerance=0.05),
+    "no improvement": StopRule(),
+    "epochs": StopRule(max_epochs=2),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("metric", [EUCLIDEAN, COSINE])
+@pytest.mark.parametrize("every", [None, 1, 4])
+def test_steps_that_a_far_worker_makes_in_one_call_are_those_of_many_calls(
+    monkeypatch, rule, metric, every
+):
+    monkeypatch.setattr(worker, "STEPPING_S", 60.0)
+    calls.clear()
+    fits = []
+    for pool in (LocalPool, FarPool):
+        store, events = Kept(), []
+        same = {"metric": metric, "every": every, "rule": RULES[rule], "emit": events.append}
+        for x in (X, X, rows(2)):
+            run(store, x, None, pool=pool, **same)
+        lines = [(each.line, each.line.smoothed) for each in events
+                 if isinstance(each, ev.IterationDone)]  # fmt: skip
+        fits.append(([bits(state) for state in store.states], lines))
+
+    assert fits[1] == fits[0]
+    assert not calls if every == 1 else 1 < max(calls) <= (every or 100)
+
+
+def test_a_monitor_sees_each_step_of_a_far_worker():
+    looker = Looker()
+
+    run(Kept(), X, 7, looker=looker, pool=FarPool)
+
+    assert looker.seen == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_far_worker_makes_steps_for_a_limited_time(monkeypatch):
+    monkeypatch.setattr(worker, "STEPPING_S", -1.0)
+    calls.clear()
+
+    run(Kept(), X, 7, pool=FarPool)
+
+    assert calls == [1] * 6  # the last one is left alone
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "source"])

@@ -43,14 +43,11 @@ def refine_by_floats(sweep: Sweep, part: PartCenters, n_undecided: int, scratch:
             fetch_row(sweep.rows, slots.order[scratch.undecided[i + AHEAD]], d)
         x = vectors.floats_at(address_of(sweep.rows, slots.order[slot], d), d)
         subtract(x, target.scale, part.reference, scratch.vector.values)
-        radius = np.sqrt(sum_of_squares(scratch.vector.values)) * ROOM + SMALL_R
+        squares = sum_of_squares(scratch.vector.values)
         best, lowest, second = find_two_lowest(part.n_kept, scratch)
-        off = slack + np.float32(2.002) * gamma * radius * norm
-        upper = lowest + off
-        gap = min(second - off, part.others) - upper
-        # More than these sums were rounded by.
-        gap -= (abs(second) + abs(upper)) * np.float32(2.0**-22)
-        bound = bound_of(lowest, upper, gap, radius, part.margin.most)
+        bound = bound_by_floats(
+            squares, lowest, second, part.others, slack, gamma, norm, part.margin.most
+        )
         if bound == UNDECIDED:
             scratch.undecided[n_left] = slot
             n_left += 1
@@ -63,6 +60,46 @@ def refine_by_floats(sweep: Sweep, part: PartCenters, n_undecided: int, scratch:
 
 
 @bare
+def bound_by_floats(
+    squares: np.float32,
+    lowest: np.float32,
+    second: np.float32,
+    others: np.float32,
+    slack: np.float32,
+    gamma: np.float32,
+    norm: np.float32,
+    most: np.float32,
+) -> np.float32:
+    """Return the bound of a row whose scores are known in float32, or UNDECIDED.
+
+    squares: float32  IN, |r|^2 of the row
+    lowest, second: float32  IN, its two lowest scores
+    others: float32  IN, lower end of its scores to all centers that were left out
+    slack, norm: float32  IN, the largest a and E of the centers
+    gamma: float32  IN, (d + 16) 2^-24, rounded up
+    most: float32  IN, the largest bound
+    """
+    radius = np.sqrt(squares) * ROOM + SMALL_R
+    off = slack + np.float32(2.002) * gamma * radius * norm
+    upper = lowest + off
+    end = second - off
+    gap = (others if others < end else end) - upper  # an end that is not a number stays
+    # More than these sums were rounded by.
+    gap -= (abs(second) + abs(upper)) * np.float32(2.0**-22)
+    return bound_of(lowest, upper, gap, radius, most)
+
+
+@bare
+def lengthen(
+    slack: np.float32, norm: np.float32, j: int, scratch: Scratch
+) -> tuple[np.float32, np.float32]:
+    """Return the larger ones of A and a, and of E and |e|, of one center more."""
+    slack_of, norm_of = scratch.terms.slacks[j], scratch.terms.norms[j]
+    slack = max(slack, slack_of if slack_of < HIGHEST else HIGHEST)
+    return slack, max(norm, norm_of if norm_of < HIGHEST else HIGHEST)
+
+
+@bare
 def load_residuals(
     sweep: Sweep, part: PartCenters, scratch: Scratch
 ) -> tuple[np.float32, np.float32]:
@@ -72,9 +109,7 @@ def load_residuals(
     for i in range(part.n_kept):
         j = scratch.centers.numbers[i]
         subtract(sweep.target.scaled[j], ONE, part.reference, scratch.residuals[i])
-        slack, norm = scratch.terms.slacks[j], scratch.terms.norms[j]
-        largest_slack = max(largest_slack, slack if slack < HIGHEST else HIGHEST)
-        largest_norm = max(largest_norm, norm if norm < HIGHEST else HIGHEST)
+        largest_slack, largest_norm = lengthen(largest_slack, largest_norm, j, scratch)
     return largest_slack, largest_norm
 
 

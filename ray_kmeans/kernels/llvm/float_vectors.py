@@ -109,10 +109,9 @@ def nearest_two(
         # As many scores as registers hold: 32 of 16 lanes each, or 16 of 8 lanes, of which the
         # lowest scores take 6. LLVM would keep others in memory.
         sides: tuple[tuple[int, ...], ...]
-        if "+avx512f" in context.codegen().magic_tuple()[2]:
-            sides, at_once = ((0, 1),), 8
-        else:
-            sides, at_once = ((0,), (1,)), 4
+        is_wide = "+avx512f" in context.codegen().magic_tuple()[2]
+        sides: tuple[tuple[int, ...], ...] = ((0, 1),) if is_wide else ((0,), (1,))
+        at_once = 8 if is_wide else 4
         for some in sides:
             at = ir.Constant(I64, 64 * some[0])
             _find_two(
