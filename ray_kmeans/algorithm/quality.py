@@ -80,7 +80,7 @@ class Quality:
     size_p50: float
     """Median size over the mean size."""
     size_p99: float
-    """99th percentile of the sizes over the mean size."""
+    """The 99th percentile of the sizes over the mean size."""
     size_max: float
     """Largest size over the mean size."""
     empty: int
@@ -92,7 +92,8 @@ class Quality:
     """Mean silhouette of the rows of each cluster, (k,); NaN for an empty one. None for a single
     center."""
     silhouette_histogram: NDArray[Any] | None = field(repr=False, compare=False)
-    """Weight of the rows by silhouette, in equal bins from 0 to 1, (20,). None for a single center."""
+    """Weight of the rows by silhouette, in equal bins from 0 to 1, (20,). None for a single
+    center."""
     davies_bouldin: float | None
     """Index of Davies and Bouldin (1979): the lower, the better; None for less than two clusters
     with rows."""
