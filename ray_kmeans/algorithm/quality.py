@@ -80,7 +80,7 @@ class Quality:
     size_p50: float
     """Median size over the mean size."""
     size_p99: float
-    """99th percentile of the sizes over the mean size."""
+    """The 99th percentile of the sizes over the mean size."""
     size_max: float
     """Largest size over the mean size."""
     empty: int
@@ -265,7 +265,11 @@ def _squares_about_means(partials: Partials, summary: Summary) -> float:
     means = partials.means(plain, np.zeros(partials.sums.shape, np.float32))
     occupied = partials.counts > 0
     counts = partials.counts[occupied, None].astype(np.float64)
-    rest = partials.sums[occupied] / (counts * summary.grid.scale) - means[occupied]
+    # In whole units of the grid, because a mean as float64 is off by more than its rest may be.
+    units = means[occupied] * summary.grid.scale
+    whole = np.rint(units).astype(np.int64)
+    rest = (partials.sums[occupied] - whole * partials.counts[occupied, None]) / counts
+    rest = (rest - (units - whole)) / summary.grid.scale
     nearer = math.fsum((rest * rest * counts).sum(axis=1).tolist())
     nearer *= 2.0**-summary.grid.weight_exponent
     return max(partials.inertia(plain, means) - nearer, 0.0)

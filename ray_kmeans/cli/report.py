@@ -27,8 +27,11 @@ class Report(Configured):
     """The column of vectors, or the columns of numbers. Needed where there is a choice."""
     show: str | None = None
     """Column of the data that says what a row is: text, or PNG or JPEG files."""
+    evaluation: str | None = None
+    """Path or fsspec URL of the JSON that `evaluate --output` wrote of this model: its figures of
+    quality are shown."""
     storage_options: str = "{}"
-    """JSON for fsspec, for the data, MODEL_DIR and OUTPUT."""
+    """JSON for fsspec, for the data, MODEL_DIR, EVALUATION and OUTPUT."""
 
 
 def run(flags: Report) -> None:
@@ -41,6 +44,7 @@ def run(flags: Report) -> None:
         data=flags.data,
         columns=flags.columns,
         show=flags.show,
+        evaluation=flags.evaluation,
         config=config,
     )
     exit_codes.print_result("report", flags.output)

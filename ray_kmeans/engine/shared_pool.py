@@ -115,6 +115,11 @@ class LentPool(Pool):
         self._note_times()
         return found
 
+    @property
+    def has_one_far_worker(self) -> bool:
+        """Whether one worker holds all rows, in another process."""
+        return self._pool.has_one_far_worker
+
     def _note_times(self) -> None:
         """Have the times that the pool has."""
         self.waited, self.answered = self._pool.waited, self._pool.answered

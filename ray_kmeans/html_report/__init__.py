@@ -20,6 +20,7 @@ def report(
     columns: Sequence[str] = (),
     show: str | None = None,
     *,
+    evaluation: str | None = None,
     config: RunConfig | None = None,
 ) -> None:
     """Write one HTML page of a fitted model: loss, sizes, a map, gaps, and rows of each cluster.
@@ -40,6 +41,9 @@ def report(
         The column of vectors, or the columns of numbers, where there is a choice.
     show : str, default=None
         Column of the data that tells what a row is: text, or PNG or JPEG files.
+    evaluation : str, default=None
+        Path or URL of the JSON that ``ray-kmeans evaluate --output`` wrote of this model: the page
+        shows silhouettes, indices and the clusters with the largest loss, over all rows.
     config : RunConfig, default=None
         `storage_options` serve the model, the data and the output. None: all defaults.
 
@@ -64,7 +68,8 @@ def report(
     True
     """
     model = ModelDir.of(a_path("model_dir", model_dir), config or RunConfig())
-    write_report(model, a_path("output", output), data, columns, show)
+    place = None if evaluation is None else a_path("evaluation", evaluation)
+    write_report(model, a_path("output", output), data, columns, show, place)
 
 
 def write_report(
@@ -73,6 +78,7 @@ def write_report(
     data: Sequence[str] = (),
     columns: Sequence[str] = (),
     show: str | None = None,
+    evaluation: str | None = None,
 ) -> None:
     """Write the page of the newest state of a model to a path or URL, whole or not at all.
 
@@ -89,11 +95,14 @@ def write_report(
         Columns of the data that make a row.
     show : str, optional
         Column of the data that shows what a row is: text, or a PNG or JPEG.
+    evaluation : str, optional
+        Path or URL of the JSON of an evaluation of this model, whose figures of quality are shown.
 
     Raises
     ------
     ConfigError
-        matplotlib or jinja2 is not installed; or `columns` or `show` is given without data.
+        matplotlib or jinja2 is not installed; `columns` or `show` is given without data; or the
+        evaluation is none, or of another state of the model.
     NotFittedError
         There is no model.
 
@@ -112,7 +121,7 @@ def write_report(
     for name, value in {"columns": list(columns), "show": show}.items():
         if value and not data:
             raise ConfigError(f"{name}={value!r} has no meaning without data. Give data, too.")
-    known = facts.facts_of(model, data, columns, show)
+    known = facts.facts_of(model, data, columns, show, evaluation)
     text = page.render(sections.title(known), sections.sections_of(known, date.today()))
     place = Place(absolute(output), model.storage_options)
     with place.raise_store_errors(f"{place.shown!r} cannot be written"):

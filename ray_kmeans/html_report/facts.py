@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_kmeans.algorithm.metric import Metric
+from ray_kmeans.algorithm.quality import Quality
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.model_rows import taken_from
 from ray_kmeans.data.source import Source
@@ -19,6 +20,7 @@ from ray_kmeans.html_report.centers import (
     plane_of,
     sizes_of,
 )
+from ray_kmeans.html_report.evaluation import read_quality
 from ray_kmeans.html_report.sample import (
     Sample,
     Shown,
@@ -81,6 +83,8 @@ class Facts:
     """The data; None if none are given."""
     examples: Mapping[int, tuple[Shown, ...]]
     """Texts or images of the rows nearest to the center, for the largest and smallest clusters."""
+    quality: Quality | None = None
+    """Figures of quality over all rows; None where no evaluation is given."""
 
     @property
     def distance(self) -> str:
@@ -89,14 +93,21 @@ class Facts:
 
 
 def facts_of(
-    model: ModelDir, data: Sequence[str], columns: Sequence[str], show: str | None
+    model: ModelDir,
+    data: Sequence[str],
+    columns: Sequence[str],
+    show: str | None,
+    evaluation: str | None = None,
 ) -> Facts:
-    """Read a model, and a sample of the data if data are given."""
+    """Read a model, an evaluation of it, and a sample of the data, as far as they are given."""
     state = model.fitted()
+    quality = read_quality(evaluation, model.storage_options, state) if evaluation else None
     plane = plane_of(state.centers)
     given = _read_data(data, columns, show, model, state, plane) if data else None
     gaps = gaps_of(state.centers, state.metric)
     sizes = sizes_of(state, given.sample.labels if given else None)
+    if quality is not None:
+        sizes = Sizes(quality.sizes, "all rows of the evaluation")
     examples = given.nearest(_largest_and_smallest(sizes), show) if given and sizes else {}
     return Facts(
         name=model.shown,
@@ -107,6 +118,7 @@ def facts_of(
         sizes=sizes,
         data=given,
         examples=examples,
+        quality=quality,
     )
 
 

@@ -163,6 +163,22 @@ def draw_histogram(name: str, values: NDArray[Any], label: str) -> Figure:
 
 
 @rc_context(STYLE)
+def draw_silhouettes(weights: NDArray[Any]) -> Figure:
+    """Draw how many rows have which silhouette, from their weight in equal bins from 0 to 1."""
+    canvas = Canvas(figsize=(6, 2.6))
+    axes = canvas.subplots()
+    edges = np.arange(len(weights)) / len(weights)
+    axes.bar(edges, weights, 1 / len(weights), align="edge", color=BLUE)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("silhouette")
+    axes.set_ylabel("rows")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    most = edges[weights.argmax()]
+    alt = f"Histogram of silhouettes: most rows are from {most:g} to {most + 1 / len(weights):g}."
+    return _figure(canvas, "quality", alt)
+
+
+@rc_context(STYLE)
 def draw_map(
     plane: Plane,
     centers: NDArray[np.float64],

@@ -17,6 +17,7 @@ from ray_kmeans.algorithm.state import FitState, Iteration
 from ray_kmeans.html_report import figures
 from ray_kmeans.html_report.facts import LARGEST_SHOWN, SMALLEST_SHOWN, Facts
 from ray_kmeans.html_report.page import Cell, Section, Table
+from ray_kmeans.html_report.quality_sections import QUALITY_SECTIONS
 from ray_kmeans.html_report.run_sections import RUN_SECTIONS
 
 STEPS_SHOWN = 4
@@ -204,5 +205,8 @@ def _zeros(values: NDArray[Any]) -> str:
     return " The axis is logarithmic, so zeros are left out." if left_out else ""
 
 
-SECTIONS = (_loss, _moves, _sizes, _view, _gaps, _examples, *RUN_SECTIONS)
+SECTIONS = (
+    *(_loss, _moves, *QUALITY_SECTIONS, _sizes, _view, _gaps, _examples),
+    *RUN_SECTIONS,
+)
 """The sections below the first one, in their order on the page."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ray_kmeans.algorithm.dtypes import item_bytes
 from ray_kmeans.config import RunConfig, Work
 from ray_kmeans.data.sharding import Layout
-from ray_kmeans.data.worker_memory import WORKER_BASE_BYTES
+from ray_kmeans.data.worker_memory import SUM_BYTES, WORKER_BASE_BYTES
 from ray_kmeans.engine.row_cache import DISK, MEMORY, SOURCE
 from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows.worker_plan import plan_shards, worker_memory
@@ -27,7 +27,8 @@ TRAFFIC: Mapping[Work, str] = {
     "counts from each",
     "label": "each worker gets {centers} of centers, and writes the labels of its rows; all of "
     "them are {labels} and the columns kept, before compression",
-    "evaluate": "each worker gets {centers} of centers and gives {sums} of sums and counts, once",
+    "evaluate": "each worker gets {centers} of centers and gives {sums} of sums and counts, "
+    "once, and {figures} of figures of quality unless they are left out",
 }
 """A sentence for each work about what it moves between machines."""
 
@@ -67,6 +68,7 @@ def explain(
             centers=format_bytes(4 * values),
             sums=format_bytes(8 * (values + num_clusters)),
             labels=format_bytes(LABEL_BYTES * layout.rows),
+            figures=format_bytes(SUM_BYTES * num_clusters),
         ),
     }
     return "\n".join(f"{name:<8} {line}" for name, line in lines.items() if line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -715,6 +716,53 @@ def test_the_command_makes_the_page_and_says_where_it_is(model, data, page, tmp_
 
     assert capsys.readouterr().out == f"report: {path}\n"
     assert table(Path(path).read_text(), "examples") == table(page, "examples")
+
+
+@pytest.mark.parametrize("num_clusters", [1, 3, 60])
+def test_the_page_shows_the_figures_of_an_evaluation(tmp_path, num_clusters):
+    model = fitted(tmp_path, num_clusters=num_clusters)
+    km = KMeansClustering(num_clusters, model.url, config=HERE)
+    found = km.evaluation(X, borders=(5.0,))
+    quality = found.quality
+    (tmp_path / "e.json").write_text(json.dumps(found.figures()))
+
+    text = made(model, tmp_path, evaluation=str(tmp_path / "e.json"))
+
+    told = dict(table(text, "quality"))
+    assert number(told["inertia"]) == pytest.approx(quality.inertia, rel=1e-5)
+    for name, value in {
+        "mean silhouette": quality.silhouette,
+        "Davies-Bouldin (lower is better)": quality.davies_bouldin,
+        "Calinski-Harabasz (higher is better)": quality.calinski_harabasz,
+        "share of rows within 5 % of a border": (quality.near_border or {}).get(5.0),
+    }.items():
+        shown = told.get(name, "not defined")
+        is_same = (
+            shown == "not defined"
+            if value is None
+            else number(shown) == pytest.approx(value, rel=1e-4)
+        )
+        assert is_same, name
+    lines = table(text, "clusters")
+    assert [int(line[0]) for line in lines] == quality.by_loss(50).tolist()
+    assert number(lines[0][2]) == pytest.approx(quality.cluster_inertia.max(), rel=1e-5)
+    is_drawn = sections(text)["quality"].find(".//svg") is not None
+    assert is_drawn == (num_clusters > 1)
+
+
+def test_an_evaluation_of_another_model_is_refused(model, tmp_path):
+    other = fitted(tmp_path, num_clusters=3)
+    km = KMeansClustering(3, other.url, config=HERE)
+    for name, quality in {"of 3": True, "bare": False}.items():
+        (tmp_path / name).write_text(json.dumps(km.evaluation(X, quality=quality).figures()))
+    (tmp_path / "none").write_bytes(b"[" * 100_000)
+
+    no_figures = dict.fromkeys(("bare", "none"), "no figures")
+    for name, match in {"of 3": "of 3 clusters", **no_figures}.items():
+        with pytest.raises(ConfigError, match=match):
+            made(model, tmp_path, evaluation=str(tmp_path / name))
+    with pytest.raises(StoreError, match="cannot be read"):
+        made(model, tmp_path, evaluation=str(tmp_path / "missing"))
 
 
 def test_the_command_of_the_readme_is_understood(monkeypatch):

@@ -17,7 +17,7 @@ from ray_kmeans import Quality, RunConfig, cli, import_centers, kernels, open_so
 from ray_kmeans.algorithm import contingency
 from ray_kmeans.algorithm.metric import Metric, project
 from ray_kmeans.algorithm.quality import CenterGaps, quality_of, spreads_of
-from ray_kmeans.algorithm.quality_sums import BINS, QualitySums
+from ray_kmeans.algorithm.quality_sums import BINS, QualitySums, silhouettes_of
 from ray_kmeans.data.sharding import split
 from ray_kmeans.data.worker_memory import SUM_BYTES, Footprint
 from ray_kmeans.engine.center_gaps import Separation
@@ -190,10 +190,29 @@ def test_scikit_learn_has_the_same_indices(metric):
         assert found.davies_bouldin == pytest.approx(expected, rel=1e-6)
 
 
-def test_many_close_centers_have_the_gaps_of_all_pairs():
-    rows = (RNG.integers(0, 40, size=(3000, 4)) + 1e4).astype(np.float32)
-    centers = np.unique(rows, axis=0)[::7]
-    spreads = np.where(np.arange(len(centers)) % 5, RNG.random(len(centers)), np.nan)
+def test_means_that_float32_cannot_hold_have_the_exact_squares_about_them():
+    rows = (RNG.integers(0, 3, (90, 2)) + 2**23).astype(np.float32)
+
+    found = quality(rows, rows[:3].copy(), Metric.SQUARED_EUCLIDEAN)
+
+    oracle = Oracle(rows, rows[:3], np.ones(90), "squared_euclidean")
+    assert found.calinski_harabasz == pytest.approx(oracle.calinski_harabasz(), rel=1e-14)
+
+
+def test_a_second_distance_that_is_rounded_below_the_first_gives_the_silhouette_0():
+    above = np.nextafter(2.0, 3.0)
+
+    found = silhouettes_of(np.array([above, 0.0]), np.array([2.0, 0.0]), Metric.COSINE)
+
+    assert found.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("apart", [1e4, 2**23])
+def test_many_close_centers_have_the_gaps_of_all_pairs(apart):
+    """The matrix product tells nothing of gaps inside two groups that are very far apart."""
+    rows = RNG.integers(0, 40, size=(3000, 4)) + apart * RNG.integers(0, 2, (3000, 1))
+    centers = np.unique(rows.astype(np.float32), axis=0)[::7]
+    spreads = np.where(np.arange(len(centers)) % 5, 1 + RNG.random(len(centers)) / 1000, np.nan)
     separation = Separation(centers, spreads, Metric.SQUARED_EUCLIDEAN)
     numbers = np.arange(len(centers))
     found = separation.gaps(numbers, kernels.load("cpu"))

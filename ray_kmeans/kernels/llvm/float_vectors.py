@@ -108,7 +108,6 @@ def nearest_two(
         columns, d, centers, constants, count, found = arguments
         # As many scores as registers hold: 32 of 16 lanes each, or 16 of 8 lanes, of which the
         # lowest scores take 6. LLVM would keep others in memory.
-        sides: tuple[tuple[int, ...], ...]
         is_wide = "+avx512f" in context.codegen().magic_tuple()[2]
         sides: tuple[tuple[int, ...], ...] = ((0, 1),) if is_wide else ((0,), (1,))
         at_once = 8 if is_wide else 4
