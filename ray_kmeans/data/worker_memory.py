@@ -74,6 +74,11 @@ class Footprint:
         piece_rows = min(self.batch_rows, PIECE_ROWS)
         of_thread += piece_rows * 4 * (features + 16) + (partials // 3 if piece_rows else 0)
         staged = 2 * min(self.staged_bytes + largest * features * 4, n_rows * features * 4)
+        if (
+            self.kept and features >= 64
+        ):  # a prefix of 256 columns, and the sample that it is found by
+            prepared += 4 * features * (features + 8192) + k * (4 * columns + 4096)
+            of_thread += 512 * 4 * (features + 256) + 32 * 4 * columns
         fixed = reading + prepared + partials + self.threads * of_thread + 64 * self.batch_rows
         return WORKER_BASE_BYTES + rows + fixed + (staged if self.staged_bytes else 0)
 

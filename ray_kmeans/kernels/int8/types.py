@@ -289,9 +289,11 @@ N_SCORED = 4
 """Place in `Sweep.tally` of the number of rows that are scored."""
 N_ACTIVE = 5
 """Place in `Sweep.tally` of the number of active rows, whose label might change."""
+N_OPEN = 6
+"""Place in `Sweep.tally` of the number of scores that a prefix does not spare."""
 FEW_CENTERS = 32
 """Up to this many kept centers, rows that one byte leaves undecided are scored in float32."""
-TALLIES = 6
+TALLIES = 7
 """How many counts `Sweep.tally` has."""
 
 
@@ -308,7 +310,7 @@ class Sweep(NamedTuple):
     """(slots of the piece,) from its begin on the slots whose label is new, and from its end on the
     deferred ones, whose label the caller must find. A slot is at most one of both, so they fit."""
     tally: I64
-    """(6,) counts of rows, at the places `N_CHANGED` to `N_ACTIVE`."""
+    """(7,) counts of rows and scores, at the places `N_CHANGED` to `N_OPEN`."""
 
     @property
     def new_slots(self) -> I32:
