@@ -95,6 +95,9 @@ class Footprint:
         piece_rows = min(self.batch_rows, PIECE_ROWS)
         of_thread += piece_rows * 4 * (features + 16) + (partials // 3 if piece_rows else 0)
         staged = 2 * min(self.staged_bytes + largest * features * 4, n_rows * features * 4)
+        if self.kept and features >= 64:  # a prefix, and the sample that it is found by
+            prepared += 4 * features * (features + 8192) + k * (4 * columns + 4096)
+            of_thread += 512 * 4 * (features + 256) + 32 * 4 * columns
         tiles = self.threads * of_thread
         fixed = reading + sets * (prepared + partials) + tiles + 64 * self.batch_rows
         fixed += self.other_bytes + (staged if self.staged_bytes else 0)

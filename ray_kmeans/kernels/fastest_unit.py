@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.kernels import cpu_units, passed_checks
-from ray_kmeans.kernels.int8.held_rows import HeldRows
+from ray_kmeans.kernels.int8.held_rows import PREFIX_COLUMNS, HeldRows
 from ray_kmeans.kernels.int8.second_nearest import SecondNearest
 from ray_kmeans.kernels.int8.types import ScratchPool
 from ray_kmeans.kernels.portable import PortableKernel
@@ -105,6 +105,9 @@ def _are_labels_right(
         right &= bool((held.assign(moved) == expected).all())
         held.sums(moved, np.ones(rows.shape[1]))
         held.regroup()
+    if rows.shape[1] >= PREFIX_COLUMNS:
+        held.shorten()
+        right &= bool((held.assign(moved) == expected).all())
     return right
 
 

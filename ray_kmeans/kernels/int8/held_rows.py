@@ -8,7 +8,7 @@ decide nothing: losing them costs time and no bit. docs/internals/kernels.md dra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +26,19 @@ from ray_kmeans.kernels import (
 )
 from ray_kmeans.kernels.int8 import row_order
 from ray_kmeans.kernels.int8.float_rows import pack_parts
+from ray_kmeans.kernels.int8.prefix import (
+    MOST_COLUMNS,
+    SAMPLE,
+    Axes,
+    Costs,
+    Prefixes,
+    PrefixRows,
+    choose_axes,
+    floats_per_second,
+    measure_radii,
+    prepare_centers,
+    put_rows,
+)
 from ray_kmeans.kernels.int8.quantize import quantize_parts
 from ray_kmeans.kernels.int8.row_order import (
     PART_BLOCKS,
@@ -34,9 +47,11 @@ from ray_kmeans.kernels.int8.row_order import (
     cut_parts,
 )
 from ray_kmeans.kernels.int8.sweep import sweep_parts
+from ray_kmeans.kernels.int8.sweep_by_prefix import PrefixBlock, sweep_parts_by_prefix
 from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, sweep_parts_by_floats
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
+    N_OPEN,
     N_SCORED,
     N_UNDECIDED,
     NONE_LEFT_OUT,
@@ -45,6 +60,7 @@ from ray_kmeans.kernels.int8.types import (
     FloatRows,
     QuantizedRows,
     Rows,
+    Scratch,
     ScratchPool,
     Slots,
     Sweep,
@@ -55,6 +71,7 @@ from ray_kmeans.kernels.int8.types import (
 from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.kernels.moving_sums import IncrementalSums, SumsInMemory
+from ray_kmeans.kernels.self_check import QUADS, products_per_second
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
 
 UNIT_NORM = 2.0**-19
@@ -70,6 +87,13 @@ FEW_COLUMNS = PACKED_COLUMNS
 MANY_CENTERS = 128
 """From this many centers on, rows of few columns are packed; it is also the number of centers whose
 scores in float32 cost as much as scoring one row by one byte."""
+PREFIX_COLUMNS = 64
+"""Columns of rows from which a prefix may pay."""
+PREFIX_SCORES = 2**11
+"""Scores of a sweep from which it pays to choose a prefix: for each column, and times the cost of a
+product of float32. Half as many where rows are regrouped anyway."""
+WORTH = 0.75
+"""Share of the cost without a prefix, below which one pays."""
 LARGEST_DRIFT = 2.0**8
 """The spread of the centers may grow or shrink by this factor before bytes lose too many bits."""
 
@@ -101,12 +125,15 @@ class HeldRows(IncrementalSums):
         self._threads = threads
         self._d = blocks[0].shape[1]
         self._quads = quads_for(self._d)
-        self._unit = unit_of(self._quads)
+        self._unit_of, self._unit = unit_of, unit_of(self._quads)
         self._rows = Rows.of(blocks)
         self._scratch_pool = scratch_pool or ScratchPool()
         self._centers = np.empty((0, self._d), np.float32)
         self._usual_undecided, self._excess_cost = -1, 0.0
         self._quantized: QuantizedRows | None = None
+        self._prefixes: Prefixes | None = None
+        self._axes: Axes | None = None
+        self._is_prefix_untried = False
 
     def _forget(self) -> None:
         """Give every row the label -1, and let the next sweep count all as new."""
@@ -131,8 +158,13 @@ class HeldRows(IncrementalSums):
             labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
             rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
-            if self._excess_cost > REGROUPING_COST * len(self._labels):
-                self.regroup()
+            is_due = self._excess_cost > REGROUPING_COST * len(self._labels)
+            if is_due or self._is_prefix_untried:
+                self._is_prefix_untried = False
+                if self._may_use_prefix(PREFIX_SCORES // 2 if is_due else PREFIX_SCORES):
+                    self._choose_axes(WORTH)
+                if is_due or self._axes is not None:
+                    self.regroup()
             slots = self._sweep_parts()
             if self._is_forgotten:  # then all rows are new to the sums, whichever labels changed
                 slots = np.flatnonzero(self._slots.order >= 0).astype(np.int32)
@@ -152,6 +184,7 @@ class HeldRows(IncrementalSums):
         self._set_centers(centers)
         reference = pad_columns((mean * self._scale).astype(np.float32)[None])
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
+        self._axes, self._is_prefix_untried, self._prefixes = None, True, None
         few = centers.size <= MOST_VALUES and self._d <= FLOAT_COLUMNS
         if few or self._packs(len(centers)):
             self._hold_unpacked(reference, begins)
@@ -236,7 +269,11 @@ class HeldRows(IncrementalSums):
     def _quantize(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
         """Quantize the rows around references (groups, columns); `begins`: as of `cut_parts`."""
         self._parts = cut_parts(begins)
-        self._quantized = None  # frees the bytes of before, so that both are never there at once
+        # This frees the bytes of before, so that both are never there at once.
+        self._quantized = self._prefixes = None
+        if self._axes is not None:
+            self._rotate(references, self._axes)
+            return
         blocks = len(self._slots.order) // BLOCK_ROWS
         weights, errors, sizes = np.empty((3, blocks * BLOCK_ROWS), np.float32)
         self._quantized = QuantizedRows(
@@ -253,41 +290,142 @@ class HeldRows(IncrementalSums):
         ]
         self._threads.run(self._with_scratch(quantize_parts), work)
 
+    def shorten(self) -> None:
+        """Hold prefixes of the rows, whatever they cost; rows must have 32 columns at least."""
+        self._choose_axes(np.inf)
+        self.regroup()
+
+    def _choose_axes(self, at_most: float) -> None:
+        """Choose the axes of a prefix by some rows, or none; `at_most`: as in `choose_axes`."""
+        self._axes = None
+        n = len(self._labels)
+        slots = np.arange(0, len(self._slots.order), max(n // SAMPLE, 1))
+        slots = slots[self._slots.order[slots] >= 0]
+        rows = np.empty((len(slots), self._d), np.float32)
+        compiled.gather(self._rows, self._slots.order[slots], rows)
+        with portable.use_one_blas_thread():
+            self._axes = choose_axes(
+                rows,
+                self._slots.labels[slots],
+                self._target(),
+                float(self._unit.largest_byte),
+                self._costs,
+                at_most,
+            )
+
+    def _may_use_prefix(self, from_scores: int) -> bool:
+        """Tell whether there is enough work for choosing a prefix; see `PREFIX_SCORES`."""
+        if not PREFIX_COLUMNS <= self._d <= MOST_COLUMNS:
+            return False
+        scores = len(self._labels) * len(self._centers)
+        return scores >= from_scores * self._d * self._costs.float_cost
+
+    @cached_property
+    def _costs(self) -> Costs:
+        """What rows cost with a prefix and without."""
+        return Costs(float_cost=products_per_second(self._unit_of(QUADS)) / floats_per_second())
+
+    def _rotate(self, references: NDArray[np.float32], axes: Axes) -> None:
+        """Make the prefixes of all rows; `references`: (groups, columns) of the parts."""
+        blocks, p = len(self._slots.order) // BLOCK_ROWS, axes.axes.shape[1]
+        prefixes = Prefixes(
+            axes=axes,
+            unit=self._unit_of(quads_for(p)),
+            rows=PrefixRows.empty(blocks, p),
+            references=references,
+            scratch=Scratch.of(len(self._centers), p, quads_for(p), 1),
+        )
+        order, scale, spans = self._slots.order, np.float32(self._scale), self._parts.spans
+
+        def rotate(first_part: int, last_part: int, scratch: Scratch) -> None:
+            some = slice(*(spans[[first_part, last_part - 1], [1, 2]] * BLOCK_ROWS))
+            put_rows(axes, self._rows, order[some], some.start, scale, prefixes.rows)
+            measure_radii(
+                first_part,
+                last_part,
+                self._parts,
+                self._rows,
+                order,
+                scale,
+                references,
+                self._d,
+                scratch,
+            )
+
+        with portable.use_one_blas_thread():
+            self._threads.run(self._with_scratch(rotate), self._runs())
+        self._prefixes = prefixes
+
     def _sweep_parts(self) -> NDArray[np.int32]:
         """Sweep all parts; return the slots whose label is new."""
-        target = self._target()
-        if self._quantized is None:
-            pieces = self._run_pieces(sweep_parts_by_floats, (self._parts, self._floats), target)
+        runs = self._runs()
+        pieces = self._pieces(runs)
+        if self._prefixes is not None:
+            self._sweep_by_prefix(self._prefixes, runs, pieces)
+        elif self._quantized is None:
+            self._run(sweep_parts_by_floats, (self._parts, self._floats), runs, pieces)
         else:
             sweep = partial(sweep_parts, self._unit)
-            pieces = self._run_pieces(sweep, (self._parts, self._quantized), target)
+            self._run(sweep, (self._parts, self._quantized), runs, pieces)
         self._tally = np.sum([piece.tally for piece in pieces], axis=0)
         self._count_excess()
         deferred = np.concatenate([piece.deferred_slots for piece in pieces])
         return np.concatenate([*(p.new_slots for p in pieces), self._label_deferred(deferred)])
 
-    def _run_pieces(
-        self, work: Callable[..., None], held: tuple[Any, ...], target: Target
-    ) -> list[Sweep]:
-        """Call `work` with runs of parts and the rows as they are `held`; return all pieces."""
-        # Each piece has a tally and slots of its own, so no two threads write to the same memory.
-        runs = self._runs()
+    def _pieces(self, runs: list[tuple[int, int]]) -> list[Sweep]:
+        """Return a piece of a sweep for each run of parts.
+
+        Each has a tally and slots of its own, so no two threads write to the same memory.
+        """
         tallies = np.zeros((len(runs), TALLIES), np.int64)
         changed = np.empty(len(self._slots.order), np.int32)
         spans = self._parts.spans * BLOCK_ROWS
-        pieces = [
+        return [
             Sweep(
                 rows=self._rows,
                 slots=self._slots,
-                target=target,
+                target=self._target(),
                 changed=changed[spans[first, 1] : spans[last - 1, 2]],
                 tally=tally,
             )
             for (first, last), tally in zip(runs, tallies, strict=True)
         ]
+
+    def _run(
+        self,
+        work: Callable[..., None],
+        held: tuple[Any, ...],
+        runs: list[tuple[int, int]],
+        pieces: list[Sweep],
+    ) -> None:
+        """Call `work` with runs of parts, the rows as they are `held`, and a piece for each."""
         arguments = [(*run, *held, piece) for run, piece in zip(runs, pieces, strict=True)]
         self._threads.run(self._with_scratch(work), arguments)
-        return pieces
+
+    def _sweep_by_prefix(
+        self, prefixes: Prefixes, runs: list[tuple[int, int]], pieces: list[Sweep]
+    ) -> None:
+        """Sweep pieces of work, each a run of parts, by the prefixes of their rows."""
+        shape = len(self._centers), self._d, self._quads, PART_BLOCKS
+        with self._scratch_pool.lend(*shape) as scratch, portable.use_one_blas_thread():
+            centers = prepare_centers(
+                prefixes.axes, prefixes.unit, self._target(), scratch, prefixes.scratch
+            )
+        columns = self._scaled.shape[1]
+        work = [
+            (
+                prefixes.unit,
+                *run,
+                self._parts,
+                prefixes.references,
+                prefixes.rows,
+                centers,
+                piece,
+                PrefixBlock.of(columns),
+            )
+            for run, piece in zip(runs, pieces, strict=True)
+        ]
+        self._threads.run(self._with_scratch(sweep_parts_by_prefix), work)
 
     def _target(self) -> Target:
         """Return the centers as compiled loops take them."""
@@ -314,10 +452,16 @@ class HeldRows(IncrementalSums):
             self._usual_undecided = int(self._tally[N_UNDECIDED])
         undecided = max(int(self._tally[N_UNDECIDED]) - self._usual_undecided, 0)
         self._excess_cost += REFINING_COST * undecided
-        if self._quantized is not None:
+        if self._quantized is not None or self._prefixes is not None:
             self._excess_cost += int(self._tally[N_SCORED] - self._tally[N_ACTIVE])
         elif not len(self._floats.columns) and self._packs(len(self._centers)):
             self._excess_cost += len(self._centers) / MANY_CENTERS * int(self._tally[N_SCORED])
+        if self._axes is not None and self._tally[N_SCORED]:
+            k, costs = len(self._centers), self._costs
+            share = float(self._tally[N_OPEN] / (self._tally[N_SCORED] * k))
+            cost = costs.with_prefix(self._axes.axes.shape[1], self._d, share, k)
+            if cost > costs.without(self._d):
+                self._excess_cost = np.inf
 
     def _label_deferred(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
         """Label the rows of some slots by BLAS; return the slots whose label is new."""

@@ -42,6 +42,14 @@ UNDECIDED = np.float32(-np.inf)
 
 
 @bare
+def reach_of(error: np.float32, size: np.float32, theta: np.float32) -> np.float32:
+    """Return -R, what the interval of a row grows by downwards for each unit of E."""
+    # 2^-10 of R is for float32, 2^-13 |r'| for the 8 bits of a score that give way to a number.
+    reach = np.float32(-2.0 * (1 + 2.0**-10)) * (error + theta * size)
+    return reach - np.float32(2.0**-13) * size
+
+
+@bare
 def load_row_panel(
     blocks: I32, quantized: QuantizedRows, theta: np.float32, scratch: Scratch
 ) -> None:
@@ -51,15 +59,13 @@ def load_row_panel(
     theta: float32  IN, max |e - e'| / |e| over the kept centers
     """
     panel = scratch.rows
-    # 2^-10 of R is for float32, 2^-13 |r'| for the 8 bits of a score that give way to a number.
     for i in range(len(blocks)):
         shift = BLOCK_ROWS * (blocks[i] - i)
         for at in range(BLOCK_ROWS * i, BLOCK_ROWS * i + BLOCK_ROWS):
             size, error = quantized.sizes[shift + at], quantized.errors[shift + at]
             panel.weights[at] = quantized.weights[shift + at]
             panel.radii[at] = error + size
-            reach = np.float32(-2.0 * (1 + 2.0**-10)) * (error + theta * size)
-            panel.reaches[at] = reach - np.float32(2.0**-13) * size
+            panel.reaches[at] = reach_of(error, size, theta)
 
 
 @bare

@@ -306,9 +306,11 @@ N_ACTIVE = 5
 PACKED_COLUMNS = 4
 """Up to this many columns, rows relative to references take no more memory as float32 than as bytes
 with their factors."""
+N_OPEN = 6
+"""Place in `Sweep.tally` of the number of scores that a prefix does not spare."""
 FEW_CENTERS = 32
 """Up to this many kept centers, rows that one byte leaves undecided are scored in float32."""
-TALLIES = 6
+TALLIES = 7
 """How many counts `Sweep.tally` has."""
 
 
@@ -325,7 +327,7 @@ class Sweep(NamedTuple):
     """(slots of the piece,) from its begin on the slots whose label is new, and from its end on the
     deferred ones, whose label the caller must find. A slot is at most one of both, so they fit."""
     tally: I64
-    """(6,) counts of rows, at the places `N_CHANGED` to `N_ACTIVE`."""
+    """(7,) counts of rows and scores, at the places `N_CHANGED` to `N_OPEN`."""
 
     @property
     def new_slots(self) -> I32:

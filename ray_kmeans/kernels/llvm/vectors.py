@@ -247,6 +247,67 @@ below_fine = _below(TWO_BYTES)
 
 
 @intrinsic
+def prune_by_prefix(
+    typing: Any,
+    products: Any,
+    steps: Any,
+    lows: Any,
+    norms: Any,
+    tails: Any,
+    weights: Any,
+    reaches: Any,
+    row_tails: Any,
+    limits: Any,
+    others: Any,
+    masks: Any,
+) -> Any:
+    """Tell for a chunk of 32 centers and 32 rows which scores may begin at or below a limit.
+
+    All arguments are addresses: products, and of each center t, q - a, E of its prefix and the
+    length of its tail; of each row -2 w, -R, -2 times the length of its tail, and its limit. Where
+    the scores above their limit begin, at least, goes to `others`, and for each center a word with
+    a bit for each other row goes to `masks`.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        products, steps, lows, norms, tails, *of_rows, others, masks = arguments
+        factors = [load_pair(builder, at, FLOATS) for at in of_rows]
+        loaded = load_pair(builder, others, FLOATS)
+        so_far = [cgutils.alloca_once_value(builder, each) for each in loaded]
+        with cgutils.for_range(builder, ir.Constant(I64, CHUNK_CENTERS)) as loop:
+            constants = _constants(builder, steps, lows, norms, loop.index)
+            tail = splat_at(builder, tails, loop.index)
+            line = _products(builder, step(builder, products, loop.index, 128), ONE_BYTE)
+            words = []
+            for side in (0, 1):
+                weight, reach, row_tail, limit = (pair[side] for pair in factors)
+                low = _low(builder, constants, line[side], weight, reach)
+                low = call_llvm(builder, "llvm.fma.v16f32", FLOATS, [row_tail, tail, low])
+                # Unordered, so that a score that is not a number is not pruned.
+                bits = builder.fcmp_unordered("<=", low, limit)
+                words.append(builder.zext(builder.bitcast(bits, ir.IntType(LANES)), I32))
+                before = builder.load(so_far[side])
+                is_less = builder.and_(builder.fcmp_ordered("<", low, before), builder.not_(bits))
+                builder.store(builder.select(is_less, low, before), so_far[side])
+            word = builder.or_(words[0], builder.shl(words[1], ir.Constant(I32, LANES)))
+            store(builder, word, step(builder, masks, loop.index, 4))
+        store_pair(builder, [builder.load(each) for each in so_far], others)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 11), generate
+
+
+@intrinsic
+def lowest_bit(typing: Any, word: Any) -> Any:
+    """Return the place of the lowest bit of an int64 that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
 def floats_at(typing: Any, address: Any, count: Any) -> Any:
     """Return the float32 at an address as an array; the owner of the memory must outlive it."""
     kind = types.Array(types.float32, 1, "C")
