@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from machine import where
 
-from benchmarks.machine import where
 from ray_kmeans import KMeansClustering, RunConfig
 
 RESTARTS = 10
@@ -68,7 +68,8 @@ def main() -> None:
     rows = parser.parse_args().rows
     print(where("ray-kmeans", "numpy"))
     print("| where | rows kept | n_init=10, s | ten fits, s | ratio |\n|---|---|---|---|---|")
-    for workers, cache in ((0, "memory"), (0, "disk"), (0, "source"), (1, "memory"), (1, "source")):
+    places = ((0, "memory"), (0, "disk"), (0, "source"), (1, "memory"), (1, "source"))
+    for workers, cache in places:
         with tempfile.TemporaryDirectory() as folder:
             (data := Path(folder) / "data").mkdir()
             uri = write_rows(data, rows)
