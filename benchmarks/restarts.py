@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from machine import where
+from machine import say_where
 
 from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.config import Cache
 
 RESTARTS = 10
 """Number of restarts, and of fits that they are compared with."""
@@ -66,17 +67,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     rows = parser.parse_args().rows
-    print(where("ray-kmeans", "numpy"))
+    say_where("ray-kmeans", "numpy")
     print("| where | rows kept | n_init=10, s | ten fits, s | ratio |\n|---|---|---|---|---|")
-    places = ((0, "memory"), (0, "disk"), (0, "source"), (1, "memory"), (1, "source"))
+    places: tuple[tuple[int, Cache], ...] = (
+        (0, "memory"),
+        (0, "disk"),
+        (0, "source"),
+        (1, "memory"),
+        (1, "source"),
+    )
     for workers, cache in places:
         with tempfile.TemporaryDirectory() as folder:
             (data := Path(folder) / "data").mkdir()
             uri = write_rows(data, rows)
             config = RunConfig(num_workers=workers, cache=cache, progress=False)
             together, alone = compare(uri, Path(folder), config)
-        where = "Ray, 1 worker" if workers else "this process"
-        print(f"| {where} | {cache} | {together:.1f} | {alone:.1f} | {together / alone:.2f} |")
+        here = "Ray, 1 worker" if workers else "this process"
+        print(f"| {here} | {cache} | {together:.1f} | {alone:.1f} | {together / alone:.2f} |")
 
 
 if __name__ == "__main__":
