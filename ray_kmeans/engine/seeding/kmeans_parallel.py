@@ -84,7 +84,8 @@ def markov_chains(
     """Return k seeds by AFK-MC^2 (Bachem et al., Fast and provably good seedings, NIPS 2016).
 
     One look at all rows, then a chain of `length` candidates for each center: with 200 of them
-    O(n d + 200 k^2 d). At most `most_values` values of candidates are fetched at once, but one
+    O(n d + 200 k^2 d), of which this process does as much as 100 k / n sweeps: more than one where
+    k > n / 100. At most `most_values` values of candidates are fetched at once, but one
     chain at least.
     """
     field = PoolField(pool, summary)

@@ -27,19 +27,19 @@ from ray_kmeans.engine.seeding.kmeans_plus_plus import (
 from ray_kmeans.engine.seeding.potential import SEEDING_METRIC, in_order
 from ray_kmeans.kernels import Kernel
 
-MANY = 2**14
+MANY = 2**11
 """Largest number of candidates that are seeded as one group; of more, each candidate would be
 visited too often. Groups cost up to 4 % of loss where they are hardly needed, and next to nothing
 beyond."""
-GROUP = 1024
+GROUP = 512
 """Number of candidates of a group on average."""
 GROUPINGS = 3
 """Number of iterations of Lloyd that make the groups."""
 RECLUSTERINGS = 5
-"""Number of times that few candidates are clustered."""
-FEW = 4096
-"""Largest number of candidates that are clustered several times: of more, the losses were equal to
-some thousandths."""
+"""Number of times that candidates are clustered where there are few pairs."""
+FEW_PAIRS = 2**21
+"""Largest number of pairs of a candidate and a center for which candidates are clustered several
+times: of more clusters, the losses were equal to some thousandths."""
 UNTOLD = 16
 """Number of seeds that all groups know for each one that only its own group may know."""
 POLISHES = 5
@@ -61,15 +61,15 @@ def recluster(
     """Return up to k centers, (k, d), of the candidates, (c, d).
 
     `near` are the sums over the rows nearest to each candidate. Greedy k-means++ over the means of
-    these rows, then some iterations of Lloyd. Few candidates are clustered several times, and the
-    lowest loss wins. More than 16,384 are seeded in groups, see `GroupedField`, which takes
-    O(1024 d log k) for each seed instead of O(c d log k), and O(c k d) by a kernel in all.
+    these rows, then some iterations of Lloyd. For few clusters this is done five times, and the
+    lowest loss wins. More than 2,048 are seeded in groups, see `GroupedField`, which takes
+    O(512 d log k) for each seed instead of O(c d log k), and O(c k d) by a kernel in all.
     """
     kernel = kernels.load()
     means = near.means(summary, candidates)
     new_field = _fields_of(means, near.counts, summary.metric, seed, kernel)
     found = []
-    for number in range(RECLUSTERINGS if len(means) <= FEW else 1):
+    for number in range(RECLUSTERINGS if len(means) * k <= FEW_PAIRS else 1):
         purpose = f"kmeans_parallel recluster {number}"
         centers = plus_plus(new_field(), k, candidates_of(-1, k), seed, purpose)
         found.append(_polish(means, near, centers, summary, kernel))
