@@ -17,6 +17,7 @@ from ray_kmeans.algorithm.state import (
     FitState,
     Iteration,
     Origin,
+    Restart,
 )
 
 NORM_TOLERANCE = 1e-5
@@ -45,6 +46,8 @@ def _problems(state: FitState) -> Iterator[str]:
         yield from _of_rows(state.rows, state.centers.shape[1])
     if state.origin is not None:
         yield from _of_origin(state.origin)
+    for restart in state.restarts:
+        yield from _of_restart(restart)
 
 
 def _of_numbers(state: FitState) -> Iterator[str]:
@@ -146,6 +149,14 @@ def _of_origin(origin: Origin) -> Iterator[str]:
     kinds = [type(value) for value in (origin.initial, origin.random_seed, origin.retries)]
     if kinds != [str, int, int] or origin.retries < 0:
         yield f"origin is {origin!r}, and not a name and two whole numbers"
+
+
+def _of_restart(restart: Restart) -> Iterator[str]:
+    """Yield the faults of a restart among which the model was the best."""
+    seed, inertia = restart.random_seed, restart.inertia
+    is_number = type(inertia) in (int, float) and 0 <= inertia < math.inf
+    if not (type(seed) is int and is_number and _is_count(restart.iterations)):
+        yield f"restarts has {restart!r}, and not a seed, an inertia and a number of steps"
 
 
 def _is_count(value: object) -> bool:

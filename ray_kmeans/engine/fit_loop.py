@@ -150,6 +150,8 @@ def _last_of(steps: Steps) -> FitState:
         except StopIteration as end:
             state: FitState = end.value
             return state
+        except RuntimeError as error:  # it hides a StopIteration of the user's inside a generator
+            raise error.__cause__ if isinstance(error.__cause__, StopIteration) else error
 
 
 @dataclass(frozen=True)

@@ -410,9 +410,12 @@ class ShardWorker:
         numbers = [np.arange(b.first, b.first + b.rows) for b in self._shard.blocks]
         return weighted_sampling.winners(np.concatenate(numbers), self._shard.weights, key, size)
 
-    def nearest_counts(self, n_centers: int) -> NDArray[np.int64]:
-        """Return the number of rows nearest to each of the seeds so far, (n_centers,)."""
-        return self._seeded.counts(n_centers)
+    def sums_near(self, seeds: NDArray[np.float32], first: int) -> Partials:
+        """Return the sums over the rows whose nearest seed is one of these, (s, d).
+
+        `first` is the number of the first of them among all seeds so far.
+        """
+        return self._seeded.sums_near(first, len(seeds), self._on.scale, self._kernel)
 
     def end_seeding(self) -> None:
         """Forget all seeds, and free their memory."""

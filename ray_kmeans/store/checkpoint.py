@@ -215,7 +215,7 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         accumulators=None if accumulators is None else _accumulators(accumulators, arrays),
         rows=None if rows is None else RowSpec.from_json(rows),
         origin=None if origin is None else _origin(**origin),
-        restarts=tuple(_restart(*each) for each in manifest.get("restarts", ())),
+        restarts=_restarts(manifest.get("restarts", [])),
     )
 
 
@@ -227,6 +227,13 @@ def _metric(name: Any) -> Any:
 def _origin(initial: str, random_seed: int, retries: int) -> Origin:
     """Return the origin of the first centers; each of its values must be in the manifest."""
     return Origin(initial, random_seed, retries)
+
+
+def _restarts(given: Any) -> tuple[Restart, ...]:
+    """Return the restarts of a manifest, a list of their values."""
+    if not isinstance(given, list):
+        raise ValueError(f"restarts is {given!r}, and no list")
+    return tuple(_restart(*each) for each in given)
 
 
 def _restart(random_seed: int, inertia: float, iterations: int, stop: str | None) -> Restart:

@@ -13,6 +13,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "initial_clusters": KMEANS_PARALLEL,
         "use_mini_batch": False,
         "relative_tolerance": 1e-4,
+        "n_init": 4,
     }
 }
 """Arguments of the constructor by the name of a preset; flags have the same names."""

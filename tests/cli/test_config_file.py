@@ -56,7 +56,7 @@ def another(hint, name):
     if kind is Literal:
         return inside[-1]
     if kind is tuple:
-        return ["x", "y"]
+        return {int: [3, 4], float: [2.5, 3.5]}.get(inside[0], ["x", "y"])
     special = {
         "gpus_per_worker": 0.5,
         "cache": "disk",
@@ -94,11 +94,13 @@ def test_what_a_file_leaves_out_is_as_without_it(name, tmp_path, parse):
     needed = {"num_clusters": 7, "num_rows": 3, "num_features": 2} | dict.fromkeys(places, "p")
     known = flags_of(cli.COMMANDS[name].flags)
     needed = {k: v for k, v in needed.items() if k in known}
+    needed |= {"ks": [3, 4]} if "ks" in known else {}
     if name == "evaluate":
         del needed["output"]  # a flag there
     words = [needed[k] for k in places if k in needed and name != "demo"]
     rest = {k: v for k, v in needed.items() if k not in places or name == "demo"}
-    words += [w for k, v in rest.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    for k, v in rest.items():
+        words += [f"--{k.replace('_', '-')}", *map(str, v if isinstance(v, list) else [v])]
 
     in_file = flat(parse(name, "--config", put(tmp_path / "c.json", needed)))
     on_line = flat(parse(name, *words))

@@ -66,7 +66,7 @@ TWO = ["x.npy", "m", "--num-clusters", "2", "--num-workers", "0"]
 MAKE = ["make-dataset", "x", "--num-features", "2", "--num-clusters", "1", "--num-rows"]
 UNUSABLE = {
     "nothing": (["fit"], "these are missing: URI MODEL_DIR --num-clusters"),
-    "no command": (["fid", "a"], "'fid' is no command. Give one of fit, predict,"),
+    "no command": (["fid", "a"], "'fid' is no command. Give one of fit, choose-k, predict,"),
     "no command but a flag": (["--num-rows"], "'--num-rows' is no command"),
     "a misspelled flag": (
         ["fit", *TWO, "--distance-metrik", "hush"],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, open_source
-from ray_kmeans.algorithm.state import Iteration, Stop
+from ray_kmeans.algorithm.state import Iteration, Restart, Stop
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all, warn
@@ -192,6 +192,7 @@ def test_every_event_can_be_logged_and_drawn():
     events = [*RUN, ev.Warned("w"), ev.WorkerReplaced(1, "c"), ev.CoordinatorReplaced("c")]
     events += [ev.Waiting(1, 2, 0.5), ev.WorkersLag(1, 20), ev.WorkersJoined(3)]
     events += [ev.Logged("l"), ev.EndedBefore(Stop.CONVERGED, 9)]
+    events += [ev.RestartEnded(1, 3, Restart(7, 2.5, 9, Stop.CONVERGED))]
     for event in events:
         listen(event)
 

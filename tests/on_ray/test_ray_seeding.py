@@ -127,7 +127,7 @@ def test_fewer_different_rows_than_clusters_give_the_same_centers(pool, name, nu
         ("kmc2", ShardWorker.weights_at, {1}, [1]),
         ("kmeans_parallel", ShardWorker.join, {1}, [0]),
         ("kmeans_parallel", ShardWorker.weigh, {4}, [1]),
-        ("kmeans_parallel", ShardWorker.nearest_counts, {1}, [2]),
+        ("kmeans_parallel", ShardWorker.sums_near, {1}, [2]),
     ],
 )
 def test_a_worker_that_is_killed_while_seeding_leaves_the_centers_as_they_are(

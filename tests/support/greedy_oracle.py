@@ -25,17 +25,25 @@ def greedy_oracle(X, times, k, tries, seed, purpose, metric="squared_euclidean")
         candidates, totals = [], []
         for u in draws.uniforms(seed, purpose, len(picked), size=tries):
             running, row = Fraction(0), -1
-            while running <= Fraction(float(u * weights.sum())):
+            while running <= Fraction(float(u * in_order(weights))):
                 row += 1
                 running += Fraction(float(weights[row]))
             candidates.append(row)
             left = np.minimum(nearest, distances(X, X[row], metric))
-            totals.append((left * times).sum())
+            totals.append(in_order(left * times))
         best = candidates[totals.index(min(totals))]  # `index` finds the first that was drawn
         picked.append(best)
         nearest = np.minimum(nearest, distances(X, X[best], metric))
         weights = nearest * times
     return picked
+
+
+def in_order(values):
+    """Return the float64 sum of the values, added one after the other."""
+    total = 0.0
+    for value in values.tolist():
+        total += value
+    return total
 
 
 @st.composite

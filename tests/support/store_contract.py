@@ -18,6 +18,7 @@ from ray_kmeans.algorithm.state import (
     FitState,
     Iteration,
     Origin,
+    Restart,
     Stop,
 )
 from ray_kmeans.errors import (
@@ -101,6 +102,7 @@ def full_state():
         accumulators=Accumulators(4, 3, sums),
         rows=RowSpec(("a", "b", "c"), '[["lang", "=", "en"]]', "drop", "w", (0.1, 1e300, -3.0)),
         origin=Origin("kmc2", 2**40, 7),
+        restarts=(Restart(2**40, 0.1 + 0.2, 7, Stop.CYCLE), Restart(-1, 1e-300, 9, None)),
     )
 
 

@@ -56,6 +56,7 @@ def test_flags_win_over_a_file_and_a_file_over_the_preset(tmp_path, monkeypatch)
         "initial_clusters": "random",
         "use_mini_batch": True,
         "relative_tolerance": None,
+        "n_init": 1,
     }
     assert of("--preset", "best", "--use-mini-batch") == {**best, "use_mini_batch": True}
     in_file = {**best, "relative_tolerance": 0.5, "initial_clusters": "random"}

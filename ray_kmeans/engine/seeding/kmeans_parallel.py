@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,24 +12,21 @@ from ray_kmeans.algorithm.metric import without_direction
 from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.progress import Moved, ignore
-from ray_kmeans.engine.seeding.kmeans_plus_plus import (
-    ArrayField,
-    PoolField,
-    candidates_of,
-    plus_plus,
-    rows_in_any_order,
-)
+from ray_kmeans.engine.seeding.kmeans_plus_plus import PoolField, rows_in_any_order
 from ray_kmeans.engine.seeding.potential import SEEDING_METRIC
+from ray_kmeans.engine.seeding.recluster import recluster
 from ray_kmeans.engine.worker import ShardWorker
 
 ROUNDS = 5
 """Number of rounds of k-means|| in which rows join the candidates."""
 OVERSAMPLING = 2
 """Number of rows that are expected to join in a round, as a multiple of k."""
-POLISHES = 10
-"""Number of iterations of Lloyd on the candidates."""
+SUM_VALUES = 2**20
+"""Number of values of sums that a worker returns at once, if that is more than for k centers."""
 CHAIN = 200
 """Number of candidates in the chain of a center of AFK-MC^2."""
+WALKED = 64
+"""Number of chains that are walked before the later ones are compared with the new seeds."""
 CHAIN_VALUES = 2**24
 """Number of values of candidates that are fetched at once."""
 
@@ -42,9 +36,10 @@ def kmeans_parallel(
 ) -> NDArray[np.float32]:
     """Return up to k seeds by k-means|| (Bahmani et al., VLDB 2012).
 
-    Rounds in which rows join with a chance like their distance; the candidates, weighted by the
-    rows nearest to them, are clustered by greedy k-means++ and some iterations of Lloyd. Costs
-    about 10 iterations of Lloyd over the data, and O(k^2 d log k) in the coordinator.
+    Rounds in which rows join with a chance like their distance; then the candidates are clustered
+    by the means and counts of the rows nearest to each (the paper takes the candidates themselves
+    and the counts). Costs about 10 iterations of Lloyd over the data; the coordinator clusters
+    about 10 k candidates, see `recluster`.
     """
     field = PoolField(pool, summary)
     candidates = field.first(draws.uniforms(seed, "kmeans_parallel first", size=1))
@@ -57,31 +52,24 @@ def kmeans_parallel(
         if len(joined):
             field.add(joined)
             candidates = np.concatenate([candidates, joined])
-    times = reduce(add, pool.ask(ShardWorker.nearest_counts, len(candidates)))
-    return _recluster(candidates, times, summary, k, seed)
+    near = _sums_near(pool, candidates, k)
+    return recluster(candidates, near, summary, k, seed)
 
 
-def _recluster(
-    candidates: NDArray[np.float32],
-    times: NDArray[np.int64],
-    summary: Summary,
-    k: int,
-    seed: int,
-) -> NDArray[np.float32]:
-    """Return k centers, (k, d), of the candidates, (c, d), which count `times`, (c,)."""
-    kernel = kernels.load()
-    field = ArrayField(candidates, times, summary.metric, kernel)
-    centers = plus_plus(field, k, candidates_of(-1, k), seed, "kmeans_parallel recluster")
-    units = np.rint(candidates.astype(np.float64) * summary.grid.scale).astype(np.int64)
-    units *= times[:, None]  # no overflow: together they count as many rows as the data have
-    labels = np.empty(len(candidates), np.int32)
-    for _ in range(POLISHES):
-        kernel.assign(candidates, kernel.prepare(centers, SEEDING_METRIC), labels)
-        seen = Partials.zero(*centers.shape)
-        np.add.at(seen.sums, labels, units)
-        np.add.at(seen.counts, labels, times)
-        centers = seen.means(summary, centers)
-    return centers
+def _sums_near(
+    pool: Pool, candidates: NDArray[np.float32], k: int, most_values: int = SUM_VALUES
+) -> Partials:
+    """Return the sums over the rows nearest to each of the candidates, (c, d).
+
+    They are asked for in parts of up to k candidates, or of `most_values` values if that is more.
+    """
+    at_once = max(k, most_values // candidates.shape[1])
+    return Partials.joined(
+        [
+            pool.total(ShardWorker.sums_near, candidates[first : first + at_once], first)
+            for first in range(0, len(candidates), at_once)
+        ]
+    )
 
 
 def markov_chains(
@@ -96,7 +84,8 @@ def markov_chains(
     """Return k seeds by AFK-MC^2 (Bachem et al., Fast and provably good seedings, NIPS 2016).
 
     One look at all rows, then a chain of `length` candidates for each center: with 200 of them
-    O(n d + 200 k^2 d). At most `most_values` values of candidates are fetched at once, but one
+    O(n d + 200 k^2 d), of which this process does as much as 100 k / n sweeps: more than one where
+    k > n / 100. At most `most_values` values of candidates are fetched at once, but one
     chain at least.
     """
     field = PoolField(pool, summary)
@@ -107,8 +96,12 @@ def markov_chains(
         chains = range(len(seeds), min(len(seeds) + at_once, k))
         rows, times, chances = _proposals(pool, field, summary.rows, chains, seed, length)
         times[without_direction(rows, summary.metric)] = 0
-        seeds = _walk(seeds, rows, times / chances, chains, seed, length)
-        moved(len(seeds))
+        ratios = times / chances
+        for begin in range(0, len(chains), WALKED):
+            part = slice(begin * length, (begin + WALKED) * length)
+            some = chains[begin : begin + WALKED]
+            seeds = _walk(seeds, rows[part], ratios[part], some, seed, length)
+            moved(len(seeds))
     return seeds
 
 

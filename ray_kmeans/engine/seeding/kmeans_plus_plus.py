@@ -122,8 +122,11 @@ class ArrayField:
 
     def add(self, seeds: NDArray[np.float32]) -> None:
         """Make rows seeds: every row's weight shrinks to its distance to the nearest one."""
-        closest = self._distances(seeds).min(axis=1)
-        self._nearest = np.minimum(self._nearest, closest)
+        self.lower(self._distances(seeds).min(axis=1))
+
+    def lower(self, distances: NDArray[np.float64]) -> None:
+        """Take the distance of each row to the nearest of some new seeds, (n,)."""
+        self._nearest = np.minimum(self._nearest, distances)
         self._weights = self._nearest * self._times
 
     def _distances(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.metric import Metric, without_direction
+from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.kernels import ALIKE, Kernel
 from ray_kmeans.kernels.moving_sums import counts_of
 
@@ -94,13 +95,24 @@ class Potential:
         joins: NDArray[np.bool_] = draws.fractions(draws.mix(numbers, key)) < weights * share
         return joins
 
-    def counts(self, n_seeds: int) -> NDArray[np.int64]:
-        """Return the number of rows nearest to each seed, (n_seeds,); of two equally near the
-        first."""
-        counts = np.zeros(n_seeds, np.int64)
-        for here, nearest in enumerate(self._nearest):
-            counts += counts_of(nearest, n_seeds, self._weights_in(here))
-        return counts
+    def sums_near(
+        self, first: int, count: int, scale: NDArray[np.float64], kernel: Kernel
+    ) -> Partials:
+        """Return the sums over the rows nearest to each of `count` seeds, from number `first` on.
+
+        Of two equally near seeds the first one has the row. `scale` are units of the grid per 1.0,
+        (d,).
+        """
+        total = Partials.zero(count, len(scale))
+        for here, rows in enumerate(self._blocks):
+            labels, weights = self._nearest[here] - np.int32(first), self._weights_in(here)
+            some = (labels >= 0) & (labels < count)
+            if not some.all():
+                rows, labels = rows[some], labels[some]
+                weights = weights[some] if len(weights) else weights
+            kernel.accumulate(rows, labels, scale, total.sums, weights)
+            np.add(total.counts, counts_of(labels, count, weights), out=total.counts)
+        return total
 
     def _times(self, here: int) -> NDArray[np.int64] | int:
         """Return how often each row of a block counts, (rows,), or 1 for all."""
