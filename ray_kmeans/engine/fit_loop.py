@@ -151,7 +151,9 @@ def _last_of(steps: Steps) -> FitState:
             state: FitState = end.value
             return state
         except RuntimeError as error:  # it hides a StopIteration of the user's inside a generator
-            raise error.__cause__ if isinstance(error.__cause__, StopIteration) else error
+            if isinstance(error.__cause__, StopIteration):
+                raise error.__cause__ from None
+            raise
 
 
 @dataclass(frozen=True)

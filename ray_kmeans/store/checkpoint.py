@@ -232,7 +232,7 @@ def _origin(initial: str, random_seed: int, retries: int) -> Origin:
 def _restarts(given: Any) -> tuple[Restart, ...]:
     """Return the restarts of a manifest, a list of their values."""
     if not isinstance(given, list):
-        raise ValueError(f"restarts is {given!r}, and no list")
+        raise TypeError(f"restarts is {given!r}, and no list")
     return tuple(_restart(*each) for each in given)
 
 

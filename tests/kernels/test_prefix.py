@@ -45,6 +45,7 @@ def unit(request, monkeypatch):
     monkeypatch.setattr(held, "WORTH", np.inf)
     monkeypatch.setattr(held, "PREFIX_SCORES", 0)
     monkeypatch.setattr(held, "PREFIX_COLUMNS", 32)
+    monkeypatch.setattr(held, "FASTEST_UNIT", np.inf)
     return request.param
 
 
