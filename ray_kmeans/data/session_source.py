@@ -15,6 +15,10 @@ from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.errors import ConfigError
 
 
+def _accept(*_: Any) -> None:
+    """Accept any call: the memory of a fit that labels its rows is planned with the fit."""
+
+
 @dataclass(frozen=True)
 class SessionSource(WeightedSource):
     """A source whose rows the workers of a session hold, as the session has opened it."""
@@ -25,7 +29,10 @@ class SessionSource(WeightedSource):
         default=nullcontext, compare=False, repr=False
     )
     """Gives the pool of the session to one call: (number of clusters, metric, rows of a mini-batch
-    or None, listener or None)."""
+    or None, listener or None, bytes of other work in each worker)."""
+    check: Callable[..., None] = field(default=_accept, compare=False, repr=False)
+    """Raises ConfigError for a call that the session has no plan for: (number of clusters, metric,
+    rows of a mini-batch or None)."""
 
     def check_given(self, columns: Sequence[str] | None, counting: Mapping[str, Any]) -> None:
         """Raise ConfigError for an argument that would read the rows in another way."""

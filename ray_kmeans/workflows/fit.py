@@ -59,6 +59,7 @@ from ray_kmeans.workflows.renumber import has_numbers, in_order
 from ray_kmeans.workflows.validation import initial_centers
 from ray_kmeans.workflows.worker_plan import (
     check_reachable,
+    drawn_rows,
     machines_for,
     open_pool,
     plan_event,
@@ -162,6 +163,8 @@ def fit(
     if found:
         source = under(source, found.shift, f"the model in {store.shown!r}")
     layout = source.describe()
+    if isinstance(source, SessionSource):  # before anything is written
+        source.check(plan.num_clusters, plan.metric, drawn_rows(layout, plan.batch_size))
     if plan.batch_size is not None and layout.rows <= plan.batch_size:
         log.warning("%s", ALL_IN_A_BATCH.format(layout.rows, plan.batch_size))
     check_shapes(layout, plan, _rows_needed(plan, found))

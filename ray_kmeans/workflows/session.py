@@ -97,7 +97,7 @@ class Session(HoldsRows):
         """Start the workers and let them read; see `open_session` for the arguments."""
         weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
         own = {each.name: getattr(weighted, each.name) for each in fields(WeightedSource)}
-        self.source = SessionSource(**own, config=config, lend=self._lend)
+        self.source = SessionSource(**own, config=config, lend=self._lend, check=self._check)
         self.config = config
         """Machines of the session; the calls of a session have no others."""
         self.metric = metric

@@ -247,7 +247,7 @@ def open_pool(
     rows of the session, and stays open.
     """
     if isinstance(source, SessionSource):
-        drawn = batch_size if batch_size and batch_size < layout.rows else None
+        drawn = drawn_rows(layout, batch_size)
         with source.lend(num_clusters, metric, drawn, emit, other_bytes) as lent:
             yield lent
         return
@@ -268,6 +268,11 @@ def open_pool(
         yield pool
     finally:
         pool.close()
+
+
+def drawn_rows(layout: Layout, batch_size: int | None) -> int | None:
+    """Return the rows of a mini-batch that is drawn; None where a batch is all rows."""
+    return batch_size if batch_size and batch_size < layout.rows else None
 
 
 def machines_for(source: Source, config: RunConfig) -> RunConfig:

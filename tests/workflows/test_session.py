@@ -578,3 +578,15 @@ def test_a_sessions_plan_has_room_for_batches_of_nearly_all_rows(monkeypatch):
         pass
     assert seen
     assert all((each.batch_rows, each.num_clusters) == (N - 1, 9) for each in seen)
+
+
+@pytest.mark.parametrize(
+    "more", [{"num_clusters": 9}, {"distance_metric": "cosine"}], ids=["clusters", "metric"]
+)
+def test_a_fit_that_a_session_has_no_plan_for_writes_nothing(tmp_path, more):
+    with open_session(X, config=HERE, max_clusters=4) as session:
+        how = {"num_clusters": 3, "config": HERE, "use_mini_batch": False} | more
+        with pytest.raises(errors.ConfigError, match="session"):
+            session.fit(KMeansClustering(model_dir=str(tmp_path / "m"), **how))
+
+    assert not (tmp_path / "m").exists()
