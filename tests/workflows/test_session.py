@@ -584,9 +584,13 @@ def test_a_sessions_plan_has_room_for_batches_of_nearly_all_rows(monkeypatch):
     "more", [{"num_clusters": 9}, {"distance_metric": "cosine"}], ids=["clusters", "metric"]
 )
 def test_a_fit_that_a_session_has_no_plan_for_writes_nothing(tmp_path, more):
-    with open_session(X, config=HERE, max_clusters=4) as session:
-        how = {"num_clusters": 3, "config": HERE, "use_mini_batch": False} | more
-        with pytest.raises(errors.ConfigError, match="session"):
-            session.fit(KMeansClustering(model_dir=str(tmp_path / "m"), **how))
+    how = {"num_clusters": 3, "config": HERE, "use_mini_batch": False} | more
+    km = KMeansClustering(model_dir=str(tmp_path / "m"), **how)
+
+    with (
+        open_session(X, config=HERE, max_clusters=4) as session,
+        pytest.raises(ConfigError, match="session"),
+    ):
+        session.fit(km)
 
     assert not (tmp_path / "m").exists()
