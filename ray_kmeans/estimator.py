@@ -203,7 +203,7 @@ default='random'
         --------
         >>> KMeansClustering.recommended(100, "m", relative_tolerance=None)
         KMeansClustering(num_clusters=100, model_dir='m', initial_clusters='kmeans_parallel', \
-use_mini_batch=False)
+use_mini_batch=False, n_init=4)
         """
         return cls(num_clusters, model_dir, **{**PRESETS["best"], **overrides})
 

@@ -81,17 +81,27 @@ def recommend(candidates: Sequence[Candidate]) -> tuple[int, str]:
 
 def _reason(k: int, wins: dict[str, int], votes: Counter[int]) -> str:
     """Return why k is recommended, and what speaks for others."""
-    own = " and the ".join(name for name, winner in wins.items() if winner == k)
+    own = [f"the {name}" for name, winner in wins.items() if winner == k]
     others = [f"the {name} is at k={winner:,}" for name, winner in wins.items() if winner != k]
-    reason = f"k={k:,} has the {own}"
+    reason = f"k={k:,} has {_listed(own)}"
     if not others:
         return f"{reason}: all figures agree."
     if votes[k] > 1:
-        return f"{reason}; but {' and '.join(others)}."
+        return f"{reason}; but {_listed(others)}."
     return (
-        f"{reason}; but {' and '.join(others)}: the figures disagree, and this is the smallest. "
+        f"{reason}; but {_listed(others)}: the figures disagree, and this is the smallest. "
         "Look at the plot, and at the rows."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence.
+
+    >>> _listed(["a"]), _listed(["a", "b"]), _listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def table_of(candidates: Sequence[Candidate], best: int) -> str:
