@@ -13,7 +13,7 @@ from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.files import File
 from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
-from ray_kmeans.data.weighted import WeightedSource
+from ray_kmeans.data.weighted import as_weighted
 
 
 def contents_of(source: Source, layout: Layout) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def contents_of(source: Source, layout: Layout) -> dict[str, Any]:
     A file is told by the store's mark of its content (etag or time), an array by the hash of its
     values, and data that a library keeps by their names and numbers of rows alone.
     """
-    weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
+    weighted = as_weighted(source)
     versions = _versions(weighted.source)
     rows: Counter[str] = Counter()
     for block in layout.blocks:

@@ -16,13 +16,13 @@ from ray_kmeans.data.float32_rounding import shift_of, under
 from ray_kmeans.data.opening import names_of, open_source
 from ray_kmeans.data.session_source import HoldsRows
 from ray_kmeans.data.source import Source
-from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
+from ray_kmeans.data.weighted import WeightedSource, as_weighted, columns_of_rows
 from ray_kmeans.errors import ConfigError, DataError
 
 
 def spec_of(source: Source, before: RowSpec | None = None) -> RowSpec:
     """Return how a source reads its rows, for a checkpoint; without names, those `before` stay."""
-    weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
+    weighted = as_weighted(source)
     weights = weighted.weights
     return RowSpec(
         columns=weighted.columns or (before.columns if before else ()),

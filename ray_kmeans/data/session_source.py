@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.column_choice import shortened
 from ray_kmeans.data.float32_rounding import shift_of
-from ray_kmeans.data.weighted import WeightedSource
+from ray_kmeans.data.source import Source
+from ray_kmeans.data.weighted import WeightedSource, as_weighted
 from ray_kmeans.errors import ConfigError
 
 
@@ -33,6 +34,13 @@ class SessionSource(WeightedSource):
     check: Callable[..., None] = field(default=_accept, compare=False, repr=False)
     """Raises ConfigError for a call that the session has no plan for: (number of clusters, metric,
     rows of a mini-batch or None)."""
+
+    @classmethod
+    def of(cls, source: Source, **of_session: Any) -> SessionSource:
+        """Return the rows of a source as those of a session; `of_session`: the fields above."""
+        weighted = as_weighted(source)
+        own = {each.name: getattr(weighted, each.name) for each in fields(WeightedSource)}
+        return cls(**own, **of_session)
 
     def check_given(self, columns: Sequence[str] | None, counting: Mapping[str, Any]) -> None:
         """Raise ConfigError for an argument that would read the rows in another way."""

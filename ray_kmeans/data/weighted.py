@@ -135,6 +135,11 @@ class WeightedSource:
         return passes
 
 
+def as_weighted(source: Source) -> WeightedSource:
+    """Return a source as one with weights, which are 1 where it has none."""
+    return source if isinstance(source, WeightedSource) else WeightedSource(source)
+
+
 def columns_of_rows(source: Any) -> tuple[str, ...]:
     """Return the names of the columns that make up a row of a source; () if they have none."""
     return tuple(getattr(source, "columns", ()))

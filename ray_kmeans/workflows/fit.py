@@ -31,7 +31,7 @@ from ray_kmeans.data.model_rows import spec_of
 from ray_kmeans.data.session_source import SessionSource
 from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
-from ray_kmeans.data.weighted import WeightedSource, columns_of_rows, with_weights
+from ray_kmeans.data.weighted import as_weighted, columns_of_rows, with_weights
 from ray_kmeans.engine.fit_loop import run_stream
 from ray_kmeans.engine.fit_plan import AfterFit, FitPlan
 from ray_kmeans.engine.options import Workload
@@ -302,7 +302,7 @@ def join_batches(sources: Iterator[Source]) -> Source:
     for source in sources:
         shifts.add(shift_of(source))
         names = names or columns_of_rows(source)
-        weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
+        weighted = as_weighted(source)
         blocks = weighted.describe().blocks
         rows += [some for _, some in wide_rows(weighted.source, blocks)]
         given = zip(blocks, weighted.weights_of(blocks), strict=True)

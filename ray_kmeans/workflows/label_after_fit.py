@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.session_source import SessionSource
 from ray_kmeans.data.source import Source
-from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.errors import ConfigError
@@ -52,11 +51,9 @@ class LabelAfterFit:
             with closing(shared.lend()) as pool:
                 yield pool
 
-        whole = source if isinstance(source, WeightedSource) else WeightedSource(source)
-        own = {each.name: getattr(whole, each.name) for each in fields(WeightedSource)}
         self._write(
             state,
-            SessionSource(**own, config=replace(self.config, detached=False), lend=lend),
+            SessionSource.of(source, config=replace(self.config, detached=False), lend=lend),
             emit,
         )
 

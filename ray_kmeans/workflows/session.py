@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import fields
 from threading import TIMEOUT_MAX, Lock, Timer
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, get_args
@@ -15,7 +14,6 @@ from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.session_source import HoldsRows, SessionSource
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream
-from ray_kmeans.data.weighted import WeightedSource
 from ray_kmeans.data.worker_memory import quality_bytes
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.shared_pool import SharedPool
@@ -95,9 +93,7 @@ class Session(HoldsRows):
         idle_timeout_s: float,
     ) -> None:
         """Start the workers and let them read; see `open_session` for the arguments."""
-        weighted = source if isinstance(source, WeightedSource) else WeightedSource(source)
-        own = {each.name: getattr(weighted, each.name) for each in fields(WeightedSource)}
-        self.source = SessionSource(**own, config=config, lend=self._lend, check=self._check)
+        self.source = SessionSource.of(source, config=config, lend=self._lend, check=self._check)
         self.config = config
         """Machines of the session; the calls of a session have no others."""
         self.metric = metric
@@ -116,10 +112,10 @@ class Session(HoldsRows):
         self._stack = ExitStack()
         self._emit: ev.Emit = LogLines()
         """Hears what the pool tells: the listener of the call that runs now."""
-        self._shared: SharedPool | None = self._open(weighted)
+        self._shared: SharedPool | None = self._open(source)
         self._wait_for_use()
 
-    def _open(self, source: WeightedSource) -> SharedPool:
+    def _open(self, source: Source) -> SharedPool:
         """Start the workers, let them read the rows, and return their pool."""
         layout = source.describe()
         check_reachable(self.config, {"the data": source})
