@@ -168,19 +168,21 @@ def fit(
     if plan.batch_size is not None and layout.rows <= plan.batch_size:
         log.warning("%s", ALL_IN_A_BATCH.format(layout.rows, plan.batch_size))
     check_shapes(layout, plan, _rows_needed(plan, found))
-    plan = _with_rows(plan, source, found)
+    plan = _with_rows(plan, source, layout, found)
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": source})
     _check_store(store, found, layout, plan)
     restarts = plan.n_init if plan.batch_size is None and found is None else 1
     with _open_listeners(config, store, listeners) as emit:
         if config.num_workers != 0 and not monitors and not isinstance(source, SessionSource):
-            return _fit_on_ray(plan, source, store, config, emit, after, restarts)
-        return _fit_here(plan, source, store, config, emit, after, restarts, Monitors(monitors))
+            return _fit_on_ray(plan, source, layout, store, config, emit, after, restarts)
+        watchers = Monitors(monitors)
+        return _fit_here(plan, source, layout, store, config, emit, after, restarts, watchers)
 
 
 def _fit_on_ray(
     plan: FitPlan,
     source: Source,
+    layout: Layout,
     store: ModelDir,
     config: RunConfig,
     emit: ev.Emit,
@@ -191,7 +193,7 @@ def _fit_on_ray(
     from ray_kmeans.on_ray import driver  # ray: 0.3 s
 
     shards, options = plan_shards(
-        layout := source.describe(),
+        layout,
         plan.num_clusters,
         config,
         plan.batch_size,
@@ -207,6 +209,7 @@ def _fit_on_ray(
 def _fit_here(
     plan: FitPlan,
     source: Source,
+    layout: Layout,
     store: ModelDir,
     config: RunConfig,
     emit: ev.Emit,
@@ -215,7 +218,7 @@ def _fit_here(
     monitors: Monitors,
 ) -> FitState:
     """Coordinate a fit in this process, by workers of its own or of the session of the rows."""
-    k, layout = plan.num_clusters, source.describe()
+    k = plan.num_clusters
     with (
         store.take_lease(f"fit of {k:,} clusters") as held,
         open_pool(
@@ -273,7 +276,7 @@ def fit_stream(
     if not layout.blocks:
         raise DataError("the input has no rows. Give at least one batch.")
     check_shapes(layout, plan, needed)
-    plan = _with_rows(plan, first, found)
+    plan = _with_rows(plan, first, layout, found)
     check_reachable(config, {f"model_dir={store.shown!r}": store, "the data": first})
     _check_store(store, found, layout, plan)
     k, metric, workers = plan.num_clusters, plan.metric, workforce(config)[0]
@@ -319,7 +322,7 @@ def join_batches(sources: Iterator[Source]) -> Source:
     return shifted(whole, shifts.pop() if shifts else ())
 
 
-def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan:
+def _with_rows(plan: FitPlan, source: Source, layout: Layout, found: FitState | None) -> FitPlan:
     """Return the plan with the way its rows are read; log the columns.
 
     Where a shift (d,) is subtracted from the rows, it is from given centers as well.
@@ -337,7 +340,7 @@ def _with_rows(plan: FitPlan, source: Source, found: FitState | None) -> FitPlan
         initial = (initial - np.asarray(spec.shift or 0.0)).astype(np.float32)
     elif spec.shift and callable(initial):
         initial = _unshifted(initial, np.asarray(spec.shift))
-    return in_order(replace(plan, initial=initial, rows=spec), source.describe().features)
+    return in_order(replace(plan, initial=initial, rows=spec), layout.features)
 
 
 def _unshifted(function: Any, shift: NDArray[np.float64]) -> Any:

@@ -252,7 +252,15 @@ def open_pool(
             yield lent
         return
     shards, options = plan_shards(
-        layout, num_clusters, config, batch_size, workers, together, or_fewer, other_bytes, restarts
+        layout,
+        num_clusters,
+        config,
+        batch_size,
+        workers,
+        together=together,
+        or_fewer=or_fewer,
+        other_bytes=other_bytes,
+        restarts=restarts,
     )
     if emit is not None:
         emit(plan_event(options))
