@@ -103,7 +103,8 @@ class ShardWorker:
     def load(self, source: Reader, blocks: Sequence[Block]) -> Extent:
         """Read the shard and return its extent, in which the rows that are not finite are
         counted."""
-        self._loaded = self._held = self._potential = self._batches = None
+        self._loaded = None
+        self.begin_task()
         shard = Shard(source, blocks, self._metric, self._row_cache, self._kernel.fingerprint)
         self._compile_ahead(sum(block.rows for block in blocks), shard.features)
         try:
@@ -173,7 +174,8 @@ class ShardWorker:
 
     def measure(self, grid: Grid) -> Squares:
         """Fix the grid of all sums to come, and return the sums of squares on it."""
-        self._grid, self._held, self._potential, self._batches = grid, None, None, None
+        self._grid = grid
+        self.begin_task()
         self._shard.take_units(grid.weight_exponent)
         work = ((rows, self._shard.weights_in(here)) for here, rows in enumerate(self._shard.rows))
         parts = (self._threads.run if self._shard.rows.stays else starmap)(self._squares, work)
@@ -194,7 +196,7 @@ class ShardWorker:
         return total
 
     def begin_task(self) -> None:
-        """Drop what the task before has left here, besides the rows and the grid."""
+        """Drop all that is held here besides the rows and the grid: bounds, seeds, batches."""
         self._held, self._potential, self._batches = None, None, None
         self._held_each = {}
 
@@ -212,14 +214,11 @@ class ShardWorker:
 
         What is held of the rows for each set stays for its next sweep, by its place, (s,).
         """
-        rows, features = self._shard.rows, self._shard.features
         for place in places:
             if place not in self._held_each:
-                self._held_each[place] = self._kernel.hold_each(
-                    rows, rows.sizes, features, self._metric, self._shard.weights
-                )
+                self._held_each[place] = self._hold_fetched()
         held = [self._held_each[place] for place in places]
-        found = sums_side_by_side(held, rows, list(sets), self._on.scale)
+        found = sums_side_by_side(held, self._shard.rows, list(sets), self._on.scale)
         return PartialsOfEach(tuple(Partials(*each) for each in found))
 
     def sweep_batches(
@@ -517,11 +516,13 @@ class ShardWorker:
             if rows.stays:
                 self._held = self._kernel.hold(list(rows), self._metric, len(centers), weights)
             else:
-                features = self._shard.features
-                self._held = self._kernel.hold_each(
-                    rows, rows.sizes, features, self._metric, weights
-                )
+                self._held = self._hold_fetched()
         return self._held
+
+    def _hold_fetched(self) -> kernels.Held:
+        """Return the rows as the kernel holds those that are fetched for each sweep."""
+        rows, shard = self._shard.rows, self._shard
+        return self._kernel.hold_each(rows, rows.sizes, shard.features, self._metric, shard.weights)
 
     def _assign(self, rows: NDArray[np.float32], prepared: Any) -> NDArray[np.int32]:
         """Return the label of each row, (n,)."""
