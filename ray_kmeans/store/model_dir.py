@@ -182,9 +182,13 @@ class ModelDir(publish.Place):
 
     def restart(self, name: str) -> ModelDir:
         """Return the directory of a restart, below this one, that the same run holds."""
-        place = replace(self, url=f"{self.url.rstrip('/')}/{RESTARTS}/{name}", known=set())
+        place = self._restart_at(name)
         place.known.update(place._data())
         return place
+
+    def _restart_at(self, name: str) -> ModelDir:
+        """Return the directory of a restart; nothing in it is listed."""
+        return replace(self, url=f"{self.url.rstrip('/')}/{RESTARTS}/{name}", known=set())
 
     def delete_restarts(self) -> None:
         """Delete the checkpoints of all restarts, and nothing else that may be there."""
@@ -198,7 +202,7 @@ class ModelDir(publish.Place):
             seeds = self._listed(f"{root}/{folder}") if is_folder else []
             numbers = (name for name, _ in seeds if name.lstrip("-").isdigit())
             for name in sorted(numbers, key=int):
-                yield self.restart(f"{folder}/{name}")
+                yield self._restart_at(f"{folder}/{name}")
 
     def records(self, folder: str) -> list[bytes]:
         """Return the contents of the JSON files of a folder, in the order of their names."""
