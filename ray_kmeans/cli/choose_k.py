@@ -12,8 +12,6 @@ from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, WeighedRows, announce, join_ray, run_config
 from ray_kmeans.config import DistanceMetric, InitialMethod, RunOptions
 from ray_kmeans.process import interrupt
-from ray_kmeans.text import secrets
-from ray_kmeans.text.one_line import in_one_line
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,4 @@ def run(flags: ChooseK) -> None:
     if flags.report is not None:
         choice.report(flags.report)
         exit_codes.print_result("report", flags.report)
-    best = in_one_line(secrets.shown(choice.model().model_dir))
-    print(f"\nmodel: {best}\nnext: label rows with `predict`, or read the centers with")
-    print(f"  ray_kmeans.load_model({best!r}).clusters()")
+    exit_codes.print_model(choice.model().model_dir)

@@ -115,6 +115,14 @@ def print_to_stderr(text: str) -> None:
     print(in_one_line(text), file=sys.stderr, flush=True)
 
 
+def print_model(model_dir: str, is_labelled: bool = False) -> None:
+    """Print where a fitted model is, and what to do next."""
+    place = in_one_line(secrets.shown(model_dir))
+    label = "" if is_labelled else "label rows with `predict`, or "
+    print(f"\nmodel: {place}\nnext: {label}read the centers with")
+    print(f"  ray_kmeans.load_model({place!r}).clusters()")
+
+
 def print_result(what: str, place: str) -> None:
     """Print in one line what was made, and where it is."""
     print(in_one_line(f"{what}: {secrets.shown(place)}"))

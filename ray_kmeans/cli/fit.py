@@ -29,8 +29,6 @@ from ray_kmeans.observe.events import EndedBefore
 from ray_kmeans.observe.fit_table import fit_table
 from ray_kmeans.process import interrupt
 from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.text import secrets
-from ray_kmeans.text.one_line import in_one_line
 from ray_kmeans.workflows.evaluate import after_mini_batch
 from ray_kmeans.workflows.import_centers import initial_clusters_of
 from ray_kmeans.workflows.label import LabelCounts
@@ -48,7 +46,8 @@ class Fit(WeighedRows, Configured):
     num_clusters: int
     """Number of clusters."""
     preset: Preset | None = None
-    """Settings by one word. 'best': k-means||, full batch and a relative tolerance of 1e-4; flags
+    """Settings by one word. 'best': k-means||, full batch, a relative tolerance of 1e-4 and four
+    restarts; flags
     that are given beside it win, also those of a --config file. None: TensorFlow's defaults."""
     initial_clusters: str = "random"
     """How the initial centers are chosen among the rows: random, kmeans_plus_plus, kmc2 or
@@ -123,10 +122,7 @@ def run(flags: Fit) -> None:
             print(advice)
     if counts is not None and flags.label is not None:
         exit_codes.print_result(str(counts), flags.label)
-    model_dir = in_one_line(secrets.shown(flags.model_dir))
-    what = "read the centers with" if counts else "label rows with `predict`, or read the centers"
-    print(f"\nmodel: {model_dir}\nnext: {what}{'' if counts else ' with'}")
-    print(f"  ray_kmeans.load_model({model_dir!r}).clusters()")
+    exit_codes.print_model(flags.model_dir, is_labelled=counts is not None)
 
 
 def _fit(km: KMeansClustering, source: Source, flags: Fit) -> LabelCounts | None:
