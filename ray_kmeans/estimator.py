@@ -182,8 +182,9 @@ default='random'
     ) -> KMeansClustering:
         """Return an estimator with the settings that give the lowest loss for their time.
 
-        These are k-means||, full batch and a relative tolerance of 1e-4, where the constructor has
-        TensorFlow's defaults. The flag ``--preset best`` of the command chooses the same.
+        These are k-means||, full batch, a relative tolerance of 1e-4 and four restarts, where the
+        constructor has TensorFlow's defaults. The flag ``--preset best`` of the command chooses the
+        same.
 
         Parameters
         ----------
