@@ -385,10 +385,13 @@ class ModelDir(publish.Place):
             self.fs.rm_file(path)
         if len(manifests) < self.keep:
             return
-        oldest = _number_at(manifests[-self.keep])
+        self._delete_before(_number_at(manifests[-self.keep]))
+
+    def _delete_before(self, oldest: Number | None) -> None:
+        """Delete all arrays, claims and unpublished files of a lower number; None: of any."""
         for name, is_folder in self._listed(f"{self._checkpoint_folder}/data"):
             number = checkpoint_names.of_data(name) or checkpoint_names.of_unpublished(name)
-            if number is None or number >= oldest:
+            if number is None or (oldest is not None and number >= oldest):
                 continue
             if is_folder:
                 self._delete_data(f"data/{name}")
@@ -396,7 +399,7 @@ class ModelDir(publish.Place):
                 self.fs.rm_file(f"{self._checkpoint_folder}/data/{name}")
         for name in self._files(self._checkpoint_folder):
             number = checkpoint_names.of_unpublished(name)
-            if number is not None and number < oldest:
+            if number is not None and (oldest is None or number < oldest):
                 self.fs.rm_file(f"{self._checkpoint_folder}/{name}")
 
     def _delete_all(self) -> None:
@@ -404,11 +407,7 @@ class ModelDir(publish.Place):
         with self.raise_store_errors(f"cannot delete the restarts in {self.shown!r}"):
             for path in self._manifests():
                 self.fs.rm_file(path)
-            for name, is_folder in self._listed(f"{self._checkpoint_folder}/data"):
-                if is_folder and checkpoint_names.of_data(name):
-                    self._delete_data(f"data/{name}")
-                elif name.endswith("-claim") and checkpoint_names.of_data(name):
-                    self.fs.rm_file(f"{self._checkpoint_folder}/data/{name}")
+            self._delete_before(None)
         folders = [f"{self._checkpoint_folder}/data", self._checkpoint_folder, self.path]
         parent = self.path.rpartition("/")[0]
         for folder in [*folders, parent, parent.rpartition("/")[0]]:
