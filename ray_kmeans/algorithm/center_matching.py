@@ -80,7 +80,7 @@ def _inverse(partners: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Flows:
-    """Weight of the rows by their labels under two models; those of all workers add up."""
+    """Weight of the rows by their labels under two models; the flows of all workers add up."""
 
     pairs: NDArray[np.int64]
     """(p, 2) Pairs of labels (old, new) that occur, in ascending order."""
@@ -182,8 +182,7 @@ class Change:
 
 
 def changes(relations: Relations) -> list[Change]:
-    """Return what became of each cluster: those of the new model in order, then those that are
-    gone.
+    """Return what became of each cluster: first the new model's in order, then the vanished ones.
 
     A match of centers counts where more than half of the rows of either went the same way. Else the
     two are taken apart; and clusters that are left over on both sides are put together where each
