@@ -13,7 +13,7 @@ from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.observe import events as ev
 from tests.support.ray_runs import write_parquet
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 X = np.random.default_rng(3).normal(size=(3_000, 4)).astype(np.float32)
 
