@@ -20,6 +20,8 @@ InitialMethod: TypeAlias = Literal["random", "kmeans_plus_plus", "kmc2", "kmeans
 """How initial centers are chosen among the rows."""
 EmptyClusters: TypeAlias = Literal["keep", "farthest", "split_largest"]
 """What becomes of the center of a cluster that has no row."""
+LeafQuota: TypeAlias = Literal["loss", "rows"]
+"""What the number of children of a node of a tree is in proportion to."""
 NonFinite: TypeAlias = Literal["error", "drop"]
 """What becomes of rows with NaN, null or infinity."""
 Backend: TypeAlias = Literal["auto", "cpu", "gpu"]

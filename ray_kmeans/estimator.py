@@ -20,6 +20,7 @@ from ray_kmeans.config import (
     DistanceMetric,
     EmptyClusters,
     InitialMethod,
+    LeafQuota,
     Mode,
     RunConfig,
     Work,
@@ -56,6 +57,7 @@ from ray_kmeans.workflows.validation import (
     check_unnamed,
     check_weight_of_batches,
     input_data,
+    levels_of,
 )
 from ray_kmeans.workflows.worker_plan import machines_for
 
@@ -104,6 +106,17 @@ default='random'
         Number of fits from the seeds `random_seed`, `random_seed` + 1, ... over one reading of the
         data. The model is the one with the lowest inertia over all rows; of equal ones the first.
         A model that is there already is continued by one fit. Not with `max_seconds`.
+    levels : int or sequence of int, default=None
+        Levels of a tree, for many clusters: a fit of the top level, and then each of its clusters
+        is split on its own rows alone, and so on. 2: two levels, of sizes that make it fast.
+        ``(100, 1000)``: 100 clusters, of about 1,000 clusters each. See `tree`. `steps`,
+        `max_steps` and `relative_tolerance` are for the fit of each node; `n_init` and
+        `initial_clusters` for the top level, below which centers begin at rows drawn at random.
+        Needs ``use_mini_batch=False``. None: one level.
+    refine_steps : int, >= 0, default=0
+        Steps over all clusters, with exact labels, once the tree is there.
+    leaf_quota : {'loss', 'rows'}, default='loss'
+        What the number of children of a node is in proportion to.
     renumber_like : str or Model, default=None
         A model, or its directory or URL, whose numbers the clusters get at the end of a fit.
         Centers are matched as by `drift_from`; those that match none get the numbers that are
@@ -156,6 +169,9 @@ default='random'
         *,
         empty_clusters: EmptyClusters = "keep",
         n_init: int = 1,
+        levels: int | Sequence[int] | None = None,
+        refine_steps: int = 0,
+        leaf_quota: LeafQuota = "loss",
         renumber_like: str | Model | None = None,
     ) -> None:
         self._params = FitParams(
@@ -171,6 +187,9 @@ default='random'
             config=config,
             empty_clusters=empty_clusters,
             n_init=n_init,
+            levels=levels,
+            refine_steps=refine_steps,
+            leaf_quota=leaf_quota,
             renumber_like=renumber_like,
         )
         self._temporary_dir: str | None = None
@@ -647,7 +666,13 @@ use_mini_batch=False, n_init=4)
         drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
         config = machines_for(source, self.config)
         return explaining.explain(
-            source.describe(), params.num_clusters, config, drawn, features=said_of(source)
+            source.describe(),
+            params.num_clusters,
+            config,
+            drawn,
+            features=said_of(source),
+            levels=levels_of(params.levels, params.num_clusters),
+            refine_steps=params.refine_steps,
         )
 
     def model_fn(

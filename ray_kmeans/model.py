@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.quality_sums import BORDERS
 from ray_kmeans.algorithm.state import FitState, Iteration, Restart, Stop
+from ray_kmeans.algorithm.tree import Tree
 from ray_kmeans.config import Output, RunConfig, Work
 from ray_kmeans.data.model_rows import open_for, said_of
 from ray_kmeans.data.sharding import Layout
@@ -181,6 +182,18 @@ class Model(ABC):
             One for each seed, in order; empty where the model was the only fit.
         """
         return self._state().restarts
+
+    def tree(self) -> Tree | None:
+        """Return the levels above the clusters of a model that was fitted with `levels`.
+
+        Returns
+        -------
+        Tree or None
+            Its `centers` are those of each level from the top down, (k_l, num_features), as rows
+            of the data are seen by the fit, and its `parents` the number of each center's parent,
+            of the clusters last; None for clusters of one level.
+        """
+        return self._state().tree
 
     def checkpoints(self) -> list[str]:
         """Return the paths of all checkpoints, as `checkpoint_path` takes them.

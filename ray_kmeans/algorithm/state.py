@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
+from ray_kmeans.algorithm.tree import Tree
 
 
 class Stop(Enum):
@@ -141,6 +142,8 @@ class FitState:
     """Origin of the first centers; None in checkpoints of versions without it."""
     restarts: tuple[Restart, ...] = ()
     """The restarts among which the model was the best; empty where it was the only fit."""
+    tree: Tree | None = None
+    """The levels above the clusters, by which they were found; None for clusters of one level."""
 
     @classmethod
     def initial(

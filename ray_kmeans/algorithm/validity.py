@@ -19,6 +19,7 @@ from ray_kmeans.algorithm.state import (
     Origin,
     Restart,
 )
+from ray_kmeans.algorithm.tree import Tree
 
 NORM_TOLERANCE = 1e-5
 """Largest distance from 1 of the norm of a center by cosine: float32 rounds each coordinate."""
@@ -48,6 +49,8 @@ def _problems(state: FitState) -> Iterator[str]:
         yield from _of_origin(state.origin)
     for restart in state.restarts:
         yield from _of_restart(restart)
+    if state.tree is not None:
+        yield from _of_tree(state.tree, state.centers)
 
 
 def _of_numbers(state: FitState) -> Iterator[str]:
@@ -157,6 +160,19 @@ def _of_restart(restart: Restart) -> Iterator[str]:
     is_number = type(inertia) in (int, float) and 0 <= inertia < math.inf
     if not (type(seed) is int and is_number and _is_count(restart.iterations)):
         yield f"restarts has {restart!r}, and not a seed, an inertia and a number of steps"
+
+
+def _of_tree(tree: Tree, clusters: NDArray[np.float32]) -> Iterator[str]:
+    """Yield the faults of the tree above the clusters, (k, d)."""
+    for level, centers in enumerate(tree.centers):
+        if centers.ndim != 2 or centers.shape[1] != clusters.shape[1]:
+            yield f"level {level} has shape {centers.shape} for clusters of {clusters.shape}"
+        elif not np.isfinite(centers).all():
+            yield f"level {level} holds NaN or infinity"
+    for level, parents in enumerate(tree.parents):
+        above = len(tree.centers[level])
+        if parents.ndim != 1 or not ((parents >= 0) & (parents < above)).all():
+            yield f"level {level + 1} has parents that are none of the {above} above it"
 
 
 def _is_count(value: object) -> bool:

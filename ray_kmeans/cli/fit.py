@@ -18,6 +18,7 @@ from ray_kmeans.cli.flags import (
 from ray_kmeans.config import (
     DistanceMetric,
     EmptyClusters,
+    LeafQuota,
     Preset,
     RunConfig,
     RunOptions,
@@ -69,6 +70,13 @@ class Fit(WeighedRows, Configured):
     to the row farthest from its own center, 'split_largest' to a row of the largest cluster."""
     n_init: int = 1
     """Number of fits from the seeds RANDOM_SEED, + 1, ... over one reading; the best one stays."""
+    levels: tuple[int, ...] = ()
+    """Levels of a tree, for many clusters. '2': two levels; '100 1000': 100 clusters at the top, of
+    about 1,000 clusters each. Needs --no-use-mini-batch."""
+    refine_steps: int = 0
+    """Steps over all clusters once the tree is there."""
+    leaf_quota: LeafQuota = "loss"
+    """What the number of children of a node of the tree follows."""
     renumber_like: str | None = None
     """Directory or URL of a model whose numbers the clusters get at the end of the fit."""
     center: bool = False
@@ -139,6 +147,13 @@ def _fit(km: KMeansClustering, source: Source, flags: Fit) -> LabelCounts | None
         return None
 
 
+def _levels(given: tuple[int, ...]) -> int | tuple[int, ...] | None:
+    """Return the levels as the constructor takes them: a single number is their number."""
+    if not given:
+        return None
+    return given[0] if len(given) == 1 else given
+
+
 def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
     """Return the estimator that the flags describe."""
     return KMeansClustering(
@@ -154,5 +169,8 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         config=config,
         empty_clusters=flags.empty_clusters,
         n_init=flags.n_init,
+        levels=_levels(flags.levels),
+        refine_steps=flags.refine_steps,
+        leaf_quota=flags.leaf_quota,
         renumber_like=flags.renumber_like,
     )

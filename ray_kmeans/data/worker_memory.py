@@ -55,6 +55,8 @@ class Footprint:
     """Number of restarts that run at once, where rows are not kept as float32."""
     or_fewer: bool = False
     """Whether calls with fewer centers come too, as in a session."""
+    is_tree: bool = False
+    """Whether rows of some nodes of a tree are copied side by side, up to an eighth of them."""
     other_bytes: int = 0
     """Bytes that the work of the run takes in each worker besides; see `quality_bytes`."""
 
@@ -71,6 +73,7 @@ class Footprint:
         - for mini-batch, the row numbers of a batch while they are drawn, and for each thread the
           rows that it copies side by side, and partial sums of its own;
         - labels, centers and partial sums of each of several restarts, where rows are not kept;
+        - for a tree, the order of the rows by their nodes, and an eighth of the rows once more;
         - what the work of the run takes besides.
 
         What CUDA takes for itself is not counted.
@@ -86,6 +89,8 @@ class Footprint:
         elsewhere = of_row * n_rows + largest * per_row
         rows = n_rows * per_row if self.kept else elsewhere
         at_once = max(map(rows_of, groups_of(shard))) if self.by_group else largest
+        if self.is_tree:
+            rows += n_rows * (24 + per_row // 8)
         reading = 3 * readers_of(self.threads) * at_once * features * 4
         prepared = k * (columns * 6 + (features + 1) * (4 + 3 * 8))
         partials = 3 * k * (features + 1) * 8

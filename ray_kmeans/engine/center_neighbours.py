@@ -76,4 +76,5 @@ def renumbered(state: FitState, like: NDArray[Any]) -> FitState:
     if running is not None:
         running = replace(running, sums=running.sums[:, order])
     centers, counts = state.centers[order], state.counts[order]
-    return replace(state, centers=centers, counts=counts, accumulators=running)
+    tree = state.tree.reordered(order) if state.tree else None
+    return replace(state, centers=centers, counts=counts, accumulators=running, tree=tree)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm import tree
 from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import Metric
@@ -122,6 +123,28 @@ class FitPlan:
     max_seconds: float | None = None
     """Seconds that the fit may take, from its first row on; None: any time. They do not change what
     it computes."""
+    levels: tuple[int, ...] = ()
+    """Number of centers of each level of a tree, all clusters last; empty for one level."""
+    refine_steps: int = 0
+    """Number of steps over all clusters once the tree is there."""
+    leaf_quota: str = "loss"
+    """What the number of children of a node follows: its 'loss', or its 'rows'."""
+
+    @property
+    def most_at_once(self) -> int:
+        """Largest number of centers that a worker sums rows up by at once."""
+        split = self.levels and not self.refine_steps
+        return tree.most_at_once(self.levels) if split else self.num_clusters
+
+    @property
+    def top(self) -> FitPlan:
+        """Plan of the top level of a tree."""
+        return replace(self, num_clusters=self.levels[0], levels=(), numbers_of=None)
+
+    @property
+    def refining(self) -> FitPlan:
+        """Plan of the steps over all clusters once the tree is there."""
+        return replace(self, rule=replace(self.rule, steps=self.refine_steps, max_steps=None))
 
     def trainer(self, pool: Pool, summary: Summary) -> Trainer:
         """Return the trainer that makes the steps of this fit with a pool."""
@@ -180,7 +203,8 @@ class FitPlan:
     def request(self) -> str:
         """Name of what this fit is to do with the data; equal calls have equal names."""
         policy = MOVING.get(self.empty_clusters, "")
-        return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}"
+        levels = f", levels {self.levels} by {self.leaf_quota}" if self.levels else ""
+        return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}{levels}"
 
     def reopened(self, found: FitState | None) -> FitState | None:
         """Return the model as one that has not ended, if this fit moves empty clusters and the last

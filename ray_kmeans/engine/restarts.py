@@ -44,12 +44,12 @@ def run_restarts(
     if plan.n_init == 1 or store.latest() is not None:
         return run_fit(plan, shared.lend(), store, emit, monitors, newest)
     summary = read_rows(shared.lend(), emit, plan.columns)
-    folder, best = _folder_of(plan, summary), None
+    folder, best = folder_of(plan, summary), None
     ended: list[Restart] = []
     at_once = shared.restarts_at_once() if plan.batch_size is None and not monitors else 1
     for group in _groups(list(_restarts_of(plan)), at_once):
         places = [store.restart(f"{folder}/{one.random_seed}") for one in group]
-        states = _run_group(group, shared, places, _once_read(emit), monitors, newest)
+        states = _run_group(group, shared, places, once_read(emit), monitors, newest)
         for one, state, loss in zip(
             group, states, _losses_of(states, shared, summary), strict=True
         ):
@@ -127,8 +127,8 @@ def _restarts_of(plan: FitPlan) -> Iterator[FitPlan]:
         yield replace(plan, n_init=1, random_seed=plan.random_seed + number)
 
 
-def _folder_of(plan: FitPlan, summary: Summary) -> str:
-    """Return the name of the folder of all restarts, by all that decides their results."""
+def folder_of(plan: FitPlan, summary: Summary) -> str:
+    """Return the name of the folder of all parts of a fit, by all that decides their results."""
     text = f"{plan.data_name(summary)} {replace(plan, n_init=1).name}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -141,7 +141,7 @@ def _losses_of(states: list[FitState], shared: SharedPool, summary: Summary) -> 
     return [pool.sweep(centers).inertia(summary, centers) for centers in sets]
 
 
-def _once_read(emit: ev.Emit) -> Callable[[ev.Event], None]:
+def once_read(emit: ev.Emit) -> Callable[[ev.Event], None]:
     """Return a listener that leaves out what was said of the rows when they were read."""
 
     def tell(event: ev.Event) -> None:

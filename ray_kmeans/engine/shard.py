@@ -175,7 +175,7 @@ class Shard:
         """Return the rows with these ascending numbers that are in the shard, (rows, d), in
         order."""
         if self.rows.stays:
-            return self._gathered(self.within(numbers))
+            return self.rows_at_places(self.within(numbers) - self._firsts[0])
         found = [self.rows.take(here, at) for here, at in self.inside(numbers)]
         return np.concatenate(found) if found else np.empty((0, self.features), np.float32)
 
@@ -186,15 +186,19 @@ class Shard:
         found: NDArray[np.int64] = self.weights[self.within(numbers) - self._firsts[0]]
         return found
 
-    def _gathered(self, numbers: NDArray[np.int64]) -> Rows:
-        """Return the rows of the shard with these numbers, (len(numbers), d), from memory."""
+    def numbers_at(self, places: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the numbers in the data of the rows at these places in the shard, (n,)."""
+        return np.asarray(places + self._firsts[0], np.int64)
+
+    def rows_at_places(self, places: NDArray[np.integer]) -> Rows:
+        """Return the rows at these places in the shard, (n, d), where all stay in memory."""
         from ray_kmeans.kernels import compiled  # numba: 0.2 s
         from ray_kmeans.kernels.int8 import types
 
         if self._places is None:
             self._places = types.Rows.of(list(self.rows))
-        rows = np.empty((len(numbers), self.features), np.float32)
-        compiled.gather(self._places, numbers - self._firsts[0], rows)
+        rows = np.empty((len(places), self.features), np.float32)
+        compiled.gather(self._places, places.astype(np.int64), rows)
         return rows
 
     def _load_run(self, first: int, blocks: Sequence[Block], on_rows: Moved) -> Extent:

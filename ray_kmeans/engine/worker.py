@@ -46,6 +46,7 @@ from ray_kmeans.engine.quality_sweep import QualityAsked, QualitySweep
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.seeding.potential import Potential
 from ray_kmeans.engine.shard import Block, Reader, Shard
+from ray_kmeans.engine.subtrees import NodeSums, Subtrees
 from ray_kmeans.kernels.moving_sums import counts_of, sums_side_by_side
 from ray_kmeans.kernels.threads import Threads
 
@@ -90,6 +91,7 @@ class ShardWorker:
         """Rows as the kernel holds them for each of several sets of centers, by its place."""
         self._potential: Potential | None = None
         self._batches: BatchSweeps | None = None
+        self._subtrees: Subtrees | None = None
 
     def where(self) -> tuple[str, int]:
         """Return the name of this machine and the id of this process."""
@@ -198,7 +200,7 @@ class ShardWorker:
     def begin_task(self) -> None:
         """Drop all that is held here besides the rows and the grid: bounds, seeds, batches."""
         self._held, self._potential, self._batches = None, None, None
-        self._held_each = {}
+        self._held_each, self._subtrees = {}, None
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Assign each row to its nearest of the centers, (k, d); return sums and counts by
@@ -268,6 +270,40 @@ class ShardWorker:
                 if watch.why_stop(state) is not None or time.monotonic() > end:
                     break
         return state, watch
+
+    def place_in_tree(
+        self, levels: Sequence[NDArray[np.float32]], parents: Sequence[NDArray[np.int32]]
+    ) -> NodeSums:
+        """Put the rows in the order of the nodes of a tree's lowest level; return their sums.
+
+        `levels` are the centers from the top down, (k_l, d), and `parents` those of each level but
+        the top, (k_l,).
+        """
+        subtrees = Subtrees(self._shard, self._setup, self._kernel, self._threads)
+        sums = subtrees.place(self._label_blocks(levels[0]), levels, parents)
+        self.begin_task()
+        self._subtrees = subtrees
+        return sums
+
+    def open_nodes(self, nodes: Sequence[int], sizes: Sequence[int]) -> list[Squares]:
+        """Begin to split some nodes, and no others; see `Subtrees.open`."""
+        return self._placed.open(nodes, sizes, self._on)
+
+    def draw_in_nodes(
+        self, nodes: Sequence[int], sizes: Sequence[int], key: np.uint64
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """Draw rows of open nodes by their weights; see `Subtrees.draw`."""
+        return self._placed.draw(nodes, sizes, key)
+
+    def sweep_nodes(
+        self, centers: NDArray[np.float32], nodes: Sequence[int], sizes: Sequence[int]
+    ) -> PartialsOfEach:
+        """Assign each row of some open nodes to the nearest child of its node; return the sums.
+
+        `centers` (q, d) are the children of all these nodes, `sizes` (m,) of each.
+        """
+        sets = np.split(centers, np.cumsum(sizes)[:-1])
+        return PartialsOfEach(self._placed.sweep(nodes, sets, self._on.scale))
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of the shard among these ascending numbers, (rows, d), in order."""
@@ -496,6 +532,13 @@ class ShardWorker:
             shard = self._shard
             self._potential = Potential(shard.rows, self._metric, shard.weights_in)
         return self._potential
+
+    @property
+    def _placed(self) -> Subtrees:
+        """The rows by the nodes of a tree, which `place_in_tree` has put in order."""
+        if self._subtrees is None:
+            raise RuntimeError("this worker knows no tree: place_in_tree comes before open_nodes")
+        return self._subtrees
 
     @property
     def _batch_sweeps(self) -> BatchSweeps:

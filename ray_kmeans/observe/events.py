@@ -266,6 +266,27 @@ class RestartEnded:
         )
 
 
+@dataclass(frozen=True)
+class NodesSplit:
+    """Some more nodes of a level of a tree are split."""
+
+    level: int
+    """Number of the level of their children; the top is 1."""
+    done: int
+    """Nodes that are split so far."""
+    count: int
+    """All nodes to split."""
+    children: int
+    """Children of those that are split."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return (
+            f"level {self.level} of the tree: {self.done:,} of {self.count:,} nodes are split into "
+            f"{self.children:,} clusters"
+        )
+
+
 # --- told by the pool, when workers are lost, slow or new
 
 
@@ -358,6 +379,7 @@ Event: TypeAlias = (
     | Peaks
     | FitEnded
     | RestartEnded
+    | NodesSplit
     | WorkerReplaced
     | WorkersLag
     | WorkersJoined

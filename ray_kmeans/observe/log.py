@@ -139,7 +139,7 @@ def _line(event: ev.Event) -> str:
             return f"checkpoint={event.path}"
         case ev.FitEnded(stop, iteration):
             return f"stop={stop.name} iteration={iteration}: {stop.value}"
-        case ev.EndedBefore() | ev.RestartEnded():
+        case ev.EndedBefore() | ev.RestartEnded() | ev.NodesSplit():
             return str(event)
         case _:
             return repr(event)

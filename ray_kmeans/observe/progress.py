@@ -82,7 +82,7 @@ class Progress:
                     self._write(str(event))
             case ev.KernelsReady():
                 self._write(f"computing by {event}")
-            case ev.RestartEnded():
+            case ev.RestartEnded() | ev.NodesSplit():
                 self._write(str(event))
 
     def _begin(self, phase: Phase, name: str, **kind: Any) -> None:

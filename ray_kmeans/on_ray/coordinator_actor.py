@@ -18,8 +18,8 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_plan import AfterFit, FitPlan, LeasedStore, Store
 from ray_kmeans.engine.newest_state import NewestState
 from ray_kmeans.engine.options import Workload
-from ray_kmeans.engine.restarts import run_restarts
 from ray_kmeans.engine.shared_pool import SharedPool
+from ray_kmeans.engine.tree_fit import run_plan
 from ray_kmeans.errors import RayKMeansError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.on_ray.object_store import put
@@ -152,7 +152,7 @@ class Coordinator:
         emit = self._events.append
         shared = SharedPool(RayPool(workload, plan.metric, emit, workers), plan.n_init)
         try:
-            state = run_restarts(plan, shared, held, emit, newest=self._newest)
+            state = run_plan(plan, shared, held, emit, newest=self._newest)
             if after is not None:
                 after(state, shared, ray.get(workload.source), emit)
             return state

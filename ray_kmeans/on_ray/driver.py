@@ -21,8 +21,8 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine.fit_plan import AfterFit, FitPlan, Store
 from ray_kmeans.engine.options import Workload
-from ray_kmeans.engine.restarts import run_restarts
 from ray_kmeans.engine.shared_pool import SharedPool
+from ray_kmeans.engine.tree_fit import run_plan
 from ray_kmeans.errors import (
     ConfigError,
     RunStoppedError,
@@ -171,7 +171,7 @@ def _fit_from_here(plan: FitPlan, store: Store, workload: Workload, emit: ev.Emi
     with store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held:
         shared = SharedPool(RayPool(workload, plan.metric, emit), plan.n_init)
         try:
-            return run_restarts(plan, shared, held, emit)
+            return run_plan(plan, shared, held, emit)
         finally:
             shared.close()
 

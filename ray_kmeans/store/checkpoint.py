@@ -33,6 +33,7 @@ from ray_kmeans.algorithm.state import (
     Restart,
     Stop,
 )
+from ray_kmeans.algorithm.tree import Tree
 from ray_kmeans.algorithm.validity import problem_of
 from ray_kmeans.errors import CheckpointError
 from ray_kmeans.io import publish
@@ -59,6 +60,8 @@ TYPES = {
     "counts": ("<i8", "<f8"),
     "history": (LINE, SMOOTHED_LINE),
     "sums": ("<f8",),
+    "levels": ("<f4",),
+    "parents": ("<i4",),
 }
 """Number types that each array of a checkpoint may have, by the array's name."""
 UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
@@ -98,6 +101,7 @@ def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
             [each.random_seed, each.inertia, each.iterations, each.stop and each.stop.name]
             for each in state.restarts
         ],
+        "levels": [len(each) for each in state.tree.centers] if state.tree else None,
         "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
     }
 
@@ -216,6 +220,7 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         rows=None if rows is None else RowSpec.from_json(rows),
         origin=None if origin is None else _origin(**origin),
         restarts=_restarts(manifest.get("restarts", [])),
+        tree=_tree(manifest.get("levels"), arrays),
     )
 
 
@@ -227,6 +232,23 @@ def _metric(name: Any) -> Any:
 def _origin(initial: str, random_seed: int, retries: int) -> Origin:
     """Return the origin of the first centers; each of its values must be in the manifest."""
     return Origin(initial, random_seed, retries)
+
+
+def _tree(sizes: Any, arrays: Mapping[str, NDArray[Any]]) -> Tree | None:
+    """Return the tree above the clusters; `sizes` are the numbers of centers of its levels."""
+    if sizes is None:
+        if "levels" in arrays or "parents" in arrays:
+            raise ValueError("its files hold a tree, and it names no levels")
+        return None
+    if not isinstance(sizes, list) or not sizes or min(sizes) < 1:
+        raise TypeError(f"levels is {sizes!r:.40}, and no list of numbers of centers")
+    centers, parents = arrays["levels"], arrays["parents"]
+    if len(centers) != sum(sizes) or len(parents) != sum(sizes[1:]) + len(arrays["centers"]):
+        raise ValueError(f"levels has {len(centers)} centers and {len(parents)} parents")
+    return Tree(
+        tuple(np.split(centers, np.cumsum(sizes)[:-1])),
+        tuple(np.split(parents, np.cumsum(sizes[1:]))),
+    )
 
 
 def _restarts(given: Any) -> tuple[Restart, ...]:
@@ -250,6 +272,9 @@ def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
     }
     if state.accumulators and state.counts.any():  # else the sums are zero
         arrays["sums"] = state.accumulators.sums
+    if state.tree:
+        arrays["levels"] = np.concatenate(state.tree.centers)
+        arrays["parents"] = np.concatenate(state.tree.parents)
     return arrays
 
 

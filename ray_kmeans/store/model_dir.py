@@ -5,6 +5,7 @@ checkpoints/data/00000002-00000003-claim           number 3 is taken: only one c
 checkpoints/data/00000002-00000003-<id>/*.npy      the arrays of the state; names are never reused
 lease/                                             which run may write (see `lease`)
 restarts/<plan>/<seed>/checkpoints/                the same, of restarts until the best one is saved
+restarts/<plan>/top, level-<l>-<node>/checkpoints/ the same, of parts of a tree until it is whole
 
 The first number is the epoch of the lease that the saving run holds. The newest checkpoint is the
 highest by epoch, then by number. Files of other names are passed over, and stay.
@@ -32,6 +33,7 @@ What could happen to a checkpoint, and why readers always find a whole one:
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -58,6 +60,8 @@ log = logging.getLogger("ray_kmeans")
 
 RESTARTS = "restarts"
 """Folder of a model's directory with the checkpoints of restarts that are under way."""
+RESTART = re.compile(r"-?[0-9]+|top|level-[0-9]+-[0-9]{8}")
+"""Name of a directory of a restart, which is its random seed; or of a part of a tree."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -193,15 +197,18 @@ class ModelDir(publish.Place):
     def delete_restarts(self) -> None:
         """Delete the checkpoints of all restarts, and nothing else that may be there."""
         for place in self._restarts():
+            place.delete_restarts()
             place._delete_all()
 
     def _restarts(self) -> Iterator[ModelDir]:
-        """Yield the directories of restarts, in the order of their seeds."""
+        """Yield the directories of restarts in the order of their seeds, then of parts of a
+        tree."""
         root = f"{self.path}/{RESTARTS}"
         for folder, is_folder in self._listed(root):
             seeds = self._listed(f"{root}/{folder}") if is_folder else []
-            numbers = (name for name, _ in seeds if name.lstrip("-").isdigit())
-            for name in sorted(numbers, key=int):
+            names = [name for name, _ in seeds if RESTART.fullmatch(name)]
+            numbers = sorted((name for name in names if name.lstrip("-").isdigit()), key=int)
+            for name in [*numbers, *sorted(set(names) - set(numbers), reverse=True)]:
                 yield self._restart_at(f"{folder}/{name}")
 
     def records(self, folder: str) -> list[bytes]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ray_kmeans.algorithm.dtypes import item_bytes
+from ray_kmeans.algorithm.tree import most_at_once
 from ray_kmeans.config import RunConfig, Work
 from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.worker_memory import SUM_BYTES, WORKER_BASE_BYTES
@@ -40,16 +41,20 @@ def explain(
     batch_size: int | None = None,
     work: Work = "fit",
     features: str = "",
+    levels: Sequence[int] = (),
+    refine_steps: int = 0,
 ) -> str:
     """Return what a run would hold and move, as text of one line each.
 
-    `batch_size` is None for full batch, and `features` names the columns of a row. Joins or starts
-    Ray, to know the nodes, where workers are to run there. Raises what the run would: BudgetError
-    where it does not fit the memory.
+    `batch_size` is None for full batch, and `features` names the columns of a row. `levels` are the
+    numbers of centers of each level of a tree, which `refine_steps` over all clusters follow. Joins
+    or starts Ray, to know the nodes, where workers are to run there. Raises what the run would:
+    BudgetError where it does not fit the memory.
     """
-    _, options = plan_shards(layout, num_clusters, config, batch_size)
+    at_once = most_at_once(levels) if levels and not refine_steps else num_clusters
+    _, options = plan_shards(layout, at_once, config, batch_size, is_tree=bool(levels))
     cpus, row_cache = options.threads, options.row_cache
-    values = num_clusters * layout.features
+    values = at_once * layout.features
     files = len({block.file for block in layout.blocks})
     where = "in this process" if config.num_workers == 0 else "on Ray"
     lines = {
@@ -57,6 +62,7 @@ def explain(
         f"{format_bytes(_bytes(layout))} as {layout.narrow or 'float32'}; "
         f"{files:,} file{'s'[: files != 1]}, {len(layout.blocks):,} blocks",
         "features": features,
+        "tree": _tree(levels, at_once, refine_steps) if levels else "",
         "workers": f"{options.num_workers:,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and "
         f"at most {options.planned_rows:,} rows each",
         "rows": f"as {row_cache.narrow or 'float32'} {PLACES[row_cache.cache]} "
@@ -66,12 +72,19 @@ def explain(
         f"it may hold {format_bytes(worker_memory(config))}",
         "traffic": TRAFFIC[work].format(
             centers=format_bytes(4 * values),
-            sums=format_bytes(8 * (values + num_clusters)),
+            sums=format_bytes(8 * (values + at_once)),
             labels=format_bytes(LABEL_BYTES * layout.rows),
             figures=format_bytes(SUM_BYTES * num_clusters),
         ),
     }
     return "\n".join(f"{name:<8} {line}" for name, line in lines.items() if line)
+
+
+def _tree(levels: Sequence[int], at_once: int, refine_steps: int) -> str:
+    """Return the sentence about the levels of a tree."""
+    centers = " and ".join(f"{size:,}" for size in levels)
+    steps = f"; then {refine_steps:,} steps over all of them" if refine_steps else ""
+    return f"levels of {centers} centers, of which up to {at_once:,} are fitted at once{steps}"
 
 
 def _bytes(layout: Layout) -> int:

@@ -35,10 +35,10 @@ from ray_kmeans.data.weighted import as_weighted, columns_of_rows, with_weights
 from ray_kmeans.engine.fit_loop import run_stream
 from ray_kmeans.engine.fit_plan import AfterFit, FitPlan
 from ray_kmeans.engine.options import Workload
-from ray_kmeans.engine.restarts import run_restarts
 from ray_kmeans.engine.seeding.choose import KMEANS_PLUS_PLUS
 from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.engine.trainers import Loadable
+from ray_kmeans.engine.tree_fit import run_plan
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -56,7 +56,7 @@ from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows.label import blocks_of_a_part
 from ray_kmeans.workflows.parameters import FitParams, level_of_caller
 from ray_kmeans.workflows.renumber import has_numbers, in_order
-from ray_kmeans.workflows.validation import initial_centers
+from ray_kmeans.workflows.validation import initial_centers, levels_of
 from ray_kmeans.workflows.worker_plan import (
     check_reachable,
     drawn_rows,
@@ -96,6 +96,9 @@ def plan_fit(
         steps_per_iteration=int(params.mini_batch_steps_per_iteration),
         empty_clusters=params.empty_clusters,
         n_init=int(params.n_init),
+        levels=levels_of(params.levels, k),
+        refine_steps=int(params.refine_steps),
+        leaf_quota=params.leaf_quota,
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
@@ -103,7 +106,9 @@ def plan_fit(
 
 def is_done(plan: FitPlan, store: ModelDir, found: FitState | None) -> bool:
     """Return whether the model `found` has all of `max_steps`, and log it; no data are needed."""
-    if plan.rule.max_steps is None or found is None or found.iteration < plan.rule.max_steps:
+    if plan.levels or plan.rule.max_steps is None or found is None:
+        return False
+    if found.iteration < plan.rule.max_steps:
         return False
     if not has_numbers(plan, found):
         return False
@@ -194,11 +199,12 @@ def _fit_on_ray(
 
     shards, options = plan_shards(
         layout,
-        plan.num_clusters,
+        plan.num_clusters if after else plan.most_at_once,
         config,
         plan.batch_size,
         together=_together(layout, after),
         restarts=restarts,
+        is_tree=bool(plan.levels),
     )
     emit(plan_event(options))
     name = _name_of_fit(store) if config.detached else None
@@ -218,24 +224,24 @@ def _fit_here(
     monitors: Monitors,
 ) -> FitState:
     """Coordinate a fit in this process, by workers of its own or of the session of the rows."""
-    k = plan.num_clusters
     with (
-        store.take_lease(f"fit of {k:,} clusters") as held,
+        store.take_lease(f"fit of {plan.num_clusters:,} clusters") as held,
         open_pool(
             source,
             layout,
-            k,
+            plan.num_clusters if after else plan.most_at_once,
             plan.metric,
             config,
             emit,
             batch_size=plan.batch_size,
             together=_together(layout, after),
             restarts=restarts,
+            is_tree=bool(plan.levels),
         ) as pool,
     ):
         # A session has planned its memory for one fit at a time.
         shared = SharedPool(pool, 1 if isinstance(source, SessionSource) else restarts)
-        state = run_restarts(plan, shared, held, emit, monitors)
+        state = run_plan(plan, shared, held, emit, monitors)
         if after is not None:
             after(state, shared, source, emit)
         return state

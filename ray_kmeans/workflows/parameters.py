@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from ray_kmeans.config import (
     DistanceMetric,
     EmptyClusters,
     InitialMethod,
+    LeafQuota,
     RunConfig,
 )
 from ray_kmeans.errors import ConfigError
@@ -53,6 +54,12 @@ class FitParams:
     """What becomes of the center of an empty cluster in full batch."""
     n_init: int
     """Number of restarts from other seeds, of which the best one stays."""
+    levels: int | Sequence[int] | None
+    """Levels of a tree by which the clusters are found; None: one level."""
+    refine_steps: int
+    """Steps over all clusters once the tree is there."""
+    leaf_quota: LeafQuota
+    """What the number of children of a node of the tree follows."""
     renumber_like: Any
     """Model whose numbers the clusters get at the end of a fit, or its place. None: they keep
     theirs."""

@@ -132,6 +132,7 @@ class Session(HoldsRows):
                 batch_size=drawn,
                 together=blocks_of_a_part(len(layout.blocks)),
                 or_fewer=True,
+                is_tree=True,
                 other_bytes=self._planned_bytes,
             )
             with self._heard_by(tell_all([self._emit, warn, progress])):

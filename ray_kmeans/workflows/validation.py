@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, get_args
 
 import numpy as np
 
 from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.algorithm.tree import level_sizes
 from ray_kmeans.config import (
     DistanceMetric,
     EmptyClusters,
     InitialMethod,
+    LeafQuota,
     RunConfig,
     check_choice,
 )
@@ -49,6 +52,67 @@ def check_parameters(params: FitParams) -> None:
             f"n_init={params.n_init} with given initial_clusters: each restart would be the same. "
             "Give n_init=1, or the name of a method."
         )
+    _check_tree(params, isinstance(initial, np.ndarray))
+
+
+def _check_tree(params: FitParams, has_centers: bool) -> None:
+    """Raise ConfigError for levels that cannot be, or for what has no meaning with or without
+    them; `has_centers`: whether initial centers are given."""
+    check_choice("leaf_quota", params.leaf_quota, get_args(LeafQuota))
+    _check_whole("refine_steps", params.refine_steps)
+    if params.refine_steps < 0:
+        raise ConfigError(f"refine_steps={params.refine_steps} must be 0 or more.")
+    if params.levels is None:
+        if params.refine_steps:
+            raise ConfigError(
+                f"refine_steps={params.refine_steps} without levels: the steps that follow a tree. "
+                "Give levels=2, or leave it out."
+            )
+        return
+    levels_of(params.levels, int(params.num_clusters))
+    if params.use_mini_batch:
+        raise ConfigError(
+            f"levels={params.levels!r} with use_mini_batch=True: a tree is fitted by full batch. "
+            "Give use_mini_batch=False."
+        )
+    if has_centers:
+        raise ConfigError(
+            f"levels={params.levels!r} with given initial_clusters: a tree begins with centers of "
+            "its own. Leave levels out, or give the name of a method."
+        )
+    if params.empty_clusters != "keep":
+        raise ConfigError(
+            f"levels={params.levels!r} with empty_clusters={params.empty_clusters!r}: the nodes of "
+            "a tree keep theirs. Leave one of them out."
+        )
+
+
+def levels_of(levels: Any, num_clusters: int) -> tuple[int, ...]:
+    """Return the number of centers of each level of a tree, (); or raise ConfigError.
+
+    `levels` is a number of levels, the mean numbers of children, or None for no tree.
+    """
+    if levels is None:
+        return ()
+    if not isinstance(levels, Integral) and not isinstance(levels, Sequence):
+        raise ConfigError(f"levels={levels!r} must be a number of levels, or numbers of children.")
+    given = levels if isinstance(levels, Sequence) else [levels]
+    for value in given:
+        check_count("levels", value)
+    if isinstance(levels, Sequence) and math.prod(levels) != num_clusters:
+        raise ConfigError(
+            f"levels={tuple(levels)} makes {math.prod(levels):,} clusters, and "
+            f"num_clusters={num_clusters:,}. Give numbers whose product is num_clusters, or "
+            "levels=2."
+        )
+    sizes = level_sizes(num_clusters, int(levels) if isinstance(levels, Integral) else levels)
+    if len(sizes) < 2 or sizes[0] < 2 or any(b <= a for a, b in pairwise(sizes)):
+        raise ConfigError(
+            f"levels={levels!r} of {num_clusters:,} clusters would be levels of {list(sizes)} "
+            "centers. Two levels or more are needed, each larger than the one above. Give others, "
+            "more clusters, or leave levels out."
+        )
+    return sizes
 
 
 def _check_whole(name: str, value: Any) -> None:

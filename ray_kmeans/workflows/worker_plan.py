@@ -51,6 +51,7 @@ def plan_shards(
     or_fewer: bool = False,
     other_bytes: int = 0,
     restarts: int = 1,
+    is_tree: bool = False,
 ) -> tuple[tuple[Shard, ...], WorkerOptions]:
     """Deal the blocks out to workers and check that they fit the memory.
 
@@ -58,7 +59,7 @@ def plan_shards(
     number is given for the batches of a stream, whose rows are kept in memory. `together`: number
     of blocks that stay in one shard, see `split`. `or_fewer`: calls with fewer clusters come too.
     `other_bytes`: what the work takes in each worker besides. `restarts`: fits that may run at
-    once. Joins or starts Ray where it is needed.
+    once. `is_tree`: the fit is of a tree. Joins or starts Ray where it is needed.
     """
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
@@ -77,6 +78,7 @@ def plan_shards(
         staged_bytes=staged,
         restarts=restarts,
         or_fewer=or_fewer,
+        is_tree=is_tree,
         other_bytes=other_bytes,
     )
     wanted = config.cache if workers is None else MEMORY
@@ -238,13 +240,14 @@ def open_pool(
     or_fewer: bool = False,
     other_bytes: int = 0,
     restarts: int = 1,
+    is_tree: bool = False,
 ) -> Iterator[Pool]:
     """Give a pool of workers that hold the data, and close it at the end.
 
     `workers` None: one for each shard. `together`: number of blocks that stay in one shard.
     `or_fewer`: tasks with fewer clusters come too. `other_bytes`: what the work takes in each
-    worker besides. `restarts`: fits that may run at once. The pool of a session is lent, with all
-    rows of the session, and stays open.
+    worker besides. `restarts`: fits that may run at once. `is_tree`: the fit is of a tree. The pool
+    of a session is lent, with all rows of the session, and stays open.
     """
     if isinstance(source, SessionSource):
         drawn = drawn_rows(layout, batch_size)
@@ -261,6 +264,7 @@ def open_pool(
         or_fewer=or_fewer,
         other_bytes=other_bytes,
         restarts=restarts,
+        is_tree=is_tree,
     )
     if emit is not None:
         emit(plan_event(options))
