@@ -240,7 +240,8 @@ def _tree(sizes: Any, arrays: Mapping[str, NDArray[Any]]) -> Tree | None:
         if "levels" in arrays or "parents" in arrays:
             raise ValueError("its files hold a tree, and it names no levels")
         return None
-    if not isinstance(sizes, list) or not sizes or min(sizes) < 1:
+    whole = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
+    if not whole or not sizes:
         raise TypeError(f"levels is {sizes!r:.40}, and no list of numbers of centers")
     centers, parents = arrays["levels"], arrays["parents"]
     if len(centers) != sum(sizes) or len(parents) != sum(sizes[1:]) + len(arrays["centers"]):

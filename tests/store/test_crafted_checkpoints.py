@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.algorithm.tree import Tree
 from ray_kmeans.errors import CheckpointError
 from ray_kmeans.io import publish
 from ray_kmeans.store.model_dir import ModelDir
@@ -401,7 +402,40 @@ def test_every_field_of_a_manifest_is_looked_at(tmp_path):
             if (name, value) in [("stop", None), ("data", "x"), ("asked", "x"), ("restarts", [])]:
                 continue
             crafted.manifest = {**json.loads(whole), name: value}
-            if name in ("mini_batch", "origin") and value is None:
+            if name in ("mini_batch", "origin", "levels") and value is None:
                 continue
             crafted.seal()
             is_refused(crafted, ".")
+
+
+def a_tree(tmp_path):
+    """Return a crafted checkpoint of five clusters under two, with a level of three between."""
+    centers = [np.arange(2 * k, dtype=np.float32).reshape(k, 2) for k in (2, 3, 5)]
+    parents = np.array([0, 1, 1], np.int32), np.array([0, 0, 1, 2, 2], np.int32)
+    state = replace(FitState.initial(centers[2]), tree=Tree(tuple(centers[:2]), parents))
+    return Crafted(tmp_path, state), state
+
+
+def test_a_tree_comes_back_as_it_was_saved(tmp_path):
+    _, state = a_tree(tmp_path)
+    found = ModelDir.at(str(tmp_path), {}, 5).latest().tree
+    assert found.sizes == (2, 3, 5)
+    assert all(map(np.array_equal, found.centers, state.tree.centers))
+    assert all(map(np.array_equal, found.parents, state.tree.parents))
+    assert found.ancestors(0).tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("sizes", [[], [2], [2, 4], [2, 2], [3, 2], [0, 5], "23", [2.0, 3.0], None])
+def test_levels_that_do_not_fit_the_arrays_are_refused(tmp_path, sizes):
+    crafted, _ = a_tree(tmp_path)
+    crafted.manifest["levels"] = sizes
+    crafted.seal()
+    is_refused(crafted, ".")
+
+
+@pytest.mark.parametrize("parents", [[0, 1, 2, 0, 0, 1, 2, 2], [0, 1, -1, 0, 0, 1, 2, 2]])
+def test_parents_that_are_not_there_are_refused(tmp_path, parents):
+    crafted, _ = a_tree(tmp_path)
+    the_array("parents", lambda _: np.array(parents, np.int32))(crafted)
+    crafted.seal()
+    is_refused(crafted, "parents that are none of the 2 above")

@@ -37,6 +37,9 @@ EVERYTHING = {
     "config": RunConfig(num_workers=3),
     "empty_clusters": "farthest",
     "n_init": 4,
+    "levels": (1, 5),
+    "refine_steps": 2,
+    "leaf_quota": "rows",
     "renumber_like": "elsewhere",
 }
 NO_VALUES = {name: object() for name in NAMES}
