@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,10 @@ from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.monitors import Monitors
 from ray_kmeans.process import interrupt
+
+WORTH_SAVING_S = 0.5
+"""Seconds of splitting a group of nodes from which on it is saved: there are GROUPS of them at
+most, or as many as there are large nodes, so those that are not saved cost a kill little."""
 
 
 def run_plan(
@@ -149,18 +154,33 @@ class _Grower:
         for group in groups_of(sums.rows.tolist(), children.tolist()):
             interrupt.check()
             nodes = [node for node in group if children[node]]
-            place = self.store.restart(f"{self.folder}/level-{len(levels)}-{group.start:08}")
-            found = place.latest()
-            if found is None and nodes:
-                found = self._split_group(len(levels), nodes, children, sums)
-                with Saver(place, _ignore) as saver:
-                    saver.save(found)
-            if found is not None:
-                states.append(found)
+            if nodes:
+                name = f"level-{len(levels)}-{group.start:08}"
+                states.append(self._found_or_split(name, len(levels), nodes, children, sums))
             split += len(group)
             self.emit(ev.NodesSplit(len(levels) + 1, split, len(children), _clusters(states)))
         self.pool.forget(ShardWorker.place_in_tree)
         return _joined(states), np.repeat(np.arange(len(children), dtype=np.int32), children)
+
+    def _found_or_split(
+        self,
+        name: str,
+        depth: int,
+        nodes: Sequence[int],
+        children: NDArray[np.int64],
+        sums: NodeSums,
+    ) -> FitState:
+        """Return the children of a group of nodes, which an earlier run may have saved by this
+        name."""
+        place = self.store.restart(f"{self.folder}/{name}")
+        found = place.latest()
+        if found is not None:
+            return found
+        begin = monotonic()
+        made = self._split_group(depth, nodes, children, sums)
+        if self.plan.in_danger or monotonic() - begin > WORTH_SAVING_S:
+            place.save(made)
+        return made
 
     def _quotas(self, sums: NodeSums, wanted: int) -> NDArray[np.int64]:
         """Return the number of children of each node, (m,)."""
@@ -239,7 +259,3 @@ def _joined(states: Sequence[FitState]) -> FitState:
 def _clusters(states: Sequence[FitState]) -> int:
     """Return the number of clusters of some states."""
     return sum(len(state.centers) for state in states)
-
-
-def _ignore(event: ev.Event) -> None:
-    """Hear of no event: a group of nodes is told of when it is saved."""

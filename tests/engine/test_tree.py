@@ -31,6 +31,12 @@ X = (
 ).astype(np.float32)
 
 
+@pytest.fixture
+def saved_at_once(monkeypatch):
+    """Let each group of nodes be saved, however quickly it was split."""
+    monkeypatch.setattr("ray_kmeans.engine.tree_fit.WORTH_SAVING_S", 0.0)
+
+
 class Killed(Exception):
     """Ends a fit from the outside."""
 
@@ -113,6 +119,7 @@ def test_rows_in_the_order_of_their_clusters_fit_the_bound_of_copies(tmp_path):
     assert np.array_equal(first.clusters(), again.clusters())
 
 
+@pytest.mark.usefixtures("saved_at_once")
 def test_a_killed_fit_goes_on_to_the_same_tree(tmp_path):
     whole, events = grown(tmp_path / "whole", levels=(4, 3, 5), refine_steps=2), []
     whole._listeners.append(events.append)
@@ -140,6 +147,7 @@ def test_a_killed_fit_goes_on_to_the_same_tree(tmp_path):
         assert not list((tmp_path / f"{number}/restarts").rglob("*"))
 
 
+@pytest.mark.usefixtures("saved_at_once")
 def test_a_kill_costs_the_nodes_that_were_under_way(tmp_path):
     km, splits = grown(tmp_path / "m"), []
 
