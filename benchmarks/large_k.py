@@ -83,7 +83,7 @@ def faiss(rows: Matrix, k: int, iterations: int) -> Matrix:
 def faiss_levels(rows: Matrix, k: int, iterations: int) -> Matrix:
     clustering = importlib.import_module("faiss.contrib.clustering")
     found, _ = clustering.two_level_clustering(
-        rows, round(k**0.5), k, clustering_niter=iterations, niter=iterations,
+        rows, round(k**0.5), k, clustering_niter=iterations,
         min_points_per_centroid=1,
     )  # fmt: skip
     return np.asarray(found)

@@ -221,6 +221,11 @@ class Summary:
         return np.empty(0, np.intp) if self.rounding is None else self.rounding.lost
 
     @cached_property
+    def total_squares(self) -> Twofold:
+        """Sum of squares of all rows over all columns, as a double-double of shape (1,)."""
+        return self.squares.total(self.grid)
+
+    @cached_property
     def digest(self) -> str:
         """Name of the data: equal for equal rows in any order, else different in practice."""
         units = self.rows if self.weights is None else self.weights.units

@@ -100,7 +100,7 @@ class Partials:
 
         cosine = summary.metric == Metric.COSINE
         rows = _whole(int(self.counts.sum()))
-        total = rows if cosine else summary.squares.total(summary.grid)
+        total = rows if cosine else summary.total_squares
         unit = np.ldexp(1.0, -summary.grid.exponent)
         columns = np.zeros(centers.shape[1]), np.zeros(centers.shape[1])
         if cosine:

@@ -26,6 +26,8 @@ from ray_kmeans.kernels.portable import PortableKernel, PreparedCenters
 
 WORTH = 2**27
 """Work, rows * k * (d + SCAN), from which byte products pay: BLAS does less in milliseconds."""
+SWEEPS = 4
+"""Rows that are held are swept this often at least: bytes pay from a quarter of that work on."""
 SCAN = 16
 """Cost of looking at one score, in columns of its product."""
 AT_ONCE = 2**16
@@ -75,7 +77,7 @@ class CpuKernel(PortableKernel):
         weights: NDArray[np.int64] = ALIKE,
     ) -> Held:
         """Hold rows as bytes where a unit is worth it, see `Kernel.hold`."""
-        unit = self._unit_for(sum(map(len, blocks)), k, blocks[0].shape[1])
+        unit = self._unit_for(SWEEPS * sum(map(len, blocks)), k, blocks[0].shape[1])
         if unit is None:
             return super().hold(blocks, metric, k, weights)
         return HeldRows(blocks, metric, unit.of, self._threads, weights, self._scratch_pool)

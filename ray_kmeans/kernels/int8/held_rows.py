@@ -80,6 +80,8 @@ REFINING_COST = 4
 """Cost of refining one undecided row, in units of scoring one row by one byte."""
 REGROUPING_COST = 3
 """Cost of regrouping, for each row of the shard, in the same units."""
+LEAST_ROWS = 2**14
+"""Rows of which regrouping fewer costs as much: to choose references takes as long as for these."""
 ROWS_AT_ONCE = 2**14
 """Deferred rows that are copied at once to be labelled by BLAS: bounds the memory for them."""
 FEW_COLUMNS = PACKED_COLUMNS
@@ -162,7 +164,7 @@ class HeldRows(IncrementalSums):
             labels = self._slots.labels[: len(self._labels)]  # in the order of the rows
             rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
-            is_due = self._excess_cost > REGROUPING_COST * len(self._labels)
+            is_due = self._excess_cost > REGROUPING_COST * max(len(self._labels), LEAST_ROWS)
             if is_due or self._is_prefix_untried:
                 self._is_prefix_untried = False
                 if self._may_use_prefix(PREFIX_SCORES // 2 if is_due else PREFIX_SCORES):
