@@ -74,7 +74,7 @@ class Children:
 
 @dataclass(frozen=True)
 class Beam:
-    """How to label by a tree: of each level, so many nodes nearest to a row are looked into."""
+    """A beam labels a row by looking into the nodes of each level of a tree that are nearest to it."""
 
     tree: Tree
     """The levels above the clusters."""
