@@ -157,7 +157,7 @@ def at_work(tmp_path, monkeypatch):
     rng = np.random.default_rng(8)
     x = rng.normal(size=(20, 8))[rng.integers(0, 20, 2000)] * 4 + rng.normal(size=(2000, 8))
     rows = pa.FixedSizeListArray.from_arrays(pa.array(x.astype(np.float32).ravel()), 8)
-    table = pa.table({"id": np.arange(2000), "embedding": rows})
+    table = pa.table({"id": np.arange(2000), "category": np.arange(2000) % 7, "embedding": rows})
     pq.write_table(table, tmp_path / "vectors.parquet", row_group_size=500)
     monkeypatch.chdir(tmp_path)
     level = logging.getLogger("ray_kmeans").level
