@@ -203,6 +203,7 @@ def _fit_on_ray(
         config,
         plan.batch_size,
         together=_together(layout, after),
+        other_bytes=after.bytes_beside(layout) if after else 0,
         restarts=restarts,
         is_tree=bool(plan.levels),
     )
@@ -235,6 +236,7 @@ def _fit_here(
             emit,
             batch_size=plan.batch_size,
             together=_together(layout, after),
+            other_bytes=after.bytes_beside(layout) if after else 0,
             restarts=restarts,
             is_tree=bool(plan.levels),
         ) as pool,

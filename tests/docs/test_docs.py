@@ -130,6 +130,7 @@ OUR_METHODS = (
     *("history", "history_table", "counts", "why_stopped", "checkpoints"),
     *("drift_from", "evaluation", "explain", "fit_and_label", "label", "recommended", "restarts"),
     "tree",
+    "predict_nearest",
 )
 """Methods of KMeansClustering that TensorFlow's class does not have."""
 
