@@ -724,6 +724,8 @@ class Model(ABC):
         append: bool = False,
         *,
         nearest: int | None = None,
+        beam: int | None = None,
+        recall: float | None = None,
     ) -> labelling.LabelCounts:
         """Write the cluster of every row to Parquet files; the same call again continues.
 
@@ -753,11 +755,20 @@ class Model(ABC):
             nearest first, in the columns `nearest_cluster_idx` and `nearest_distance`: lists of
             this length. They are exact as labels are, with ties to the lowest index. They cost one
             product of all rows and centers in float32, and an output of 8 bytes for each.
+        beam : int, >= 1, default=None
+            Label by the tree of a model that was fitted with `levels`: of each level, the children
+            of this many nodes nearest to the row are looked at. Most labels are of the nearest
+            center and some are not: a sample of 10,000 rows is labelled exactly as well, and the
+            result and the output's manifest tell the share that is right, with its interval of
+            95 %, and how much higher the loss is. None: labels are exact.
+        recall : float, 0 < recall < 1, default=None
+            The same by the narrowest beam whose share of right labels is at least this, by the
+            lower end of the interval.
 
         Returns
         -------
         LabelCounts
-            The number of rows, and of those without a cluster.
+            The number of rows, and of those without a cluster; and what a beam was worth.
 
         Raises
         ------
@@ -783,7 +794,7 @@ class Model(ABC):
         2 rows labelled
         """
         state, config = self._state(), self.config
-        found = labelling.write_labels(
+        return labelling.write_labels(
             state,
             open_for(state, all_rows(x), storage_options=self.config.storage_options),
             LabelledOutput.at(a_path("output", output), config.storage_options),
@@ -794,8 +805,9 @@ class Model(ABC):
             nearest=nearest,
             by_cluster=by_cluster,
             append=append,
+            beam=beam,
+            recall=recall,
         )
-        return labelling.LabelCounts(found.rows, found.left_out)
 
     def _explanation(self, x: Any, work: Work) -> str:
         """Return the plan of a work with this model, as text."""

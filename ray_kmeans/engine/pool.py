@@ -28,6 +28,7 @@ from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, Tally
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.shard import Block, Reader
+from ray_kmeans.engine.tree_descent import Beam
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import DataError
 
@@ -221,12 +222,14 @@ class Pool(ABC):
         together: int = 1,
         parts: Sequence[int] | None = None,
         moved: Moved | None = None,
+        beam: Beam | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write labelled output for every row; return the parts in order, and the rows by label,
         (k,).
 
         `nearest`: the centers to write besides. `together` blocks make up a part, and must be in
-        one shard. Only these `parts` are written, by their numbers; None: all.
+        one shard. Only these `parts` are written, by their numbers; None: all. `beam`: how the tree
+        makes the labels; None: they are exact.
         """
         answers = self.ask_watched(
             moved,
@@ -237,6 +240,7 @@ class Pool(ABC):
             nearest=nearest,
             together=together,
             parts=parts,
+            beam=beam,
         )
         written = [part for of_shard, _ in answers for part in of_shard]
         return written, np.sum([counts for _, counts in answers], axis=0)

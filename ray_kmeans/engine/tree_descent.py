@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.exact_float_sum import exact_total
 from ray_kmeans.algorithm.metric import Metric
+from ray_kmeans.algorithm.recall import RecallSums
 from ray_kmeans.algorithm.tree import Tree
+from ray_kmeans.engine.shard import Shard
 from ray_kmeans.kernels import Kernel
 
 
@@ -132,3 +136,32 @@ class BeamLabels:
         is_again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
         kept = np.take_along_axis(ranked, np.argsort(is_again, axis=1, kind="stable"), axis=1)
         return np.ascontiguousarray(kept[:, :count])
+
+
+def sums_of_beams(
+    shard: Shard,
+    centers: NDArray[np.float32],
+    kernel: Kernel,
+    metric: Metric,
+    beams: Sequence[Beam],
+    numbers: NDArray[np.int64],
+) -> RecallSums:
+    """Label the rows of a shard with these ascending numbers exactly, and by some beams.
+
+    Rows that do not count are left out. Returns the sums of both.
+    """
+    found = [
+        shard.rows.take(here, at[~shard.left_out_in(here)[at]])
+        for here, at in shard.inside(numbers)
+    ]
+    rows = np.concatenate([np.empty((0, shard.features), np.float32), *found])
+    exact, right, losses = 0, [0] * len(beams), [0] * len(beams)
+    if len(rows):
+        labels = np.empty(len(rows), np.int32)
+        kernel.assign(rows, kernel.prepare(centers, metric), labels)
+        exact = exact_total(kernel.distances_to(rows, centers, labels, metric))
+        for place, beam in enumerate(beams):
+            by_beam = BeamLabels(beam, centers, kernel, metric).labels(rows)
+            right[place] = int((by_beam == labels).sum())
+            losses[place] = exact_total(kernel.distances_to(rows, centers, by_beam, metric))
+    return RecallSums(len(rows), exact, tuple(right), tuple(losses))

@@ -28,6 +28,7 @@ from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials, PartialsOfEach
 from ray_kmeans.algorithm.quality import CenterGaps
 from ray_kmeans.algorithm.quality_sums import QualitySums
+from ray_kmeans.algorithm.recall import RecallSums
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
@@ -51,6 +52,7 @@ from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.seeding.potential import Potential
 from ray_kmeans.engine.shard import Block, Reader, Shard
 from ray_kmeans.engine.subtrees import NodeSums, Subtrees
+from ray_kmeans.engine.tree_descent import Beam, BeamLabels, sums_of_beams
 from ray_kmeans.kernels.moving_sums import counts_of, sums_side_by_side
 from ray_kmeans.kernels.threads import Threads
 
@@ -468,12 +470,13 @@ class ShardWorker:
         nearest: NearestCenters = LABEL_ALONE,
         together: int = 1,
         parts: Sequence[int] | None = None,
+        beam: Beam | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write the label of every row; return the output's answer for each part, and the number of
         rows by label, (k,).
 
         `nearest`: the centers to write besides. `together` blocks make up a part, and only these
-        `parts` are written; None: all.
+        `parts` are written; None: all. With a beam labels are made by the tree, and are not exact.
         """
         labeller = BlockLabeller(self._kernel, centers, self._metric, nearest)
         counts = np.zeros(len(centers), np.int64)
@@ -486,7 +489,7 @@ class ShardWorker:
 
         def label_all() -> Iterator[LabelledBlock]:
             """Yield each block with its labels; count the labels of rows that are not left out."""
-            for here, rows, labels in self._label_blocks(centers, places):
+            for here, rows, labels in self._label_blocks(centers, places, beam):
                 out = self._shard.left_out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
                 yield labeller.label(whole[here], rows, labels, out)
@@ -499,6 +502,15 @@ class ShardWorker:
         threads = self._threads.count
         written = write_parts(labeller, label_all(), kept, output, together, threads, at_once)
         return written, counts
+
+    def measure_beams(
+        self,
+        centers: NDArray[np.float32],
+        beams: Sequence[Beam],
+        numbers: NDArray[np.int64],
+    ) -> RecallSums:
+        """Label the rows with these ascending numbers exactly and by beams; return the sums."""
+        return sums_of_beams(self._shard, centers, self._kernel, self._metric, beams, numbers)
 
     def gather(
         self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int, together: int = 1
@@ -579,15 +591,26 @@ class ShardWorker:
         return labels
 
     def _label_blocks(
-        self, centers: NDArray[np.float32], places: Sequence[int] | None = None
+        self,
+        centers: NDArray[np.float32],
+        places: Sequence[int] | None = None,
+        beam: Beam | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32]]]:
-        """Yield (place in the shard, rows, labels) of each block at these places; None: of all."""
+        """Yield (place in the shard, rows, labels) of each block at these places; None: of all.
+
+        With a beam labels are made by the tree, and are not exact.
+        """
         self._await_compiled()
         if places is None:
             places = range(len(self._shard.blocks))
         if not places:
             return
         rows = zip(places, self._shard.rows.at(places), strict=True)
+        if beam is not None:
+            by_beam = BeamLabels(beam, centers, self._kernel, self._metric)
+            for here, block in rows:
+                yield here, block, by_beam.labels(block)
+            return
         if not self._shard.rows.stays:  # labelled as they come: they are fetched once, not twice
             prepared = self._kernel.prepare(centers, self._metric)
             for here, block in rows:

@@ -26,6 +26,7 @@ NAMES = {
     "second": "second",
     "nearest": "nearest",
     "by_cluster": "by_cluster",
+    "beam": "beam or recall",
 }
 """Name of each key of a spec in the sentence that tells where two specs differ."""
 

@@ -15,7 +15,7 @@ from ray_kmeans.data.source import Source
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.shared_pool import SharedPool
 from ray_kmeans.observe import events as ev
-from ray_kmeans.store.labelled import LabelledOutput, RowCounts
+from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.workflows.label import LabelCounts, OutputColumns, write_labels
 from ray_kmeans.workflows.worker_plan import check_reachable
 
@@ -65,10 +65,9 @@ class LabelAfterFit:
 
         Where the fit has written all of it, that only reads the manifest.
         """
-        found = self._write(state, source)
-        return LabelCounts(found.rows, found.left_out)
+        return self._write(state, source)
 
-    def _write(self, state: FitState, source: Source, emit: ev.Emit | None = None) -> RowCounts:
+    def _write(self, state: FitState, source: Source, emit: ev.Emit | None = None) -> LabelCounts:
         """Write the output; return its rows."""
         return write_labels(
             state,
