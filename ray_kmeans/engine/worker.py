@@ -28,6 +28,7 @@ from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials, PartialsOfEach
 from ray_kmeans.algorithm.quality import CenterGaps
 from ray_kmeans.algorithm.quality_sums import QualitySums
+from ray_kmeans.algorithm.reassignment import Reassignment
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
@@ -43,6 +44,7 @@ from ray_kmeans.engine.label_writer import (
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.quality_sweep import QualityAsked, QualitySweep
+from ray_kmeans.engine.sampled_rows import SampleAddress, SampledRows, SampleSize
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.seeding.potential import Potential
 from ray_kmeans.engine.shard import Block, Reader, Shard
@@ -90,6 +92,8 @@ class ShardWorker:
         """Rows as the kernel holds them for each of several sets of centers, by its place."""
         self._potential: Potential | None = None
         self._batches: BatchSweeps | None = None
+        self._sampled: SampledRows | None = None
+        """Rows of the newest sample of nested mini-batches."""
 
     def where(self) -> tuple[str, int]:
         """Return the name of this machine and the id of this process."""
@@ -198,7 +202,7 @@ class ShardWorker:
     def begin_task(self) -> None:
         """Drop all that is held here besides the rows and the grid: bounds, seeds, batches."""
         self._held, self._potential, self._batches = None, None, None
-        self._held_each = {}
+        self._held_each, self._sampled = {}, None
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Assign each row to its nearest of the centers, (k, d); return sums and counts by
@@ -230,6 +234,38 @@ class ShardWorker:
         """
         return self._batch_sweeps.sweep(centers, batches, first_step, steps)
 
+    def draw_from_batch(
+        self, batches: Batches, step: int, key: np.uint64, size: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the tickets and numbers of the best `size` rows of a step in a draw by weights."""
+        if batches.is_whole:
+            return self.draw(key, size)
+        numbers = self._shard.within(batches.numbers(step))
+        return weighted_sampling.winners(numbers, self._shard.weights_at(numbers), key, size)
+
+    def measure_sample(self, address: SampleAddress) -> SampleSize:
+        """Return the size of the shard's part of a sample of nested mini-batches."""
+        sampled = self._sample_of(address)
+        nothing = Squares.zero(self._shard.features)
+        return SampleSize(
+            sampled.counting, reduce(add, starmap(self._squares, sampled.parts()), nothing)
+        )
+
+    def sweep_sample(self, centers: NDArray[np.float32], address: SampleAddress) -> Partials:
+        """Do what `sweep` does for the rows of a sample, which stay for the next such call."""
+        sampled = self._sample_of(address)
+        if not len(sampled):
+            return Partials.zero(*centers.shape)
+        held = sampled.hold(self._kernel, self._metric, len(centers))
+        return Partials(*held.sums(centers, self._on.scale))
+
+    def _sample_of(self, address: SampleAddress) -> SampledRows:
+        """Return the shard's rows of a sample; those of another one are dropped before."""
+        if self._sampled is None or self._sampled.address != address:
+            self._sampled = None
+            self._sampled = SampledRows(self._shard, address)
+        return self._sampled
+
     def measure_quality(self, centers: NDArray[np.float32], asked: QualityAsked) -> QualitySums:
         """Return the sums over the rows, each visited once, from which figures of quality follow.
 
@@ -247,12 +283,18 @@ class ShardWorker:
         return separation.gaps(numbers, self._kernel)
 
     def step_batches(
-        self, state: FitState, batches: Batches, watch: LossWatch, most_steps: int
+        self,
+        state: FitState,
+        batches: Batches,
+        watch: LossWatch,
+        reassignment: Reassignment,
+        most_steps: int,
     ) -> tuple[FitState, LossWatch]:
         """Make steps of mini-batch, as the only worker; return the state and the watch after them.
 
         There are up to `most_steps` steps, each an iteration, for STEPPING_S seconds, and none
-        after one that the watch stops at. The history of the state begins with the first of them.
+        after one that the watch stops at, or after which clusters are starved. The history of the
+        state begins with the first of them.
         """
         from ray_kmeans.kernels.portable import use_one_blas_thread  # numba: 0.2 s
 
@@ -265,7 +307,8 @@ class ShardWorker:
                 seen = self.sweep_batches(state.centers, batches, first, 1)
                 rows = [batches.rows_in(first)]
                 state = minibatch.advance(state, seen, rows, self._on, watch.see)
-                if watch.why_stop(state) is not None or time.monotonic() > end:
+                is_over = watch.why_stop(state) is not None or time.monotonic() > end
+                if is_over or len(reassignment.starved(state, batches.size)):
                     break
         return state, watch
 
@@ -512,6 +555,7 @@ class ShardWorker:
     def _rows_held(self, centers: NDArray[np.float32]) -> kernels.Held:
         """Return the rows as the kernel holds them from sweep to sweep."""
         if self._held is None:
+            self._sampled = None  # the plan has room for one of them
             rows, weights = self._shard.rows, self._shard.weights
             if rows.stays:
                 self._held = self._kernel.hold(list(rows), self._metric, len(centers), weights)

@@ -38,6 +38,8 @@ EVERYTHING = {
     "empty_clusters": "farthest",
     "n_init": 4,
     "renumber_like": "elsewhere",
+    "reassignment_ratio": 0.25,
+    "nested_batches": True,
 }
 NO_VALUES = {name: object() for name in NAMES}
 
