@@ -2,10 +2,11 @@
 
     python benchmarks/minibatch_quality.py [NAME ...]
 
-Mini-batch as TensorFlow has it, by 65,536 rows and by scikit-learn's 1,024, with starved clusters reassigned, and nested; full batch with a
-tolerance; and scikit-learn's MiniBatchKMeans with its defaults. Ours begin at random rows and at
-the seeds of k-means||, three random seeds each, in this process with one thread per CPU. Names are
-those of the data sets: digits, wordnet_minilm, mnist, gaussians.
+Mini-batch as TensorFlow has it, by 65,536 rows and by scikit-learn's 1,024; the same with starved
+clusters reassigned; nested; full batch with a tolerance; and scikit-learn's MiniBatchKMeans with
+its defaults. Ours begin at random rows and at the seeds of k-means||, three random seeds each, in
+this process with one thread per CPU. Names are those of the data sets: digits, wordnet_minilm,
+mnist, gaussians.
 """
 
 from __future__ import annotations

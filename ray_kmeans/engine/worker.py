@@ -12,13 +12,12 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import starmap
 from operator import add
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.algorithm import minibatch
 from ray_kmeans.algorithm.batch_rows import Batches, permuted
 from ray_kmeans.algorithm.center_matching import Flows
 from ray_kmeans.algorithm.exact_float_sum import exact_total
@@ -53,11 +52,6 @@ from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
 """Number of values that stay in a processor's cache while they are read twice."""
-
-SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
-"""Sides of a run of equal numbers, as `np.searchsorted` names them."""
-STEPPING_S = 0.05
-"""Seconds of steps of mini-batch in one call: for so long nobody hears of them, nor saves any."""
 
 
 def this_process() -> tuple[str, int]:
@@ -296,21 +290,7 @@ class ShardWorker:
         after one that the watch stops at, or after which clusters are starved. The history of the
         state begins with the first of them.
         """
-        from ray_kmeans.kernels.portable import use_one_blas_thread  # numba: 0.2 s
-
-        end = time.monotonic() + STEPPING_S
-        # Ray's arrays are read-only, and for those numba would compile the loops once more.
-        state = replace(state, centers=state.centers.copy())
-        with use_one_blas_thread():
-            for _ in range(most_steps):
-                first = state.iteration - state.data_since
-                seen = self.sweep_batches(state.centers, batches, first, 1)
-                rows = [batches.rows_in(first)]
-                state = minibatch.advance(state, seen, rows, self._on, watch.see)
-                is_over = watch.why_stop(state) is not None or time.monotonic() > end
-                if is_over or len(reassignment.starved(state, batches.size)):
-                    break
-        return state, watch
+        return self._batch_sweeps.make_steps(state, batches, watch, reassignment, most_steps)
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows of the shard among these ascending numbers, (rows, d), in order."""
@@ -350,18 +330,19 @@ class ShardWorker:
         Returns the tickets and numbers of up to as many rows, for each cluster of which some are
         wanted.
         """
-        wanted = np.flatnonzero(sizes)
+        wanted = sizes[sizes > 0].tolist()
         won = [(np.empty(0), np.empty(0, np.int64))] * len(wanted)
         for number, _, labels, distances in self._off_centers(centers):
             first, weights = self._shard.blocks[number].first, self._shard.weights_in(number)
-            rows = np.flatnonzero((sizes[labels] > 0) & (distances > 0))
-            rows = rows[np.argsort(labels[rows], kind="stable")]
-            begins, ends = (np.searchsorted(labels[rows], wanted, side) for side in SIDES)
-            for place in np.flatnonzero(ends > begins).tolist():
-                some, size = rows[begins[place] : ends[place]], int(sizes[wanted[place]])
-                times = weights[some] if len(weights) else weights
-                found = weighted_sampling.winners(some + first, times, key, size)
-                won[place] = weighted_sampling.best_of([won[place], found], size)
+            off = np.flatnonzero(distances > 0)
+            times = weights[off] if len(weights) else weights
+            found = weighted_sampling.winners_by_cluster(
+                first + off, labels[off], times, sizes, key
+            )
+            won = [
+                weighted_sampling.best_of(both, size)
+                for *both, size in zip(won, found, wanted, strict=True)
+            ]
         return won
 
     def _off_centers(

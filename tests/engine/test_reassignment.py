@@ -11,7 +11,7 @@ from ray_kmeans.algorithm import draws
 from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.reassignment import Reassignment
 from ray_kmeans.algorithm.state import FitState
-from ray_kmeans.engine import worker
+from ray_kmeans.engine import batch_sweeps
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import ConfigError
 from tests.support.short_fits import CutOff, FarPool, Kept, bits, cutting_off_at, run
@@ -91,7 +91,7 @@ def test_the_bits_are_the_same_for_any_workers_and_after_any_kill(
 
 
 def test_a_far_worker_ends_a_call_where_clusters_are_starved_and_only_there(monkeypatch):
-    monkeypatch.setattr(worker, "STEPPING_S", 60.0)
+    monkeypatch.setattr(batch_sweeps, "STEPPING_S", 60.0)
     calls = []
 
     class Counting(FarPool):
