@@ -121,6 +121,17 @@ default='random'
         A model, or its directory or URL, whose numbers the clusters get at the end of a fit.
         Centers are matched as by `drift_from`; those that match none get the numbers that are
         free. None: clusters have the numbers of their first centers.
+    reassignment_ratio : float in [0, 1], default=0.0
+        For mini-batch: the center of a cluster whose count is below this share of the largest count
+        moves to a row of the newest mini-batch, drawn by the model's seed, and its count becomes
+        the lowest one of the other clusters, as in scikit-learn's MiniBatchKMeans (0.01 there).
+        Needs ``mini_batch_steps_per_iteration=1``. 0: none moves, as in TensorFlow.
+    nested_batches : bool, default=False
+        For mini-batch: each step is an iteration of Lloyd over a sample of the rows, which doubles
+        when half of the centers did not move (Newling and Fleuret 2016, `nested_sample` has what
+        differs) up to an eighth of the rows; then it is all of them, and the fit ends as full batch
+        does. `batch_size` is about the size of the first sample; None: 100 rows for each cluster,
+        8,192 at least.
 
     Notes
     -----
@@ -173,6 +184,8 @@ default='random'
         refine_steps: int = 0,
         leaf_quota: LeafQuota = "loss",
         renumber_like: str | Model | None = None,
+        reassignment_ratio: float = 0.0,
+        nested_batches: bool = False,
     ) -> None:
         self._params = FitParams(
             num_clusters=num_clusters,
@@ -191,6 +204,8 @@ default='random'
             refine_steps=refine_steps,
             leaf_quota=leaf_quota,
             renumber_like=renumber_like,
+            reassignment_ratio=reassignment_ratio,
+            nested_batches=nested_batches,
         )
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []
@@ -332,7 +347,8 @@ use_mini_batch=False, n_init=4)
             Largest number of steps of this fit.
         batch_size : int, >= 1, default=None
             Rows of a mini-batch over all workers together. None: 65,536, at most n. Every row is
-            visited once per epoch, in an order that `random_seed` decides.
+            visited once per epoch, in an order that `random_seed` decides; for `nested_batches`
+            see there.
         monitors : sequence of Monitor, default=None
             Monitors, called at begin, after every step and at the end, with the state.
         max_steps : int, >= 1, default=None

@@ -49,7 +49,6 @@ from ray_kmeans.workflows.validation import (
     check_no_targets,
     check_steps,
     check_to_keep,
-    check_weight_of_batches,
     chosen_outputs,
     input_data,
 )
@@ -472,15 +471,9 @@ class Model(ABC):
         metrics = metrics or {}
         if is_stream(data):
             check_no_batch_size(batch_size)
-            check_weight_of_batches(sample_weight)
-            batches = open_batches(
-                data,
-                self.config.storage_options,
-                features=state.centers.shape[1],
-                sample_weight=sample_weight,
-                state=state,
+            losses, means = evaluating.loss_of_stream(
+                state, data, self.config, steps, metrics, sample_weight
             )
-            losses, means = evaluating.loss_of_stream(state, batches, steps, metrics)
         else:
             source, layout = self._open_checked(data, state, sample_weight)
             losses, means = evaluating.loss_of(

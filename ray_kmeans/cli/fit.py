@@ -79,6 +79,12 @@ class Fit(WeighedRows, Configured):
     """What the number of children of a node of the tree follows."""
     renumber_like: str | None = None
     """Directory or URL of a model whose numbers the clusters get at the end of the fit."""
+    reassignment_ratio: float = 0.0
+    """Share of the largest count of mini-batch below which a cluster's center moves to a row of the
+    newest mini-batch; scikit-learn's MiniBatchKMeans has 0.01. 0: none moves."""
+    nested_batches: bool = False
+    """Whether mini-batches are samples that grow until they are all rows, each step an iteration of
+    Lloyd over the sample (Newling and Fleuret 2016)."""
     center: bool = False
     """Whether the middle of each column is subtracted, in float64, before values become float32:
     for values that differ by little beside their distance from zero, as time stamps do. The model
@@ -181,4 +187,6 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         refine_steps=flags.refine_steps,
         leaf_quota=flags.leaf_quota,
         renumber_like=flags.renumber_like,
+        reassignment_ratio=flags.reassignment_ratio,
+        nested_batches=flags.nested_batches,
     )

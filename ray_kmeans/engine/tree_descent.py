@@ -78,7 +78,7 @@ class Children:
 
 @dataclass(frozen=True)
 class Beam:
-    """A beam labels a row by looking into the nodes of each level of a tree that are nearest to it."""
+    """A beam labels a row by what it finds below the nodes of each level nearest to the row."""
 
     tree: Tree
     """The levels above the clusters."""
@@ -150,10 +150,9 @@ def sums_of_beams(
 
     Rows that do not count are left out. Returns the sums of both.
     """
-    found = [
-        shard.rows.take(here, at[~shard.left_out_in(here)[at]])
-        for here, at in shard.inside(numbers)
-    ]
+    found = []
+    for here, at in shard.inside(numbers):
+        found.append(shard.rows.take(here, at[~shard.left_out_in(here)[at]]))
     rows = np.concatenate([np.empty((0, shard.features), np.float32), *found])
     exact, right, losses = 0, [0] * len(beams), [0] * len(beams)
     if len(rows):

@@ -49,7 +49,7 @@ def check_beam(state: FitState, beam: Any, recall: Any, *, others: bool) -> None
         )
     if beam is not None:
         check_count("beam", beam)
-    elif isinstance(recall, bool) or not isinstance(recall, Real) or not 0 < recall < 1:
+    elif isinstance(recall, bool) or not isinstance(recall, Real) or not 0 < float(recall) < 1:
         raise ConfigError(f"recall={recall!r} must be a number between 0 and 1, both left out.")
 
 

@@ -64,6 +64,12 @@ class FitParams:
     """Model whose numbers the clusters get at the end of a fit, or its place. None: they keep
     theirs."""
 
+    reassignment_ratio: float
+    """Share of the largest count of mini-batch below which the center of a cluster moves to a
+    row."""
+    nested_batches: bool
+    """Whether mini-batches are nested samples that grow."""
+
     def as_dict(self, deep: bool = False) -> dict[str, Any]:
         """Return the arguments by name; `deep`: also the fields of `config`, as 'config__field'."""
         found = _fields_of(self)

@@ -41,6 +41,8 @@ EVERYTHING = {
     "refine_steps": 2,
     "leaf_quota": "rows",
     "renumber_like": "elsewhere",
+    "reassignment_ratio": 0.25,
+    "nested_batches": True,
 }
 NO_VALUES = {name: object() for name in NAMES}
 
