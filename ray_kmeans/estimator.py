@@ -501,7 +501,9 @@ use_mini_batch=False, n_init=4)
         """Train some steps, by default one that visits all rows given.
 
         As `fit`, but a mini-batch is the whole of `x` by default. For an iterator of arrays, of
-        which only one is in memory at a time, ``steps=None`` trains until it ends.
+        which only one is in memory at a time, ``steps=None`` trains until it ends. There is no
+        `max_seconds`: a batch of an iterator is gone when it was seen, so that a call that ends
+        early could not go on from there; `steps` bounds a call.
 
         Parameters
         ----------
