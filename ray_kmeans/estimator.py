@@ -112,7 +112,8 @@ default='random'
         For mini-batch: the center of a cluster whose count is below this share of the largest count
         moves to a row of the newest mini-batch, drawn by the model's seed, and its count becomes
         the lowest one of the other clusters, as in scikit-learn's MiniBatchKMeans (0.01 there).
-        Needs ``mini_batch_steps_per_iteration=1``. 0: none moves, as in TensorFlow.
+        It mends random first centers, and takes those of clusters that are really that small. Needs
+        ``mini_batch_steps_per_iteration=1``. 0: none moves, as in TensorFlow.
     nested_batches : bool, default=False
         For mini-batch: each step is an iteration of Lloyd over a sample of the rows, which doubles
         when half of the centers did not move (Newling and Fleuret 2016, `nested_sample` has what
