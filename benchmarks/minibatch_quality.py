@@ -90,14 +90,14 @@ def compare(name: str) -> None:
                 rows, k, initial, seed, how
             )
     ways["k-means++", "scikit-learn's MiniBatchKMeans"] = lambda seed: fit_theirs(rows, k, seed)
-    for way in ways.values():
-        way(0)  # compiles
-    for (initial, name_of_way), way in ways.items():
-        found = [way(seed) for seed in range(SEEDS)]
+    for fit in ways.values():
+        fit(0)  # compiles
+    for (initial, way), fit in ways.items():
+        found = [fit(seed) for seed in range(SEEDS)]
         losses = ", ".join(f"{loss:.5g}" for loss, _ in found)
         seconds = np.median([spent for _, spent in found])
         print(
-            f"| {name} {len(rows):,} x {rows.shape[1]}, k={k} | {initial} | {name_of_way} | "
+            f"| {name} {len(rows):,} x {rows.shape[1]}, k={k} | {initial} | {way} | "
             f"{losses} | {seconds:.2f} |",
             flush=True,
         )

@@ -125,7 +125,8 @@ default='random'
         For mini-batch: the center of a cluster whose count is below this share of the largest count
         moves to a row of the newest mini-batch, drawn by the model's seed, and its count becomes
         the lowest one of the other clusters, as in scikit-learn's MiniBatchKMeans (0.01 there).
-        Needs ``mini_batch_steps_per_iteration=1``. 0: none moves, as in TensorFlow.
+        It mends random first centers, and takes those of clusters that are really that small. Needs
+        ``mini_batch_steps_per_iteration=1``. 0: none moves, as in TensorFlow.
     nested_batches : bool, default=False
         For mini-batch: each step is an iteration of Lloyd over a sample of the rows, which doubles
         when half of the centers did not move (Newling and Fleuret 2016, `nested_sample` has what
@@ -523,7 +524,9 @@ use_mini_batch=False, n_init=4)
         """Train some steps, by default one that visits all rows given.
 
         As `fit`, but a mini-batch is the whole of `x` by default. For an iterator of arrays, of
-        which only one is in memory at a time, ``steps=None`` trains until it ends.
+        which only one is in memory at a time, ``steps=None`` trains until it ends. There is no
+        `max_seconds`: a batch of an iterator is gone when it was seen, so that a call that ends
+        early could not go on from there; `steps` bounds a call.
 
         Parameters
         ----------

@@ -295,7 +295,7 @@ def _history(lines: Sequence[Iteration]) -> NDArray[Any]:
         kind = LINE if all(line.smoothed is None for line in lines) else SMOOTHED_LINE
     no_value = math.nan
     filled = (replace(line, smoothed=no_value) if line.smoothed is None else line for line in lines)
-    return np.array([astuple(line)[: len(kind)] for line in filled], kind)
+    return np.array([astuple(line)[: len(kind.descr)] for line in filled], kind)
 
 
 def _accumulators(numbers: list[int], arrays: Mapping[str, NDArray[Any]]) -> Accumulators:
@@ -309,7 +309,9 @@ def _accumulators(numbers: list[int], arrays: Mapping[str, NDArray[Any]]) -> Acc
 
 def _line(iteration: int, rows: int, inertia: float, shift: float, *more: Any) -> Iteration:
     """Return a line of the history from the values of a stored one."""
-    empty, digest, smoothed, relocated = *more, *(math.nan, 0)[len(more) - 2 :]
+    empty, digest, *rest = more
+    values: list[Any] = [*rest, *(math.nan, 0)[len(rest) :]]  # older lines have less
+    smoothed, relocated = values
     average = None if math.isnan(smoothed) else smoothed
     name = digest.decode()
     return Iteration(iteration, rows, inertia, shift, empty, name, average, relocated)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_kmeans.algorithm import draws
-from ray_kmeans.algorithm.nested_sample import first_sample, is_in, key_of
-from ray_kmeans.algorithm.state import Sample, Stop
+from ray_kmeans.algorithm.nested_sample import first_sample, grown, is_in, key_of
+from ray_kmeans.algorithm.state import FitState, Iteration, Sample, Stop
+from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.errors import ConfigError
 from tests.support import oracle
 from tests.support.short_fits import CutOff, Kept, bits, cutting_off_at, run
@@ -110,6 +111,26 @@ def test_the_first_sample_has_about_the_rows_asked_for_and_is_an_eighth_or_all(
     rows, size, halvings
 ):
     assert first_sample(rows, size, 9) == Sample(halvings, 9)
+
+
+@pytest.mark.parametrize(("halvings", "larger"), [(5, 4), (3, 0), (0, 0)])
+@pytest.mark.parametrize("still", [0, 1, 2, 4])
+def test_a_sample_grows_when_at_least_half_of_the_centers_did_not_move(still, halvings, larger):
+    before = np.arange(4, dtype=np.float32)[:, None]
+    after = before + np.float32([[0.5]]) * (np.arange(4) >= still)[:, None]
+    line = Iteration(1, 9, 9.0, 0.5, 0, "a name")
+    state = FitState(
+        after.astype(np.float32),
+        np.ones(4),
+        iteration=1,
+        history=(line,),
+        sample=Sample(halvings, 0),
+    )
+
+    found = grown(state, before, StopRule()).sample
+
+    assert found.halvings == (larger if still >= 2 else halvings)
+    assert found.since == (1 if halvings and still >= 2 else 0)
 
 
 def test_a_sample_without_a_row_grows():

@@ -14,6 +14,7 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.engine import batch_sweeps
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.errors import ConfigError
+from ray_kmeans.observe.fit_table import fit_table
 from tests.support.short_fits import CutOff, FarPool, Kept, bits, cutting_off_at, run
 from tests.support.tf_minibatch import COSINE, EUCLIDEAN, Seed, model, units
 
@@ -114,6 +115,16 @@ def test_batches_of_a_stream_give_rows_of_their_own():
     assert first.relocated == 3
     value = model(FAR, reassignment_ratio=0.2).fit(iter([X[:100]])).clusters()
     assert {row.tobytes() for row in value[2:]} <= {row.tobytes() for row in X[:100]}
+
+
+def test_the_table_of_a_fit_has_a_column_of_relocated_centers_where_there_are_any():
+    moved, kept = (model(FAR, reassignment_ratio=ratio).fit(X, steps=2) for ratio in (0.2, 0))
+
+    head, first, *_ = fit_table(moved.history(), None, mini_batch=True).splitlines()
+
+    assert head.split()[-1] == "relocated"
+    assert first.split()[-1] == "3"
+    assert "relocated" not in fit_table(kept.history(), None, mini_batch=True)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig
+from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.on_ray.calls import LagRule
 from ray_kmeans.on_ray.pool import RayPool
@@ -65,8 +66,11 @@ def test_a_fit_that_moves_centers_or_grows_has_the_bits_of_one_process(uri, tmp_
 
 def test_a_fit_that_ends_by_the_clock_goes_on_to_the_bits_of_one_without(uri, tmp_path):
     whole = fitted(uri, tmp_path / "whole", HERE, FULL, steps=5)
-    for _ in range(5):
-        km = fitted(uri, tmp_path / "m", ON_RAY, FULL, steps=5, max_seconds=1e-3)
+    first = fitted(uri, tmp_path / "m", ON_RAY, FULL, steps=5, max_seconds=1e-3)
+    assert first.why_stopped() is Stop.SECONDS
+    assert len(first.history()) == 1
+
+    km = fitted(uri, tmp_path / "m", ON_RAY, FULL, steps=5, max_seconds=1e3)
 
     assert np.array_equal(km.clusters(), whole.clusters())
     assert len(km.history()) == 5
