@@ -27,6 +27,8 @@ from ray_kmeans.config import (
     check_choice,
 )
 from ray_kmeans.data.model_rows import open_for, said_of
+from ray_kmeans.data.sampled import sample_of, sampled
+from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
@@ -50,6 +52,7 @@ from ray_kmeans.workflows.validation import (
     check_batch_size,
     check_max_seconds,
     check_no_batch_size,
+    check_no_sample,
     check_no_targets,
     check_parameters,
     check_restarts,
@@ -117,6 +120,10 @@ default='random'
         Steps over all clusters, with exact labels, once the tree is there.
     leaf_quota : {'loss', 'rows'}, default='loss'
         What the number of children of a node is in proportion to.
+    train_rows : int or float, default=None
+        Number of rows that a fit visits, or their share between 0 and 1. They are chosen by the
+        hash of their numbers and `random_seed`, the same for any number of workers, and spread
+        evenly over the data. All other calls see all rows. None, or as many as there are: all.
     renumber_like : str or Model, default=None
         A model, or its directory or URL, whose numbers the clusters get at the end of a fit.
         Centers are matched as by `drift_from`; those that match none get the numbers that are
@@ -184,6 +191,7 @@ default='random'
         levels: int | Sequence[int] | None = None,
         refine_steps: int = 0,
         leaf_quota: LeafQuota = "loss",
+        train_rows: int | float | None = None,
         renumber_like: str | Model | None = None,
         reassignment_ratio: float = 0.0,
         nested_batches: bool = False,
@@ -204,6 +212,7 @@ default='random'
             levels=levels,
             refine_steps=refine_steps,
             leaf_quota=leaf_quota,
+            train_rows=train_rows,
             renumber_like=renumber_like,
             reassignment_ratio=reassignment_ratio,
             nested_batches=nested_batches,
@@ -478,6 +487,7 @@ use_mini_batch=False, n_init=4)
         4 rows labelled
         """
         check_steps(steps, max_steps)
+        check_parameters(self._params)
         config = self.config
         after = LabelAfterFit(
             LabelledOutput.at(a_path("output", output), config.storage_options),
@@ -506,7 +516,8 @@ use_mini_batch=False, n_init=4)
                 monitors=monitors,
                 sample_weight=None,
                 max_seconds=max_seconds,
-                after=after,
+                # The workers of a fit on a sample lack the other rows: `finish` reads all.
+                after=after if self._sampled(source) is source else None,
             )
         return after.finish(self._state(), source)
 
@@ -620,11 +631,13 @@ use_mini_batch=False, n_init=4)
             source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
+            source = self._sampled(source)
             state = fitting.fit(plan, source, store, config, **hearers, after=after)
             if rule.steps is None and (advice := advice_of(state, began)):
                 log.info("%s", advice)
             return self
         check_no_batch_size(batch_size)
+        check_no_sample(params.train_rows)
         check_weight_of_batches(sample_weight)
         check_unnamed(() if found else names)
         batches = open_batches(
@@ -635,6 +648,11 @@ use_mini_batch=False, n_init=4)
         else:
             fitting.fit(plan, fitting.join_batches(batches), store, config, **hearers)
         return self
+
+    def _sampled(self, source: Source) -> Source:
+        """Return the rows of a source that a fit visits."""
+        params = self._params
+        return sampled(source, params.train_rows, params.random_seed, params.num_clusters)
 
     def explain(self, x: Any, work: Work = "fit", *, batch_size: int | None = None) -> str:
         """Return what a run would read, hold and send, from metadata alone; run nothing.
@@ -686,13 +704,15 @@ use_mini_batch=False, n_init=4)
             found = self._model_dir().matching(params.num_clusters, params.distance_metric)
         source = open_for(found, all_rows(x), storage_options=self.config.storage_options)
         drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
-        config = machines_for(source, self.config)
+        source = self._sampled(source)
+        config, sample = machines_for(source, self.config), sample_of(source)
         return explaining.explain(
             source.describe(),
             params.num_clusters,
             config,
             drawn,
             features=said_of(source),
+            sample=sample,
             levels=levels_of(params.levels, params.num_clusters),
             refine_steps=params.refine_steps,
         )

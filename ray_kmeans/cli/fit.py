@@ -70,13 +70,16 @@ class Fit(WeighedRows, Configured):
     to the row farthest from its own center, 'split_largest' to a row of the largest cluster."""
     n_init: int = 1
     """Number of fits from the seeds RANDOM_SEED, + 1, ... over one reading; the best one stays."""
-    levels: tuple[int, ...] = ()
+    levels: tuple[int, ...] | None = None
     """Levels of a tree, for many clusters. '2': two levels; '100 1000': 100 clusters at the top, of
     about 1,000 clusters each. Needs --no-use-mini-batch."""
     refine_steps: int = 0
     """Steps over all clusters once the tree is there."""
     leaf_quota: LeafQuota = "loss"
     """What the number of children of a node of the tree follows."""
+    train_rows: int | float | None = None
+    """Number of rows that the fit visits, or their share between 0 and 1, chosen by the hash of
+    their numbers and RANDOM_SEED. None: all. --label labels all rows."""
     renumber_like: str | None = None
     """Directory or URL of a model whose numbers the clusters get at the end of the fit."""
     reassignment_ratio: float = 0.0
@@ -161,11 +164,9 @@ def _fit(km: KMeansClustering, source: Source, flags: Fit) -> LabelCounts | None
         return None
 
 
-def _levels(given: tuple[int, ...]) -> int | tuple[int, ...] | None:
+def _levels(given: tuple[int, ...] | None) -> int | tuple[int, ...] | None:
     """Return the levels as the constructor takes them: a single number is their number."""
-    if not given:
-        return None
-    return given[0] if len(given) == 1 else given
+    return given[0] if given is not None and len(given) == 1 else given
 
 
 def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
@@ -186,6 +187,7 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         levels=_levels(flags.levels),
         refine_steps=flags.refine_steps,
         leaf_quota=flags.leaf_quota,
+        train_rows=flags.train_rows,
         renumber_like=flags.renumber_like,
         reassignment_ratio=flags.reassignment_ratio,
         nested_batches=flags.nested_batches,

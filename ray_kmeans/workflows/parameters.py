@@ -60,6 +60,8 @@ class FitParams:
     """Steps over all clusters once the tree is there."""
     leaf_quota: LeafQuota
     """What the number of children of a node of the tree follows."""
+    train_rows: int | float | None
+    """Rows that a fit visits, or their share. None: all."""
     renumber_like: Any
     """Model whose numbers the clusters get at the end of a fit, or its place. None: they keep
     theirs."""

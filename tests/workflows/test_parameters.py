@@ -40,6 +40,7 @@ EVERYTHING = {
     "levels": (1, 5),
     "refine_steps": 2,
     "leaf_quota": "rows",
+    "train_rows": 0.5,
     "renumber_like": "elsewhere",
     "reassignment_ratio": 0.25,
     "nested_batches": True,
