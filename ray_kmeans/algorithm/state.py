@@ -207,6 +207,11 @@ class FitState:
         return self.centers + np.asarray(self.shift) if self.shift else self.centers
 
     @property
+    def model_name(self) -> list[Any]:
+        """Name of all that decides the labels of rows, as labelled output keeps it."""
+        return [digest(self.centers), str(self.metric), *self.shift]
+
+    @property
     def lines(self) -> tuple[Iteration, ...]:
         """Lines of the history that are of the current fit."""
         return self.history[len(self.history) - (self.iteration - self.began_at) :]

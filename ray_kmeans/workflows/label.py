@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.recall import Recall
 from ray_kmeans.algorithm.row_counts import rows_of
-from ray_kmeans.algorithm.state import FitState, digest
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.fingerprint import contents_of
 from ray_kmeans.data.schema_promotion import held_by, kept_schema
@@ -117,7 +117,7 @@ class OutputColumns:
     def content(self, state: FitState, source: Source, layout: Layout) -> OutputSpec:
         """Return what decides the rows of the output; equal contents give equal outputs."""
         return {
-            "model": [digest(state.centers), state.metric, *state.shift],
+            "model": state.model_name,
             **contents_of(source, layout),
             "columns": [(each.name, str(each.type)) for each in self.kept or ()],
             "features": list(columns_of_rows(source)),
