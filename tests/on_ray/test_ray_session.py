@@ -32,7 +32,6 @@ from tests.support.ray_runs import (
     fit_processes,
     nothing_stays,
     state_of,
-    write_parquet,
     write_real_data,
 )
 from tests.support.stores import s3_at
@@ -265,23 +264,3 @@ def test_a_killed_driver_leaves_no_worker_behind(uri, tmp_path):
         driver.communicate()
         assert comes_true(lambda: not any(is_alive(pid) for pid in below), 60)
     assert gone
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("ray_cluster", "nothing_stays")
-def test_workers_stay_within_the_plan_after_fits_of_all_kinds_and_labels(tmp_path):
-    rows = np.random.default_rng(0).normal(size=(200_000, 128)).astype(np.float32)
-    uri = write_parquet(tmp_path / "data", rows, files=2, row_group=50_000)
-    nested = {"nested_batches": True}
-
-    with open_session(uri, config=on_ray(2), max_clusters=100) as session:
-        pool = session._shared.pool
-        fits = [(100, None, FULL), (7, 60_000, {}), (80, 9_000, nested), (64, None, FULL)]
-        for k, size, how in fits:
-            place = str(tmp_path / f"model {k}")
-            km = KMeansClustering(k, place, "kmeans_parallel", config=HERE, **how)
-            session.label(km.fit(session, batch_size=size, steps=3), str(tmp_path / f"out {k}"))
-            session.evaluate(km)
-        peaks = pool.ask(ShardWorker.peak_bytes)
-        promised = pool._group.options.planned_bytes
-    assert 0.5 * promised < max(peaks) <= promised
