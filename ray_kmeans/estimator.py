@@ -373,6 +373,7 @@ use_mini_batch=False, n_init=4)
         second: bool = False,
         by_cluster: bool = False,
         append: bool = False,
+        nearest: int | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
         monitors: Sequence[Monitor] | None = None,
@@ -399,6 +400,8 @@ use_mini_batch=False, n_init=4)
             Whether the files are in folders by cluster, as in `label`.
         append : bool, default=False
             Whether the rows are added to an output of other data, as in `label`.
+        nearest : int, 1 to num_clusters, default=None
+            Number of nearest clusters that are listed for each row, as in `label`.
         steps : int, >= 1, default=None
             Largest number of steps of this fit.
         batch_size : int, >= 1, default=None
@@ -442,7 +445,7 @@ use_mini_batch=False, n_init=4)
         config = self.config
         after = LabelAfterFit(
             LabelledOutput.at(a_path("output", output), config.storage_options),
-            OutputColumns(tuple(keep_columns), second, by_cluster),
+            OutputColumns(tuple(keep_columns), second, by_cluster, nearest),
             config,
             self.model_dir,
             append,

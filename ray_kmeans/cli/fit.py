@@ -86,6 +86,8 @@ class Fit(WeighedRows, Configured):
     cluster of every row there, as predict does, without reading the data again."""
     keep_columns: tuple[str, ...] = ()
     """Columns of the data to pass through to the labelled rows; needs --label."""
+    nearest: int | None = None
+    """Number of nearest clusters to list for every labelled row, as predict does; needs --label."""
     storage_options: str = "{}"
     """JSON for fsspec, for the data, MODEL_DIR and the labelled rows."""
     explain: bool = False
@@ -99,6 +101,11 @@ def run(flags: Fit) -> None:
         raise ConfigError(
             f"keep_columns={list(flags.keep_columns)} without label: a fit writes no rows. Give "
             "--label OUTPUT, or leave it out."
+        )
+    if flags.nearest is not None and flags.label is None:
+        raise ConfigError(
+            f"nearest={flags.nearest} without label: a fit writes no rows. Give --label OUTPUT, or "
+            "leave it out."
         )
     config = run_config(flags.run, flags.storage_options)
     km = _estimator(flags, config)
@@ -134,7 +141,8 @@ def _fit(km: KMeansClustering, source: Source, flags: Fit) -> LabelCounts | None
     }
     with interrupt.listening():
         if flags.label is not None:
-            return km.fit_and_label(source, flags.label, keep_columns=flags.keep_columns, **how)
+            how |= {"keep_columns": flags.keep_columns, "nearest": flags.nearest}
+            return km.fit_and_label(source, flags.label, **how)
         km.fit(source, **how)
         return None
 

@@ -33,6 +33,9 @@ class Predict(Rows, Configured):
     """Columns of the data to pass through to the output."""
     second: bool = False
     """Also the second-nearest cluster of every row, and its distance. Costs another pass."""
+    nearest: int | None = None
+    """Number of nearest clusters to list for every row with their distances, the nearest first.
+    Costs a product of all rows and centers in float32."""
     by_cluster: bool = False
     """Write folders by cluster (cluster=00007/, as Hive has them), or by ranges of many."""
     append: bool = False
@@ -59,6 +62,7 @@ def run(flags: Predict) -> None:
         flags.output,
         keep_columns=flags.keep_columns,
         second=flags.second,
+        nearest=flags.nearest,
         by_cluster=flags.by_cluster,
         append=flags.append,
     )

@@ -77,6 +77,9 @@ class Store(Protocol):
 class AfterFit(Protocol):
     """Work on the rows that follows the end of a fit, by the workers that hold them."""
 
+    def bytes_beside(self, layout: Any) -> int:
+        """Return the bytes that the work takes in a worker beside the fit, at most."""
+
     def __call__(self, state: FitState, shared: SharedPool, source: Any, emit: ev.Emit) -> None:
         """Work with the last state of the fit; `source` is where the rows were read from."""
 

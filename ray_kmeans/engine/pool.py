@@ -23,7 +23,7 @@ from ray_kmeans.algorithm.splitting import new_parts
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.algorithm.weights import TOTAL_BITS
-from ray_kmeans.engine.label_writer import Gatherer, Writer
+from ray_kmeans.engine.label_writer import LABEL_ALONE, Gatherer, NearestCenters, Writer
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, Tally
 from ray_kmeans.engine.seeding import weighted_sampling
@@ -217,7 +217,7 @@ class Pool(ABC):
         centers: NDArray[np.float32],
         output: Writer,
         keep_columns: Sequence[str],
-        second: bool = False,
+        nearest: NearestCenters = LABEL_ALONE,
         together: int = 1,
         parts: Sequence[int] | None = None,
         moved: Moved | None = None,
@@ -225,8 +225,8 @@ class Pool(ABC):
         """Write labelled output for every row; return the parts in order, and the rows by label,
         (k,).
 
-        `second` also writes the second-nearest center. `together` blocks make up a part, and must
-        be in one shard. Only these `parts` are written, by their numbers; None: all.
+        `nearest`: the centers to write besides. `together` blocks make up a part, and must be in
+        one shard. Only these `parts` are written, by their numbers; None: all.
         """
         answers = self.ask_watched(
             moved,
@@ -234,7 +234,7 @@ class Pool(ABC):
             centers,
             output,
             tuple(keep_columns),
-            second=second,
+            nearest=nearest,
             together=together,
             parts=parts,
         )

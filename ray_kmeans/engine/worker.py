@@ -33,9 +33,13 @@ from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
 from ray_kmeans.engine.center_gaps import Separation, share_of
 from ray_kmeans.engine.label_writer import (
+    AT_ONCE,
+    FETCHED_AT_ONCE,
+    LABEL_ALONE,
     BlockLabeller,
     Gatherer,
     LabelledBlock,
+    NearestCenters,
     Writer,
     read_kept_columns,
     write_parts,
@@ -425,17 +429,17 @@ class ShardWorker:
         centers: NDArray[np.float32],
         output: Writer,
         keep_columns: Sequence[str],
-        second: bool = False,
+        nearest: NearestCenters = LABEL_ALONE,
         together: int = 1,
         parts: Sequence[int] | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write the label of every row; return the output's answer for each part, and the number of
         rows by label, (k,).
 
-        `second` also writes the second-nearest center. `together` blocks make up a part, and only
-        these `parts` are written; None: all.
+        `nearest`: the centers to write besides. `together` blocks make up a part, and only these
+        `parts` are written; None: all.
         """
-        labeller = BlockLabeller(self._kernel, centers, self._metric, second)
+        labeller = BlockLabeller(self._kernel, centers, self._metric, nearest)
         counts = np.zeros(len(centers), np.int64)
         whole, wanted = self._shard.blocks, None if parts is None else set(parts)
         places = [
@@ -454,9 +458,10 @@ class ShardWorker:
 
         blocks = [whole[here] for here in places]
         kept = read_kept_columns(self._shard.source, blocks, keep_columns)
-        stays = self._shard.rows.stays
+        most = AT_ONCE if self._shard.rows.stays else FETCHED_AT_ONCE
+        at_once = nearest.blocks_within(most, max((block.rows for block in blocks), default=0))
         threads = self._threads.count
-        written = write_parts(labeller, label_all(), kept, output, together, threads, stays)
+        written = write_parts(labeller, label_all(), kept, output, together, threads, at_once)
         return written, counts
 
     def gather(

@@ -198,6 +198,7 @@ def _fit_on_ray(
         config,
         plan.batch_size,
         together=_together(layout, after),
+        other_bytes=after.bytes_beside(layout) if after else 0,
         restarts=restarts,
     )
     emit(plan_event(options))
@@ -230,6 +231,7 @@ def _fit_here(
             emit,
             batch_size=plan.batch_size,
             together=_together(layout, after),
+            other_bytes=after.bytes_beside(layout) if after else 0,
             restarts=restarts,
         ) as pool,
     ):

@@ -17,6 +17,7 @@ from ray_kmeans.config import RunConfig
 from ray_kmeans.data.fingerprint import contents_of
 from ray_kmeans.data.schema_promotion import held_by, kept_schema
 from ray_kmeans.data.sharding import (
+    BLOCK_ROWS,
     Block,
     Layout,
     Shard,
@@ -24,6 +25,8 @@ from ray_kmeans.data.sharding import (
 )
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
+from ray_kmeans.engine.label_writer import LISTS, NearestCenters
+from ray_kmeans.engine.options import threads_of
 from ray_kmeans.engine.progress import Moved
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev
@@ -42,8 +45,8 @@ from ray_kmeans.store.labelled_spec import OutputSpec
 from ray_kmeans.store.labelled_writer import LeasedOutput, WrittenParts, lease_output
 from ray_kmeans.store.lease import Times
 from ray_kmeans.text import secrets
-from ray_kmeans.workflows.validation import check_features
-from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool
+from ray_kmeans.workflows.validation import check_features, check_nearest
+from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool, workforce
 
 log = logging.getLogger("ray_kmeans")
 
@@ -63,6 +66,8 @@ class OutputColumns:
     """Whether the second-nearest cluster and its distance are written too."""
     by_cluster: bool
     """Whether the files are in folders by cluster."""
+    nearest: int | None = None
+    """Number of nearest clusters that are listed for each row; None for no list."""
     kept: Any = None
     """Arrow schema of the columns that are passed through, the same in all parts."""
 
@@ -73,6 +78,7 @@ class OutputColumns:
         DataError for columns that no output can have.
         """
         own = OWN_COLUMNS + (SECOND_COLUMNS if self.second else ())
+        own += LISTS if self.nearest is not None else ()
         taken = [name for name in self.keep_columns if name in own]
         if taken:
             raise ConfigError(
@@ -84,6 +90,27 @@ class OutputColumns:
         there = before.kept_schema(self.keep_columns) if before else None
         return replace(self, kept=kept if there is None else held_by(there, kept))
 
+    def check(self, num_clusters: int) -> None:
+        """Raise ConfigError for more nearest clusters than there are."""
+        if self.second and num_clusters < 2:
+            raise ConfigError(
+                "second=True: the model has one cluster, so there is no second. Omit it."
+            )
+        if self.nearest is not None:
+            check_nearest(self.nearest, num_clusters)
+
+    @property
+    def centers(self) -> NearestCenters:
+        """The centers that are written for each row."""
+        return NearestCenters(self.second, self.nearest)
+
+    def bytes_beside(self, layout: Layout, config: RunConfig) -> int:
+        """Return the bytes that a worker takes for lists of nearest clusters, at most."""
+        if self.nearest is None:
+            return 0
+        largest = max((block.rows for block in layout.blocks), default=0)
+        return self.centers.bytes_beside(largest, threads_of(workforce(config)[1]))
+
     def content(self, state: FitState, source: Source, layout: Layout) -> OutputSpec:
         """Return what decides the rows of the output; equal contents give equal outputs."""
         return {
@@ -92,6 +119,7 @@ class OutputColumns:
             "columns": [(each.name, str(each.type)) for each in self.kept or ()],
             "features": list(columns_of_rows(source)),
             "second": self.second,
+            **({} if self.nearest is None else {"nearest": self.nearest}),
             "by_cluster": self.by_cluster,
         }
 
@@ -148,7 +176,8 @@ class Labelling:
     @property
     def _together(self) -> int:
         """Number of blocks that make a part."""
-        return blocks_of_a_part(len(self.layout.blocks), self.sizes)
+        most = blocks_of_a_part(len(self.layout.blocks), self.sizes)
+        return self.columns.centers.blocks_within(most, BLOCK_ROWS)
 
     @property
     def _runs(self) -> list[Shard]:
@@ -182,7 +211,7 @@ class Labelling:
                 self.state.centers,
                 replace(run.parts, kept=self.columns.kept),
                 self.columns.keep_columns,
-                second=self.columns.second,
+                nearest=self.columns.centers,
                 together=together,
                 parts=missing,
                 moved=_scaled(
@@ -220,6 +249,7 @@ class Labelling:
             self.config,
             self.emit,
             together=together,
+            other_bytes=self.columns.bytes_beside(layout, self.config),
         )
 
     def _moved(self, phase: ev.Phase, blocks: list[Block]) -> Moved:
@@ -235,6 +265,7 @@ def write_labels(
     model_dir: str,
     keep_columns: Sequence[str] = (),
     second: bool = False,
+    nearest: int | None = None,
     by_cluster: bool = False,
     append: bool = False,
     sizes: FileSizes = USUAL_SIZES,
@@ -244,18 +275,18 @@ def write_labels(
     """Write label and distance of every row, by the workers; return the number of rows.
 
     The parts that a run before has written stay, and only the rest is written. `second`: also the
-    second-nearest center. `by_cluster`: in folders by cluster. `append`: add to an output of other
-    data. `times`: those of the lease, in seconds. `emit` hears the events; None: log and progress.
-    Raises BusyError if another run writes to the same place.
+    second-nearest center. `nearest`: also a list of so many nearest ones. `by_cluster`: in folders
+    by cluster. `append`: add to an output of other data. `times`: those of the lease, in seconds.
+    `emit` hears the events; None: log and progress. Raises BusyError if another run writes to the
+    same place.
     """
     config, layout = machines_for(source, config), source.describe()
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
     check_features(layout.features, state, model_dir)
-    if second and len(state.centers) < 2:
-        raise ConfigError("second=True: the model has one cluster, so there is no second. Omit it.")
+    columns = OutputColumns(tuple(keep_columns), second, by_cluster, nearest)
+    columns.check(len(state.centers))
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
-    columns = OutputColumns(tuple(keep_columns), second, by_cluster)
     columns = columns.of(source, output if append else None)
     content = columns.content(state, source, layout)
     done = output.find_complete(content, append)

@@ -71,6 +71,15 @@ def check_count(name: str, value: Any) -> None:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
+def check_nearest(nearest: Any, num_clusters: int) -> None:
+    """Raise ConfigError unless this many nearest clusters is a whole number from 1 to all."""
+    check_count("nearest", nearest)
+    if nearest > num_clusters:
+        raise ConfigError(
+            f"nearest={nearest}: the model has {num_clusters:,} clusters. Give at most as many."
+        )
+
+
 def initial_centers(initial: Any, num_clusters: int) -> Any:
     """Return the name of a method, a function, or the given centers (k, d) as float64.
 

@@ -126,6 +126,7 @@ OUR_PARAMETERS = {"empty_clusters", "n_init", "renumber_like"}
 OUR_METHODS = (
     *("history", "history_table", "counts", "why_stopped", "checkpoints"),
     *("drift_from", "evaluation", "explain", "fit_and_label", "label", "recommended", "restarts"),
+    "predict_nearest",
 )
 """Methods of KMeansClustering that TensorFlow's class does not have."""
 
