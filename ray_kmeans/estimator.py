@@ -26,6 +26,8 @@ from ray_kmeans.config import (
     check_choice,
 )
 from ray_kmeans.data.model_rows import open_for, said_of
+from ray_kmeans.data.sampled import sample_of, sampled
+from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
@@ -49,6 +51,7 @@ from ray_kmeans.workflows.validation import (
     check_batch_size,
     check_max_seconds,
     check_no_batch_size,
+    check_no_sample,
     check_no_targets,
     check_parameters,
     check_restarts,
@@ -104,6 +107,10 @@ default='random'
         Number of fits from the seeds `random_seed`, `random_seed` + 1, ... over one reading of the
         data. The model is the one with the lowest inertia over all rows; of equal ones the first.
         A model that is there already is continued by one fit. Not with `max_seconds`.
+    train_rows : int or float, default=None
+        Number of rows that a fit visits, or their share between 0 and 1. They are chosen by the
+        hash of their numbers and `random_seed`, the same for any number of workers, and spread
+        evenly over the data. All other calls see all rows. None, or as many as there are: all.
     renumber_like : str or Model, default=None
         A model, or its directory or URL, whose numbers the clusters get at the end of a fit.
         Centers are matched as by `drift_from`; those that match none get the numbers that are
@@ -156,6 +163,7 @@ default='random'
         *,
         empty_clusters: EmptyClusters = "keep",
         n_init: int = 1,
+        train_rows: int | float | None = None,
         renumber_like: str | Model | None = None,
     ) -> None:
         self._params = FitParams(
@@ -171,6 +179,7 @@ default='random'
             config=config,
             empty_clusters=empty_clusters,
             n_init=n_init,
+            train_rows=train_rows,
             renumber_like=renumber_like,
         )
         self._temporary_dir: str | None = None
@@ -442,6 +451,7 @@ use_mini_batch=False, n_init=4)
         4 rows labelled
         """
         check_steps(steps, max_steps)
+        check_parameters(self._params)
         config = self.config
         after = LabelAfterFit(
             LabelledOutput.at(a_path("output", output), config.storage_options),
@@ -470,7 +480,8 @@ use_mini_batch=False, n_init=4)
                 monitors=monitors,
                 sample_weight=None,
                 max_seconds=max_seconds,
-                after=after,
+                # The workers of a fit on a sample lack the other rows: `finish` reads all.
+                after=after if self._sampled(source) is source else None,
             )
         return after.finish(self._state(), source)
 
@@ -566,8 +577,7 @@ use_mini_batch=False, n_init=4)
         found = store.matching(params.num_clusters, params.distance_metric)
         check_restarts(params.n_init, max_seconds)
         plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
-        plan = with_numbers_of(plan, params.renumber_like, config)
-        plan = replace(plan, max_seconds=max_seconds)
+        plan = replace(with_numbers_of(plan, params.renumber_like, config), max_seconds=max_seconds)
         names = fitting.names_of_centers(params.initial_clusters)
         plan = fitting.order_centers(
             plan, names, found.rows.columns if found and found.rows else ()
@@ -576,17 +586,18 @@ use_mini_batch=False, n_init=4)
             return self
         data = input_data(x, input_fn)
         hearers: dict[str, Any] = {"monitors": checked_monitors, "listeners": self._listeners}
-        began = found.iteration if found else 0
         if not is_stream(data):
             options = config.storage_options
             source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
-            state = fitting.fit(plan, source, store, config, **hearers, after=after)
-            if rule.steps is None and (advice := advice_of(state, began)):
+            sample = self._sampled(source)
+            state = fitting.fit(plan, sample, store, config, **hearers, after=after)
+            if rule.steps is None and (advice := advice_of(state, found.iteration if found else 0)):
                 log.info("%s", advice)
             return self
         check_no_batch_size(batch_size)
+        check_no_sample(params.train_rows)
         check_weight_of_batches(sample_weight)
         check_unnamed(() if found else names)
         batches = open_batches(
@@ -597,6 +608,11 @@ use_mini_batch=False, n_init=4)
         else:
             fitting.fit(plan, fitting.join_batches(batches), store, config, **hearers)
         return self
+
+    def _sampled(self, source: Source) -> Source:
+        """Return the rows of a source that a fit visits."""
+        params = self._params
+        return sampled(source, params.train_rows, params.random_seed, params.num_clusters)
 
     def explain(self, x: Any, work: Work = "fit", *, batch_size: int | None = None) -> str:
         """Return what a run would read, hold and send, from metadata alone; run nothing.
@@ -648,9 +664,10 @@ use_mini_batch=False, n_init=4)
             found = self._model_dir().matching(params.num_clusters, params.distance_metric)
         source = open_for(found, all_rows(x), storage_options=self.config.storage_options)
         drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
-        config = machines_for(source, self.config)
+        source = self._sampled(source)
+        config, sample = machines_for(source, self.config), sample_of(source)
         return explaining.explain(
-            source.describe(), params.num_clusters, config, drawn, features=said_of(source)
+            source.describe(), params.num_clusters, config, drawn, "fit", said_of(source), sample
         )
 
     def model_fn(

@@ -69,6 +69,9 @@ class Fit(WeighedRows, Configured):
     to the row farthest from its own center, 'split_largest' to a row of the largest cluster."""
     n_init: int = 1
     """Number of fits from the seeds RANDOM_SEED, + 1, ... over one reading; the best one stays."""
+    train_rows: int | float | None = None
+    """Number of rows that the fit visits, or their share between 0 and 1, chosen by the hash of
+    their numbers and RANDOM_SEED. None: all. --label labels all rows."""
     renumber_like: str | None = None
     """Directory or URL of a model whose numbers the clusters get at the end of the fit."""
     center: bool = False
@@ -162,5 +165,6 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         config=config,
         empty_clusters=flags.empty_clusters,
         n_init=flags.n_init,
+        train_rows=flags.train_rows,
         renumber_like=flags.renumber_like,
     )

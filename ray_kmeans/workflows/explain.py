@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ray_kmeans.algorithm.dtypes import item_bytes
 from ray_kmeans.config import RunConfig, Work
@@ -18,6 +18,8 @@ PLACES = {
     SOURCE: "where they come from; a sweep reads them from there once",
 }
 """A phrase for each place where workers keep their rows."""
+SAMPLE = "{:,} of {:,} rows, chosen by the hash of their numbers"
+"""Phrase for the rows that a fit visits; takes their number and that of all rows."""
 LABEL_BYTES = 16
 """Bytes of a row of labelled output: its number, cluster and distance."""
 
@@ -40,10 +42,12 @@ def explain(
     batch_size: int | None = None,
     work: Work = "fit",
     features: str = "",
+    sample: Sequence[int] = (),
 ) -> str:
     """Return what a run would hold and move, as text of one line each.
 
-    `batch_size` is None for full batch, and `features` names the columns of a row. Joins or starts
+    `batch_size` is None for full batch, `features` names the columns of a row, and `sample` is what
+    `sample_of` tells. Joins or starts
     Ray, to know the nodes, where workers are to run there. Raises what the run would: BudgetError
     where it does not fit the memory.
     """
@@ -56,6 +60,7 @@ def explain(
         "data": f"{layout.rows:,} rows x {layout.features:,} features, "
         f"{format_bytes(_bytes(layout))} as {layout.narrow or 'float32'}; "
         f"{files:,} file{'s'[: files != 1]}, {len(layout.blocks):,} blocks",
+        "sample": SAMPLE.format(*sample) if sample else "",
         "features": features,
         "workers": f"{options.num_workers:,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and "
         f"at most {options.planned_rows:,} rows each",

@@ -332,6 +332,8 @@ def _with_rows(plan: FitPlan, source: Source, layout: Layout, found: FitState | 
     spec = spec_of(source, found.rows if found else None)
     if spec.columns:
         log.info("features: %s", shortened(spec.columns))
+    if spec.sample:
+        log.info("training on %s of %s rows (train_rows)", *map("{:,}".format, spec.sample))
     if spec.shift and plan.metric == Metric.COSINE:
         raise ConfigError(
             "center=True and distance_metric='cosine': a shift changes all directions. Leave "

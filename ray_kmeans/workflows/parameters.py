@@ -53,6 +53,8 @@ class FitParams:
     """What becomes of the center of an empty cluster in full batch."""
     n_init: int
     """Number of restarts from other seeds, of which the best one stays."""
+    train_rows: int | float | None
+    """Rows that a fit visits, or their share. None: all."""
     renumber_like: Any
     """Model whose numbers the clusters get at the end of a fit, or its place. None: they keep
     theirs."""

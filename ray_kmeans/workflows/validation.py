@@ -18,6 +18,7 @@ from ray_kmeans.config import (
     RunConfig,
     check_choice,
 )
+from ray_kmeans.data.sampled import check_train_rows
 from ray_kmeans.data.stream import is_stream, without_targets
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.text import secrets
@@ -43,6 +44,7 @@ def check_parameters(params: FitParams) -> None:
             "cluster keeps its rows. Give 'keep', or use_mini_batch=False."
         )
     check_count("n_init", params.n_init)
+    check_train_rows(params.train_rows)
     initial = initial_centers(params.initial_clusters, int(params.num_clusters))
     if isinstance(initial, np.ndarray) and params.n_init > 1 and not params.use_mini_batch:
         raise ConfigError(
@@ -147,6 +149,15 @@ def check_batch_size(batch_size: Any, input_fn: Any, use_mini_batch: bool = True
             "rows. Leave it out, or give use_mini_batch=True."
         )
     check_count("batch_size", batch_size)
+
+
+def check_no_sample(train_rows: Any) -> None:
+    """Raise ConfigError if a sample is wanted of rows that come once."""
+    if train_rows is not None:
+        raise ConfigError(
+            f"train_rows={train_rows} and x an iterator, whose rows come once and are not counted "
+            "before. Leave it out, or give data that can be read again."
+        )
 
 
 def check_no_batch_size(batch_size: Any) -> None:

@@ -121,7 +121,7 @@ def test_what_is_said_of_a_death_names_a_test_that_is_there(path, test):
     assert f"\ndef {test}(" in (ROOT / path).read_text()
 
 
-OUR_PARAMETERS = {"empty_clusters", "n_init", "renumber_like"}
+OUR_PARAMETERS = {"empty_clusters", "n_init", "renumber_like", "train_rows"}
 """Parameters of its constructor that TensorFlow's class does not have."""
 OUR_METHODS = (
     *("history", "history_table", "counts", "why_stopped", "checkpoints"),

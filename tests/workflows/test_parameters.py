@@ -37,6 +37,7 @@ EVERYTHING = {
     "config": RunConfig(num_workers=3),
     "empty_clusters": "farthest",
     "n_init": 4,
+    "train_rows": 0.5,
     "renumber_like": "elsewhere",
 }
 NO_VALUES = {name: object() for name in NAMES}

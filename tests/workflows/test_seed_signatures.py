@@ -103,7 +103,7 @@ OTHER_DEFAULTS = {
 }
 
 OUR_PARAMETERS = {
-    "__init__": {"empty_clusters": "keep", "n_init": 1, "renumber_like": None},
+    "__init__": {"empty_clusters": "keep", "n_init": 1, "train_rows": None, "renumber_like": None},
     "fit": {"sample_weight": None, "max_seconds": None},
     "partial_fit": {"sample_weight": None},
     "evaluate": {"sample_weight": None},
