@@ -109,7 +109,7 @@ class Checker:
                 patch.setattr(cli, "COMMANDS", PARSING)
                 cli.main(args)
         else:
-            alone = args[0] in ("report", "import-centers")
+            alone = args[0] in ("report", "import-centers", "export")
             cli.main([*args, *([] if alone else ["--num-workers", "0"])])
 
     def job(self, args):
@@ -164,7 +164,7 @@ def at_work(tmp_path, monkeypatch):
     rng = np.random.default_rng(8)
     x = rng.normal(size=(20, 8))[rng.integers(0, 20, 2000)] * 4 + rng.normal(size=(2000, 8))
     rows = pa.FixedSizeListArray.from_arrays(pa.array(x.astype(np.float32).ravel()), 8)
-    table = pa.table({"id": np.arange(2000), "embedding": rows})
+    table = pa.table({"id": np.arange(2000), "category": np.arange(2000) % 7, "embedding": rows})
     pq.write_table(table, tmp_path / "vectors.parquet", row_group_size=500)
     monkeypatch.chdir(tmp_path)
     level = logging.getLogger("ray_kmeans").level
@@ -177,6 +177,9 @@ ON_RAY = [name for name in PAGES if "import ray.data" in PAGES[name]]
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name not in ON_RAY])
 def test_what_a_page_shows_runs(name, at_work):
+    if any(kind == "python" and "import faiss" in text for kind, text in blocks_of(PAGES[name])):
+        faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+        faiss.omp_set_num_threads(1)  # its threads would wait for one another on a busy machine
     for kind, text in blocks_of(PAGES[name]):
         at_work.check(kind, text)
     if name == "migrating":
@@ -459,26 +462,18 @@ def test_the_readme_fits_on_two_screens():
     assert len(README.splitlines()) <= 120
 
 
-def seconds_of(rows, unit):
-    """Return the seconds of an iteration by who computes, as text, of one data set and unit."""
-    tables = RESULTS.split("### With AVX2 alone")
-    table = tables[unit == "AVX2"].split("\n### ")[0]
-    return {row[1]: row[2] for row in rows_of_tables(table) if row[0] == rows and len(row) > 9}
+SECTIONS = {"none of these": "Without any unit"}
+"""Section of the results by processor, where it does not begin with the processor's name."""
 
 
 def test_the_speeds_in_the_readme_are_those_of_the_results():
     shown = rows_of_tables(README.split("## Speed")[1].split("\n## ")[0])
-    assert {row[0] for row in shown} == {"AMX", "AVX-512 VNNI", "AVX2"}
-    assert any(float(row[-1]) < 1 for row in shown), "a table without losses"
+    assert any(float(cell) < 1 for row in shown for cell in row[3:-1]), "a table without losses"
 
-    for unit, rows, ours, theirs, fastest, best, ratio in shown:
-        seconds = seconds_of(rows, unit)
-        others = {by: float(s) for by, s in seconds.items() if not by.startswith("ours")}
-        assert [s for by, s in seconds.items() if f"({unit} int8)" in by] == [ours]
-        assert seconds["scikit-learn lloyd"] == theirs
-        assert min(others, key=others.get) == fastest
-        assert seconds[fastest] == best
-        assert ratio == f"{float(best) / float(ours):.1f}"
+    for processor, rows, *figures in shown:
+        section = RESULTS.split(f"\n### {SECTIONS.get(processor, processor)}")[1]
+        measured = rows_of_tables(section.split("\n### ")[0])
+        assert [row[2:7] for row in measured if row[:2] == [rows, "wall"]] == [figures]
 
 
 def test_the_promises_of_the_readme_are_figures_of_the_results():
@@ -488,7 +483,7 @@ def test_the_promises_of_the_readme_are_figures_of_the_results():
 
     assert f"{sum(map(int, kills))} SIGKILLs" in promises
     assert f"{sum(len(row.split(', ')) for row in names)} parameters" in promises
-    for figure in ("485,404", "154,976", "1.32", "2.59", "0.87", "1.17", "5.04"):
+    for figure in ("485,404", "154,976", "1.32", "2.59", "0.87", "1.17", "5.24"):
         assert figure in promises
         assert re.search(rf"\b{figure}\b", RESULTS), figure
     assert "330,000,000 | 768 | 1,000 | 31 | 40.0 GiB" in PAGES["operating"]

@@ -40,7 +40,7 @@ UNIT_SIZES = pytest.mark.parametrize("largest_byte", [127, 64])
 
 @pytest.fixture(params=UNITS)
 def unit(request, monkeypatch):
-    """A unit whose rows have prefixes from the second sweep on, whatever these cost."""
+    """A unit whose rows have prefixes from the first sweep on, whatever these cost."""
     by_bytes(monkeypatch, request.param)
     monkeypatch.setattr(held, "WORTH", np.inf)
     monkeypatch.setattr(held, "PREFIX_SCORES", 0)
@@ -100,6 +100,23 @@ def test_so_they_do_for_any_number_of_columns_and_centers(n, d, k, unit):
     held_rows = hold(rows, metric, k, unit)
 
     assert_follows(held_rows, rows, walk(rows, rows[:k], metric, WALK), metric)
+
+    assert held_rows._prefixes is not None
+
+
+@METRICS
+def test_rows_that_get_prefixes_later_keep_their_labels(metric, unit, monkeypatch):
+    monkeypatch.setattr(held, "PREFIX_COLUMNS", 1000)
+    rows = decaying(np.random.default_rng(8), 300, 71)
+    rows = unit_rows(rows) if metric == "cosine" else rows
+    held_rows = hold(rows, metric, 33, unit, threads=2)
+    path = list(walk(rows, rows[:33], metric, ["lloyd", "creep", "lloyd", "stay"] * 2))
+
+    assert_follows(held_rows, rows, path[:3], metric)
+    held_rows.shorten()
+    assert_follows(held_rows, rows, path[3:6], metric)
+    held_rows.shorten()  # along axes that are found anew
+    assert_follows(held_rows, rows, path[6:], metric)
 
     assert held_rows._prefixes is not None
 
