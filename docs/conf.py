@@ -25,6 +25,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # links name headings as GitHub does
 
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # the docstrings have them
 numpydoc_show_class_members = False  # autodoc shows them
 

@@ -50,13 +50,13 @@ def test_ci_runs_the_line_of_the_readme():
     assert line in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("bad", ["pip", "laws", "ray", "ruff", "mypy", ""])
+@pytest.mark.parametrize("bad", ["pip", "laws", "ray", "ruff", "mypy", "sphinx-build", ""])
 def test_ci_fails_where_any_of_its_commands_fails(tmp_path, bad):
     script = '[ "$(basename "$0")" != "$BAD" ] || exit 1\n'
     of_pytest = 'case "$*" in *not*) kind=laws;; *) kind=ray;; esac; [ "$kind" != "$BAD" ]\n'
     of_python = 'mkdir -p "$3/bin" && touch "$3/bin/activate"\n'
     special = {"pytest": of_pytest, "python3": of_python}
-    for name in ("pip", "pytest", "ruff", "mypy", "chromium", "python3"):
+    for name in ("pip", "pytest", "ruff", "mypy", "sphinx-build", "chromium", "python3"):
         (tmp_path / name).write_text(f"#!/bin/bash\n{special.get(name, script)}")
         (tmp_path / name).chmod(0o755)
 

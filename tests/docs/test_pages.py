@@ -451,7 +451,8 @@ def test_what_the_readme_shows_runs(at_work, monkeypatch):
     for kind, text in blocks_of(README):
         if kind == "python":
             at_work.check(kind, text)
-    for command in re.findall(r"^ *(ray(?:-kmeans)? .*)$", README, re.MULTILINE):
+    lines = README.replace("\\\n", "")
+    for command in re.findall(r"^ *(ray(?:-kmeans)? .*)$", lines, re.MULTILINE):
         program, *args = shlex.split(command)
         (cli.main if program == "ray-kmeans" else at_work.submit)(args)
 
