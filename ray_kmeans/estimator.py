@@ -344,7 +344,7 @@ use_mini_batch=False, n_init=4)
         ----------
         x : array, table, URI, dict of columns, source, or iterator of any of these, default=None
             Rows (n, d); exactly one of `x` and `input_fn`. A URI is a file (Parquet, Arrow, .npy
-            and others, see the README), a directory or a glob on any fsspec store, or the folder
+            and others), a directory or a glob on any fsspec store, or the folder
             of a Delta table, a Lance dataset or a Zarr array, and is read by the workers; so is a
             list of URIs. Also a Dataset of pyarrow, Hugging Face or Ray. An iterator gives batches,
             each of which is one step, seen once. The model keeps the names of the columns, and
