@@ -31,7 +31,7 @@ import ray
 import tyro
 from machine import forget_peak, peak, say_where
 from numpy.typing import NDArray
-from scipy.optimize import nnls  # type: ignore[import-untyped]
+from scipy.optimize import nnls
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.data.opening import open_source

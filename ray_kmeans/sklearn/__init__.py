@@ -1,0 +1,17 @@
+"""Estimators that stand where scikit-learn's stand: the same names, defaults and attributes.
+
+``from ray_kmeans.sklearn import KMeans`` in place of ``from sklearn.cluster import KMeans``. A fit
+runs in this process; `config` lets the same line run on a Ray cluster.
+"""
+
+from ray_kmeans.errors import ConfigError, install_hint
+
+try:
+    from ray_kmeans.sklearn.full_batch import KMeans
+    from ray_kmeans.sklearn.mini_batch import MiniBatchKMeans
+except ModuleNotFoundError as missing:
+    if missing.name != "sklearn":
+        raise
+    raise ConfigError(f"scikit-learn is not installed. {install_hint('sklearn')}") from missing
+
+__all__ = ["KMeans", "MiniBatchKMeans"]
