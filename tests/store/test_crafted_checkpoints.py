@@ -21,7 +21,7 @@ from ray_kmeans.io import publish
 from ray_kmeans.store.model_dir import ModelDir
 from tests.support.store_contract import assert_same, full_state, state_at
 
-MINI = full_state()
+MINI = replace(full_state(), tree=None)
 """5 clusters of 3 features by cosine distance, by mini-batches, with three lines of history."""
 FULL = replace(MINI, accumulators=None)
 
