@@ -141,7 +141,7 @@ OUR_CONSTANTS = {"KMC2_INIT": "kmc2", "KMEANS_PARALLEL_INIT": "kmeans_parallel"}
 OUR_METHODS = [
     *("history", "history_table", "counts", "why_stopped", "checkpoints"),
     *("label", "evaluation", "explain", "drift_from", "recommended", "fit_and_label", "restarts"),
-    "predict_nearest",
+    *("predict_nearest", "tree"),
 ]
 
 
