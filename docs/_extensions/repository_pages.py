@@ -88,14 +88,14 @@ def docstring_of(file: Path) -> str:
 
 def is_layout(paragraph: str) -> bool:
     """Return whether a paragraph shows folders and files, one a line with what it is."""
-    return all(re.search(r"^\S+.*  +\S", line) for line in paragraph.splitlines())
+    return all(re.match(r"\S*/", line) for line in paragraph.splitlines())
 
 
 def help_texts() -> str:
-    """Return a section for each command, with its help text for a terminal of 96 columns."""
+    """Return a section for each command, with its help text for a terminal of 80 columns."""
     from ray_kmeans import cli
 
-    os.environ["COLUMNS"] = "96"
+    os.environ["COLUMNS"] = "80"
     sections = []
     for command in cli.COMMANDS:
         shown = io.StringIO()

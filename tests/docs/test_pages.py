@@ -496,9 +496,7 @@ def listed_below(page):
     for body in re.findall(r"^:::\{toctree\}\n(.*?)^:::$", ALL_PAGES[page], re.M | re.S):
         folder = (DOCS / page).parent
         entries = [line for line in body.splitlines() if line and not line.startswith(":")]
-        for entry in entries:
-            paths = folder.glob("*.md") if entry == "*" else [folder / f"{entry}.md"]
-            found |= {os.path.relpath(path, DOCS).removesuffix(".md") for path in paths}
+        found |= {os.path.relpath(folder / entry, DOCS) for entry in entries}
     return found
 
 
