@@ -21,6 +21,7 @@ class Stop(Enum):
     CONVERGED = "converged: no center moved, so no label will"
     TOLERANCE = "the relative change of the loss fell below relative_tolerance"
     STEPS = "the number of steps asked for was reached before the centers settled"
+    TREE = "the tree is whole, and no step over all clusters was asked for (refine_steps)"
     CYCLE = "the centers came back to those of an earlier iteration (rounding), so they repeat"
     NO_IMPROVEMENT = "the smoothed loss has not improved for 10 iterations"
     EPOCHS = "the data were seen 100 times"

@@ -19,7 +19,7 @@ class StopRule:
     """The user's rules for the end of a fit; at a fixed point it ends anyway."""
 
     steps: int | None = None
-    """Number of steps of this fit; None: any number."""
+    """Number of steps of this fit; None: any number. 0 is for a tree whose leaves are to stay."""
     max_steps: int | None = None
     """Number of steps over all fits of this model; None: any number."""
     relative_tolerance: float | None = None
@@ -58,7 +58,9 @@ def why_stop(state: FitState, rule: StopRule) -> Stop | None:
     """Return the reason to stop before the next iteration of full batch, or None."""
     if state.stop is not None:
         return state.stop
-    return why_settled(state.lines, rule) or (Stop.STEPS if rule.is_done(state) else None)
+    if not rule.is_done(state):
+        return why_settled(state.lines, rule)
+    return why_settled(state.lines, rule) or (Stop.TREE if rule.steps == 0 else Stop.STEPS)
 
 
 def why_settled(lines: Sequence[Iteration], rule: StopRule) -> Stop | None:

@@ -611,7 +611,13 @@ def test_the_image_has_all_that_a_command_needs():
     """What an error of a command tells to install is there; TensorFlow's SavedModels are not."""
     [installed, _] = re.findall(r"'\.\[([\w,]+)\]'", DOCKERFILE.read_text())
 
-    wanted = set(PYPROJECT["optional-dependencies"]) - {"test", "docs", "gpu", "tensorflow", "sklearn"}
+    wanted = set(PYPROJECT["optional-dependencies"]) - {
+        "test",
+        "docs",
+        "gpu",
+        "tensorflow",
+        "sklearn",
+    }
     assert set(installed.split(",")) == wanted
 
 

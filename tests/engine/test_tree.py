@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ray_kmeans import KMeansClustering, RunConfig, errors, open_session, open_source
+from ray_kmeans import KMeansClustering, RunConfig, Stop, errors, open_session, open_source
 from ray_kmeans.algorithm import tree
 from ray_kmeans.algorithm.metric import project
 from ray_kmeans.algorithm.stopping import StopRule
@@ -191,6 +191,7 @@ def test_steps_over_all_clusters_are_those_of_a_flat_fit_from_the_leaves(tmp_pat
 def test_the_same_call_again_makes_the_steps_over_all_clusters_only(tmp_path):
     km = grown(tmp_path / "m").fit(X, steps=4)
     before = km.clusters()
+    assert km.why_stopped() is Stop.TREE
     assert np.array_equal(km.fit(X, steps=4).clusters(), before)
     again = grown(tmp_path / "m", refine_steps=2).fit(X, steps=4)
     assert len(again.history()) == 3
