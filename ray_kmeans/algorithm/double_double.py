@@ -44,5 +44,6 @@ def total(x: Twofold) -> Twofold:
         half = len(high) // 2
         rest = slice(2 * half, None)
         s, e = add((high[:half], low[:half]), (high[half : 2 * half], low[half : 2 * half]))
-        high, low = np.append(s, high[rest]), np.append(e, low[rest])
+        is_odd = 2 * half < len(high)
+        high, low = (np.append(s, high[rest]), np.append(e, low[rest])) if is_odd else (s, e)
     return high, low

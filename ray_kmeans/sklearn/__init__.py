@@ -4,14 +4,15 @@
 runs in this process; `config` lets the same line run on a Ray cluster.
 """
 
-from ray_kmeans.errors import ConfigError, install_hint
+from ray_kmeans.errors import install_hint
 
 try:
     from ray_kmeans.sklearn.full_batch import KMeans
     from ray_kmeans.sklearn.mini_batch import MiniBatchKMeans
 except ModuleNotFoundError as missing:
-    if missing.name != "sklearn":
+    if (missing.name or "").partition(".")[0] != "sklearn":
         raise
-    raise ConfigError(f"scikit-learn is not installed. {install_hint('sklearn')}") from missing
+    text = f"scikit-learn is not installed. {install_hint('sklearn')}"
+    raise ModuleNotFoundError(text, name="sklearn") from None
 
 __all__ = ["KMeans", "MiniBatchKMeans"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import subprocess
 import sys
 from itertools import pairwise
 
@@ -270,6 +271,13 @@ def test_the_plan_has_the_candidates_of_scikit_learn():
     for k in (1, 2, 8, 100):
         plan = KMeans(k)._plan("kmeans_plus_plus", 0, StopRule(), ())
         assert candidates_of(plan.retries, k) == 2 + int(math.log(k))
+
+
+def test_without_scikit_learn_the_import_says_how_to_get_it():
+    code = "import sys; sys.modules['sklearn'] = None; import ray_kmeans.sklearn"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "ModuleNotFoundError: scikit-learn is not installed. Run in a clone" in done.stderr
 
 
 @pytest.mark.ray
