@@ -1,7 +1,8 @@
 """Many clusters: trees and flat fits beside faiss and SuperKMeans, flat and of two levels.
 
     python benchmarks/large_k.py                     (all sets; some minutes each)
-    python benchmarks/large_k.py --sets mnist words  --without "faiss flat"
+    python benchmarks/large_k.py --sets mnist words --without "faiss, flat"
+    python benchmarks/large_k.py --beams             (labels by a beam beside exact ones)
 
 Each contender fits in a process of its own, all rows and no sample, and gives its centers. All of
 them are judged by the same exact labels, which ray_kmeans makes afterwards: `loss` is the sum of
@@ -32,6 +33,7 @@ from tables import heading, markdown
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.metric import Metric
+from ray_kmeans.engine.tree_descent import Beam, BeamLabels
 from ray_kmeans.kernels import load
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -81,6 +83,7 @@ def faiss(rows: Matrix, k: int, iterations: int) -> Matrix:
 
 
 def faiss_levels(rows: Matrix, k: int, iterations: int) -> Matrix:
+    """Its own 25 iterations below the top level: they cannot be given."""
     clustering = importlib.import_module("faiss.contrib.clustering")
     found, _ = clustering.two_level_clustering(
         rows, round(k**0.5), k, clustering_niter=iterations,
@@ -168,12 +171,41 @@ def compare(name: str, left_out: list[str], iterations: int, limit_s: float) -> 
     return lines
 
 
+def beams(name: str, iterations: int) -> list[list[str]]:
+    """Return a line for labels by each of some beams: seconds for all rows, recall, loss."""
+    rows, k = SETS[name].make(), SETS[name].k
+    kernel, metric = load("cpu", threads()), Metric.SQUARED_EUCLIDEAN
+    exact = np.empty(len(rows), np.int32)
+    with tempfile.TemporaryDirectory(prefix="ray_kmeans_benchmark_") as place:
+        km = KMeansClustering(k, place, use_mini_batch=False, levels=2, config=HERE)
+        km.fit(rows, steps=iterations)
+        centers, tree = km.clusters(), km.tree()
+    assert tree is not None
+    begin = time.perf_counter()
+    kernel.assign(rows, kernel.prepare(centers, metric), exact)
+    seconds = time.perf_counter() - begin
+    least = kernel.distances_to(rows, centers, exact, metric).sum()
+    shape = f"{name}: {len(rows):,} x {rows.shape[1]}, k={k:,}, top {tree.sizes[0]:,}"
+    lines = [[shape, "exact", f"{seconds:.2f}", "1", "1"]]
+    for width in (1, 2, 4, 8):
+        labeller = BeamLabels(Beam(tree, width), centers, kernel, metric)
+        begin = time.perf_counter()
+        found = np.concatenate([labeller.labels(each) for each in np.array_split(rows, 20)])
+        seconds = time.perf_counter() - begin
+        loss = kernel.distances_to(rows, centers, found, metric).sum() / least
+        recall = f"{(found == exact).mean():.4f}"
+        lines.append([shape, f"beam {width}", f"{seconds:.2f}", recall, f"{loss:.4f}"])
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--without", nargs="*", default=[], help="beginnings of contenders' names")
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--limit", type=float, default=900.0, help="seconds of a contender at most")
+    parser.add_argument("--beams", action="store_true", help="labels by a beam instead of fits")
     parser.add_argument("--fit", nargs=4, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.fit:
@@ -181,6 +213,11 @@ def main() -> None:
         fit(contender, Path(place), int(k), int(iterations))
         return
     say_where("numpy", "numba", "faiss-cpu", "superkmeans")
+    if flags.beams:
+        print(heading(["rows", "labels", "seconds", "recall", "loss"]))
+        for line in [line for name in flags.sets for line in beams(name, flags.iterations)]:
+            print(markdown(line))
+        return
     lines = [
         line
         for name in flags.sets
