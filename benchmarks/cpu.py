@@ -13,6 +13,8 @@ Ray, and for each of `--without` with units of the processor masked off.
 - whole s: the fit of N iterations, or the fit to the end where the data set says so (no center
   moves). Ours includes everything: reading, planning, the grid, checkpoints and, on Ray, starting
   the worker.
+- With `--processor` all seconds are those of the processor, in one thread on one CPU: other work on
+  the machine then changes them by a tenth, and not by a factor. What waits for a disk is not seen.
 - ratio, whole ratio: the contender's seconds over ours, turn by turn. Above 1, ours is faster.
 - inertia: of the final centers, in float64 from a sample of the rows; the relative difference from
   ours. Libraries differ in what they do with an empty cluster: ours keeps its center.
@@ -84,12 +86,17 @@ BOUNDS_BYTES = 4e9
 class Options:
     """Compare whole fits on this machine's processor."""
 
-    shapes: Literal["quick", "issue", "all"] = "issue"
-    """'quick' is a smoke test; 'all' takes hours."""
+    shapes: Literal["quick", "issue", "few", "all"] = "issue"
+    """'quick' is a smoke test, 'few' has few columns or clusters; 'all' takes hours."""
     only: str = ""
-    """Regular expression: only data sets whose name has a match."""
+    """Regular expression: only data sets whose name, or shape as in '200,000 x 384, k=1,024', has a
+    match."""
+    by: str = ""
+    """Regular expression: only contenders whose name has a match; 'ours' always."""
     iterations: int = 10
     turns: int = 3
+    processor: bool = False
+    """Pin all to one CPU and take processor seconds: for a machine that other work shares."""
     ray: bool = False
     """Also ours on a Ray with one worker that has all CPUs."""
     without: tuple[str, ...] = ("amx",)
@@ -113,6 +120,8 @@ def contenders(data_set: DataSet, n: int, options: Options) -> dict[str, tuple[s
         if name == "scikit-learn elkan" and 4.0 * n * data_set.k >= BOUNDS_BYTES:
             continue
         if data_set.to_the_end and name not in TO_THE_END:
+            continue
+        if name != "ours" and not re.search(options.by, name):
             continue
         found[name] = name, ""
         if name == "ours":
@@ -147,7 +156,7 @@ def measure(data_set: DataSet, place: str, options: Options) -> list[Line]:
         iterations = None if data_set.to_the_end else options.iterations
         for turn in range(options.turns):
             for name, (contender, masked) in contenders(data_set, n, options).items():
-                job = Job(contender, paths[0], paths[1], iterations, check=turn == 0)
+                job = Job(contender, paths[0], paths[1], iterations, turn == 0, options.processor)
                 figures = fit(job, masked)
                 if figures is not None:
                     lines.append(Line(place, data_set.name, n, d, k, turn, name, figures))
@@ -163,10 +172,11 @@ def lines_of(options: Options) -> Iterator[list[Line]]:
         return
     missing = [name for module, name in PACKAGES.items() if not importlib.util.find_spec(module)]
     place = where(*(name for name in PACKAGES.values() if name not in missing))
+    place += ", processor seconds" if options.processor else ""
     place += f", load {os.getloadavg()[0]:.1f} before the first fit"
     print(place + "".join(f"\nnot installed: {name}" for name in missing) + "\n", flush=True)
     for data_set in chosen(options.shapes, options.longest):
-        if not re.search(options.only, data_set.name):
+        if not re.search(options.only, f"{data_set.name} {data_set.shape}"):
             continue
         lines = measure(data_set, place, options)
         if options.json is not None:
@@ -176,6 +186,8 @@ def lines_of(options: Options) -> Iterator[list[Line]]:
 
 
 def main(options: Options) -> None:
+    if options.processor:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # all that it starts, too
     tables: list[list[Row]] = []
     for lines in lines_of(options):
         for table in tables_of(lines):

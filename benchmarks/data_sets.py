@@ -19,6 +19,16 @@ STORED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DIMENSIONS = (2, 16, 32, 128, 384, 768, 1536)
 CLUSTERS = (10, 64, 256, 1024, 4096, 16384)
 ISSUE = ((500_000, 128, 256), (200_000, 384, 1024), (100_000, 768, 4096), (1_000_000, 16, 64))
+FEW = (
+    (1_000_000, 2, 10),
+    (1_000_000, 16, 10),
+    (200_000, 384, 10),
+    (1_000_000, 2, 1_024),
+    (200_000, 2, 4_096),
+    (266_000, 16, 1_024),
+    (66_000, 16, 4_096),
+)
+"""Few clusters, or few columns."""
 QUICK = ((4_000, 16, 10), (20_000, 64, 128))
 COLUMNS = {"wordnet_minilm": "embedding", "mnist": "pixels", "patches": "patch"}
 """Columns of vectors, by folder."""
@@ -32,13 +42,18 @@ class DataSet:
     k: int
     to_the_end: bool = False
     """Fit until no center moves, instead of a number of iterations."""
+    shape: str = ""
+    """Rows, columns and clusters of a mixture."""
 
 
 def chosen(shapes: str, longest: float) -> Iterator[DataSet]:
-    """Return the data sets of 'quick', 'issue' or 'all'; print what is left out."""
+    """Return the data sets of 'quick', 'issue', 'few' or 'all'; print what is left out."""
     if shapes == "quick":
         yield from (_mixture(*shape) for shape in QUICK)
         yield DataSet("photographs, stride 16, to the end", lambda: photographs(16), 16, True)
+        return
+    if shapes == "few":
+        yield from (_mixture(*shape) for shape in FEW)
         return
     if shapes == "issue":
         yield from (_mixture(*shape) for shape in ISSUE)
@@ -95,4 +110,5 @@ def sklearns_seconds(d: int, k: int) -> float:
 
 
 def _mixture(n: int, d: int, k: int) -> DataSet:
-    return DataSet("mixture", lambda: mixture(n, d, k), k)
+    shape = f"{n:,} x {d}, k={k:,}"
+    return DataSet("mixture", lambda: mixture(n, d, k), k, shape=shape)

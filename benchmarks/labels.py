@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.grid import Grid
 from ray_kmeans.data.opening import open_source
 from ray_kmeans.data.source import Source
+from ray_kmeans.engine.label_writer import NearestCenters
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.store.labelled_by_cluster import ByCluster
@@ -109,7 +110,7 @@ class Turn:
         worker = self._worker()
         parts = Parts(str(self._out / ("second" if second else "parts")))
         begin = time.perf_counter()
-        about = self._centers, parts, ("id",), second, self._together
+        about = self._centers, parts, ("id",), NearestCenters(second), self._together
         self._parts, _ = worker.write_labels(*about)
         return time.perf_counter() - begin
 

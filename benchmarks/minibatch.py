@@ -1,40 +1,58 @@
 """Mini-batch training beside scikit-learn's MiniBatchKMeans, in one run on one machine.
 
-    python benchmarks/minibatch.py
+    python benchmarks/minibatch.py --only '^1,000,000'
 
-Same rows, same initial centers, same batch size and number of steps. Ours is a whole fit on Ray,
-m = 1 (centers updated after each step) and m = 8 (after every eighth); the time of a step leaves
-out reading and seeding, as scikit-learn's does. The losses are those of all rows at the end, each
+Same rows, same initial centers, same batch size and number of steps, in turns. Ours is a whole fit
+by the public class: in one process without Ray, on one Ray worker that has all CPUs and so makes
+several steps in a call, and on a Ray worker for each CPU; each with m = 1 (centers updated after
+each step) and m = 8 (after every eighth). The time of a step leaves out reading and seeding, as
+scikit-learn's does, and the first steps of both. The losses are those of all rows at the end, each
 by the same function.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
+import tyro
 from lloyd import mixture
 from machine import say_where
 from numpy.typing import NDArray
 
 from ray_kmeans import KMeansClustering, RunConfig
-from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.data.opening import open_source
 from ray_kmeans.observe import events as ev
-from ray_kmeans.store.model_dir import ModelDir
-from ray_kmeans.workflows import fit
-from ray_kmeans.workflows.parameters import FitParams
 
-SIZES = ((1_000_000, 16, 64, 16_384), (500_000, 128, 256, 65_536), (200_000, 384, 1024, 65_536))
-STEPS = 24
-TURNS = 3
+SIZES = (
+    (1_000_000, 16, 64, 1_024),
+    (1_000_000, 16, 64, 16_384),
+    (500_000, 128, 256, 65_536),
+    (200_000, 384, 1024, 65_536),
+)
+WARM_UP = 16
+"""Steps at the begin that do not count: about as many as one call makes."""
+COUNTED = 48
 
 Matrix: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare steps of mini-batch on this machine."""
+
+    only: str = ""
+    """Regular expression: only sizes as in '1,000,000 16 64 16,384' that have a match."""
+    by: str = ""
+    """Regular expression: only contenders whose name has a match; scikit-learn always."""
+    turns: int = 3
 
 
 @dataclass
@@ -44,8 +62,8 @@ class Run:
     centers: Matrix
 
 
-def ours(rows: Matrix, centers: Matrix, batch: int, m: int, threads: int) -> Run:
-    """Train on Ray; the time is the mean over the steps after the first iteration."""
+def ours(rows: Matrix, centers: Matrix, batch: int, m: int, config: RunConfig) -> Run:
+    """Train by the public class; the time is the mean over the steps after the first ones."""
     times: list[float] = []
 
     def listen(event: ev.Event) -> None:
@@ -53,14 +71,17 @@ def ours(rows: Matrix, centers: Matrix, batch: int, m: int, threads: int) -> Run
             times.append(event.seconds)
 
     with tempfile.TemporaryDirectory() as model_dir:
-        km = KMeansClustering(len(centers), model_dir, centers, mini_batch_steps_per_iteration=m)
-        config = RunConfig(num_workers=threads, progress=False)
-        plan = fit.plan_fit(
-            FitParams(**km.get_params(deep=False)), config, StopRule(steps=STEPS), batch
+        km = KMeansClustering(
+            len(centers),
+            model_dir,
+            centers,
+            use_mini_batch=True,
+            mini_batch_steps_per_iteration=m,
+            config=config,
         )
-        store = ModelDir.at(model_dir, {}, 1)
-        state = fit.fit(plan, open_source(rows), store, config, listeners=[listen])
-    return Run(statistics.mean(times[m:]), state.centers)
+        km._listeners.append(listen)
+        km.fit(rows, steps=WARM_UP + COUNTED, batch_size=batch)
+        return Run(statistics.mean(times[WARM_UP:]), km.clusters())
 
 
 def sklearns(rows: Matrix, centers: Matrix, batch: int) -> Run:
@@ -70,14 +91,30 @@ def sklearns(rows: Matrix, centers: Matrix, batch: int) -> Run:
     km = MiniBatchKMeans(len(centers), init=centers, n_init=1, reassignment_ratio=0)
     order = np.random.default_rng(0)
     seconds = []
-    for _ in range(STEPS):
+    for _ in range(WARM_UP + COUNTED):
         chosen = rows[order.choice(len(rows), batch, replace=False)]
         begin = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             km.partial_fit(chosen)
         seconds.append(time.perf_counter() - begin)
-    return Run(statistics.mean(seconds[1:]), km.cluster_centers_.astype(np.float32))
+    return Run(statistics.mean(seconds[WARM_UP:]), km.cluster_centers_.astype(np.float32))
+
+
+def contenders(threads: int, by: str) -> dict[str, Callable[[Matrix, Matrix, int], Run]]:
+    """Return how each contender trains, scikit-learn first; `by`: as in `Options`."""
+    places = {
+        "one process": RunConfig(num_workers=0, progress=False),
+        "one Ray worker": RunConfig(num_workers=1, cpus_per_worker=threads, progress=False),
+        f"{threads} Ray workers": RunConfig(num_workers=threads, progress=False),
+    }
+    mine = {
+        f"{place}, m={m}": partial(ours, m=m, config=config)
+        for place, config in places.items()
+        for m in (1, 8)
+        if re.search(by, f"{place}, m={m}")
+    }
+    return {"scikit-learn": sklearns, **mine}
 
 
 def loss(rows: Matrix, centers: Matrix) -> float:
@@ -88,38 +125,35 @@ def loss(rows: Matrix, centers: Matrix) -> float:
     return float(distances.astype(np.float64).mean())
 
 
-def main() -> None:
-    threads = say_where("ray", "numpy", "numba", "scikit-learn")
-    print(
-        "| n | d | k | batch | scikit-learn s/step | ours, m=1 | ratio | ours, m=8 | ratio |",
-        end="",
-    )
-    print(" loss: scikit-learn | m=1 | m=8 |\n" + "|---" * 12 + "|")
-    for n, d, k, batch in SIZES:
-        rows = mixture(n, d, k)
-        centers = rows[:: n // k][:k].copy()
-        ours(rows[: 4 * k], centers, 4 * k, 1, threads)  # starts Ray and compiles
-        turns = [
-            (
-                sklearns(rows, centers, batch),
-                ours(rows, centers, batch, 1, threads),
-                ours(rows, centers, batch, 8, threads),
-            )
-            for _ in range(TURNS)
-        ]
-        seconds = [statistics.median(turn[i].seconds for turn in turns) for i in range(3)]
-        ratios = [
-            statistics.median(turn[0].seconds / turn[i].seconds for turn in turns) for i in (1, 2)
-        ]
-        losses = [loss(rows, run.centers) for run in turns[0]]
+def compare(n: int, d: int, k: int, batch: int, options: Options, threads: int) -> None:
+    """Let the contenders take turns on one size; print a line for each."""
+    rows = mixture(n, d, k)
+    centers = rows[:: n // k][:k].copy()
+    train = contenders(threads, options.by)
+    for each in train.values():  # starts Ray and compiles
+        each(rows[: 4 * k], centers, 4 * k)
+    runs: dict[str, list[Run]] = {name: [] for name in train}
+    for _ in range(options.turns):
+        for name, each in train.items():
+            runs[name].append(each(rows, centers, batch))
+    theirs = [run.seconds for run in runs["scikit-learn"]]
+    for name, mine in runs.items():
+        seconds = [run.seconds for run in mine]
+        ratio = statistics.median(a / b for a, b in zip(theirs, seconds, strict=True))
         print(
-            f"| {n:,} | {d} | {k} | {batch:,} | {seconds[0]:.4f} | {seconds[1]:.4f} | "
-            f"{ratios[0]:.2f} | {seconds[2]:.4f} | {ratios[1]:.2f} | "
-            + " | ".join(f"{each:.4f}" for each in losses)
-            + " |",
+            f"| {n:,} x {d}, k={k} | {batch:,} | {name} | {statistics.median(seconds):.5f} | "
+            f"{ratio:.2f} | {loss(rows, mine[0].centers):.4f} |",
             flush=True,
         )
 
 
+def main(options: Options) -> None:
+    threads = say_where("ray", "numpy", "numba", "scikit-learn")
+    print("| rows | batch | by | s/step | ratio | loss |\n" + "|---" * 6 + "|")
+    for n, d, k, batch in SIZES:
+        if re.search(options.only, f"{n:,} {d} {k} {batch:,}"):
+            compare(n, d, k, batch, options, threads)
+
+
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))

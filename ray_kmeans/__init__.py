@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ray_kmeans._public import Stop as Stop
     from ray_kmeans._public import choose_k as choose_k
     from ray_kmeans._public import cut as cut
+    from ray_kmeans._public import export_centers as export_centers
     from ray_kmeans._public import import_centers as import_centers
     from ray_kmeans._public import load_model as load_model
     from ray_kmeans._public import make_dataset as make_dataset
@@ -42,8 +43,8 @@ PUBLIC = (
     *("Agreement", "Block", "Candidate", "ClusterDrift", "Drift", "EarlyStopping", "Evaluation"),
     *("FitState", "Iteration", "KChoice", "KMeansClustering", "LabelCounts", "Layout"),
     *("ModelFnOps", "Monitor", "Predictor", "Quality", "Restart", "RunConfig", "Session"),
-    *("Source", "Stop", "choose_k", "cut", "errors", "import_centers", "load_model"),
-    *("make_dataset", "open_session", "open_source", "report"),
+    *("Source", "Stop", "choose_k", "cut", "errors", "export_centers"),
+    *("import_centers", "load_model", "make_dataset", "open_session", "open_source", "report"),
 )
 """The public names. `_public` imports them, when the first of them is asked for."""
 

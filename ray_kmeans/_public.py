@@ -18,6 +18,7 @@ from ray_kmeans.data.sharding import cut as cut
 from ray_kmeans.data.source import Source as Source
 from ray_kmeans.estimator import KMeansClustering as KMeansClustering
 from ray_kmeans.html_report import report as report
+from ray_kmeans.loading import export_centers as export_centers
 from ray_kmeans.loading import import_centers as import_centers
 from ray_kmeans.loading import load_model as load_model
 from ray_kmeans.observe.monitors import EarlyStopping as EarlyStopping

@@ -34,7 +34,19 @@ Mode: TypeAlias = Literal["train", "eval", "infer"]
 """What `KMeansClustering.model_fn` is called for."""
 Work: TypeAlias = Literal["fit", "label", "evaluate"]
 """What `KMeansClustering.explain` can explain."""
-ExportFormat: TypeAlias = Literal["onnx", "savedmodel", "parquet", "npy"]
+CenterFormat: TypeAlias = Literal[
+    "parquet",
+    "npy",
+    "npz",
+    "safetensors",
+    "faiss",
+    "faiss-flat",
+    "lance",
+    "vectorchord",
+    "vectorchord-parquet",
+]
+"""The formats that the centers of a model can be written in."""
+ExportFormat: TypeAlias = Literal["onnx", "savedmodel", CenterFormat]
 """The formats that a model can be written in for others."""
 Preset: TypeAlias = Literal["best"]
 """The settings of a fit that one word chooses."""

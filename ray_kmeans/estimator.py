@@ -27,6 +27,8 @@ from ray_kmeans.config import (
     check_choice,
 )
 from ray_kmeans.data.model_rows import open_for, said_of
+from ray_kmeans.data.sampled import sample_of, sampled
+from ray_kmeans.data.source import Source
 from ray_kmeans.data.stream import is_stream, open_batches
 from ray_kmeans.data.weighted import columns_of_rows
 from ray_kmeans.errors import ConfigError, ModelMismatchError, NotFittedError
@@ -50,6 +52,7 @@ from ray_kmeans.workflows.validation import (
     check_batch_size,
     check_max_seconds,
     check_no_batch_size,
+    check_no_sample,
     check_no_targets,
     check_parameters,
     check_restarts,
@@ -117,10 +120,26 @@ default='random'
         Steps over all clusters, with exact labels, once the tree is there.
     leaf_quota : {'loss', 'rows'}, default='loss'
         What the number of children of a node is in proportion to.
+    train_rows : int or float, default=None
+        Number of rows that a fit visits, or their share between 0 and 1. They are chosen by the
+        hash of their numbers and `random_seed`, the same for any number of workers, and spread
+        evenly over the data. All other calls see all rows. None, or as many as there are: all.
     renumber_like : str or Model, default=None
         A model, or its directory or URL, whose numbers the clusters get at the end of a fit.
         Centers are matched as by `drift_from`; those that match none get the numbers that are
         free. None: clusters have the numbers of their first centers.
+    reassignment_ratio : float in [0, 1], default=0.0
+        For mini-batch: the center of a cluster whose count is below this share of the largest count
+        moves to a row of the newest mini-batch, drawn by the model's seed, and its count becomes
+        the lowest one of the other clusters, as in scikit-learn's MiniBatchKMeans (0.01 there).
+        It mends random first centers, and takes those of clusters that are really that small. Needs
+        ``mini_batch_steps_per_iteration=1``. 0: none moves, as in TensorFlow.
+    nested_batches : bool, default=False
+        For mini-batch: each step is an iteration of Lloyd over a sample of the rows, which doubles
+        when half of the centers did not move (Newling and Fleuret 2016, `nested_sample` has what
+        differs) up to an eighth of the rows; then it is all of them, and the fit ends as full batch
+        does. `batch_size` is about the size of the first sample; None: 100 rows for each cluster,
+        8,192 at least.
 
     Notes
     -----
@@ -172,7 +191,10 @@ default='random'
         levels: int | Sequence[int] | None = None,
         refine_steps: int = 0,
         leaf_quota: LeafQuota = "loss",
+        train_rows: int | float | None = None,
         renumber_like: str | Model | None = None,
+        reassignment_ratio: float = 0.0,
+        nested_batches: bool = False,
     ) -> None:
         self._params = FitParams(
             num_clusters=num_clusters,
@@ -190,7 +212,10 @@ default='random'
             levels=levels,
             refine_steps=refine_steps,
             leaf_quota=leaf_quota,
+            train_rows=train_rows,
             renumber_like=renumber_like,
+            reassignment_ratio=reassignment_ratio,
+            nested_batches=nested_batches,
         )
         self._temporary_dir: str | None = None
         self._listeners: list[ev.Emit] = []
@@ -332,7 +357,8 @@ use_mini_batch=False, n_init=4)
             Largest number of steps of this fit.
         batch_size : int, >= 1, default=None
             Rows of a mini-batch over all workers together. None: 65,536, at most n. Every row is
-            visited once per epoch, in an order that `random_seed` decides.
+            visited once per epoch, in an order that `random_seed` decides; for `nested_batches`
+            see there.
         monitors : sequence of Monitor, default=None
             Monitors, called at begin, after every step and at the end, with the state.
         max_steps : int, >= 1, default=None
@@ -392,6 +418,7 @@ use_mini_batch=False, n_init=4)
         second: bool = False,
         by_cluster: bool = False,
         append: bool = False,
+        nearest: int | None = None,
         steps: int | None = None,
         batch_size: int | None = None,
         monitors: Sequence[Monitor] | None = None,
@@ -418,6 +445,8 @@ use_mini_batch=False, n_init=4)
             Whether the files are in folders by cluster, as in `label`.
         append : bool, default=False
             Whether the rows are added to an output of other data, as in `label`.
+        nearest : int, 1 to num_clusters, default=None
+            Number of nearest clusters that are listed for each row, as in `label`.
         steps : int, >= 1, default=None
             Largest number of steps of this fit.
         batch_size : int, >= 1, default=None
@@ -458,10 +487,11 @@ use_mini_batch=False, n_init=4)
         4 rows labelled
         """
         check_steps(steps, max_steps)
+        check_parameters(self._params)
         config = self.config
         after = LabelAfterFit(
             LabelledOutput.at(a_path("output", output), config.storage_options),
-            OutputColumns(tuple(keep_columns), second, by_cluster),
+            OutputColumns(tuple(keep_columns), second, by_cluster, nearest),
             config,
             self.model_dir,
             append,
@@ -486,7 +516,8 @@ use_mini_batch=False, n_init=4)
                 monitors=monitors,
                 sample_weight=None,
                 max_seconds=max_seconds,
-                after=after,
+                # The workers of a fit on a sample lack the other rows: `finish` reads all.
+                after=after if self._sampled(source) is source else None,
             )
         return after.finish(self._state(), source)
 
@@ -504,7 +535,9 @@ use_mini_batch=False, n_init=4)
         """Train some steps, by default one that visits all rows given.
 
         As `fit`, but a mini-batch is the whole of `x` by default. For an iterator of arrays, of
-        which only one is in memory at a time, ``steps=None`` trains until it ends.
+        which only one is in memory at a time, ``steps=None`` trains until it ends. There is no
+        `max_seconds`: a batch of an iterator is gone when it was seen, so that a call that ends
+        early could not go on from there; `steps` bounds a call.
 
         Parameters
         ----------
@@ -598,11 +631,13 @@ use_mini_batch=False, n_init=4)
             source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
+            source = self._sampled(source)
             state = fitting.fit(plan, source, store, config, **hearers, after=after)
             if rule.steps is None and (advice := advice_of(state, began)):
                 log.info("%s", advice)
             return self
         check_no_batch_size(batch_size)
+        check_no_sample(params.train_rows)
         check_weight_of_batches(sample_weight)
         check_unnamed(() if found else names)
         batches = open_batches(
@@ -613,6 +648,11 @@ use_mini_batch=False, n_init=4)
         else:
             fitting.fit(plan, fitting.join_batches(batches), store, config, **hearers)
         return self
+
+    def _sampled(self, source: Source) -> Source:
+        """Return the rows of a source that a fit visits."""
+        params = self._params
+        return sampled(source, params.train_rows, params.random_seed, params.num_clusters)
 
     def explain(self, x: Any, work: Work = "fit", *, batch_size: int | None = None) -> str:
         """Return what a run would read, hold and send, from metadata alone; run nothing.
@@ -664,13 +704,15 @@ use_mini_batch=False, n_init=4)
             found = self._model_dir().matching(params.num_clusters, params.distance_metric)
         source = open_for(found, all_rows(x), storage_options=self.config.storage_options)
         drawn = (batch_size or fitting.BATCH_SIZE) if params.use_mini_batch else None
-        config = machines_for(source, self.config)
+        source = self._sampled(source)
+        config, sample = machines_for(source, self.config), sample_of(source)
         return explaining.explain(
             source.describe(),
             params.num_clusters,
             config,
             drawn,
             features=said_of(source),
+            sample=sample,
             levels=levels_of(params.levels, params.num_clusters),
             refine_steps=params.refine_steps,
         )

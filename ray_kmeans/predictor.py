@@ -11,7 +11,12 @@ from ray_kmeans.data.model_rows import open_for
 from ray_kmeans.data.opening import check_nonfinite, names_of
 from ray_kmeans.store.model_dir import ModelDir
 from ray_kmeans.workflows.predict_in_memory import ReadyModel, batches_of, join_batches
-from ray_kmeans.workflows.validation import a_path, check_features, chosen_outputs
+from ray_kmeans.workflows.validation import (
+    a_path,
+    check_features,
+    check_nearest,
+    chosen_outputs,
+)
 
 OUTPUTS: tuple[str, ...] = get_args(Output)
 """Names of all outputs that a batch can get."""
@@ -36,6 +41,9 @@ default=('cluster_idx', 'distance')
         New columns that each batch gets. 'cluster_idx' is the index of the nearest center, int64;
         'distance' the distance to it (squared Euclidean, or 1 - cos), float32; 'all_scores' the
         distances to all k centers, float32 (k,). None: all three.
+    nearest : int, 1 to num_clusters, default=None
+        Number of nearest clusters that each batch gets as lists, the nearest first:
+        'nearest_cluster_idx', int64 (m,), and 'nearest_distance', float32 (m,). None: no lists.
     checkpoint_path : str, default=None
         One of `KMeansClustering.checkpoints`. None: the newest when an actor starts. Give it while
         a fit goes on, so that all actors have the same.
@@ -68,6 +76,7 @@ default=('cluster_idx', 'distance')
         columns: Sequence[str] | None = None,
         outputs: Sequence[Output] | None = ("cluster_idx", "distance"),
         *,
+        nearest: int | None = None,
         checkpoint_path: str | None = None,
         nonfinite: NonFinite = "error",
         storage_options: Mapping[str, Any] | None = None,
@@ -79,7 +88,9 @@ default=('cluster_idx', 'distance')
         store = ModelDir.at(self._model_dir, storage_options or {}, keep=1)
         given = None if checkpoint_path is None else a_path("checkpoint_path", checkpoint_path)
         self._state = store.fitted(given)
-        self._model = ReadyModel(self._state, chosen_outputs(outputs, OUTPUTS))
+        if nearest is not None:
+            check_nearest(nearest, len(self._state.centers))
+        self._model = ReadyModel(self._state, chosen_outputs(outputs, OUTPUTS), nearest or 0)
 
     def __call__(self, batch: Any) -> Any:
         """Return a batch with the outputs as new columns.

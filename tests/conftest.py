@@ -149,7 +149,8 @@ def by_bytes(monkeypatch, unit):
     from ray_kmeans.kernels.int8 import held_rows
 
     skip_without(unit)
-    monkeypatch.setattr(held_rows, "MOST_VALUES", 0)
+    for name in ("MOST_VALUES", "WIDE_VALUES"):
+        monkeypatch.setattr(held_rows, name, 0)
     monkeypatch.setattr(held_rows, "FEW_COLUMNS", 0)
 
 

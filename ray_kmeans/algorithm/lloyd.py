@@ -26,11 +26,12 @@ def update(
     seen: Partials,
     summary: Summary,
     centers: NDArray[np.float32] | None = None,
+    relocated: int = 0,
 ) -> FitState:
     """Return the state after one iteration, given the sums of a sweep over all rows.
 
-    `centers` (k, d) are the new centers; None: the means. They are given where some centers of
-    empty clusters have been moved.
+    `centers` (k, d) are the new centers; None: the means. They are given where centers of empty
+    clusters have been moved, `relocated` of them.
     """
     if centers is None:
         centers = seen.means(summary, state.centers)
@@ -41,6 +42,7 @@ def update(
         shift=largest_move(state.centers, centers),
         empty=int((seen.counts == 0).sum()),
         digest=digest(centers),
+        relocated=relocated,
     )
     return replace(
         state,

@@ -23,16 +23,24 @@ class RowSpec:
     shift: tuple[float, ...] = ()
     """(d,) Values that were subtracted from the columns in float64; empty if none were."""
 
+    sample: tuple[int, ...] = ()
+    """(2,) Number of rows of the sample that the fit visited, and of all; empty for all rows."""
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as they stand in the manifest of a checkpoint."""
-        return {**asdict(self), "columns": list(self.columns), "shift": list(self.shift)}
+        found = {**asdict(self), "columns": list(self.columns), "shift": list(self.shift)}
+        sample = found.pop("sample")
+        return {**found, "sample": list(sample)} if sample else found
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> RowSpec:
         """Return what `to_json` wrote; raises TypeError or ValueError for anything else."""
-        columns, shift = found["columns"], found["shift"]
+        columns, shift, sample = found["columns"], found["shift"], found.get("sample", [])
         if type(columns) is not list or type(shift) is not list:
             raise TypeError(f"columns={columns!r:.80} and shift={shift!r:.80} must be lists")
         if not {int, float} >= set(map(type, shift)):
             raise TypeError(f"shift={shift!r:.80} must hold numbers")
-        return cls(**{**found, "columns": tuple(columns), "shift": tuple(map(float, shift))})
+        if type(sample) is not list or not {int} >= set(map(type, sample)):
+            raise TypeError(f"sample={sample!r:.80} must be a list of whole numbers")
+        lists = {"columns": tuple(columns), "shift": tuple(map(float, shift))}
+        return cls(**{**found, **lists, "sample": tuple(sample)})

@@ -30,11 +30,11 @@ def new_parts(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return more
 
 
-def key_of(state: FitState) -> np.uint64:
+def key_of(state: FitState, purpose: str = "split") -> np.uint64:
     """Return the key of the draw of rows in the next step: by the model's seed and the step.
 
     The seed is the one that the model was begun with, which a checkpoint holds: so a fit that is
     continued draws the same rows whatever seed the call that continues it gives.
     """
     seed = state.origin.random_seed if state.origin else 0
-    return np.uint64(draws.words(seed, "split", state.iteration, size=1)[0])
+    return np.uint64(draws.words(seed, purpose, state.iteration, size=1)[0])

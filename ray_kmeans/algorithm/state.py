@@ -74,6 +74,8 @@ class Iteration:
     """Loss per row, averaged over about one epoch of this fit: what ends mini-batch. None for full
     batch, where the input has no known end, and within an iteration of several steps. Not compared:
     a step that is the same does not have the same ones before it in every fit."""
+    relocated: int = 0
+    """Number of centers of empty or starved clusters that were moved to rows."""
 
     @property
     def loss_per_row(self) -> float:
@@ -92,6 +94,16 @@ class Accumulators:
     sums: NDArray[np.float64]
     """(2, k, d) Sum of the rows that `FitState.counts` counts, as double-doubles (high, low). Exact
     while the data stay the same, and so the same however many steps were added at once."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The part of the rows that a step of nested mini-batches visits."""
+
+    halvings: int
+    """Number of times that the rows were halved, each by a draw; 0 for all rows."""
+    since: int
+    """Value of `FitState.iteration` when the sample became this one."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +156,8 @@ class FitState:
     """The restarts among which the model was the best; empty where it was the only fit."""
     tree: Tree | None = None
     """The levels above the clusters, by which they were found; None for clusters of one level."""
+    sample: Sample | None = None
+    """Sample of the next step of nested mini-batches; None where the last fit had none."""
 
     @classmethod
     def initial(
@@ -174,6 +188,7 @@ class FitState:
             data_name=data_name,
             request=request,
             data_since=self.data_since if same else self.iteration,
+            sample=self.sample if same else None,
         )
 
     def saw(self, data_name: str) -> bool:
@@ -190,6 +205,11 @@ class FitState:
     def clusters(self) -> NDArray[Any]:
         """(k, d) Centers among the rows as the user gives them: float64 if these are shifted."""
         return self.centers + np.asarray(self.shift) if self.shift else self.centers
+
+    @property
+    def model_name(self) -> list[Any]:
+        """Name of all that decides the labels of rows, as labelled output keeps it."""
+        return [digest(self.centers), str(self.metric), *self.shift]
 
     @property
     def lines(self) -> tuple[Iteration, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_kmeans.algorithm.batch_rows import Batches
@@ -57,14 +58,21 @@ def why_stop(state: FitState, rule: StopRule) -> Stop | None:
     """Return the reason to stop before the next iteration of full batch, or None."""
     if state.stop is not None:
         return state.stop
-    lines = state.lines
+    return why_settled(state.lines, rule) or (Stop.STEPS if rule.is_done(state) else None)
+
+
+def why_settled(lines: Sequence[Iteration], rule: StopRule) -> Stop | None:
+    """Return why iterations over the same rows need no further one, or None.
+
+    `lines` are those of the iterations so far, all over these rows.
+    """
     if lines and lines[-1].shift == 0:
         return Stop.CONVERGED
     if len(lines) >= 2 and rule.is_settled(lines[-2].inertia, lines[-1].inertia):
         return Stop.TOLERANCE
     if lines and any(line.digest == lines[-1].digest for line in lines[:-1]):
         return Stop.CYCLE
-    return Stop.STEPS if rule.is_done(state) else None
+    return None
 
 
 class LossWatch:

@@ -10,6 +10,9 @@ from tyro.conf import Positional, arg
 from ray_kmeans.cli import exit_codes
 from ray_kmeans.cli.flags import Configured, announce, run_config
 from ray_kmeans.config import ExportFormat, MachineOptions
+from ray_kmeans.data.datasets.lance import ROW_ID
+from ray_kmeans.errors import ConfigError
+from ray_kmeans.loading import export_centers
 from ray_kmeans.model import FittedModel
 from ray_kmeans.workflows import export
 
@@ -24,7 +27,15 @@ class Export(Configured):
     """Path or fsspec URL: of a directory of exports for a graph, of the file for centers."""
     format: ExportFormat = "onnx"
     """'savedmodel': of TensorFlow, beside ONNX. 'parquet': the columns cluster, center, count of
-    the centers. 'npy': the centers as an array, cluster by cluster."""
+    the centers. 'npy': the centers as an array, cluster by cluster. 'npz', 'safetensors': centers,
+    counts and metric. 'faiss': an IVF index that is trained and empty; 'faiss-flat': its quantizer.
+    'lance': a folder with ivf.lance and, with --labels, partitions.lance. 'vectorchord': a file for
+    COPY of id, parent, vector; 'vectorchord-parquet': the same table as Parquet."""
+    labels: str | None = None
+    """Labelled output of a Lance data set by this model, for --format lance: the label of each row
+    becomes its partition."""
+    row_ids: str = ROW_ID
+    """Column of --labels with Lance's ids of the rows, kept by `predict --keep-columns _rowid`."""
     storage_options: str = "{}"
     """JSON for fsspec, for MODEL_DIR and OUTPUT."""
 
@@ -34,12 +45,20 @@ def run(flags: Export) -> None:
     config = run_config(MachineOptions(num_workers=0), flags.storage_options)
     model = FittedModel(flags.model_dir, config)
     announce("export", flags.model_dir, flags.output, config)
-    if flags.format == "onnx":
+    if flags.format != "onnx" and flags.format != "savedmodel":
+        path = export_centers(
+            flags.model_dir,
+            flags.output,
+            flags.format,
+            labels=flags.labels,
+            row_ids=flags.row_ids,
+            config=config,
+        )
+    elif flags.labels is not None:
+        raise ConfigError(f"labels={flags.labels!r} has no meaning for format={flags.format!r}.")
+    elif flags.format == "onnx":
         path = model.export(flags.output)
-    elif flags.format == "savedmodel":
+    else:
         export.check_tensorflow()
         path = model.export_savedmodel(flags.output)
-    else:
-        options = config.storage_options
-        path = export.write_centers(model.state, flags.output, flags.format, options)
     exit_codes.print_result("export", path)

@@ -70,15 +70,24 @@ class Fit(WeighedRows, Configured):
     to the row farthest from its own center, 'split_largest' to a row of the largest cluster."""
     n_init: int = 1
     """Number of fits from the seeds RANDOM_SEED, + 1, ... over one reading; the best one stays."""
-    levels: tuple[int, ...] = ()
+    levels: tuple[int, ...] | None = None
     """Levels of a tree, for many clusters. '2': two levels; '100 1000': 100 clusters at the top, of
     about 1,000 clusters each. Needs --no-use-mini-batch."""
     refine_steps: int = 0
     """Steps over all clusters once the tree is there."""
     leaf_quota: LeafQuota = "loss"
     """What the number of children of a node of the tree follows."""
+    train_rows: int | float | None = None
+    """Number of rows that the fit visits, or their share between 0 and 1, chosen by the hash of
+    their numbers and RANDOM_SEED. None: all. --label labels all rows."""
     renumber_like: str | None = None
     """Directory or URL of a model whose numbers the clusters get at the end of the fit."""
+    reassignment_ratio: float = 0.0
+    """Share of the largest count of mini-batch below which a cluster's center moves to a row of the
+    newest mini-batch; scikit-learn's MiniBatchKMeans has 0.01. 0: none moves."""
+    nested_batches: bool = False
+    """Whether mini-batches are samples that grow until they are all rows, each step an iteration of
+    Lloyd over the sample (Newling and Fleuret 2016)."""
     center: bool = False
     """Whether the middle of each column is subtracted, in float64, before values become float32:
     for values that differ by little beside their distance from zero, as time stamps do. The model
@@ -94,6 +103,8 @@ class Fit(WeighedRows, Configured):
     cluster of every row there, as predict does, without reading the data again."""
     keep_columns: tuple[str, ...] = ()
     """Columns of the data to pass through to the labelled rows; needs --label."""
+    nearest: int | None = None
+    """Number of nearest clusters to list for every labelled row, as predict does; needs --label."""
     storage_options: str = "{}"
     """JSON for fsspec, for the data, MODEL_DIR and the labelled rows."""
     explain: bool = False
@@ -107,6 +118,11 @@ def run(flags: Fit) -> None:
         raise ConfigError(
             f"keep_columns={list(flags.keep_columns)} without label: a fit writes no rows. Give "
             "--label OUTPUT, or leave it out."
+        )
+    if flags.nearest is not None and flags.label is None:
+        raise ConfigError(
+            f"nearest={flags.nearest} without label: a fit writes no rows. Give --label OUTPUT, or "
+            "leave it out."
         )
     config = run_config(flags.run, flags.storage_options)
     km = _estimator(flags, config)
@@ -142,16 +158,15 @@ def _fit(km: KMeansClustering, source: Source, flags: Fit) -> LabelCounts | None
     }
     with interrupt.listening():
         if flags.label is not None:
-            return km.fit_and_label(source, flags.label, keep_columns=flags.keep_columns, **how)
+            how |= {"keep_columns": flags.keep_columns, "nearest": flags.nearest}
+            return km.fit_and_label(source, flags.label, **how)
         km.fit(source, **how)
         return None
 
 
-def _levels(given: tuple[int, ...]) -> int | tuple[int, ...] | None:
+def _levels(given: tuple[int, ...] | None) -> int | tuple[int, ...] | None:
     """Return the levels as the constructor takes them: a single number is their number."""
-    if not given:
-        return None
-    return given[0] if len(given) == 1 else given
+    return given[0] if given is not None and len(given) == 1 else given
 
 
 def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
@@ -172,5 +187,8 @@ def _estimator(flags: Fit, config: RunConfig) -> KMeansClustering:
         levels=_levels(flags.levels),
         refine_steps=flags.refine_steps,
         leaf_quota=flags.leaf_quota,
+        train_rows=flags.train_rows,
         renumber_like=flags.renumber_like,
+        reassignment_ratio=flags.reassignment_ratio,
+        nested_batches=flags.nested_batches,
     )

@@ -19,7 +19,8 @@ class ImportCenters(Configured):
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
     """File of centers, a row each: .npy, .npz, Parquet and all else that fit reads, or an index of
-    faiss (of which the centers of its inverted lists are taken); a path or any fsspec URL."""
+    faiss (of which the centers of its inverted lists are taken), an IVF model of Lance, a table of
+    VectorChord; a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL for the model; one that is there already is not replaced."""
     distance_metric: DistanceMetric = "squared_euclidean"

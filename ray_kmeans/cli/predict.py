@@ -33,6 +33,14 @@ class Predict(Rows, Configured):
     """Columns of the data to pass through to the output."""
     second: bool = False
     """Also the second-nearest cluster of every row, and its distance. Costs another pass."""
+    nearest: int | None = None
+    """Number of nearest clusters to list for every row with their distances, the nearest first.
+    Costs a product of all rows and centers in float32."""
+    beam: int | None = None
+    """Label by the tree of a model that was fitted with levels: look at the children of this many
+    nodes of each level. A few labels are not of the nearest center; a sample tells how many."""
+    recall: float | None = None
+    """The same by the narrowest beam of whose labels at least this share is right, as 0.99."""
     by_cluster: bool = False
     """Write folders by cluster (cluster=00007/, as Hive has them), or by ranges of many."""
     append: bool = False
@@ -59,6 +67,9 @@ def run(flags: Predict) -> None:
         flags.output,
         keep_columns=flags.keep_columns,
         second=flags.second,
+        nearest=flags.nearest,
+        beam=flags.beam,
+        recall=flags.recall,
         by_cluster=flags.by_cluster,
         append=flags.append,
     )

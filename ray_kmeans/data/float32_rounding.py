@@ -48,16 +48,16 @@ class RoundedSource(ABC):
     def read(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, NDArray[np.float32]]]:
         """Yield blocks with their rows as float32, shifted before they are rounded."""
         for block, wide in self.read_wide(blocks):
-            yield block, self._round(block, less(wide, self.shift))
+            yield block, self.rounded(block, less(wide, self.shift))
 
     def read_noted(self, blocks: Sequence[Block]) -> Iterator[Noted]:
         """Yield each block with its rows, as `read` does, and their rounding error."""
         for block, wide in self.read_wide(blocks):
             values = less(wide, self.shift)
-            rows = self._round(block, values)
+            rows = self.rounded(block, values)
             yield block, rows, Rounding.of(values, rows)
 
-    def _round(self, block: Block, values: NDArray[Any]) -> NDArray[np.float32]:
+    def rounded(self, block: Block, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return the rows as float32 in C order; DataError if a value is too large."""
         return np.ascontiguousarray(to_float32(values, block.place, self.names))
 

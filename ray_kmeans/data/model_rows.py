@@ -14,6 +14,7 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.column_choice import shortened
 from ray_kmeans.data.float32_rounding import shift_of, under
 from ray_kmeans.data.opening import names_of, open_source
+from ray_kmeans.data.sampled import sample_of
 from ray_kmeans.data.session_source import HoldsRows
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, as_weighted, columns_of_rows
@@ -30,6 +31,7 @@ def spec_of(source: Source, before: RowSpec | None = None) -> RowSpec:
         nonfinite="drop" if weighted.drop_nonfinite else "error",
         sample_weight=weights if isinstance(weights, str) else "",
         shift=shift_of(source),
+        sample=sample_of(source),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import starmap
 from operator import add
@@ -13,12 +14,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm import minibatch
 from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.exact_float_sum import exact_total
 from ray_kmeans.algorithm.grid import Grid
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials
+from ray_kmeans.algorithm.reassignment import Reassignment
+from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.engine.shard import Rows, Shard
 from ray_kmeans.kernels import Kernel
 from ray_kmeans.kernels.moving_sums import counts_of
@@ -28,6 +33,9 @@ PIECE_ROWS = 8192
 """Largest number of rows of a mini-batch that are copied side by side at once."""
 LEAST_PIECE_ROWS = 1024
 """Number of rows of a mini-batch that one thread visits alone: to wake another costs as much."""
+
+STEPPING_S = 0.05
+"""Seconds of steps of mini-batch in one call: for so long nobody hears of them, nor saves any."""
 
 Piece: TypeAlias = tuple[int, Callable[[], tuple[Rows, NDArray[np.int64]]]]
 """Position of a step, and a function that returns some rows of it, with their weights."""
@@ -89,6 +97,31 @@ class BatchSweeps:
             self._draw_ahead(batches, first_step + steps)
         total = reduce(add, sums.free) if sums.free else sums.take()
         return BatchPartials(total, tuple(losses))
+
+    def make_steps(
+        self,
+        state: FitState,
+        batches: Batches,
+        watch: LossWatch,
+        reassignment: Reassignment,
+        most_steps: int,
+    ) -> tuple[FitState, LossWatch]:
+        """Make steps over the rows of the shard, which are all; see `ShardWorker.step_batches`."""
+        from ray_kmeans.kernels.portable import use_one_blas_thread  # numba: 0.2 s
+
+        end = time.monotonic() + STEPPING_S
+        # Ray's arrays are read-only, and for those numba would compile the loops once more.
+        state = replace(state, centers=state.centers.copy())
+        with use_one_blas_thread():
+            for _ in range(most_steps):
+                first = state.iteration - state.data_since
+                seen = self.sweep(state.centers, batches, first, 1)
+                rows = [batches.rows_in(first)]
+                state = minibatch.advance(state, seen, rows, self._grid, watch.see)
+                is_over = watch.why_stop(state) is not None or time.monotonic() > end
+                if is_over or len(reassignment.starved(state, batches.size)):
+                    break
+        return state, watch
 
     def _visit(
         self, sums: _Sums, step: int, fetch: Callable[[], tuple[Rows, NDArray[np.int64]]]

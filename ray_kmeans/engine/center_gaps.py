@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.quality import CenterGaps
+from ray_kmeans.engine.center_neighbours import nearest_others
 from ray_kmeans.engine.shard import Block
 from ray_kmeans.kernels import Kernel
 
@@ -41,13 +42,7 @@ class Separation:
 
     def gaps(self, numbers: NDArray[np.int64], kernel: Kernel) -> CenterGaps:
         """Return the gaps of the centers with these numbers, (m,)."""
-        own = np.ascontiguousarray(self.centers[numbers])
-        nearest = np.empty(len(numbers), np.int32)
-        labels = numbers.astype(np.int32)
-        if len(numbers):
-            prepared = kernel.prepare(self.centers, self.metric)
-            kernel.assign_second(own, prepared, labels, nearest)
-        distances = kernel.distances_to(own, self.centers, nearest, self.metric)
+        nearest, distances = nearest_others(numbers, self.centers, self.metric, kernel)
         ratios = self._ratios(numbers, kernel)
         return CenterGaps(numbers, nearest.astype(np.int64), distances, ratios)
 

@@ -17,6 +17,7 @@ from ray_kmeans.algorithm.center_matching import (
 )
 from ray_kmeans.algorithm.metric import Metric, project
 from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.kernels import Kernel
 
 
 def nearest(
@@ -24,9 +25,32 @@ def nearest(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the nearest of the centers (k, d) to each row (n, d), and its distance, (n,) each."""
     kernel = kernels.load("portable")  # it compiles fastest, and this is done once
+    labels = labels_of(rows, centers, metric, kernel)
+    return labels.astype(np.int64), kernel.distances_to(rows, centers, labels, metric)
+
+
+def labels_of(
+    rows: NDArray[np.float32], centers: NDArray[np.float32], metric: Metric, kernel: Kernel
+) -> NDArray[np.int32]:
+    """Return the index of the nearest of the centers (k, d) to each row (n, d), (n,)."""
     labels = np.empty(len(rows), np.int32)
     kernel.assign(rows, kernel.prepare(centers, metric), labels)
-    return labels.astype(np.int64), kernel.distances_to(rows, centers, labels, metric)
+    return labels
+
+
+def nearest_others(
+    numbers: NDArray[np.int64], centers: NDArray[np.float32], metric: Metric, kernel: Kernel
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Return the nearest other center to each of some centers, and its distance, (m,) each.
+
+    `numbers` (m,) are the indices of these centers among all, (k, d), which are two or more.
+    """
+    own = np.ascontiguousarray(centers[numbers])
+    others = np.empty(len(numbers), np.int32)
+    if len(numbers):
+        prepared = kernel.prepare(centers, metric)
+        kernel.assign_second(own, prepared, numbers.astype(np.int32), others)
+    return others, kernel.distances_to(own, centers, others, metric)
 
 
 def gaps(centers: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
@@ -35,10 +59,7 @@ def gaps(centers: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
     if len(centers) == 1:
         return np.array([np.inf])
     kernel = kernels.load("portable")
-    themselves = np.arange(len(centers), dtype=np.int32)
-    others = np.empty(len(centers), np.int32)
-    kernel.assign_second(centers, kernel.prepare(centers, metric), themselves, others)
-    return kernel.distances_to(centers, centers, others, metric)
+    return nearest_others(np.arange(len(centers)), centers, metric, kernel)[1]
 
 
 def partners_of(

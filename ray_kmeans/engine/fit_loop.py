@@ -82,7 +82,7 @@ def fit_steps(
     begin = time.perf_counter()
     Partials.get_ready(summary)
     own = time.perf_counter() - begin
-    emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters, plan.batch_size)), own))
+    emit(ev.KernelsReady(tuple(pool.get_ready(plan.num_clusters, plan.drawn_rows)), own))
     with Saver(store, emit) as saver:
         state = choose_first_centers(plan, pool, summary, saver, emit) if found is None else found
         state = replace(state.begin(plan.data_name(summary), plan.request), rows=plan.rows)
@@ -136,7 +136,7 @@ def run_stream(
             found = choose_first_centers(
                 plan, pool, read_rows(pool, emit, plan.columns), saver, emit
             )
-        trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration)
+        trainer = Stream(pool, batches, plan.rule, plan.steps_per_iteration, plan.starving)
         watch = _Watch(store, saver, emit, budget, monitors or Monitors(()), NewestState())
         steps = _train(plan, trainer, replace(found.begin(""), rows=plan.rows), watch)
         return _last_of(steps)

@@ -13,6 +13,7 @@ from ray_kmeans.algorithm import tree
 from ray_kmeans.algorithm.batch_rows import Batches
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import Metric
+from ray_kmeans.algorithm.reassignment import Reassignment
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import (
     GIVEN,
@@ -25,7 +26,7 @@ from ray_kmeans.engine.center_neighbours import renumbered
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.seeding.choose import Initial
 from ray_kmeans.engine.shared_pool import SharedPool
-from ray_kmeans.engine.trainers import FullBatch, MiniBatch, Trainer
+from ray_kmeans.engine.trainers import FullBatch, MiniBatch, NestedBatches, Trainer
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.observe import events as ev
 
@@ -78,6 +79,9 @@ class Store(Protocol):
 class AfterFit(Protocol):
     """Work on the rows that follows the end of a fit, by the workers that hold them."""
 
+    def bytes_beside(self, layout: Any) -> int:
+        """Return the bytes that the work takes in a worker beside the fit, at most."""
+
     def __call__(self, state: FitState, shared: SharedPool, source: Any, emit: ev.Emit) -> None:
         """Work with the last state of the fit; `source` is where the rows were read from."""
 
@@ -111,6 +115,10 @@ class FitPlan:
     """Seconds between two checkpoints, if `checkpoint_steps` is None."""
     n_init: int = 1
     """Number of restarts, of which the one with the lowest inertia stays."""
+    reassignment_ratio: float = 0.0
+    """Share of the largest count of mini-batch below which a cluster is starved; 0: none is."""
+    nested_batches: bool = False
+    """Whether mini-batches are nested samples that grow."""
     in_danger: bool = False
     """Whether a coordinator has died: then the next one saves as if it were to die soon, too."""
     rows: RowSpec | None = None
@@ -150,8 +158,20 @@ class FitPlan:
         """Return the trainer that makes the steps of this fit with a pool."""
         if self.batch_size is None:
             return FullBatch(pool, summary, self.rule, self.empty_clusters)
-        batches = self._batches(self.batch_size, summary)
-        return MiniBatch(pool, summary, self.rule, batches, self.steps_per_iteration)
+        if self.nested_batches:
+            return NestedBatches(pool, summary, self.rule, self.batch_size, self.random_seed)
+        batches, m = self._batches(self.batch_size, summary), self.steps_per_iteration
+        return MiniBatch(pool, summary, self.rule, batches, m, self.starving)
+
+    @property
+    def starving(self) -> Reassignment:
+        """Rule of when clusters of mini-batch are starved."""
+        return Reassignment(self.reassignment_ratio)
+
+    @property
+    def drawn_rows(self) -> int | None:
+        """Number of rows of a mini-batch that is drawn for each step; None where none is."""
+        return None if self.nested_batches else self.batch_size
 
     def taken_over(self, seconds: float) -> FitPlan:
         """Return the plan for the coordinator that goes on after one has died.
@@ -166,7 +186,8 @@ class FitPlan:
         if self.batch_size is None:
             return summary.digest
         batches = self._batches(self.batch_size, summary)
-        return f"{summary.digest} in batches of {batches.size}, seed {batches.seed}"
+        kind = "nested batches from" if self.nested_batches else "batches of"
+        return f"{summary.digest} in {kind} {batches.size}, seed {batches.seed}"
 
     @property
     def name(self) -> str:
@@ -203,6 +224,8 @@ class FitPlan:
     def request(self) -> str:
         """Name of what this fit is to do with the data; equal calls have equal names."""
         policy = MOVING.get(self.empty_clusters, "")
+        if self.reassignment_ratio:
+            policy = f", starved below {self.reassignment_ratio:g} of the largest move to rows"
         levels = f", levels {self.levels} by {self.leaf_quota}" if self.levels else ""
         return f"steps={self.rule.steps}, {self.steps_per_iteration} per iteration{policy}{levels}"
 

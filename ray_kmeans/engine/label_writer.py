@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, repeat
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.engine.shard import Block, Reader
 from ray_kmeans.kernels import Kernel
+from ray_kmeans.kernels.nearest_centers import LIST_BYTES, find_nearest, measure_distances
 
 WRITERS = 8
 """Least number of threads of a worker that write: a store takes its time for each part."""
@@ -22,10 +23,17 @@ AT_ONCE = 64
 """Largest number of blocks that are being written at the same time."""
 FETCHED_AT_ONCE = 4
 """The same where the rows of a block are in memory only while it is written."""
+LIST_ROOM = 8 * 2**20
+"""Bytes of the lists of nearest centers of a part, and of the blocks that wait to be written, where
+those of one block take less."""
+ENTRY_BYTES = 8
+"""Bytes of an entry of a list: the center and its distance."""
 
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
-"""Columns of labelled output by name, each of shape (rows,)."""
+"""Columns of labelled output by name, each of shape (rows,), or (rows, m) for lists."""
+LISTS = ("nearest_cluster_idx", "nearest_distance")
+"""Columns with the m nearest centers of each row and their distances."""
 
 
 class Writer(Protocol):
@@ -42,6 +50,52 @@ class Gatherer(Protocol):
         """Put the rows of some parts in the order of clusters, `width` of them in a folder."""
 
 
+@dataclass(frozen=True)
+class NearestCenters:
+    """The centers that are written for each row, besides its label."""
+
+    second: bool = False
+    """Whether the second-nearest center has columns of its own."""
+    listed: int | None = None
+    """Number of nearest centers that are listed, the nearest first; None for no list."""
+
+    @property
+    def count(self) -> int:
+        """Number of nearest centers that must be found."""
+        return max(1, 2 * self.second, self.listed or 0)
+
+    def bytes_of(self, rows: int) -> int:
+        """Return the bytes of the lists of this many rows."""
+        return ENTRY_BYTES * rows * (self.listed or 0)
+
+    def blocks_within(self, most: int, rows: int) -> int:
+        """Return how many blocks of up to `rows` rows have room for their lists, up to `most`.
+
+        It is a divisor of `most`, so that blocks that stay together in other work do so here.
+
+        >>> [NearestCenters(False, m).blocks_within(16, 8192) for m in (None, 10, 100, 1000)]
+        [16, 8, 1, 1]
+        """
+        found = range(1, most + 1)
+        room = [n for n in found if most % n == 0 and self.bytes_of(n * rows) <= LIST_ROOM]
+        return max(room, default=1)
+
+    def bytes_beside(self, rows: int, threads: int) -> int:
+        """Return an upper bound of the bytes that a worker of some threads takes for its lists.
+
+        `rows`: those of the largest block. The blocks that wait and those of two parts take three
+        times LIST_ROOM; each may be there as columns of a block, as a table, and twice as a file.
+        """
+        if self.listed is None:
+            return 0
+        block = self.bytes_of(rows)
+        return 12 * max(LIST_ROOM, block) + 4 * block + 3 * LIST_BYTES * threads
+
+
+LABEL_ALONE = NearestCenters()
+"""The nearest center alone."""
+
+
 class LabelledBlock(NamedTuple):
     """Rows of a block with their labels."""
 
@@ -50,9 +104,7 @@ class LabelledBlock(NamedTuple):
     rows: NDArray[np.float32]
     """(n, d) Rows as the metric sees them."""
     nearest: NDArray[np.int32]
-    """(n,) Index of the nearest center of each row."""
-    second: NDArray[np.int32] | None
-    """(n,) Index of the second-nearest center; None if it is not wanted."""
+    """(m, n) Indices of the m nearest centers of each row, the nearest first."""
     out: NDArray[np.bool_]
     """(n,) Whether a row does not count: it is written without a label."""
 
@@ -61,13 +113,14 @@ class BlockLabeller:
     """Makes the columns of labelled output from rows and their labels, under one model."""
 
     def __init__(
-        self, kernel: Kernel, centers: NDArray[np.float32], metric: Metric, with_second: bool
+        self, kernel: Kernel, centers: NDArray[np.float32], metric: Metric, wanted: NearestCenters
     ) -> None:
-        """Prepare the centers for the kernel if second-nearest centers are wanted."""
+        """Prepare the centers for the kernel if others than the nearest are wanted."""
         self._kernel = kernel
         self._centers = centers
         self._metric = metric
-        self._prepared = kernel.prepare(centers, metric) if with_second else None
+        self._wanted = wanted
+        self._prepared = kernel.prepare(centers, metric) if wanted.count > 1 else None
 
     def label(
         self,
@@ -76,24 +129,21 @@ class BlockLabeller:
         nearest: NDArray[np.int32],
         out: NDArray[np.bool_],
     ) -> LabelledBlock:
-        """Return a block with its labels, and the second-nearest centers if they are wanted."""
-        second = None
-        if self._prepared is not None:
-            second = np.empty(len(rows), np.int32)
-            self._kernel.assign_second(rows, self._prepared, nearest, second)
-        return LabelledBlock(block, rows, nearest, second, out)
+        """Return a block with its labels, and the next centers if they are wanted."""
+        found = find_nearest(self._kernel, rows, self._prepared, nearest, self._wanted.count)
+        return LabelledBlock(block, rows, found, out)
 
     def columns(self, of: LabelledBlock) -> Columns:
         """Return the columns to write: labels and distances, none for rows that do not count."""
-        columns: Columns = {}
-        for prefix, found in (("", of.nearest), ("second_", of.second)):
-            if found is None:
-                continue
-            distances = self._kernel.distances_to(of.rows, self._centers, found, self._metric)
-            with np.errstate(over="ignore"):  # a distance beyond float32 is infinite
-                rounded = distances.astype(np.float32)
-            columns[f"{prefix}cluster_idx"] = np.where(of.out, np.int32(-1), found)
-            columns[f"{prefix}distance"] = np.where(of.out, np.float32(np.nan), rounded)
+        measured = measure_distances(self._kernel, of.rows, self._centers, of.nearest, self._metric)
+        labels = np.where(of.out, np.int32(-1), of.nearest)
+        distances = np.where(of.out, np.float32(np.nan), measured)
+        columns: Columns = {"cluster_idx": labels[0], "distance": distances[0]}
+        if self._wanted.second:
+            columns |= {"second_cluster_idx": labels[1], "second_distance": distances[1]}
+        if self._wanted.listed is not None:
+            for name, values in zip(LISTS, (labels, distances), strict=True):
+                columns[name] = np.ascontiguousarray(values[: self._wanted.listed].T)
         return columns
 
 
@@ -104,12 +154,12 @@ def write_parts(
     output: Writer,
     together: int,
     threads: int,
-    stays: bool,
+    at_once: int,
 ) -> list[Any]:
     """Write blocks as they are labelled, several at once; return the output's answer for each part.
 
     Each part has `together` blocks. `kept` yields the columns to pass through of each block.
-    `stays` tells whether the rows are in memory anyhow; if not, few blocks are written at once.
+    `at_once`: largest number of blocks that are being written at the same time.
     """
 
     def write(number: int, first_row: int, made: list[Future[Columns]], tables: list[Any]) -> Any:
@@ -118,7 +168,7 @@ def write_parts(
         whole = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
         return output.write(number, first_row, whole, tables)
 
-    at_once = AT_ONCE if stays else FETCHED_AT_ONCE
+    most_pending = at_once + max(at_once // together, 1)  # the blocks, and their parts
     parts: list[Future[Any]] = []
     pending: deque[Future[Any]] = deque()
     pairs = zip(labelled, kept, strict=True)
@@ -130,7 +180,7 @@ def write_parts(
                 made.append(pool.submit(labeller.columns, of))
                 tables += [] if table is None else [table]
                 pending.append(made[-1])
-                if len(pending) >= at_once:
+                while len(pending) > most_pending:
                     pending.popleft().result()
             parts.append(pool.submit(write, number, first_row, made, tables))
             pending.append(parts[-1])

@@ -18,16 +18,19 @@ from ray_kmeans.algorithm.grid import Extent, Grid, Summary
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials, Sums
+from ray_kmeans.algorithm.reassignment import Reassignment
 from ray_kmeans.algorithm.row_counts import rows_of
 from ray_kmeans.algorithm.splitting import new_parts
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.algorithm.weights import TOTAL_BITS
-from ray_kmeans.engine.label_writer import Gatherer, Writer
+from ray_kmeans.engine.label_writer import LABEL_ALONE, Gatherer, NearestCenters, Writer
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, Tally
+from ray_kmeans.engine.sampled_rows import SampleAddress, SampleSize
 from ray_kmeans.engine.seeding import weighted_sampling
 from ray_kmeans.engine.shard import Block, Reader
+from ray_kmeans.engine.tree_descent import Beam
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import DataError
 
@@ -173,11 +176,35 @@ class Pool(ABC):
         return self.total(ShardWorker.sweep_batches, centers, batches, first_step, steps)
 
     def step_batches(
-        self, state: FitState, batches: Batches, watch: LossWatch, most_steps: int
+        self,
+        state: FitState,
+        batches: Batches,
+        watch: LossWatch,
+        reassignment: Reassignment,
+        most_steps: int,
     ) -> tuple[FitState, LossWatch]:
         """Let the one worker, which holds all rows, make steps; see `ShardWorker.step_batches`."""
-        [answer] = self.ask(ShardWorker.step_batches, state, batches, watch, most_steps)
+        how = batches, watch, reassignment, most_steps
+        [answer] = self.ask(ShardWorker.step_batches, state, *how)
         return answer
+
+    def draw_from_batch(
+        self, batches: Batches, step: int, key: np.uint64, size: int
+    ) -> NDArray[np.float32]:
+        """Draw up to `size` rows of a step of mini-batch by their weights, (rows, d).
+
+        They stand in the order of the data.
+        """
+        answers = self.ask(ShardWorker.draw_from_batch, batches, step, key, size)
+        return self.rows_at(np.sort(weighted_sampling.best_of(answers, size)[1]))
+
+    def sweep_sample(self, centers: NDArray[np.float32], address: SampleAddress) -> Partials:
+        """Visit every row of a sample once; return the sums for these centers, (k, d)."""
+        return self.total(ShardWorker.sweep_sample, centers, address)
+
+    def measure_sample(self, address: SampleAddress) -> SampleSize:
+        """Return the number of rows of a sample, and their squares."""
+        return reduce(add, self.ask(ShardWorker.measure_sample, address))
 
     def rows_at(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows with these ascending numbers, (rows, d)."""
@@ -217,16 +244,18 @@ class Pool(ABC):
         centers: NDArray[np.float32],
         output: Writer,
         keep_columns: Sequence[str],
-        second: bool = False,
+        nearest: NearestCenters = LABEL_ALONE,
         together: int = 1,
         parts: Sequence[int] | None = None,
         moved: Moved | None = None,
+        beam: Beam | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write labelled output for every row; return the parts in order, and the rows by label,
         (k,).
 
-        `second` also writes the second-nearest center. `together` blocks make up a part, and must
-        be in one shard. Only these `parts` are written, by their numbers; None: all.
+        `nearest`: the centers to write besides. `together` blocks make up a part, and must be in
+        one shard. Only these `parts` are written, by their numbers; None: all. `beam`: how the tree
+        makes the labels; None: they are exact.
         """
         answers = self.ask_watched(
             moved,
@@ -234,9 +263,10 @@ class Pool(ABC):
             centers,
             output,
             tuple(keep_columns),
-            second=second,
+            nearest=nearest,
             together=together,
             parts=parts,
+            beam=beam,
         )
         written = [part for of_shard, _ in answers for part in of_shard]
         return written, np.sum([counts for _, counts in answers], axis=0)

@@ -12,13 +12,12 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import starmap
 from operator import add
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_kmeans import kernels
-from ray_kmeans.algorithm import minibatch
 from ray_kmeans.algorithm.batch_rows import Batches, permuted
 from ray_kmeans.algorithm.center_matching import Flows
 from ray_kmeans.algorithm.exact_float_sum import exact_total
@@ -28,14 +27,20 @@ from ray_kmeans.algorithm.minibatch import BatchPartials
 from ray_kmeans.algorithm.partial_sums import Partials, PartialsOfEach
 from ray_kmeans.algorithm.quality import CenterGaps
 from ray_kmeans.algorithm.quality_sums import QualitySums
+from ray_kmeans.algorithm.reassignment import Reassignment
+from ray_kmeans.algorithm.recall import RecallSums
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.algorithm.stopping import LossWatch
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
 from ray_kmeans.engine.center_gaps import Separation, share_of
 from ray_kmeans.engine.label_writer import (
+    AT_ONCE,
+    FETCHED_AT_ONCE,
+    LABEL_ALONE,
     BlockLabeller,
     Gatherer,
     LabelledBlock,
+    NearestCenters,
     Writer,
     read_kept_columns,
     write_parts,
@@ -43,20 +48,17 @@ from ray_kmeans.engine.label_writer import (
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.progress import Moved, ignore
 from ray_kmeans.engine.quality_sweep import QualityAsked, QualitySweep
+from ray_kmeans.engine.sampled_rows import SampleAddress, SampledRows, SampleSize
 from ray_kmeans.engine.seeding import weighted_sampling
-from ray_kmeans.engine.seeding.potential import Potential
+from ray_kmeans.engine.seeding_answers import SeedingAnswers
 from ray_kmeans.engine.shard import Block, Reader, Shard
 from ray_kmeans.engine.subtrees import NodeSums, Subtrees
+from ray_kmeans.engine.tree_descent import Beam, BeamLabels, sums_of_beams
 from ray_kmeans.kernels.moving_sums import counts_of, sums_side_by_side
 from ray_kmeans.kernels.threads import Threads
 
 MEASURED_VALUES = 2**17
 """Number of values that stay in a processor's cache while they are read twice."""
-
-SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
-"""Sides of a run of equal numbers, as `np.searchsorted` names them."""
-STEPPING_S = 0.05
-"""Seconds of steps of mini-batch in one call: for so long nobody hears of them, nor saves any."""
 
 
 def this_process() -> tuple[str, int]:
@@ -64,7 +66,7 @@ def this_process() -> tuple[str, int]:
     return socket.gethostname(), os.getpid()
 
 
-class ShardWorker:
+class ShardWorker(SeedingAnswers):
     """Holds the rows of one shard, and answers for them.
 
     The order of calls: `load`, then `measure`, which fixes the grid of all sums, then any others.
@@ -89,9 +91,10 @@ class ShardWorker:
         self._held: kernels.Held | None = None
         self._held_each: dict[int, kernels.Held] = {}
         """Rows as the kernel holds them for each of several sets of centers, by its place."""
-        self._potential: Potential | None = None
         self._batches: BatchSweeps | None = None
         self._subtrees: Subtrees | None = None
+        self._sampled: SampledRows | None = None
+        """Rows of the newest sample of nested mini-batches."""
 
     def where(self) -> tuple[str, int]:
         """Return the name of this machine and the id of this process."""
@@ -200,7 +203,7 @@ class ShardWorker:
     def begin_task(self) -> None:
         """Drop all that is held here besides the rows and the grid: bounds, seeds, batches."""
         self._held, self._potential, self._batches = None, None, None
-        self._held_each, self._subtrees = {}, None
+        self._held_each, self._sampled, self._subtrees = {}, None, None
 
     def sweep(self, centers: NDArray[np.float32]) -> Partials:
         """Assign each row to its nearest of the centers, (k, d); return sums and counts by
@@ -232,6 +235,38 @@ class ShardWorker:
         """
         return self._batch_sweeps.sweep(centers, batches, first_step, steps)
 
+    def draw_from_batch(
+        self, batches: Batches, step: int, key: np.uint64, size: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the tickets and numbers of the best `size` rows of a step in a draw by weights."""
+        if batches.is_whole:
+            return self.draw(key, size)
+        numbers = self._shard.within(batches.numbers(step))
+        return weighted_sampling.winners(numbers, self._shard.weights_at(numbers), key, size)
+
+    def measure_sample(self, address: SampleAddress) -> SampleSize:
+        """Return the size of the shard's part of a sample of nested mini-batches."""
+        sampled = self._sample_of(address)
+        nothing = Squares.zero(self._shard.features)
+        return SampleSize(
+            sampled.counting, reduce(add, starmap(self._squares, sampled.parts()), nothing)
+        )
+
+    def sweep_sample(self, centers: NDArray[np.float32], address: SampleAddress) -> Partials:
+        """Do what `sweep` does for the rows of a sample, which stay for the next such call."""
+        sampled = self._sample_of(address)
+        if not len(sampled):
+            return Partials.zero(*centers.shape)
+        held = sampled.hold(self._kernel, self._metric, len(centers))
+        return Partials(*held.sums(centers, self._on.scale))
+
+    def _sample_of(self, address: SampleAddress) -> SampledRows:
+        """Return the shard's rows of a sample; those of another one are dropped before."""
+        if self._sampled is None or self._sampled.address != address:
+            self._sampled = None
+            self._sampled = SampledRows(self._shard, address)
+        return self._sampled
+
     def measure_quality(self, centers: NDArray[np.float32], asked: QualityAsked) -> QualitySums:
         """Return the sums over the rows, each visited once, from which figures of quality follow.
 
@@ -249,27 +284,20 @@ class ShardWorker:
         return separation.gaps(numbers, self._kernel)
 
     def step_batches(
-        self, state: FitState, batches: Batches, watch: LossWatch, most_steps: int
+        self,
+        state: FitState,
+        batches: Batches,
+        watch: LossWatch,
+        reassignment: Reassignment,
+        most_steps: int,
     ) -> tuple[FitState, LossWatch]:
         """Make steps of mini-batch, as the only worker; return the state and the watch after them.
 
         There are up to `most_steps` steps, each an iteration, for STEPPING_S seconds, and none
-        after one that the watch stops at. The history of the state begins with the first of them.
+        after one that the watch stops at, or after which clusters are starved. The history of the
+        state begins with the first of them.
         """
-        from ray_kmeans.kernels.portable import use_one_blas_thread  # numba: 0.2 s
-
-        end = time.monotonic() + STEPPING_S
-        # Ray's arrays are read-only, and for those numba would compile the loops once more.
-        state = replace(state, centers=state.centers.copy())
-        with use_one_blas_thread():
-            for _ in range(most_steps):
-                first = state.iteration - state.data_since
-                seen = self.sweep_batches(state.centers, batches, first, 1)
-                rows = [batches.rows_in(first)]
-                state = minibatch.advance(state, seen, rows, self._on, watch.see)
-                if watch.why_stop(state) is not None or time.monotonic() > end:
-                    break
-        return state, watch
+        return self._batch_sweeps.make_steps(state, batches, watch, reassignment, most_steps)
 
     def place_in_tree(
         self, levels: Sequence[NDArray[np.float32]], parents: Sequence[NDArray[np.int32]]
@@ -343,18 +371,19 @@ class ShardWorker:
         Returns the tickets and numbers of up to as many rows, for each cluster of which some are
         wanted.
         """
-        wanted = np.flatnonzero(sizes)
+        wanted = sizes[sizes > 0].tolist()
         won = [(np.empty(0), np.empty(0, np.int64))] * len(wanted)
         for number, _, labels, distances in self._off_centers(centers):
             first, weights = self._shard.blocks[number].first, self._shard.weights_in(number)
-            rows = np.flatnonzero((sizes[labels] > 0) & (distances > 0))
-            rows = rows[np.argsort(labels[rows], kind="stable")]
-            begins, ends = (np.searchsorted(labels[rows], wanted, side) for side in SIDES)
-            for place in np.flatnonzero(ends > begins).tolist():
-                some, size = rows[begins[place] : ends[place]], int(sizes[wanted[place]])
-                times = weights[some] if len(weights) else weights
-                found = weighted_sampling.winners(some + first, times, key, size)
-                won[place] = weighted_sampling.best_of([won[place], found], size)
+            off = np.flatnonzero(distances > 0)
+            times = weights[off] if len(weights) else weights
+            found = weighted_sampling.winners_by_cluster(
+                first + off, labels[off], times, sizes, key
+            )
+            won = [
+                weighted_sampling.best_of(both, size)
+                for *both, size in zip(won, found, wanted, strict=True)
+            ]
         return won
 
     def _off_centers(
@@ -391,87 +420,23 @@ class ShardWorker:
             self.on_rows(len(rows))
         return replace(reduce(add, found), losses=(losses[0], losses[1]))
 
-    def chances(self) -> NDArray[np.float64]:
-        """Return the seeding weight of each block before there is a seed, (blocks,)."""
-        return self._seeded.chances()
-
-    def weigh(self, centers: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Add seeds, (s, d); return the seeding weight of each block, (blocks,)."""
-        return self._seeded.add(centers, self._kernel)
-
-    def potentials(self, candidates: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the weight of each block that each candidate would leave as a seed, (blocks,
-        c)."""
-        return self._seeded.with_each(candidates, self._kernel)
-
-    def find(self, blocks: NDArray[np.int64], offsets: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the number of the row at each offset into the seeding weights of a block.
-
-        `blocks` (m,) are indices of blocks, `offsets` (m,) the sums of weights before the rows.
-        Where a block is not in this shard, the answer is -1.
-        """
-        numbers = np.full(len(blocks), -1)
-        places = {block.index: (here, block.first) for here, block in enumerate(self._shard.blocks)}
-        for index in np.unique(blocks).tolist():
-            if index in places:
-                here, first = places[index]
-                targets = blocks == index
-                numbers[targets] = first + self._seeded.find(here, offsets[targets])
-        return numbers
-
-    def weights_at(
-        self, numbers: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return the seeding weights and the own weights of the rows with these ascending
-        numbers."""
-        found = [self._seeded.weights[here][at] for here, at in self._shard.inside(numbers)]
-        return np.concatenate([np.empty(0), *found]), self._shard.weights_at(numbers)
-
-    def join(self, key: np.uint64, share: float) -> NDArray[np.float32]:
-        """Return the rows that join the candidates, each by a draw of its own, (rows, d), in order.
-
-        `share` is the chance of a row over its seeding weight.
-        """
-        chosen = [
-            self._shard.rows.take(
-                here, np.flatnonzero(self._seeded.joins(here, block.first, key, share))
-            )
-            for here, block in enumerate(self._shard.blocks)
-        ]
-        return np.concatenate(chosen)
-
-    def draw(self, key: np.uint64, size: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return the tickets and row numbers of the best `size` rows in a draw by weights."""
-        numbers = [np.arange(b.first, b.first + b.rows) for b in self._shard.blocks]
-        return weighted_sampling.winners(np.concatenate(numbers), self._shard.weights, key, size)
-
-    def sums_near(self, seeds: NDArray[np.float32], first: int) -> Partials:
-        """Return the sums over the rows whose nearest seed is one of these, (s, d).
-
-        `first` is the number of the first of them among all seeds so far.
-        """
-        return self._seeded.sums_near(first, len(seeds), self._on.scale, self._kernel)
-
-    def end_seeding(self) -> None:
-        """Forget all seeds, and free their memory."""
-        self._potential = None
-
     def write_labels(
         self,
         centers: NDArray[np.float32],
         output: Writer,
         keep_columns: Sequence[str],
-        second: bool = False,
+        nearest: NearestCenters = LABEL_ALONE,
         together: int = 1,
         parts: Sequence[int] | None = None,
+        beam: Beam | None = None,
     ) -> tuple[list[Any], NDArray[np.int64]]:
         """Write the label of every row; return the output's answer for each part, and the number of
         rows by label, (k,).
 
-        `second` also writes the second-nearest center. `together` blocks make up a part, and only
-        these `parts` are written; None: all.
+        `nearest`: the centers to write besides. `together` blocks make up a part, and only these
+        `parts` are written; None: all. With a beam labels are made by the tree, and are not exact.
         """
-        labeller = BlockLabeller(self._kernel, centers, self._metric, second)
+        labeller = BlockLabeller(self._kernel, centers, self._metric, nearest)
         counts = np.zeros(len(centers), np.int64)
         whole, wanted = self._shard.blocks, None if parts is None else set(parts)
         places = [
@@ -482,7 +447,7 @@ class ShardWorker:
 
         def label_all() -> Iterator[LabelledBlock]:
             """Yield each block with its labels; count the labels of rows that are not left out."""
-            for here, rows, labels in self._label_blocks(centers, places):
+            for here, rows, labels in self._label_blocks(centers, places, beam):
                 out = self._shard.left_out_in(here)
                 np.add(counts, counts_of(labels[~out], len(centers)), out=counts)
                 yield labeller.label(whole[here], rows, labels, out)
@@ -490,10 +455,20 @@ class ShardWorker:
 
         blocks = [whole[here] for here in places]
         kept = read_kept_columns(self._shard.source, blocks, keep_columns)
-        stays = self._shard.rows.stays
+        most = AT_ONCE if self._shard.rows.stays else FETCHED_AT_ONCE
+        at_once = nearest.blocks_within(most, max((block.rows for block in blocks), default=0))
         threads = self._threads.count
-        written = write_parts(labeller, label_all(), kept, output, together, threads, stays)
+        written = write_parts(labeller, label_all(), kept, output, together, threads, at_once)
         return written, counts
+
+    def measure_beams(
+        self,
+        centers: NDArray[np.float32],
+        beams: Sequence[Beam],
+        numbers: NDArray[np.int64],
+    ) -> RecallSums:
+        """Label the rows with these ascending numbers exactly and by beams; return the sums."""
+        return sums_of_beams(self._shard, centers, self._kernel, self._metric, beams, numbers)
 
     def gather(
         self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int, together: int = 1
@@ -526,14 +501,6 @@ class ShardWorker:
         return self._grid
 
     @property
-    def _seeded(self) -> Potential:
-        """The seeding weights, made when they are first needed."""
-        if self._potential is None:
-            shard = self._shard
-            self._potential = Potential(shard.rows, self._metric, shard.weights_in)
-        return self._potential
-
-    @property
     def _placed(self) -> Subtrees:
         """The rows by the nodes of a tree, which `place_in_tree` has put in order."""
         if self._subtrees is None:
@@ -555,6 +522,7 @@ class ShardWorker:
     def _rows_held(self, centers: NDArray[np.float32]) -> kernels.Held:
         """Return the rows as the kernel holds them from sweep to sweep."""
         if self._held is None:
+            self._sampled = None  # the plan has room for one of them
             rows, weights = self._shard.rows, self._shard.weights
             if rows.stays:
                 self._held = self._kernel.hold(list(rows), self._metric, len(centers), weights)
@@ -574,15 +542,26 @@ class ShardWorker:
         return labels
 
     def _label_blocks(
-        self, centers: NDArray[np.float32], places: Sequence[int] | None = None
+        self,
+        centers: NDArray[np.float32],
+        places: Sequence[int] | None = None,
+        beam: Beam | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int32]]]:
-        """Yield (place in the shard, rows, labels) of each block at these places; None: of all."""
+        """Yield (place in the shard, rows, labels) of each block at these places; None: of all.
+
+        With a beam labels are made by the tree, and are not exact.
+        """
         self._await_compiled()
         if places is None:
             places = range(len(self._shard.blocks))
         if not places:
             return
         rows = zip(places, self._shard.rows.at(places), strict=True)
+        if beam is not None:
+            by_beam = BeamLabels(beam, centers, self._kernel, self._metric)
+            for here, block in rows:
+                yield here, block, by_beam.labels(block)
+            return
         if not self._shard.rows.stays:  # labelled as they come: they are fetched once, not twice
             prepared = self._kernel.prepare(centers, self._metric)
             for here, block in rows:

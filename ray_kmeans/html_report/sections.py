@@ -96,7 +96,8 @@ def _loss(facts: Facts) -> Section | None:
         text += " Smoothed, it is that of about one epoch: when it no longer falls, the fit ends."
     columns = ("step", "rows", "inertia", "loss per row", *["smoothed"][: int(smoothed)])
     columns += ("largest move", "empty clusters")
-    lines = [_line_of(line, smoothed) for line in _first_and_last(history)]
+    columns += ("centers moved to rows",) * any(line.relocated for line in history)
+    lines = [_line_of(line, smoothed)[: len(columns)] for line in _first_and_last(history)]
     few = len(lines) == len(history)
     caption = "All steps" if few else f"The first and the last {STEPS_SHOWN} steps"
     table = Table(caption, columns, lines)
@@ -104,12 +105,12 @@ def _loss(facts: Facts) -> Section | None:
 
 
 def _line_of(line: Iteration, smoothed: bool) -> tuple[Cell, ...]:
-    """Return the row of a step in the table of losses."""
+    """Return the row of a step in the table of losses, with all cells that it may have."""
     average: tuple[Cell, ...] = ()
     if smoothed:
         average = ("" if line.smoothed is None else line.smoothed,)
     loss = line.inertia, line.loss_per_row, *average
-    return line.iteration, line.rows, *loss, line.shift, line.empty
+    return line.iteration, line.rows, *loss, line.shift, line.empty, line.relocated
 
 
 def _first_and_last(history: Sequence[Iteration]) -> Sequence[Iteration]:

@@ -107,6 +107,14 @@ class Kernel(Protocol):
     ) -> None:
         """Label each row with the nearest of all other centers, as `assign` does."""
 
+    def assign_nearest(
+        self,
+        rows: NDArray[np.float32],  # (n, d)  IN, C order
+        prepared: Any,  # IN, of m centers or more
+        found: NDArray[np.int32],  # (n, m)  OUT
+    ) -> None:
+        """Write the m nearest centers of each row over the reals, nearest first, as `assign`."""
+
     def accumulate(
         self,
         rows: NDArray[np.float32],  # (n, d)  IN, C order

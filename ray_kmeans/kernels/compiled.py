@@ -7,7 +7,6 @@ Arguments that several loops share:
     cosine     bool                 IN    whether the score is -x.c, and not |x - c|^2
     lows       (p, t)      float32  IN    where the intervals of p centers and t rows begin
     first      int                  IN    number of the first of these p centers
-    left_out   (t,)        int32    IN    the center that each row must not get; -1 for none
     labels     (t,)        int32    OUT
     nearest    (t,)        int32    INOUT the best center so far; -1 for none
     scores     (t, 2)      float64  INOUT its score, and by how much that is off at most
@@ -114,15 +113,6 @@ def certify(
 
 
 @njit(nogil=True)
-def mask_left_out(lows: F32, first: int, left_out: I32) -> None:
-    """Make the interval of the center that a row must not get begin at infinity; lows: INOUT."""
-    panel, n = lows.shape
-    for i in range(n):
-        if first <= left_out[i] < first + panel:
-            lows[left_out[i] - first, i] = np.inf
-
-
-@njit(nogil=True)
 def refine(
     rows: F32,
     centers: F32,
@@ -130,7 +120,6 @@ def refine(
     lows: F32,
     first: int,
     upper: F32,
-    left_out: I32,
     nearest: I32,
     scores: F64,
 ) -> None:
@@ -139,13 +128,11 @@ def refine(
     for i in range(n):
         if cosine and not np.any(rows[i]):
             # There may be many, all centers tie, and working it out takes long.
-            nearest[i] = 1 if left_out[i] == 0 else 0
+            nearest[i] = 0
             continue
         for j in range(panel):
-            candidate = first + j
-            if lows[j, i] > upper[i] or candidate == left_out[i]:
-                continue  # written so that a NaN is a candidate
-            _compare(rows[i], centers, candidate, cosine, i, nearest, scores)
+            if not lows[j, i] > upper[i]:  # written so that a NaN is a candidate
+                _compare(rows[i], centers, first + j, cosine, i, nearest, scores)
 
 
 @njit(nogil=True)

@@ -126,6 +126,12 @@ class CpuKernel(PortableKernel):
             super().assign_second(rows[left], self._portable(prepared), labels[left], found)
             seconds[left] = found
 
+    def assign_nearest(
+        self, rows: NDArray[np.float32], prepared: Any, found: NDArray[np.int32]
+    ) -> None:
+        """Find the m nearest centers by BLAS, see `Kernel.assign_nearest`."""
+        super().assign_nearest(rows, self._portable(prepared), found)
+
     def _portable(self, prepared: Prepared) -> PreparedCenters:
         """Return the centers as BLAS takes them, made once."""
         with prepared.lock:

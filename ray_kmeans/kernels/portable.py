@@ -25,6 +25,7 @@ from ray_kmeans.kernels import (
     ALIKE,
     BLAS,
     Moves,
+    candidate_lists,
     column_keys,
     compiled,
     drift,
@@ -149,7 +150,7 @@ class PortableKernel(HoldsPlainly):
         parts = [slice(start, start + step) for start in range(0, len(rows), step)]
         with use_one_blas_thread():
             self._threads.run(
-                _assign_part, [(rows[part], prepared, None, labels[part]) for part in parts]
+                _assign_part, [(rows[part], prepared, labels[part]) for part in parts]
             )
 
     def assign_second(
@@ -159,14 +160,19 @@ class PortableKernel(HoldsPlainly):
         labels: NDArray[np.int32],
         seconds: NDArray[np.int32],
     ) -> None:
-        """Label rows with the nearest center except `labels`, see `Kernel.assign_second`."""
-        step = prepared.tile_rows
-        parts = [slice(start, start + step) for start in range(0, len(rows), step)]
-        with use_one_blas_thread():
-            self._threads.run(
-                _assign_part,
-                [(rows[part], prepared, labels[part], seconds[part]) for part in parts],
-            )
+        """Take from the two nearest the one that is not in `labels`, see `Kernel.assign_second`."""
+        found = np.empty((len(rows), 2), np.int32)
+        _assign_nearest(rows, prepared, found, self._threads)
+        seconds[:] = np.where(found[:, 0] == labels, found[:, 1], found[:, 0])
+
+    def assign_nearest(
+        self,
+        rows: NDArray[np.float32],
+        prepared: PreparedCenters,
+        found: NDArray[np.int32],
+    ) -> None:
+        """Find the m nearest centers tile by tile, in threads, see `Kernel.assign_nearest`."""
+        _assign_nearest(rows, prepared, found, self._threads)
 
     def move(
         self,
@@ -248,49 +254,33 @@ class _Scratch:
         return residuals
 
     def lows(
-        self,
-        residuals: NDArray[np.float32],
-        prepared: PreparedCenters,
-        left_out: NDArray[np.int32] | None,
+        self, residuals: NDArray[np.float32], prepared: PreparedCenters
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield the number of a first center and where the intervals from it on begin, (p, t)."""
         t = len(residuals)
         for first in range(0, len(prepared.factors), PANEL_CENTERS):
             factors = prepared.factors[first : first + PANEL_CENTERS]
             out = self._lows[: len(factors) * t].reshape(len(factors), t)
-            lows = np.matmul(factors, residuals.T, out=out)
-            if left_out is not None:
-                compiled.mask_left_out(lows, first, left_out)
-            yield first, lows
+            yield first, np.matmul(factors, residuals.T, out=out)
 
 
 def _assign_part(
-    rows: NDArray[np.float32],
-    prepared: PreparedCenters,
-    left_out: NDArray[np.int32] | None,
-    labels: NDArray[np.int32],
+    rows: NDArray[np.float32],  # (n, d)  IN
+    prepared: PreparedCenters,  # IN
+    labels: NDArray[np.int32],  # (n,)  OUT
 ) -> None:
-    """Label rows with the nearest of all centers, but for the one that is left out of each.
-
-    What is proved of the nearest of some centers holds for any set of them.
-
-    rows: (n, d)  IN; left_out: (n,)  IN, or None; labels: (n,)  OUT
-    """
+    """Label rows with the nearest center."""
     scratch = prepared.take_scratch()
     upper = np.empty(len(rows), np.float32)
     certain = np.empty(len(rows), np.bool_)
     with np.errstate(over="ignore", invalid="ignore"):  # such rows are compared in float64
         for start in range(0, len(rows), prepared.tile_rows):
             tile = slice(start, start + prepared.tile_rows)
-            out = None if left_out is None else left_out[tile]
-            _assign_tile(
-                rows[tile], prepared, scratch, out, labels[tile], upper[tile], certain[tile]
-            )
+            _assign_tile(rows[tile], prepared, scratch, labels[tile], upper[tile], certain[tile])
         undecided = np.flatnonzero(~certain)
         for start in range(0, len(undecided), prepared.tile_rows):
             part = undecided[start : start + prepared.tile_rows]
-            out = None if left_out is None else left_out[part]
-            labels[part] = _refine_tile(rows[part], prepared, scratch, out, upper[part])
+            labels[part] = _refine_tile(rows[part], prepared, scratch, upper[part])
     prepared.free.append(scratch)
 
 
@@ -298,14 +288,13 @@ def _assign_tile(
     rows: NDArray[np.float32],  # (t, d)  IN
     prepared: PreparedCenters,  # IN
     scratch: _Scratch,  # INOUT
-    left_out: NDArray[np.int32] | None,  # (t,)  IN
     labels: NDArray[np.int32],  # (t,)  OUT
     upper: NDArray[np.float32],  # (t,)  OUT  the least true score is not above it
     certain: NDArray[np.bool_],  # (t,)  OUT
 ) -> None:
     """Label a tile of rows by their intervals, and tell which labels are certain."""
     residuals = scratch.residuals(rows, prepared)
-    for first, lows in scratch.lows(residuals, prepared, left_out):
+    for first, lows in scratch.lows(residuals, prepared):
         compiled.scan(lows, first, scratch.lowest, scratch.second, labels)
     bounds = prepared.bound_a, prepared.bound_b
     compiled.certify(scratch.lowest, scratch.second, *bounds, residuals, labels, upper, certain)
@@ -315,18 +304,85 @@ def _refine_tile(
     rows: NDArray[np.float32],  # (t, d)  IN
     prepared: PreparedCenters,  # IN
     scratch: _Scratch,  # INOUT
-    left_out: NDArray[np.int32] | None,  # (t,)  IN
     upper: NDArray[np.float32],  # (t,)  IN, of `_assign_tile`
 ) -> NDArray[np.int32]:
     """Return the labels of undecided rows (t,), by exact comparison of their candidates."""
     nearest = np.full(len(rows), -1, np.int32)
     scores = np.empty((len(rows), 2))
     target = prepared.centers, prepared.cosine
-    none = np.full(len(rows), -1, np.int32) if left_out is None else left_out
     residuals = scratch.residuals(rows, prepared)
-    for first, lows in scratch.lows(residuals, prepared, left_out):
-        compiled.refine(rows, *target, lows, first, upper, none, nearest, scores)
+    for first, lows in scratch.lows(residuals, prepared):
+        compiled.refine(rows, *target, lows, first, upper, nearest, scores)
     return nearest
+
+
+def _assign_nearest(
+    rows: NDArray[np.float32], prepared: PreparedCenters, found: NDArray[np.int32], threads: Threads
+) -> None:
+    """Find the m nearest centers of all rows, in threads."""
+    step = prepared.tile_rows
+    parts = [slice(start, start + step) for start in range(0, len(rows), step)]
+    with use_one_blas_thread():
+        threads.run(_find_nearest, [(rows[part], prepared, found[part]) for part in parts])
+
+
+def _find_nearest(
+    rows: NDArray[np.float32],  # (n, d)  IN
+    prepared: PreparedCenters,  # IN
+    found: NDArray[np.int32],  # (n, m)  OUT
+) -> None:
+    """Find the m nearest centers of up to `tile_rows` rows."""
+    scratch = prepared.take_scratch()
+    k, m = len(prepared.centers), found.shape[1]
+    lists = candidate_lists.Lists.of(len(rows), k, m, min(k, PANEL_CENTERS))
+    limits = np.empty(len(rows), np.float32)
+    undecided = []
+    with np.errstate(over="ignore", invalid="ignore"):  # such rows are compared in float64
+        for start in range(0, len(rows), len(lists.used)):
+            tile = slice(start, start + len(lists.used))
+            left = _rank_tile(rows[tile], prepared, scratch, lists, limits[tile], found[tile])
+            undecided.append(start + left)
+        numbers = np.concatenate([np.empty(0, np.int64), *undecided])
+        for start in range(0, len(numbers), len(lists.used)):
+            part = numbers[start : start + len(lists.used)]
+            found[part] = _rank_undecided(rows[part], prepared, scratch, limits[part], m)
+    prepared.free.append(scratch)
+
+
+def _rank_tile(
+    rows: NDArray[np.float32],  # (t, d)  IN
+    prepared: PreparedCenters,  # IN
+    scratch: _Scratch,  # INOUT
+    lists: candidate_lists.Lists,  # INOUT, of t rows or more
+    limits: NDArray[np.float32],  # (t,)  OUT
+    found: NDArray[np.int32],  # (t, m)  OUT, but not of the rows that are returned
+) -> NDArray[np.int64]:
+    """Find the m nearest centers of a tile of rows; return which rows are undecided."""
+    m, bounds = found.shape[1], (prepared.bound_a, prepared.bound_b)
+    residuals = scratch.residuals(rows, prepared)
+    candidate_lists.begin(residuals, bounds, m, lists, limits)
+    for first, lows in scratch.lows(residuals, prepared):
+        candidate_lists.collect(lows, first, m, bounds, residuals, lists, limits)
+    target = prepared.centers, prepared.cosine
+    candidate_lists.rank_lists(rows, *target, lists, limits, found)
+    return np.flatnonzero(lists.used[: len(rows)] == candidate_lists.UNDECIDED)
+
+
+def _rank_undecided(
+    rows: NDArray[np.float32],  # (t, d)  IN
+    prepared: PreparedCenters,  # IN
+    scratch: _Scratch,  # INOUT
+    limits: NDArray[np.float32],  # (t,)  IN, of `_rank_tile`
+    m: int,  # IN
+) -> NDArray[np.int32]:
+    """Return the m nearest centers of undecided rows (t, m), by exact comparison."""
+    found, filled = np.empty((len(rows), m), np.int32), np.zeros(len(rows), np.int32)
+    scores = np.empty((len(rows), m, 2))
+    target = prepared.centers, prepared.cosine
+    residuals = scratch.residuals(rows, prepared)
+    for first, lows in scratch.lows(residuals, prepared):
+        candidate_lists.rank_all(rows, *target, lows, first, limits, found, scores, filled)
+    return found
 
 
 @cache

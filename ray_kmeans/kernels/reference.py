@@ -64,6 +64,18 @@ class ReferenceKernel(HoldsPlainly):
             self.assign(rows[i : i + 1], (centers[others], metric), found)
             seconds[i] = others[found[0]]
 
+    def assign_nearest(
+        self,
+        rows: NDArray[np.float32],
+        prepared: tuple[NDArray[np.float32], Metric],
+        found: NDArray[np.int32],
+    ) -> None:
+        """Put all centers in order by whole numbers, see `Kernel.assign_nearest`."""
+        centers, metric = prepared
+        for i, row in enumerate(rows):
+            scores = terms_of(_whole(row), _whole(centers), metric).sum(axis=1)
+            found[i] = np.argsort(scores, kind="stable")[: found.shape[1]]
+
     def accumulate(
         self,
         rows: NDArray[np.float32],

@@ -20,6 +20,8 @@ HEAD = "iteration        inertia   largest move   empty"
 """Header of the table of a full-batch fit."""
 BATCH_HEAD = "iteration   loss per row       smoothed   largest move   empty"
 """Header of the table of a mini-batch fit."""
+RELOCATED_HEAD = "   relocated"
+"""Header of one more column, where centers of empty or starved clusters were moved to rows."""
 
 
 def fit_table(
@@ -42,10 +44,14 @@ def fit_table(
         Show the loss per row and the smoothed one, since mini-batches differ in size.
     """
     head, line_of = (BATCH_HEAD, _line_of_batch) if mini_batch else (HEAD, _line)
-    lines = [head]
+    relocated = any(line.relocated for line in history)
+    lines = [head + RELOCATED_HEAD * relocated]
     shown = [*history[:FIRST_LINES], None, *history[-LAST_LINES:]]
     for line in shown if len(history) > FIRST_LINES + LAST_LINES + 1 else history:
-        lines.append(f"{'...':>9}" if line is None else line_of(line))
+        if line is None:
+            lines.append(f"{'...':>9}")
+        else:
+            lines.append(line_of(line) + f"{line.relocated:>12}" * relocated)
     if counts is not None:
         sizes = counts.tolist()
         rows = format_number(sum(sizes))

@@ -148,9 +148,10 @@ def _line(event: ev.Event) -> str:
 def _iteration_pairs(event: ev.IterationDone) -> str:
     """Return the log line of an iteration, see `LogLines`."""
     line = event.line
+    relocated = f"relocated={line.relocated} " if line.relocated else ""
     return (
         f"iteration={line.iteration} rows={line.rows} inertia={float(line.inertia)!r} "
-        f"shift={float(line.shift)!r} empty={line.empty} seconds={event.seconds:.6g} "
+        f"shift={float(line.shift)!r} empty={line.empty} {relocated}seconds={event.seconds:.6g} "
         f"rows_per_s={event.rows_per_s:.6g}"
     )
 

@@ -72,6 +72,8 @@ class RunRecord:
     """Number of checkpoints saved."""
     checkpointing: float = 0.0
     """Seconds of saving checkpoints, most of them while the next iteration computes."""
+    relocated: int = 0
+    """Number of times that the center of an empty or starved cluster was moved to a row."""
     survived: list[str] = field(default_factory=list)
     """Failures that the run survived: time of the day in UTC, and a sentence."""
     planned_rows: int = 0
@@ -133,6 +135,7 @@ class Journal:
             case ev.Seeded():
                 run.seeding += event.seconds
             case ev.IterationDone():
+                run.relocated += event.line.relocated
                 self._add(event)
             case (
                 ev.WorkerReplaced()

@@ -8,7 +8,7 @@ checkpoints may have been filled by anybody, so a reader believes little:
 - No name leads out of the folder of checkpoints (`BLOB`).
 - No header makes a reader allocate more than the file has bytes.
 - A hash tells that nobody changed a file by chance, not that the file makes sense: so the state
-  must be a possible one (see `algorithm.validity`).
+  must be a possible one (see `algorithm.state_checks`).
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from ray_kmeans.algorithm.state import (
     Iteration,
     Origin,
     Restart,
+    Sample,
     Stop,
 )
+from ray_kmeans.algorithm.state_checks import problem_of
 from ray_kmeans.algorithm.tree import Tree
-from ray_kmeans.algorithm.validity import problem_of
 from ray_kmeans.errors import CheckpointError
 from ray_kmeans.io import publish
 
@@ -55,10 +56,12 @@ LINE = np.dtype(
 """Type of a stored line of the history."""
 SMOOTHED_LINE = np.dtype([*LINE.descr, ("smoothed", "<f8")])
 """Type of a stored line of a mini-batch history; a `smoothed` of NaN stands for None."""
+RELOCATED_LINE = np.dtype([*SMOOTHED_LINE.descr, ("relocated", "<i8")])
+"""Type of a stored line of a history in which centers were moved to rows."""
 TYPES = {
     "centers": ("<f4",),
     "counts": ("<i8", "<f8"),
-    "history": (LINE, SMOOTHED_LINE),
+    "history": (LINE, SMOOTHED_LINE, RELOCATED_LINE),
     "sums": ("<f8",),
     "levels": ("<f4",),
     "parents": ("<i4",),
@@ -102,6 +105,7 @@ def manifest_of(state: FitState, blobs: Mapping[str, bytes]) -> dict[str, Any]:
             for each in state.restarts
         ],
         "levels": [len(each) for each in state.tree.centers] if state.tree else None,
+        **({"sample": astuple(state.sample)} if state.sample else {}),
         "files": {n: {"size": len(b), "sha256": publish.sha256(b)} for n, b in blobs.items()},
     }
 
@@ -221,11 +225,12 @@ def _state(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> F
         origin=None if origin is None else _origin(**origin),
         restarts=_restarts(manifest.get("restarts", [])),
         tree=_tree(manifest.get("levels"), arrays),
+        sample=None if manifest.get("sample") is None else Sample(*manifest["sample"]),
     )
 
 
 def _metric(name: Any) -> Any:
-    """Return the metric of a name; one that is unknown stays as it is, for `validity` to refuse."""
+    """Return the metric of a name; an unknown one stays as it is, and `state_checks` refuses it."""
     return Metric(name) if name in tuple(Metric) else name
 
 
@@ -280,12 +285,17 @@ def _arrays(state: FitState) -> dict[str, NDArray[Any]]:
 
 
 def _history(lines: Sequence[Iteration]) -> NDArray[Any]:
-    """Return the history as an array of type `LINE` or, where a line has it, `SMOOTHED_LINE`."""
-    if all(line.smoothed is None for line in lines):
-        return np.array([astuple(line)[:-1] for line in lines], LINE)
+    """Return the history as an array of the first type that holds all that the lines have.
+
+    The types are `LINE`, `SMOOTHED_LINE` and `RELOCATED_LINE`.
+    """
+    if any(line.relocated for line in lines):
+        kind = RELOCATED_LINE
+    else:
+        kind = LINE if all(line.smoothed is None for line in lines) else SMOOTHED_LINE
     no_value = math.nan
     filled = (replace(line, smoothed=no_value) if line.smoothed is None else line for line in lines)
-    return np.array([astuple(line) for line in filled], SMOOTHED_LINE)
+    return np.array([astuple(line)[: len(kind.descr)] for line in filled], kind)
 
 
 def _accumulators(numbers: list[int], arrays: Mapping[str, NDArray[Any]]) -> Accumulators:
@@ -299,9 +309,12 @@ def _accumulators(numbers: list[int], arrays: Mapping[str, NDArray[Any]]) -> Acc
 
 def _line(iteration: int, rows: int, inertia: float, shift: float, *more: Any) -> Iteration:
     """Return a line of the history from the values of a stored one."""
-    empty, digest, *smoothed = more
-    known = [value for value in smoothed if not math.isnan(value)]
-    return Iteration(iteration, rows, inertia, shift, empty, digest.decode(), *known)
+    empty, digest, *rest = more
+    values: list[Any] = [*rest, *(math.nan, 0)[len(rest) :]]  # older lines have less
+    smoothed, relocated = values
+    average = None if math.isnan(smoothed) else smoothed
+    name = digest.decode()
+    return Iteration(iteration, rows, inertia, shift, empty, name, average, relocated)
 
 
 def _npy(array: NDArray[Any]) -> bytes:

@@ -52,6 +52,12 @@ def _schema(metric: str) -> pa.Schema:
         ("empty", pa.int64(), "clusters", "Clusters without a row."),
         ("digest", pa.string(), "1", "Names the centers after the update."),
         ("smoothed", pa.float64(), distance, "Mean loss of a row, smoothed, of mini-batch."),
+        (
+            "relocated",
+            pa.int64(),
+            "clusters",
+            "Centers moved to rows: of empty or starved clusters.",
+        ),
         ("loss_per_row", pa.float64(), distance, "Mean of the distances before the update."),
     ]
     return pa.schema(

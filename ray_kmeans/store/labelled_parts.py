@@ -29,6 +29,8 @@ ROW = "row"
 """Column of the row's number in the output."""
 LABEL = "cluster_idx"
 """Column of the row's label; -1 for a row that is left out."""
+LISTED = "nearest_cluster_idx"
+"""Column of the list of a row's nearest clusters."""
 STAMP = b"ray_kmeans"
 """Key in a part's footer of the stamp of its run."""
 BODY = b"ray_kmeans_sha256"
@@ -133,7 +135,7 @@ class Parts(publish.Place):
         first_row : int
             Index of its first row in the run.
         columns : mapping of (n,) arrays
-            Labels and distances, by the names of their columns.
+            Labels and distances, by the names of their columns; lists (n, m) have m of each row.
         kept : sequence of pyarrow.Table
             The columns kept of the n rows, one table after the other; empty for none.
         """
@@ -142,14 +144,17 @@ class Parts(publish.Place):
         table = dict(zip(whole.column_names, whole.columns, strict=True))
         first = self.first_row + first_row
         table[ROW] = pa.array(np.arange(first, first + len(columns[LABEL])))
-        table |= {name: pa.array(values) for name, values in columns.items()}
+        table |= {name: _as_column(values) for name, values in columns.items()}
         return self.publish(self._name(index), pa.table(table))
 
     def publish(self, name: str, table: pa.Table) -> Part:
         """Make a table visible as one file, with stamp and hash in its footer."""
         content = io.BytesIO()
         options = {
-            "use_dictionary": [each for each in table.column_names if each not in DISTINCT],
+            "use_dictionary": [
+                *(each for each in table.column_names if each not in DISTINCT),
+                f"{LISTED}.list.element",
+            ],
             "column_encoding": {ROW: "DELTA_BINARY_PACKED"},
         }
         with pq.ParquetWriter(content, table.schema.remove_metadata(), **options) as writer:
@@ -258,6 +263,13 @@ def is_of_run(data: bytes, run: str) -> bool:
     except (pa.ArrowException, OSError):
         return False
     return bool(run) and metadata.get(STAMP, b"").startswith(run.encode())
+
+
+def _as_column(values: NDArray[Any]) -> pa.Array:
+    """Return an array (n,) as a column of numbers, or (n, m) as one of lists of m numbers."""
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def _as_kept(table: pa.Table, kept: pa.Schema | None) -> pa.Table:

@@ -24,7 +24,9 @@ NAMES = {
     "columns": "keep_columns",
     "features": "the columns of a row",
     "second": "second",
+    "nearest": "nearest",
     "by_cluster": "by_cluster",
+    "beam": "beam or recall",
 }
 """Name of each key of a spec in the sentence that tells where two specs differ."""
 

@@ -18,6 +18,7 @@ from ray_kmeans.algorithm.partial_sums import Partials
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.array import ArraySource
 from ray_kmeans.data.sharding import split
+from ray_kmeans.engine.label_writer import NearestCenters
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
 from ray_kmeans.engine.quality_sweep import QualityAsked
@@ -87,7 +88,8 @@ def _work_on(metric: Metric, rows: int, columns: int, clusters: int) -> str:
         pool.sweep_batches(centers, Batches(rows, rows // 2, seed=0), 0, 1)
         pool.farthest(centers, 1)
         pool.rows_of_largest(centers, 1, np.uint64(0))
-        pool.write_labels(centers, _Nowhere(), (), second=True)
+        for listed in (None, 3):
+            pool.write_labels(centers, _Nowhere(), (), NearestCenters(True, listed))
         layout, state = source.describe(), FitState.initial(centers, metric)
         measure_quality(pool, summary, state, QualityAsked(others=_Numbers()), layout)
     finally:

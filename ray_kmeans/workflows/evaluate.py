@@ -6,7 +6,7 @@ over batches, as TensorFlow's `evaluate` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -23,6 +23,7 @@ from ray_kmeans.config import RunConfig
 from ray_kmeans.data.session_source import SessionSource
 from ray_kmeans.data.sharding import Layout, split
 from ray_kmeans.data.source import Source
+from ray_kmeans.data.stream import open_batches
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool, Pool
 from ray_kmeans.errors import ConfigError, DataError
@@ -40,6 +41,7 @@ from ray_kmeans.workflows.predict_in_memory import (
     batches_of,
 )
 from ray_kmeans.workflows.quality import QualityOptions, bytes_of, measure_quality
+from ray_kmeans.workflows.validation import check_weight_of_batches
 from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool
 
 MetricFunction: TypeAlias = Callable[[NDArray[np.float32], Batch], float]
@@ -252,11 +254,21 @@ def loss_of(
 
 def loss_of_stream(
     state: FitState,
-    sources: Iterator[Source],
+    batches: Any,
+    config: RunConfig,
     steps: int | None,
     metrics: Mapping[str, MetricFunction],
+    sample_weight: Any,
 ) -> tuple[Losses, dict[str, float]]:
-    """Return loss and metrics of the first `steps` batches of a stream; None takes all."""
+    """Return loss and metrics of the first `steps` batches of an iterator; None takes all."""
+    check_weight_of_batches(sample_weight)
+    sources = open_batches(
+        batches,
+        config.storage_options,
+        features=state.centers.shape[1],
+        sample_weight=sample_weight,
+        state=state,
+    )
     means = _Means(metrics, state)
     totals = []
     for source in islice(sources, steps):

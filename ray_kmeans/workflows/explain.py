@@ -19,6 +19,8 @@ PLACES = {
     SOURCE: "where they come from; a sweep reads them from there once",
 }
 """A phrase for each place where workers keep their rows."""
+SAMPLE = "{:,} of {:,} rows, chosen by the hash of their numbers"
+"""Phrase for the rows that a fit visits; takes their number and that of all rows."""
 LABEL_BYTES = 16
 """Bytes of a row of labelled output: its number, cluster and distance."""
 
@@ -41,15 +43,16 @@ def explain(
     batch_size: int | None = None,
     work: Work = "fit",
     features: str = "",
+    sample: Sequence[int] = (),
     levels: Sequence[int] = (),
     refine_steps: int = 0,
 ) -> str:
     """Return what a run would hold and move, as text of one line each.
 
-    `batch_size` is None for full batch, and `features` names the columns of a row. `levels` are the
-    numbers of centers of each level of a tree, which `refine_steps` over all clusters follow. Joins
-    or starts Ray, to know the nodes, where workers are to run there. Raises what the run would:
-    BudgetError where it does not fit the memory.
+    `batch_size` is None for full batch, `features` names the columns of a row, and `sample` is what
+    `sample_of` tells. `levels` are the numbers of centers of each level of a tree, which
+    `refine_steps` over all clusters follow. Joins or starts Ray, to know the nodes, where workers
+    are to run there. Raises what the run would: BudgetError where it does not fit the memory.
     """
     at_once = most_at_once(levels) if levels and not refine_steps else num_clusters
     _, options = plan_shards(layout, at_once, config, batch_size, is_tree=bool(levels))
@@ -61,6 +64,7 @@ def explain(
         "data": f"{layout.rows:,} rows x {layout.features:,} features, "
         f"{format_bytes(_bytes(layout))} as {layout.narrow or 'float32'}; "
         f"{files:,} file{'s'[: files != 1]}, {len(layout.blocks):,} blocks",
+        "sample": SAMPLE.format(*sample) if sample else "",
         "features": features,
         "tree": _tree(levels, at_once, refine_steps) if levels else "",
         "workers": f"{options.num_workers:,} {where}, with {cpus:,} thread{'s'[: cpus != 1]} and "

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_args
+
+import numpy as np
 
 from ray_kmeans.algorithm.state import FitState
+from ray_kmeans.center_files import arrays, faiss_index, lance_ivf, vectorchord
+from ray_kmeans.center_files.exported import ExportedCenters, Level
+from ray_kmeans.config import CenterFormat, check_choice
+from ray_kmeans.data.datasets.lance import ROW_ID, in_words_of_lance
 from ray_kmeans.errors import ConfigError, install_hint
-from ray_kmeans.export.centers import npy_of, parquet_of
 from ray_kmeans.export.directory import ExportDir, assets
 from ray_kmeans.export.onnx_graph import onnx_model
 from ray_kmeans.export.saved_model import saved_model_files, tensorflow_installed
 from ray_kmeans.io.publish import Place, absolute, put
+from ray_kmeans.store.labelled_parts import LABEL
+from ray_kmeans.store.labelled_tables import LabelledTables
 from ray_kmeans.workflows.parameters import level_of_caller
+from ray_kmeans.workflows.validation import a_path
 
 __all__ = [
+    "ROW_ID",
     "assets",
     "check_tensorflow",
     "onnx_files",
@@ -25,8 +34,19 @@ __all__ = [
     "write_centers",
 ]
 
-CENTERS = {"parquet": parquet_of, "npy": npy_of}
+CENTERS: Mapping[str, Callable[[ExportedCenters], bytes]] = {
+    "parquet": arrays.parquet_of,
+    "npy": arrays.npy_of,
+    "npz": arrays.npz_of,
+    "safetensors": arrays.safetensors_of,
+    "faiss": faiss_index.inverted_index_of,
+    "faiss-flat": faiss_index.flat_index_of,
+    "vectorchord": vectorchord.copy_of,
+    "vectorchord-parquet": vectorchord.table_of,
+}
 """Function that makes a file of the centers alone, for each format."""
+FLOAT64 = ("parquet", "npy", "npz", "safetensors")
+"""Formats that hold the float64 centers of a model with center=True."""
 
 
 def refuse(**arguments: Any) -> None:
@@ -83,8 +103,9 @@ def _check_not_shifted(state: FitState) -> None:
     """Raise ConfigError for a model whose rows float32 cannot tell apart."""
     if state.shift:
         raise ConfigError(
-            "the model was fitted with center=True, and a graph takes rows of float32, which do "
-            "not tell its rows apart. Write its centers alone (--format npy or parquet: float64)."
+            "the model was fitted with center=True, and other programs take rows of float32, which "
+            f"do not tell its rows apart. Write its centers in float64: --format "
+            f"{', '.join(FLOAT64)}."
         )
 
 
@@ -96,14 +117,106 @@ def check_tensorflow() -> None:
         )
 
 
+def exported(state: FitState) -> ExportedCenters:
+    """Return the centers of a model, and the tree above them, as the writers of files take them."""
+    tree, shift = state.tree, state.shift
+    upwards = zip(reversed(tree.centers), reversed(tree.parents), strict=True) if tree else ()
+    levels = (
+        Level(centers + np.asarray(shift) if shift else centers, parents)
+        for centers, parents in upwards
+    )
+    return ExportedCenters(state.clusters, state.counts, state.metric, tuple(levels))
+
+
 def write_centers(
-    state: FitState, url: str, file_format: str, storage_options: Mapping[str, Any]
+    state: FitState,
+    url: str,
+    file_format: CenterFormat,
+    storage_options: Mapping[str, Any],
+    labels: str | None = None,
+    row_ids: str = ROW_ID,
 ) -> str:
-    """Write the centers alone to a file, whole or not at all; return its URL."""
+    """Write the centers alone, to a file that appears whole or not at all; return its URL.
+
+    Lance gets a folder, and the only use of `labels` and `row_ids` (`_write_lance`).
+    """
+    check_choice("format", file_format, get_args(CenterFormat))
+    url = a_path("output", url)
+    if file_format == "lance":
+        return _write_lance(state, url, labels, row_ids, storage_options)
+    if labels is not None:
+        raise ConfigError(f"labels={labels!r} has no meaning for format={file_format!r}.")
+    if file_format not in FLOAT64:
+        _check_not_shifted(state)
     place = Place(absolute(url), storage_options)
+    content = CENTERS[file_format](exported(state))
     with place.raise_store_errors(f"{place.shown!r} cannot be written"):
-        put(place.fs, place.path, CENTERS[file_format](state.clusters, state.counts))
+        put(place.fs, place.path, content)
     return place.url
+
+
+def _write_lance(
+    state: FitState,
+    url: str,
+    labels: str | None,
+    row_ids: str,
+    storage_options: Mapping[str, Any],
+) -> str:
+    """Write the centers for Lance's index builder to a folder; return its URL.
+
+    Parameters
+    ----------
+    state : FitState
+        The model.
+    url : str
+        Path or URL of the folder.
+    labels : str, optional
+        Labelled output of a Lance data set by this model, whose labels become the partitions of
+        the rows. None: the centers alone are written.
+    row_ids : str
+        Column of the labelled output with Lance's ids of the rows.
+    storage_options : mapping
+        Options for fsspec; Lance, which writes itself, gets them in its own words.
+    """
+    _check_not_shifted(state)
+    place = Place(absolute(url), storage_options)
+    if place.only_here:
+        raise ConfigError(
+            f"{place.shown!r} is memory that Lance, which writes itself, does not see. Give a "
+            "folder on a disk or in an object store."
+        )
+    options = in_words_of_lance(storage_options)
+    found = _labels_for_lance(state, labels, row_ids, storage_options) if labels else None
+    home = place.url.rstrip("/")
+    with place.raise_store_errors(f"{place.shown!r} cannot be written"):
+        if found and place.fs.exists(f"{place.path}/{lance_ivf.PARTITIONS}/_versions"):
+            raise ConfigError(
+                f"{place.shown!r} holds {lance_ivf.PARTITIONS} already, which is not replaced. "
+                "Give another folder."
+            )
+        lance_ivf.write_model(exported(state), f"{home}/{lance_ivf.MODEL}", options)
+        if found:
+            lance_ivf.write_partitions(found, f"{home}/{lance_ivf.PARTITIONS}", options)
+    return place.url
+
+
+def _labels_for_lance(
+    state: FitState, labels: str, row_ids: str, storage_options: Mapping[str, Any]
+) -> Iterator[lance_ivf.Labels]:
+    """Return the row ids and labels of a labelled output, part by part.
+
+    The output, its model and the column are checked before anything is written.
+    """
+    output = LabelledTables.at(labels, storage_options)
+    output.check_model(state.model_name)
+    output.check_integers(row_ids)
+    if output.manifest["rows"] > lance_ivf.LARGEST_ROWS:
+        raise ConfigError(
+            f"labels={output.shown!r} has {output.manifest['rows']:,} rows, and Lance takes the "
+            f"partitions of at most {lance_ivf.LARGEST_ROWS:,}. Export without labels."
+        )
+    tables = output.read([row_ids, LABEL])
+    return ((table[row_ids].to_numpy(), table[LABEL].to_numpy()) for table in tables)
 
 
 def publish(

@@ -71,6 +71,10 @@ log = logging.getLogger("ray_kmeans")
 
 BATCH_SIZE = 65_536
 """Default rows of a mini-batch, over all workers together: the same for any number of them."""
+NESTED_SIZE = 8_192
+"""Default rows of the first of nested mini-batches, where k clusters need no more."""
+NESTED_ROWS_PER_CLUSTER = 100
+"""Rows of the first of nested mini-batches for each cluster, by default."""
 ALL_IN_A_BATCH = (
     "the data have {:,} rows and a batch has {:,}, so each step of mini-batch visits everything. "
     "Full batch ends sooner and at its fixed point: use_mini_batch=False, or --no-use-mini-batch."
@@ -92,16 +96,25 @@ def plan_fit(
         random_seed=int(params.random_seed),
         retries=int(params.kmeans_plus_plus_num_retries),
         rule=rule,
-        batch_size=int(batch_size or BATCH_SIZE) if params.use_mini_batch else None,
+        batch_size=int(batch_size or _rows_of_batch(params)) if params.use_mini_batch else None,
         steps_per_iteration=int(params.mini_batch_steps_per_iteration),
         empty_clusters=params.empty_clusters,
         n_init=int(params.n_init),
         levels=levels_of(params.levels, k),
         refine_steps=int(params.refine_steps),
         leaf_quota=params.leaf_quota,
+        reassignment_ratio=float(params.reassignment_ratio),
+        nested_batches=bool(params.nested_batches),
         checkpoint_steps=config.save_checkpoints_steps,
         checkpoint_secs=config.save_checkpoints_secs,
     )
+
+
+def _rows_of_batch(params: FitParams) -> int:
+    """Return the default number of rows of a mini-batch."""
+    if not params.nested_batches:
+        return BATCH_SIZE
+    return max(NESTED_SIZE, NESTED_ROWS_PER_CLUSTER * int(params.num_clusters))
 
 
 def is_done(plan: FitPlan, store: ModelDir, found: FitState | None) -> bool:
@@ -203,6 +216,7 @@ def _fit_on_ray(
         config,
         plan.batch_size,
         together=_together(layout, after),
+        other_bytes=after.bytes_beside(layout) if after else 0,
         restarts=restarts,
         is_tree=bool(plan.levels),
     )
@@ -235,6 +249,7 @@ def _fit_here(
             emit,
             batch_size=plan.batch_size,
             together=_together(layout, after),
+            other_bytes=after.bytes_beside(layout) if after else 0,
             restarts=restarts,
             is_tree=bool(plan.levels),
         ) as pool,
@@ -272,6 +287,11 @@ def fit_stream(
         raise ConfigError(
             f"n_init={plan.n_init} and an iterator, whose batches are seen once. Give n_init=1, or "
             "data that can be read again."
+        )
+    if plan.nested_batches:
+        raise ConfigError(
+            "nested_batches=True and an iterator, whose batches are seen once, and nested ones "
+            "again and again. Give data that can be read again, or leave it out."
         )
     found = store.matching(plan.num_clusters, plan.metric)
     needed = _rows_needed(plan, found)
@@ -336,6 +356,8 @@ def _with_rows(plan: FitPlan, source: Source, layout: Layout, found: FitState | 
     spec = spec_of(source, found.rows if found else None)
     if spec.columns:
         log.info("features: %s", shortened(spec.columns))
+    if spec.sample:
+        log.info("training on %s of %s rows (train_rows)", *map("{:,}".format, spec.sample))
     if spec.shift and plan.metric == Metric.COSINE:
         raise ConfigError(
             "center=True and distance_metric='cosine': a shift changes all directions. Leave "

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ray_kmeans.algorithm.recall import Recall
 from ray_kmeans.algorithm.row_counts import rows_of
-from ray_kmeans.algorithm.state import FitState, digest
+from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.fingerprint import contents_of
 from ray_kmeans.data.schema_promotion import held_by, kept_schema
 from ray_kmeans.data.sharding import (
+    BLOCK_ROWS,
     Block,
     Layout,
     Shard,
@@ -24,7 +26,10 @@ from ray_kmeans.data.sharding import (
 )
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import columns_of_rows
+from ray_kmeans.engine.label_writer import LISTS, NearestCenters
+from ray_kmeans.engine.options import threads_of
 from ray_kmeans.engine.progress import Moved
+from ray_kmeans.engine.tree_descent import Beam
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all
@@ -42,8 +47,9 @@ from ray_kmeans.store.labelled_spec import OutputSpec
 from ray_kmeans.store.labelled_writer import LeasedOutput, WrittenParts, lease_output
 from ray_kmeans.store.lease import Times
 from ray_kmeans.text import secrets
-from ray_kmeans.workflows.validation import check_features
-from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool
+from ray_kmeans.workflows.beam_labels import check_beam, choose_beam
+from ray_kmeans.workflows.validation import check_features, check_nearest
+from ray_kmeans.workflows.worker_plan import check_reachable, machines_for, open_pool, workforce
 
 log = logging.getLogger("ray_kmeans")
 
@@ -63,6 +69,8 @@ class OutputColumns:
     """Whether the second-nearest cluster and its distance are written too."""
     by_cluster: bool
     """Whether the files are in folders by cluster."""
+    nearest: int | None = None
+    """Number of nearest clusters that are listed for each row; None for no list."""
     kept: Any = None
     """Arrow schema of the columns that are passed through, the same in all parts."""
 
@@ -73,6 +81,7 @@ class OutputColumns:
         DataError for columns that no output can have.
         """
         own = OWN_COLUMNS + (SECOND_COLUMNS if self.second else ())
+        own += LISTS if self.nearest is not None else ()
         taken = [name for name in self.keep_columns if name in own]
         if taken:
             raise ConfigError(
@@ -84,14 +93,36 @@ class OutputColumns:
         there = before.kept_schema(self.keep_columns) if before else None
         return replace(self, kept=kept if there is None else held_by(there, kept))
 
+    def check(self, num_clusters: int) -> None:
+        """Raise ConfigError for more nearest clusters than there are."""
+        if self.second and num_clusters < 2:
+            raise ConfigError(
+                "second=True: the model has one cluster, so there is no second. Omit it."
+            )
+        if self.nearest is not None:
+            check_nearest(self.nearest, num_clusters)
+
+    @property
+    def centers(self) -> NearestCenters:
+        """The centers that are written for each row."""
+        return NearestCenters(self.second, self.nearest)
+
+    def bytes_beside(self, layout: Layout, config: RunConfig) -> int:
+        """Return the bytes that a worker takes for lists of nearest clusters, at most."""
+        if self.nearest is None:
+            return 0
+        largest = max((block.rows for block in layout.blocks), default=0)
+        return self.centers.bytes_beside(largest, threads_of(workforce(config)[1]))
+
     def content(self, state: FitState, source: Source, layout: Layout) -> OutputSpec:
         """Return what decides the rows of the output; equal contents give equal outputs."""
         return {
-            "model": [digest(state.centers), state.metric, *state.shift],
+            "model": state.model_name,
             **contents_of(source, layout),
             "columns": [(each.name, str(each.type)) for each in self.kept or ()],
             "features": list(columns_of_rows(source)),
             "second": self.second,
+            **({} if self.nearest is None else {"nearest": self.nearest}),
             "by_cluster": self.by_cluster,
         }
 
@@ -114,6 +145,8 @@ class Labelling:
     """Hears the events of the run."""
     sizes: FileSizes = USUAL_SIZES
     """How large the files are."""
+    recall: Recall | None = None
+    """The beam by which rows are labelled, as it was measured; None for exact labels."""
 
     def write(self, output: LabelledOutput, run: LabelRun) -> tuple[WrittenParts, int]:
         """Write all parts that are missing; also return the number of parts before grouping."""
@@ -148,7 +181,8 @@ class Labelling:
     @property
     def _together(self) -> int:
         """Number of blocks that make a part."""
-        return blocks_of_a_part(len(self.layout.blocks), self.sizes)
+        most = blocks_of_a_part(len(self.layout.blocks), self.sizes)
+        return self.columns.centers.blocks_within(most, BLOCK_ROWS)
 
     @property
     def _runs(self) -> list[Shard]:
@@ -182,14 +216,22 @@ class Labelling:
                 self.state.centers,
                 replace(run.parts, kept=self.columns.kept),
                 self.columns.keep_columns,
-                second=self.columns.second,
+                nearest=self.columns.centers,
                 together=together,
                 parts=missing,
+                beam=self._beam,
                 moved=_scaled(
                     self._moved(ev.Phase.WRITING, blocks), pool.num_rows, rows_of(blocks)
                 ),
             )
         return found
+
+    @property
+    def _beam(self) -> Beam | None:
+        """The beam by which rows are labelled; None for exact labels."""
+        if self.recall is None or self.state.tree is None:
+            return None
+        return Beam(self.state.tree, self.recall.beam)
 
     def _gather(
         self, place: ByCluster, bundles: Sequence[Bundle], width: int, runs: list[Shard]
@@ -220,6 +262,7 @@ class Labelling:
             self.config,
             self.emit,
             together=together,
+            other_bytes=self.columns.bytes_beside(layout, self.config),
         )
 
     def _moved(self, phase: ev.Phase, blocks: list[Block]) -> Moved:
@@ -235,41 +278,52 @@ def write_labels(
     model_dir: str,
     keep_columns: Sequence[str] = (),
     second: bool = False,
+    nearest: int | None = None,
     by_cluster: bool = False,
     append: bool = False,
+    beam: int | None = None,
+    recall: float | None = None,
     sizes: FileSizes = USUAL_SIZES,
     times: Times | None = None,
     emit: ev.Emit | None = None,
-) -> RowCounts:
+) -> LabelCounts:
     """Write label and distance of every row, by the workers; return the number of rows.
 
     The parts that a run before has written stay, and only the rest is written. `second`: also the
-    second-nearest center. `by_cluster`: in folders by cluster. `append`: add to an output of other
-    data. `times`: those of the lease, in seconds. `emit` hears the events; None: log and progress.
-    Raises BusyError if another run writes to the same place.
+    second-nearest center. `nearest`: also a list of so many nearest ones. `by_cluster`: in folders
+    by cluster. `append`: add to an output of other data. `beam` or `recall`: label by the tree, and
+    measure how well. `times`: those of the lease, in seconds.
+    `emit` hears the events; None: log and progress. Raises BusyError if another run writes to the
+    same place.
     """
     config, layout = machines_for(source, config), source.describe()
     if not layout.blocks:
         raise DataError("the data have no rows. Give at least one.")
     check_features(layout.features, state, model_dir)
-    if second and len(state.centers) < 2:
-        raise ConfigError("second=True: the model has one cluster, so there is no second. Omit it.")
+    columns = OutputColumns(tuple(keep_columns), second, by_cluster, nearest)
+    columns.check(len(state.centers))
     check_reachable(config, {f"the output {output.shown!r}": output, "the data": source})
-    columns = OutputColumns(tuple(keep_columns), second, by_cluster)
     columns = columns.of(source, output if append else None)
+    check_beam(state, beam, recall, others=columns.centers.count > 1)
+    found = None
+    if beam is not None or recall is not None:
+        found = choose_beam(state, source, layout, config, beam, recall)
     content = columns.content(state, source, layout)
+    if found is not None:
+        content = {**content, "beam": found.beam}
     done = output.find_complete(content, append)
     if done is None:
         with lease_output(output, times) as held, closing(Progress(config.progress)) as progress:
             told = emit or tell_all([LogLines(), progress])
-            labelling = Labelling(state, source, layout, config, columns, told, sizes)
+            labelling = Labelling(state, source, layout, config, columns, told, sizes, found)
             run = held.begin(content, append)
             if run.there is None or run.damaged:
                 about = {"model_dir": secrets.shown(model_dir), "iteration": state.iteration}
-                return _write_missing(labelling, output, held, run, about)
+                about |= {"recall": asdict(found)} if found else {}
+                return LabelCounts.of(_write_missing(labelling, output, held, run, about), found)
             done = run.there
     log.info("%r is complete already: nothing is written", output.shown)
-    return done
+    return LabelCounts.of(done, found)
 
 
 def _write_missing(
@@ -318,6 +372,13 @@ class LabelCounts:
     """Number of rows of the data."""
     left_out: int | None
     """Number of rows that have no cluster (-1); None if several runs wrote the output."""
+    recall: Recall | None = None
+    """How right the labels are, where a beam made them; None for exact labels."""
+
+    @classmethod
+    def of(cls, counts: RowCounts, recall: Recall | None) -> LabelCounts:
+        """Return the counts of an output, whose labels a beam may have made."""
+        return cls(counts.rows, counts.left_out, recall)
 
     def __str__(self) -> str:
         """Return the counts as the command `predict` prints them.
@@ -327,7 +388,8 @@ class LabelCounts:
         >>> print(LabelCounts(1000, 3))
         997 rows labelled, 3 left out (cluster -1)
         """
+        how = "" if self.recall is None else f"; {self.recall}"
         if not self.left_out:
-            return f"{self.rows:,} rows labelled"
+            return f"{self.rows:,} rows labelled{how}"
         labelled = self.rows - self.left_out
-        return f"{labelled:,} rows labelled, {self.left_out:,} left out (cluster -1)"
+        return f"{labelled:,} rows labelled, {self.left_out:,} left out (cluster -1){how}"

@@ -10,12 +10,12 @@ from typing import Any
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.session_source import SessionSource
+from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.engine.pool import Pool
 from ray_kmeans.engine.shared_pool import SharedPool
-from ray_kmeans.errors import ConfigError
 from ray_kmeans.observe import events as ev
-from ray_kmeans.store.labelled import LabelledOutput, RowCounts
+from ray_kmeans.store.labelled import LabelledOutput
 from ray_kmeans.workflows.label import LabelCounts, OutputColumns, write_labels
 from ray_kmeans.workflows.worker_plan import check_reachable
 
@@ -37,10 +37,13 @@ class LabelAfterFit:
 
     def check(self, source: Source, num_clusters: int) -> None:
         """Raise what would end the labelling, before the fit begins."""
-        if self.columns.second and num_clusters < 2:
-            raise ConfigError("second=True and num_clusters=1: there is no second. Omit it.")
+        self.columns.check(num_clusters)
         check_reachable(self.config, {f"the output {self.output.shown!r}": self.output})
         self.columns.of(source, self.output if self.append else None)
+
+    def bytes_beside(self, layout: Layout) -> int:
+        """Return the bytes that the labelling takes in a worker beside the fit, at most."""
+        return self.columns.bytes_beside(layout, self.config)
 
     def __call__(self, state: FitState, shared: SharedPool, source: Source, emit: ev.Emit) -> None:
         """Write the output with a pool that holds the rows of the source."""
@@ -62,10 +65,9 @@ class LabelAfterFit:
 
         Where the fit has written all of it, that only reads the manifest.
         """
-        found = self._write(state, source)
-        return LabelCounts(found.rows, found.left_out)
+        return self._write(state, source)
 
-    def _write(self, state: FitState, source: Source, emit: ev.Emit | None = None) -> RowCounts:
+    def _write(self, state: FitState, source: Source, emit: ev.Emit | None = None) -> LabelCounts:
         """Write the output; return its rows."""
         return write_labels(
             state,
@@ -75,6 +77,7 @@ class LabelAfterFit:
             model_dir=self.model_dir,
             keep_columns=self.columns.keep_columns,
             second=self.columns.second,
+            nearest=self.columns.nearest,
             by_cluster=self.columns.by_cluster,
             append=self.append,
             emit=emit,

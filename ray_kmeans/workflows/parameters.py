@@ -60,9 +60,17 @@ class FitParams:
     """Steps over all clusters once the tree is there."""
     leaf_quota: LeafQuota
     """What the number of children of a node of the tree follows."""
+    train_rows: int | float | None
+    """Rows that a fit visits, or their share. None: all."""
     renumber_like: Any
     """Model whose numbers the clusters get at the end of a fit, or its place. None: they keep
     theirs."""
+
+    reassignment_ratio: float
+    """Share of the largest count of mini-batch below which the center of a cluster moves to a
+    row."""
+    nested_batches: bool
+    """Whether mini-batches are nested samples that grow."""
 
     def as_dict(self, deep: bool = False) -> dict[str, Any]:
         """Return the arguments by name; `deep`: also the fields of `config`, as 'config__field'."""

@@ -16,6 +16,8 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.sharding import Block, Layout
 from ray_kmeans.data.source import Source
 from ray_kmeans.data.weighted import WeightedSource, columns_of_rows
+from ray_kmeans.engine.label_writer import LISTS
+from ray_kmeans.kernels.nearest_centers import find_nearest, measure_distances
 
 ALL_SCORES = "all_scores"
 """Name of the output with the distances to all centers."""
@@ -25,29 +27,45 @@ DISTANCE = "distance"
 """Name of the output with the distance to the nearest center."""
 
 Batch: TypeAlias = dict[str, NDArray[Any]]
-"""The outputs for some rows, by name: 'all_scores' (n, k), 'cluster_idx' (n,), 'distance' (n,)."""
+"""The outputs for some rows, by name: 'all_scores' (n, k), 'cluster_idx' (n,), 'distance' (n,),
+'nearest_cluster_idx' (n, m), 'nearest_distance' (n, m)."""
 
 
 class ReadyModel:
     """Labels rows in memory by a model, with the kernel of this machine."""
 
-    def __init__(self, state: FitState, outputs: Sequence[str]) -> None:
-        """Load the kernel and prepare the centers, once for all rows."""
+    def __init__(self, state: FitState, outputs: Sequence[str], listed: int = 0) -> None:
+        """Load the kernel and prepare the centers, once for all rows.
+
+        `listed`: number of nearest centers that are listed for each row, beside the outputs.
+        """
         self._kernel = kernels.load()
         self._centers = state.centers
         self._metric = state.metric
         self._prepared = self._kernel.prepare(self._centers, state.metric)
         self._outputs = outputs
+        self._listed = listed
 
     def get_ready(self, rows: int) -> None:
         """Compile now what labelling `rows` rows at once takes."""
         self._kernel.ready(rows, *self._centers.shape)
 
+    def each(
+        self, sources: Iterable[tuple[Source, Layout]], batch_size: int | None
+    ) -> Iterator[Batch]:
+        """Yield the outputs for each batch of some data; one without rows if there is none."""
+        batches = (
+            self(rows)
+            for source, layout in sources
+            for rows in batches_of(source, layout, batch_size)
+        )
+        return at_least(batches, self(self._centers[:0]))
+
     def __call__(self, rows: NDArray[np.float32]) -> Batch:
         """Return the wanted outputs for rows (n, d) float32.
 
-        'all_scores' is (n, k) float32, 'cluster_idx' (n,) int64, 'distance' (n,) float32. A row of
-        NaN is left out: it gets NaN and -1.
+        'all_scores' is (n, k) float32, 'cluster_idx' (n,) int64, 'distance' (n,) float32; lists
+        are (n, m), of the same types. A row of NaN is left out: it gets NaN and -1.
         """
         out = np.isnan(rows[:, 0])  # `batches_of` marks rows that are left out so
         if out.any():
@@ -58,22 +76,29 @@ class ReadyModel:
             batch[ALL_SCORES] = np.empty((len(rows), len(self._centers)), np.float32)
             self._kernel.distances(rows, self._centers, self._metric, batch[ALL_SCORES])
             batch[ALL_SCORES][out] = np.nan
-        if CLUSTER_IDX in self._outputs or DISTANCE in self._outputs:
-            labels = np.empty(len(rows), np.int32)
-            self._kernel.assign(rows, self._prepared, labels)
-        if CLUSTER_IDX in self._outputs:
-            batch[CLUSTER_IDX] = np.where(out, -1, labels.astype(np.int64))
-        if DISTANCE in self._outputs:
-            batch[DISTANCE] = np.where(out, np.nan, self._distances(rows, labels))
+        if self._listed or CLUSTER_IDX in self._outputs or DISTANCE in self._outputs:
+            batch |= self._nearest(rows, out)
         return batch
 
-    def _distances(
-        self, rows: NDArray[np.float32], labels: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """Return the distance of each row to its center as float32, (n,)."""
-        distances = self._kernel.distances_to(rows, self._centers, labels, self._metric)
-        with np.errstate(over="ignore"):  # a distance beyond float32 becomes infinity
-            return distances.astype(np.float32)
+    def _nearest(self, rows: NDArray[np.float32], out: NDArray[np.bool_]) -> Batch:
+        """Return the wanted outputs about the nearest centers of rows, but for those left `out`."""
+        labels = np.empty(len(rows), np.int32)
+        self._kernel.assign(rows, self._prepared, labels)
+        count = max(self._listed, 1)
+        found = find_nearest(self._kernel, rows, self._prepared, labels, count)
+        batch: Batch = {}
+        if CLUSTER_IDX in self._outputs:
+            batch[CLUSTER_IDX] = np.where(out, -1, labels.astype(np.int64))
+        if DISTANCE not in self._outputs and not self._listed:
+            return batch
+        measured = measure_distances(self._kernel, rows, self._centers, found, self._metric)
+        distances = np.where(out, np.float32(np.nan), measured)
+        if DISTANCE in self._outputs:
+            batch[DISTANCE] = distances[0]
+        if self._listed:
+            listed = np.where(out, -1, found.astype(np.int64))
+            batch |= {LISTS[0]: listed.T.copy(), LISTS[1]: distances.T.copy()}
+        return batch
 
 
 def batches_of(

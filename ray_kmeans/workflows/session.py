@@ -21,6 +21,7 @@ from ray_kmeans.errors import ConfigError, WorkersLostError
 from ray_kmeans.observe import events as ev
 from ray_kmeans.observe.log import LogLines, tell_all, warn
 from ray_kmeans.observe.progress import Progress
+from ray_kmeans.text.quantities import format_bytes
 from ray_kmeans.workflows.evaluate import Evaluation
 from ray_kmeans.workflows.label import LabelCounts, blocks_of_a_part
 from ray_kmeans.workflows.validation import check_count
@@ -267,8 +268,9 @@ class Session(HoldsRows):
         self._check(num_clusters, metric, batch_size)
         if other_bytes > self._planned_bytes:
             raise ConfigError(
-                "a comparison with another clustering takes memory that no session plans. Call "
-                "evaluation with the data."
+                f"the call takes {format_bytes(other_bytes)} of memory in each worker beside the "
+                f"rows, and the session plans {format_bytes(self._planned_bytes)}. Make the call "
+                "with the data."
             )
         if not self._in_use.acquire(blocking=False):
             raise ConfigError("another call uses this session now. Let it end, or open another.")

@@ -21,6 +21,7 @@ from ray_kmeans.config import (
     RunConfig,
     check_choice,
 )
+from ray_kmeans.data.sampled import check_train_rows
 from ray_kmeans.data.stream import is_stream, without_targets
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.text import secrets
@@ -45,7 +46,10 @@ def check_parameters(params: FitParams) -> None:
             f"empty_clusters={params.empty_clusters!r} has no meaning for mini-batch, where a "
             "cluster keeps its rows. Give 'keep', or use_mini_batch=False."
         )
+    _check_reassignment(params)
+    _check_nested(params)
     check_count("n_init", params.n_init)
+    check_train_rows(params.train_rows)
     initial = initial_centers(params.initial_clusters, int(params.num_clusters))
     if isinstance(initial, np.ndarray) and params.n_init > 1 and not params.use_mini_batch:
         raise ConfigError(
@@ -135,6 +139,15 @@ def check_count(name: str, value: Any) -> None:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
+def check_nearest(nearest: Any, num_clusters: int) -> None:
+    """Raise ConfigError unless this many nearest clusters is a whole number from 1 to all."""
+    check_count("nearest", nearest)
+    if nearest > num_clusters:
+        raise ConfigError(
+            f"nearest={nearest}: the model has {num_clusters:,} clusters. Give at most as many."
+        )
+
+
 def initial_centers(initial: Any, num_clusters: int) -> Any:
     """Return the name of a method, a function, or the given centers (k, d) as float64.
 
@@ -202,6 +215,15 @@ def check_batch_size(batch_size: Any, input_fn: Any, use_mini_batch: bool = True
             "rows. Leave it out, or give use_mini_batch=True."
         )
     check_count("batch_size", batch_size)
+
+
+def check_no_sample(train_rows: Any) -> None:
+    """Raise ConfigError if a sample is wanted of rows that come once."""
+    if train_rows is not None:
+        raise ConfigError(
+            f"train_rows={train_rows} and x an iterator, whose rows come once and are not counted "
+            "before. Leave it out, or give data that can be read again."
+        )
 
 
 def check_no_batch_size(batch_size: Any) -> None:
@@ -308,6 +330,44 @@ def _check_tolerance(tolerance: Any) -> None:
     is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool | np.bool_)
     if not is_number or not 0 <= float(tolerance) < math.inf:
         raise ConfigError(f"relative_tolerance={tolerance!r} must be None or a number from 0 on.")
+
+
+def _check_reassignment(params: FitParams) -> None:
+    """Raise ConfigError unless `reassignment_ratio` is a share that has a meaning for the fit."""
+    ratio: Any = params.reassignment_ratio
+    if _is_bool(ratio) or not isinstance(ratio, Real) or not 0 <= float(ratio) <= 1:
+        raise ConfigError(f"reassignment_ratio={ratio!r} must be a number from 0 to 1.")
+    if not ratio:
+        return
+    if not params.use_mini_batch:
+        raise ConfigError(
+            f"reassignment_ratio={ratio!r} has no meaning for full batch. Give use_mini_batch=True,"
+            " or empty_clusters='split_largest'."
+        )
+    m = params.mini_batch_steps_per_iteration
+    if m != 1:
+        raise ConfigError(
+            f"reassignment_ratio={ratio!r} with mini_batch_steps_per_iteration={m}: counts begin "
+            "anew with each iteration of several steps, and tell of no starved cluster. Give 1."
+        )
+
+
+def _check_nested(params: FitParams) -> None:
+    """Raise ConfigError unless `nested_batches` is a bool that fits the other arguments."""
+    if not _is_bool(params.nested_batches):
+        raise ConfigError(f"nested_batches={params.nested_batches!r} must be True or False.")
+    if not params.nested_batches:
+        return
+    wrong = {
+        "use_mini_batch": (params.use_mini_batch, True),
+        "mini_batch_steps_per_iteration": (params.mini_batch_steps_per_iteration, 1),
+        "reassignment_ratio": (params.reassignment_ratio, 0),
+    }
+    for name, (value, wanted) in wrong.items():
+        if value != wanted:
+            raise ConfigError(
+                f"{name}={value!r} has no meaning with nested_batches=True. Give {wanted}."
+            )
 
 
 def check_features(features: int, state: FitState, model_dir: str) -> None:

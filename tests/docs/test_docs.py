@@ -122,14 +122,15 @@ def test_what_is_said_of_a_death_names_a_test_that_is_there(path, test):
 
 
 OUR_PARAMETERS = {
-    *("empty_clusters", "n_init", "renumber_like"),
-    *("levels", "refine_steps", "leaf_quota"),
+    *("empty_clusters", "n_init", "renumber_like", "reassignment_ratio", "nested_batches"),
+    *("levels", "refine_steps", "leaf_quota", "train_rows"),
 }
 """Parameters of its constructor that TensorFlow's class does not have."""
 OUR_METHODS = (
     *("history", "history_table", "counts", "why_stopped", "checkpoints"),
     *("drift_from", "evaluation", "explain", "fit_and_label", "label", "recommended", "restarts"),
     "tree",
+    "predict_nearest",
 )
 """Methods of KMeansClustering that TensorFlow's class does not have."""
 

@@ -106,7 +106,7 @@ def test_the_first_of_rows_that_are_equally_far_is_taken_first():
 
         assert one.centers[1:].ravel().tolist() == [5]
         assert three.centers[1:].ravel().tolist() == [5, -5, 5]
-        assert three.history[-1].empty == 3
+        assert three.history[-1].empty == three.history[-1].relocated == 3
 
 
 def test_the_distance_is_that_to_the_center_before_the_step():

@@ -18,7 +18,7 @@ from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.data import sharding
 from ray_kmeans.data.array import ArraySource
-from ray_kmeans.engine import batch_sweeps, worker
+from ray_kmeans.engine import batch_sweeps
 from ray_kmeans.engine.fit_loop import run_fit
 from ray_kmeans.engine.options import WorkerSetup
 from ray_kmeans.engine.pool import LocalPool
@@ -215,7 +215,7 @@ RULES = {
 def test_steps_that_a_far_worker_makes_in_one_call_are_those_of_many_calls(
     monkeypatch, rule, metric, every
 ):
-    monkeypatch.setattr(worker, "STEPPING_S", 60.0)
+    monkeypatch.setattr(batch_sweeps, "STEPPING_S", 60.0)
     calls.clear()
     fits = []
     for pool in (LocalPool, FarPool):
@@ -240,7 +240,7 @@ def test_a_monitor_sees_each_step_of_a_far_worker():
 
 
 def test_a_far_worker_makes_steps_for_a_limited_time(monkeypatch):
-    monkeypatch.setattr(worker, "STEPPING_S", -1.0)
+    monkeypatch.setattr(batch_sweeps, "STEPPING_S", -1.0)
     calls.clear()
 
     run(Kept(), X, 7, pool=FarPool)

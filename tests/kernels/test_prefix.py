@@ -8,7 +8,14 @@ from numba import njit
 
 from ray_kmeans.kernels.int8 import held_rows as held
 from ray_kmeans.kernels.int8.nearest import reach_of
-from ray_kmeans.kernels.int8.prefix import Axes, PrefixRows, prepare_centers, put_rows
+from ray_kmeans.kernels.int8.prefix import (
+    Axes,
+    Costs,
+    PrefixRows,
+    choose_axes,
+    prepare_centers,
+    put_rows,
+)
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
     N_OPEN,
@@ -40,7 +47,7 @@ UNIT_SIZES = pytest.mark.parametrize("largest_byte", [127, 64])
 
 @pytest.fixture(params=UNITS)
 def unit(request, monkeypatch):
-    """A unit whose rows have prefixes from the second sweep on, whatever these cost."""
+    """A unit whose rows have prefixes from the first sweep on, whatever these cost."""
     by_bytes(monkeypatch, request.param)
     monkeypatch.setattr(held, "WORTH", np.inf)
     monkeypatch.setattr(held, "PREFIX_SCORES", 0)
@@ -100,6 +107,23 @@ def test_so_they_do_for_any_number_of_columns_and_centers(n, d, k, unit):
     held_rows = hold(rows, metric, k, unit)
 
     assert_follows(held_rows, rows, walk(rows, rows[:k], metric, WALK), metric)
+
+    assert held_rows._prefixes is not None
+
+
+@METRICS
+def test_rows_that_get_prefixes_later_keep_their_labels(metric, unit, monkeypatch):
+    monkeypatch.setattr(held, "PREFIX_COLUMNS", 1000)
+    rows = decaying(np.random.default_rng(8), 300, 71)
+    rows = unit_rows(rows) if metric == "cosine" else rows
+    held_rows = hold(rows, metric, 33, unit, threads=2)
+    path = list(walk(rows, rows[:33], metric, ["lloyd", "creep", "lloyd", "stay"] * 2))
+
+    assert_follows(held_rows, rows, path[:3], metric)
+    held_rows.shorten()
+    assert_follows(held_rows, rows, path[3:6], metric)
+    held_rows.shorten()  # along axes that are found anew
+    assert_follows(held_rows, rows, path[6:], metric)
 
     assert held_rows._prefixes is not None
 
@@ -165,20 +189,36 @@ def true_scores(rows, center, scale, reference, metric):
     return e @ e - 2 * r @ e
 
 
+def target_of(centers, scale, metric):
+    """Return centers (k, d) as a sweep takes them."""
+    return Target(
+        centers=centers,
+        scaled=pad_columns(centers * np.float32(scale)),
+        scale=np.float32(scale),
+        cosine=metric == "cosine",
+        moves=np.zeros(len(centers), np.float32),
+        step=np.zeros(len(centers), np.float32),
+        safe_gap=np.float32(0),
+        left_out=NONE_LEFT_OUT,
+    )
+
+
+def test_axes_are_judged_by_rows_that_they_were_not_found_by():
+    rng = np.random.default_rng(9)
+    centers = np.float32(0.6) * rng.standard_normal((512, 384), np.float32)
+    labels = rng.integers(0, 512, 1024).astype(np.int32)
+    rows = centers[labels] + rng.standard_normal((1024, 384), np.float32)
+    target = target_of(centers, 1, "squared_euclidean")
+
+    # Along axes of noise the sample itself has short tails: a prefix would seem to pay.
+    assert choose_axes(rows, labels, target, 64.0, Costs(float_cost=4.0), 0.75) is None
+
+
 def lows_of(rows, center, axes, scale, metric, largest_byte):
     """Return where the scores of up to 32 rows to a center begin, as a sweep computes it."""
     d, p = axes.axes.shape
     unit = PLAIN._replace(largest_byte=np.float32(largest_byte))
-    target = Target(
-        centers=center[None],
-        scaled=pad_columns(center[None] * np.float32(scale)),
-        scale=np.float32(scale),
-        cosine=metric == "cosine",
-        moves=np.zeros(1, np.float32),
-        step=np.zeros(1, np.float32),
-        safe_gap=np.float32(0),
-        left_out=NONE_LEFT_OUT,
-    )
+    target = target_of(center[None], scale, metric)
     order = np.full(32, -1, np.int32)
     order[: len(rows)] = np.arange(len(rows))
     short = PrefixRows.empty(1, p)

@@ -17,8 +17,9 @@ from ray_kmeans.observe.run_record import Journal, RunRecord
 X = np.random.default_rng(3).normal(size=(300, 4)).astype(np.float32)
 
 
-def step(iteration, seconds=1.0, wait=0.25, reduce=0.125):
-    return ev.IterationDone(Iteration(iteration, 300, 9.0, 0.5, 0, "d"), seconds, wait, reduce)
+def step(iteration, seconds=1.0, wait=0.25, reduce=0.125, relocated=0):
+    line = Iteration(iteration, 300, 9.0, 0.5, 0, "d", relocated=relocated)
+    return ev.IterationDone(line, seconds, wait, reduce)
 
 
 def run_of(events):
@@ -106,3 +107,11 @@ def test_a_store_that_takes_no_record_costs_no_fit(caplog):
 )
 def test_what_is_no_record_is_told(data):
     assert RunRecord.parse(data) is None
+
+
+def test_a_run_counts_the_centers_that_were_moved_to_rows():
+    ended = ev.FitEnded(Stop.STEPS, 3)
+
+    found, _ = run_of([step(1, relocated=2), step(2), step(3, relocated=1), ended])
+
+    assert found.relocated == 3

@@ -42,6 +42,22 @@ class Killer:
             os.kill(self.pids[self.victim], signal.SIGKILL)
 
 
+def test_a_detached_fit_labels_its_rows_and_may_be_asked_again(tmp_path):
+    uri = write_parquet(tmp_path / "data", X)
+    alone = estimator(tmp_path / "alone", 0)
+    alone.fit_and_label(uri, str(tmp_path / "labels alone"))
+    for _ in range(2):  # the second time all is there
+        km = estimator(tmp_path / "m", 2)
+        km.set_params(config__detached=True)
+
+        counts = km.fit_and_label(uri, str(tmp_path / "labels"))
+
+        assert counts.rows == len(X)
+        assert km.clusters().tobytes() == alone.clusters().tobytes()
+        labels, wanted = (pq.read_table(tmp_path / name) for name in ("labels", "labels alone"))
+        assert labels.equals(wanted)
+
+
 @pytest.mark.parametrize(
     ("victim", "kind", "phase"),
     [

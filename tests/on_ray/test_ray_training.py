@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -332,3 +333,20 @@ def test_workers_that_cannot_start_leave_no_others_behind(uri, tmp_path):
     ended = comes_true(lambda: fit_processes() <= before, seconds=5)
     del caught  # held until here, as a notebook holds the last error
     assert ended
+
+
+def test_a_sample_and_the_labels_of_all_rows_are_the_same_bits_on_ray(uri, tmp_path):
+    found = {}
+    for workers in (0, 3):
+        here = RunConfig(num_workers=workers, cpus_per_worker=1, progress=False)
+        place = tmp_path / str(workers)
+        km = KMeansClustering(
+            K, str(place / "m"), train_rows=0.3, use_mini_batch=False, config=here
+        )
+        labelled = km.fit_and_label(uri, str(place / "out"), max_steps=3, nearest=3)
+        table = pq.read_table(place / "out").sort_by("row")
+        found[workers] = km.clusters().tobytes(), km.counts().sum(), labelled, table
+
+    assert found[0][:3] == found[3][:3]
+    assert found[0][3].equals(found[3][3])
+    assert found[0][1] < found[0][2].rows == len(found[0][3])

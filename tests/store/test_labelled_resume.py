@@ -20,6 +20,7 @@ from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.data.files import list_files
 from ray_kmeans.data.formats.base import FileSource
 from ray_kmeans.data.formats.parquet import Parquet
+from ray_kmeans.engine import label_writer
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -50,6 +51,7 @@ from tests.support.labelled_files import (
     read,
     write,
 )
+from tests.support.second_oracle import exact_order
 
 SIZES = FileSizes()
 
@@ -263,6 +265,79 @@ def test_a_model_with_one_center_has_no_second(data, tmp_path):
 
     with pytest.raises(ConfigError, match="second=True: the model has one cluster"):
         write(data, str(tmp_path / "out"), state=one, second=True)
+
+
+@pytest.mark.parametrize("by_cluster", [False, True])
+@pytest.mark.parametrize("m", [1, 2, K])
+def test_the_m_nearest_are_lists_of_those_of_the_oracle(data, tmp_path, m, by_cluster):
+    url = str(tmp_path / "out")
+
+    write(
+        data, url, filters=[("id", "!=", "row 40")], second=True, nearest=m, by_cluster=by_cluster
+    )
+
+    table = read(url)
+    lists = [table[name].combine_chunks() for name in label_writer.LISTS]
+    assert [each.type for each in lists] == [
+        pa.list_(pa.int32(), m),
+        pa.list_(pa.float32(), m),
+    ]
+    found, distances = (each.flatten().to_numpy().reshape(N, m) for each in lists)
+    orders = np.array([exact_order(row, CENTERS, "squared_euclidean")[:m] for row in X])
+    here = np.arange(N) != 40
+    np.testing.assert_array_equal(found[here], orders[here])
+    expected = ((X[:, None] - CENTERS[orders]) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(distances[here], expected[here])
+    assert (found[40] == -1).all()
+    assert np.isnan(distances[40]).all()
+    np.testing.assert_array_equal(table["cluster_idx"].to_numpy(), found[:, 0])
+    second = table["second_cluster_idx"].to_numpy()
+    np.testing.assert_array_equal(second[here], ORDER[here, 1])
+
+
+def test_a_run_goes_on_with_the_same_number_of_nearest_only(data, tmp_path, monkeypatch):
+    url, whole = str(tmp_path / "out"), str(tmp_path / "whole")
+    write(data, whole, nearest=3)
+    with monkeypatch.context() as patch:
+        cut_after(patch, 4)
+        with pytest.raises(Cut):
+            write(data, url, nearest=3)
+
+    for other in ({"nearest": 2}, {}, {"nearest": 3, "second": True}):
+        with pytest.raises(StoreError, match=r"differs from this one in (nearest|second)\."):
+            write(data, url, **other)
+    write(data, url, nearest=3)
+
+    parts = {name for name in files_of(whole) if name.endswith(".parquet")}
+    assert {name: files_of(url)[name] for name in parts} == {
+        name: files_of(whole)[name] for name in parts
+    }
+    with pytest.raises(StoreError, match="already holds a finished output"):
+        write(data, url)
+    put_rows(tmp_path / "more", "2.parquet", X[:5], first=N)
+    with pytest.raises(StoreError, match=r"append: .* differs in nearest"):
+        write(str(tmp_path / "more"), url, append=True)
+    write(str(tmp_path / "more"), url, append=True, nearest=3)
+    lists = read(url)["nearest_cluster_idx"].to_pylist()
+    assert lists[N:] == lists[:5]
+
+
+def test_an_output_without_lists_has_the_spec_that_older_versions_wrote(data, tmp_path):
+    write(data, str(tmp_path / "out"), second=True)
+
+    assert set(manifest_of(str(tmp_path / "out"))["of"]) == {
+        *("model", "data", "blocks", "rows", "columns", "features", "second", "by_cluster")
+    }
+
+
+@pytest.mark.parametrize("nearest", [K + 1, 0, True, 1.5, "2"])
+def test_a_number_of_nearest_that_cannot_be_is_refused_before_a_worker_starts(
+    data, tmp_path, nearest
+):
+    with pytest.raises(ConfigError, match="nearest="):
+        write(data, str(tmp_path / "out"), nearest=nearest)
+
+    assert files_of(str(tmp_path / "out")) == {}
 
 
 def test_data_without_rows_are_refused_before_anything_is_written(tmp_path):

@@ -39,7 +39,9 @@ def estimator(place, **more):
     return KMeansClustering(5, str(place), **how)
 
 
-@pytest.mark.parametrize("way", [{}, {"second": True}, {"by_cluster": True}], ids=str)
+@pytest.mark.parametrize(
+    "way", [{}, {"second": True}, {"by_cluster": True}, {"nearest": 3}], ids=str
+)
 def test_the_rows_are_those_of_two_calls(tmp_path, way):
     km = estimator(tmp_path / "m")
     counts = km.fit_and_label(X, str(tmp_path / "one"), **way)

@@ -40,7 +40,10 @@ EVERYTHING = {
     "levels": (1, 5),
     "refine_steps": 2,
     "leaf_quota": "rows",
+    "train_rows": 0.5,
     "renumber_like": "elsewhere",
+    "reassignment_ratio": 0.25,
+    "nested_batches": True,
 }
 NO_VALUES = {name: object() for name in NAMES}
 

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_kmeans import KMeansClustering, Predictor, RunConfig
+from ray_kmeans import KMeansClustering, Predictor, RunConfig, open_source
+from ray_kmeans.engine.label_writer import LISTS
 from ray_kmeans.errors import (
     ConfigError,
     DataError,
@@ -130,6 +131,43 @@ def test_rows_that_are_not_finite_end_the_pipeline_or_are_marked(km, truth):
     others = np.arange(len(X)) != 7
     for name in OUTPUTS:
         np.testing.assert_array_equal(batch[name][others], truth[name][others])
+
+
+@pytest.mark.parametrize("form", ["numpy, a vector", "table, lists"])
+def test_the_nearest_are_lists_of_the_lowest_scores_in_order(form, km, truth):
+    order = truth["all_scores"].argsort(axis=1, kind="stable")[:, :3]
+    expected = np.take_along_axis(truth["all_scores"], order, axis=1)
+
+    batch = Predictor(km.model_dir, outputs=["distance"], nearest=3)(FORMS[form])
+    indices, distances = km.predict_nearest(X, 3)
+
+    np.testing.assert_array_equal(indices, order)
+    np.testing.assert_array_equal(distances, expected)
+    names = [*FORMS[form]] if isinstance(batch, dict) else FORMS[form].column_names
+    found = [*batch] if isinstance(batch, dict) else batch.column_names
+    assert found == [*names, "distance", *LISTS]
+    for name, whole in zip(LISTS, (indices, distances), strict=True):
+        column = batch[name] if isinstance(batch, dict) else np.array(batch[name].to_pylist())
+        np.testing.assert_array_equal(column, whole)
+    empty = Predictor(km.model_dir, nearest=2)({"v": X[:0]})
+    assert empty["nearest_cluster_idx"].shape == (0, 2)
+    with pytest.raises(ConfigError, match="nearest=7: the model has 6 clusters"):
+        Predictor(km.model_dir, nearest=7)
+    with pytest.raises(ConfigError, match="nearest=0 must be a whole number"):
+        km.predict_nearest(X, 0)
+
+
+def test_a_row_that_is_left_out_has_no_nearest(km):
+    rows = X.copy()
+    rows[7, 1] = np.nan
+
+    indices, distances = km.predict_nearest(open_source(rows, nonfinite="drop"), 2)
+
+    assert indices[7].tolist() == [-1, -1]
+    assert np.isnan(distances[7]).all()
+    np.testing.assert_array_equal(
+        np.delete(indices, 7, 0), km.predict_nearest(np.delete(X, 7, 0), 2)[0]
+    )
 
 
 def test_what_cannot_be_labelled_is_said(km, tmp_path):

@@ -103,7 +103,17 @@ OTHER_DEFAULTS = {
 }
 
 OUR_PARAMETERS = {
-    "__init__": {"empty_clusters": "keep", "n_init": 1, "renumber_like": None},
+    "__init__": {
+        "empty_clusters": "keep",
+        "n_init": 1,
+        "levels": None,
+        "refine_steps": 0,
+        "leaf_quota": "loss",
+        "train_rows": None,
+        "renumber_like": None,
+        "reassignment_ratio": 0.0,
+        "nested_batches": False,
+    },
     "fit": {"sample_weight": None, "max_seconds": None},
     "partial_fit": {"sample_weight": None},
     "evaluate": {"sample_weight": None},
@@ -131,6 +141,7 @@ OUR_CONSTANTS = {"KMC2_INIT": "kmc2", "KMEANS_PARALLEL_INIT": "kmeans_parallel"}
 OUR_METHODS = [
     *("history", "history_table", "counts", "why_stopped", "checkpoints"),
     *("label", "evaluation", "explain", "drift_from", "recommended", "fit_and_label", "restarts"),
+    *("predict_nearest", "tree"),
 ]
 
 

@@ -14,6 +14,9 @@ from ray_kmeans.data.sharding import Block
 from ray_kmeans.errors import ConfigError, install_hint
 from ray_kmeans.io.remote import Remote
 
+ROW_ID = "_rowid"
+"""Column of the ids that Lance has for its rows. It is not stored, and no row is made of it; but
+labelled output can keep it, for the builder of an index."""
 WORDS = {
     "key": "aws_access_key_id",
     "secret": "aws_secret_access_key",
@@ -36,8 +39,8 @@ class Lance:
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns."""
-        return self.dataset.schema
+        """All columns, the ids of the rows included."""
+        return self.dataset.schema.append(pa.field(ROW_ID, pa.uint64()))
 
     def parts(self) -> list[tuple[str, tuple[int, ...]]]:
         return [(self.name, tuple(fragment.count_rows() for fragment in self._fragments))]
@@ -61,7 +64,7 @@ class Lance:
 
 def open_lance(x: Any, columns: Sequence[str] | None) -> TableSource:
     """Return the source of a lance.LanceDataset."""
-    return TableSource.of(Lance(x, Remote(x.uri).shown), columns)
+    return TableSource.of(Lance(x, Remote(x.uri).shown), columns, x.schema)
 
 
 def open_lance_folder(

@@ -18,6 +18,7 @@ from ray_kmeans import kernels
 from ray_kmeans.algorithm.grid import Summary
 from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.partial_sums import Partials
+from ray_kmeans.engine.center_neighbours import labels_of
 from ray_kmeans.engine.seeding.kmeans_plus_plus import (
     ArrayField,
     Field,
@@ -99,26 +100,17 @@ def _polish(
     kernel: Kernel,
 ) -> _Clustered:
     """Move centers by up to five iterations of Lloyd; return them and their loss."""
-    labels = nearest(means, centers, kernel)
+    labels = labels_of(means, centers, SEEDING_METRIC, kernel)
     for _ in range(POLISHES):
         seen = Partials.zero(*centers.shape)
         np.add.at(seen.sums, labels, near.sums)
         np.add.at(seen.counts, labels, near.counts)
         centers, before = seen.means(summary, centers), labels
-        labels = nearest(means, centers, kernel)
+        labels = labels_of(means, centers, SEEDING_METRIC, kernel)
         if np.array_equal(labels, before):
             break
     distances = kernel.distances_to(means, centers, labels, SEEDING_METRIC)
     return _Clustered(centers, float(in_order(distances * near.counts)))
-
-
-def nearest(
-    rows: NDArray[np.float32], centers: NDArray[np.float32], kernel: Kernel
-) -> NDArray[np.int32]:
-    """Return the label of the nearest center of each row, (n,)."""
-    labels = np.empty(len(rows), np.int32)
-    kernel.assign(rows, kernel.prepare(centers, SEEDING_METRIC), labels)
-    return labels
 
 
 def _groups_of(
@@ -127,14 +119,14 @@ def _groups_of(
     """Put rows (n, d) into up to `count` groups of near ones; return the group of each, (n,)."""
     field = ArrayField(rows, np.ones(len(rows), np.int64), SEEDING_METRIC, kernel)
     centers = plus_plus(field, count, 1, seed, "kmeans_parallel groups")
-    labels = nearest(rows, centers, kernel)
+    labels = labels_of(rows, centers, SEEDING_METRIC, kernel)
     for _ in range(GROUPINGS):
         sums = np.zeros(centers.shape)
         np.add.at(sums, labels, rows)  # one row after the other: the same bits everywhere
         sizes = np.bincount(labels, minlength=len(centers))
         some = sizes > 0
         centers[some] = sums[some] / sizes[some, None]
-        labels = nearest(rows, centers, kernel)
+        labels = labels_of(rows, centers, SEEDING_METRIC, kernel)
     return labels
 
 
@@ -222,7 +214,7 @@ class GroupedField:
 
     def _tell_all(self) -> None:
         """Let all groups know all seeds."""
-        labels = nearest(self._rows, self._new, self._kernel)
+        labels = labels_of(self._rows, self._new, SEEDING_METRIC, self._kernel)
         distances = self._kernel.distances_to(self._rows, self._new, labels, SEEDING_METRIC)
         for field, here in zip(self._fields, self._slices, strict=True):
             field.lower(distances[here])

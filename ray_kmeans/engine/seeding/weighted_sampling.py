@@ -35,6 +35,30 @@ def winners(
     return lowest(tickets, numbers, size)
 
 
+def winners_by_cluster(
+    numbers: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    weights: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    key: np.uint64,
+) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """Return what `winners` does for the rows of each cluster of which some are wanted.
+
+    `sizes` are the numbers of rows wanted of each cluster, (k,), and `labels` (n,) the clusters of
+    the rows.
+    """
+    found = []
+    order = np.argsort(labels, kind="stable")
+    wanted = np.flatnonzero(sizes)
+    begins = np.searchsorted(labels[order], wanted, "left")
+    ends = np.searchsorted(labels[order], wanted, "right")
+    for cluster, begin, end in zip(wanted, begins, ends, strict=True):
+        rows = order[begin:end]
+        times = weights[rows] if len(weights) else weights
+        found.append(winners(numbers[rows], times, key, int(sizes[cluster])))
+    return found
+
+
 def lowest(
     tickets: NDArray[np.float64], numbers: NDArray[np.int64], size: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -108,6 +108,12 @@ class GpuKernel(PortableKernel):
         """Let the CPU find the second-nearest centers."""
         self._cpu.assign_second(rows, prepared.on_host, labels, seconds)
 
+    def assign_nearest(
+        self, rows: NDArray[np.float32], prepared: Any, found: NDArray[np.int32]
+    ) -> None:
+        """Let the CPU find the m nearest centers."""
+        self._cpu.assign_nearest(rows, prepared.on_host, found)
+
     def _uses_bytes(self) -> bool:
         """Tell whether Triton labels held rows; the first call checks it."""
         if self._by_bytes is None:

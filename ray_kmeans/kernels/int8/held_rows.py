@@ -24,7 +24,7 @@ from ray_kmeans.kernels import (
     portable,
     summing,
 )
-from ray_kmeans.kernels.int8 import row_order
+from ray_kmeans.kernels.int8 import held_prefixes, row_order
 from ray_kmeans.kernels.int8.float_rows import pack_parts
 from ray_kmeans.kernels.int8.prefix import (
     MOST_COLUMNS,
@@ -32,12 +32,9 @@ from ray_kmeans.kernels.int8.prefix import (
     Axes,
     Costs,
     Prefixes,
-    PrefixRows,
     choose_axes,
     floats_per_second,
-    measure_radii,
     prepare_centers,
-    put_rows,
 )
 from ray_kmeans.kernels.int8.quantize import quantize_parts
 from ray_kmeans.kernels.int8.row_order import (
@@ -47,8 +44,11 @@ from ray_kmeans.kernels.int8.row_order import (
     cut_parts,
 )
 from ray_kmeans.kernels.int8.sweep import sweep_parts
-from ray_kmeans.kernels.int8.sweep_by_prefix import PrefixBlock, sweep_parts_by_prefix
-from ray_kmeans.kernels.int8.sweep_few_columns import MOST_VALUES, sweep_parts_by_floats
+from ray_kmeans.kernels.int8.sweep_few_columns import (
+    MOST_VALUES,
+    WIDE_VALUES,
+    sweep_parts_by_floats,
+)
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
     N_OPEN,
@@ -60,7 +60,6 @@ from ray_kmeans.kernels.int8.types import (
     FloatRows,
     QuantizedRows,
     Rows,
-    Scratch,
     ScratchPool,
     Slots,
     Sweep,
@@ -70,6 +69,7 @@ from ray_kmeans.kernels.int8.types import (
 )
 from ray_kmeans.kernels.llvm.float_vectors import FLOAT_COLUMNS
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
+from ray_kmeans.kernels.llvm.vectors import LANES
 from ray_kmeans.kernels.moving_sums import IncrementalSums, SumsInMemory
 from ray_kmeans.kernels.self_check import QUADS, products_per_second
 from ray_kmeans.kernels.threads import TASKS_PER_THREAD, Threads
@@ -139,7 +139,7 @@ class HeldRows(IncrementalSums):
         self._quantized: QuantizedRows | None = None
         self._prefixes: Prefixes | None = None
         self._axes: Axes | None = None
-        self._is_prefix_untried = False
+        self._is_grouped = self._is_labelled = False
 
     def _forget(self) -> None:
         """Give every row the label -1, and let the next sweep count all as new."""
@@ -165,10 +165,8 @@ class HeldRows(IncrementalSums):
             rows = slots = np.flatnonzero(labels != self._labels).astype(np.int32)
         else:
             is_due = self._excess_cost > REGROUPING_COST * max(len(self._labels), LEAST_ROWS)
-            if is_due or self._is_prefix_untried:
-                self._is_prefix_untried = False
-                if self._may_use_prefix(PREFIX_SCORES // 2 if is_due else PREFIX_SCORES):
-                    self._choose_axes(WORTH)
+            if is_due or not self._is_grouped:
+                self._consider_prefix(is_due)
                 if is_due or self._axes is not None:
                     self.regroup()
             slots = self._sweep_parts()
@@ -182,6 +180,16 @@ class HeldRows(IncrementalSums):
         if self._sums is not None:
             self._sums.move(self._rows, moves, self._labels, self._weights)
 
+    def _consider_prefix(self, is_due: bool) -> None:
+        """Choose the axes of a prefix, or none, before rows are regrouped.
+
+        Where the first sweep has chosen some, the second one only regroups the rows.
+        """
+        is_chosen = not self._is_grouped and self._axes is not None
+        self._is_grouped = True
+        if not is_chosen and self._may_use_prefix(PREFIX_SCORES // 2 if is_due else PREFIX_SCORES):
+            self._choose_axes(WORTH, self._slots.labels)
+
     def _label_anew(self, centers: NDArray[np.float32]) -> None:
         """Label all rows from the start, around one reference: the mean of the centers."""
         self._scale, mean = portable.scale_of(centers)
@@ -190,17 +198,27 @@ class HeldRows(IncrementalSums):
         self._set_centers(centers)
         reference = pad_columns((mean * self._scale).astype(np.float32)[None])
         begins = np.array([0, len(self._slots.order) // BLOCK_ROWS])
-        self._axes, self._is_prefix_untried, self._prefixes = None, True, None
-        few = centers.size <= MOST_VALUES and self._d <= FLOAT_COLUMNS
-        if few or self._packs(len(centers)):
+        self._axes, self._prefixes = None, None
+        self._is_grouped = self._is_labelled = False
+        if self._takes_floats(len(centers)):
             self._hold_unpacked(reference, begins)
         else:
+            if self._may_use_prefix(PREFIX_SCORES):
+                self._choose_axes(WORTH, None)
             self._quantize(reference, begins)
         # With one reference for all, every undecided row is one too many: regroup soon.
         self._usual_undecided, self._excess_cost = 0, 0.0
         self._sweep_parts()
+        self._is_labelled = True
         if not self._packs(len(centers)):
             self._excess_cost = 0.0
+
+    def _takes_floats(self, k: int) -> bool:
+        """Tell whether rows are swept by float32 at first, for k centers."""
+        if self._d > FLOAT_COLUMNS or self._packs(k):
+            return self._packs(k)
+        is_cheap = self._d <= LANES or self._costs.float_cost < FASTEST_UNIT
+        return k * self._d <= (MOST_VALUES if is_cheap else WIDE_VALUES)
 
     def _packs(self, k: int) -> bool:
         """Tell whether rows are held as float32 around references, for k centers."""
@@ -275,10 +293,14 @@ class HeldRows(IncrementalSums):
     def _quantize(self, references: NDArray[np.float32], begins: NDArray[np.int64]) -> None:
         """Quantize the rows around references (groups, columns); `begins`: as of `cut_parts`."""
         self._parts = cut_parts(begins)
-        # This frees the bytes of before, so that both are never there at once.
+        before = self._prefixes
+        if before is not None and before.axes is not self._axes:
+            before = None
+        # This frees the bytes of before, so that both are never there at once; prefixes that only
+        # move are half as long at most.
         self._quantized = self._prefixes = None
         if self._axes is not None:
-            self._rotate(references, self._axes)
+            self._hold_prefixes(references, self._axes, before)
             return
         blocks = len(self._slots.order) // BLOCK_ROWS
         weights, errors, sizes = np.empty((3, blocks * BLOCK_ROWS), np.float32)
@@ -298,11 +320,14 @@ class HeldRows(IncrementalSums):
 
     def shorten(self) -> None:
         """Hold prefixes of the rows, whatever they cost; rows must have 32 columns at least."""
-        self._choose_axes(np.inf)
+        self._choose_axes(np.inf, self._slots.labels)
         self.regroup()
 
-    def _choose_axes(self, at_most: float) -> None:
-        """Choose the axes of a prefix by some rows, or none; `at_most`: as in `choose_axes`."""
+    def _choose_axes(self, at_most: float, labels: NDArray[np.int32] | None) -> None:
+        """Choose the axes of a prefix by some rows, or none; `at_most`: as in `choose_axes`.
+
+        labels: (slots,)  IN, the center of each row; None where it is not known yet
+        """
         self._axes = None
         n = len(self._labels)
         slots = np.arange(0, len(self._slots.order), max(n // SAMPLE, 1))
@@ -312,7 +337,7 @@ class HeldRows(IncrementalSums):
         with portable.use_one_blas_thread():
             self._axes = choose_axes(
                 rows,
-                self._slots.labels[slots],
+                None if labels is None else labels[slots],
                 self._target(),
                 float(self._unit.largest_byte),
                 self._costs,
@@ -333,35 +358,21 @@ class HeldRows(IncrementalSums):
         """What rows cost with a prefix and without."""
         return Costs(float_cost=products_per_second(self._unit_of(QUADS)) / floats_per_second())
 
-    def _rotate(self, references: NDArray[np.float32], axes: Axes) -> None:
-        """Make the prefixes of all rows; `references`: (groups, columns) of the parts."""
-        blocks, p = len(self._slots.order) // BLOCK_ROWS, axes.axes.shape[1]
-        prefixes = Prefixes(
-            axes=axes,
-            unit=self._unit_of(quads_for(p)),
-            rows=PrefixRows.empty(blocks, p),
-            references=references,
-            scratch=Scratch.of(len(self._centers), p, quads_for(p), 1),
+    def _hold_prefixes(
+        self, references: NDArray[np.float32], axes: Axes, before: Prefixes | None
+    ) -> None:
+        """Make the prefixes of all rows, or move those of `before`, which are along the same axes.
+
+        references: (groups, columns)  IN, of the parts
+        """
+        prefixes = held_prefixes.empty_prefixes(
+            axes, self._unit_of, len(self._centers), self._slots.order, references
         )
-        order, scale, spans = self._slots.order, np.float32(self._scale), self._parts.spans
-
-        def rotate(first_part: int, last_part: int, scratch: Scratch) -> None:
-            some = slice(*(spans[[first_part, last_part - 1], [1, 2]] * BLOCK_ROWS))
-            put_rows(axes, self._rows, order[some], some.start, scale, prefixes.rows)
-            measure_radii(
-                first_part,
-                last_part,
-                self._parts,
-                self._rows,
-                order,
-                scale,
-                references,
-                self._d,
-                scratch,
-            )
-
+        places = held_prefixes.places_in(before, len(self._labels))
+        shard = self._rows, np.float32(self._scale), self._parts
+        fill = partial(held_prefixes.fill, prefixes, before, places, *shard)
         with portable.use_one_blas_thread():
-            self._threads.run(self._with_scratch(rotate), self._runs())
+            self._threads.run(self._with_scratch(fill), self._runs())
         self._prefixes = prefixes
 
     def _sweep_parts(self) -> NDArray[np.int32]:
@@ -419,21 +430,13 @@ class HeldRows(IncrementalSums):
             centers = prepare_centers(
                 prefixes.axes, prefixes.unit, self._target(), scratch, prefixes.scratch
             )
-        columns = self._scaled.shape[1]
-        work = [
-            (
-                prefixes.unit,
-                *run,
-                self._parts,
-                prefixes.references,
-                prefixes.rows,
-                centers,
-                piece,
-                PrefixBlock.of(columns),
-            )
-            for run, piece in zip(runs, pieces, strict=True)
-        ]
-        self._threads.run(self._with_scratch(sweep_parts_by_prefix), work)
+        known = prefixes, centers, self._parts
+        if not self._is_labelled:
+            guess = partial(held_prefixes.guess, *known, self._slots.labels)
+            self._threads.run(self._with_scratch(guess), runs)
+        sweep = partial(held_prefixes.sweep, *known)
+        work = [(*run, piece) for run, piece in zip(runs, pieces, strict=True)]
+        self._threads.run(self._with_scratch(sweep), work)
 
     def _target(self) -> Target:
         """Return the centers as compiled loops take them."""
@@ -468,7 +471,7 @@ class HeldRows(IncrementalSums):
             k, costs = len(self._centers), self._costs
             share = float(self._tally[N_OPEN] / (self._tally[N_SCORED] * k))
             cost = costs.with_prefix(self._axes.axes.shape[1], self._d, share, k)
-            if cost > costs.without(self._d):
+            if cost > self._axes.without:
                 self._excess_cost = np.inf
 
     def _label_deferred(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -34,6 +34,7 @@ from ray_kmeans.kernels.int8.quantize import (
     sum_of_squares,
     to_bytes,
 )
+from ray_kmeans.kernels.int8.refine import PAIRS_FROM
 from ray_kmeans.kernels.int8.refine_by_floats import dot
 from ray_kmeans.kernels.int8.types import (
     CenterPanel,
@@ -69,6 +70,11 @@ FOLD = 16
 """Cost of looking at a score, in products of bytes."""
 LOOKUP = 64
 """Cost of an open score besides its products, in products of bytes."""
+REFINING = 1.5
+"""Cost of a row that one byte leaves undecided around one reference, in costs of one byte. Two
+bytes are three products, but around references near them half of these rows are decided."""
+REFINING_PAIRS = 0.25
+"""The same where two candidates are compared in float64."""
 LOADING = 8
 """Cost of loading a row and computing its score to the center of before, in scores in float32."""
 
@@ -94,9 +100,11 @@ class Axes(NamedTuple):
     """Upper bound of |I - A'A|, A being the axes."""
     error: float
     """How far a rotated row is off in float32 at most, as a share of |r|."""
+    without: float
+    """What a row costs without a prefix, about, in products of bytes for each center."""
 
     @classmethod
-    def of(cls, reference: F32, axes: F32) -> Axes:
+    def of(cls, reference: F32, axes: F32, without: float = np.inf) -> Axes:
         """Return the axes (d, p) with their bounds."""
         d, p = axes.shape
         exact = axes.astype(np.float64)
@@ -104,7 +112,7 @@ class Axes(NamedTuple):
         size = float(np.linalg.norm(exact)) * 1.01
         # The product in any order, and one rounding of r, which the axes may not lengthen.
         error = 1.01 * ((d + 2) * 2.0**-24 * size + 2.0**-24 * (1 + skew))
-        return cls(reference=reference, axes=axes, skew=skew, error=error)
+        return cls(reference=reference, axes=axes, skew=skew, error=error, without=without)
 
 
 class PrefixRows(NamedTuple):
@@ -161,6 +169,8 @@ class Prefixes(NamedTuple):
 
     axes: Axes
     """The axes that they are along."""
+    order: I32
+    """(slots,) number of the row of each prefix; -1 where there is none."""
     unit: Unit
     """What multiplies them."""
     rows: PrefixRows
@@ -264,6 +274,41 @@ def put_rows(
             q,
             q.view(np.int32),
         )
+
+
+@bare
+def find_places(order: I32, places: I32) -> None:
+    """Write the slot of each row.
+
+    order: (slots,) int32  IN, numbers of rows, -1 where there is none; places: (n,) int32  OUT
+    """
+    for slot in range(len(order)):
+        if order[slot] >= 0:
+            places[order[slot]] = slot
+
+
+@bare
+def move_prefixes(
+    rows: PrefixRows, places: I32, order: I32, first: int, last: int, result: PrefixRows
+) -> None:
+    """Copy the prefixes of rows to their new slots, those from `first` to `last`.
+
+    places: (n,) int32  IN, the slot of each row in `rows`
+    order: (slots,) int32  IN, numbers of rows in `result`, -1 where there is none
+    """
+    for slot in range(first, last):
+        if order[slot] < 0:
+            continue
+        place = places[order[slot]]
+        block, lane = place // BLOCK_ROWS, place % BLOCK_ROWS
+        for quad in range(rows.packed.shape[1]):
+            word = rows.packed[block, quad, lane]
+            result.packed[slot // BLOCK_ROWS, quad, slot % BLOCK_ROWS] = word
+        result.weights[slot] = rows.weights[place]
+        result.errors[slot] = rows.errors[place]
+        result.sizes[slot] = rows.sizes[place]
+        result.tails[slot] = rows.tails[place]
+        result.radii[slot] = rows.radii[place]
 
 
 def prepare_centers(
@@ -393,14 +438,15 @@ class Costs(NamedTuple):
         """Return the cost for a prefix of p columns, where a share of the scores is not spared."""
         return p + FOLD + (open_share + LOADING / k) * (d * self.float_cost + LOOKUP)
 
-    def without(self, d: int) -> float:
-        """Return the cost of all columns."""
-        return d + FOLD
+    def without(self, d: int, undecided_share: float, k: int) -> float:
+        """Return the cost of all columns, where one byte leaves a share of the rows undecided."""
+        refining = REFINING if k * d < PAIRS_FROM else REFINING_PAIRS
+        return (d + FOLD) * (1 + refining * undecided_share)
 
 
 def choose_axes(
     rows: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    labels: NDArray[np.int32] | None,
     target: Target,
     largest_byte: float,
     costs: Costs,
@@ -408,7 +454,8 @@ def choose_axes(
 ) -> Axes | None:
     """Return the axes of the prefix that costs least, as counted on a sample; None: it spares less.
 
-    rows: (m, d)  IN, the sample; labels: (m,)  IN, their centers of before
+    rows: (m, d)  IN, the sample
+    labels: (m,)  IN, their centers of before; None: the nearest ones
     at_most: the share of the cost without a prefix, below which one pays
     """
     m, d = rows.shape
@@ -417,40 +464,49 @@ def choose_axes(
     near = np.abs(r).max(axis=1) < FAR_AWAY
     if near.sum() < m // 2:
         return None
-    r, labels = r[near], labels[near]
-    reference = r.mean(axis=0)
+    reference = r[near].mean(axis=0)
     r -= reference
-    axes = find_axes(r)
+    counted = np.flatnonzero(near)[:: max(near.sum() // COUNTED, 1)]
+    # Axes leave shorter tails of the rows that they are found by, so others are counted on.
+    near[counted] = len(counted) > m // 2
+    axes = find_axes(r[near])
     if not np.isfinite(axes).all():
         return None
-    step = max(len(r) // COUNTED, 1)
-    open_shares = _open_shares(r[::step], labels[::step], target, reference, axes, largest_byte)
+    before = None if labels is None else labels[counted]
+    open_shares, undecided = _open_shares(r[counted], before, target, reference, axes, largest_byte)
+    without = costs.without(d, undecided, k)
     cost, p = min((costs.with_prefix(p, d, share, k), p) for p, share in open_shares.items())
-    if not cost < at_most * costs.without(d):
+    if not cost < at_most * without:
         return None
     padded = np.zeros(target.scaled.shape[1], np.float32)
     padded[:d] = reference
-    found = Axes.of(padded, np.ascontiguousarray(axes[:, :p]))
+    found = Axes.of(padded, np.ascontiguousarray(axes[:, :p]), without)
     return found if found.skew < LARGEST_SKEW else None
 
 
 def _open_shares(
     r: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    labels: NDArray[np.int32] | None,
     target: Target,
     reference: NDArray[np.float32],
     axes: NDArray[np.float32],
     largest_byte: float,
-) -> dict[int, float]:
+) -> tuple[dict[int, float], float]:
     """Return which share of the scores a prefix does not spare, about, by its columns.
 
-    r: (m, d)  IN, the sample around the reference (d,)
+    Beside that, return which share of the rows one byte for all columns leaves undecided.
+
+    r: (m, d)  IN, rows around the reference (d,); labels: (m,)  IN, as in `choose_axes`
     """
     e = target.scaled[:, : r.shape[1]] - reference
     constants = -2 * e @ reference if target.cosine else (e * e).sum(axis=1)
-    own = constants[labels] - 2 * np.einsum("ij,ij->i", r, e[labels])
+    scores = constants - 2 * (r @ e.T)
+    own = scores.min(axis=1) if labels is None else scores[np.arange(len(r)), labels]
     a, b = r @ axes, e @ axes
     whole_r, whole_e = (r * r).sum(axis=1), (e * e).sum(axis=1)
+    rounding = ROUNDING * (1 + float(LARGEST_BYTE) / largest_byte)
+    reach = 2 * rounding * np.outer(np.sqrt(whole_r), np.sqrt(whole_e))
+    rivals = (scores - reach <= (scores + reach).min(axis=1)[:, None]).sum(axis=1)
     lows, before, shares = np.tile(constants, (len(r), 1)), 0, {}
     for p in PREFIXES:
         if p > axes.shape[1]:
@@ -459,9 +515,8 @@ def _open_shares(
         inside_a, inside_b = (a[:, :p] ** 2).sum(axis=1), (b[:, :p] ** 2).sum(axis=1)
         tails_r = np.sqrt(np.maximum(whole_r - inside_a, 0))
         tails_e = np.sqrt(np.maximum(whole_e - inside_b, 0))
-        rounding = ROUNDING * (1 + float(LARGEST_BYTE) / largest_byte)
         reach = 2 * np.outer(tails_r, tails_e)
         reach += 2 * rounding * np.outer(np.sqrt(inside_a), np.sqrt(inside_b))
         shares[p] = float((lows - reach <= own[:, None]).mean())
         before = p
-    return shares
+    return shares, float((rivals > 1).mean())

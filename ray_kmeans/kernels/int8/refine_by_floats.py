@@ -83,9 +83,9 @@ def bound_by_floats(
     off = slack + np.float32(2.002) * gamma * radius * norm
     upper = lowest + off
     end = second - off
-    gap = (others if others < end else end) - upper  # an end that is not a number stays
+    end = others if others < end else end  # an end that is not a number stays
     # More than these sums were rounded by.
-    gap -= (abs(second) + abs(upper)) * np.float32(2.0**-22)
+    gap = (end - upper) - (abs(end) + abs(upper)) * np.float32(2.0**-22)
     return bound_of(lowest, upper, gap, radius, most)
 
 

@@ -20,6 +20,7 @@ from ray_kmeans.kernels.int8.nearest import (
     KNOWN,
     UNDECIDED,
     bound_of,
+    find_lowest,
     panel_at,
     reach_of,
 )
@@ -40,6 +41,7 @@ from ray_kmeans.kernels.int8.types import (
     N_OPEN,
     N_SCORED,
     N_UNDECIDED,
+    PANEL_BLOCKS,
     Margin,
     Parts,
     Scratch,
@@ -353,4 +355,38 @@ def sweep_parts_by_prefix(
             near = load_block(number, wanted, gamma, rows, sweep, centers, block)
             score_block(unit, number, near, gamma, rows, sweep, centers, scratch, block)
             store_block(number, near, sweep, margin, block)
+    int8_products.end(unit)
+
+
+@bare
+def guess_labels(
+    unit: Unit,
+    first_part: int,
+    last_part: int,
+    parts: Parts,
+    rows: PrefixRows,
+    padded: int,
+    labels: I32,
+    scratch: Scratch,
+) -> None:
+    """Label the rows of some parts by the products of prefixes alone, which may be wrong.
+
+    labels: (slots,) int32  OUT
+    The prefixes of all centers must stand in `scratch.centers`.
+    """
+    most = len(scratch.centers.numbers) - 1
+    panel = scratch.rows
+    panel.reaches[:] = np.float32(0.0)
+    int8_products.begin(unit)
+    for first in range(parts.spans[first_part, 1], parts.spans[last_part - 1, 2], PANEL_BLOCKS):
+        last = min(first + PANEL_BLOCKS, parts.spans[last_part - 1, 2])
+        blocks = scratch.active_blocks[: last - first]
+        for i in range(len(blocks)):
+            blocks[i] = first + i
+        for at in range(BLOCK_ROWS * len(blocks)):
+            panel.weights[at] = rows.weights[BLOCK_ROWS * first + at]
+        find_lowest(unit, rows.packed, blocks, padded, False, scratch)
+        for at in range(BLOCK_ROWS * len(blocks)):
+            # Where no score was a number, the place may be that of a padding center.
+            labels[BLOCK_ROWS * first + at] = min(panel.best[0, at], most)
     int8_products.end(unit)

@@ -18,10 +18,10 @@ from ray_kmeans.kernels.int8.nearest import (
     HIGHEST,
     NEVER,
     UNDECIDED,
-    bound_of,
 )
-from ray_kmeans.kernels.int8.quantize import ONE, ROOM, SMALL_E, SMALL_R, compute_terms
+from ray_kmeans.kernels.int8.quantize import ONE, ROOM, SMALL_E, compute_terms
 from ray_kmeans.kernels.int8.refine import defer
+from ray_kmeans.kernels.int8.refine_by_floats import bound_by_floats
 from ray_kmeans.kernels.int8.sweep import update_margin
 from ray_kmeans.kernels.int8.types import (
     N_ACTIVE,
@@ -43,8 +43,14 @@ from ray_kmeans.kernels.llvm.float_vectors import CENTERS_AT_ONCE
 from ray_kmeans.kernels.llvm.int8_products import BLOCK_ROWS
 from ray_kmeans.kernels.llvm.vectors import LANES
 
-MOST_VALUES = 2**12
-"""Values of all centers (k * d) up to which this is faster for rows around one reference."""
+MOST_VALUES = 2**16
+"""Values of all centers (k * d) up to which this is faster for rows around one reference, where a
+vector holds all their columns, or where no unit is fast."""
+WIDE_VALUES = 2**12
+"""The same where rows have more columns and products of bytes are cheap."""
+SPARSE = 4
+"""How many rows that are read where they stand, side by side, cost as much as one active row that
+is fetched by itself."""
 
 
 class FloatCenters(NamedTuple):
@@ -62,6 +68,20 @@ class FloatCenters(NamedTuple):
     """E, the largest |e|."""
     gamma: np.float32
     """(d + 16) 2^-24, rounded up."""
+
+
+@bare
+def count_active_rows(p: int, parts: Parts, margin: Margin, sweep: Sweep) -> int:
+    """Return how many rows of part p have a label that may change; margin: Margin  IN."""
+    slots, moves = sweep.slots, sweep.target.moves
+    count = zero()
+    for block in range(parts.spans[p, 1], parts.spans[p, 2]):
+        begin = BLOCK_ROWS * block
+        here = 0  # so that LLVM makes vectors of the loop
+        for slot in range(begin, begin + BLOCK_ROWS):
+            here += not slots.bounds[slot] > moves[slots.labels[slot]] + margin.moves
+        count += here
+    return count
 
 
 @bare
@@ -236,14 +256,16 @@ def certify_block(centers: FloatCenters, most: np.float32, scratch: Scratch) -> 
     floats, bounds = scratch.floats, scratch.rows.bounds
     lowest, second = floats.found[0], floats.found[1]
     for i in range(BLOCK_ROWS):
-        radius = np.sqrt(floats.squares[i]) * ROOM + SMALL_R
-        off = centers.slack + np.float32(2.002) * centers.gamma * radius * centers.norm
-        upper = lowest[i] + off
-        rest = second[i] - off
-        rest = centers.others if centers.others < rest else rest  # also where it is not a number
-        # More than these sums were rounded by.
-        gap = (rest - upper) - (abs(rest) + abs(upper)) * np.float32(2.0**-22)
-        bounds[i] = bound_of(lowest[i], upper, gap, radius, most)
+        bounds[i] = bound_by_floats(
+            floats.squares[i],
+            lowest[i],
+            second[i],
+            centers.others,
+            centers.slack,
+            centers.gamma,
+            centers.norm,
+            most,
+        )
 
 
 @bare
@@ -323,7 +345,9 @@ def sweep_part_as_it_is(
     moves = (parts.moves[p] + maximum(sweep.target.step)) * np.float32(1 + 2.0**-20)
     parts.moves[p] = moves
     margin = Margin(most=HIGHEST, moves=moves)
-    n_active = list_active_rows(p, parts, margin, True, sweep, scratch)
+    rows = BLOCK_ROWS * (parts.spans[p, 2] - parts.spans[p, 1])
+    whole = SPARSE * count_active_rows(p, parts, margin, sweep) >= rows
+    n_active = list_active_rows(p, parts, margin, whole, sweep, scratch)
     score_rows(n_active, g, centers, margin, packed, sweep, scratch)
 
 

@@ -18,6 +18,7 @@ from ray_kmeans.algorithm.state import (
     Iteration,
     Origin,
     Restart,
+    Sample,
 )
 from ray_kmeans.algorithm.tree import Tree
 
@@ -47,6 +48,8 @@ def _problems(state: FitState) -> Iterator[str]:
         yield from _of_rows(state.rows, state.centers.shape[1])
     if state.origin is not None:
         yield from _of_origin(state.origin)
+    if state.sample is not None:
+        yield from _of_sample(state.sample, state.iteration)
     for restart in state.restarts:
         yield from _of_restart(restart)
     if state.tree is not None:
@@ -110,6 +113,8 @@ def _of_history(history: tuple[Iteration, ...], last: int, clusters: int) -> Ite
             yield f"history has a line of iteration {line.iteration} where that of {number} belongs"
         if line.rows < 0 or not 0 <= line.empty <= clusters:
             yield f"history has {line.rows} rows and {line.empty} empty clusters in one step"
+        if not 0 <= line.relocated <= clusters:
+            yield f"history has {line.relocated} relocated centers in one step"
         if not (0 <= line.inertia < math.inf and 0 <= line.shift < math.inf):
             yield f"history has the inertia {line.inertia} and the shift {line.shift} in one step"
         if line.smoothed is not None and not 0 <= line.smoothed < math.inf:
@@ -152,6 +157,13 @@ def _of_origin(origin: Origin) -> Iterator[str]:
     kinds = [type(value) for value in (origin.initial, origin.random_seed, origin.retries)]
     if kinds != [str, int, int] or origin.retries < 0:
         yield f"origin is {origin!r}, and not a name and two whole numbers"
+
+
+def _of_sample(sample: Sample, iteration: int) -> Iterator[str]:
+    """Yield the faults of the sample of nested mini-batches."""
+    halvings, since = sample.halvings, sample.since
+    if not (_is_count(halvings) and _is_count(since) and halvings < 64 and since <= iteration):
+        yield f"sample is {[halvings, since]!r}, and no halvings and a number of steps"
 
 
 def _of_restart(restart: Restart) -> Iterator[str]:
