@@ -1,25 +1,27 @@
 """Every error that this package raises on purpose.
 
-RayKMeansError
-    ConfigError (ValueError)
-        ClusterError
-        ModelMismatchError
-        BudgetError
-    DataError (ValueError)
-        NoDataError (FileNotFoundError)
-        NoColumnError
-        NonFiniteError
-        TooFewRowsError
-    NotFittedError (ValueError, AttributeError)
-    StoreError (OSError)
-        BusyError
-        LeaseLostError
-        CheckpointError
-        DiskFullError
-        RequestError
-    WorkersLostError (RuntimeError)
-    NoRoomError (MemoryError)
-    RunStoppedError (RuntimeError)
+The built-in classes in brackets are their bases, too::
+
+    RayKMeansError
+        ConfigError (ValueError)
+            ClusterError
+            ModelMismatchError
+            BudgetError
+        DataError (ValueError)
+            NoDataError (FileNotFoundError)
+            NoColumnError
+            NonFiniteError
+            TooFewRowsError
+        NotFittedError (ValueError, AttributeError)
+        StoreError (OSError)
+            BusyError
+            LeaseLostError
+            CheckpointError
+            DiskFullError
+            RequestError
+        WorkersLostError (RuntimeError)
+        NoRoomError (MemoryError)
+        RunStoppedError (RuntimeError)
 
 A class that has fields gives them to ``Exception.__init__`` and makes the message of them in
 ``sentence``: pickle rebuilds an exception from ``args``, so it crosses Ray unchanged.

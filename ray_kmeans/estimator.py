@@ -50,12 +50,12 @@ from ray_kmeans.workflows.validation import (
     a_path,
     all_rows,
     check_batch_size,
+    check_budget,
     check_max_seconds,
     check_no_batch_size,
     check_no_sample,
     check_no_targets,
     check_parameters,
-    check_restarts,
     check_steps,
     check_unnamed,
     check_weight_of_batches,
@@ -344,7 +344,7 @@ use_mini_batch=False, n_init=4)
         ----------
         x : array, table, URI, dict of columns, source, or iterator of any of these, default=None
             Rows (n, d); exactly one of `x` and `input_fn`. A URI is a file (Parquet, Arrow, .npy
-            and others, see the README), a directory or a glob on any fsspec store, or the folder
+            and others), a directory or a glob on any fsspec store, or the folder
             of a Delta table, a Lance dataset or a Zarr array, and is read by the workers; so is a
             list of URIs. Also a Dataset of pyarrow, Hugging Face or Ray. An iterator gives batches,
             each of which is one step, seen once. The model keeps the names of the columns, and
@@ -613,10 +613,9 @@ use_mini_batch=False, n_init=4)
         checked_monitors = check_monitors(monitors)
         store = self._model_dir()
         found = store.matching(params.num_clusters, params.distance_metric)
-        check_restarts(params.n_init, max_seconds)
+        check_budget(params, max_seconds)
         plan = fitting.plan_fit(params, config, rule, batch_size or default_batch_size)
-        plan = with_numbers_of(plan, params.renumber_like, config)
-        plan = replace(plan, max_seconds=max_seconds)
+        plan = replace(with_numbers_of(plan, params.renumber_like, config), max_seconds=max_seconds)
         names = fitting.names_of_centers(params.initial_clusters)
         plan = fitting.order_centers(
             plan, names, found.rows.columns if found and found.rows else ()
@@ -625,15 +624,14 @@ use_mini_batch=False, n_init=4)
             return self
         data = input_data(x, input_fn)
         hearers: dict[str, Any] = {"monitors": checked_monitors, "listeners": self._listeners}
-        began = found.iteration if found else 0
         if not is_stream(data):
             options = config.storage_options
             source = open_for(found, data, storage_options=options, sample_weight=sample_weight)
             if found is None:
                 plan = fitting.order_centers(plan, names, columns_of_rows(source))
-            source = self._sampled(source)
-            state = fitting.fit(plan, source, store, config, **hearers, after=after)
-            if rule.steps is None and (advice := advice_of(state, began)):
+            sample = self._sampled(source)
+            state = fitting.fit(plan, sample, store, config, **hearers, after=after)
+            if rule.steps is None and (advice := advice_of(state, found.iteration if found else 0)):
                 log.info("%s", advice)
             return self
         check_no_batch_size(batch_size)

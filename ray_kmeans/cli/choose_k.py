@@ -19,7 +19,7 @@ class ChooseK(WeighedRows, Configured):
     """Fit for several numbers of clusters over one reading, and recommend one."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
-    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
+    """File, directory or glob of Parquet, Arrow, .npy, CSV, ...; a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL for the models: each goes to MODEL_DIR/k=NUMBER."""
     ks: tuple[int, ...]

@@ -29,7 +29,7 @@ class Evaluate(WeighedRows, Configured):
     """Print the loss of a data set under a fitted model, and how good its clusters are."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
-    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
+    """File, directory or glob of Parquet, Arrow, .npy, CSV, ...; a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL of a fitted model."""
     output: str | None = None

@@ -43,7 +43,6 @@ class Export(Configured):
 def run(flags: Export) -> None:
     """Write the model, and print where it is."""
     config = run_config(MachineOptions(num_workers=0), flags.storage_options)
-    model = FittedModel(flags.model_dir, config)
     announce("export", flags.model_dir, flags.output, config)
     if flags.format != "onnx" and flags.format != "savedmodel":
         path = export_centers(
@@ -57,8 +56,8 @@ def run(flags: Export) -> None:
     elif flags.labels is not None:
         raise ConfigError(f"labels={flags.labels!r} has no meaning for format={flags.format!r}.")
     elif flags.format == "onnx":
-        path = model.export(flags.output)
+        path = FittedModel(flags.model_dir, config).export(flags.output)
     else:
         export.check_tensorflow()
-        path = model.export_savedmodel(flags.output)
+        path = FittedModel(flags.model_dir, config).export_savedmodel(flags.output)
     exit_codes.print_result("export", path)

@@ -41,7 +41,7 @@ class Fit(WeighedRows, Configured):
     """Cluster the rows of a data set; run it again with the same MODEL_DIR and it continues."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
-    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
+    """File, directory or glob of Parquet, Arrow, .npy, CSV, ...; a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL for the model and its checkpoints."""
     num_clusters: int

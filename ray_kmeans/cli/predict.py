@@ -24,7 +24,7 @@ class Predict(Rows, Configured):
     """Write the cluster of every row of a data set to Parquet; run it again and it continues."""
 
     uri: Positional[Annotated[str, arg(metavar="URI")]]
-    """File, directory or glob of Parquet, Arrow, .npy, ... (README); a path or any fsspec URL."""
+    """File, directory or glob of Parquet, Arrow, .npy, CSV, ...; a path or any fsspec URL."""
     model_dir: Positional[Annotated[str, arg(metavar="MODEL_DIR")]]
     """Directory or fsspec URL of a fitted model."""
     output: Positional[Annotated[str, arg(metavar="OUTPUT")]]

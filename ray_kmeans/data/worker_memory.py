@@ -12,7 +12,7 @@ from ray_kmeans.algorithm.row_counts import rows_of
 from ray_kmeans.data.sharding import Layout, Shard, groups_of
 from ray_kmeans.errors import BudgetError
 
-WORKER_BASE_BYTES = 550 * 2**20
+WORKER_BASE_BYTES = 720 * 2**20
 """Bytes of a worker without rows: Python, Ray, Arrow, and mostly numba, compiling the kernels."""
 
 READERS = 4

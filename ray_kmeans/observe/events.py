@@ -1,7 +1,7 @@
 """The events of a run, as values: the run emits them in order, and listeners log, draw or store.
 
-`str` of an event is a sentence for people, where the event has one. The pairs ``key=value`` of the
-log are made in `observe.log`.
+`str` of an event is a sentence for people, which the log writes after a word. The pairs
+``key=value`` of an iteration are made in `observe.log`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from ray_kmeans.algorithm.state import Iteration, Restart, Stop
+from ray_kmeans.text.quantities import format_bytes, in_words
 
 # --- told by the driver, before the work begins and while it waits
 
@@ -32,6 +33,12 @@ class Planned:
     """Place and type in which a worker keeps its rows, as text: 'memory as float32'."""
     num_bytes: int
     """Planned peak memory of a worker, in bytes."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        who = f"{in_words(self.workers, 'worker')} of {in_words(self.threads, 'thread')}"
+        bound = f"{format_bytes(self.num_bytes)} at most"
+        return f"{who}, each with {bound}: {in_words(self.rows, 'row')} in {self.place}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,10 @@ class PhaseBegan:
     unit: str
     """The unit that `total` and `done` count: 'rows', 'centers' or 'rounds'."""
 
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return self.unit if self.total is None else f"{self.total:,} {self.unit}"
+
 
 @dataclass(frozen=True)
 class PhaseMoved:
@@ -133,7 +144,7 @@ class DataLoaded:
     def __str__(self) -> str:
         """Return the event as a sentence."""
         return (
-            f"{self.rows:,} rows x {self.features} in {len(self.workers)} workers, "
+            f"{self.rows:,} rows x {self.features:,} in {in_words(len(self.workers), 'worker')}, "
             f"read in {self.seconds:.1f} s"
         )
 
@@ -191,6 +202,13 @@ class FitStarted:
     mini_batch: bool = False
     """Whether a step visits a mini-batch only, so that its inertia is not of all rows."""
 
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        how = "mini-batch" if self.mini_batch else "full batch"
+        goes_on = f" after step {self.iteration:,}" if self.iteration else ""
+        end = "" if self.last_iteration is None else f", to step {self.last_iteration:,} at most"
+        return f"{in_words(self.num_clusters, 'cluster')} by {how}{goes_on}{end}"
+
 
 @dataclass(frozen=True)
 class IterationDone:
@@ -227,6 +245,10 @@ class CheckpointSaved:
     seconds: float = field(default=0.0, compare=False)
     """Seconds from the state in memory to the manifest in the store."""
 
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return f"{self.path} (step {self.iteration:,}, saved in {self.seconds:.1f} s)"
+
 
 @dataclass(frozen=True)
 class Peaks:
@@ -234,6 +256,10 @@ class Peaks:
 
     num_bytes: tuple[int, ...]
     """Peak resident memory of each worker process so far, in bytes."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return f"{format_bytes(max(self.num_bytes))} at the peak of the largest worker"
 
 
 @dataclass(frozen=True)
@@ -244,6 +270,10 @@ class FitEnded:
     """Why the fit ended."""
     iteration: int
     """Steps that the model was trained."""
+
+    def __str__(self) -> str:
+        """Return the event as a sentence."""
+        return f"{self.stop.value} (after {in_words(self.iteration, 'step')})"
 
 
 @dataclass(frozen=True)

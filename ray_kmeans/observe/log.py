@@ -15,6 +15,18 @@ log = logging.getLogger("ray_kmeans")
 
 LOG_AT_LEAST_EVERY_S = 10.0
 """Longest silence of the log during the iterations, in seconds."""
+WORDS: dict[type[ev.Event], str] = {
+    ev.Planned: "plan",
+    ev.DataLoaded: "read",
+    ev.KernelsReady: "kernels",
+    ev.Seeded: "seeded",
+    ev.FitStarted: "fit",
+    ev.CheckpointSaved: "checkpoint",
+    ev.Peaks: "memory",
+    ev.FitEnded: "stopped",
+}
+"""The word before the sentence of an event in the log. Other sentences say by themselves what they
+are about."""
 
 
 def tell_all(listeners: Sequence[ev.Emit]) -> ev.Emit:
@@ -59,6 +71,12 @@ class LogLines:
     line of a mini-batch goes on with two more pairs, of six digits, since batches differ in size:
     `loss_per_row` of the batch, and `smoothed`, the same over about one epoch, by which the fit
     ends; None for input that has no known end, and within an iteration of several steps.
+
+    All other lines are for people, a word and a sentence with rounded numbers::
+
+        plan: 2 workers of 4 threads, each with 550.1 MiB at most: 3,000 rows in memory as float32
+        seeded: 25 initial centers by kmeans_parallel, in 0.1 s
+        stopped: converged: no center moved, so no label will (after 31 steps)
     """
 
     def __init__(self, every: int = 100, clock: Callable[[], float] = time.monotonic) -> None:
@@ -121,28 +139,9 @@ class LogLines:
 
 
 def _line(event: ev.Event) -> str:
-    """Return the log line of an event other than an iteration, as pairs ``key=value``."""
-    match event:
-        case ev.Planned():
-            workers = f"workers={event.workers} threads={event.threads} rows={event.rows}"
-            return f"plan: {workers} kept={event.place!r} bytes={event.num_bytes}"
-        case ev.DataLoaded():
-            data = f"rows={event.rows} features={event.features}"
-            return f"{data} workers={len(event.workers)} seconds={event.seconds:.1f}"
-        case ev.Peaks():
-            return f"peak_bytes={max(event.num_bytes)}"
-        case ev.KernelsReady():
-            return f"kernels={event}"
-        case ev.PhaseBegan(phase, total, unit):
-            return f"phase={phase.value} total={total} unit={unit}"
-        case ev.CheckpointSaved():
-            return f"checkpoint={event.path}"
-        case ev.FitEnded(stop, iteration):
-            return f"stop={stop.name} iteration={iteration}: {stop.value}"
-        case ev.EndedBefore() | ev.RestartEnded() | ev.NodesSplit():
-            return str(event)
-        case _:
-            return repr(event)
+    """Return the log line of an event other than an iteration: one word and a sentence."""
+    word = event.phase.value if isinstance(event, ev.PhaseBegan) else WORDS.get(type(event))
+    return f"{word}: {event}" if word else str(event)
 
 
 def _iteration_pairs(event: ev.IterationDone) -> str:

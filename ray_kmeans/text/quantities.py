@@ -26,3 +26,12 @@ def format_number(number: float) -> str:
     ('6,000', '4,678.02', '2.5e-07')
     """
     return f"{number:,}" if isinstance(number, int) else f"{number:,.6g}"
+
+
+def in_words(count: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one.
+
+    >>> in_words(1, "worker"), in_words(6000, "row")
+    ('1 worker', '6,000 rows')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -241,12 +241,19 @@ def check_weight_of_batches(sample_weight: Any) -> None:
         )
 
 
-def check_restarts(n_init: int, max_seconds: float | None) -> None:
-    """Raise ConfigError for restarts with a budget of time."""
-    if n_init > 1 and max_seconds is not None:
+def check_budget(params: FitParams, max_seconds: float | None) -> None:
+    """Raise ConfigError for restarts or a tree with a budget of time."""
+    if max_seconds is None:
+        return
+    if params.n_init > 1:
         raise ConfigError(
-            f"max_seconds={max_seconds:g} and n_init={n_init}: a budget that ends among restarts "
-            "would leave no best one. Give one of them."
+            f"max_seconds={max_seconds:g} and n_init={params.n_init}: a budget that ends among "
+            "restarts would leave no best one. Give one of them."
+        )
+    if params.levels is not None:
+        raise ConfigError(
+            f"max_seconds={max_seconds:g} and levels={params.levels!r}: a budget that ends within "
+            "a tree would leave no clusters. Give one of them; steps bounds the fit of each node."
         )
 
 

@@ -24,7 +24,8 @@ JOBS = {
     if name not in ("compile", "demo")
 }
 """The class of flags of each job, by the name of its page."""
-README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "guides" / "jobs.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "reference" / "configuration.md").read_text()
 
 
 def places_of(kind):
@@ -66,7 +67,7 @@ def test_help_of_a_job_names_the_places_it_takes(help_of, name):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_the_command_in_the_docstring_of_a_job_is_that_of_the_readme_and_understood(
+def test_the_command_in_the_docstring_of_a_job_is_that_of_the_guide_and_understood(
     name, monkeypatch
 ):
     page = runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name="not main")
@@ -83,7 +84,7 @@ def test_the_command_in_the_docstring_of_a_job_is_that_of_the_readme_and_underst
     given = [word[2:].replace("-", "_") for word in command if word.startswith("--")]
     assert given
     assert set(given) <= set(flags_of(kind))
-    assert f"| {name} | `python jobs/{name}.py {' '.join(command)}` |" in README
+    assert f"| {name} | `python jobs/{name}.py {' '.join(command)}` |" in GUIDE
 
 
 @pytest.mark.parametrize(
@@ -145,9 +146,8 @@ def test_a_fit_has_all_parameters_of_the_estimator_and_fields_of_the_config_as_f
     assert choices["empty_clusters"] == set(get_args(config.EmptyClusters))
 
 
-def test_the_defaults_in_the_readme_are_those_of_the_config():
-    table = README.split("## Choices\n\n")[1].split("\n\n")[0]
-    rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| `?([^|`:,]+)", table, re.MULTILINE))
+def test_the_defaults_in_the_table_are_those_of_the_config():
+    rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| `?([^|`:,]+)", CONFIGURATION, re.MULTILINE))
 
     assert set(rows) == set(defaults_of(config.RunConfig))
     for name, default in defaults_of(config.RunConfig).items():

@@ -1,4 +1,4 @@
-"""Every command that the README shows for a job, run as it stands there, on real data."""
+"""Every command that the guide shows for a job, run as it stands there, on real data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ray_kmeans.demo import DATA
 from tests.support.files import put_table
 
 ROOT = Path(__file__).parents[2]
-TABLE = (ROOT / "README.md").read_text().split("## The jobs\n\n")[1].split("\n\n")[0]
-COMMANDS = dict(re.findall(r"^\| (\w+) \| `(python jobs/.*?)` \|", TABLE, re.MULTILINE))
+GUIDE = (ROOT / "docs" / "guides" / "jobs.md").read_text()
+COMMANDS = dict(re.findall(r"^\| (\w+) \| `(python jobs/.*?)` \|", GUIDE, re.MULTILINE))
 SMALLER = {"--num-rows 1000000": "--num-rows 20000", "--num-clusters 1000": "--num-clusters 50"}
 ROWS = 1200
 

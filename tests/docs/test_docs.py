@@ -16,21 +16,29 @@ from ray_kmeans.errors import install_hint
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
+ARCHITECTURE = (DOCS / "internals" / "architecture.md").read_text()
+CONFIGURATION = (DOCS / "reference" / "configuration.md").read_text()
+JOBS = (DOCS / "guides" / "jobs.md").read_text()
+FROM_TENSORFLOW = (DOCS / "migrating" / "tensorflow.md").read_text()
+WHAT_DIES = (DOCS / "guides" / "what-dies.md").read_text()
 PACKAGE = ROOT / "ray_kmeans"
 
 
-def test_every_package_stands_in_the_file_tree_of_the_readme():
-    block = re.search(r"## The file tree\n\n(.*?)\n\n", README, re.DOTALL)[1]
+def file_tree():
+    return re.search(r"## The file tree\n\n```text\n(.*?)```\n", ARCHITECTURE, re.DOTALL)[1]
+
+
+def test_every_package_stands_in_the_file_tree():
     real = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
 
-    assert set(re.findall(r"^      (\w+/)  ", block, re.MULTILINE)) == real
+    assert set(re.findall(r"^  (\w+/)  ", file_tree(), re.MULTILINE)) == real
 
 
 def test_what_stands_beside_the_package_in_the_file_tree_is_there():
-    block = re.search(r"## The file tree\n\n(.*?)\n\n", README, re.DOTALL)[1]
-    named = re.findall(r"^    ([\w./]+)", block, re.MULTILINE)
+    named = re.findall(r"^([\w./]+)", file_tree(), re.MULTILINE)
 
-    assert {"cluster_configs/", "docs/clusters.md"} <= set(named)
+    assert {"cluster_configs/", "docs/"} <= set(named)
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
@@ -42,13 +50,13 @@ def test_ci_runs_the_line_of_the_readme():
     assert line in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("bad", ["pip", "laws", "ray", "ruff", "mypy", ""])
+@pytest.mark.parametrize("bad", ["pip", "laws", "ray", "ruff", "mypy", "sphinx-build", ""])
 def test_ci_fails_where_any_of_its_commands_fails(tmp_path, bad):
     script = '[ "$(basename "$0")" != "$BAD" ] || exit 1\n'
     of_pytest = 'case "$*" in *not*) kind=laws;; *) kind=ray;; esac; [ "$kind" != "$BAD" ]\n'
     of_python = 'mkdir -p "$3/bin" && touch "$3/bin/activate"\n'
     special = {"pytest": of_pytest, "python3": of_python}
-    for name in ("pip", "pytest", "ruff", "mypy", "chromium", "python3"):
+    for name in ("pip", "pytest", "ruff", "mypy", "sphinx-build", "chromium", "python3"):
         (tmp_path / name).write_text(f"#!/bin/bash\n{special.get(name, script)}")
         (tmp_path / name).chmod(0o755)
 
@@ -58,12 +66,10 @@ def test_ci_fails_where_any_of_its_commands_fails(tmp_path, bad):
     assert (done.returncode == 0) == (bad == "")
 
 
-def test_every_field_of_the_config_stands_in_the_readme():
-    table = re.search(r"## Choices\n\n(.*?)\n\n", README, re.DOTALL)[1]
+def test_every_field_of_the_config_stands_in_the_table():
+    named = re.findall(r"^\| `(\w+)`", CONFIGURATION, re.MULTILINE)
 
-    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == {
-        f.name for f in fields(RunConfig)
-    }
+    assert set(named) == {f.name for f in fields(RunConfig)}
 
 
 def test_no_line_to_install_from_an_index_that_does_not_have_the_package():
@@ -86,8 +92,8 @@ def test_no_line_to_install_from_an_index_that_does_not_have_the_package():
 
 
 @pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.stem)
-def test_every_job_stands_in_the_readme_with_its_command(job):
-    assert f"python jobs/{job.name} " in README
+def test_every_job_stands_in_the_guide_with_its_command(job):
+    assert f"python jobs/{job.name} " in JOBS
 
 
 @pytest.mark.parametrize(
@@ -99,26 +105,25 @@ def test_every_module_says_what_it_is_for(path):
 
 def rows_of_the_seed():
     """Return (names, file, test) of every row of the table that compares with the seed."""
-    table = re.search(r"### Every parameter.*?\n\| in TensorFlow(.*?)\n\n", README, re.DOTALL)[1]
+    table = re.search(r"## Every parameter.*?\n\| in TensorFlow(.*)", FROM_TENSORFLOW, re.DOTALL)[1]
     rows = re.findall(r"^\| `(.+?)` \| .* \| \[(.+)\]\((.+)\) \|$", table, re.MULTILINE)
     return [(names, path, f"test_{law.replace(' ', '_')}") for names, law, path in rows]
 
 
 @pytest.mark.parametrize(("names", "path", "test"), rows_of_the_seed())
 def test_every_row_about_the_seed_names_a_test_that_is_there(names, path, test):
-    assert f"\ndef {test}(" in (ROOT / path).read_text()
+    assert f"\ndef {test}(" in (DOCS / "migrating" / path).read_text()
 
 
 def rows_of_deaths():
     """Return (file, test) of every link in the table of what dies."""
-    table = re.search(r"## What happens when something dies\n\n(.*?)\n\n", README, re.DOTALL)[1]
-    links = re.findall(r"\[([^\]]+)\]\((tests/[\w/]+\.py)\)", table)
+    links = re.findall(r"\[([^\]]+)\]\((\S+/tests/[\w/]+\.py)\)", WHAT_DIES)
     return [(path, f"test_{law.replace(' ', '_')}") for law, path in links]
 
 
 @pytest.mark.parametrize(("path", "test"), rows_of_deaths())
 def test_what_is_said_of_a_death_names_a_test_that_is_there(path, test):
-    assert f"\ndef {test}(" in (ROOT / path).read_text()
+    assert f"\ndef {test}(" in (DOCS / "guides" / path).read_text()
 
 
 OUR_PARAMETERS = {

@@ -1,4 +1,4 @@
-"""What the pages in docs/ show is run, or read by the program that would run it; so are numbers."""
+"""What README and docs/ show is run, or read by the program that would run it; so are numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import logging
+import os
 import re
 import runpy
 import shlex
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import ray_kmeans
 from ray_kmeans import (
     KMeansClustering,
     RunConfig,
@@ -37,8 +39,12 @@ from ray_kmeans.workflows import predict_in_memory
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PATHS = {path.stem: path for path in sorted([*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")])}
-PAGES = {name: path.read_text() for name, path in PATHS.items()}
+FILES = [path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts]
+ALL_PAGES = {str(path.relative_to(DOCS).with_suffix("")): path.read_text() for path in FILES}
+"""Text of each page by its path without the suffix."""
+PAGES = {name: text for name, text in ALL_PAGES.items() if not name.startswith("internals/")}
+"""Pages whose code is run; those on internals draw."""
+README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text()
 EXTRAS = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
@@ -49,7 +55,7 @@ EXTRAS = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MU
 def blocks_of(page):
     """Return (kind, text) of all that is shown as code, in order; 'sh' for what is indented."""
     found = []
-    fences = r"^```([\w ]*)\n(.*?)^```$"
+    fences = r"^```([^\n`]*)\n(.*?)^```$"
     for shown in re.finditer(rf"{fences}|\n\n((?:    [^\n]+\n)+)", page, re.DOTALL | re.MULTILINE):
         kind, fenced, indented = shown.groups()
         found.append((kind, fenced) if indented is None else ("sh", indented))
@@ -81,7 +87,7 @@ class Checker:
                 self.command(shlex.split(command))
         elif kind == "yaml":
             check_config(yaml.safe_load(text))
-        else:
+        elif not kind.startswith("{"):  # Sphinx runs these
             assert kind == "text", f"what is to be done with a block of {kind!r}?"
 
     def command(self, words):
@@ -171,7 +177,7 @@ ON_RAY = [name for name in PAGES if "import ray.data" in PAGES[name]]
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name not in ON_RAY])
 def test_what_a_page_shows_runs(name, at_work):
-    if "import faiss" in PAGES[name]:
+    if any(kind == "python" and "import faiss" in text for kind, text in blocks_of(PAGES[name])):
         faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed")
         faiss.omp_set_num_threads(1)  # its threads would wait for one another on a busy machine
     for kind, text in blocks_of(PAGES[name]):
@@ -437,21 +443,89 @@ def signature_of(function):
     return [name for name in inspect.signature(function).parameters if name != "self"]
 
 
-def test_the_readme_links_every_page():
-    readme = (ROOT / "README.md").read_text()
-
-    links = {name: f"({path.relative_to(ROOT)})" for name, path in PATHS.items()}
-    assert [name for name, link in links.items() if link not in readme] == []
+# --- README.md and the way through the pages ---------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_link_leads_to_a_file_and_a_heading(name):
-    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", PAGES[name]):
+def test_what_the_readme_shows_runs(at_work, monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", PARSING)
+    for kind, text in blocks_of(README):
+        if kind == "python":
+            at_work.check(kind, text)
+    lines = README.replace("\\\n", "")
+    for command in re.findall(r"^ *(ray(?:-kmeans)? .*)$", lines, re.MULTILINE):
+        program, *args = shlex.split(command)
+        (cli.main if program == "ray-kmeans" else at_work.submit)(args)
+
+    assert len(pq.read_table("labelled")) == 2000
+
+
+def test_the_readme_fits_on_two_screens():
+    assert len(README.splitlines()) <= 120
+
+
+SECTIONS = {"none of these": "Without any unit"}
+"""Section of the results by processor, where it does not begin with the processor's name."""
+
+
+def test_the_speeds_in_the_readme_are_those_of_the_results():
+    shown = rows_of_tables(README.split("## Speed")[1].split("\n## ")[0])
+    assert any(float(cell) < 1 for row in shown for cell in row[3:-1]), "a table without losses"
+
+    for processor, rows, *figures in shown:
+        section = RESULTS.split(f"\n### {SECTIONS.get(processor, processor)}")[1]
+        measured = rows_of_tables(section.split("\n### ")[0])
+        assert [row[2:7] for row in measured if row[:2] == [rows, "wall"]] == [figures]
+
+
+def test_the_promises_of_the_readme_are_figures_of_the_results():
+    promises = README.split("What it is **not**")[0]
+    kills = re.findall(r"^\| kill .*, SIGKILL \| (\d+) \|", RESULTS, re.MULTILINE)
+    names = re.findall(r"^\| `(.+?)` \| .*tests/", PAGES["migrating/tensorflow"], re.MULTILINE)
+
+    assert f"{sum(map(int, kills))} SIGKILLs" in promises
+    assert f"{sum(len(row.split(', ')) for row in names)} parameters" in promises
+    for figure in ("485,404", "154,976", "1.32", "2.59", "0.87", "1.17", "5.24"):
+        assert figure in promises
+        assert re.search(rf"\b{figure}\b", RESULTS), figure
+    assert "330,000,000 | 768 | 1,000 | 32 | 38.9 GiB" in PAGES["operating"]
+
+
+def listed_below(page):
+    """Return the pages that a page's tables of contents list, by their paths without the suffix."""
+    found = set()
+    for body in re.findall(r"^:::\{toctree\}\n(.*?)^:::$", ALL_PAGES[page], re.M | re.S):
+        folder = (DOCS / page).parent
+        entries = [line for line in body.splitlines() if line and not line.startswith(":")]
+        found |= {os.path.relpath(folder / entry, DOCS) for entry in entries}
+    return found
+
+
+def test_every_page_is_reached_from_the_first_one():
+    reached, new = set(), {"index"}
+    while new:
+        reached |= new
+        new = set().union(*map(listed_below, new)) - reached
+
+    assert reached == set(ALL_PAGES)
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(text for name, text in ALL_PAGES.items() if name.startswith("reference/"))
+    named = set(re.findall(r":: ray_kmeans\.(\w+)$", pages, re.MULTILINE))
+
+    assert set(ray_kmeans.PUBLIC) - named == set()
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *FILES], ids=str
+)
+def test_a_link_leads_to_a_file_and_a_heading(path):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text()):
         if "://" in target:
             continue
-        path = (PATHS[name].parent / target).resolve() if target else PATHS[name]
-        assert path.exists(), target
+        linked = (path.parent / target).resolve() if target else path
+        assert linked.exists(), target
         if anchor:
-            heads = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            heads = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
             assert anchor in slugs, anchor

@@ -301,6 +301,11 @@ def test_what_makes_no_tree_is_refused(tmp_path, more, text):
     assert not (tmp_path / "m").exists()
 
 
+def test_a_budget_of_time_ends_no_tree(tmp_path):
+    with pytest.raises(errors.ConfigError, match="leave no clusters"):
+        grown(tmp_path / "m").fit(X, max_seconds=9)
+
+
 def test_batches_are_joined_for_a_tree(tmp_path):
     joined = grown(tmp_path / "m").fit(iter([X[:900], X[900:]]), steps=3)
     assert np.array_equal(joined.clusters(), grown(tmp_path / "x").fit(X, steps=3).clusters())

@@ -63,6 +63,7 @@ def test_a_row_is_never_passed_over_while_a_center_creeps_up_to_it(metric, unit)
 @METRICS
 def test_regrouping_happens_by_itself_and_changes_no_label(metric, unit, monkeypatch):
     regrouped = []
+    monkeypatch.setattr(held, "LEAST_ROWS", 0)
     regroup = held.HeldRows.regroup
     monkeypatch.setattr(held.HeldRows, "regroup", lambda self: (regrouped.append(1), regroup(self)))
     rng = np.random.default_rng(1)

@@ -22,7 +22,7 @@ from ray_kmeans.workflows.parameters import FitParams
 from tests.support.log_lines import RUN, X, done, fit
 
 HERE = RunConfig(num_workers=0)
-README = Path(__file__).parents[2] / "README.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
 
 
 KINDS = {
@@ -68,7 +68,7 @@ def test_the_line_of_an_iteration_holds_its_event(caplog, figures):
 
 
 def test_the_documents_show_a_line_as_it_is():
-    for text in (LogLines.__doc__, README.read_text()):
+    for text in (LogLines.__doc__, GUIDE.read_text()):
         (line,) = re.findall(r"iteration=31 [^\n`]*", text)
         iteration, rows, *_, seconds, speed = figures_of(line.strip())
         assert (iteration, speed) == (31, pytest.approx(rows / seconds))
@@ -122,7 +122,7 @@ def test_a_short_run_has_some_lines_and_its_last_one(caplog, every, steps, logge
     events = [*map(done, range(1, steps + 1)), ev.FitEnded(Stop.CONVERGED, steps)]
 
     assert logged_iterations(caplog, LogLines(every), events) == logged
-    assert caplog.messages[-1].startswith("stop=CONVERGED")
+    assert caplog.messages[-1].startswith("stopped: converged: ")
 
 
 def test_a_line_of_a_mini_batch_has_the_loss_per_row_and_what_ends_the_fit(caplog):
@@ -160,9 +160,29 @@ def test_the_log_tells_of_data_checkpoints_and_the_end(tmp_path, caplog):
     fit(tmp_path, save_checkpoints_steps=2)
 
     text = caplog.text
-    assert "rows=200 features=3" in text
-    assert len(re.findall(r"checkpoint=\S+-iteration-(?:0|2|4|6)\.json", text)) == 4
-    assert "stop=STEPS iteration=6" in text
+    assert "read: 200 rows x 3 in 1 worker, read in " in text
+    assert len(re.findall(r"checkpoint: \S+-iteration-(?:0|2|4|6)\.json ", text)) == 4
+    assert f"stopped: {Stop.STEPS.value} (after 6 steps)" in text
+
+
+def test_every_line_but_that_of_an_iteration_is_a_sentence_with_rounded_numbers(caplog):
+    caplog.set_level(logging.INFO, "ray_kmeans")
+    listen = LogLines()
+    ends = [ev.EndedBefore(Stop.STEPS, 9), ev.NodesSplit(2, 3, 10, 30)]
+    seeded = ev.Seeded("random", num_clusters=4_000, seconds=0.007968107000010605)
+
+    for event in [*RUN, *ends, seeded, ev.FitStarted(4, 30, 40, mini_batch=True)]:
+        listen(event)
+
+    lines = [line for line in caplog.messages if not line.startswith("iteration=")]
+    told = [event for event in RUN if not isinstance(event, ev.IterationDone | ev.PhaseMoved)]
+    assert len(lines) == len(told) + 4
+    assert lines[0] == (
+        "plan: 1 worker of 2 threads, each with 572.2 MiB at most: 200 rows in memory as float32"
+    )
+    assert lines[-2] == "seeded: 4,000 initial centers by random, in 0.0 s"
+    assert lines[-1] == "fit: 4 clusters by mini-batch after step 30, to step 40 at most"
+    assert [line for line in lines if re.search(r"\w\(|=|\.\d{3}|\d{5}(?!\S*json)", line)] == []
 
 
 @pytest.mark.parametrize(
@@ -191,7 +211,7 @@ def test_every_event_can_be_logged_and_drawn():
 
     events = [*RUN, ev.Warned("w"), ev.WorkerReplaced(1, "c"), ev.CoordinatorReplaced("c")]
     events += [ev.Waiting(1, 2, 0.5), ev.WorkersLag(1, 20), ev.WorkersJoined(3)]
-    events += [ev.Logged("l"), ev.EndedBefore(Stop.CONVERGED, 9)]
+    events += [ev.Logged("l"), ev.EndedBefore(Stop.CONVERGED, 9), ev.NodesSplit(2, 3, 10, 30)]
     events += [ev.RestartEnded(1, 3, Restart(7, 2.5, 9, Stop.CONVERGED))]
     for event in events:
         listen(event)

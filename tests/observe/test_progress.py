@@ -71,7 +71,7 @@ def test_progress_shows_iterations_and_inertia_on_a_terminal(tmp_path, limit):
     lines = on_a_terminal(CODE.format(progress=True, model_dir=str(tmp_path), limit=limit))
 
     history = KMeansClustering(4, str(tmp_path)).history()
-    assert any("200 rows x 3 in 1 workers" in line for line in lines)
+    assert any("200 rows x 3 in 1 worker," in line for line in lines)
     bar = [line for line in lines if line.startswith("k-means, 4 clusters")][-1]
     assert re.search(rf"\b{len(history)}(/6|it)\b", bar)
     assert f"inertia {history[-1].inertia:.6g}" in bar

@@ -136,7 +136,7 @@ def test_losses_are_counted_by_what_was_lost(served):
 def test_every_event_can_be_counted_and_zeros_too(served):
     others = [ev.Warned("w"), ev.WorkerReplaced(1, "c"), ev.CoordinatorReplaced("c")]
     others += [ev.WorkersLag(1, 20), ev.WorkersJoined(3), ev.Logged("l"), ev.EndedBefore(None, 9)]
-    others += [ev.RestartEnded(1, 3, Restart(7, 2.5, 9, None))]
+    others += [ev.RestartEnded(1, 3, Restart(7, 2.5, 9, None)), ev.NodesSplit(2, 3, 10, 30)]
     events = [*RUN, *others, ev.Waiting(1, 2, 0.5), step(10, 1, 0.0, 0, 0.0)]
 
     listen(events)

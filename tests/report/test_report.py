@@ -765,9 +765,9 @@ def test_an_evaluation_of_another_model_is_refused(model, tmp_path):
         made(model, tmp_path, evaluation=str(tmp_path / "missing"))
 
 
-def test_the_command_of_the_readme_is_understood(monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [command] = re.findall(r"^ +ray-kmeans (report .*)$", readme, re.MULTILINE)
+def test_the_command_of_the_guide_is_understood(monkeypatch):
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "report.md").read_text()
+    [command] = re.findall(r"^ +ray-kmeans (report .*)$", guide, re.MULTILINE)
     seen = []
     monkeypatch.setitem(cli.COMMANDS, "report", cli.Command(cli.report.Report, seen.append))
 

@@ -19,8 +19,10 @@ from ray_kmeans.algorithm.state import (
     Iteration,
     Origin,
     Restart,
+    Sample,
     Stop,
 )
+from ray_kmeans.algorithm.tree import Tree
 from ray_kmeans.errors import (
     CheckpointError,
     ModelMismatchError,
@@ -103,6 +105,8 @@ def full_state():
         rows=RowSpec(("a", "b", "c"), '[["lang", "=", "en"]]', "drop", "w", (0.1, 1e300, -3.0)),
         origin=Origin("kmc2", 2**40, 7),
         restarts=(Restart(2**40, 0.1 + 0.2, 7, Stop.CYCLE), Restart(-1, 1e-300, 9, None)),
+        sample=Sample(3, 2),
+        tree=Tree((unit_rows(rng.normal(size=(2, 3))),), (np.array([0, 1, 1, 0, 1], np.int32),)),
     )
 
 
@@ -116,6 +120,13 @@ def assert_same(state, expected):
             found = getattr(state, name)
             assert (found.dtype, found.shape) == (value.dtype, value.shape)
             assert found.tobytes() == value.tobytes()
+        elif isinstance(value, Tree):
+            for own, of_expected in zip(
+                (*state.tree.centers, *state.tree.parents),
+                (*value.centers, *value.parents),
+                strict=True,
+            ):
+                assert own.tobytes() == of_expected.tobytes()
         elif isinstance(value, Accumulators):
             assert_same(getattr(state, name), value)
         else:
