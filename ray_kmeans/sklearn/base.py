@@ -22,7 +22,6 @@ from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
 from ray_kmeans.engine.fit_plan import FitPlan
-from ray_kmeans.engine.reassignment import ReassigningPlan
 from ray_kmeans.engine.seeding.choose import KMEANS_PLUS_PLUS, RANDOM, Initial
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.observe import events as ev
@@ -279,7 +278,7 @@ class BaseKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
         reassignment_ratio: float = 0.0,
     ) -> FitPlan:
         """Return the plan of a fit."""
-        return ReassigningPlan(
+        return FitPlan(
             num_clusters=int(self.n_clusters),
             initial=initial,
             metric=Metric.SQUARED_EUCLIDEAN,

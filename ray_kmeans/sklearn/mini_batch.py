@@ -58,7 +58,7 @@ default='k-means++'
         stays. 'auto': 3 for 'random' and for a function, else 1.
     reassignment_ratio : float, >= 0, default=0.01
         A cluster with less than this part of the rows of the largest one begins anew at a row that
-        is drawn. 0: none does.
+        is drawn. 0: none does; more than 1 is as 1.
     config : RunConfig, default=None
         Machines and memory, which do not change the result; as for `KMeans`.
 
@@ -157,7 +157,9 @@ default='k-means++'
         shift, batch = rows.middle_of(X), min(int(self.batch_size), X.shape[0])
         centers = self._first_centers(X, weights, seed, generator, shift)
         rule = StopRule(steps=max(self.max_iter * X.shape[0] // batch, 1))
-        plan = self._plan(centers, seed, rule, shift, batch, 1, float(self.reassignment_ratio))
+        plan = self._plan(
+            centers, seed, rule, shift, batch, 1, min(float(self.reassignment_ratio), 1.0)
+        )
         tolerance = self.tol * rows.mean_variance(X) if self.tol else 0.0
         watch = BatchConvergence(X.shape[0], tolerance, self.max_no_improvement, bool(self.verbose))
         source = rows.source_of(X, weights, shift)
@@ -213,7 +215,7 @@ default='k-means++'
         else:
             shift, dtype = self._shift, self.cluster_centers_.dtype
             before, initial = self._state_before(), self._small_centers()
-        ratio = float(self.reassignment_ratio)
+        ratio = min(float(self.reassignment_ratio), 1.0)
         plan = self._plan(initial, self._seed, StopRule(steps=1), shift, WHOLE, 1, ratio)
         source = rows.source_of(X, weights, shift)
         fitted = fit_rows(plan, source, config, Told(bool(self.verbose)), before=before)
@@ -236,7 +238,8 @@ default='k-means++'
         centers = self._small_centers()
         if np.array_equal(centers, self._state.centers):
             return self._state
-        return replace(FitState.initial(centers), rows=self._state.rows)
+        before = self._state
+        return replace(FitState.initial(centers, origin=before.origin), rows=before.rows)
 
     def _first_centers(
         self,

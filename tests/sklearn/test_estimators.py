@@ -26,7 +26,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from ray_kmeans import RunConfig
 from ray_kmeans.algorithm.stopping import StopRule
-from ray_kmeans.engine.reassignment import small_clusters
 from ray_kmeans.errors import ConfigError, DataError
 from ray_kmeans.sklearn import KMeans, MiniBatchKMeans, rows
 
@@ -238,12 +237,6 @@ def test_partial_fit_is_the_running_mean_that_counts_the_first_center_once():
         km.partial_fit(batch)
 
     np.testing.assert_allclose(km.cluster_centers_[:, 0], [(0 + 2 + 4 + 10) / 4, 100])
-
-
-def test_the_smallest_clusters_are_moved_and_never_the_largest():
-    assert small_clusters(np.array([5, 5, 5]), 2.0, 9).tolist() == [0, 1]
-    assert small_clusters(np.array([9, 0, 100, 1]), 0.05, 1).tolist() == [1]
-    assert small_clusters(np.array([9, 6, 100, 8]), 0.05, 9).tolist() == []
 
 
 def test_a_fit_here_writes_nothing_and_starts_no_ray(tmp_path, monkeypatch):
