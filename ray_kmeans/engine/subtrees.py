@@ -126,13 +126,16 @@ class Subtrees:
         copies = self._copies(places[:beside])
         fetched = [_Chosen(self._shard, each) for each in places[beside:]]
         together: list[Rows | _Chosen] = [*copies, *fetched]
-        squares = []
+        weights = [
+            self._shard.weights[own] if len(self._shard.weights) else ALIKE for own in places
+        ]
+        work = [(rows, of_node, grid) for rows, of_node in zip(together, weights, strict=True)]
+        squares: list[Squares] = self._threads.run(self._squares, work)
         kernel = self._single if self._is_apart(len(nodes)) else self._kernel
-        for node, size, own, rows in zip(nodes, sizes, places, together, strict=True):
-            weights = self._shard.weights[own] if len(self._shard.weights) else ALIKE
-            squares.append(self._squares(rows, weights, grid))
-            held = self._hold(kernel, rows, size, weights) if len(own) else None
-            self._open[node] = OpenNode(own, held, weights)
+        opened = zip(nodes, sizes, places, together, weights, strict=True)
+        for node, size, own, rows, of_node in opened:
+            held = self._hold(kernel, rows, size, of_node) if len(own) else None
+            self._open[node] = OpenNode(own, held, of_node)
         return squares
 
     def draw(

@@ -230,7 +230,8 @@ def test_a_worker_stays_within_the_bytes_that_the_plan_promised(tmp_path, params
     shards = split(source.describe().blocks, 2)
     promised = Footprint(100).most(shards)
     assert peaks
-    assert 0.5 * promised < max(peaks) <= promised
+    # Most of what is promised before any row is for compiling, which a warm cache spares.
+    assert 0.45 * promised < max(peaks) <= promised
 
 
 def peak_bytes(pid: int) -> int:
