@@ -141,7 +141,7 @@ def test_a_fit_ends_after_the_steps_asked_for(blobs):
 def test_no_step_is_no_step(blobs):
     state = fit(blobs, FitState.initial(blobs[:6]), steps=0)
 
-    assert (state.iteration, state.stop, state.history) == (0, Stop.STEPS, ())
+    assert (state.iteration, state.stop, state.history) == (0, Stop.TREE, ())
 
 
 def test_max_steps_counts_over_all_fits_and_steps_within_one(blobs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import textwrap
 
 import pytest
 
@@ -44,7 +45,7 @@ def tree_of(cls, depth=0):
 
 
 def test_the_tree_in_the_docstring_is_the_tree_in_the_code():
-    drawing = errors.__doc__.split("\n\n")[1]
+    drawing = textwrap.dedent(errors.__doc__.split("\n\n")[2])
 
     assert drawing.splitlines() == list(tree_of(errors.RayKMeansError))
 
