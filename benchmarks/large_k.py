@@ -33,7 +33,7 @@ from tables import heading, markdown
 
 from ray_kmeans import KMeansClustering, RunConfig
 from ray_kmeans.algorithm.metric import Metric
-from ray_kmeans.engine.tree_descent import Beam, BeamLabels
+from ray_kmeans.engine.tree_descent import BeamLabels
 from ray_kmeans.kernels import load
 
 HERE = RunConfig(num_workers=0, progress=False)
@@ -188,9 +188,9 @@ def beams(name: str, iterations: int) -> list[list[str]]:
     shape = f"{name}: {len(rows):,} x {rows.shape[1]}, k={k:,}, top {tree.sizes[0]:,}"
     lines = [[shape, "exact", f"{seconds:.2f}", "1", "1"]]
     for width in (1, 2, 4, 8):
-        labeller = BeamLabels(Beam(tree, width), centers, kernel, metric)
+        labeller = BeamLabels(tree, centers, kernel, metric)
         begin = time.perf_counter()
-        found = np.concatenate([labeller.labels(each) for each in np.array_split(rows, 20)])
+        found = np.concatenate([labeller.labels(each, width) for each in np.array_split(rows, 20)])
         seconds = time.perf_counter() - begin
         loss = kernel.distances_to(rows, centers, found, metric).sum() / least
         recall = f"{(found == exact).mean():.4f}"

@@ -94,23 +94,24 @@ class BeamLabels:
     """
 
     def __init__(
-        self, beam: Beam, clusters: NDArray[np.float32], kernel: Kernel, metric: Metric
+        self, tree: Tree, clusters: NDArray[np.float32], kernel: Kernel, metric: Metric
     ) -> None:
-        """Take the beam, and the centers of the clusters, (k, d)."""
-        self._width = beam.width
-        self._kernel = kernel
-        self._metric = metric
-        top, *inner = beam.tree.centers
+        """Take a tree, and the centers of the clusters, (k, d)."""
+        self.kernel = kernel
+        """Compares rows with centers."""
+        self.metric = metric
+        """Distance metric: 'squared_euclidean' or 'cosine'."""
+        top, *inner = tree.centers
         self._top = Children(top, np.zeros(len(top), np.int32), kernel, metric)
-        levels = zip([*inner, clusters], beam.tree.parents, strict=True)
+        levels = zip([*inner, clusters], tree.parents, strict=True)
         self._below = [Children(*level, kernel, metric) for level in levels]
 
-    def labels(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return the label of each row (n, d), (n,)."""
-        width = min(self._width, len(self._top.centers))
-        nodes = self._top.nearest(rows, np.zeros(len(rows), np.int32), width)
+    def labels(self, rows: NDArray[np.float32], width: int) -> NDArray[np.int32]:
+        """Return the label of each row (n, d) by a beam of this width, (n,)."""
+        most = min(width, len(self._top.centers))
+        nodes = self._top.nearest(rows, np.zeros(len(rows), np.int32), most)
         for children in self._below[:-1]:
-            nodes = self._best(rows, nodes, children, self._width)
+            nodes = self._best(rows, nodes, children, width)
         return self._best(rows, nodes, self._below[-1], 1)[:, 0]
 
     def _best(
@@ -125,9 +126,7 @@ class BeamLabels:
         distances = np.empty(candidates.shape)
         for place, labels in enumerate(candidates.T):
             own = np.ascontiguousarray(labels)
-            distances[:, place] = self._kernel.distances_to(
-                rows, children.centers, own, self._metric
-            )
+            distances[:, place] = self.kernel.distances_to(rows, children.centers, own, self.metric)
         order = np.lexsort((candidates, distances), axis=1)
         ranked = np.take_along_axis(candidates, order, axis=1)
         if count == 1:
@@ -141,12 +140,11 @@ class BeamLabels:
 def sums_of_beams(
     shard: Shard,
     centers: NDArray[np.float32],
-    kernel: Kernel,
-    metric: Metric,
-    beams: Sequence[Beam],
+    beams: BeamLabels,
+    widths: Sequence[int],
     numbers: NDArray[np.int64],
 ) -> RecallSums:
-    """Label the rows of a shard with these ascending numbers exactly, and by some beams.
+    """Label the rows of a shard with these ascending numbers exactly, and by beams of some widths.
 
     Rows that do not count are left out. Returns the sums of both.
     """
@@ -154,13 +152,14 @@ def sums_of_beams(
     for here, at in shard.inside(numbers):
         found.append(shard.rows.take(here, at[~shard.left_out_in(here)[at]]))
     rows = np.concatenate([np.empty((0, shard.features), np.float32), *found])
-    exact, right, losses = 0, [0] * len(beams), [0] * len(beams)
+    exact, right, losses = 0, [0] * len(widths), [0] * len(widths)
     if len(rows):
         labels = np.empty(len(rows), np.int32)
+        kernel, metric = beams.kernel, beams.metric
         kernel.assign(rows, kernel.prepare(centers, metric), labels)
         exact = exact_total(kernel.distances_to(rows, centers, labels, metric))
-        for place, beam in enumerate(beams):
-            by_beam = BeamLabels(beam, centers, kernel, metric).labels(rows)
+        for place, width in enumerate(widths):
+            by_beam = beams.labels(rows, width)
             right[place] = int((by_beam == labels).sum())
             losses[place] = exact_total(kernel.distances_to(rows, centers, by_beam, metric))
     return RecallSums(len(rows), exact, tuple(right), tuple(losses))

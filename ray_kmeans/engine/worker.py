@@ -31,6 +31,7 @@ from ray_kmeans.algorithm.reassignment import Reassignment
 from ray_kmeans.algorithm.recall import RecallSums
 from ray_kmeans.algorithm.state import FitState
 from ray_kmeans.algorithm.stopping import LossWatch
+from ray_kmeans.algorithm.tree import Tree
 from ray_kmeans.engine.batch_sweeps import BatchSweeps
 from ray_kmeans.engine.center_gaps import Separation, share_of
 from ray_kmeans.engine.label_writer import (
@@ -464,11 +465,13 @@ class ShardWorker(SeedingAnswers):
     def measure_beams(
         self,
         centers: NDArray[np.float32],
-        beams: Sequence[Beam],
+        tree: Tree,
+        widths: Sequence[int],
         numbers: NDArray[np.int64],
     ) -> RecallSums:
         """Label the rows with these ascending numbers exactly and by beams; return the sums."""
-        return sums_of_beams(self._shard, centers, self._kernel, self._metric, beams, numbers)
+        beams = BeamLabels(tree, centers, self._kernel, self._metric)
+        return sums_of_beams(self._shard, centers, beams, widths, numbers)
 
     def gather(
         self, output: Gatherer, bundles: Sequence[Sequence[int]], width: int, together: int = 1
@@ -558,9 +561,8 @@ class ShardWorker(SeedingAnswers):
             return
         rows = zip(places, self._shard.rows.at(places), strict=True)
         if beam is not None:
-            by_beam = BeamLabels(beam, centers, self._kernel, self._metric)
-            for here, block in rows:
-                yield here, block, by_beam.labels(block)
+            beams = BeamLabels(beam.tree, centers, self._kernel, self._metric)
+            yield from ((here, block, beams.labels(block, beam.width)) for here, block in rows)
             return
         if not self._shard.rows.stays:  # labelled as they come: they are fetched once, not twice
             prepared = self._kernel.prepare(centers, self._metric)

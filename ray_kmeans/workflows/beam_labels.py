@@ -18,7 +18,6 @@ from ray_kmeans.algorithm.tree import Tree
 from ray_kmeans.config import RunConfig
 from ray_kmeans.data.sharding import Layout
 from ray_kmeans.data.source import Source
-from ray_kmeans.engine.tree_descent import Beam
 from ray_kmeans.engine.worker import ShardWorker
 from ray_kmeans.errors import ConfigError
 from ray_kmeans.workflows.validation import check_count
@@ -93,9 +92,9 @@ def measure(
     firsts = np.array([block.first for block in layout.blocks])
     chosen = np.unique(np.searchsorted(firsts, numbers, side="right") - 1).tolist()
     some = replace(layout, blocks=tuple(layout.blocks[place] for place in chosen))
-    beams = tuple(Beam(state.tree, width) for width in widths)
     with open_pool(source, some, len(state.centers), state.metric, config) as pool:
         pool.read()
-        answers = pool.ask(ShardWorker.measure_beams, state.centers, beams, numbers)
+        asked = state.centers, state.tree, tuple(widths), numbers
+        answers = pool.ask(ShardWorker.measure_beams, *asked)
     sums: RecallSums = reduce(add, answers)
     return sums.recalls(widths)
