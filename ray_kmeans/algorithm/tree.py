@@ -72,12 +72,17 @@ def most_children(wanted: int, nodes: int) -> int:
     return max(-(-wanted // GROUPS), -(-4 * wanted // nodes))
 
 
-def most_at_once(sizes: Sequence[int]) -> int:
-    """Return the largest number of centers that a worker sums up by at once, by `level_sizes`.
+def most_at_once(num_clusters: int, sizes: Sequence[int], refine_steps: int) -> int:
+    """Return the largest number of centers that a worker sums up by at once in a fit.
 
-    >>> most_at_once((1000, 1_000_000))
-    62500
+    `sizes` are those of `level_sizes`, or () for one level. A step over all clusters, as those that
+    follow a tree, takes all of them.
+
+    >>> most_at_once(10**6, (1000, 10**6), 0), most_at_once(10**6, (1000, 10**6), 2)
+    (62500, 1000000)
     """
+    if not sizes or refine_steps:
+        return num_clusters
     return max(sizes[-2], *(most_children(b, a) for a, b in pairwise(sizes)))
 
 

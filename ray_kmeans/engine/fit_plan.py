@@ -141,8 +141,7 @@ class FitPlan:
     @property
     def most_at_once(self) -> int:
         """Largest number of centers that a worker sums rows up by at once."""
-        split = self.levels and not self.refine_steps
-        return tree.most_at_once(self.levels) if split else self.num_clusters
+        return tree.most_at_once(self.num_clusters, self.levels, self.refine_steps)
 
     @property
     def top(self) -> FitPlan:

@@ -54,7 +54,7 @@ def explain(
     `refine_steps` over all clusters follow. Joins or starts Ray, to know the nodes, where workers
     are to run there. Raises what the run would: BudgetError where it does not fit the memory.
     """
-    at_once = most_at_once(levels) if levels and not refine_steps else num_clusters
+    at_once = most_at_once(num_clusters, levels, refine_steps)
     _, options = plan_shards(layout, at_once, config, batch_size, is_tree=bool(levels))
     cpus, row_cache = options.threads, options.row_cache
     values = at_once * layout.features
