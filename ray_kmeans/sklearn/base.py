@@ -21,6 +21,7 @@ from ray_kmeans.algorithm.metric import Metric
 from ray_kmeans.algorithm.row_spec import RowSpec
 from ray_kmeans.algorithm.state import Stop
 from ray_kmeans.algorithm.stopping import StopRule
+from ray_kmeans.config import RunConfig
 from ray_kmeans.engine.fit_plan import FitPlan
 from ray_kmeans.engine.seeding.choose import KMEANS_PLUS_PLUS, RANDOM, Initial
 from ray_kmeans.errors import ConfigError
@@ -167,10 +168,8 @@ class BaseKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             Minus the weighted sum of the squared distances of all rows to the nearest center.
         """
         check_is_fitted(self)
-        X = self._checked(X)
-        config = arguments.config_of(self.config)
-        rows.check_dense_size(X, config)
-        source = rows.source_of(X, self._weights(sample_weight, X), self._shift)
+        X, weights, config = self._taken(X, sample_weight)
+        source = rows.source_of(X, weights, self._shift)
         plan = self._plan(self._small_centers(), 0, StopRule(), self._shift)
         return -inertia_of(self._small_centers(), plan, source, config)
 
@@ -190,6 +189,20 @@ class BaseKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin
             accept_large_sparse=False,
             reset=is_new,
         )
+
+    def _taken(
+        self, X: Any, sample_weight: Any, is_new: bool = False
+    ) -> tuple[Any, NDArray[Any] | None, RunConfig]:
+        """Return checked rows, their weights and the machines that are to visit them.
+
+        `is_new`: the estimator begins with these rows, which must be as many as clusters.
+        """
+        X = self._checked(X, is_new)
+        if is_new:
+            self._check_rows(X)
+        config = arguments.config_of(self.config)
+        rows.check_dense_size(X, config)
+        return X, self._weights(sample_weight, X), config
 
     def _weights(self, sample_weight: Any, X: Any) -> NDArray[Any] | None:
         """Return the weights (n,) of rows; None if none are given."""

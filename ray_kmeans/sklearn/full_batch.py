@@ -129,11 +129,7 @@ default='k-means++'
             If the rows cannot be clustered as they are; it is a ValueError.
         """
         self._check_arguments()
-        X = self._checked(X, is_new=True)
-        self._check_rows(X)
-        config = arguments.config_of(self.config)
-        rows.check_dense_size(X, config)
-        weights = self._weights(sample_weight, X)
+        X, weights, config = self._taken(X, sample_weight, is_new=True)
         seed, generator = self._draws()
         shift = rows.middle_of(X)
         plan = self._plan(

@@ -148,11 +148,7 @@ default='k-means++'
             If the rows cannot be clustered as they are; it is a ValueError.
         """
         self._check_arguments()
-        X = self._checked(X, is_new=True)
-        self._check_rows(X)
-        config = arguments.config_of(self.config)
-        rows.check_dense_size(X, config)
-        weights = self._weights(sample_weight, X)
+        X, weights, config = self._taken(X, sample_weight, is_new=True)
         seed, generator = self._draws()
         shift, batch = rows.middle_of(X), min(int(self.batch_size), X.shape[0])
         centers = self._first_centers(X, weights, seed, generator, shift)
@@ -201,12 +197,8 @@ default='k-means++'
         """
         is_first = not hasattr(self, "cluster_centers_")
         self._check_arguments()
-        X = self._checked(X, is_new=is_first)
-        config = arguments.config_of(self.config)
-        rows.check_dense_size(X, config)
-        weights = self._weights(sample_weight, X)
+        X, weights, config = self._taken(X, sample_weight, is_new=is_first)
         if is_first:
-            self._check_rows(X)
             seed, generator = self._draws()
             shift = rows.middle_of(X)
             initial = self._first_centers(X, weights, seed, generator, shift)
