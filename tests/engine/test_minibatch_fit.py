@@ -30,6 +30,7 @@ from ray_kmeans.workflows import fit as runs
 from ray_kmeans.workflows import worker_plan as resources
 from ray_kmeans.workflows.parameters import FitParams
 from tests.support.files import in_blocks
+from tests.support.short_fits import CutOff, cutting_off_at
 from tests.support.tf_minibatch import COSINE, EUCLIDEAN, HERE, Seed, check, model
 
 N = 53
@@ -51,10 +52,6 @@ def wide_rows(seed, scale=1.0):
 X = rows(1)
 
 
-class CutOff(Exception):
-    pass
-
-
 class Looker(Monitor):
     """Looks on, and cuts the fit off after a step if told so."""
 
@@ -66,16 +63,6 @@ class Looker(Monitor):
         self.seen.append(state.iteration)
         if state.iteration == self.cut_off_at:
             raise CutOff
-
-
-def cutting_off_at(step):
-    """A listener that cuts the fit off at the line of a step."""
-
-    def listen(event):
-        if isinstance(event, ev.IterationDone) and event.line.iteration == step:
-            raise CutOff
-
-    return listen
 
 
 class Kept:
