@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_kmeans.algorithm.exact_float_sum import UNIT_BITS
-
 NORMAL_95 = 1.959963984540054
 """Quantile of the normal distribution for an interval of 95 %."""
 
@@ -42,7 +40,7 @@ class RecallSums:
                 sample_rows=self.rows,
                 share=right / self.rows if self.rows else 1.0,
                 interval=wilson(right, self.rows),
-                loss_gap=(loss - self.exact) / max(self.exact, 1 << (UNIT_BITS - 1000)),
+                loss_gap=_gap(loss, self.exact),
             )
             for beam, right, loss in zip(beams, self.right, self.losses, strict=True)
         ]
@@ -60,17 +58,26 @@ class Recall:
     """Share of them whose label is that of the nearest center."""
     interval: tuple[float, float]
     """Interval of 95 % for that share of all rows (Wilson, 1927)."""
-    loss_gap: float
-    """Loss of the sample by these labels over its exact loss, minus 1."""
+    loss_gap: float | None
+    """Loss of the sample by these labels over its exact loss, minus 1; None where only the exact
+    loss is 0."""
 
     def __str__(self) -> str:
         """Return a sentence."""
         low, high = self.interval
+        gap = "not 0 as" if self.loss_gap is None else f"{self.loss_gap:.2%} higher than"
         return (
             f"labels by a beam of {self.beam:,}: {self.share:.2%} are of the nearest center "
             f"(95 % interval {low:.2%} to {high:.2%}, {self.sample_rows:,} rows labelled exactly), "
-            f"and the loss is {self.loss_gap:.2%} higher"
+            f"and the loss is {gap} the exact one"
         )
+
+
+def _gap(loss: int, exact: int) -> float | None:
+    """Return by which share a loss is above the exact one; None where only that one is 0."""
+    if loss == exact:
+        return 0.0
+    return (loss - exact) / exact if exact else None
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kmeans import KMeansClustering, RunConfig, errors
-from ray_kmeans.algorithm.recall import wilson
+from ray_kmeans.algorithm.recall import RecallSums, wilson
 from ray_kmeans.cli import main
 from ray_kmeans.kernels.reference import ReferenceKernel
 
@@ -77,6 +77,13 @@ def test_what_a_beam_costs_is_the_loss_of_its_labels(km, tmp_path):
     text = json.dumps(about)
     assert f'"share": {counts.recall.share!r}' in text
     assert "3,000 rows labelled; labels by a beam of 1" in str(counts)
+
+
+def test_a_loss_above_an_exact_one_of_0_has_no_share():
+    """Rows that are their centers have no loss, and a label of another center has some."""
+    one, other = RecallSums(2, 0, (1, 2), (1 << 1233, 0)).recalls([1, 2])
+    assert (one.loss_gap, other.loss_gap) == (None, 0.0)
+    assert "the loss is not 0 as the exact one" in str(one)
 
 
 def test_a_recall_takes_the_narrowest_beam_that_reaches_it(km, tmp_path):
