@@ -13,7 +13,7 @@ Ray, and for each of `--without` with units of the processor masked off.
 - whole s: the fit of N iterations, or the fit to the end where the data set says so (no center
   moves). Ours includes everything: reading, planning, the grid, checkpoints and, on Ray, starting
   the worker.
-- With `--processor` all seconds are those of the processor, in one thread on one CPU: other work on
+- With `--processor` seconds are processor time, of one thread on one CPU: other work on
   the machine then changes them by a tenth, and not by a factor. What waits for a disk is not seen.
 - ratio, whole ratio: the contender's seconds over ours, turn by turn. Above 1, ours is faster.
 - inertia: of the final centers, in float64 from a sample of the rows; the relative difference from

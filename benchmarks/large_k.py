@@ -6,9 +6,10 @@
 
 Each contender fits in a process of its own, all rows and no sample, and gives its centers. All of
 them are judged by the same exact labels, which ray_kmeans makes afterwards: `loss` is the sum of
-squared distances to the nearest center over that of our flat Lloyd's after as many iterations. CV,
-p99 and max are of the sizes of clusters by these labels, over their mean. The seconds of labelling
-all rows exactly are told apart. "CPU s" are of the whole process that fits, its imports left out.
+squared distances to the nearest center, divided by the same sum for our flat Lloyd's after as many
+iterations. CV, p99 and max describe the sizes of clusters by these labels, divided by their mean.
+"labels s" is the time of labelling all rows exactly. "CPU s" is the processor time of the process
+that fits, without its imports.
 """
 
 from __future__ import annotations
